@@ -1,0 +1,1 @@
+"""Typed settings: hardware profiles, arms, and the embedded demo."""

@@ -1,0 +1,100 @@
+"""Read profiles and arms from TOML: the shipped ones by name, a user's own by path."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from profiles.schema import RETIRED_ENGINE_KEYS, ArmSet, Profile, Settings
+
+PROFILES_DIR = Path(__file__).parent
+DEMO_MODEL = PROFILES_DIR / "demo" / "model"
+DEFAULT_ARMS = PROFILES_DIR / "arms" / "math8.toml"
+
+_S = TypeVar("_S", bound=Settings)
+
+
+class SettingsError(ValueError):
+    """A settings file is missing or wrong; the message names the file, the field, what is allowed and what to do."""
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles, sorted."""
+    return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """The shipped profile of that name, or the profile in that TOML file. Raises SettingsError."""
+    if name_or_path.endswith(".toml"):
+        return _load(Path(name_or_path), Profile, "profile")
+    path = PROFILES_DIR / f"{name_or_path}.toml"
+    if name_or_path not in profile_names():
+        raise SettingsError(
+            f"unknown profile {name_or_path!r}; the shipped ones are {', '.join(profile_names())}. "
+            "Give one of these, or the path of your own .toml file"
+        )
+    return _load(path, Profile, "profile")
+
+
+def load_arms(name_or_path: str | None) -> ArmSet:
+    """Arms from a TOML file, from a shipped set by name, or the default set. Raises SettingsError."""
+    if name_or_path is None:
+        return _load(DEFAULT_ARMS, ArmSet, "arms file")
+    if name_or_path.endswith(".toml"):
+        return _load(Path(name_or_path), ArmSet, "arms file")
+    path = PROFILES_DIR / "arms" / f"{name_or_path}.toml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        raise SettingsError(
+            f"unknown arms {name_or_path!r}; the shipped sets are {shipped}. "
+            "Give one of these, or the path of a .toml file"
+        )
+    return _load(path, ArmSet, "arms file")
+
+
+def _load(path: Path, kind: type[_S], what: str) -> _S:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{what} {path} does not exist. Check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{what} {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{what} {path} is not valid TOML: {error}") from None
+    return parse_settings(values, kind, f"{what} {path}")
+
+
+def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
+    """Validate ``values`` as ``kind``; SettingsError is one line that names the first wrong field of ``origin``."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(f"{origin}: {explain(error, kind)}") from None
+
+
+def explain(error: ValidationError, kind: type[Settings]) -> str:
+    """One line for the first problem in ``error``: the field, the value given, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        if key in RETIRED_ENGINE_KEYS:
+            return f"{where} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}{more}"
+        allowed = ", ".join(_fields_at(kind, first["loc"][:-1]))
+        return f"unknown key {where}; allowed here: {allowed}{more}"
+    if first["type"] == "missing":
+        return f"{where} is missing{more}"
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}{more}" if where else f"{message}{more}"
+    return f"{where} is {first['input']!r}: {first['msg'].lower()}{more}"
+
+
+def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        annotation = kind.model_fields[part].annotation if isinstance(part, str) and part in kind.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, Settings):
+            kind = annotation
+    return sorted(kind.model_fields)

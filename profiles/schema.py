@@ -1,0 +1,201 @@
+"""Typed, closed settings: an unknown key is an error, and every field says its unit.
+
+A profile describes one hardware target. Engine arguments have vLLM's own names; what vLLM 0.32 no longer takes is
+refused with the name of its replacement.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RETIRED_ENGINE_KEYS = {
+    "swap_space": "vLLM has no CPU swap any more: preempted sequences are recomputed. Remove the key; "
+    "to offload KV cache to CPU memory see vLLM's kv_offloading_size",
+    "use_v2_block_manager": "the block manager is not selectable any more. Remove the key",
+    "num_scheduler_steps": "multi-step scheduling was replaced by async scheduling, which is on by default. Remove it",
+    "max_seq_len_to_capture": "use max_cudagraph_capture_size, which counts sequences, not tokens",
+    "device": "vLLM takes the device from the installed build: install the cpu or the gpu extra",
+}
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class EngineSettings(Settings):
+    """Engine arguments of one replica, under vLLM's names."""
+
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs per replica."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    max_model_len: int = Field(2048, ge=16)
+    """Longest prompt plus completion, in tokens."""
+    gpu_memory_utilization: float = Field(0.90, gt=0.0, le=0.98)
+    """Share of each GPU's memory that the engine may take."""
+    enforce_eager: bool = False
+    """Run without CUDA graphs: slower decode, less memory."""
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    max_num_seqs: int = Field(256, ge=1)
+    """Most sequences that the engine runs at once."""
+    max_num_batched_tokens: int | None = Field(None, ge=16)
+    """Most tokens in one engine step; None leaves it to vLLM."""
+    max_cudagraph_capture_size: int | None = Field(None, ge=1)
+    """Largest batch, in sequences, with a captured CUDA graph; None leaves it to vLLM."""
+    attention_backend: str | None = None
+    """vLLM attention backend, such as TRITON_ATTN; None leaves it to vLLM."""
+    batch_invariant: bool = False
+    """Kernels whose result does not depend on the batch (VLLM_BATCH_INVARIANT): reproducible, slower."""
+    kv_cache_space_gib: int | None = Field(None, ge=1)
+    """KV cache of a CPU engine, in whole GiB; unused on GPUs."""
+    quantization: str | None = None
+    load_format: str = "auto"
+    """vLLM weight loader; "dummy" makes random weights for benchmarks."""
+    trust_remote_code: bool = False
+    backend: str = Field("tasks.engine:VllmEngine", pattern=r"^[\w.]+:\w+$")
+    """``module:Class`` of the engine, for engines other than vLLM."""
+
+    @model_validator(mode="after")
+    def _prefill_fits(self) -> "EngineSettings":
+        if (
+            not self.enable_chunked_prefill
+            and self.max_num_batched_tokens is not None
+            and self.max_num_batched_tokens < self.max_model_len
+        ):
+            raise ValueError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, below max_model_len {self.max_model_len}, "
+                "while enable_chunked_prefill is false: a prompt must fit in one step. Raise max_num_batched_tokens"
+            )
+        return self
+
+
+class ExpectedNode(Settings):
+    """The hardware that the profile was written for; preflight compares."""
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    gpu_name: str | None = None
+    """Regular expression searched in the NVML device name, such as "H100"."""
+    gpu_count: int = Field(0, ge=0)
+    """GPUs that the profile uses on the node."""
+    gpu_memory_gib: float | None = Field(None, gt=0)
+    """Least memory per GPU, in GiB."""
+    compute_capability: float | None = None
+    """Least compute capability, such as 9.0."""
+    ram_gib: float | None = Field(None, gt=0)
+    """Least host memory within the cgroup's limit, in GiB."""
+
+
+class TelemetryTargets(Settings):
+    """What a healthy run shows on this hardware; marked met or not in the report."""
+
+    gpu_memory_gib: tuple[float, float] | None = None
+    """Lowest and highest memory in use per GPU, in GiB."""
+    gpu_utilization_percent: tuple[float, float] | None = None
+    max_temperature_c: float | None = None
+
+
+class Profile(Settings):
+    """One hardware target and how to use it."""
+
+    name: Identifier
+    description: str = ""
+    model: str | None = None
+    """Model used when none is given; "demo" is the embedded one."""
+    replicas: int = Field(1, ge=1)
+    """Engines on the node, each with its own tensor_parallel_size GPUs."""
+    question_batch_size: int = Field(16, ge=1)
+    """Questions in flight per replica; sequences in flight = questions x arms x samples."""
+    generation: Literal["continuous", "loop"] = "continuous"
+    """"loop" waits for a whole question batch before the next, as the scripts do that baselines stand for."""
+    stall_timeout_s: float = Field(300.0, gt=0)
+    """Seconds without a new token, with requests in flight, after which the engine counts as hung."""
+    start_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds that an engine may take to load."""
+    baseline: Identifier | None = None
+    """Profile that stands for the original settings on this hardware."""
+    gpu_hour_usd: float | None = Field(None, ge=0)
+    """Price of one GPU for one hour, in US dollars."""
+    engine: EngineSettings = EngineSettings()
+    expect: ExpectedNode = ExpectedNode()
+    targets: TelemetryTargets = TelemetryTargets()
+
+    @model_validator(mode="after")
+    def _gpus_suffice(self) -> "Profile":
+        needed = self.replicas * self.engine.tensor_parallel_size
+        if self.expect.device == "cuda" and 0 < self.expect.gpu_count < needed:
+            raise ValueError(
+                f"{self.replicas} replicas of tensor_parallel_size {self.engine.tensor_parallel_size} need {needed} "
+                f"GPUs, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or tensor_parallel_size"
+            )
+        return self
+
+
+class Turn(Settings):
+    """One few-shot exchange, put between the system prompt and the question."""
+
+    user: str = Field(min_length=1)
+    assistant: str = Field(min_length=1)
+
+
+PromptFormat = Literal["chat", "plain"]
+
+PLAIN_TEMPLATE = "Question:\n{question}\nAnswer:\nLet's think step by step.\n"
+"""How Abel asks (https://github.com/GAIR-NLP/abel); it suits most base models."""
+
+_SET_BY_US = {
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "max_length",
+    "padding",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "truncation",
+}
+
+
+class Arm(Settings):
+    """A named system prompt; every question is asked under every arm."""
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+    system_prompt: str
+    """May be empty: then no system message is sent."""
+    few_shot: tuple[Turn, ...] = ()
+    prompt_format: PromptFormat = "chat"
+    """"chat" takes the model's chat template; "plain" gives text to complete, for base models."""
+    template: str | None = None
+    """With "plain": what a question becomes, ``{question}`` standing for it. None takes PLAIN_TEMPLATE."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """With "chat": what the chat template is given besides the messages, such as enable_thinking or tools."""
+
+    @model_validator(mode="after")
+    def _prompt_is_of_its_format(self) -> "Arm":
+        if self.template is not None and self.prompt_format != "plain":
+            raise ValueError('template needs prompt_format = "plain"; a chat is laid out by the model\'s chat template')
+        if self.template is not None and "{question}" not in self.template:
+            raise ValueError(f"template is {self.template!r}; it must contain {{question}}")
+        if self.chat_template_kwargs and self.prompt_format != "chat":
+            raise ValueError('chat_template_kwargs need prompt_format = "chat"')
+        if reserved := sorted(_SET_BY_US & self.chat_template_kwargs.keys()):
+            raise ValueError(f"chat_template_kwargs may not set {reserved[0]}, which is set for every prompt")
+        return self
+
+
+class ArmSet(Settings):
+    """All arms of a run, in the order of the file."""
+
+    arms: tuple[Arm, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_unique(self) -> "ArmSet":
+        ids = [arm.id for arm in self.arms]
+        repeated = sorted({arm_id for arm_id in ids if ids.count(arm_id) > 1})
+        if repeated:
+            raise ValueError(f"arm id {', '.join(map(repr, repeated))} appears more than once; ids must be unique")
+        return self
