@@ -1,0 +1,1 @@
+"""The work itself: plain functions and records, importable without Prefect, a GPU or a network."""

@@ -1,0 +1,139 @@
+"""Where a completion states its answer: the last ``####`` or ``\\boxed{}``, whichever stands later.
+
+Walking back from the end, the first marker that attempts an answer decides. Headings ("#### 1. Count eggs"),
+placeholders ("#### <number>"), prose and empty boxes are no attempts and are passed over; an attempt that cannot be
+read (a range, a fraction, an unclosed box) ends the walk with nothing, so that an answer taken back is never paid.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.answer_text import AnswerText
+from tasks.answer_value import MarkerKind, read_value
+
+AnswerMethod = Literal["hash", "boxed", "ambiguous", "none", "truncated"]
+
+MAX_BOX_CHARS = 256
+"""A box that does not close within this many characters holds no number."""
+
+MAX_MARKERS = 128
+"""How many of the last markers are looked at, which bounds the time on any text."""
+
+# exactly four; written so that the search skips to the next "#" or backslash
+_MARKER = re.compile(r"[#\\](?:(?<=#)(?<!##)###(?!#)|(?P<box>(?<=\\)(?:boxed|fbox) ?\{))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``canonical`` is decimal text, None unless ``method`` is ``hash`` or ``boxed``."""
+
+    canonical: str | None
+    method: AnswerMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedValue:
+    """What one marker marks; ``is_open`` when the text ends inside it, so that characters may be missing."""
+
+    raw: str
+    kind: MarkerKind
+    is_open: bool = False
+    is_unclosed_box: bool = False
+
+
+def find_answer(cleaned: AnswerText, *, is_cut: bool) -> Answer:
+    """The answer that ``cleaned`` states; ``is_cut`` when generation stopped before the model did."""
+    is_cut = is_cut and not cleaned.is_ended
+    for marked in marked_values(cleaned.text):
+        answer = answer_from(marked, is_cut=is_cut)
+        if answer is not None:
+            return answer
+    return Answer(canonical=None, method="truncated" if is_cut else "none")
+
+
+def answer_from(marked: MarkedValue, *, is_cut: bool) -> Answer | None:
+    """The answer of one marker, or None when it attempts none."""
+    reading = read_value(marked.raw, marked.kind)
+    if reading.kind == "prose" and not marked.is_unclosed_box:
+        return None
+    if is_cut and marked.is_open:
+        return Answer(canonical=None, method="truncated")
+    if reading.kind == "empty" and not marked.is_unclosed_box:
+        return None
+    if reading.kind == "number" and not marked.is_unclosed_box:
+        return Answer(canonical=reading.canonical, method=marked.kind)
+    return Answer(canonical=None, method="ambiguous")
+
+
+def marked_values(text: str) -> Iterator[MarkedValue]:
+    """The values of the last markers of ``text``, last first; a box inside a box belongs to the outer one."""
+    markers = list(deque(_MARKER.finditer(text), maxlen=MAX_MARKERS))
+    index = len(markers) - 1
+    while index >= 0:
+        outer = _enclosing_box(text, markers, index)
+        if markers[outer]["box"]:
+            yield _boxed_value(text, markers[outer])
+        else:
+            following = markers[index + 1].start() if index + 1 < len(markers) else len(text)
+            yield _line_value(text, markers[index], following)
+        index = outer - 1
+
+
+def _enclosing_box(text: str, markers: list[re.Match[str]], index: int) -> int:
+    """Index of the outermost box around marker ``index``, or ``index``."""
+    start, outer = markers[index].start(), index
+    for before in range(index - 1, -1, -1):
+        marker = markers[before]
+        if start - marker.start() > MAX_BOX_CHARS:
+            break
+        closing = _closing_brace(text, marker.end()) if marker["box"] else None
+        if closing is not None and closing > start:
+            outer = before
+    return outer
+
+
+def _boxed_value(text: str, marker: re.Match[str]) -> MarkedValue:
+    closing = _closing_brace(text, marker.end())
+    if closing is not None:
+        return MarkedValue(raw=text[marker.end() : closing], kind="boxed")
+    end = marker.end() + MAX_BOX_CHARS
+    return MarkedValue(raw=text[marker.end() : end], kind="boxed", is_open=end >= len(text), is_unclosed_box=True)
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + MAX_BOX_CHARS):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
+    return None
+
+
+def _line_value(text: str, marker: re.Match[str], following: int) -> MarkedValue:
+    """The rest of the marker's line, or the next line when only a label stands there."""
+    end, is_open = _line_end(text, marker.end())
+    if following < end:
+        return MarkedValue(raw=text[marker.end() : following], kind="hash")
+    line = MarkedValue(raw=text[marker.end() : end], kind="hash", is_open=is_open)
+    line_start = text.rfind("\n", 0, marker.start()) + 1
+    if is_open or text[line_start : marker.start()].strip(" \t>*_-") or read_value(line.raw, "hash").kind != "empty":
+        return line
+    for _ in range(2):
+        start = end + 1
+        end, is_open = _line_end(text, start)
+        if start < end:
+            value = text[start : min(end, following)]
+            if value.strip():
+                return MarkedValue(raw=value, kind="hash", is_open=is_open and following >= end)
+        if is_open:
+            break
+    return MarkedValue(raw="", kind="hash", is_open=is_open)
+
+
+def _line_end(text: str, start: int) -> tuple[int, bool]:
+    end = text.find("\n", start)
+    return (len(text), True) if end < 0 else (end, False)

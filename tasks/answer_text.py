@@ -1,0 +1,156 @@
+"""The part of a completion that counts as the assistant's answer text.
+
+In this order: cut at an end-of-turn token, reasoning inside think tags removed, cut at an invented next question,
+characters mapped by an explicit table, GSM8K calculator annotations ``<<9*2=18>>`` removed. NFKC is not used: it turns
+"3½" into "31⁄2". Every pattern is linear in the text's length.
+"""
+
+import re
+from dataclasses import dataclass
+
+_ZERO_WIDTH = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+_LINE_BREAKS = "\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_FULL_WIDTH = "\uff01-\uff5e"
+MAPPED_CLASS = _ZERO_WIDTH + _LINE_BREAKS + _FULL_WIDTH
+"""The characters that cleaning removes, turns into a newline, or into ASCII: the inside of a regex class."""
+
+_MAPPED = re.compile(f"[{MAPPED_CLASS}]")
+_CHARACTERS = str.maketrans(
+    {
+        character: "" if re.match(f"[{_ZERO_WIDTH}]", character) else "\n"
+        for character in map(chr, range(0x10000))
+        if re.match(f"[{_ZERO_WIDTH}{_LINE_BREAKS}]", character)
+    }
+    | {chr(wide): chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)}
+)
+
+TURN_TOKENS = (
+    "<|im_end|>",  # ChatML: Qwen, Yi, SmolLM
+    "<|im_start|>",
+    "<|eot_id|>",  # Llama 3
+    "<|eom_id|>",
+    "<|start_header_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",  # Llama 3, Granite
+    "<|start_of_role|>",
+    "<|eot|>",  # Llama 4
+    "<|header_start|>",
+    "<|endoftext|>",  # GPT-2, Phi, Qwen, OLMo
+    "<|end|>",  # Phi, gpt-oss
+    "<|return|>",
+    "<|start|>",
+    "<|user|>",  # GLM, Phi, Zephyr
+    "<|assistant|>",
+    "<|system|>",
+    "<|observation|>",
+    "<|EOT|>",  # DeepSeek Coder
+    "<｜end▁of▁sentence｜>",  # DeepSeek V3 and R1, with full-width bars
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<|end_of_turn|>",  # OpenChat
+    "<|END_OF_TURN_TOKEN|>",  # Command R
+    "<|START_OF_TURN_TOKEN|>",
+    "<end_of_turn>",  # Gemma
+    "<start_of_turn>",
+    "<eos>",
+    "<turn|>",
+    "<|turn>",
+    "</s>",  # Llama 2, Mistral
+    "[INST]",
+    "[/INST]",
+    "[EOS]",
+)
+"""Tokens at which a turn ends or another begins; text from the first of them on is not the answer's."""
+
+# a common first character lets the search skip ahead
+_TURN = re.compile(r"[<\[](?:" + "|".join(re.escape(token[1:]) for token in TURN_TOKENS) + ")")
+_OPENING_HEADER = re.compile(
+    r"\s*(?:<\|begin_of_text\|>)?(?:<\|(?:im_start|start_header_id|header_start|start_of_role|assistant|start"
+    r"|START_OF_TURN_TOKEN)\|>|<start_of_turn>|<\|turn>)(?:assistant|model)?(?:<\|(?:end_header_id|header_end|end_of_role)\|>)?"
+)
+_HARMONY = re.compile(r"\s*<\|channel\|>")
+_HARMONY_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>")
+
+_THINK_NAMES = "think|thinking|thought|reasoning"
+_THINK = re.compile(
+    rf"[<\[◁](?:(?P<open>(?:{_THINK_NAMES})>|THINK\]|think▷|\|begin_of_thought\|>)"
+    rf"|/(?:{_THINK_NAMES})>|/THINK\]|/think▷|\|end_of_thought\|>)"
+)
+
+NEXT_QUESTION = (
+    r"[\n\r](?i:[ \t>*_#]{0,12}(?:(?:next|new|another|similar|follow-up) )?"
+    r"(?:(?:question|problem|exercise|task|instruction|user|human|q)[ \t]{0,2}#?[0-9]{0,4}[*_]{0,3}[ \t]{0,2}[:：]"
+    r"|#[ \t]{0,4}(?:question|problem|exercise)[ \t]{0,2}[0-9]{0,4}[*_]{0,3}[ \t]{0,4}(?:[\r\n]|$)"
+    r"|(?:user|human|assistant)[ \t]{0,4}[\r\n]))"
+)
+"""A line that opens another question or turn, in the syntax that Python and Rust regexes share."""
+
+_NEXT_QUESTION = re.compile(NEXT_QUESTION)
+_DIGIT = re.compile(r"[0-9]")
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerText:
+    """Cleaned text, and whether its end is known to be the end of the turn (so that nothing can be missing)."""
+
+    text: str
+    is_ended: bool
+
+
+def answer_text(completion: str) -> AnswerText:
+    """The text of ``completion`` in which an answer may stand."""
+    text, turn_ended = _cut_at_turn_token(completion)
+    text = _without_reasoning(text)
+    text, question_followed = _cut_at_next_question(text)
+    if _MAPPED.search(text):  # translating costs far more than finding nothing to translate
+        text = text.replace("\r\n", "\n").translate(_CHARACTERS)
+    return AnswerText(text=_ANNOTATION.sub("", text), is_ended=turn_ended or question_followed)
+
+
+def _cut_at_turn_token(text: str) -> tuple[str, bool]:
+    header = _OPENING_HEADER.match(text)
+    start = header.end() if header else 0
+    if _HARMONY.match(text, start):
+        # gpt-oss: every channel but `final` is reasoning, and `<|end|>` closes a channel, not the turn
+        final = _HARMONY_FINAL.search(text, start)
+        if final is None:
+            return "", False
+        start = final.end()
+    end = _TURN.search(text, start)
+    return (text[start:], False) if end is None else (text[start : end.start()], True)
+
+
+def _without_reasoning(text: str) -> str:
+    """Text outside think blocks, each block replaced by a newline.
+
+    A closing tag without an opening one ends reasoning that the prompt's template opened, so all before it goes.
+    The first closing tag closes, however many were opened: models name the tag inside their reasoning. An unclosed
+    block runs to the end.
+    """
+    pieces: list[str] = []
+    visible_from: int | None = 0
+    for tag in _THINK.finditer(text):
+        if tag["open"]:
+            if visible_from is not None:
+                pieces.append(text[visible_from : tag.start()])
+            visible_from = None
+        else:
+            if visible_from is not None:
+                pieces.clear()
+            pieces.append("\n")
+            visible_from = tag.end()
+    if visible_from is not None:
+        pieces.append(text[visible_from:])
+    elif pieces:
+        pieces.append("\n")
+    return "".join(pieces)
+
+
+def _cut_at_next_question(text: str) -> tuple[str, bool]:
+    """Cut at the first question heading that follows worked text; before any digit it restates the question asked."""
+    first_digit = _DIGIT.search(text)
+    if first_digit is None:
+        return text, False
+    heading = _NEXT_QUESTION.search(text, first_digit.end())
+    return (text, False) if heading is None else (text[: heading.start()] + "\n", True)

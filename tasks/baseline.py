@@ -1,0 +1,44 @@
+"""Finding the run that a candidate is compared with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.run_directory import find_run
+from tasks.run_plan import RunPlan
+
+AUTO = "auto"
+"""In place of a run: generate a sample of the baseline, once."""
+
+
+def check_baseline(name: str | None, plan: RunPlan) -> None:
+    """Raise ConfigError when ``name`` is a local baseline that does not exist, or one that cannot be generated."""
+    if name == AUTO:
+        from tasks.baseline_sample import check_sample
+
+        check_sample(plan)
+    elif name is not None and "://" not in name:
+        find_run(name, plan.paths.root.parent)
+
+
+def obtain_baseline(name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The local directory of the baseline for ``plan``: ``find_baseline``'s, or for "auto" a generated sample.
+
+    Raises ConfigError, EngineError or UploadError.
+    """
+    if name == AUTO:
+        from tasks.baseline_sample import sample_baseline
+
+        return sample_baseline(plan, say)
+    return find_baseline(name, plan.paths.root.parent)
+
+
+def find_baseline(name: str, runs_dir: Path) -> Path:
+    """The local directory of a run: an id, a directory, or a URL that is downloaded and verified first.
+
+    Raises ConfigError or UploadError.
+    """
+    if "://" not in name:
+        return find_run(name, runs_dir)
+    from tasks.download import download_run
+
+    return download_run(name, runs_dir / ".baselines")

@@ -1,0 +1,139 @@
+"""The failure model: every way a run can fail, as types.
+
+A failure gets its type once, where it enters, and then propagates. What each type means for the run:
+
+=================  ====  ==============================================================================
+type               exit  what happens
+=================  ====  ==============================================================================
+ConfigError         2    bad input, found before any engine starts and before a run directory exists
+PreflightFailed     1    the node or the destination cannot do the job; nothing was loaded
+RunLocked           1    another process works on this run; it is named; nothing was touched
+OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first
+EngineStartError    1    the engine never became ready, for another reason than memory
+EngineStalled       1    the engine lives but makes no token; it was killed; retried with the same settings
+EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
+PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
+StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
+UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written
+NotEquivalent       3    the outputs differ from the baseline's by more than was required
+=================  ====  ==============================================================================
+
+A single bad question (empty, or too long for the context) is not an error of the run: its rollouts become
+*error rows* (``error`` set, reward null), counted in the report, and the run goes on. The same holds for a
+request that kills the engine twice.
+
+How an engine failure is classified, first match wins: the replica's own typed report; death by SIGKILL with a
+rise of the cgroup's ``oom_kill`` counter (host memory); the first telling line of the replica's log; otherwise
+it is *not* an out-of-memory failure. An engine that a signal ended has crashed, also while it started; one that
+has started before in the same session is started again, whatever kept it from starting this time.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+MemoryKind = Literal["device", "host"]
+Phase = Literal["start", "run"]
+
+
+class HarvestError(Exception):
+    """Base of every failure that Rollout Harvest raises on purpose.
+
+    ``exit_code`` is what the command line ends with; ``retryable`` says whether the same call, made again, can
+    succeed without a change by the user.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: bool = False
+
+
+class ConfigError(HarvestError):
+    """The input is wrong: the message says what was given, what is allowed and what to do."""
+
+    exit_code = 2
+
+
+class PreflightFailed(HarvestError):
+    """At least one preflight check failed; the message lists the failed checks with their remedies."""
+
+
+class RunLocked(HarvestError):
+    """Another live process holds this run directory."""
+
+
+class PromptTooLong(HarvestError):
+    """A prompt and ``max_tokens`` together exceed the context. All three are in tokens."""
+
+    def __init__(self, *, num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"the prompt has {num_prompt_tokens} tokens; with max_tokens {max_tokens} it exceeds max_model_len "
+            f"{max_model_len}"
+        )
+
+
+class StorageError(HarvestError):
+    """A file could not be written or published."""
+
+
+class UploadError(HarvestError):
+    """The destination could not be brought to hold the run, complete and verified."""
+
+
+class NotEquivalent(HarvestError):
+    """The run's outputs are not the same as the baseline's in the required sense."""
+
+    exit_code = 3
+
+
+class EngineError(HarvestError):
+    """An engine failure with its true reason, where its log is, and what to do about it."""
+
+    def __init__(self, reason: str, *, log_path: Path | None = None, remedy: str = "") -> None:
+        self.reason = reason
+        self.log_path = log_path
+        self.remedy = remedy
+        parts = [reason.rstrip(".")]
+        if remedy:
+            parts.append(remedy.rstrip("."))
+        if log_path is not None:
+            parts.append(f"engine log: {log_path}")
+        super().__init__(". ".join(parts))
+
+
+class OutOfMemory(EngineError):
+    """Device or host memory ran out, at engine start or while generating.
+
+    ``curable`` is False when a smaller batch cannot help: another process holds the memory, or the weights alone
+    do not fit. Only curable failures step down the OOM ladder.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        kind: MemoryKind,
+        phase: Phase,
+        curable: bool = True,
+        log_path: Path | None = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(reason, log_path=log_path, remedy=remedy)
+        self.kind = kind
+        self.phase = phase
+        self.curable = curable
+        self.retryable = curable
+
+
+class EngineStartError(EngineError):
+    """The engine did not become ready."""
+
+
+class EngineStalled(EngineError):
+    """Requests were in flight and no token came for the stall limit."""
+
+    retryable = True
+
+
+class EngineCrashed(EngineError):
+    """The engine process ended without being asked to, and not for lack of memory."""
+
+    retryable = True

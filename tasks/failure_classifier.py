@@ -1,0 +1,204 @@
+"""What an engine died of, told from an exception, an exit and a log. The order is in ``tasks.errors``."""
+
+import contextlib
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.errors import EngineCrashed, EngineError, EngineStartError, MemoryKind, OutOfMemory, Phase
+
+_LOG_TAIL_BYTES = 2_000_000
+_PREFIX = re.compile(
+    r"^(?:\x1b\[[0-9;]*m)*(?:\([^()]*pid=\d+[^()]*\) )*"
+    r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
+)
+_ERROR_LINE = re.compile(
+    r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::.*|$)|^(?:[a-z_]\w*\.)+[A-Z]\w*: .*|"
+    r"^terminate called after.*|^Fatal Python error:.*"
+)
+_NOT_A_CAUSE = re.compile(
+    r"Engine core initialization failed|EngineDeadError|Engine core proc .* died|WorkerProc initialization failed"
+)
+_WEIGHTS_LOADED = re.compile(r"Loading weights took|Model loading took|KV cache size", re.IGNORECASE)
+_ENGINE_PROCESS_ENDED = re.compile(
+    r"engine process \S+ ended by signal (\d+)|Failed core proc\(s\): \{'\w+': -(\d+)|"
+    r"Worker proc \S+ died unexpectedly \(exit code: -(\d+)\)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Symptom:
+    pattern: re.Pattern[str]
+    kind: MemoryKind
+    curable: bool
+    remedy: str
+
+
+def _symptom(pattern: str, kind: MemoryKind, *, curable: bool, remedy: str = "") -> _Symptom:
+    return _Symptom(pattern=re.compile(pattern, re.IGNORECASE), kind=kind, curable=curable, remedy=remedy)
+
+
+# vLLM 0.32's own texts first: they say more than the allocation error that may follow them
+_SYMPTOMS = (
+    _symptom(
+        r"less than desired (GPU|CPU) memory utilization",
+        "device",
+        curable=False,
+        remedy="Another process holds the memory, which a smaller batch cannot free: end it (harvest preflight lists "
+        "it), or lower gpu_memory_utilization",
+    ),
+    _symptom(
+        r"less than requested memory for kv",
+        "host",
+        curable=False,
+        remedy="The KV cache asked for is larger than what this node has free: lower kv_cache_space_gib, or end other "
+        "processes",
+    ),
+    _symptom(
+        r"to serve at least one request with the model'?s'? max(imum)? seq(uence)? len|"
+        r"larger than the available KV cache memory",
+        "device",
+        curable=False,
+        remedy="The KV cache cannot hold one sequence of max_model_len: lower max_model_len, raise "
+        "gpu_memory_utilization, or spread the weights with a larger tensor_parallel_size",
+    ),
+    _symptom(
+        r"no available memory for the cache blocks",
+        "device",
+        curable=False,
+        remedy="Weights and activations leave no room for a KV cache: raise gpu_memory_utilization or "
+        "tensor_parallel_size",
+    ),
+    _symptom(
+        r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|"
+        r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|HIP out of memory|Cuda failure 2 'out of memory'",
+        "device",
+        curable=True,
+    ),
+    _symptom(
+        r"DefaultCPUAllocator: (can't allocate memory|not enough memory)|std::bad_alloc|^MemoryError\b|"
+        r"Cannot allocate memory|Unable to allocate .* for an array|Memory allocation still failed|"
+        r"memory allocation of \d+ bytes failed|failed to map segment from shared object|"
+        r"Thread creation failed: Resource temporarily unavailable",
+        "host",
+        curable=True,
+    ),
+)
+
+_WEIGHTS_REMEDY = (
+    "The weights alone do not fit, which a smaller batch cannot change: use a larger tensor_parallel_size, a smaller "
+    "or quantized model, or a larger device"
+)
+_BATCH_REMEDY = "Lower question_batch_size, gpu_memory_utilization or max_num_batched_tokens"
+
+
+def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: str = "") -> EngineError | None:
+    """The failure that ``text``, a log or an exception with its traceback, names; None when it names none.
+
+    ``log`` says how far the engine came, where ``text`` is not the log itself.
+    """
+    lines = _telling_lines(text)
+    for line in lines:
+        for symptom in _SYMPTOMS:
+            if symptom.pattern.search(line):
+                weights_loaded = _WEIGHTS_LOADED.search(text) or _WEIGHTS_LOADED.search(log)
+                return _out_of_memory(line, symptom, phase, log_path, weights_loaded=bool(weights_loaded))
+    causes = [line for line in lines if _ERROR_LINE.match(line) and not _NOT_A_CAUSE.search(line)]
+    if not causes:
+        return None
+    return (EngineStartError if phase == "start" else EngineCrashed)(causes[0][:500], log_path=log_path)
+
+
+def classify_report(text: str, exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
+    """The failure behind an exception that the replica reported, or behind its exit where that names no cause."""
+    told = find_cause(text, phase, log_path, log=_log_tail(log_path))
+    return told or classify_exit(exit_code, log_path, phase, oom_kills=oom_kills)
+
+
+def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
+    """The failure behind a replica that ended without a report of its own.
+
+    ``exit_code`` is negative for a signal; ``oom_kills`` is by how much the cgroup's ``oom_kill`` counter rose.
+    """
+    log = _log_tail(log_path)
+    signal_number = -exit_code if exit_code < 0 else _engine_process_signal(log)
+    if signal_number == signal.SIGKILL and oom_kills > 0:
+        return OutOfMemory(
+            "the kernel killed the engine: host memory is exhausted (cgroup oom_kill)",
+            kind="host",
+            phase=phase,
+            log_path=log_path,
+            remedy="Lower question_batch_size or kv_cache_space_gib, or give the node more memory",
+        )
+    told = find_cause(log, phase, log_path)
+    if isinstance(told, OutOfMemory) or (told is not None and signal_number is None):
+        return told
+    named = f"the log's first error is: {told.reason}" if told else "the log names no error"
+    if signal_number is not None:
+        # whoever sent it, the engine was not at its end: starting it again may go well
+        return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
+    reason = f"the engine process ended with exit code {exit_code}; {named}"
+    return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)
+
+
+def oom_kill_count() -> int:
+    """How many processes of this cgroup the kernel has killed for lack of memory; of the whole node where the cgroup
+    does not say."""
+    for path, name in _oom_counters():
+        try:
+            counts = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+            return int(counts[name])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
+
+
+def _oom_counters() -> Iterator[tuple[Path, str]]:
+    root = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "memory":
+                yield root / "memory" / group.strip("/") / "memory.oom_control", "oom_kill"
+            elif controllers == "":
+                yield root / group.strip("/") / "memory.events", "oom_kill"
+    yield Path("/proc/vmstat"), "oom_kill"
+
+
+def _telling_lines(text: str) -> list[str]:
+    """Lines that may name a failure: errors and what was printed raw, without logger prefixes and quoted code."""
+    lines = []
+    for line in text.splitlines():
+        prefix = _PREFIX.match(line)
+        assert prefix is not None
+        rest = line[prefix.end() :]
+        if prefix["level"] in (None, "ERROR", "CRITICAL") and not rest.startswith(("  ", "\t")):
+            lines.append(rest.strip())
+    return lines
+
+
+def _out_of_memory(
+    line: str, symptom: _Symptom, phase: Phase, log_path: Path | None, *, weights_loaded: bool
+) -> OutOfMemory:
+    curable, remedy = symptom.curable, symptom.remedy or _BATCH_REMEDY
+    if curable and phase == "start" and symptom.kind == "device" and not weights_loaded:
+        curable, remedy = False, _WEIGHTS_REMEDY
+    return OutOfMemory(line[:500], kind=symptom.kind, phase=phase, curable=curable, log_path=log_path, remedy=remedy)
+
+
+def _engine_process_signal(log: str) -> int | None:
+    """The signal that ended an engine process which is not the replica itself."""
+    match = _ENGINE_PROCESS_ENDED.search(log)
+    return int(next(filter(None, match.groups()))) if match else None
+
+
+def _log_tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _LOG_TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

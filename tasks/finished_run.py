@@ -1,0 +1,68 @@
+"""Is there anything left to do for a run, and is there one to go on with?"""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.equivalence_report import TIERS, Tier
+from tasks.receipt import read_receipt
+from tasks.remote_errors import redact
+from tasks.run_plan import RunPlan
+from tasks.scoring import load_scorer
+from tasks.shards import Shard, is_finished, rollouts_finished, scores_made_from
+from tasks.store import read_json
+
+
+def planned_shards(plan: RunPlan) -> list[Shard]:
+    """All shards of a run, whether they are on disk or not."""
+    shards = []
+    for index in range(plan.num_shards):
+        num_questions = min(plan.shard_size, plan.num_questions - index * plan.shard_size)
+        shards.append(
+            Shard(index=index, num_questions=num_questions, num_rollouts=num_questions * plan.rollouts_per_question)
+        )
+    return shards
+
+
+def finished_report(
+    plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None
+) -> dict[str, Any] | None:
+    """The report of a run that has nothing left to do, or None.
+
+    Finished means: every rollout and every score is there byte for byte, the manifest is written, the outputs are
+    known to be equivalent as far as ``require`` asks, and the upload, when one is asked for, is complete at that URL.
+    """
+    paths, scorer = plan.paths, load_scorer(plan.config.scorer)
+    report = read_json(paths.report)
+    if not isinstance(report, dict) or report.get("fingerprint") != plan.fingerprint or not paths.manifest.is_file():
+        return None
+    for shard in planned_shards(plan):
+        made_from = scores_made_from(paths, shard.index, scorer)
+        if not rollouts_finished(paths, shard):
+            return None
+        if not is_finished(paths, "scores", shard.index, paths.scores(shard.index), made_from):
+            return None
+    if require is not None and not _is_equivalent(plan, require):
+        return None
+    return report if upload_url is None or _is_uploaded(plan, upload_url) else None
+
+
+def unfinished_name(plan: RunPlan) -> str | None:
+    """The name of an unfinished run in the same runs directory with the same fingerprint, or None."""
+    runs_dir, suffix = plan.paths.root.parent, f"-{plan.fingerprint[:10]}"
+    for config in sorted(runs_dir.glob(f"*{suffix}/config.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        root: Path = config.parent
+        value = read_json(config)
+        known = value.get("fingerprint") if isinstance(value, dict) else None
+        if known == plan.fingerprint and not (root / "manifest.json").is_file():
+            return root.name.removesuffix(suffix)
+    return None
+
+
+def _is_equivalent(plan: RunPlan, require: Tier) -> bool:
+    known = read_json(plan.paths.equivalence)
+    return isinstance(known, dict) and known.get("verdict") in TIERS[: TIERS.index(require) + 1]
+
+
+def _is_uploaded(plan: RunPlan, url: str) -> bool:
+    receipt = read_receipt(plan.paths.root)
+    return receipt is not None and receipt.complete and receipt.url == redact(f"{url.rstrip('/')}/{plan.run_id}")

@@ -1,0 +1,180 @@
+"""The generation loop: keeps the question batch full across shard borders, with no barrier.
+
+A question's rollouts are admitted together, so that a stopped run leaves whole questions. What is queued in the engine
+stays below the question batch and one question more, so memory does not grow with the dataset.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from profiles.schema import Arm
+from tasks.engine import Engine, EngineOutput, EngineRequest
+from tasks.errors import PromptTooLong
+from tasks.prompts import ChatTokenizer, check_length
+from tasks.rollout_request import build_request
+from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.side_thread import PromptsAhead, SideThread
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _InFlight:
+    feed: ShardFeed
+    question: QuestionWork
+    arm: Arm
+    sample_index: int
+    prompt_ids: list[int]
+
+
+class Generator:
+    """Feeds one engine from the shards that it is given."""
+
+    def __init__(self, engine: Engine, tokenizer: ChatTokenizer, spec: GenerationSpec) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._spec = spec
+        self._feeds: deque[ShardFeed] = deque()
+        self._requests: dict[str, _InFlight] = {}
+        self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
+        self._capacity = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
+        self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
+        self._records = SideThread("records", most_waiting=4 * self._capacity)
+        self._alone = False
+        self._draining = False
+        self._next_id = 0
+        self.num_finished = 0
+        self.first_admitted_at: float | None = None
+        self.last_finished_at: float | None = None
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests in the engine."""
+        return len(self._requests)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._requests or self._feeds)
+
+    def add_shard(self, work: ShardWork) -> ShardFeed:
+        """Queue a shard behind those that are already here; what its journal holds is not generated again."""
+        feed = ShardFeed(work, self._spec)
+        self.num_finished += feed.num_quarantined
+        self._feeds.append(feed)
+        return feed
+
+    def step(self) -> list[ShardWork]:
+        """Admit what fits, advance the engine once; return the shards whose last rollout is now in the journal."""
+        self._admit()
+        self._prompts.prepare(chain.from_iterable(feed.pending for feed in self._feeds))
+        if self._requests:
+            for output in self._engine.step():
+                self._finish(output)
+        else:
+            self._records.drain()
+        return list(self._take_complete())
+
+    def drain(self) -> None:
+        """Wait until every finished rollout is in its journal."""
+        self._records.drain()
+
+    def _admit(self) -> None:
+        while question_and_feed := self._next_admissible():
+            feed, question = question_and_feed
+            feed.pending.popleft()
+            self._admit_question(feed, question)
+
+    def _next_admissible(self) -> tuple[ShardFeed, QuestionWork] | None:
+        if self._alone:
+            return None
+        if self._spec.loop:
+            # a barrier: the next batch starts when the last sequence of this one has finished
+            if not self._open:
+                self._draining = False
+            elif self._draining:
+                return None
+        feed = next((feed for feed in self._feeds if feed.pending), None)
+        if feed is None:
+            return None
+        question = feed.pending[0]
+        if self._is_full(question):
+            self._draining = self._spec.loop
+            return None
+        return feed, question
+
+    def _is_full(self, question: QuestionWork) -> bool:
+        if question.isolation:
+            return bool(self._open)
+        if self._spec.loop:
+            return len(self._open) >= self._spec.question_batch_size
+        # sequences, not questions: a question waiting for its longest completion must not hold the others' places
+        return len(self._requests) >= self._capacity
+
+    def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
+        if not question.question:
+            for arm, sample_index in question.rollouts:
+                self._records.submit(feed.record_error, question, arm, sample_index, "the question is empty")
+                self.num_finished += 1
+            return
+        sendable = list(self._sendable(feed, question))
+        if not sendable:
+            return
+        self.first_admitted_at = self.first_admitted_at or time.monotonic()
+        feed.admit(question)
+        self._alone = question.isolation > 0
+        for request, item in sendable:
+            try:
+                self._engine.add(request)
+            except ValueError as error:
+                self._record_error(item, f"the engine refused the request: {error}")
+                continue
+            self._requests[request.request_id] = item
+            self._open[_question_key(item)] = self._open.get(_question_key(item), 0) + 1
+        if not self._open:
+            self._alone = False
+
+    def _sendable(self, feed: ShardFeed, question: QuestionWork) -> Iterator[tuple[EngineRequest, _InFlight]]:
+        sampling = self._spec.sampling
+        encoded = self._prompts.take(question)
+        for arm, sample_index in question.rollouts:
+            prompt_ids = encoded[arm.id]
+            item = _InFlight(feed=feed, question=question, arm=arm, sample_index=sample_index, prompt_ids=prompt_ids)
+            try:
+                check_length(len(prompt_ids), sampling.max_tokens, self._spec.max_model_len)
+            except PromptTooLong as error:
+                self._record_error(item, str(error))
+                continue
+            self._next_id += 1
+            request = build_request(str(self._next_id), prompt_ids, sampling, question.example_id, arm.id, sample_index)
+            yield request, item
+
+    def _record_error(self, item: _InFlight, error: str) -> None:
+        self._records.submit(item.feed.record_error, item.question, item.arm, item.sample_index, error, item.prompt_ids)
+        self.num_finished += 1
+
+    def _finish(self, output: EngineOutput) -> None:
+        self.last_finished_at = time.monotonic()
+        item = self._requests.pop(output.request_id)
+        self._records.submit(self._record, item, output)
+        self.num_finished += 1
+        key = _question_key(item)
+        self._open[key] -= 1
+        if self._open[key] == 0:
+            del self._open[key]
+            self._alone = False
+
+    def _record(self, item: _InFlight, output: EngineOutput) -> None:
+        text = self._tokenizer.decode(output.completion_ids, self._spec.sampling.stop)
+        item.feed.record(item.question, item.arm, item.sample_index, item.prompt_ids, output, text)
+
+    def _take_complete(self) -> Iterator[ShardWork]:
+        for feed in [feed for feed in self._feeds if feed.num_unfinished == 0]:
+            self._feeds.remove(feed)
+            feed.journal.sync()
+            feed.journal.close()
+            yield feed.work
+
+
+def _question_key(item: _InFlight) -> tuple[int, str, int]:
+    return item.feed.work.index, item.question.example_id, item.question.isolation

@@ -1,0 +1,14 @@
+"""Imported by every Python process below a replica as it starts; see ``tasks.parent_death``."""
+
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+from tasks.parent_death import INTERPRETER_PATH, guard_spawned
+
+guard_spawned()
+
+# the one that this one hides, if there is any
+hidden = PathFinder.find_spec("sitecustomize", [path for path in sys.path if path != str(INTERPRETER_PATH)])
+if hidden is not None and hidden.loader is not None:
+    hidden.loader.exec_module(module_from_spec(hidden))

@@ -1,0 +1,159 @@
+"""Append-only record of a shard in progress: what was admitted to the engine, and every finished rollout.
+
+One record is one line, ``crc32 json``. A record that was torn by a kill or a full disk fails its checksum and counts
+as never written, so its rollout is generated again. Token arrays are base64 of little-endian int32 and float32.
+"""
+
+import base64
+import contextlib
+import errno
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import StorageError
+
+Key = tuple[str, str, int]
+"""(example_id, arm_id, sample_index)"""
+QUARANTINE = 3
+"""Suspicion of a rollout that was alone in the engine when it died, having been among those of an earlier death."""
+
+
+@dataclass(kw_only=True)
+class JournalState:
+    """What a journal says: finished rollouts, and how often each unfinished one was in flight when the engine died.
+
+    ``suspicion`` tells, per unfinished rollout, how narrow the blame has become: 1 the engine died with it among
+    others, 2 with nothing but its question, QUARANTINE with nothing but itself.
+    """
+
+    finished: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    suspicion: dict[Key, int] = field(default_factory=dict)
+
+
+def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
+    """Replay the journal at ``path``; a missing file is an empty one. Damaged records are skipped.
+
+    With ``keep_rollouts`` False the finished rollouts' contents are dropped and only their keys kept.
+    """
+    state = JournalState()
+    in_flight: dict[Key, int] = {}
+    for record in _records(path):
+        match record["kind"]:
+            case "open":
+                in_flight.clear()
+            case "admit":
+                for arm_id, sample_index in record["rollouts"]:
+                    in_flight[(record["example_id"], arm_id, sample_index)] = record["isolation"]
+            case "crash":
+                alone = len(in_flight) == 1
+                for key, isolation in in_flight.items():
+                    state.suspicion[key] = QUARANTINE if isolation and alone else isolation + 1
+                in_flight.clear()
+            case "rollout":
+                key = (record["example_id"], record["arm_id"], record["sample_index"])
+                in_flight.pop(key, None)
+                # the first record of a rollout is the one that stands, so that a second one changes nothing
+                state.finished.setdefault(key, record if keep_rollouts else {})
+    return state
+
+
+class JournalWriter:
+    """Appends records; each is in the kernel's hands, and so survives this process, when ``append`` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._storage():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_tail(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record. Raises StorageError when the disk refuses; what was written of it is not read back."""
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        line = b"%08x %s\n" % (zlib.crc32(text), text)
+        with self._storage():
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Have the records survive a power cut as well. Raises StorageError."""
+        with self._storage():
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> "JournalWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"could not write {self._path}: {error}. Free space or fix permissions, then run the same command"
+            ) from error
+
+
+def pack(values: list[int] | list[float] | list[list[int]] | list[list[float]], dtype: str) -> str:
+    """Base64 of ``values`` as a flat little-endian array of ``dtype`` ("i4" or "f4")."""
+    return base64.b64encode(np.asarray(values, dtype=f"<{dtype}").tobytes()).decode("ascii")
+
+
+def unpack(text: str, dtype: str) -> np.ndarray[Any, Any]:
+    """The flat array that ``pack`` encoded."""
+    return np.frombuffer(base64.b64decode(text), dtype=f"<{dtype}")
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            if (record := _parse(line)) is not None:
+                yield record
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    try:
+        if not line.endswith(b"\n") or int(checksum, 16) != zlib.crc32(text):
+            return None
+        record = json.loads(text.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _drop_torn_tail(path: Path) -> None:
+    # the next record must start on a line of its own
+    try:
+        with path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+            file.truncate(end)
+    except FileNotFoundError:
+        return

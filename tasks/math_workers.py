@@ -1,0 +1,163 @@
+"""Math-Verify in processes of its own, each answer under a hard time limit.
+
+Math-Verify's own limit is an alarm signal: it works in a main thread only, and clears other alarms. Some answers
+(``\\boxed{9^{9^{9^{9}}}}``) hold the interpreter for seconds and want gigabytes. So the kernel ends a worker that
+exceeds its limit, its address space is bounded, and another takes its place. The limit is of processor time: a reward
+must not depend on what else the machine does. A wall clock, far wider, ends what waits without working.
+"""
+
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Literal
+
+from tasks.errors import HarvestError
+from tasks.parent_death import die_with_parent
+
+LIMIT_S = 2.0
+"""Processor seconds for one answer."""
+
+WALL_FACTOR = 30
+"""An answer may take this many times its processor limit by the clock."""
+
+START_LIMIT_S = 120.0
+MEMORY_BYTES = 4 << 30
+ANSWERS_PER_WORKER = 2_000
+"""SymPy's caches grow; a worker is replaced after this many answers."""
+
+Verdict = Literal["right", "wrong", "bad_gold", "timeout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A candidate, as the model wrote it, and the ground truth. LaTeX or plain expressions."""
+
+    candidate: str
+    gold: str
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    deadline: float
+    index: int | None = None  # None until it is ready
+    answered: int = 0
+
+
+def verify_all(
+    comparisons: Sequence[Comparison], *, workers: int | None = None, limit_s: float = LIMIT_S
+) -> list[Verdict]:
+    """One verdict per comparison, in order, ``limit_s`` processor seconds each.
+
+    ``timeout`` also stands for a comparison that ended its worker otherwise (out of memory).
+    Raises HarvestError when a worker does not start.
+    """
+    verdicts: list[Verdict] = ["timeout"] * len(comparisons)
+    queue = deque(range(len(comparisons)))
+    count = min(workers or len(os.sched_getaffinity(0)), len(comparisons))
+    pool: list[_Worker] = []
+    try:
+        pool.extend(_start(limit_s) for _ in range(count))
+        while pool:
+            _wait(pool)
+            for worker in list(pool):
+                successor = _advance(worker, queue, comparisons, verdicts, limit_s)
+                pool.remove(worker)
+                if successor is not None:
+                    pool.append(successor)
+    finally:
+        for worker in pool:
+            _stop(worker)
+    return verdicts
+
+
+def _wait(pool: list[_Worker]) -> None:
+    wait(
+        [worker.connection for worker in pool],
+        timeout=max(0.0, min(worker.deadline for worker in pool) - time.monotonic()),
+    )
+
+
+def _advance(
+    worker: _Worker, queue: deque[int], comparisons: Sequence[Comparison], verdicts: list[Verdict], limit_s: float
+) -> _Worker | None:
+    """Take what ``worker`` has and give it more; the worker to go on with, or None when there is no more to do."""
+    if not worker.connection.poll():
+        if time.monotonic() < worker.deadline:
+            return worker
+        return _replace(worker, queue, limit_s, "did not start in time")
+    try:
+        verdict = worker.connection.recv()
+    except (EOFError, ConnectionError):
+        return _replace(worker, queue, limit_s, "ended while it started")
+    if worker.index is not None:
+        verdicts[worker.index] = verdict
+        worker.answered += 1
+    if worker.answered >= ANSWERS_PER_WORKER:
+        return _replace(worker, queue, limit_s)
+    if not queue:
+        _stop(worker)
+        return None
+    worker.index = queue.popleft()
+    worker.connection.send(comparisons[worker.index])
+    worker.deadline = time.monotonic() + limit_s * WALL_FACTOR
+    return worker
+
+
+def _replace(worker: _Worker, queue: deque[int], limit_s: float, start_failure: str = "ended") -> _Worker | None:
+    _stop(worker)
+    if worker.index is None:
+        raise HarvestError(f"a Math-Verify worker {start_failure}. Free memory or processors, then score again")
+    return _start(limit_s) if queue else None
+
+
+def _start(limit_s: float) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, os.getpid(), limit_s), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process=process, connection=ours, deadline=time.monotonic() + START_LIMIT_S)
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()
+
+
+def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
+    die_with_parent(parent_pid)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    logging.disable(logging.CRITICAL)  # Math-Verify logs every expression that it cannot read
+    # what the libraries load and cache on first use is no answer's cost
+    connection.send(_compare(Comparison(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
+    while True:
+        try:
+            comparison = connection.recv()
+        except EOFError:
+            return
+        # SIGPROF keeps its default action, which ends the process even inside C code
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
+        verdict = _compare(comparison)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(verdict)
+
+
+def _compare(comparison: Comparison) -> Verdict:
+    from math_verify import parse, verify
+
+    gold = parse(f"\\boxed{{{comparison.gold}}}", parsing_timeout=None)
+    if not gold:
+        return "bad_gold"
+    candidate = parse(f"\\boxed{{{comparison.candidate}}}", parsing_timeout=None)
+    return "right" if verify(gold, candidate, timeout_seconds=None) else "wrong"

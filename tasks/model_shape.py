@@ -1,0 +1,106 @@
+"""The shape of a dense decoder, read from config.json under Hugging Face's names.
+
+Only layouts whose KV cache is known for certain are read: every layer full attention, one KV page size. Anything else
+raises UnknownLayoutError, since a guess here would be believed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from profiles.schema import EngineSettings
+
+DENSE_FAMILIES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "granite", "olmo2", "starcoder2", "smollm3", "stablelm"}
+)
+MOE_FAMILIES = frozenset({"mixtral", "qwen2_moe", "qwen3_moe", "olmoe"})
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class UnknownLayoutError(Exception):
+    """The model's memory layout is not one that is known here; the text says what is unusual."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes of a decoder; ``head_dim`` in elements, ``dtype_bytes`` per element as the engine computes."""
+
+    family: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied_embeddings: bool
+    qkv_bias: bool
+    quantized: bool
+    longest: int | None
+    dtype_bytes: int
+
+    @property
+    def is_dense(self) -> bool:
+        return self.family in DENSE_FAMILIES
+
+    def kv_heads_per_gpu(self, tensor_parallel_size: int) -> int:
+        """vLLM splits KV heads over the GPUs and repeats them where there are fewer heads than GPUs."""
+        return max(1, self.kv_heads // tensor_parallel_size)
+
+    def allowed_parallel_sizes(self, limit: int) -> list[int]:
+        """Tensor-parallel sizes up to ``limit`` that split this model's heads evenly, as vLLM requires."""
+        return [
+            size
+            for size in range(1, limit + 1)
+            if self.heads % size == 0 and (self.kv_heads % size == 0 or size % self.kv_heads == 0)
+        ]
+
+
+def read_shape(config: Mapping[str, Any], engine: EngineSettings) -> ModelShape:
+    """The shape of the model with this config.json. Raises UnknownLayoutError."""
+    family = str(config.get("model_type"))
+    if family not in DENSE_FAMILIES | MOE_FAMILIES:
+        raise UnknownLayoutError(f"model_type {family!r} is not among the layouts known here")
+    _refuse_unusual_attention(config)
+    quantization = config.get("quantization_config") or {}
+    if quantization.get("kv_cache_scheme") or quantization.get("kv_cache_quant_algo"):
+        raise UnknownLayoutError("the checkpoint brings its own KV-cache quantization")
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return ModelShape(
+            family=family,
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            intermediate=int(config.get("intermediate_size") or 4 * hidden),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocab=int(config["vocab_size"]),
+            tied_embeddings=bool(config.get("tie_word_embeddings", family == "gemma")),
+            qkv_bias=family in ("qwen2", "qwen2_moe") or bool(config.get("attention_bias")),
+            quantized=bool(quantization) or engine.quantization is not None,
+            longest=None if config.get("rope_scaling") else config.get("max_position_embeddings"),
+            dtype_bytes=_dtype_bytes(config, engine),
+        )
+    except KeyError as error:
+        raise UnknownLayoutError(f"config.json has no {error}") from error
+
+
+def _refuse_unusual_attention(config: Mapping[str, Any]) -> None:
+    if config.get("kv_lora_rank"):
+        raise UnknownLayoutError("the model uses multi-head latent attention (kv_lora_rank)")
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    # Qwen2 lists sliding layers only when use_sliding_window is on; older configs have the switch alone
+    if kinds:
+        raise UnknownLayoutError(f"the model mixes layer types ({', '.join(sorted(kinds))})")
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        raise UnknownLayoutError(f"the model uses sliding-window attention (window {config['sliding_window']})")
+
+
+def _dtype_bytes(config: Mapping[str, Any], engine: EngineSettings) -> int:
+    if engine.dtype != "auto":
+        return DTYPE_BYTES[engine.dtype]
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    # vLLM loads a float32 checkpoint as bfloat16 under dtype "auto"
+    return 2 if stored == "float32" else DTYPE_BYTES.get(stored, 2)

@@ -1,0 +1,107 @@
+"""Where the model's files are, and which weights they hold."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError
+from tasks.model_files import check_model_files, weight_files
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_SAMPLES_PER_FILE = 1024
+_SAMPLE_BYTES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model as given, its local files, and the identity of what they hold.
+
+    ``revision`` is the hub commit, or the first 12 hex digits of ``weights_digest`` for a local directory.
+    """
+
+    name: str
+    path: Path
+    revision: str
+    weights_digest: str
+    tokenizer_digest: str
+    chat_template_digest: str
+
+
+def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
+    """Locate and check the model ``name``: "demo", a local directory, or a hub id. Raises ConfigError."""
+    path, commit = locate_model(name)
+    check_model_files(path, load_format=load_format)
+    weights = weights_digest(path)
+    return ModelSource(
+        name=name,
+        path=path,
+        revision=commit or weights[:12],
+        weights_digest=weights,
+        tokenizer_digest=_files_digest(
+            path, ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "tekken", "spiece")
+        ),
+        chat_template_digest=_files_digest(path, ("chat_template", "tokenizer_config")),
+    )
+
+
+def weights_digest(path: Path) -> str:
+    """Hex digest that changes when config.json or any training step changes the weights in ``path``.
+
+    Reads the whole of small files and, of large ones, the size, the first mebibyte and evenly spread samples: a
+    training step moves almost every weight, and reading 140 GB to learn that would take minutes.
+    """
+    digest = hashlib.sha256()
+    files = [path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))]
+    for file in files:
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as opened:
+            if size <= _SAMPLES_PER_FILE * _SAMPLE_BYTES * 8:
+                digest.update(opened.read())
+                continue
+            digest.update(opened.read(1 << 20))
+            for sample in range(_SAMPLES_PER_FILE):
+                opened.seek(size * sample // _SAMPLES_PER_FILE)
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def locate_model(name: str) -> tuple[Path, str | None]:
+    """The model's directory, and its commit when it came from the hub. Raises ConfigError; looks into no file."""
+    if name == "demo":
+        return DEMO_MODEL, None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve(), None
+    if path.exists() or not _HUB_ID.match(name) or name.startswith((".", "/", "~")):
+        raise ConfigError(
+            f"model {name!r} is not a directory. Give a directory with config.json, a hub id such as org/name, "
+            'or "demo"'
+        )
+    return _download(name)
+
+
+def _download(name: str) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = Path(snapshot_download(name, ignore_patterns=["*.pth", "original/*", "*.gguf", "*.onnx"]))
+    except Exception as error:  # the library raises many unrelated types for a missing or unreachable repository
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"model {name!r} is neither a local directory nor a hub repository that can be fetched: {reason}. "
+            'Check the name, or give a directory with config.json, or "demo"'
+        ) from error
+    return snapshot, snapshot.name
+
+
+def _files_digest(path: Path, prefixes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file() and file.name.startswith(prefixes):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

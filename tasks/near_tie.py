@@ -1,0 +1,164 @@
+"""Whether floating point explains that two runs chose different tokens after the same text.
+
+Both runs see the same prefix and, with seeded requests, the same random numbers. Greedy decoding takes the token with
+the largest logprob; vLLM's seeded sampler takes the largest of logprob + noise, where the noise of a token depends on
+the request's seed and the position alone (an exponential race, which is the Gumbel-max trick). Let the baseline choose
+``a`` and the candidate ``b``. Then in either case
+
+    logprob_candidate(a) - logprob_candidate(b) <= noise(b) - noise(a) <= logprob_baseline(a) - logprob_baseline(b)
+
+so the *gap*, the right side minus the left, is how far the log-odds of the two contested tokens moved between the runs.
+Rounding moves them a little, and tokens flip only where that crosses the threshold: the gap of a flip that rounding
+explains is positive and at most the near-tie limit. For greedy decoding the gap bounds from above how far ahead either
+run saw its own token. A negative gap cannot come from the same random numbers. A contested token outside the stored
+top-k has at most the k-th logprob, which makes the gap a lower bound.
+
+Limits are in nats at temperature 1 and are divided by the temperature of a sampled rollout. The defaults: a bfloat16
+logit in [16, 32) has a spacing of 2^-3 (8 bits of significand), and two contested logits that each move by two spacings
+move by 0.5 against each other; float16 has three bits more, float32 sixteen. Measured with ``python -m
+tests.bench.bench_rounding``, log-odds among the five most likely tokens moved between prefill and decode by at most
+0.31 (bfloat16, 99% below 0.25), 0.039 (float16) and 2e-5 (float32), in a random model of 8 layers with logits up to 23;
+float32 has more room, as GPUs may multiply it in fewer bits. Measure a NoiseFloor where the limit matters.
+"""
+
+from collections.abc import Set
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal[
+    "near_tie",
+    "wide",
+    "redrawn",
+    "unseen",
+    "no_top_logprobs",
+    "shifted",
+    "cut",
+    "inconsistent",
+    "settings",
+    "text",
+    "reward",
+]
+"""What a divergence is:
+
+- near_tie: floating point explains it;
+- wide: the gap is above the limit, not so far that only another computation explains it;
+- redrawn: the distributions are close, but the sampler's random numbers were others;
+- unseen: close as far as can be seen, but a contested token is outside the stored top-k;
+- no_top_logprobs: a run stores no top logprobs, so nothing can be said;
+- shifted (real): the log-odds, or the logprob of some token among both top-k, moved by over REAL_FACTOR limits;
+- cut (real): one completion ends without a token there;
+- inconsistent (real): the stored logprobs do not belong to the stored tokens;
+- settings (real): the rollouts state another temperature, top_p or seed, although the configurations agree;
+- text, reward (real): the tokens are the same, and the text, or the reward of the same text, is not.
+"""
+
+REAL_KINDS: tuple[Kind, ...] = ("settings", "inconsistent", "text", "reward", "cut", "shifted")
+REAL_FACTOR = 2.0
+"""How many near-tie limits the log-odds must move before rounding is ruled out."""
+
+DEFAULT_LIMITS = {"float32": 1e-3, "float16": 2**-4, "bfloat16": 2**-1}
+"""Near-tie limit by dtype, in nats at temperature 1."""
+
+RESOLUTION = 2e-5
+"""Gaps below this are zero: four float32 logprobs down to -20 carry that much rounding."""
+_STORED_TOLERANCE = 1e-3
+_ENDED = -1
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+
+class Choice(NamedTuple):
+    """What one run chose at the contested position of each of n rollouts."""
+
+    token: Integers
+    """(n,), -1 where the completion ended before."""
+    logprob: Floats
+    """(n,), of the token; NaN where the run stores none."""
+    top_ids: Integers
+    """(n, k), -1 where there are fewer."""
+    top_logprobs: Floats
+    """(n, k), -inf where there are fewer."""
+
+
+class Verdicts(NamedTuple):
+    """Per rollout: its kind, the gap (NaN when unknown, a lower bound for unseen) and the largest drift, in nats."""
+
+    kind: npt.NDArray[np.object_]
+    gap: Floats
+    drift: Floats
+
+
+def default_limit(dtypes: Set[str]) -> float:
+    """The largest default near-tie limit among the runs' dtypes; that of bfloat16 for an unknown one."""
+    return max(DEFAULT_LIMITS.get(dtype.removeprefix("torch."), DEFAULT_LIMITS["bfloat16"]) for dtype in dtypes)
+
+
+def classify(baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Floats, real_limit: Floats) -> Verdicts:
+    """Say of each divergence whether floating point explains it. ``greedy``, ``limit``, ``real_limit``: (n,)."""
+    stored = [
+        np.isfinite(choice.top_logprobs).any(axis=1) & ~np.isnan(choice.logprob) for choice in (baseline, candidate)
+    ]
+    top_known = stored[0] & stored[1]
+    base_lead, base_seen = _lead(baseline, candidate.token)
+    cand_lead, cand_seen = _lead(candidate, baseline.token)
+    gap = np.where(top_known, base_lead + cand_lead, np.nan)
+    drift = np.where(top_known, _drift(baseline, candidate), np.nan)
+    with np.errstate(invalid="ignore"):
+        not_largest = _below_largest(baseline) | _below_largest(candidate)
+        conditions: list[tuple[Kind, Any]] = [
+            ("cut", (baseline.token == _ENDED) | (candidate.token == _ENDED)),
+            ("inconsistent", _inconsistent(baseline) | _inconsistent(candidate)),
+            ("no_top_logprobs", ~top_known),
+            ("inconsistent", greedy & not_largest),
+            ("shifted", (gap > real_limit) | (drift > real_limit)),
+            ("unseen", ~(base_seen & cand_seen)),
+            ("redrawn", ~greedy & (gap < -RESOLUTION)),
+            ("wide", gap > limit),
+        ]
+    kind = np.full(gap.shape, "near_tie", dtype=object)
+    for name, holds in reversed(conditions):
+        kind[holds] = name
+    return Verdicts(kind, gap, drift)
+
+
+def _lead(choice: Choice, other: Integers) -> tuple[Floats, Booleans]:
+    """How far ahead of ``other`` the run saw its own token, at least; and whether ``other`` is among its top-k."""
+    match = (choice.top_ids == other[:, None]) & np.isfinite(choice.top_logprobs)
+    seen = match.any(axis=1)
+    finite = np.where(np.isfinite(choice.top_logprobs), choice.top_logprobs, np.inf)
+    weakest = finite.min(axis=1, initial=np.inf)
+    listed = np.where(match, choice.top_logprobs, -np.inf).max(axis=1, initial=-np.inf)
+    with np.errstate(invalid="ignore"):
+        return choice.logprob - np.where(seen, listed, weakest), seen
+
+
+def _drift(baseline: Choice, candidate: Choice) -> Floats:
+    """Largest difference of a logprob between the runs, over the tokens among both top-k; 0 when they share none."""
+    largest = np.zeros(baseline.token.shape)
+    for column in range(baseline.top_ids.shape[1]):
+        token, logprob = baseline.top_ids[:, column, None], baseline.top_logprobs[:, column, None]
+        shared = (candidate.top_ids == token) & np.isfinite(candidate.top_logprobs) & np.isfinite(logprob)
+        moved = np.abs(np.where(shared, candidate.top_logprobs, 0.0) - np.where(shared, logprob, 0.0))
+        largest = np.maximum(largest, moved.max(axis=1, initial=0.0))
+    return largest
+
+
+def _below_largest(choice: Choice) -> Booleans:
+    return np.asarray(choice.logprob < choice.top_logprobs.max(axis=1, initial=-np.inf) - _STORED_TOLERANCE)
+
+
+def _inconsistent(choice: Choice) -> Booleans:
+    """Rows whose own token's logprob contradicts the top-k stored beside it."""
+    finite = np.isfinite(choice.top_logprobs)
+    own = (choice.top_ids == choice.token[:, None]) & finite
+    listed = own.any(axis=1)
+    own_logprob = np.where(own, choice.top_logprobs, -np.inf).max(axis=1, initial=-np.inf)
+    weakest = np.where(finite, choice.top_logprobs, np.inf).min(axis=1, initial=np.inf)
+    with np.errstate(invalid="ignore"):
+        differs = listed & (np.abs(choice.logprob - own_logprob) > _STORED_TOLERANCE)
+        too_likely = ~listed & finite.any(axis=1) & (choice.logprob > weakest + _STORED_TOLERANCE)
+    return np.asarray(differs | too_likely)

@@ -1,0 +1,132 @@
+"""Checks of the node itself, for CPU and GPU profiles alike: memory, disks, limits, permissions."""
+
+import os
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+
+from profiles.schema import Profile
+from tasks.check_result import CheckResult, Status
+from tasks.host_memory import HostMemory, read_host_memory
+
+SHARED_MEMORY = Path("/dev/shm")
+SHM_LEAST = 256 << 20
+SHM_COMFORTABLE = 1 << 30
+"""vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill; NCCL takes some more."""
+
+OPEN_FILES_LEAST = 1024
+OPEN_FILES_COMFORTABLE = 4096
+DISK_FLOOR = 1 << 30
+
+_GIB = 1 << 30
+
+
+def node_checks(
+    profile: Profile, *, runs_dir: Path, host_bytes: int | None, expected_output_bytes: int | None
+) -> list[CheckResult]:
+    """Every check that needs no GPU. ``host_bytes`` is what the engines will take of host memory, None when unknown."""
+    return [
+        check_ram(profile, read_host_memory(), host_bytes),
+        check_shared_memory(profile, SHARED_MEMORY),
+        check_writable(runs_dir),
+        check_disk(runs_dir, expected_output_bytes),
+        check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)),
+    ]
+
+
+def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> CheckResult:
+    """Host memory against the profile's own limit and against what the engines will take."""
+    floor = int((profile.expect.ram_gib or 0) * _GIB)
+    status: Status = "pass"
+    remedy = ""
+    if memory.total < floor:
+        status, remedy = "fail", f"Raise the {memory.limited_by}'s memory, or use a profile for a smaller node"
+    elif host_bytes is not None and memory.available < host_bytes:
+        status = "fail" if profile.expect.device == "cpu" else "warn"
+        remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
+    limits = [f"{floor / _GIB:.1f} GiB in all"] * bool(floor)
+    limits += [f"{(host_bytes or 0) / _GIB:.1f} GiB free"] * (host_bytes is not None)
+    return CheckResult(
+        name="host memory",
+        status=status,
+        value=f"{memory.available / _GIB:.1f} GiB free of {memory.total / _GIB:.1f} ({memory.limited_by})",
+        limit=", ".join(limits),
+        remedy=remedy,
+    )
+
+
+def check_shared_memory(profile: Profile, path: Path) -> CheckResult:
+    """Room in /dev/shm, through which the processes of a tensor-parallel engine talk."""
+    try:
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        return CheckResult(name="shared memory", status="skipped", value=f"unreadable: {error}")
+    status: Status = "pass"
+    if free < SHM_COMFORTABLE:
+        needs_it = profile.engine.tensor_parallel_size > 1 and free < SHM_LEAST
+        status = "fail" if needs_it else "warn" if profile.expect.device == "cuda" else "pass"
+    return CheckResult(
+        name="shared memory",
+        status=status,
+        value=f"{free / _GIB:.2f} GiB free in {path}",
+        limit=f"{SHM_COMFORTABLE / _GIB:g} GiB",
+        remedy="" if status == "pass" else "Start the container with --shm-size=16g or --ipc=host",
+    )
+
+
+def check_writable(runs_dir: Path) -> CheckResult:
+    """Create, write and remove a file below ``runs_dir``, or where it would be made."""
+    target = runs_dir
+    while not target.exists() and target != target.parent:
+        target = target.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=target, prefix=".preflight.") as file:
+            file.write(b"preflight")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return CheckResult(
+            name="run directory",
+            status="fail",
+            value=f"{target} cannot be written: {error.strerror}",
+            limit="writable",
+            remedy="Fix its permissions, or choose another directory for the runs",
+        )
+    return CheckResult(name="run directory", status="pass", value=f"{target} is writable")
+
+
+def check_disk(runs_dir: Path, expected_output_bytes: int | None) -> CheckResult:
+    """Free disk for twice the expected output: the files of a run and the copies made while publishing them."""
+    target = runs_dir
+    while not target.exists() and target != target.parent:
+        target = target.parent
+    free = shutil.disk_usage(target).free
+    needed = max(DISK_FLOOR, 2 * (expected_output_bytes or 0))
+    why = "twice the expected output" if needed > DISK_FLOOR else "at least"
+    return CheckResult(
+        name="disk",
+        status="pass" if free >= needed else "fail",
+        value=f"{free / _GIB:.1f} GiB free on {target}",
+        limit=f"{needed / _GIB:.1f} GiB, {why}",
+        remedy="" if free >= needed else "Free space, or choose another directory for the runs",
+    )
+
+
+def check_open_files(limits: tuple[int, int]) -> CheckResult:
+    """The process's limit on open files, as (soft, hard); -1 means none."""
+    soft, hard = limits
+    unlimited = soft == resource.RLIM_INFINITY
+    status: Status = "pass"
+    if not unlimited and soft < OPEN_FILES_COMFORTABLE:
+        status = "fail" if soft < OPEN_FILES_LEAST else "warn"
+    return CheckResult(
+        name="open files",
+        status=status,
+        value="unlimited" if unlimited else str(soft),
+        limit=str(OPEN_FILES_COMFORTABLE),
+        remedy=""
+        if status == "pass"
+        else f"ulimit -n {OPEN_FILES_COMFORTABLE}"
+        + ("" if hard == -1 or hard >= OPEN_FILES_COMFORTABLE else " as root"),
+    )

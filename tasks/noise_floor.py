@@ -1,0 +1,93 @@
+"""How much two runs of the same settings differ: the measure for what counts as rounding."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.comparability import check_comparable
+from tasks.divergence import find_divergences
+from tasks.errors import ConfigError
+from tasks.near_tie import default_limit
+from tasks.paired_statistics import count_flips
+from tasks.pairing import pair_rollouts
+from tasks.records import RunPaths
+from tasks.run_index import index_run
+from tasks.store import publish_json, read_json
+
+SAFETY_FACTOR = 2.0
+"""The largest of as many new gaps exceeds the largest seen every second time; the limit is this many times it."""
+_ROUNDING_KINDS = ("near_tie", "wide", "shifted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """What an A/A comparison showed.
+
+    ``near_tie_limit`` is in nats at temperature 1: SAFETY_FACTOR times the largest gap, or the default of the dtype
+    when no tokens differed (``measured`` is then False). ``divergence_rate`` is the share of rollouts whose tokens
+    differ and ``flip_rate`` the share of scored rollouts that were correct in one run alone.
+    """
+
+    near_tie_limit: float
+    measured: bool
+    divergence_rate: float
+    flip_rate: float
+    divergences: int
+    rollouts: int
+    dtype: str
+    source_run_ids: tuple[str, str]
+
+    def save(self, path: Path) -> None:
+        """Publish as JSON."""
+        publish_json(asdict(self), path)
+
+    @classmethod
+    def load(cls, path: Path) -> "NoiseFloor":
+        """Read what ``save`` wrote; ConfigError when the file is missing or holds something else."""
+        value = read_json(path)
+        try:
+            floor = cls(**{**value, "source_run_ids": tuple(value["source_run_ids"])})
+            valid = floor.near_tie_limit > 0 and len(floor.source_run_ids) == 2
+        except (TypeError, KeyError):
+            valid = False
+        if not valid:
+            raise ConfigError(f"{path} is not a noise floor. Make one with harvest bench --noise-floor")
+        return floor
+
+
+def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
+    """Measure the noise between two runs of the same settings, one of them in another batch order.
+
+    Raises ConfigError when the runs differ by more than the order of work can explain, or lack top logprobs.
+    """
+    comparability = check_comparable(run_a, run_b)
+    pairing = pair_rollouts(index_run(RunPaths(root=run_a)), index_run(RunPaths(root=run_b)))
+    if not pairing.counts.compared:
+        raise ConfigError(f"{run_a} and {run_b} share no rollout that succeeded in both: nothing can be measured")
+    dtypes = pairing.baseline.dtypes | pairing.candidate.dtypes
+    default = default_limit(dtypes)
+    found = find_divergences(pairing, near_tie_limit=default, real_limit=float("inf"))
+    other = found.filter(~pl.col("kind").cast(pl.String).is_in([*_ROUNDING_KINDS, "unseen"]))
+    if other.height:
+        row = other.row(0, named=True)
+        raise ConfigError(
+            f"{run_a} and {run_b} do not repeat each other: {other.height} rollouts differ for another reason than "
+            f"rounding, such as ({row['example_id']}, {row['arm_id']}, {row['sample_index']}): {row['kind']}. "
+            "Run the same settings twice, seeded, with top logprobs stored"
+        )
+    temperature = pairing.frame.select("pair", pl.col("base_temperature").fill_null(1.0))
+    gaps = found.filter(pl.col("kind").cast(pl.String).is_in(_ROUNDING_KINDS)).join(temperature, on="pair")
+    scale = pl.when(pl.col("base_temperature") < 1e-5).then(1.0).otherwise("base_temperature")
+    largest = gaps.select((pl.col("gap") * scale).max()).item()
+    flips = count_flips(pairing.frame)
+    return NoiseFloor(
+        near_tie_limit=SAFETY_FACTOR * float(largest) if largest else default,
+        measured=bool(largest),
+        divergence_rate=found.height / pairing.counts.compared,
+        flip_rate=flips.rate,
+        divergences=found.height,
+        rollouts=pairing.counts.compared,
+        dtype=", ".join(sorted(dtypes)),
+        source_run_ids=(comparability.baseline.run_id, comparability.candidate.run_id),
+    )

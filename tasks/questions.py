@@ -1,0 +1,125 @@
+"""Questions from any source, in one schema, with every bad row found before an engine starts.
+
+The rule for bad rows: what makes rows ambiguous or untyped refuses the dataset (a repeated id, a question or answer
+that is not text or a number, a missing column), since any guess would be silent. A question that is merely empty
+stays, and its rollouts become error rows. A row without a usable answer is refused too: it could never be scored.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.question_rows import open_rows
+from tasks.records import QUESTION_SCHEMA
+from tasks.row_filter import RowFilter, parse_filters
+from tasks.run_config import DatasetSource
+
+
+def load_questions(source: DatasetSource) -> pl.DataFrame:
+    """Questions of ``source`` as a frame in QUESTION_SCHEMA: those that pass its filters, in dataset or shuffled order.
+
+    Ids made from the row number are those of the unfiltered dataset. Raises ConfigError for a missing file, split or
+    column, a repeated id, or a row that is not usable.
+    """
+    filters = parse_filters(source.filters)
+    # shuffled questions are drawn from all of them
+    most = source.questions if source.shuffle_seed is None else None
+    example_ids: list[str] = []
+    questions: list[str] = []
+    truths: list[str] = []
+    seen: dict[str, int] = {}
+    index = -1
+    for index, row in enumerate(open_rows(source)):
+        if len(example_ids) == most:
+            break
+        if index == 0:
+            _check_columns(row, source, filters)
+        if not all(wanted.passes(row) for wanted in filters):
+            continue
+        example_id = _example_id(row, index, source)
+        if example_id in seen:
+            raise ConfigError(
+                f"dataset {source.path}: rows {seen[example_id]} and {index} share the id {example_id!r}; ids must be "
+                "unique. Fix the rows, or choose another id_column"
+            )
+        seen[example_id] = index
+        example_ids.append(example_id)
+        questions.append(_text(row, source.question_column, index, source))
+        truths.append(ground_truth(_answer(row, index, source)))
+    if index < 0:
+        raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give one that has questions")
+    if not example_ids:
+        raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
+    frame = pl.DataFrame(
+        {"example_id": example_ids, "question": questions, "ground_truth": truths}, schema=QUESTION_SCHEMA
+    )
+    return (
+        frame
+        if source.shuffle_seed is None
+        else _shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
+    )
+
+
+def _shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """In the order of a hash of seed and id: the same on every machine, and a smaller draw begins a larger one."""
+    order = [hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest() for name in questions["example_id"]]
+    return questions.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order").drop("order")
+
+
+def ground_truth(answer: str) -> str:
+    """The answer that a completion is compared with: what follows the last ``####``, or the bare answer; no commas.
+
+    The form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+    """
+    return answer.rsplit("####", 1)[-1].strip().replace(",", "")
+
+
+def _check_columns(row: Mapping[str, Any], source: DatasetSource, filters: list[RowFilter]) -> None:
+    wanted = [("question_column", source.question_column), ("answer_column", source.answer_column)]
+    if source.id_column is not None:
+        wanted.append(("id_column", source.id_column))
+    wanted += [("filter", item.column) for item in filters]
+    for setting, column in wanted:
+        if column not in row:
+            raise ConfigError(
+                f"dataset {source.path} has no column {column!r}; it has {', '.join(map(str, row))}. Set {setting}"
+            )
+
+
+def _example_id(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
+    if source.path == "demo":
+        return str(row["id"])
+    if source.id_column is None:
+        return f"{source.split}-{index:06d}"
+    value = row.get(source.id_column)
+    if not isinstance(value, str | int) or isinstance(value, bool) or str(value).strip() == "":
+        raise ConfigError(
+            f"dataset {source.path} row {index}: id column {source.id_column!r} is {value!r}; it must be text or an "
+            "integer"
+        )
+    return str(value)
+
+
+def _text(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> str:
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    raise ConfigError(
+        f"dataset {source.path} row {index}: {column!r} is {value!r} ({type(value).__name__}); it must be text. "
+        "Fix or remove the row"
+    )
+
+
+def _answer(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
+    value = row.get(source.answer_column)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ConfigError(
+        f"dataset {source.path} row {index}: {source.answer_column!r} is {value!r}; it must be text or a number. "
+        "Fix or remove the row"
+    )

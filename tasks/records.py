@@ -1,0 +1,148 @@
+"""The Parquet schemas, once, and the records that flow between stages."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+_Types = dict[str, pl.DataType | type[pl.DataType]]
+
+QUESTION_SCHEMA = pl.Schema(
+    {
+        "example_id": pl.String,
+        "question": pl.String,
+        "ground_truth": pl.String,
+    }
+)
+
+_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+
+_ROLLOUT_TYPES: _Types = {
+    "rollout_id": pl.String,
+    "run_id": pl.String,
+    "group_id": pl.String,
+    "example_id": pl.String,
+    "arm_id": pl.String,
+    "sample_index": pl.Int32,
+    "prompt": pl.List(_MESSAGE),
+    "completion": pl.String,
+    "prompt_ids": pl.List(pl.Int32),
+    "completion_ids": pl.List(pl.Int32),
+    "logprobs": pl.List(pl.Float32),
+    "top_logprob_ids": pl.List(pl.List(pl.Int32)),
+    "top_logprobs": pl.List(pl.List(pl.Float32)),
+    "finish_reason": pl.String,
+    "stop_reason": pl.String,
+    "is_truncated": pl.Boolean,
+    "error": pl.String,
+    "num_prompt_tokens": pl.Int32,
+    "num_completion_tokens": pl.Int32,
+    "ground_truth": pl.String,
+    "temperature": pl.Float64,
+    "top_p": pl.Float64,
+    "max_tokens": pl.Int32,
+    "seed": pl.Int64,
+    "model": pl.String,
+    "model_revision": pl.String,
+    "engine_version": pl.String,
+    "dtype": pl.String,
+    "question_batch_size": pl.Int32,
+    "max_num_seqs": pl.Int32,
+    "oom_rung": pl.Int32,
+    "created_at": pl.Datetime("us", "UTC"),
+}
+ROLLOUT_SCHEMA = pl.Schema(_ROLLOUT_TYPES)
+"""One row per rollout. ``logprobs`` are natural logarithms of the sampled tokens' probabilities under the sampling
+distribution (vLLM ``processed_logprobs``), as long as ``completion_ids``. ``top_logprob_ids``/``top_logprobs`` hold
+the k most likely tokens per position, or null when the run did not store them. An error row has ``error`` set,
+``completion`` null, empty token lists and a null ``finish_reason``."""
+
+SCORE_SCHEMA = pl.Schema(
+    {
+        "rollout_id": pl.String,
+        "reward": pl.Float32,
+        "extracted_answer": pl.String,
+        "extraction_method": pl.String,
+        "correct_flexible": pl.Boolean,
+        "gold_suspect": pl.Boolean,
+        "scorer": pl.String,
+        "scorer_version": pl.String,
+    }
+)
+"""One row per rollout; ``reward`` is null for an error row."""
+
+ROLLOUT_KEY = ("example_id", "arm_id", "sample_index")
+"""What identifies a rollout across runs."""
+
+SHARD_NAME = "shard-{:05d}.parquet"
+_SHARD_FILE = re.compile(r"^shard-(\d{5,})\.parquet$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPaths:
+    """Where the files of one run live; ``root`` is ``RUNS_DIR/RUN_ID``."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def preflight(self) -> Path:
+        return self.root / "preflight.json"
+
+    @property
+    def equivalence(self) -> Path:
+        return self.root / "equivalence.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def telemetry(self) -> Path:
+        return self.root / "telemetry.parquet"
+
+    @property
+    def upload_receipt(self) -> Path:
+        return self.root / "upload_receipt.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def questions(self, index: int) -> Path:
+        return self.root / "questions" / SHARD_NAME.format(index)
+
+    def rollouts(self, index: int) -> Path:
+        return self.root / "rollouts" / SHARD_NAME.format(index)
+
+    def scores(self, index: int) -> Path:
+        return self.root / "scores" / SHARD_NAME.format(index)
+
+    def journal(self, index: int) -> Path:
+        return self.state / "journal" / f"shard-{index:05d}.jsonl"
+
+
+def shard_indices(directory: Path) -> list[int]:
+    """Indices of the published shard files in ``directory``, ascending."""
+    matches = (_SHARD_FILE.match(path.name) for path in directory.glob("shard-*.parquet"))
+    return sorted(int(match.group(1)) for match in matches if match)

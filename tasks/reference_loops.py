@@ -1,0 +1,158 @@
+"""The loops that our generation loop is measured against: ``LLM.generate`` and nothing of ours between its calls.
+
+- baseline: one question under its arms per call, as the original script does;
+- script: 16 questions per call, as "optimized" scripts do; the next call waits for the last sequence of this one;
+- limit: every prompt in one call: the engine with nothing around it.
+
+What is timed is the calls alone: prompts are encoded before, and rollouts stored after. Each loop runs in a process of
+its own, ``python -m tasks.reference_loops PARENT_PID``, with a replica's environment; its order is pickled to standard
+input.
+"""
+
+import os
+import pickle
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.engine import EngineRequest, EngineSpec, VllmCalls, finished_outputs
+from tasks.errors import PromptTooLong
+from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.prompts import ChatTokenizer, build_messages, check_length
+from tasks.rollout_frame import EngineFacts, publish_rollouts
+from tasks.rollout_request import build_request
+from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.store import publish_json
+
+LoopName = Literal["baseline", "script", "limit"]
+QUESTIONS_PER_CALL: dict[LoopName, int | None] = {"baseline": 1, "script": 16, "limit": None}
+READY_LINE = "reference loop: the engine is ready"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOrder:
+    """What one process is to do. ``order_seed`` shuffles the questions and the prompts within a call."""
+
+    loop: LoopName
+    engine: EngineSpec
+    generation: GenerationSpec
+    shards: tuple[ShardWork, ...]
+    timing: Path
+    order_seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceTiming:
+    """From the first call to the end of the last, on the node's monotonic clock, and what came of it."""
+
+    started: float
+    finished: float
+    start_seconds: float
+    rollouts: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prompt:
+    request: EngineRequest
+    feed: ShardFeed
+    question: QuestionWork
+    rollout: int
+
+
+def main() -> None:
+    die_with_parent(int(sys.argv[1]))
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    order: ReferenceOrder = pickle.load(sys.stdin.buffer)
+    run_loop(order)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # as in a replica: shutting the engine down can wait for ever, and the exit frees its memory
+    os._exit(0)
+
+
+def run_loop(order: ReferenceOrder) -> None:
+    """Generate every shard of ``order`` and publish its rollouts, and the timing as JSON."""
+    began = time.monotonic()
+    spec = order.generation
+    tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
+    engine = VllmCalls(order.engine)
+    start_seconds = time.monotonic() - began
+    print(READY_LINE, flush=True)
+    feeds = [ShardFeed(work, spec) for work in order.shards]
+    calls = list(_calls(order, feeds, tokenizer))
+    # a script takes its text from vLLM; the limit asks for no more than our own loop does
+    text = order.loop != "limit"
+    outputs: list[list[Any]] = []
+    started = time.monotonic()
+    for call in calls:
+        outputs.append(engine.generate([prompt.request for prompt in call], text=text))
+    finished = time.monotonic()
+    tokens = 0
+    for call, returned in zip(calls, outputs, strict=True):
+        for prompt, output in zip(call, finished_outputs([item.request for item in call], returned), strict=True):
+            tokens += len(output.completion_ids)
+            arm, sample_index = prompt.question.rollouts[prompt.rollout]
+            prompt.feed.record(
+                prompt.question,
+                arm,
+                sample_index,
+                prompt.request.prompt_ids,
+                output,
+                tokenizer.decode(output.completion_ids, spec.sampling.stop),
+            )
+    facts = EngineFacts(version=engine.version, dtype=engine.dtype)
+    for feed in feeds:
+        feed.journal.close()
+        publish_rollouts(feed.work, spec, facts)
+    timing = ReferenceTiming(
+        started=started,
+        finished=finished,
+        start_seconds=start_seconds,
+        rollouts=sum(map(len, calls)),
+        tokens=tokens,
+    )
+    publish_json(vars(timing), order.timing)
+
+
+def _calls(order: ReferenceOrder, feeds: Sequence[ShardFeed], tokenizer: ChatTokenizer) -> list[list[_Prompt]]:
+    asked = [_prompts(order, feed, question, tokenizer) for feed in feeds for question in feed.pending]
+    questions = [prompts for prompts in asked if prompts]
+    size = QUESTIONS_PER_CALL[order.loop] or max(1, len(questions))
+    shuffle = None if order.order_seed is None else random.Random(order.order_seed).shuffle
+    if shuffle:
+        shuffle(questions)
+    calls = [list(chain(*questions[start : start + size])) for start in range(0, len(questions), size)]
+    if shuffle:
+        for call in calls:
+            shuffle(call)
+    return calls
+
+
+def _prompts(order: ReferenceOrder, feed: ShardFeed, question: QuestionWork, tokenizer: ChatTokenizer) -> list[_Prompt]:
+    spec = order.generation
+    prompts: list[_Prompt] = []
+    if not question.question:
+        for arm, sample_index in question.rollouts:
+            feed.record_error(question, arm, sample_index, "the question is empty")
+        return prompts
+    for position, (arm, sample_index) in enumerate(question.rollouts):
+        ids = tokenizer.encode(build_messages(arm, question.question), arm.chat_template_kwargs)
+        try:
+            check_length(len(ids), spec.sampling.max_tokens, spec.max_model_len)
+        except PromptTooLong as error:
+            feed.record_error(question, arm, sample_index, str(error), ids)
+            continue
+        name = f"{question.example_id}/{arm.id}/{sample_index}"
+        request = build_request(name, ids, spec.sampling, question.example_id, arm.id, sample_index)
+        prompts.append(_Prompt(request=request, feed=feed, question=question, rollout=position))
+    return prompts
+
+
+if __name__ == "__main__":
+    main()

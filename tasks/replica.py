@@ -1,0 +1,157 @@
+"""The replica process: owns one engine for a whole run, and dies with its parent.
+
+Run as ``python -m tasks.replica FD PARENT_PID``; everything else comes over the socket behind the file descriptor.
+Standard output and error are the replica's log file.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Literal
+
+from tasks.engine import Engine, load_engine_class
+from tasks.errors import ConfigError, StorageError
+from tasks.generate import Generator
+from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.process_tree import descendants
+from tasks.prompts import ChatTokenizer
+from tasks.replica_messages import (
+    AddShard,
+    Failed,
+    FromReplica,
+    Heartbeat,
+    Ready,
+    ShardGenerated,
+    ShardStarted,
+    Start,
+    Stop,
+    ToReplica,
+)
+from tasks.rollout_frame import EngineFacts, publish_rollouts
+from tasks.shard_feed import ShardWork
+
+HEARTBEAT_SECONDS = 0.5
+ENGINE_REPORT_SECONDS = 1.0
+"""What an engine that ends by an exception of its own has, to have that exception raised in a step."""
+MOST_TEXT = 100_000
+"""Characters of a traceback that the parent is told."""
+
+
+def main() -> None:
+    descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
+    die_with_parent(parent_pid)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    # Ctrl-C reaches the whole process group; the parent decides what it means here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection: Connection[FromReplica, ToReplica] = Connection(descriptor)
+    starting = True
+    try:
+        order = connection.recv()
+        assert isinstance(order, Start)
+        replica = Replica(connection, order)
+        starting = False
+        replica.run()
+    except BaseException as error:
+        failed = _failed(error, starting=starting)
+        with contextlib.suppress(OSError):
+            sys.stderr.write(failed.text)
+        with contextlib.suppress(OSError):
+            connection.send(failed)
+        _exit(1)
+    _exit(0)
+
+
+def _failed(error: BaseException, *, starting: bool) -> Failed:
+    text = "".join(traceback.format_exception(error))
+    kind: Literal["config", "storage", "engine"] = "engine"
+    if isinstance(error, ConfigError):
+        kind = "config"
+    elif isinstance(error, StorageError):
+        kind = "storage"
+    return Failed(kind=kind, message=str(error), text=text[-MOST_TEXT:], starting=starting)
+
+
+class Replica:
+    """One engine, its generation loop, and the publication of finished shards beside it."""
+
+    def __init__(self, connection: "Connection[FromReplica, ToReplica]", order: Start) -> None:
+        self._connection = connection
+        self._spec = order.generation
+        settings = order.engine.settings
+        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
+        self._engine = load_engine_class(settings.backend)(order.engine)
+        self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
+        self._generator = Generator(self._engine, tokenizer, self._spec)
+        self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
+        self._publishing: list[tuple[ShardWork, Future[int]]] = []
+        self._next_heartbeat = 0.0
+        connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
+        threading.Thread(target=_end_with, args=(self._engine,), daemon=True).start()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        try:
+            self._serve()
+        finally:
+            # when the engine fails, what finished before is kept
+            self._generator.drain()
+
+    def _serve(self) -> None:
+        while True:
+            idle = not self._generator.busy
+            if self._connection.poll(HEARTBEAT_SECONDS if idle and not self._publishing else 0.01 if idle else 0):
+                message = self._connection.recv()
+                if isinstance(message, Stop):
+                    return
+                assert isinstance(message, AddShard)
+                feed = self._generator.add_shard(message.work)
+                self._connection.send(ShardStarted(index=message.work.index, num_resumed=feed.num_resumed))
+            for work in self._generator.step():
+                self._publishing.append((work, self._publisher.submit(publish_rollouts, work, self._spec, self._facts)))
+            self._report()
+
+    def _report(self) -> None:
+        published = [item for item in self._publishing if item[1].done()]
+        # counters before the shard's end: the parent may close the run on the last one
+        if published or time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+            self._connection.send(
+                Heartbeat(
+                    stats=self._engine.stats,
+                    in_flight=self._generator.num_in_flight,
+                    num_finished=self._generator.num_finished,
+                    first_admitted_at=self._generator.first_admitted_at,
+                    last_finished_at=self._generator.last_finished_at,
+                )
+            )
+        for work, num_errors in published:
+            self._publishing.remove((work, num_errors))
+            self._connection.send(ShardGenerated(index=work.index, num_errors=num_errors.result()))
+
+
+def _end_with(engine: Engine) -> None:
+    # vLLM waits for ever in a step when its engine core is killed; the parent must hear of it
+    while (ended := engine.ended_process()) is None:
+        time.sleep(0.5)
+    time.sleep(ENGINE_REPORT_SECONDS)
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"engine process {ended}; the replica ends with it\n")
+    _exit(1)
+
+
+def _exit(code: int) -> None:
+    # no interpreter shutdown: it can wait on engine threads, and the memory is freed by the exit either way
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Filters on a dataset's columns, written as ``COLUMN OPERATOR VALUE``: never evaluated as code.
+
+Operators: ``=`` ``!=`` ``<`` ``<=`` ``>`` ``>=``, and ``~`` ``!~`` for a regular expression found anywhere. Numbers
+compare as numbers; a cell that holds a list passes when one of its elements does, and a missing cell only passes what
+is negated.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.errors import ConfigError
+
+_FORM = re.compile(r"^\s*(?P<column>[^=!<>~]+?)\s*(?P<operator>!=|!~|<=|>=|==|=|<|>|~)\s*(?P<value>.*?)\s*$", re.DOTALL)
+_ORDER: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFilter:
+    """One condition; ``text`` is how it was written."""
+
+    text: str
+    column: str
+    operator: str
+    value: str
+
+    def passes(self, row: Mapping[str, Any]) -> bool:
+        """Whether ``row`` passes. Raises ConfigError when ``<`` or ``>`` meets something that is no number."""
+        cell = row.get(self.column)
+        cells = cell if isinstance(cell, list | tuple) else [] if cell is None else [cell]
+        if self.operator.startswith("!"):
+            return not any(self._holds(item, self.operator.replace("!", "", 1)) for item in cells)
+        return any(self._holds(item, self.operator) for item in cells)
+
+    def _holds(self, cell: Any, name: str) -> bool:
+        if name == "~":
+            return re.search(self.value, _text(cell)) is not None
+        left, right = _number(cell), _number(self.value)
+        if name in _ORDER:
+            if left is None or right is None:
+                raise ConfigError(
+                    f"filter {self.text!r} meets {_text(cell)[:80]!r} and {self.value!r}; {name} needs two numbers. "
+                    "Use = or ~ for text"
+                )
+            return _ORDER[name](left, right)
+        if left is not None and right is not None:
+            return left == right
+        return _text(cell) == self.value
+
+
+def parse_filters(texts: Sequence[str]) -> list[RowFilter]:
+    """The filters written as ``texts``. Raises ConfigError for one that is not of the form, or a bad expression."""
+    return [_parse(text) for text in texts]
+
+
+def _parse(text: str) -> RowFilter:
+    match = _FORM.match(text)
+    if match is None:
+        raise ConfigError(
+            f"filter {text!r} is not COLUMN OPERATOR VALUE, with an operator of = != < <= > >= ~ !~, such as "
+            "'level=5' or 'subject~^(algebra|geometry)$'"
+        )
+    found = RowFilter(
+        text=text, column=match["column"], operator=match["operator"].replace("==", "="), value=match["value"]
+    )
+    if "~" in found.operator:
+        try:
+            re.compile(found.value)
+        except re.error as error:
+            raise ConfigError(f"filter {text!r}: {found.value!r} is no regular expression: {error}") from None
+    return found
+
+
+def _text(cell: Any) -> str:
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

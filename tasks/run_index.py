@@ -1,0 +1,107 @@
+"""One slim row per rollout of a run: hashes in place of tokens and texts, so that a million fit in memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths, shard_indices
+
+# One process hashes both runs, so 64-bit hashes of one pair collide with probability 2^-64.
+_INDEX_COLUMNS = (
+    pl.col(*ROLLOUT_KEY, "rollout_id", "finish_reason", "temperature", "dtype"),
+    pl.col("completion_ids").hash().alias("ids"),
+    pl.col("completion_ids").list.len().alias("tokens"),
+    pl.col("completion").hash().alias("text"),
+    pl.col("logprobs").hash().alias("logprobs"),
+    pl.col("logprobs").list.mean().alias("mean_logprob"),
+    (pl.col("logprobs").list.len() == pl.col("completion_ids").list.len()).alias("logprobs_complete"),
+    pl.col("prompt_ids").hash().alias("prompt"),
+    pl.col("ground_truth").hash().alias("gold"),
+    pl.struct("temperature", "top_p", "seed").hash().alias("settings"),
+    pl.col("error").is_not_null().alias("failed"),
+)
+_SCORE_COLUMNS = ("rollout_id", "reward", "extracted_answer", "scorer", "scorer_version")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIndex:
+    """``frame`` has ROLLOUT_KEY, where the rollout is stored (``shard``, ``row``), its hashes, and its score."""
+
+    paths: RunPaths
+    frame: pl.DataFrame
+    dtypes: frozenset[str]
+    scorers: frozenset[str]
+    """Name and version of each scorer that made the scores; empty when the run is not scored."""
+
+
+def index_run(paths: RunPaths) -> RunIndex:
+    """Index every published rollout shard of a run.
+
+    Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout is there twice.
+    """
+    shards = shard_indices(paths.root / "rollouts")
+    if not shards:
+        raise ConfigError(f"{paths.root / 'rollouts'} holds no shards. Give the directory of a finished run")
+    frames = []
+    dtypes: set[str] = set()
+    scorers: set[str] = set()
+    for shard in shards:
+        rollouts = _collect(pl.scan_parquet(paths.rollouts(shard), row_index_name="row").select("row", *_INDEX_COLUMNS))
+        scores = _scores(paths, shard)
+        dtypes.update(rollouts["dtype"].drop_nulls().unique())
+        scorers.update(
+            f"{name} {version}" for name, version in scores.select("scorer", "scorer_version").unique().iter_rows()
+        )
+        frames.append(
+            rollouts.join(scores, on="rollout_id", how="left", maintain_order="left")
+            .with_columns(pl.col("extracted_answer").hash().alias("answer"), pl.lit(shard, pl.UInt32).alias("shard"))
+            .drop("rollout_id", "dtype", "scorer", "scorer_version", "extracted_answer")
+        )
+    frame = pl.concat(frames)
+    twice = frame.filter(pl.struct(ROLLOUT_KEY).is_duplicated())
+    if twice.height:
+        example = ", ".join(map(str, twice.select(ROLLOUT_KEY).row(0)))
+        raise ConfigError(
+            f"{paths.root} holds {twice.height} rollouts under a key that is there twice, such as ({example}). "
+            f"({', '.join(ROLLOUT_KEY)}) must be unique: generate the run again"
+        )
+    return RunIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
+
+
+def read_rows(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr | str]) -> pl.DataFrame:
+    """Read ``columns`` of the rollouts at ``rows`` (``pair``, ``shard``, ``row``, and any column that ``columns``
+    use), in the order of ``pair``. Only the shards that hold such rows are read, one at a time.
+    """
+    parts = [
+        _collect(
+            pl.scan_parquet(paths.rollouts(shard), row_index_name="row")
+            .slice(low, high - low + 1)
+            .join(wanted.lazy(), on="row", how="inner")
+            .select("pair", *columns)
+        )
+        for shard, low, high, wanted in _by_shard(rows)
+    ]
+    return pl.concat(parts).sort("pair")
+
+
+def _by_shard(rows: pl.DataFrame) -> Iterator[tuple[int, int, int, pl.DataFrame]]:
+    for (shard,), part in rows.partition_by("shard", as_dict=True).items():
+        low, high = part.select(low=pl.col("row").min(), high=pl.col("row").max()).row(0)
+        yield int(shard), int(low), int(high), part.drop("shard")
+
+
+def _scores(paths: RunPaths, shard: int) -> pl.DataFrame:
+    path = paths.scores(shard)
+    if not path.exists():
+        return pl.DataFrame(schema={name: SCORE_SCHEMA[name] for name in _SCORE_COLUMNS})
+    return _collect(pl.scan_parquet(path).select(_SCORE_COLUMNS))
+
+
+def _collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    try:
+        return frame.collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"a shard cannot be read: {reason}. Restore it, or generate the run again") from error

@@ -1,0 +1,98 @@
+"""What a finished run came to: report.json, from the files of the run alone."""
+
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from tasks.generation_log import read_sessions
+from tasks.metrics import run_metrics
+from tasks.oom_ladder import RungState
+from tasks.records import RunPaths
+from tasks.run_plan import RunPlan
+from tasks.store import publish_json, read_json
+from tasks.telemetry_summary import summarize_telemetry
+
+
+def summarize_run(plan: RunPlan) -> dict[str, Any]:
+    """Make report.json from the published shards, publish and return it."""
+    paths = plan.paths
+    rows = load_scored(paths, extra=("completion",))
+    metrics = run_metrics(rows)
+    order = [arm.id for arm in plan.arms.arms]
+    equivalence = read_json(paths.equivalence)
+    report: dict[str, Any] = {
+        "run_id": plan.run_id,
+        "run_dir": str(paths.root),
+        "fingerprint": plan.fingerprint,
+        "profile": plan.profile.name,
+        "model": plan.model.name,
+        "dataset": plan.config.dataset.path,
+        "num_questions": plan.num_questions,
+        "num_rollouts": rows.height,
+        "num_errors": int(rows["error"].is_not_null().sum()),
+        "errors": _error_counts(rows),
+        "gold_suspects": rows.filter("gold_suspect")["example_id"].n_unique(),
+        "mean_reward": metrics.overall.mean_reward,
+        "overall": asdict(metrics.overall),
+        "arms": sorted((asdict(arm) for arm in metrics.arms), key=lambda arm: order.index(arm["arm_id"])),
+        "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
+        "generation": _generation(paths),
+        "telemetry": _telemetry(plan, rows),
+        "oom_ladder": [asdict(change) for change in RungState(paths.state / "oom_ladder.json").changes],
+        "rollouts_per_rung": {str(rung): count for rung, count in _per_rung(rows)},
+        "equivalence": equivalence and {key: equivalence.get(key) for key in ("verdict", "reason", "baseline")},
+    }
+    publish_json(report, paths.report)
+    return report
+
+
+def load_scored(paths: RunPaths, extra: tuple[str, ...] = ()) -> pl.DataFrame:
+    """All rollouts of a run beside their scores, without prompts and token lists; ``extra`` names further columns."""
+    columns = [
+        "rollout_id",
+        "example_id",
+        "arm_id",
+        "sample_index",
+        "finish_reason",
+        "is_truncated",
+        "error",
+        "num_prompt_tokens",
+        "num_completion_tokens",
+        "oom_rung",
+        *extra,
+    ]
+    rollouts = pl.scan_parquet(paths.root / "rollouts" / "*.parquet").select(columns)
+    scores = pl.scan_parquet(paths.root / "scores" / "*.parquet")
+    return rollouts.join(scores, on="rollout_id", how="left", maintain_order="left").collect()
+
+
+def _error_counts(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """The most frequent errors; those that differ only in their numbers count as one."""
+    errors = rows.select(error=pl.col("error").drop_nulls().str.replace_all(r"\d+", "N"))
+    return errors["error"].value_counts(sort=True).head(20).to_dicts()
+
+
+def _per_rung(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return rows.group_by("oom_rung").len().sort("oom_rung").rows()
+
+
+def _generation(paths: RunPaths) -> dict[str, Any]:
+    sessions = read_sessions(paths.state / "generation.json")
+    seconds = sum(session.seconds for session in sessions)
+    tokens = sum(session.tokens for session in sessions)
+    return {
+        "seconds": round(seconds, 3),
+        "start_seconds": round(sum(session.start_seconds for session in sessions), 3),
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
+        "restarts": sum(session.restarts for session in sessions),
+        "sessions": [asdict(session) for session in sessions],
+    }
+
+
+def _telemetry(plan: RunPlan, rows: pl.DataFrame) -> dict[str, Any] | None:
+    if not plan.paths.telemetry.is_file():
+        return None
+    correct = int((rows["reward"] == 1).sum())
+    return summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=rows.height, correct=correct).to_json()

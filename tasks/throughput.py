@@ -1,0 +1,99 @@
+"""Throughput of repeated, interleaved measurements: ratios with their spread, and what they would come to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+PROJECTED_QUESTIONS = (100, 500, 7473)
+"""The last is the size of GSM8K's training split."""
+PROJECTION_ASSUMPTION = (
+    "one engine start, then the sequences/s measured here: the same mix of prompt and completion lengths, and no "
+    "failures"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One contestant in one repeat. ``seconds`` runs from the first admitted to the last finished rollout;
+    ``start_seconds``, which is not part of it, is what loading the engine took."""
+
+    contestant: str
+    repeat: int
+    run_dir: str
+    seconds: float
+    start_seconds: float
+    rollouts: int
+    tokens: int
+    utilization_percent: float | None = None
+    max_memory_gib: float | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def sequences_per_s(self) -> float:
+        return self.rollouts / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean, smallest and largest over the repeats."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(mean=fmean(values), low=min(values), high=max(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One contestant over all repeats. ``speedup`` is the subject's tokens/s over this contestant's, taken repeat by
+    repeat; None for the subject itself. ``projection`` maps questions to seconds."""
+
+    contestant: str
+    seconds: Spread
+    start_seconds: Spread
+    sequences_per_s: Spread
+    tokens_per_s: Spread
+    speedup: Spread | None
+    utilization_percent: float | None
+    max_memory_gib: float | None
+    projection: Mapping[int, float]
+
+
+def standings(measurements: Sequence[Measurement], *, subject: str, rollouts_per_question: int) -> tuple[Standing, ...]:
+    """One Standing per contestant, in the order of their first measurement."""
+    contestants = dict.fromkeys(item.contestant for item in measurements)
+    own = {item.repeat: item for item in measurements if item.contestant == subject}
+    table = []
+    for contestant in contestants:
+        items = [item for item in measurements if item.contestant == contestant]
+        ratios = [own[item.repeat].tokens_per_s / item.tokens_per_s for item in items if item.repeat in own]
+        rate = Spread.of([item.sequences_per_s for item in items])
+        start = Spread.of([item.start_seconds for item in items])
+        table.append(
+            Standing(
+                contestant=contestant,
+                seconds=Spread.of([item.seconds for item in items]),
+                start_seconds=start,
+                sequences_per_s=rate,
+                tokens_per_s=Spread.of([item.tokens_per_s for item in items]),
+                speedup=Spread.of(ratios) if ratios and contestant != subject else None,
+                utilization_percent=_mean([item.utilization_percent for item in items]),
+                max_memory_gib=max((item.max_memory_gib for item in items if item.max_memory_gib), default=None),
+                projection={
+                    questions: start.mean + questions * rollouts_per_question / rate.mean
+                    for questions in PROJECTED_QUESTIONS
+                },
+            )
+        )
+    return tuple(table)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
