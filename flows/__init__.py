@@ -1,0 +1,1 @@
+"""What Prefect runs. Only this package imports prefect."""

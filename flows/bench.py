@@ -1,0 +1,211 @@
+"""Our pipeline beside the loops that it replaces: same questions, same seeds, interleaved and repeated.
+
+Every contestant runs in processes of its own that end before the next one starts: the loops as
+``tasks.reference_loops`` describes them, the pipeline as ``harvest run``, with all that a user gets of it.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from flows.prefect_environment import prepare_prefect
+from tasks.device_memory import wait_for_free_memory
+from tasks.equivalence import compare_runs, validate_run
+from tasks.equivalence_report import EquivalenceReport
+from tasks.errors import ConfigError, HarvestError
+from tasks.fingerprint import engine_versions
+from tasks.generation_log import read_sessions
+from tasks.gpu_watch import GpuWatch
+from tasks.node_lock import gpus_of, node_lock
+from tasks.noise_floor import NoiseFloor, measure_noise_floor
+from tasks.noise_memory import recall_noise_floor, remember_noise_floor
+from tasks.records import RunPaths
+from tasks.reference_loops import LoopName
+from tasks.reference_run import reference_plan, run_reference
+from tasks.run_config import config_from_parameters
+from tasks.run_plan import RunPlan, plan_run
+from tasks.rung_memory import device_name
+from tasks.store import publish_json
+from tasks.throughput import PROJECTION_ASSUMPTION, Measurement, Standing, standings
+
+PIPELINE = "pipeline"
+CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
+_ENTRY = """
+from tasks.parent_death import die_with_parent
+die_with_parent({pid})
+from flows.cli import main
+main()
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """What was measured; ``equivalence`` has a verdict and its reason per contestant, against the baseline."""
+
+    directory: Path
+    plan: RunPlan
+    measurements: tuple[Measurement, ...]
+    standings: tuple[Standing, ...]
+    equivalence: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "directory": str(self.directory),
+            "profile": self.plan.profile.name,
+            "model": self.plan.model.name,
+            "questions": self.plan.num_questions,
+            "rollouts": self.plan.num_rollouts,
+            "comparable": self.plan.comparable,
+            "tested": self.plan.tested,
+            "machine": {"device": device_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+            "versions": engine_versions(),
+            "standings": [asdict(standing) for standing in self.standings],
+            "projection_assumption": PROJECTION_ASSUMPTION,
+            "measurements": [asdict(item) for item in self.measurements],
+            "equivalence": self.equivalence,
+        }
+
+
+class Bench:
+    """One benchmark of one configuration, in a directory of its own below the runs directory."""
+
+    def __init__(self, parameters: Mapping[str, Any], *, baseline_profile: str | None, say: Say) -> None:
+        self._given = dict(parameters)
+        self._say = say
+        self._runs_dir = Path(self._given.pop("runs_dir"))
+        self._plan = plan_run(config_from_parameters(self._given), self._runs_dir)
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        self.directory = self._runs_dir / f"bench-{self._plan.profile.name}-{stamp}"
+        self._baseline_profile = baseline_profile or self._plan.profile.baseline
+
+    def run(self, contestants: Sequence[str], repeats: int) -> BenchResult:
+        """Measure every contestant ``repeats`` times; publish bench.json. Raises HarvestError."""
+        self._plans = {name: self._baseline_plan() if name == "baseline" else self._plan for name in contestants}
+        measurements: list[Measurement] = []
+        with self._node(), GpuWatch(self._plan.profile) as watch:
+            for repeat in range(1, repeats + 1):
+                # another one first each time, so that no one always profits from a warm or suffers from a hot machine
+                first = (repeat - 1) % len(contestants)
+                for contestant in [*contestants[first:], *contestants[:first]]:
+                    measurements.append(self._measure(contestant, repeat, watch))
+        measurements.sort(key=lambda item: (CONTESTANTS.index(item.contestant), item.repeat))
+        result = BenchResult(
+            directory=self.directory,
+            plan=self._plan,
+            measurements=tuple(measurements),
+            standings=standings(measurements, subject=PIPELINE, rollouts_per_question=self._plan.rollouts_per_question),
+            equivalence=self._equivalence(measurements),
+        )
+        publish_json(result.to_json(), self.directory / "bench.json")
+        return result
+
+    def noise_floor(self) -> tuple[NoiseFloor, Path]:
+        """Run the baseline three times: twice the same, then in another order. The larger noise is kept."""
+        baseline, runs = self._baseline_plan(), []
+        with self._node():
+            for name, order_seed in (("first", None), ("again", None), ("reordered", 1)):
+                self._say(f"baseline, {name}")
+                plan = reference_plan(baseline, "baseline", self.directory, name=f"noise-{name}", order_seed=order_seed)
+                runs.append(run_reference(plan, "baseline", order_seed=order_seed).plan.paths.root)
+        floors = [measure_noise_floor(runs[0], other) for other in runs[1:]]
+        floor = max(floors, key=lambda item: (item.measured, item.near_tie_limit, item.flip_rate))
+        return floor, remember_noise_floor(floor, runs[0], self._runs_dir)
+
+    def _node(self) -> AbstractContextManager[None]:
+        return node_lock(gpus_of(self._plan), run_id=self.directory.name, waiting=self._say)
+
+    def _baseline_plan(self) -> RunPlan:
+        if self._baseline_profile is None:
+            raise ConfigError(
+                f"profile {self._plan.profile.name} names no baseline profile. Give --baseline-profile, or leave the "
+                "baseline out with --only"
+            )
+        values = {**self._given, "profile": self._baseline_profile, "model": self._plan.model.name}
+        return plan_run(config_from_parameters(values), self._runs_dir)
+
+    def _measure(self, contestant: str, repeat: int, watch: GpuWatch) -> Measurement:
+        self._say(f"repeat {repeat}: {contestant} ...")
+        wait_for_free_memory([str(index) for index in watch.gpus])
+        directory = self.directory / f"repeat-{repeat}"
+        paths, finished = (
+            self._run_pipeline(directory) if contestant == PIPELINE else self._run_loop(contestant, directory)
+        )
+        sessions = read_sessions(paths.state / "generation.json")
+        rows = pl.scan_parquet(paths.root / "rollouts" / "*.parquet").filter(pl.col("error").is_null())
+        rollouts, tokens = rows.select(pl.len(), pl.col("num_completion_tokens").sum()).collect().row(0)
+        seconds = sum(session.seconds for session in sessions)
+        measurement = Measurement(
+            contestant=contestant,
+            repeat=repeat,
+            run_dir=str(paths.root),
+            seconds=seconds,
+            start_seconds=sum(session.start_seconds for session in sessions),
+            rollouts=rollouts,
+            tokens=tokens,
+            **asdict(watch.use_between(finished - seconds, finished)),
+        )
+        self._say(f"repeat {repeat}: {contestant}: {measurement.tokens_per_s:,.0f} tokens/s in {seconds:.1f} s")
+        return measurement
+
+    def _run_loop(self, contestant: str, directory: Path) -> tuple[RunPaths, float]:
+        loop = cast(LoopName, contestant)
+        plan = reference_plan(self._plans[contestant], loop, directory, name=contestant)
+        run = run_reference(plan, loop)
+        return run.plan.paths, run.timing.finished + time.time() - time.monotonic()
+
+    def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
+        parameters = {**self._given, "runs_dir": directory, "name": PIPELINE}
+        arguments = [part for key, value in parameters.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        environment = dict(os.environ)
+        prepare_prefect(self.directory, environment)
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", _ENTRY.format(pid=os.getpid()), "run", *arguments, "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode:
+            raise HarvestError(f"harvest run ended with code {ended.returncode}: {ended.stderr.strip()[-2000:]}")
+        paths = RunPaths(root=Path(json.loads(ended.stdout)["run_dir"]))
+        last = (
+            pl.scan_parquet(paths.root / "rollouts" / "*.parquet").select(pl.col("created_at").max()).collect().item()
+        )
+        return paths, last.timestamp()
+
+    def _equivalence(self, measurements: Sequence[Measurement]) -> dict[str, dict[str, Any]]:
+        runs = {item.contestant: Path(item.run_dir) for item in measurements if item.repeat == 1}
+        baseline = runs.pop("baseline", None)
+        if baseline is None:
+            return {}
+        found = {}
+        for contestant, run in runs.items():
+            floor = recall_noise_floor(run, self._runs_dir)
+            compare = validate_run if contestant == PIPELINE else _compare
+            report = compare(run, baseline, noise_floor=floor)
+            found[contestant] = {
+                "verdict": report.verdict,
+                "reason": report.reason,
+                "near_tie_limit": report.limits.near_tie_limit,
+                "near_tie_limit_source": report.limits.source,
+                "identical": report.tokens.identical,
+                "compared": report.tokens.rollouts,
+            }
+        return found
+
+
+def _compare(candidate: Path, baseline: Path, *, noise_floor: NoiseFloor | None) -> EquivalenceReport:
+    return compare_runs(baseline, candidate, noise_floor=noise_floor)

@@ -1,0 +1,67 @@
+"""The ``harvest`` command.
+
+Nothing heavy is imported before the arguments are parsed, so that ``harvest --help`` answers at once. Exit codes: 0
+done, 1 the run failed, 2 bad input, 3 not equivalent to the baseline.
+"""
+
+import argparse
+import importlib
+import sys
+from importlib import metadata
+
+COMMANDS = (
+    "run",
+    "compare",
+    "bench",
+    "score",
+    "runs",
+    "show",
+    "diff",
+    "arms",
+    "report",
+    "export",
+    "node",
+    "profiles",
+    "transfer",
+    "deployments",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"harvest: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="harvest", description="Fast, safe, checked rollout collection on vLLM under Prefect.")
+    parser.add_argument("--version", action="version", version=f"rollout-harvest {metadata.version('rollout-harvest')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name in COMMANDS:
+        importlib.import_module(f"flows.commands.{name}").add(commands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    options = build_parser().parse_args(arguments)
+    sys.exit(_execute(options))
+
+
+def _execute(options: argparse.Namespace) -> int:
+    from tasks.errors import HarvestError
+
+    try:
+        return int(options.execute(options))
+    except HarvestError as error:
+        text = " ".join(str(error).split())
+        sys.stderr.write(f"harvest: error: {text}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("harvest: interrupted; the same command resumes\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""collect_rollouts: the main flow. Its body reads as the picture of the pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import parameters as form
+from flows import steps
+from flows.artifacts import report_equivalence, report_preflight, report_run
+from flows.ending import failures_explained
+from flows.generate import generate_run
+from flows.progress import say
+from flows.reporter import Reporter
+from flows.run_identity import (
+    changed_parameters,
+    flow_run_name,
+    flow_run_tags,
+    planned_name,
+    settle_parameters,
+)
+from tasks.finished_run import finished_report
+from tasks.manifest import write_manifest
+from tasks.node_lock import gpus_of, node_lock
+from tasks.run_config import config_from_parameters
+from tasks.run_directory import open_run
+from tasks.run_lock import run_lock
+from tasks.run_plan import RunPlan, plan_run
+
+
+@flow(
+    name="collect-rollouts",
+    flow_run_name=flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=64),  # type: ignore[arg-type]  # its type parameter cannot be inferred
+    retries=1,
+    retry_delay_seconds=60,
+    persist_result=False,
+    validate_parameters=True,
+)
+def collect_rollouts(
+    profile: form.Profile = form.DEFAULT_PROFILE,
+    model: form.Model = None,
+    dataset: form.Dataset = "demo",
+    questions: form.Questions = None,
+    samples_per_arm: form.SamplesPerArm = 1,
+    upload: form.Upload = None,
+    baseline: form.Baseline = None,
+    require: form.Require = "statistical",
+    temperature: form.Temperature = 0.7,
+    top_p: form.TopP = 1.0,
+    max_tokens: form.MaxTokens = 512,
+    seed: form.Seed = 0,
+    arms: form.Arms = None,
+    scorer: form.Scorer = "gsm8k",
+    question_batch_size: form.QuestionBatchSize = None,
+    shard_size: form.ShardSize = None,
+    dataset_config: form.DatasetConfig = None,
+    split: form.Split = "test",
+    question_column: form.QuestionColumn = "question",
+    answer_column: form.AnswerColumn = "answer",
+    id_column: form.IdColumn = None,
+    filters: form.Filters = None,
+    shuffle_seed: form.ShuffleSeed = None,
+    streaming: form.Streaming = False,
+    stop: form.Stop = None,
+    prompt_format: form.PromptFormat = None,
+    prompt_template: form.PromptTemplate = None,
+    chat_template_kwargs: form.ChatTemplateKwargs = None,
+    top_logprobs: form.TopLogprobs = None,
+    lengths: form.Lengths = None,
+    skip_finished: form.SkipFinished = False,
+    name: form.Name = None,
+    runs_dir: form.RunsDir = "runs",
+) -> "State[dict[str, Any]]":
+    """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
+    given = dict(locals())
+    with failures_explained(), Reporter() as reporter:
+        settled = settle_parameters(given)
+        plan = plan_run(config_from_parameters(settled), Path(runs_dir))
+        reporter.describe_flow_run(
+            name=planned_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, settled)
+        )
+        required = require if settled["baseline"] else None
+        if skip_finished and (known := finished_report(plan, upload_url=settled["upload"], require=required)):
+            return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known)
+        report = _collect(plan, upload=settled["upload"], baseline=settled["baseline"], require=require, to=reporter)
+    return Completed(message=_outcome(report), data=report)
+
+
+def _collect(
+    plan: RunPlan, *, upload: str | None, baseline: str | None, require: form.Require, to: Reporter
+) -> dict[str, Any]:
+    with run_lock(plan.paths.state / "lock"):
+        for pid in open_run(plan):
+            get_run_logger().warning("ended process %d, left over from a killed run", pid)
+        shards = steps.shard_dataset(plan)
+        with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
+            try:
+                steps.preflight(plan, upload)
+            finally:
+                report_preflight(to, plan.paths)
+            baseline_dir = steps.baseline(plan, baseline) if baseline else None
+            generate_run(plan, shards, upload, to)
+        verdict = steps.validate(plan.paths.root, baseline_dir, require) if baseline_dir else None
+        report = steps.summarize(plan)
+        write_manifest(plan.paths.root)
+        if upload is not None:
+            steps.upload(plan.paths.root, upload)
+        report_equivalence(to, plan.paths)
+        report_run(to, report, upload)
+        if verdict is not None and not verdict.meets(require):
+            to.event("harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason})
+            verdict.raise_if_below(require)
+    return report
+
+
+def _outcome(report: dict[str, Any]) -> str:
+    reward = report["mean_reward"]
+    mean = "no rewards" if reward is None else f"mean reward {reward:.3f}"
+    return f"{report['num_rollouts']:,} rollouts, {report['num_errors']:,} errors, {mean}: {report['run_id']}"

@@ -1,0 +1,36 @@
+"""``harvest arms``: which arm is best, and which differences are real."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "arms",
+        help="rank the arms of a run and say which differences are real",
+        description="Rank the arms by mean reward, with paired tests, cost per correct rollout, agreement, and what "
+        "an oracle or a majority vote over the arms would reach.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.arms_experiment import compare_arms
+    from tasks.baseline import find_baseline
+
+    report = compare_arms(find_baseline(options.run, options.runs_dir))
+    if options.json:
+        print(json.dumps(asdict(report), indent=2))
+        return 0
+
+    from flows.pager import print_paged
+    from tasks.arms_view import render_arms
+
+    print_paged(render_arms(report))
+    return 0

@@ -1,0 +1,92 @@
+"""``harvest bench``: the pipeline beside the loops that it replaces, measured in one go."""
+
+import argparse
+import json
+import signal
+import sys
+from typing import Any
+
+from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters, terminate
+
+CONTESTANTS = ("baseline", "script", "limit", "pipeline")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure the pipeline beside the loops that it replaces",
+        description="Generate the same questions with the same seeds by one question per LLM.generate call "
+        "(baseline), 16 questions per call (script), all prompts in one call (limit) and harvest run (pipeline), "
+        "interleaved and repeated, and print time, throughput, ratios and equivalence.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--baseline-profile", metavar="P", help="profile of the baseline (default: the profile's own)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="R", help="measurements of each (default 3)")
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"measure some only, comma separated, of {', '.join(CONTESTANTS)}"
+    )
+    parser.add_argument(
+        "--noise-floor",
+        action="store_true",
+        help="instead, run the baseline against itself and keep what differs as the measure of rounding",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.errors import ConfigError
+
+    contestants = CONTESTANTS if options.only is None else tuple(options.only.split(","))
+    unknown = [name for name in contestants if name not in CONTESTANTS]
+    if unknown or len(set(contestants)) < len(contestants):
+        raise ConfigError(f"--only is {options.only!r}; give each of {', '.join(CONTESTANTS)} at most once")
+    if options.repeats < 1:
+        raise ConfigError(f"--repeats is {options.repeats}; it must be at least 1")
+    signal.signal(signal.SIGTERM, terminate)
+    parameters = run_parameters(options)
+    for name in ("baseline_profile", "repeats", "only", "noise_floor"):
+        parameters.pop(name, None)
+    parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR)
+    parameters.setdefault("questions", 100)
+    try:
+        return _execute(options, parameters, contestants)
+    except KeyboardInterrupt:
+        _say("harvest: interrupted; a benchmark does not resume, the same command begins anew")
+        return 130
+
+
+def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestants: tuple[str, ...]) -> int:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from flows.bench import Bench
+    from flows.bench_view import render_bench
+    from tasks.run_config import DEFAULT_TOP_LOGPROBS
+
+    parameters.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
+    bench = Bench(parameters, baseline_profile=options.baseline_profile, say=_say)
+    if options.noise_floor:
+        floor, path = bench.noise_floor()
+        if options.json:
+            print(json.dumps({**asdict(floor), "path": str(path)}, indent=2))
+            return 0
+        known = "measured" if floor.measured else "the default, as no tokens differed"
+        print(
+            f"near-tie limit {floor.near_tie_limit:.3g} nats ({known}); {floor.divergences} of {floor.rollouts} "
+            f"rollouts differ, {floor.flip_rate:.2%} flip between right and wrong"
+        )
+        print(f"kept in {path}, which harvest run --baseline and harvest compare use from now on")
+        return 0
+    result = bench.run(contestants, options.repeats)
+    if options.json:
+        print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+    else:
+        Console(soft_wrap=False).print(render_bench(result))
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

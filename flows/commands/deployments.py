@@ -1,0 +1,144 @@
+"""``harvest deploy``, ``worker``, ``serve`` and ``automations``: collections that Prefect starts."""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
+
+DEFAULT_FILE = Path("infra/prefect.yaml")
+AUTOMATIONS_FILE = Path("infra/automations.yaml")
+POOL = "harvest"
+
+
+def add(commands: Any) -> None:
+    deploy = commands.add_parser(
+        "deploy",
+        help="make the work pool and the deployments on a Prefect server",
+        description="Make the process work pool with a limit of one flow run at a time, unless it is there, and deploy "
+        "what the file names. A harvest worker on every GPU node then runs it.",
+    )
+    deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
+    deploy.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
+    deploy.set_defaults(execute=execute_deploy)
+
+    worker = commands.add_parser(
+        "worker",
+        help="run deployed collections on this node, one at a time",
+        description="A Prefect worker of the pool. Relative paths in a flow run's parameters are relative to "
+        "HARVEST_HOME, or to this directory. Asked to stop, it ends its flow run in order; the same run resumes later.",
+    )
+    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}")
+    worker.add_argument("--name", metavar="NAME", help="name of this worker (default: this host's)")
+    worker.set_defaults(execute=execute_worker)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve one deployment from this process: no work pool, no worker",
+        description="Make a deployment whose flow runs this machine executes for as long as this command runs. The "
+        "options are its default parameters; each flow run may be given others.",
+    )
+    add_run_options(serve)
+    serve.add_argument("--baseline", metavar="RUN", help="compare with this run")
+    serve.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
+    serve.add_argument("--skip-finished", action="store_true", default=None, help="end at once when a run is finished")
+    serve.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only by hand)')
+    serve.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
+    serve.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")
+    serve.set_defaults(execute=execute_serve)
+
+    automations = commands.add_parser(
+        "automations",
+        help="install the automations against zombies, failures and standstill",
+        description="Create or update what the file describes on the Prefect server.",
+    )
+    automations.add_argument("--notify", metavar="TYPE/NAME", help="block that notifies (default: no notifications)")
+    automations.add_argument("--file", type=Path, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s")
+    automations.set_defaults(execute=execute_automations)
+
+
+def execute_deploy(options: argparse.Namespace) -> int:
+    from tasks.errors import ConfigError
+
+    _need_server()
+    if not options.file.is_file():
+        raise ConfigError(f"{options.file} does not exist. Run this in a checkout, or give --file")
+    _make_pool()
+    chosen = [part for name in options.names for part in ("--name", name)] or ["--all"]
+    command = ["--no-prompt", "deploy", "--prefect-file", str(options.file), *chosen]
+    return subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode
+
+
+def execute_worker(options: argparse.Namespace) -> int:
+    _need_server()
+
+    from flows.worker import run_worker
+
+    name = options.name or socket.gethostname()
+    return run_worker(["--pool", options.pool, "--name", name, "--type", "process", "--limit", "1"])
+
+
+def execute_serve(options: argparse.Namespace) -> int:
+    parameters = run_parameters(options)
+    for name in ("cron", "timezone", "deployment"):
+        parameters.pop(name, None)
+    _need_server()
+    # flow runs have other working directories than this command
+    parameters["runs_dir"] = str(Path(parameters.get("runs_dir", DEFAULT_RUNS_DIR)).resolve())
+
+    from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.collect import collect_rollouts
+
+    collect_rollouts.serve(
+        name=options.deployment,
+        schedule=Cron(options.cron, timezone=options.timezone or "UTC") if options.cron else None,
+        parameters=parameters,
+        enforce_parameter_schema=True,
+        limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return 0
+
+
+def execute_automations(options: argparse.Namespace) -> int:
+    _need_server()
+
+    from flows.automations import install_automations
+
+    for name in install_automations(options.file, options.notify):
+        print(f"installed {name}")
+    return 0
+
+
+def _need_server() -> None:
+    """Raise ConfigError without a Prefect server that outlives this command."""
+    from tasks.errors import ConfigError
+
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+        os.environ.setdefault(name, {"DO_NOT_TRACK": "1"}.get(name, "false"))
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise ConfigError(
+            "no Prefect server is set up. Start one with prefect server start, and set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
+        )
+
+
+def _make_pool() -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    pool = WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="GPU nodes of Rollout Harvest")
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(pool)
+        except ObjectAlreadyExists:
+            return

@@ -1,0 +1,56 @@
+"""``harvest export``: a finished run as training data in a trainer's own columns."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a run as training data for verl, TRL, OpenRLHF or prime-rl, or as Parquet or JSON lines",
+        description="Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. "
+        "Error rows are left out. Filters apply in the order in which they are listed.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    parser.add_argument("--to", required=True, metavar="TARGET", help="verl, trl, openrlhf, prime-rl, parquet or jsonl")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
+    parser.add_argument("--arms", metavar="A,B", help="only these arms")
+    parser.add_argument("--include-errors", action="store_true", help="keep error rows (parquet and jsonl only)")
+    parser.add_argument("--drop-zero-variance", action="store_true", help="leave out groups of equal rewards")
+    parser.add_argument("--drop-truncated", action="store_true", help="leave out what max_tokens cut off")
+    parser.add_argument("--min-reward", type=float, metavar="R", help="least reward")
+    parser.add_argument("--max-per-group", type=int, metavar="N", help="most rollouts per question and arm")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    parser.add_argument("--json", action="store_true", help="print the export's manifest as JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.baseline import find_baseline
+    from tasks.export import export_run
+    from tasks.export_filters import ExportFilters
+
+    filters = ExportFilters(
+        arms=tuple(name.strip() for name in (options.arms or "").split(",") if name.strip()),
+        include_errors=options.include_errors,
+        drop_zero_variance=options.drop_zero_variance,
+        drop_truncated=options.drop_truncated,
+        min_reward=options.min_reward,
+        max_per_group=options.max_per_group,
+    )
+    report = export_run(find_baseline(options.run, options.runs_dir), options.to, options.out, filters)
+    if options.json:
+        print(json.dumps(asdict(report), indent=2))
+        return 0
+    size = sum(file.bytes for file in report.files)
+    print(
+        f"{report.url}: {report.rollouts:,} of {report.rollouts_read:,} rollouts in {report.groups:,} groups for "
+        f"{report.source}, {len(report.files)} files, {size:,} bytes"
+    )
+    for reason, count in report.dropped.items():
+        sys.stdout.write(f"  left out: {count:,} ({reason})\n")
+    return 0

@@ -1,0 +1,41 @@
+"""``harvest runs``: the runs of a directory."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+WIDE = 130
+"""Characters that a line with every column may take."""
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "runs", help="list runs: state, counts, mean reward, equivalence verdict, size", description="List runs."
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.browse_runs import list_runs
+    from tasks.errors import ConfigError
+
+    if not options.runs_dir.is_dir():
+        raise ConfigError(f"{options.runs_dir} is not a directory. Give --runs-dir, or collect rollouts first")
+    runs = list_runs(options.runs_dir)
+    if options.json:
+        print(json.dumps([{**asdict(run), "updated": run.updated.isoformat()} for run in runs], indent=2))
+        return 0
+
+    from rich.console import Console
+
+    from tasks.browse_view import render_runs
+
+    # run ids are there to be copied: where lines go to a file or a pipe, nothing is cut
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(render_runs(runs, narrow=console.width < WIDE))
+    return 0

@@ -1,0 +1,50 @@
+"""``harvest score``: score a finished run again, without generating."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "score",
+        help="score a run again with another scorer, beside its own scores",
+        description="Score every rollout again and list the rewards that changed. The new files go beside the run's "
+        "own scores, which stay as they are.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run id or a run directory")
+    parser.add_argument(
+        "--scorer", metavar="S", default="gsm8k", help="gsm8k (default), math or package.module:function"
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.plain_text import one_line
+    from tasks.rescore import rescore_run
+    from tasks.run_directory import find_run
+
+    report = rescore_run(find_run(options.run, options.runs_dir), options.scorer)
+    if options.json:
+        print(json.dumps({**asdict(report), "directory": str(report.directory)}, indent=2))
+        return 0
+    old, new = (_reward(mean) for mean in (report.old_mean_reward, report.new_mean_reward))
+    print(
+        f"{report.scorer} {report.scorer_version}: {report.rollouts:,} rollouts scored, {report.changed:,} rewards "
+        f"changed, mean reward {old} -> {new}"
+    )
+    for change in report.changes:
+        read = one_line(f"{change.old_extracted!r} -> {change.new_extracted!r}", 100)
+        print(f"  {change.rollout_id}: {_reward(change.old_reward)} -> {_reward(change.new_reward)} (read {read})")
+    if report.changed > len(report.changes):
+        print(f"  and {report.changed - len(report.changes):,} more, in changes.parquet")
+    print(f"scores: {report.directory}")
+    return 0
+
+
+def _reward(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4g}"

@@ -1,0 +1,55 @@
+"""``harvest show``: rollouts of a run, to read."""
+
+import argparse
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+DEFAULT_LIMIT = 20
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="print rollouts of a run: prompt, completion, score",
+        description="Print rollouts of a run, finished or not, in order. On a terminal the output is paged.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    parser.add_argument("--arm", metavar="A", help="only this arm")
+    parser.add_argument("--example", metavar="ID", help="only this question")
+    outcome = parser.add_mutually_exclusive_group()
+    for name, text in (("right", "right answers"), ("wrong", "wrong answers"), ("error", "error rows")):
+        outcome.add_argument(f"--{name}", dest="outcome", action="store_const", const=name, help=f"only {text}")
+    parser.add_argument("--truncated", action="store_true", help="only what max_tokens cut off")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"at most N (default {DEFAULT_LIMIT}; 0 is all)"
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line and rollout")
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    from tasks.baseline import find_baseline
+    from tasks.browse import RolloutFilter, count_rollouts, find_rollouts
+    from tasks.errors import ConfigError
+
+    if options.limit < 0:
+        raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
+    run_dir = find_baseline(options.run, options.runs_dir)
+    wanted = RolloutFilter(
+        arm=options.arm, example=options.example, outcome=options.outcome, truncated=options.truncated
+    )
+    rollouts = islice(find_rollouts(run_dir, wanted), options.limit or None)
+    if options.json:
+        for rollout in rollouts:
+            print(json.dumps(rollout))
+        return 0
+
+    from flows.pager import print_paged
+    from tasks.browse_view import render_rollouts
+
+    chosen = list(rollouts)
+    print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))
+    return 0

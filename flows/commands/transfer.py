@@ -1,0 +1,79 @@
+"""``harvest upload``, ``verify``, ``download`` and ``push``: a run's files to and from elsewhere."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    upload = commands.add_parser("upload", help="upload a finished run, or complete an upload that was cut short")
+    _add_run(upload)
+    upload.add_argument("url", metavar="URL", help="directory or s3:// URL; the run goes to URL/RUN_ID")
+    upload.add_argument("--verify", choices=("sample", "full"), default="sample", help="read back a sample or all")
+    upload.set_defaults(execute=execute_upload)
+
+    verify = commands.add_parser("verify", help="hash an uploaded run again; exit 1 and a list if anything is wrong")
+    verify.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
+    verify.set_defaults(execute=execute_verify)
+
+    download = commands.add_parser("download", help="download an uploaded run, verified")
+    download.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
+    download.add_argument("directory", metavar="DIR", type=Path, help="the run goes to DIR/RUN_ID")
+    download.set_defaults(execute=execute_download)
+
+    push = commands.add_parser("push", help="push a run to a dataset repository on the Hugging Face hub")
+    _add_run(push)
+    push.add_argument("repository", metavar="ORG/NAME", help="dataset repository")
+    push.add_argument("--public", action="store_true", help="make a new repository public")
+    push.set_defaults(execute=execute_push)
+
+    for parser in (upload, verify, download, push):
+        parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def execute_upload(options: argparse.Namespace) -> int:
+    from tasks.run_directory import find_run
+    from tasks.upload import upload_run
+
+    receipt = upload_run(find_run(options.run, options.runs_dir), options.url, verify=options.verify)
+    text = f"{receipt.url}: {len(receipt.files)} files, {receipt.files_sent} sent now ({receipt.bytes_sent:,} bytes)"
+    return _print(options, asdict(receipt), text)
+
+
+def execute_verify(options: argparse.Namespace) -> int:
+    from tasks.verify import verify_upload
+
+    report = verify_upload(options.url)
+    good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
+    _print(options, asdict(report), good if not report.problems else "\n".join(report.problems))
+    if report.problems and not options.json:
+        sys.stderr.write(f"harvest: {len(report.problems)} problems at {report.url}\n")
+    return 1 if report.problems else 0
+
+
+def execute_download(options: argparse.Namespace) -> int:
+    from tasks.download import download_run
+
+    run_dir = download_run(options.url, options.directory)
+    return _print(options, {"run_dir": str(run_dir)}, f"run directory: {run_dir}")
+
+
+def execute_push(options: argparse.Namespace) -> int:
+    from tasks.hub import push_to_hub
+    from tasks.run_directory import find_run
+
+    url = push_to_hub(find_run(options.run, options.runs_dir), options.repository, private=not options.public)
+    return _print(options, {"url": url}, url)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run id or a run directory")
+    parser.add_argument("--runs-dir", metavar="DIR", type=Path, default=Path("runs"), help="where runs are kept")
+
+
+def _print(options: argparse.Namespace, value: dict[str, Any], text: str) -> int:
+    print(json.dumps(value, indent=2) if options.json else text)
+    return 0

@@ -1,0 +1,67 @@
+"""How a flow run ends other than well: in the right state, with the reason where it is looked for."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+from prefect.states import Crashed
+
+from flows.reporter import retry_no_more
+from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
+
+LOG_TAIL_LINES = 40
+STATE_SECONDS = 5.0
+"""How long a flow that is being ended waits for the server to take its state."""
+
+_FINAL = (ConfigError, NotEquivalent, OutOfMemory)
+"""What a retry of the flow cannot cure."""
+
+
+@contextlib.contextmanager
+def failures_explained() -> Iterator[None]:
+    """Log the engine's last words with its failure, spend no retry where it is in vain, and leave no run Running."""
+    try:
+        yield
+    except TerminationSignal:
+        # Prefect restores the default handler next, which ends the process before it has told the server
+        _say_crashed()
+        raise
+    except Exception as error:
+        if (log_path := getattr(error, "log_path", None)) is not None:
+            log_tail(log_path)
+        if isinstance(error, _FINAL):
+            retry_no_more()
+        raise
+
+
+def log_tail(path: Path) -> None:
+    """Put the end of a replica's log into the flow run's."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    get_run_logger().error("the last lines of %s:\n%s", path, "\n".join(lines[-LOG_TAIL_LINES:]))
+
+
+def _say_crashed() -> None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    # the server may be what is going away
+    thread = threading.Thread(target=_set_crashed, args=(context.flow_run.id,), daemon=True)
+    thread.start()
+    thread.join(STATE_SECONDS)
+
+
+def _set_crashed(flow_run_id: UUID) -> None:
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run_id).state
+        if state is not None and not state.is_cancelling() and not state.is_final():
+            message = "The process was ended by SIGTERM. The same run again goes on where this one stopped."
+            client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)

@@ -1,0 +1,141 @@
+"""What a flow run shows in Prefect's UI besides its states: artifacts and events, sent from a thread of their own.
+
+Nothing here may hold up generation or fail a run: a server that is away is tried again until the flow ends, and what
+could not be sent by then is given up.
+"""
+
+import contextvars
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+RETRY_SECONDS = 2.0
+FLUSH_SECONDS = 15.0
+"""How long the end of a flow waits for its artifacts to reach the server."""
+
+Row = dict[str, Any]
+Send = Callable[[SyncPrefectClient], object]
+
+
+class Reporter:
+    """Use as a context manager within a flow; methods are safe from any of the flow's threads and never block."""
+
+    def __init__(self) -> None:
+        flow_context = FlowRunContext.get()
+        assert flow_context is not None
+        assert flow_context.flow_run is not None
+        self._flow_run = flow_context.flow_run
+        self._queue: queue.SimpleQueue[Send | None] = queue.SimpleQueue()
+        self._deadline: float | None = None
+        self._progress_id: UUID | None = None
+        self._progress_due = 0.0
+        self._latest: tuple[float, str] | None = None
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._send_all,), name="reporter", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # whoever ends a flow by a signal waits for its processes to be gone, not for its tables
+        patience = FLUSH_SECONDS if error is None or isinstance(error, Exception) else 1.0
+        self._deadline = time.monotonic() + patience
+        self._queue.put(None)
+        self._thread.join(patience)
+
+    def progress(self, percent: float, text: str, *, now: bool = False) -> None:
+        """Show how far the run is; of several calls within a few seconds the latest is sent."""
+        self._latest = (percent, text)
+        if now or time.monotonic() >= self._progress_due:
+            self._progress_due = time.monotonic() + PROGRESS_SECONDS
+            self._queue.put(self._send_progress)
+
+    def table(self, key: str, rows: list[Row], description: str) -> None:
+        if rows:
+            self._artifact(key, "table", json.dumps(rows), description)
+
+    def markdown(self, key: str, text: str, description: str) -> None:
+        self._artifact(key, "markdown", text, description)
+
+    def event(self, event: str, run_id: str, payload: dict[str, Any]) -> None:
+        """Emit ``event`` about the run, related to this flow run."""
+        resource = {"prefect.resource.id": f"harvest.run.{run_id}", "prefect.resource.name": run_id}
+        related = [
+            {"prefect.resource.id": f"prefect.flow-run.{self._flow_run.id}", "prefect.resource.role": "flow-run"}
+        ]
+        self._queue.put(lambda client: emit_event(event, resource=resource, related=related, payload=payload))
+
+    def describe_flow_run(self, *, name: str, tags: set[str], parameters: dict[str, Any]) -> None:
+        """Name the flow run, add tags to it, and record which of its parameters were resolved to what."""
+        flow_run = self._flow_run
+        changes: dict[str, Any] = {"name": name, "tags": {*flow_run.tags, *tags}}
+        if parameters:
+            changes["parameters"] = {**flow_run.parameters, **parameters}
+        self._queue.put(lambda client: client.update_flow_run(flow_run.id, **changes))
+
+    def _artifact(self, key: str, kind: str, data: str, description: str) -> None:
+        artifact = ArtifactCreate(key=key, type=kind, data=data, description=description, flow_run_id=self._flow_run.id)
+        self._queue.put(lambda client: client.create_artifact(artifact))
+
+    def _send_progress(self, client: SyncPrefectClient) -> None:
+        if self._latest is None:
+            return
+        percent, text = self._latest
+        if self._progress_id is None:
+            artifact = ArtifactCreate(
+                key="harvest-progress", type="progress", data=percent, description=text, flow_run_id=self._flow_run.id
+            )
+            self._progress_id = client.create_artifact(artifact).id
+        else:
+            client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
+        self._latest = None
+
+    def _send_all(self) -> None:
+        # the client's own retries take minutes, and do not know when the flow ends
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while (send := self._queue.get()) is not None:
+                while not _sent(send):
+                    if self._deadline is not None and time.monotonic() >= self._deadline:
+                        return
+                    time.sleep(RETRY_SECONDS)
+
+
+def _sent(send: Send) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            send(client)
+    except Exception as error:
+        logger.debug("could not report to Prefect: %s", error)
+        return False
+    return True
+
+
+def retry_no_more() -> None:
+    """Make Prefect accept this flow run's failure as final, whatever its ``retries``."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or not context.flow_run.empirical_policy.retries:
+        return
+    policy = context.flow_run.empirical_policy.model_copy(update={"retries": 0})
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, empirical_policy=policy)
+    except Exception as error:
+        logger.debug("could not end the retries: %s", error)

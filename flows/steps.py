@@ -1,0 +1,118 @@
+"""Each pipeline stage as a Prefect task: its name, retries and timeout. The work is in ``tasks``."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.progress import say
+from tasks.baseline import obtain_baseline
+from tasks.duplicate_questions import find_duplicates
+from tasks.equivalence import validate_run
+from tasks.equivalence_report import EquivalenceReport, Tier
+from tasks.errors import HarvestError
+from tasks.noise_memory import recall_noise_floor
+from tasks.receipt import UploadReceipt
+from tasks.replica_pool import ReplicaPool
+from tasks.run_plan import RunPlan
+from tasks.run_preflight import preflight_run
+from tasks.run_views import publish_views
+from tasks.scoring import load_scorer
+from tasks.scoring import score_shard as _score_shard
+from tasks.shard_queue import ShardResult
+from tasks.shards import Shard, mark_finished, scores_made_from
+from tasks.shards import shard_dataset as _shard_dataset
+from tasks.summary import summarize_run
+from tasks.upload import Uploader
+
+ENGINE_RETRIES = 40
+"""More than the OOM ladder has rungs plus the pool's restart budget: the pool decides when to give up, not Prefect."""
+
+
+def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
+    """Retry what ``tasks.errors`` calls retryable, and nothing else."""
+    try:
+        state.result()
+    except HarvestError as error:
+        return error.retryable
+    except Exception:
+        return False
+    return False
+
+
+@task(name="shard dataset", task_run_name="shard dataset", cache_policy=NO_CACHE, persist_result=False)
+def shard_dataset(plan: RunPlan) -> list[Shard]:
+    if (found := find_duplicates(plan.questions)).repeated:
+        say(f"duplicate questions: {found}")
+    return _shard_dataset(plan)
+
+
+@task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600)
+def preflight(plan: RunPlan, upload_url: str | None) -> None:
+    preflight_run(plan, upload_url)
+
+
+@task(
+    name="generate shard",
+    task_run_name="shard {shard.index} · {shard.num_questions} q",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=ENGINE_RETRIES,
+    retry_condition_fn=is_retryable,
+)
+def generate_shard(pool: ReplicaPool, shard: Shard) -> ShardResult:
+    return pool.generate(shard)
+
+
+@task(
+    name="score shard",
+    task_run_name="score shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def score_shard(plan: RunPlan, shard: Shard) -> Path:
+    paths, index = plan.paths, shard.index
+    path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+    mark_finished(paths, "scores", index, path, scores_made_from(paths, index, load_scorer(plan.config.scorer)))
+    return path
+
+
+@task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
+def baseline(plan: RunPlan, name: str) -> Path:
+    return obtain_baseline(name, plan, say)
+
+
+@task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
+def validate(run_dir: Path, baseline_dir: Path, require: Tier) -> EquivalenceReport:
+    floor = recall_noise_floor(run_dir, run_dir.parent)
+    return validate_run(run_dir, baseline_dir, require=require, noise_floor=floor)
+
+
+@task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
+def summarize(plan: RunPlan) -> dict[str, Any]:
+    report = summarize_run(plan)
+    publish_views(plan.paths.root)
+    return report
+
+
+@task(
+    name="upload shard",
+    task_run_name="upload shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=is_retryable,
+)
+def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
+    paths = plan.paths
+    files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
+    with Uploader(paths.root, url) as uploader:
+        uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
+
+
+@task(name="upload", task_run_name="upload", cache_policy=NO_CACHE, persist_result=False)
+def upload(run_dir: Path, url: str) -> UploadReceipt:
+    with Uploader(run_dir, url) as uploader:
+        return uploader.finish()
