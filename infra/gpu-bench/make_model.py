@@ -1,0 +1,126 @@
+"""A randomly initialised model of a published shape, to measure speed where no model can be downloaded.
+
+    python infra/gpu-bench/make_model.py --shape 7b --out DIR
+
+The weights are random, so the text is noise; only the work per token is that of the real model. The output layer is
+scaled so that the distributions are about as peaked as a trained model's, which the comparison of two runs needs: with
+flat ones every token would be a near-tie. The tokenizer is the embedded demo one, filled up to the shape's vocabulary
+with tokens that no text encodes to.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+DEMO_MODEL = Path(__file__).parents[2] / "profiles" / "demo" / "model"
+# from the config.json of Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen2.5-0.5B-Instruct
+SHAPES: dict[str, dict[str, Any]] = {
+    "7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    },
+    "0.5b": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,  # tied random embeddings would only repeat the last token
+    },
+}
+INITIAL_STD = 0.02
+LOGIT_STD = 4.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    write_model(SHAPES[options.shape], options.out, options.seed)
+
+
+def write_model(shape: dict[str, Any], out: Path, seed: int) -> None:
+    """Write config, tokenizer and one safetensors file per layer to ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = json.loads((DEMO_MODEL / "config.json").read_text())
+    config |= shape
+    for key in ("head_dim", "layer_types", "max_window_layers"):
+        config.pop(key, None)
+    config |= {"max_position_embeddings": 32768, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    (out / "config.json").write_text(json.dumps(config, indent=2))
+    _write_tokenizer(shape["vocab_size"], out)
+    _write_weights(shape, out, seed)
+
+
+def _write_tokenizer(vocab_size: int, out: Path) -> None:
+    for name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copyfile(DEMO_MODEL / name, out / name)
+    tokenizer = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    used = {*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    for index in range(vocab_size):
+        if index not in used:
+            vocabulary[f"x{index}"] = index  # no merge leads to it
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def _write_weights(shape: dict[str, Any], out: Path, seed: int) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*size: int, std: float = INITIAL_STD) -> torch.Tensor:
+        return (torch.randn(*size, generator=generator, device=device) * std).to(torch.bfloat16).cpu()
+
+    def ones(size: int) -> torch.Tensor:
+        return torch.ones(size, dtype=torch.bfloat16)
+
+    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
+    head = hidden // shape["num_attention_heads"]
+    kv = head * shape["num_key_value_heads"]
+    outer = {"model.norm.weight": ones(hidden)}
+    outer["model.embed_tokens.weight"] = normal(shape["vocab_size"], hidden)
+    outer["lm_head.weight"] = normal(shape["vocab_size"], hidden, std=LOGIT_STD / hidden**0.5)
+    files = {"model-outer.safetensors": outer}
+    for layer in range(shape["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        files[f"model-layer-{layer:02d}.safetensors"] = {
+            f"{at}.self_attn.q_proj.weight": normal(hidden, hidden),
+            f"{at}.self_attn.q_proj.bias": torch.zeros(hidden, dtype=torch.bfloat16),
+            f"{at}.self_attn.k_proj.weight": normal(kv, hidden),
+            f"{at}.self_attn.k_proj.bias": torch.zeros(kv, dtype=torch.bfloat16),
+            f"{at}.self_attn.v_proj.weight": normal(kv, hidden),
+            f"{at}.self_attn.v_proj.bias": torch.zeros(kv, dtype=torch.bfloat16),
+            f"{at}.self_attn.o_proj.weight": normal(hidden, hidden),
+            f"{at}.mlp.gate_proj.weight": normal(wide, hidden),
+            f"{at}.mlp.up_proj.weight": normal(wide, hidden),
+            f"{at}.mlp.down_proj.weight": normal(hidden, wide),
+            f"{at}.input_layernorm.weight": ones(hidden),
+            f"{at}.post_attention_layernorm.weight": ones(hidden),
+        }
+        _save(out, f"model-layer-{layer:02d}.safetensors", files[f"model-layer-{layer:02d}.safetensors"])
+    _save(out, "model-outer.safetensors", outer)
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    total = sum(tensor.numel() * 2 for tensors in files.values() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _save(out: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, out / name, metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    main()
