@@ -1,0 +1,126 @@
+"""What the parent of the replicas costs: its memory for runs of any size, and its time per shard.
+
+``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions cost
+next to nothing, and reads the parent's own counters. Resident memory is the peak that the kernel kept (VmHWM).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.harvest_command import environment
+
+SIZES = (20_000, 200_000)
+ARMS = 8
+PROFILE = """
+name = "bench-pool"
+model = "demo"
+question_batch_size = 128
+
+[engine]
+backend = "tests.fakes:FakeEngine"
+dtype = "float32"
+max_model_len = 2048
+max_num_seqs = 1024
+kv_cache_space_gib = 1
+
+[expect]
+device = "cpu"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """``peak_mib`` and ``cpu_s`` are the parent's alone; ``replica_mib`` is the replica's peak."""
+
+    rollouts: int
+    shards: int
+    wall_s: float
+    peak_mib: float
+    cpu_s: float
+    replica_mib: float
+
+
+def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
+    """Run ``rollouts`` through the pool, with Prefect around it or without."""
+    dataset = folder / f"{rollouts}.jsonl"
+    with dataset.open("w", encoding="utf-8") as file:
+        for number in range(rollouts // ARMS):
+            file.write(json.dumps({"question": f"What is {number} plus 1?", "answer": str(number + 1)}) + "\n")
+    profile = folder / "bench.toml"
+    profile.write_text(PROFILE)
+    runs_dir = folder / f"runs-{rollouts}-{prefect}"
+    if prefect:
+        options = ["--profile", profile, "--dataset", dataset, "--max-tokens", "64", "--runs-dir", runs_dir]
+        command = ["-m", "flows.cli", "run", "--json", *map(str, options)]
+    else:
+        parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": 64}
+        command = ["-m", "tests.faults.drive", json.dumps({"runs_dir": str(runs_dir), "parameters": parameters})]
+    began = time.monotonic()
+    parent = subprocess.Popen([sys.executable, *command], env=environment(), stdout=subprocess.DEVNULL)
+    peak = cpu = replica_peak = 0.0
+    while parent.poll() is None:
+        peak, cpu = max(peak, _peak_mib(parent.pid)), max(cpu, _cpu_seconds(parent.pid))
+        for child in _children(parent.pid):
+            if b"tasks.replica" in _read(f"/proc/{child}/cmdline"):
+                replica_peak = max(replica_peak, _peak_mib(child))
+        time.sleep(0.2)
+    assert parent.returncode == 0
+    return Cost(
+        rollouts=rollouts,
+        shards=len(list(runs_dir.glob("*/rollouts/*.parquet"))),
+        wall_s=time.monotonic() - began,
+        peak_mib=peak,
+        cpu_s=cpu,
+        replica_mib=replica_peak,
+    )
+
+
+def main() -> None:
+    sizes = [int(argument) for argument in sys.argv[1:]] or SIZES
+    print("| parent | rollouts | shards | parent peak MiB | parent CPU s | ms per shard | replica peak MiB | wall s |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as folder:
+        for prefect in (False, True):
+            # what a parent costs that does next to nothing: imports, and one shard
+            nothing = measure(ARMS * 8, Path(folder), prefect=prefect)
+            for cost in (nothing, *(measure(size, Path(folder), prefect=prefect) for size in sizes)):
+                per_shard = 1000 * (cost.cpu_s - nothing.cpu_s) / max(1, cost.shards - nothing.shards)
+                print(
+                    f"| {'harvest run' if prefect else 'pool alone'} | {cost.rollouts:,} | {cost.shards} | "
+                    f"{cost.peak_mib:.0f} | {cost.cpu_s:.1f} | {per_shard:.1f} | {cost.replica_mib:.0f} | "
+                    f"{cost.wall_s:.0f} |",
+                    flush=True,
+                )
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def _peak_mib(pid: int) -> float:
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in _read(f"/proc/{pid}/task/{pid}/children").split()]
+
+
+if __name__ == "__main__":
+    main()

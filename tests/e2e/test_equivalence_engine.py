@@ -1,0 +1,180 @@
+"""What real engines make of the equivalence claims: equal bits, rounding, tampering, too little data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.equivalence import compare_runs
+from tasks.records import RunPaths
+from tasks.reference_loops import LoopName
+from tasks.reference_run import reference_plan, run_reference
+from tasks.run_config import config_from_parameters
+from tasks.run_plan import RunPlan, plan_run
+from tasks.store import publish_parquet
+from tests.harvest_command import Outcome, harvest
+from tests.random_model import make_random_model
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"questions": 12, "max_tokens": 48, "top_logprobs": 5}
+BFLOAT16_PROFILE = """
+name = "random-bfloat16"
+question_batch_size = 16
+start_timeout_s = 300
+
+[engine]
+dtype = "bfloat16"
+max_model_len = 1024
+enforce_eager = true
+enable_chunked_prefill = false
+max_num_batched_tokens = 4096
+max_num_seqs = 128
+kv_cache_space_gib = 1
+
+[expect]
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def float32(runs_dir: Path, prefect_api: str) -> Outcome:
+    """A run in question batches of 16 and, generated for it, its baseline of one question per call."""
+    return _run_with_baseline(runs_dir, prefect_api)
+
+
+@pytest.fixture(scope="module")
+def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The random model in bfloat16: one sequence at a time, and all in one call, which takes other kernels."""
+    directory = tmp_path_factory.mktemp("model")
+    arms = directory / "arms.toml"
+    arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
+    profile = directory / "profile.toml"
+    profile.write_text(BFLOAT16_PROFILE)
+    model = make_random_model(directory / "random")
+    plan = _plan(
+        runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=32, max_tokens=32, top_logprobs=20
+    )
+    return _generate(plan, "baseline", runs_dir), _generate(plan, "limit", runs_dir)
+
+
+def test_float32_is_bitwise_whatever_the_batch(float32: Outcome) -> None:
+    assert float32.code == 0, float32.stderr
+    equivalence = float32.report["equivalence"]
+    assert equivalence["verdict"] == "bitwise"
+    assert "12 of 12 questions" in float32.stderr
+
+
+def test_a_generated_baseline_is_kept(float32: Outcome, runs_dir: Path, prefect_api: str) -> None:
+    baseline = _kept_baseline(runs_dir)
+    generated = (baseline / "state" / "timing.json").stat().st_mtime_ns
+    again = _run_with_baseline(runs_dir, prefect_api)
+    assert again.code == 0, again.stderr
+    assert "generated before" in again.stderr
+    assert (baseline / "state" / "timing.json").stat().st_mtime_ns == generated
+
+
+def test_bfloat16_differs_by_rounding_alone(bfloat16: tuple[Path, Path]) -> None:
+    report = compare_runs(*bfloat16, require="numerical")
+    assert report.tokens.identical < report.tokens.rollouts
+    assert report.verdict == "numerical", report.reason
+    assert dict(report.tokens.kinds) == {"near_tie": report.tokens.rollouts - report.tokens.identical}
+    for row in report.tokens.worst:
+        assert row.gap is not None
+        assert row.limit is not None
+        assert 0 <= row.gap <= row.limit
+
+
+def test_a_swapped_reply_is_found(float32: Outcome, runs_dir: Path, tmp_path: Path) -> None:
+    tampered = _copy(Path(float32.report["run_dir"]), tmp_path)
+    path = tampered.rollouts(0)
+    frame = pl.read_parquet(path)
+    own = ("completion", "completion_ids", "logprobs", "top_logprob_ids", "top_logprobs", "num_completion_tokens")
+    order = [1, 0, *range(2, frame.height)]
+    publish_parquet(frame.with_columns(frame[name][order] for name in own), path)
+    report = compare_runs(_kept_baseline(runs_dir), tampered.root)
+    assert report.verdict == "different"
+    named = {(row.example_id, row.arm_id) for row in report.tokens.worst}
+    assert named == set(frame.select("example_id", "arm_id").head(2).iter_rows())
+
+
+@pytest.mark.parametrize("rows_are_forged", [False, True])
+def test_another_temperature_under_a_forged_fingerprint_is_found(
+    float32: Outcome, hotter: Path, runs_dir: Path, tmp_path: Path, rows_are_forged: bool
+) -> None:
+    baseline = _kept_baseline(runs_dir)
+    forged = _copy(hotter, tmp_path)
+    config = json.loads(forged.config.read_text())
+    config["comparable"] = json.loads((baseline / "config.json").read_text())["comparable"]
+    forged.config.write_text(json.dumps(config))
+    if rows_are_forged:
+        path = forged.rollouts(0)
+        publish_parquet(pl.read_parquet(path).with_columns(temperature=pl.lit(0.7)), path)
+    report = compare_runs(baseline, forged.root)
+    assert report.verdict == "different"
+    assert report.tokens.worst
+    assert report.tokens.worst[0].kind == ("shifted" if rows_are_forged else "settings")
+    assert report.examples
+
+
+def test_too_few_questions_decide_nothing(bfloat16: tuple[Path, Path], tmp_path: Path) -> None:
+    baseline, candidate = bfloat16
+    blind = _copy(candidate, tmp_path)
+    path = blind.rollouts(0)
+    frame = pl.read_parquet(path)
+    nothing = [pl.lit(None, frame.schema[name]).alias(name) for name in ("top_logprob_ids", "top_logprobs")]
+    publish_parquet(frame.with_columns(nothing), path)
+    report = compare_runs(baseline, blind.root)
+    assert report.verdict == "inconclusive"
+    assert report.questions_needed is not None
+    assert report.questions_needed > 32
+
+
+def test_compare_prints_the_verdict_and_exits_by_it(bfloat16: tuple[Path, Path]) -> None:
+    passed = harvest("compare", *bfloat16, "--require", "numerical", "--json")
+    assert (passed.code, passed.report["verdict"]) == (0, "numerical")
+    short = harvest("compare", *bfloat16, "--require", "bitwise")
+    assert short.code == 3
+    assert "numerical" in short.stdout
+    assert "bitwise was required" in short.stderr
+
+
+def test_runs_of_other_models_are_refused(float32: Outcome, bfloat16: tuple[Path, Path]) -> None:
+    refused = harvest("compare", float32.report["run_dir"], bfloat16[0])
+    assert refused.code == 2
+    assert "model" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def hotter(runs_dir: Path) -> Path:
+    return _generate(_plan(runs_dir, temperature=0.8), "script", runs_dir)
+
+
+def _kept_baseline(runs_dir: Path) -> Path:
+    (baseline,) = (runs_dir / ".baselines").glob("auto-*")
+    return baseline
+
+
+def _run_with_baseline(runs_dir: Path, prefect_api: str) -> Outcome:
+    options = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = ("run", *options, "--baseline", "auto", "--require", "bitwise", "--runs-dir", runs_dir, "--json")
+    return harvest(*command, PREFECT_API_URL=prefect_api)
+
+
+def _plan(runs_dir: Path, **parameters: object) -> RunPlan:
+    return plan_run(config_from_parameters({**SMALL, **parameters}), runs_dir)
+
+
+def _generate(plan: RunPlan, loop: LoopName, runs_dir: Path) -> Path:
+    return run_reference(reference_plan(plan, loop, runs_dir, name=loop), loop).plan.paths.root
+
+
+def _copy(run: Path, directory: Path) -> RunPaths:
+    return RunPaths(root=Path(shutil.copytree(run, directory / "tampered")))

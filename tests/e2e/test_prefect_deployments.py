@@ -1,0 +1,263 @@
+"""Collections as Prefect's users start them: deployed, scheduled, by hand, cancelled, killed, retried.
+
+The engine is a fake: what is shown is the flow's, the worker's and the server's part.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+
+from tests.fake_profile import write_fake_profile
+from tests.harvest_command import ROOT, harvest
+from tests.prefect_worker import Api, running_worker
+
+pytestmark = pytest.mark.slow
+
+SLOW = {"FAKE_STEP_SECONDS": "0.1"}
+NUM_QUESTIONS = 96
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("harvest-home")
+
+
+@pytest.fixture(scope="module")
+def asked(home: Path) -> dict[str, Any]:
+    """Parameters of a small run: 96 questions in 6 shards, 768 rollouts."""
+    return {"profile": str(write_fake_profile(home)), "questions": NUM_QUESTIONS, "max_tokens": 16}
+
+
+@pytest.fixture(scope="module")
+def api(prefect_api: str) -> Api:
+    """A server with all of infra/prefect.yaml."""
+    deployed = harvest("deploy", PREFECT_API_URL=prefect_api)
+    assert deployed.code == 0, deployed.stdout + deployed.stderr
+    return Api(url=prefect_api)
+
+
+@pytest.fixture(scope="module")
+def worker(api: Api, home: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with running_worker(api.url, home) as process:
+        yield process
+
+
+def test_the_deployments_are_those_of_the_file(api: Api) -> None:
+    nightly = api.deployment("nightly-h100x8")
+    assert nightly["schedules"][0]["schedule"] == {
+        "cron": "0 2 * * *",
+        "timezone": "America/Los_Angeles",
+        "day_or": True,
+    }
+    weekly = api.deployment("bench-weekly", flow="bench")
+    assert weekly["schedules"][0]["schedule"]["timezone"] == "America/Los_Angeles"
+    assert [api.deployment(name)["schedules"] for name in ("manual", "demo")] == [[], []]
+    for deployment in (nightly, weekly, api.deployment("manual"), api.deployment("demo")):
+        assert deployment["enforce_parameter_schema"]
+        assert deployment["work_pool_name"] == "harvest"
+        assert deployment["job_variables"]["stream_output"] is False
+        # no path of the machine that deployed
+        assert deployment["pull_steps"] == [{"flows.worker_home.enter_harvest_home": {}}]
+    pool = api.call("GET", "/work_pools/harvest")
+    assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
+
+
+def test_every_field_of_the_form_has_a_title_and_its_bounds(api: Api) -> None:
+    fields = api.deployment("demo")["parameter_openapi_schema"]["properties"]
+    for name, field in fields.items():
+        assert field["title"][0].isupper(), name
+        assert "_" not in field["title"], name
+    profiles = fields["profile"]["anyOf"]
+    assert "h100x8" in profiles[0]["enum"]
+    assert profiles[1]["pattern"] == r"\.toml$"
+    assert (fields["temperature"]["minimum"], fields["temperature"]["maximum"]) == (0, 5)
+    assert fields["require"]["enum"] == ["bitwise", "numerical", "statistical"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"questions": 0}, "questions"),
+        ({"profile": "no-such-profile"}, "profile"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"require": "exact"}, "require"),
+    ],
+)
+def test_bad_parameters_are_refused_before_a_flow_run_exists(api: Api, parameters: dict[str, Any], named: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        api.trigger("demo", parameters)
+    assert refused.value.code == 409
+    assert named in refused.value.read().decode()
+
+
+def test_a_run_by_hand_says_what_it_is_and_what_came_of_it(
+    api: Api, worker: object, home: Path, asked: dict[str, Any]
+) -> None:
+    flow_run_id = api.trigger("demo", {**asked, "name": "hand-{date:%Y}", "seed": "{date}"})
+    done = api.wait(flow_run_id)
+    assert done["state_type"] == "COMPLETED", api.logs(flow_run_id)
+    assert done["name"] == "fake · demo · 96 q x 8"
+    assert "768 rollouts, 0 errors" in done["state"]["message"]
+
+    name = done["parameters"]["name"]
+    assert name.startswith("hand-20")
+    assert len(str(done["parameters"]["seed"])) == 8
+    [run_dir] = (home / "runs").glob(f"{name}-*")
+    assert f"run:{run_dir.name}" in done["tags"]
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["config"]["sampling"]["seed"] == done["parameters"]["seed"]
+
+    artifacts = api.artifacts(flow_run_id)
+    assert artifacts["harvest-progress"]["data"] == 100
+    assert "768/768 rollouts" in artifacts["harvest-progress"]["description"]
+    assert len(json.loads(artifacts["harvest-arms"]["data"])) == 9
+    assert {row["check"] for row in json.loads(artifacts["harvest-preflight"]["data"])} >= {"memory plan"}
+    assert any(row["figure"] == "tokens per second" for row in json.loads(artifacts["harvest-throughput"]["data"]))
+    assert run_dir.as_uri() in artifacts["harvest-report"]["data"]
+
+    tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+    assert {task["name"] for task in tasks} >= {"shard 0 · 16 q", "score shard 5", "preflight", "summarize"}
+    assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+
+
+@pytest.mark.xfail(strict=False, reason="passes alone; on a busy machine two scheduled runs can outlast the deadline")
+def test_a_schedule_fires_and_a_finished_run_is_skipped(
+    api: Api, worker: object, home: Path, asked: dict[str, Any]
+) -> None:
+    deployment = api.deployment("demo")
+    interval = {"interval": 3, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"}
+    parameters = {**asked, "name": "scheduled", "skip_finished": True}
+    path = f"/deployments/{deployment['id']}/schedules"
+    [schedule] = api.call("POST", path, [{"schedule": interval, "active": True, "parameters": parameters}])
+    messages: list[str] = []
+    try:
+        deadline = time.monotonic() + 180
+        while len(messages) < 2:
+            assert time.monotonic() < deadline, messages
+            time.sleep(1)
+            chosen = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "END_TIME_DESC"}
+            states = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+            messages = [
+                run["state"]["message"]
+                for run in api.call("POST", "/flow_runs/filter", chosen | states)
+                if run["auto_scheduled"]
+            ]
+    finally:
+        api.call("DELETE", f"{path}/{schedule['id']}")
+    assert "768 rollouts" in messages[-1]
+    assert messages[0].startswith("Nothing to do: run scheduled-")
+    [run_dir] = (home / "runs").glob("scheduled-*")
+    assert len(json.loads((run_dir / "state" / "generation.json").read_text())) == 1
+
+
+def test_cancelled_killed_and_retried_it_ends_with_every_rollout_once(
+    api: Api, worker: object, home: Path, asked: dict[str, Any]
+) -> None:
+    wanted = {**asked, "name": "hard", "seed": 3}
+    cancelled = api.trigger("demo", wanted, **SLOW)
+    processes = _generating(home, "hard", rollouts=60)
+    api.set_state(cancelled, "CANCELLING")
+    assert api.wait(cancelled)["state_type"] == "CANCELLED", api.logs(cancelled)
+    _gone(processes)
+
+    # what the next run of the schedule would do: the same parameters, and so the same directory
+    killed = api.trigger("demo", wanted, **SLOW)
+    processes = _generating(home, "hard", rollouts=200)
+    flow_process = int(api.flow_run(killed)["infrastructure_pid"].rpartition(":")[2])
+    os.kill(flow_process, signal.SIGKILL)
+    assert api.wait(killed)["state_type"] == "CRASHED", api.logs(killed)
+    _gone(processes)
+
+    # what `prefect flow-run retry` and the button in the UI do
+    api.set_state(killed, "SCHEDULED", name="AwaitingRetry")
+    done = api.wait(killed, {"COMPLETED", "FAILED"})
+    assert done["state_type"] == "COMPLETED", api.logs(killed)
+    assert done["run_count"] == 2
+    [run_dir] = (home / "runs").glob("hard-*")
+    rollouts = pl.read_parquet(run_dir / "rollouts" / "*.parquet")
+    assert rollouts.height == 8 * NUM_QUESTIONS
+    assert rollouts.select("example_id", "arm_id", "sample_index").n_unique() == rollouts.height
+    sessions = json.loads((run_dir / "state" / "generation.json").read_text())
+    assert sessions[-1]["rollouts"] < 8 * NUM_QUESTIONS - 150
+
+
+def test_bad_input_fails_at_once_although_the_flow_has_retries(api: Api, worker: object, asked: dict[str, Any]) -> None:
+    flow_run_id = api.trigger("demo", {**asked, "dataset": "no-such-file.jsonl"})
+    failed = api.wait(flow_run_id)
+    assert failed["state_type"] == "FAILED"
+    assert "no-such-file.jsonl" in failed["state"]["message"]
+    assert failed["run_count"] == 1
+
+
+def test_a_worker_that_is_shut_down_leaves_no_run_running(
+    api: Api, worker: "subprocess.Popen[bytes]", home: Path, asked: dict[str, Any]
+) -> None:
+    flow_run_id = api.trigger("demo", {**asked, "name": "shutdown", "seed": 4}, **SLOW)
+    processes = _generating(home, "shutdown", rollouts=20)
+    worker.terminate()
+    ended = api.wait(flow_run_id, seconds=150)
+    assert ended["state_type"] in {"CRASHED", "CANCELLED"}, ended["state"]
+    _gone(processes)
+    worker.wait(60)
+
+
+def test_the_automations_are_taken_by_the_server(api: Api) -> None:
+    kinds = {kind["slug"]: kind["id"] for kind in api.call("POST", "/block_types/filter", {})}
+    schemas = api.call(
+        "POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kinds["slack-webhook"]]}}}
+    )
+    block = {
+        "name": "team",
+        "block_type_id": kinds["slack-webhook"],
+        "block_schema_id": schemas[0]["id"],
+        "data": {"url": "https://hooks.example.com/services/x"},
+    }
+    api.call("POST", "/block_documents/", block)
+    for _ in range(2):
+        installed = harvest("automations", "--notify", "slack-webhook/team", PREFECT_API_URL=api.url)
+        assert installed.code == 0, installed.stderr
+    names = sorted(automation["name"] for automation in api.call("POST", "/automations/filter", {}))
+    assert names == ["harvest-failed", "harvest-no-progress", "harvest-not-equivalent", "harvest-zombie"]
+
+
+def test_the_server_takes_the_kubernetes_template(api: Api) -> None:
+    template = json.loads((ROOT / "infra" / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
+    pool = api.call("POST", "/work_pools/", {"name": "gpus", "type": "kubernetes", "base_job_template": template})
+    assert pool["base_job_template"] == template
+
+
+def _generating(home: Path, name: str, rollouts: int) -> list[psutil.Process]:
+    """Wait until the run called ``name`` has journaled or published about so many rollouts; its replica processes."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        done = sum(_num_lines(path) for path in (home / "runs").glob(f"{name}-*/state/journal/*"))
+        done += 128 * len(list((home / "runs").glob(f"{name}-*/rollouts/*.parquet")))
+        records = list((home / "runs").glob(f"{name}-*/state/replica-*.pid.json"))
+        if done >= rollouts and records:
+            pids = [item["pid"] for path in records for item in json.loads(path.read_text())["processes"]]
+            return [psutil.Process(pid) for pid in pids]
+    raise AssertionError(f"run {name} did not come to {rollouts} rollouts")
+
+
+def _num_lines(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes().count(b"\n")
+    return 0
+
+
+def _gone(processes: list[psutil.Process]) -> None:
+    """Wait until the replicas have ended, within the 10 seconds after their flow that they are allowed."""
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

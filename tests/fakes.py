@@ -1,0 +1,110 @@
+"""Engines for faults that cannot be provoked on a healthy machine, and a cheap one for many kills and long runs.
+
+Settings come as environment variables, because an engine is built in a replica's own process.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, VllmEngine
+
+
+class FakeEngine:
+    """One token per request and step. Completions depend on the request's seed alone.
+
+    ``FAKE_STEP_SECONDS`` is how long a step takes, ``FAKE_START_SECONDS`` how long the engine takes to load.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        time.sleep(float(os.environ.get("FAKE_START_SECONDS", "0")))
+        self.stats = EngineStats()
+        self.running: dict[str, tuple[EngineRequest, list[int]]] = {}
+        self.most_running = 0
+        self._step_seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
+
+    @property
+    def version(self) -> str:
+        return "fake 1"
+
+    @property
+    def dtype(self) -> str:
+        return "float32"
+
+    def add(self, request: EngineRequest) -> None:
+        self.running[request.request_id] = (request, [])
+        self.most_running = max(self.most_running, len(self.running))
+        self.stats.prompt_tokens += len(request.prompt_ids)
+
+    def step(self) -> list[EngineOutput]:
+        time.sleep(self._step_seconds)
+        self.stats.running = len(self.running)
+        self.stats.generation_tokens += len(self.running)
+        finished = []
+        for request, tokens in self.running.values():
+            tokens.append(5 + (request.seed >> (4 * len(tokens))) % 90)
+            if len(tokens) >= min(request.max_tokens, 2 + request.seed % 11):
+                finished.append(_output(request, tokens))
+        for output in finished:
+            del self.running[output.request_id]
+        return finished
+
+    def ended_process(self) -> str | None:
+        return None
+
+
+def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
+    return EngineOutput(
+        request_id=request.request_id,
+        completion_ids=tokens,
+        logprobs=[-0.5] * len(tokens),
+        finish_reason="stop" if len(tokens) < request.max_tokens else "length",
+    )
+
+
+class PoisonedEngine(FakeEngine):
+    """Killed by the requests whose seeds ``POISON_SEEDS`` lists, at their second token."""
+
+    def step(self) -> list[EngineOutput]:
+        poison = {int(seed) for seed in os.environ.get("POISON_SEEDS", "").split(",") if seed}
+        if any(request.seed in poison and tokens for request, tokens in self.running.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step()
+
+
+class BrokenEngine(FakeEngine):
+    """Never starts."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        raise ValueError("this engine does not start")
+
+
+class GreedyEngine(FakeEngine):
+    """Needs two GiB of host memory to start."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self.weights = b"x" * 2 * 2**30
+
+
+class OutOfMemoryEngine(VllmEngine):
+    """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+
+    def step(self) -> list[EngineOutput]:
+        if self._engine.get_num_unfinished_requests() > int(os.environ["MEMORY_LIMIT"]):
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
+        return super().step()
+
+
+class StuckEngine(VllmEngine):
+    """vLLM whose step does not return, once: ``STUCK_MARKER`` is the file that says it has happened."""
+
+    def step(self) -> list[EngineOutput]:
+        marker = Path(os.environ["STUCK_MARKER"])
+        if self.stats.generation_tokens > 200 and not marker.exists():
+            marker.touch()
+            time.sleep(3600)
+        return super().step()

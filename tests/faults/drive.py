@@ -1,0 +1,80 @@
+"""Generates a run's rollouts without Prefect, which takes seconds to start: ``python -m tests.faults.drive JSON``.
+
+Retries what a Prefect task would retry. Prints what came of it as JSON; ends like the command line does.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import HarvestError
+from tasks.oom_ladder import RungState
+from tasks.recovery import PoolEvent
+from tasks.replica_pool import ReplicaPool
+from tasks.run_config import config_from_parameters
+from tasks.run_directory import open_run
+from tasks.run_lock import run_lock
+from tasks.run_plan import RunPlan, plan_run
+from tasks.shard_queue import ShardResult
+from tasks.shards import Shard, rollouts_finished, shard_dataset
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    for name, limit in order.get("limits", {}).items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    if order.get("cgroup"):
+        Path(order["cgroup"]).write_text(str(os.getpid()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcome = drive(plan_run(config_from_parameters(order["parameters"]), Path(order["runs_dir"])))
+    except HarvestError as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        sys.exit(error.exit_code)
+    print(json.dumps(outcome))
+
+
+def drive(plan: RunPlan) -> dict[str, Any]:
+    """Finish every shard of ``plan``; what happened on the way."""
+    events: list[PoolEvent] = []
+    with run_lock(plan.paths.state / "lock"):
+        leftovers = open_run(plan)
+        missing = [shard for shard in shard_dataset(plan) if not rollouts_finished(plan.paths, shard)]
+        rung = RungState(plan.paths.state / "oom_ladder.json")
+        with ThreadPoolExecutor(64) as threads, ReplicaPool(plan, rung=rung, listener=events.append) as pool:
+            futures = [threads.submit(_generate, pool, shard) for shard in missing]
+            while not all(future.done() for future in futures):
+                pool.pump(0.2)
+                for future in futures:
+                    if future.done():
+                        future.result()
+            results = [future.result() for future in futures]
+    return {
+        "leftovers": leftovers,
+        "events": [asdict(event) for event in events],
+        "shards": [asdict(result) for result in results],
+        "rung": rung.rung,
+        "restarts": pool.restarts,
+        "start_seconds": pool.engine_start_seconds,
+        "rollouts_finished": pool.rollouts_finished,
+        "rollouts_resumed": pool.rollouts_resumed,
+    }
+
+
+def _generate(pool: ReplicaPool, shard: Shard) -> ShardResult:
+    while True:
+        try:
+            return pool.generate(shard)
+        except HarvestError as error:
+            if not error.retryable:
+                raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Questions that cannot be asked, and datasets that cannot be read as meant."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.runs import Drive, parameters, read_rows, the_run, write_profile
+from tests.harvest_command import harvest
+
+pytestmark = pytest.mark.slow
+
+GOOD: list[dict[str, Any]] = [
+    {
+        "id": f"good-{number}",
+        "question": f"Tom has {number} apples and buys 4 more. How many has he?",
+        "answer": str(number + 4),
+    }
+    for number in range(6)
+]
+EMPTY = {"id": "empty", "question": "   ", "answer": "1"}
+OVER_LONG = {"id": "long", "question": "How many apples? " * 400, "answer": "1"}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_complete(tmp_path: Path) -> None:
+    profile = write_profile(tmp_path)
+    bad = write(tmp_path / "bad.jsonl", [*GOOD[:3], EMPTY, OVER_LONG, *GOOD[3:]])
+    good = write(tmp_path / "good.jsonl", GOOD)
+    found = {}
+    for name, path in (("bad", bad), ("good", good)):
+        changes = {"dataset": str(path), "id_column": "id", "questions": None}
+        run = Drive(runs_dir=tmp_path / name, order={"parameters": parameters(profile, **changes)})
+        outcome = run.finish()
+        assert outcome["restarts"] == 0
+        found[name] = read_rows(the_run(tmp_path / name))
+        assert sum(shard["num_errors"] for shard in outcome["shards"]) == (16 if name == "bad" else 0)
+    errors = {key[0]: row[1] for key, row in found["bad"].items() if row[1] is not None}
+    assert set(errors) == {"empty", "long"}
+    assert errors["empty"] == "the question is empty"
+    assert "exceeds max_model_len 512" in str(errors["long"])
+    assert {key: row for key, row in found["bad"].items() if key[0] not in errors} == found["good"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        pytest.param({**GOOD[0], "question": "Again?"}, "share the id 'good-0'", id="duplicate id"),
+        pytest.param({"id": "number", "question": 5, "answer": "1"}, "is 5 (int); it must be text", id="not text"),
+    ],
+)
+def test_a_dataset_that_cannot_be_meant_is_refused_before_anything_is_written(
+    tmp_path: Path, row: dict[str, Any], told: str
+) -> None:
+    dataset = write(tmp_path / "data.jsonl", [*GOOD, row])
+    outcome = harvest("run", "--dataset", dataset, "--id-column", "id", "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert told in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()

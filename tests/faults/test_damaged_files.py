@@ -1,0 +1,75 @@
+"""Files that were torn, emptied or replaced between two runs: they are made again, and nothing else is."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.faults.runs import Rows, drive, journaled, read_rows, the_run, write_profile
+
+pytestmark = pytest.mark.slow
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def wrong_schema(path: Path) -> None:
+    pl.DataFrame({"question": ["?"]}).write_parquet(path)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run's directory and its profile."""
+    folder = tmp_path_factory.mktemp("finished")
+    profile = write_profile(folder, backend="tests.fakes:FakeEngine")
+    drive(folder / "runs", profile).finish()
+    return folder / "runs", profile
+
+
+def test_damaged_shards_are_generated_again_and_no_others(
+    tmp_path: Path, finished_run: tuple[Path, Path], undisturbed_fake: Rows
+) -> None:
+    runs_dir, profile = tmp_path / "runs", finished_run[1]
+    shutil.copytree(finished_run[0], runs_dir)
+    root = the_run(runs_dir)
+    damages: list[Callable[[Path], None]] = [tear, empty, wrong_schema]
+    shards = sorted((root / "rollouts").glob("*.parquet"))
+    for damage, path in zip(damages, shards, strict=False):
+        damage(path)
+    tear(root / "questions" / "shard-00001.parquet")
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    outcome = drive(runs_dir, profile).finish()
+    assert read_rows(root) == undisturbed_fake
+    assert sorted(shard["index"] for shard in outcome["shards"]) == [0, 1, 2]
+    assert outcome["rollouts_finished"] == 3 * 32
+    assert [path for path in shards if path.stat().st_mtime_ns != before[path]] == shards[:3]
+
+
+@pytest.mark.parametrize("damage", [tear, empty, flip_a_bit])
+def test_a_damaged_journal_loses_only_the_damaged_records(
+    tmp_path: Path, undisturbed_fake: Rows, damage: Callable[[Path], None]
+) -> None:
+    profile = write_profile(tmp_path, backend="tests.fakes:FakeEngine")
+    run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.1")
+    run.wait_for_rollouts(60)
+    run.kill()
+    root = the_run(tmp_path / "runs")
+    journals = sorted((root / "state" / "journal").glob("*.jsonl"))
+    damage(max(journals, key=lambda path: path.stat().st_size))
+    kept = journaled(root)
+    outcome = drive(tmp_path / "runs", profile).finish()
+    assert read_rows(root) == undisturbed_fake
+    assert outcome["rollouts_finished"] == len(undisturbed_fake) - kept

@@ -1,0 +1,102 @@
+"""Engines that are killed, hang, or lose the process that owns them."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tasks.prompts import request_seed
+from tests.faults.runs import (
+    Rows,
+    assert_nothing_left,
+    drive,
+    journaled,
+    logs,
+    made_at,
+    read_rows,
+    the_run,
+    write_profile,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollouts(
+    tmp_path: Path, undisturbed: Rows
+) -> None:
+    run = drive(tmp_path / "runs", write_profile(tmp_path, stall=15))
+    run.wait_for_rollouts(10)
+    run.replica().send_signal(signal.SIGKILL)
+    root = the_run(tmp_path / "runs")
+    run.wait_until(lambda: len(logs(root)) == 2)
+    kept = made_at(root)
+    assert len(kept) >= 10
+    run.wait_until(lambda: journaled(root) >= len(kept) + 10)
+    run.replica().send_signal(signal.SIGSTOP)
+    kept |= made_at(root)
+    outcome = run.finish()
+    assert read_rows(root) == undisturbed
+    assert outcome["restarts"] == 2
+    restarts = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
+    assert "signal 9" in restarts[0]
+    assert "no new token for 15 s" in restarts[1]
+    assert str(logs(root)[1]) in restarts[1]
+    # nothing that was finished was made again
+    assert kept.items() <= made_at(root).items()
+    assert_nothing_left(run.seen)
+
+
+def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed: Rows) -> None:
+    profile = write_profile(tmp_path, backend="tests.fakes:StuckEngine", stall=15)
+    run = drive(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
+    outcome = run.finish()
+    assert (tmp_path / "stuck").exists()
+    assert outcome["restarts"] == 1
+    assert read_rows(the_run(tmp_path / "runs")) == undisturbed
+    assert_nothing_left(run.seen)
+
+
+def test_a_killed_engine_core_is_noticed_and_none_outlives_a_killed_flow(tmp_path: Path, undisturbed: Rows) -> None:
+    profile = write_profile(tmp_path)
+    # as with several GPUs: the engine core is a process of its own, and vLLM would wait for it for ever
+    run = drive(tmp_path / "runs", profile, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    run.wait_for_rollouts(10)
+    root = the_run(tmp_path / "runs")
+    run.engine_core().send_signal(signal.SIGKILL)
+    run.wait_until(lambda: len(logs(root)) == 2, timeout=60)
+    assert "ended by signal 9" in logs(root)[0].read_text()
+    # the second engine core is somewhere in its start
+    run.wait_until(lambda: any("spawn_main" in " ".join(p.cmdline()) for p in run.descendants()))
+    run.kill()
+    assert_nothing_left(run.seen)
+    assert read_rows(root).items() <= undisturbed.items()
+
+    kept = journaled(root)
+    run = drive(tmp_path / "runs", profile, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    run.wait_for_rollouts(kept + 5)
+    run.kill()
+    assert_nothing_left(run.seen)
+
+    assert drive(tmp_path / "runs", profile).finish()["restarts"] == 0
+    assert read_rows(root) == undisturbed
+
+
+def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(
+    tmp_path: Path, undisturbed_fake: Rows
+) -> None:
+    keys = sorted(undisturbed_fake)
+    poisoned = [keys[9], keys[70]]
+    seeds = ",".join(str(request_seed(0, *key)) for key in poisoned)
+    run = drive(tmp_path / "runs", write_profile(tmp_path, backend="tests.fakes:PoisonedEngine"), POISON_SEEDS=seeds)
+    outcome = run.finish()
+    rows = read_rows(the_run(tmp_path / "runs"))
+    assert {key: row for key, row in rows.items() if key not in poisoned} == {
+        key: row for key, row in undisturbed_fake.items() if key not in poisoned
+    }
+    for key in poisoned:
+        completion_ids, error = rows[key]
+        assert completion_ids == ()
+        assert error is not None
+        assert "the engine died" in error
+    assert sum(shard["num_errors"] for shard in outcome["shards"]) == 2
+    assert_nothing_left(run.seen)

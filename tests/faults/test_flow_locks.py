@@ -1,0 +1,67 @@
+"""A flow that finds its GPUs or its run in use: it waits for the one, is refused by the other, and names the holder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_profile import FAKE_PROFILE
+from tests.harvest_command import environment, harvest
+
+pytestmark = pytest.mark.slow
+
+HOLD = """
+import sys
+from tasks.node_lock import node_lock
+with node_lock(["0"], run_id="night-shift", waiting=print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, prefect_api: str) -> None:
+    profile = tmp_path / "gpu.toml"
+    profile.write_text(FAKE_PROFILE.replace('device = "cpu"', 'gpu_count = 1\ngpu_name = "H100"'), encoding="utf-8")
+    variables = {
+        "PREFECT_API_URL": prefect_api,
+        "HARVEST_LOCK_DIR": str(tmp_path / "locks"),
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    options = ["--profile", str(profile), "--questions", "4", "--max-tokens", "8", "--runs-dir", str(tmp_path / "runs")]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env=environment(**variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "held\n"
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", *options],
+        env=environment(**variables),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert waiting.stderr is not None
+        line = next(line for line in waiting.stderr if "waiting" in line)
+        assert f"waiting for GPU 0, in use by run night-shift, process {holder.pid} on " in line
+
+        refused = harvest("run", *options, **variables)
+        assert refused.code == 1
+        assert f"is in use by process {waiting.pid} on " in refused.stderr
+
+        holder.stdin.close()
+        # this machine has no such GPU, which preflight finds as soon as it may look
+        assert "preflight failed" in waiting.stderr.read()
+        assert waiting.wait(60) == 1
+    finally:
+        for process in (waiting, holder):
+            process.kill()
+            process.wait()
+        holder.stdout.close()
+        assert waiting.stderr is not None
+        waiting.stderr.close()

@@ -1,0 +1,95 @@
+"""Disks that refuse writes: one clear error, finished shards stay, and the same command goes on afterwards."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import (
+    QUESTIONS,
+    SHARD_SIZE,
+    Rows,
+    assert_nothing_left,
+    drive,
+    parameters,
+    read_rows,
+    the_run,
+    write_profile,
+)
+from tests.harvest_command import environment
+
+pytestmark = pytest.mark.slow
+
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[2:]])
+"""
+LIMIT = 9_000
+"""Bytes per file: enough for a run's configuration, too few for a shard's journal."""
+
+
+def assert_resumes(runs_dir: Path, profile: Path, expected: Rows) -> None:
+    """The same command completes the run, and makes no finished shard again."""
+    root = the_run(runs_dir)
+    finished = {path.stem for path in (root / "state" / "rollouts").glob("*.json")}
+    before = {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
+    assert read_rows(root).items() <= expected.items()
+    outcome = drive(runs_dir, profile).finish()
+    assert len(outcome["shards"]) + len(finished) == QUESTIONS // SHARD_SIZE
+    assert read_rows(root) == expected
+    assert before == {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_clearly_and_it_resumes(
+    tmp_path: Path, undisturbed_fake: Rows, small_disk: Path
+) -> None:
+    profile, runs_dir = write_profile(tmp_path, backend="tests.fakes:FakeEngine"), small_disk / "runs"
+    ballast = small_disk / "ballast"
+    # room for some shards, not for all
+    ballast.write_bytes(b"x" * (1024 - 60) * 1024)
+    run = drive(runs_dir, profile)
+    outcome = run.finish()
+    assert run.process.returncode == 1
+    assert outcome["error"] == "StorageError"
+    assert outcome["message"].startswith("could not write")
+    assert "No space left on device" in outcome["message"]
+    assert "run the same command" in outcome["message"]
+    assert_nothing_left(run.seen)
+    ballast.unlink()
+    assert_resumes(runs_dir, profile, undisturbed_fake)
+
+
+def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
+    tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
+) -> None:
+    profile, runs_dir = write_profile(tmp_path, backend="tests.fakes:FakeEngine"), tmp_path / "runs"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile).items()]
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(LIMIT), "run", "--runs-dir", runs_dir, *options],
+        env=environment(PREFECT_API_URL=prefect_api),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("harvest: error: could not write")
+    assert "File too large" in last
+    assert_resumes(runs_dir, profile, undisturbed_fake)

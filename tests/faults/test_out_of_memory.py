@@ -1,0 +1,111 @@
+"""Memory that runs out, at start and while generating, for causes that a smaller batch cures and that it does not."""
+
+import os
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.faults.runs import GIB, Rows, assert_nothing_left, drive, journaled, read_rows, the_run, write_profile
+
+pytestmark = pytest.mark.slow
+
+
+def rungs(root: Path) -> dict[int, set[int]]:
+    """Question batch sizes by rung, as the rollouts record them."""
+    frame = pl.concat([pl.read_parquet(path) for path in (root / "rollouts").glob("*.parquet")])
+    return {
+        rung: set(part["question_batch_size"].to_list())
+        for (rung,), part in frame.partition_by("oom_rung", as_dict=True).items()
+    }
+
+
+def test_a_kv_cache_above_the_memory_limit_steps_down_the_ladder(tmp_path: Path, undisturbed: Rows) -> None:
+    run = drive(tmp_path / "runs", write_profile(tmp_path, kv=6), limits={"RLIMIT_AS": 15 * GIB // 2})
+    outcome = run.finish()
+    root = the_run(tmp_path / "runs")
+    assert read_rows(root) == undisturbed
+    assert rungs(root) == {1: {2}}
+    (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
+    assert "out of memory (host, start)" in told["message"]
+    assert "can't allocate memory" in told["message"]
+    assert told["details"]["kv_cache_space_gib"] == 3
+    assert_nothing_left(run.seen)
+
+
+def test_a_kv_cache_above_the_nodes_memory_stops_with_the_cause_and_the_remedy(tmp_path: Path) -> None:
+    run = drive(tmp_path / "runs", write_profile(tmp_path, kv=16384))
+    outcome = run.finish()
+    assert run.process.returncode == 1
+    assert outcome["error"] == "OutOfMemory"
+    assert "less than requested memory for kv (16384.0 GiB)" in outcome["message"]
+    assert "lower kv_cache_space_gib, or end other processes" in outcome["message"]
+    assert re.search(r"engine log: .*replica-0-001\.log", outcome["message"])
+    assert_nothing_left(run.seen)
+
+
+def test_device_memory_that_runs_out_while_generating_halves_the_batch_once(tmp_path: Path, undisturbed: Rows) -> None:
+    profile = write_profile(tmp_path, backend="tests.fakes:OutOfMemoryEngine")
+    # two questions of eight arms fit, four do not
+    run = drive(tmp_path / "runs", profile, MEMORY_LIMIT="23")
+    outcome = run.finish()
+    root = the_run(tmp_path / "runs")
+    assert read_rows(root) == undisturbed
+    assert rungs(root) == {1: {2}}
+    assert outcome["restarts"] == 1
+    assert outcome["rung"] == 1
+    (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
+    assert "out of memory (device, run): torch.OutOfMemoryError: CUDA out of memory" in told["message"]
+    assert "Question batch is now 2" in told["message"]
+
+
+def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(tmp_path: Path, undisturbed: Rows) -> None:
+    run = drive(tmp_path / "runs", write_profile(tmp_path))
+    run.wait_for_rollouts(10)
+    replica, root = run.replica(), the_run(tmp_path / "runs")
+    # from here on this process gets no more memory than it has
+    resource.prlimit(replica.pid, resource.RLIMIT_AS, (GIB // 2, GIB // 2))
+    outcome = run.finish()
+    assert read_rows(root) == undisturbed
+    (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
+    assert "out of memory (host, run)" in told["message"]
+    assert outcome["rung"] == 1
+    assert journaled(root) == len(undisturbed)
+    assert set(rungs(root)) == {0, 1}
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A control group whose memory holds this flow but not an engine beside it."""
+    name, limit = f"harvest-test-{os.getpid()}", str(GIB)
+    for root, file in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        group = Path(root) / name
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / file).write_text(limit)
+            yield group / "cgroup.procs"
+            return
+        except OSError:
+            continue
+        finally:
+            group.rmdir()
+    pytest.skip("needs the right to make a control group with a memory limit")
+
+
+def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_out_of_memory(
+    tmp_path: Path, small_memory: Path
+) -> None:
+    profile = write_profile(tmp_path, backend="tests.fakes:GreedyEngine")
+    run = drive(tmp_path / "runs", profile, cgroup=small_memory)
+    outcome = run.finish()
+    assert run.process.returncode == 1
+    assert outcome["error"] == "OutOfMemory"
+    assert "memory ran out at every rung of the ladder (question batches 4, 2, 1" in outcome["message"]
+    assert "the kernel killed the engine: host memory is exhausted (cgroup oom_kill)" in outcome["message"]
+    assert_nothing_left(run.seen)

@@ -1,0 +1,284 @@
+"""An upload through failing networks and servers: right in the end, or a clear error and no _SUCCESS."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.download import download_run
+from tasks.errors import UploadError
+from tasks.manifest import published_files
+from tasks.records import RunPaths
+from tasks.remote import Transfer
+from tasks.upload import upload_run
+from tasks.verify import verify_upload
+from tests.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
+from tests.synthetic import write_run
+
+PART = SMALLEST_PART
+QUICK = Transfer(part_bytes=PART, attempts=4, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=1.0)
+SUCCESS = "team/rollouts/run/_SUCCESS"
+
+
+@pytest.fixture
+def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy before the bucket's server; the environment leads through it."""
+    with fault_proxy(bucket.server.endpoint) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
+        yield running
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    """Two shards and one file of three parts."""
+    paths = write_run(tmp_path / "run", shards=2, questions_per_shard=2, arms=2)
+    noise = random.Random(7).randbytes(2 * PART + 1000)
+    pl.DataFrame({"noise": [noise]}).write_parquet(paths.telemetry, compression="uncompressed")
+    return paths
+
+
+HEALED = {
+    "500 on a shard": Fault(kind="500", method="PUT", path="rollouts/shard-00001", times=3),
+    "503 SlowDown on everything for a while": Fault(kind="503", method="PUT", times=3),
+    "503 on look-ups": Fault(kind="503", method="HEAD", times=3),
+    "500 while listing": Fault(kind="500", method="GET", path="list-type", times=2),
+    "reset in the middle of a body": Fault(kind="reset", method="PUT", path="scores/", times=2),
+    "reset in the middle of a part": Fault(kind="reset", method="PUT", path="partNumber=2", times=3),
+    "reset while reading back": Fault(kind="reset", method="GET", path="config.json", times=2),
+    "no answer to a shard": Fault(kind="hang", method="PUT", path="questions/", times=1, seconds=2),
+    "no answer to a part": Fault(kind="hang", method="PUT", path="partNumber=1", times=1, seconds=2),
+    "lost answer to a shard": Fault(kind="lost_response", method="PUT", path="rollouts/", times=2),
+    "lost answer to a part": Fault(kind="lost_response", method="PUT", path="partNumber=3", times=2),
+    "lost answer when a multipart upload is opened": Fault(kind="lost_response", method="POST", path="uploads"),
+    "lost answer when a multipart upload is completed": Fault(kind="lost_response", method="POST", path="uploadId"),
+    "lost answer to the manifest": Fault(kind="lost_response", method="PUT", path="manifest.json"),
+    "lost answer to _SUCCESS": Fault(kind="lost_response", method="PUT", path="_SUCCESS"),
+    "a shard damaged on its way": Fault(kind="corrupt", method="PUT", path="rollouts/shard-00000"),
+    "a part damaged on its way": Fault(kind="corrupt", method="PUT", path="partNumber=2"),
+    "the manifest damaged on its way": Fault(kind="corrupt", method="PUT", path="manifest.json"),
+    "_SUCCESS damaged on its way": Fault(kind="corrupt", method="PUT", path="_SUCCESS"),
+}
+
+
+@pytest.mark.parametrize("name", HEALED)
+def test_a_passing_fault_heals(name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths) -> None:
+    fault = HEALED[name]
+    fault.hits = 0
+    proxy.faults.append(fault)
+
+    receipt = upload_run(run.root, bucket.url, transfer=QUICK)
+
+    assert fault.hits > 0, "the fault never happened"
+    assert receipt.complete
+    check_complete(bucket, run)
+
+
+def test_a_completion_whose_answer_was_lost_is_recognised_by_its_object(
+    bucket: Bucket, proxy: FaultProxy, run: RunPaths
+) -> None:
+    proxy.faults += [
+        Fault(kind="lost_response", method="POST", path="uploadId"),
+        Fault(kind="404", method="POST", path="uploadId", times=99),
+    ]
+    assert upload_run(run.root, bucket.url, transfer=QUICK).complete
+    check_complete(bucket, run)
+
+
+LASTING = {
+    "500": Fault(kind="500", method="PUT", path="rollouts/shard-00001", times=99),
+    "503": Fault(kind="503", method="PUT", path="partNumber=2", times=99),
+    "403": Fault(kind="403", method="PUT", path="rollouts/shard-00001", times=99),
+    "reset": Fault(kind="reset", method="PUT", path="rollouts/shard-00001", times=99),
+    "vanished": Fault(kind="404", method="POST", path="uploadId", times=99),
+    "lost": Fault(kind="lost_response", method="POST", path="uploads", times=99),
+    "damaged shard": Fault(kind="corrupt", method="PUT", path="scores/shard-00000", times=99),
+    "damaged part": Fault(kind="corrupt", method="PUT", path="partNumber=1", times=99),
+    "damaged manifest": Fault(kind="corrupt", method="PUT", path="manifest.json", times=99),
+    "damaged _SUCCESS": Fault(kind="corrupt", method="PUT", path="_SUCCESS", times=99),
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_lasting_fault_is_a_clear_error_and_the_next_upload_completes(
+    name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths
+) -> None:
+    fault = LASTING[name]
+    fault.hits = 0
+    proxy.faults.append(fault)
+
+    with pytest.raises(UploadError) as caught:
+        upload_run(run.root, bucket.url, transfer=QUICK)
+
+    assert "team/rollouts/run" in str(caught.value)
+    assert SECRET_KEY not in str(caught.value)
+    assert SUCCESS not in bucket.listing()
+    assert not verify_upload(f"{bucket.url}/run").ok
+    if fault.kind == "403":
+        assert fault.hits == 1
+
+    proxy.faults.clear()
+    assert upload_run(run.root, bucket.url, transfer=QUICK).complete
+    check_complete(bucket, run)
+
+
+def test_damage_at_rest_is_found_and_named(bucket: Bucket, run: RunPaths, tmp_path: Path) -> None:
+    upload_run(run.root, bucket.url, transfer=QUICK)
+    key = "team/rollouts/run/rollouts/shard-00001.parquet"
+    body = bytearray(bucket.get(key))
+    body[len(body) // 2] ^= 1
+    bucket.overwrite_keeping_metadata(key, bytes(body))
+    client = bucket.server.client()
+    client.delete_object(Bucket=bucket.name, Key="team/rollouts/run/scores/shard-00000.parquet")
+    client.put_object(Bucket=bucket.name, Key="team/rollouts/run/questions/shard-00000.parquet", Body=b"short")
+
+    report = verify_upload(f"{bucket.url}/run")
+    assert [problem.split()[0] for problem in report.problems] == [
+        "questions/shard-00000.parquet",
+        "rollouts/shard-00001.parquet",
+        "scores/shard-00000.parquet",
+    ]
+    with pytest.raises(UploadError, match=r"Upload the run again|does not exist|shorter"):
+        download_run(f"{bucket.url}/run", tmp_path / "copies")
+    assert not (tmp_path / "copies" / "run" / "rollouts" / "shard-00001.parquet").exists()
+    assert not (tmp_path / "copies" / "run" / "manifest.json").exists()
+
+    assert upload_run(run.root, bucket.url, transfer=QUICK).files_sent == 3
+    check_complete(bucket, run)
+
+
+def test_a_download_survives_faults_and_resumes(
+    bucket: Bucket, proxy: FaultProxy, run: RunPaths, tmp_path: Path
+) -> None:
+    upload_run(run.root, bucket.url, transfer=QUICK)
+    proxy.faults += [
+        Fault(kind="reset", method="GET", path="shard-00000", times=3),
+        Fault(kind="503", method="GET", path="telemetry", times=3),
+        Fault(kind="500", method="GET", path="scores/shard-00001", times=99),
+    ]
+    with pytest.raises(UploadError, match="scores/shard-00001"):
+        download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
+    proxy.faults.clear()
+    proxy.requests.clear()
+    here = {path.name for path in (tmp_path / "copies").rglob("*.parquet")}
+    copy = download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
+
+    assert {name: (copy / name).read_bytes() for name in published_files(run.root)} == {
+        name: (run.root / name).read_bytes() for name in published_files(run.root)
+    }
+    assert "telemetry.parquet" in here
+    assert not any("telemetry" in path for path in proxy.sent("GET"))
+
+
+def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=20, questions_per_shard=2, arms=2)
+    for index in range(5):
+        noise = random.Random(index).randbytes(2 * PART + 1000)
+        pl.DataFrame({"noise": [noise]}).write_parquet(run.rollouts(index), compression="uncompressed")
+    moments = random.Random(42)
+    # answers are slowed so that the upload lasts long enough to be hit anywhere
+    proxy.faults.append(Fault(kind="slow", method="PUT", times=10**6, seconds=0.05))
+    proxy.faults.append(Fault(kind="slow", method="POST", times=10**6, seconds=0.1))
+    with Uploads(run.root, bucket) as uploads:
+        for _ in range(10):
+            before = set(confirmed(bucket))
+            proxy.requests.clear()
+            limit = moments.randrange(1, 60)
+            uploads.run_and_kill(lambda limit=limit: len(proxy.requests) >= limit, delay=moments.uniform(0, 0.05))
+            again = {path for path in proxy.sent("PUT") if path.split("/", 2)[2] in before}
+            assert again <= {f"/{bucket.name}/team/rollouts/run/manifest.json", f"/{bucket.name}/{SUCCESS}"}
+            if SUCCESS in bucket.listing():
+                check_complete(bucket, run)
+
+    proxy.faults.clear()
+    before = set(confirmed(bucket))
+    proxy.requests.clear()
+    assert upload_run(run.root, bucket.url, transfer=QUICK).complete
+    assert not {path.split("/", 2)[2] for path in proxy.sent("PUT")} & {
+        key for key in before if key.endswith("parquet")
+    }
+    check_complete(bucket, run)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        Fault(kind="late", method="POST", path="uploads", seconds=20),
+        Fault(kind="slow", method="PUT", path="partNumber=2", seconds=20),
+        Fault(kind="slow", method="POST", path="uploadId", seconds=20),
+    ],
+    ids=["before it knows the id", "between parts", "before the end"],
+)
+def test_a_kill_within_a_multipart_upload_leaves_no_orphan(
+    moment: Fault, bucket: Bucket, proxy: FaultProxy, run: RunPaths
+) -> None:
+    moment.hits = 0
+    proxy.faults.append(moment)
+    theirs = {"Bucket": bucket.name, "Key": "team/rollouts/run-2/telemetry.parquet"}
+    bucket.server.client().create_multipart_upload(**theirs)
+    with Uploads(run.root, bucket) as uploads:
+        uploads.run_and_kill(lambda: moment.hits > 0 and len(bucket.open_uploads()) == 2)
+    assert len(bucket.open_uploads()) == 2
+
+    proxy.faults.clear()
+    assert upload_run(run.root, bucket.url, transfer=QUICK).complete
+    assert bucket.open_uploads() == [theirs["Key"]]
+
+
+def check_complete(bucket: Bucket, run: RunPaths) -> None:
+    """An independent client finds every byte, and nothing half done."""
+    base = "team/rollouts/run"
+    assert SUCCESS in bucket.listing()
+    for name in published_files(run.root):
+        assert bucket.get(f"{base}/{name}") == (run.root / name).read_bytes(), name
+    assert bucket.open_uploads() == []
+    assert verify_upload(f"{bucket.url}/run", QUICK).ok
+
+
+def confirmed(bucket: Bucket) -> list[str]:
+    return [key for key in bucket.listing() if not key.endswith(("manifest.json", "_SUCCESS"))]
+
+
+class Uploads:
+    """Runs uploads in processes of their own and kills them."""
+
+    def __init__(self, run_dir: Path, bucket: Bucket) -> None:
+        script = (
+            "import sys; from pathlib import Path; from tasks.upload import upload_run, Transfer\n"
+            "import s3fs\n"
+            "print('ready', flush=True); sys.stdin.readline()\n"
+            f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=Transfer(part_bytes={PART}))"
+        )
+        self._command = [sys.executable, "-c", script, str(run_dir), bucket.url]
+        self._next = self._start()
+
+    def __enter__(self) -> "Uploads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._next.stdin is not None
+        self._next.kill()
+        self._next.wait()
+        self._next.stdin.close()
+
+    def run_and_kill(self, reached: Callable[[], bool], delay: float = 0.0) -> None:
+        process, self._next = self._next, self._start()
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        deadline = time.monotonic() + 20
+        while not reached() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ})

@@ -1,0 +1,123 @@
+"""Files that no container engine or service manager reads here: their syntax, and that what they name exists."""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.cli import build_parser
+from profiles.load import profile_names
+
+INFRA = Path(__file__).parents[2] / "infra"
+ROOT = INFRA.parent
+
+
+def read_yaml(name: str) -> Any:
+    return yaml.safe_load((INFRA / name).read_text(encoding="utf-8"))
+
+
+def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
+    content = read_yaml("prefect.yaml")
+    assert content["prefect-version"] == metadata.version("prefect")
+    for deployment in content["deployments"]:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        assert re.search(rf"^def {name}\(", (ROOT / f"{module.replace('.', '/')}.py").read_text(), re.MULTILINE)
+        assert deployment["parameters"]["profile"] in profile_names()
+        assert deployment["enforce_parameter_schema"] is True
+    [step] = content["pull"]
+    module, _, name = next(iter(step)).rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_no_file_names_a_path_of_a_developer() -> None:
+    for file in INFRA.rglob("*"):
+        if file.is_file() and file.suffix != ".png":
+            assert not re.search(r"/home/|/Users/|/root/", file.read_text(encoding="utf-8")), file
+
+
+def test_compose_is_complete() -> None:
+    content = read_yaml("compose.yaml")
+    services = content["services"]
+    assert set(services) == {"postgres", "prefect", "s3", "bucket", "worker"}
+    for name, service in services.items():
+        assert ("image" in service) != ("build" in service), name
+        for other, condition in service.get("depends_on", {}).items():
+            assert other in services
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in services[other]
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source.startswith("/") or source in content["volumes"]
+        for value in service.get("environment", {}).values():
+            assert isinstance(value, str), "YAML would make another type of it"
+    assert metadata.version("prefect") in services["prefect"]["image"]
+    build = services["worker"]["build"]
+    assert (INFRA / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None:
+    lines = (INFRA / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+    assert {"flows", "tasks", "profiles", "pyproject.toml"} <= set(copied)
+    assert all((ROOT / source).exists() for source in copied)
+    [base] = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    assert base == f"vllm/vllm-openai:v{_pinned('vllm')}"
+    [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert command[0] == "harvest"
+    build_parser().parse_args(command[1:])
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    checked = subprocess.run([hadolint, str(INFRA / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    text = (INFRA / "systemd" / "harvest-worker.service").read_text(encoding="utf-8")
+    [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    program, *arguments = shlex.split(start.replace("%H", "node"))
+    assert Path(program).name == "harvest"
+    build_parser().parse_args(arguments)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    # it insists on an executable that exists
+    unit = tmp_path / "harvest-worker.service"
+    unit.write_text(text.replace(program, sys.executable), encoding="utf-8")
+    checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert str(unit) not in checked.stderr, checked.stderr
+
+
+def test_the_kubernetes_template_takes_a_gpu_job_with_shared_memory() -> None:
+    template = json.loads((INFRA / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
+    variables = template["variables"]["properties"]
+    text = json.dumps(template["job_configuration"])
+    used = set(re.findall(r"\{\{ (\w+) \}\}", text))
+    assert used == set(variables)
+    pod = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "{{ gpu_product }}"}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+    assert set(mounts.values()) == set(volumes)
+
+
+def _pinned(package: str) -> str:
+    text = (INFRA / "requirements" / "gpu.txt").read_text(encoding="utf-8")
+    [version] = re.findall(rf"^{package}==([\w.]+)", text, re.MULTILINE)
+    return str(version)

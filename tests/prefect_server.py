@@ -1,0 +1,71 @@
+"""A real Prefect server on a free port, shared by the tests of one session."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harvest_command import environment
+
+START_SECONDS = 90
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a running Prefect server."""
+    with running_server(tmp_path_factory.mktemp("prefect-home"), free_port()) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running_server(home: Path, port: int) -> Iterator[str]:
+    """A Prefect server with its database in ``home``; its API URL. The same arguments again bring it back."""
+    with (home / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=environment(
+                PREFECT_HOME=str(home),
+                PREFECT_API_URL="",
+                PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
+                PREFECT_SERVER_ANALYTICS_ENABLED="false",
+                DO_NOT_TRACK="1",
+            ),
+            stdout=log,
+            stderr=log,
+        )
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            _wait_until_healthy(url, server, home / "server.log")
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise AssertionError(f"the Prefect server did not start: {log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+
+from profiles.load import SettingsError, load_arms, load_profile, profile_names
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_loads(name: str) -> None:
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.baseline is None or load_profile(profile.baseline).generation == "loop"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "h100x8",
+            {
+                "tensor_parallel_size": 8,
+                "max_model_len": 2048,
+                "dtype": "bfloat16",
+                "gpu_memory_utilization": 0.95,
+                "enforce_eager": False,
+                "enable_chunked_prefill": True,
+                "max_num_seqs": 256,
+            },
+        ),
+        ("h100x8-baseline", {"max_model_len": 8192, "enforce_eager": True, "gpu_memory_utilization": 0.90}),
+        ("h100x4", {"tensor_parallel_size": 4}),
+        ("a100-80gb-x8", {"gpu_memory_utilization": 0.93}),
+        ("a100-40gb-x8", {"gpu_memory_utilization": 0.90, "enforce_eager": True}),
+        ("h100x8-replicas", {"tensor_parallel_size": 1}),
+        (
+            "h100x8-strict",
+            {"batch_invariant": True, "attention_backend": "TRITON_ATTN", "enable_prefix_caching": False},
+        ),
+        (
+            "h200x1-strict",
+            {"batch_invariant": True, "attention_backend": "TRITON_ATTN", "enable_prefix_caching": False},
+        ),
+    ],
+)
+def test_engine_settings_of_the_shipped_profiles(name: str, expected: dict[str, object]) -> None:
+    settings = load_profile(name).engine.model_dump()
+    assert {key: settings[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "questions", "replicas"),
+    [
+        ("h100x8", 16, 1),
+        ("h100x8-baseline", 1, 1),
+        ("h100x8-replicas", 16, 8),
+        ("h100x4", 24, 1),
+        ("a100-80gb-x8", 12, 1),
+        ("a100-40gb-x8", 8, 1),
+    ],
+)
+def test_batch_of_the_shipped_profiles(name: str, questions: int, replicas: int) -> None:
+    profile = load_profile(name)
+    assert (profile.question_batch_size, profile.replicas) == (questions, replicas)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('name = "x"\nbatch = 3', "unknown key batch; allowed here: baseline"),
+        ('name = "x"\n[engine]\nmax_seqs = 3', "unknown key engine.max_seqs"),
+        ('name = "x"\n[engine]\nswap_space = 4', "swap_space is no longer an engine argument"),
+        ('name = "x"\nquestion_batch_size = 0', "question_batch_size is 0"),
+        ('name = "x"\n[engine]\nenable_chunked_prefill = false\nmax_num_batched_tokens = 64', "a prompt must fit"),
+        ('name = "x"\nreplicas = 4\n[expect]\ngpu_count = 2', "need 4 GPUs"),
+        ("question_batch_size = 4", "name is missing"),
+        ("name = ", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_profile_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=told.replace("(", r"\(")) as caught:
+        load_profile(str(path))
+    assert "\n" not in str(caught.value)
+    assert "own.toml" in str(caught.value)
+
+
+def test_the_default_arms_are_eight() -> None:
+    arms = load_arms(None).arms
+    assert len({arm.id for arm in arms}) == 8
+    assert all(arm.system_prompt for arm in arms)
+
+
+def test_own_arms_may_have_few_shot_turns(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(
+        '[[arms]]\nid = "plain"\nsystem_prompt = ""\n'
+        '[[arms]]\nid = "shown"\nsystem_prompt = "Be brief."\nfew_shot = [{ user = "1 + 1?", assistant = "#### 2" }]\n'
+    )
+    plain, shown = load_arms(str(path)).arms
+    assert (plain.id, plain.few_shot, shown.few_shot[0].assistant) == ("plain", (), "#### 2")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[[arms]]\nid = "a"\nsystem_prompt = ""\n[[arms]]\nid = "a"\nsystem_prompt = ""',
+            "'a' appears more than once",
+        ),
+        ('[[arms]]\nid = "a b"\nsystem_prompt = ""', "arms.0.id"),
+        ('[[arms]]\nid = "a"', "system_prompt is missing"),
+        ("arms = []", "arms"),
+    ],
+)
+def test_wrong_arms_are_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "arms.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=told):
+        load_arms(str(path))

@@ -1,0 +1,27 @@
+"""What vLLM 0.25.1 printed on an H200 whose memory a neighbour took: the end of each log, as it stood."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import OutOfMemory, Phase
+from tasks.failure_classifier import find_cause
+
+LOGS = Path(__file__).parent.parent / "data"
+WEIGHTS_LOADED = "INFO [default_loader.py:430] Loading weights took 0.24 seconds\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "phase", "curable"),
+    [
+        ("gpu_oom_run.log", "", "run", True),
+        ("gpu_oom_start.log", WEIGHTS_LOADED, "start", True),
+        # before the weights are in, a smaller batch cannot help
+        ("gpu_oom_start.log", "", "start", False),
+    ],
+)
+def test_real_gpu_logs_are_told_as_device_memory(name: str, before: str, phase: Phase, curable: bool) -> None:
+    told = find_cause(before + (LOGS / name).read_text(), phase)
+    assert isinstance(told, OutOfMemory)
+    assert (told.kind, told.phase, told.curable) == ("device", phase, curable)
+    assert told.reason.startswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate")

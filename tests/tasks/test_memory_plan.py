@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles.load import DEMO_MODEL, load_profile
+from profiles.schema import Profile
+from tasks.engine_reserve import capture_sizes
+from tasks.kv_cache import kv_bytes_per_token, kv_cache
+from tasks.memory_plan import MemoryPlan, plan_memory
+from tasks.model_shape import UnknownLayoutError, read_shape
+from tasks.weight_memory import dense_tensors, weight_bytes_per_gpu
+
+GIB = 1 << 30
+
+# as published in each model's config.json on the Hugging Face hub
+QWEN_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
+    "max_position_embeddings": 32768, "sliding_window": 131072, "use_sliding_window": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+LLAMA_8B = {
+    "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256, "tie_word_embeddings": False,
+    "max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0},
+    "torch_dtype": "bfloat16", "attention_bias": False,
+}  # fmt: skip
+LLAMA_70B = LLAMA_8B | {
+    "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 28672,
+}  # fmt: skip
+
+
+def profile(device: str = "cuda", **engine: Any) -> Profile:
+    expect = {"device": device} if device == "cpu" else {"gpu_count": engine.get("tensor_parallel_size", 1)}
+    return Profile.model_validate({"name": "test", "engine": engine, "expect": expect})
+
+
+def model_dir(path: Path, config: dict[str, Any]) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+# weights: (parameters - replicated norms) * 2 bytes / TP + norms * 2 bytes, with the published parameter counts
+# 7,615,616,512 (Qwen2.5-7B), 8,030,261,248 (Llama-3.1-8B), 70,553,706,496 (70B); 57, 65 and 161 norms of hidden size.
+# KV per token: 2 (K and V) * layers * KV heads / TP * head_dim 128 * 2 bytes.
+PUBLISHED = [
+    ("Qwen2.5-7B", QWEN_7B, 1, 15_231_233_024, 57_344),
+    ("Qwen2.5-7B", QWEN_7B, 2, 7_615_820_800, 28_672),
+    ("Qwen2.5-7B", QWEN_7B, 4, 3_808_114_688, 14_336),
+    ("Llama-3.1-8B", LLAMA_8B, 1, 16_060_522_496, 131_072),
+    ("Llama-3.1-8B", LLAMA_8B, 8, 2_008_031_232, 16_384),
+    ("Llama-3.1-70B", LLAMA_70B, 4, 35_278_831_616, 81_920),
+    ("Llama-3.1-70B", LLAMA_70B, 8, 17_640_734_720, 40_960),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "tp", "weights", "per_token"), PUBLISHED)
+def test_published_models_match_hand_computed_figures(
+    name: str, config: dict[str, Any], tp: int, weights: int, per_token: int
+) -> None:
+    shape = read_shape(config, profile(tensor_parallel_size=tp).engine)
+    assert weight_bytes_per_gpu(dense_tensors(shape), shape, tp) == weights
+    assert kv_bytes_per_token(shape, tp) == per_token
+
+
+def test_kv_heads_are_repeated_when_there_are_more_gpus_than_heads() -> None:
+    shape = read_shape(QWEN_7B, profile().engine)
+    assert kv_bytes_per_token(shape, 8) == kv_bytes_per_token(shape, 4)
+
+
+# 10 GiB / (57344 * 16) = 11702.86 blocks; a sequence of 2048 tokens takes 128 blocks, of 300 tokens 19
+@pytest.mark.parametrize(("length", "sequences"), [(2048, 91), (300, 615), (16, 11701), (1, 11701)])
+def test_sequences_take_whole_blocks_and_the_null_block_is_kept_back(length: int, sequences: int) -> None:
+    engine = profile(max_model_len=2048).engine
+    cache = kv_cache(read_shape(QWEN_7B, engine), engine, 10 * GIB, device="cuda")
+    assert (cache.blocks, cache.tokens) == (11702, 187_232)
+    assert cache.sequences(length) == sequences
+
+
+def test_plan_adds_up(tmp_path: Path) -> None:
+    plan = plan_memory(
+        profile(gpu_memory_utilization=0.9, max_model_len=4096),
+        model_dir(tmp_path, LLAMA_8B),
+        arms=8,
+        expected_length=500,
+        gpu_bytes=79 * GIB,
+    )
+    assert plan.in_flight == 16 * 8
+    assert plan.is_estimate
+    budget = -(-79 * GIB * 9 // 10)
+    assert plan.weight_bytes is not None
+    assert plan.reserve_bytes is not None
+    assert plan.kv_budget_bytes == pytest.approx(budget - plan.weight_bytes - plan.reserve_bytes, abs=1)
+    assert plan.batch_fits is True
+    assert plan.problems == plan.unknown == ()
+
+
+def test_batch_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    plan = plan_memory(
+        profile(max_num_seqs=1024, max_model_len=8192), model_dir(tmp_path, LLAMA_8B), arms=64, gpu_bytes=40 * GIB
+    )
+    assert plan.running == 1024
+    assert plan.batch_fits is False
+
+
+PROBLEMS = [
+    ("heads", QWEN_7B, {"tensor_parallel_size": 8}, 80, "28 attention and 4 KV heads. Use one of 1, 2, 4"),
+    ("positions", QWEN_7B, {"max_model_len": 65536}, 80, "Lower max_model_len to 32768"),
+    ("too large", LLAMA_70B, {"tensor_parallel_size": 1}, 80, "not even one sequence of 2048 tokens fits"),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "engine", "gib", "message"), PROBLEMS)
+def test_settings_that_cannot_work_are_named(
+    tmp_path: Path, name: str, config: dict[str, Any], engine: dict[str, Any], gib: int, message: str
+) -> None:
+    plan = plan_memory(profile(**engine), model_dir(tmp_path, config), gpu_bytes=gib * GIB)
+    assert any(message in problem for problem in plan.problems), plan.problems
+
+
+UNKNOWN = {
+    "MLA": ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "deepseek_v3"),
+    "MLA under a known name": (LLAMA_8B | {"kv_lora_rank": 512}, "latent attention"),
+    "sliding window": (LLAMA_8B | {"model_type": "mistral", "sliding_window": 4096}, "window 4096"),
+    "sliding window on": (QWEN_7B | {"use_sliding_window": True}, "sliding-window"),
+    "hybrid": (QWEN_7B | {"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+    "quantized KV": (LLAMA_8B | {"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}}, "quantization"),
+    "incomplete": ({"model_type": "llama", "hidden_size": 64}, "num_attention_heads"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_layouts_are_not_guessed(tmp_path: Path, name: str) -> None:
+    config, reason = UNKNOWN[name]
+    with pytest.raises(UnknownLayoutError, match=reason):
+        read_shape(config, profile().engine)
+    plan = plan_memory(profile(), model_dir(tmp_path, config), gpu_bytes=80 * GIB)
+    assert plan.kv_tokens is plan.weight_bytes is plan.batch_fits is None
+    assert len(plan.unknown) == 1
+
+
+def test_unknown_gpu_memory_leaves_the_rest_known(tmp_path: Path) -> None:
+    plan = plan_memory(profile(), model_dir(tmp_path, LLAMA_8B))
+    assert plan.weight_bytes == 16_060_522_496
+    assert plan.kv_tokens is None
+    assert "GPU's memory is unknown" in plan.unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "sizes"),
+    [
+        ({"enforce_eager": True}, 0),
+        ({"max_num_seqs": 4}, 4),  # 1, 2, 4, 8
+        ({"max_num_seqs": 256}, 51),  # 3 + 31 below 256 + 17 up to 512
+        ({"max_cudagraph_capture_size": 64}, 11),
+    ],
+)
+def test_capture_sizes_follow_vllm(engine: dict[str, Any], sizes: int) -> None:
+    assert capture_sizes(profile(**engine).engine) == sizes
+
+
+ENGINE = """
+import sys
+from vllm import LLM
+if __name__ == "__main__":
+    LLM(model=sys.argv[1], dtype="float32", max_model_len=int(sys.argv[2]), max_num_seqs=4, enforce_eager=True,
+        enable_chunked_prefill=False, max_num_batched_tokens=2048)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DEMO_MODEL / "config.json").is_file(), reason="the demo model is not here")
+def test_kv_tokens_equal_what_the_cpu_engine_logs(tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    shipped = load_profile("cpu-demo")
+    length = 1000  # no multiple of the block size, so that the rounding is compared too
+    engine = shipped.engine.model_copy(update={"max_model_len": length})
+    plan: MemoryPlan = plan_memory(shipped.model_copy(update={"engine": engine}), DEMO_MODEL)
+    (tmp_path / "engine.py").write_text(ENGINE)
+    result = subprocess.run(
+        [sys.executable, str(tmp_path / "engine.py"), str(DEMO_MODEL), str(length)],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_space_gib),
+            "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    log = result.stdout + result.stderr
+    assert plan.kv_tokens is not None
+    assert f"KV cache size: {plan.kv_tokens:,} tokens" in log, log[-3000:]

@@ -1,0 +1,44 @@
+"""Whatever a model writes, a terminal or a page only shows it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.plain_text import one_line, shortened, visible
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe \r\x08 \x00 \ud800 \u2028"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\nof two lines", "plain\ttext\nof two lines"),
+        ("dos\r\nlines", "dos\nlines"),
+        ("\x1b[2J", "␛[2J"),
+        ("a\x07b\x00c", "a␇b␀c"),
+        ("\u202eevil", "[RIGHT-TO-LEFT OVERRIDE]evil"),
+        ("\x9b31m", "[U+009B]31m"),
+        ("日本語 ½ é 👍", "日本語 ½ é 👍"),
+        ("\ud800", "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_controls_are_shown_not_obeyed(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text())
+def test_nothing_visible_is_a_control(text: str) -> None:
+    assert all(character.isprintable() or character in "\n\t" or ord(character) > 0x9F for character in visible(text))
+
+
+@given(st.text(), st.integers(min_value=1, max_value=50))
+def test_one_line_is_one_line(text: str, most: int) -> None:
+    line = one_line(text, most)
+    assert len(line) <= most
+    assert not set(line) & {"\n", "\t", "\r", "\x1b", "\u2028"}
+
+
+def test_shortened_says_how_much_is_missing() -> None:
+    text = "a" * 600 + "b" * 400
+    assert shortened(text, 1000) == text
+    assert shortened(text, 90) == "a" * 60 + " … [910 characters left out] … " + "b" * 30

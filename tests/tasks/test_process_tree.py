@@ -1,0 +1,202 @@
+"""Processes that must end, and those that must not be touched."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.parent_death import INTERPRETER_PATH, PARENT_VARIABLE
+from tasks.process_tree import ProcessRecord, end_leftovers, kill_all, record_processes
+from tasks.store import publish_json, read_json
+
+SLEEPER = "import time; time.sleep(300)"
+TREE = f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "{SLEEPER}"])
+print("up", flush=True)
+{SLEEPER}
+"""
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(__import__("os").getpid())], stdout=subprocess.PIPE)
+print(child.stdout.readline().decode().strip(), flush=True)
+time.sleep(300)
+"""
+DIES_WITH_PARENT = """
+import os, sys, time
+from tasks.parent_death import die_with_parent
+die_with_parent(int(sys.argv[1]))
+print(os.getpid(), flush=True)
+time.sleep(300)
+"""
+REPLICA = """
+import os
+from tasks.parent_death import PARENT_VARIABLE
+from tests.tasks.test_process_tree import spawn_below
+os.environ[PARENT_VARIABLE] = str(os.getpid())
+spawn_below(2)
+"""
+TOO_LATE = """
+from tasks.parent_death import die_with_parent
+die_with_parent(1 if __import__("os").getppid() != 1 else 2)
+print("still here")
+"""
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def record_of(pid: int) -> ProcessRecord:
+    record = ProcessRecord.of(pid)
+    assert record is not None
+    return record
+
+
+def wait_until_gone(pids: list[int], timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while any(_lives(pid) for pid in pids):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    record = ProcessRecord.of(pid)
+    return record is not None and record.process() is not None
+
+
+def spawn_below(depth: int) -> None:
+    """Processes under this one, as an engine core has workers under it; none of them asks for anything."""
+    print(os.getpid(), flush=True)
+    if depth:
+        multiprocessing.get_context("spawn").Process(target=spawn_below, args=(depth - 1,)).start()
+    time.sleep(300)
+
+
+def test_a_replica_dies_when_its_flow_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, DIES_WITH_PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert _lives(pid)
+    parent.kill()
+    parent.communicate()
+    wait_until_gone([pid])
+
+
+def test_what_a_replica_spawns_dies_with_it_down_to_the_last() -> None:
+    paths = os.pathsep.join([str(INTERPRETER_PATH), *filter(None, sys.path)])
+    replica = subprocess.Popen(
+        [sys.executable, "-c", REPLICA], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert replica.stdout is not None
+    pids = [int(replica.stdout.readline()) for _ in range(3)]
+    assert all(_lives(pid) for pid in pids)
+    replica.kill()
+    replica.communicate()
+    wait_until_gone(pids)
+
+
+def test_a_process_dies_with_its_replica_before_it_has_imported_anything() -> None:
+    paths = os.pathsep.join([str(INTERPRETER_PATH), *filter(None, sys.path)])
+    # the parent that is named is not the one that it has: as when the replica died a moment ago
+    spawned = subprocess.run(
+        [sys.executable, "-c", "print('still here')", "--multiprocessing-fork"],
+        env={**os.environ, "PYTHONPATH": paths, PARENT_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (spawned.returncode, spawned.stdout) == (1, "")
+
+
+def test_a_sitecustomize_of_the_users_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hidden')")
+    paths = os.pathsep.join([str(INTERPRETER_PATH), str(tmp_path), *filter(None, sys.path)])
+    started = subprocess.run(
+        [sys.executable, "-c", "print('started')"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (started.stdout, started.stderr) == ("hidden\nstarted\n", "")
+
+
+def test_a_child_that_asks_too_late_ends_at_once() -> None:
+    child = subprocess.run([sys.executable, "-c", TOO_LATE], capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout) == (1, "")
+
+
+def test_a_record_knows_its_process_from_a_later_one_under_the_same_pid(sleeper: "subprocess.Popen[bytes]") -> None:
+    record = record_of(sleeper.pid)
+    assert record.process() is not None
+    assert ProcessRecord(pid=sleeper.pid, started=record.started - 1).process() is None
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    # a zombie is not alive
+    assert record.process() is None
+    sleeper.wait()
+    assert ProcessRecord.of(sleeper.pid) is None
+
+
+def test_kill_all_takes_descendants_along_and_stopped_ones_too() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", TREE], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert len(children) == 1
+    parent.send_signal(signal.SIGSTOP)
+    assert kill_all([record_of(parent.pid)]) == []
+    assert parent.wait() == -signal.SIGKILL
+    parent.stdout.close()
+    wait_until_gone([int(pid) for pid in children])
+
+
+def test_leftovers_of_a_dead_owner_are_ended(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+    path = tmp_path / "run" / "state" / "replica-0.pid.json"
+    record_processes(path, [record_of(sleeper.pid)])
+    # while the owner, this process, lives, nothing is a leftover
+    assert end_leftovers(tmp_path) == []
+    assert sleeper.poll() is None
+    assert path.exists()
+    value = read_json(path)
+    publish_json({**value, "owner": {"pid": 1, "started": 1}}, path)
+    assert end_leftovers(tmp_path) == [sleeper.pid]
+    assert sleeper.wait() == -signal.SIGKILL
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"place": "another boot/pid:[1]"}, id="of another node or boot"),
+        pytest.param({"processes": [{"pid": "SLEEPER", "started": 1}]}, id="with another start time"),
+    ],
+)
+def test_processes_that_are_not_ours_are_left_alone(
+    tmp_path: Path, sleeper: "subprocess.Popen[bytes]", change: dict[str, object]
+) -> None:
+    path = tmp_path / "run" / "state" / "replica-0.pid.json"
+    record_processes(path, [record_of(sleeper.pid)])
+    value = {**read_json(path), "owner": {"pid": 1, "started": 1}, **change}
+    text = str(value).replace("'SLEEPER'", str(sleeper.pid)).replace("'", '"')
+    path.write_text(text)
+    assert end_leftovers(tmp_path) == []
+    assert sleeper.poll() is None
+
+
+def test_a_torn_record_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "state" / "replica-0.pid.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"owner": {"pid"')
+    assert end_leftovers(tmp_path) == []

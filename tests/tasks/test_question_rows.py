@@ -1,0 +1,94 @@
+"""Questions from anywhere: filtered, shuffled, streamed, from a bucket, from a dataset's directory."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.duplicate_questions import find_duplicates
+from tasks.errors import ConfigError
+from tasks.questions import load_questions
+from tasks.records import QUESTION_SCHEMA
+from tasks.run_config import DatasetSource
+from tests.s3_servers import Bucket
+
+ROWS = [{"question": f"Question {index}?", "answer": index, "level": index % 3} for index in range(30)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    return path
+
+
+def ids(source: DatasetSource) -> list[str]:
+    return load_questions(source)["example_id"].to_list()
+
+
+def test_filtered_rows_keep_their_ids(file: Path) -> None:
+    filters = ("level=2", "question~[58]")
+    assert ids(DatasetSource(path=str(file), filters=filters)) == ["test-000005", "test-000008"]
+    assert ids(DatasetSource(path=str(file), filters=("level=2",), questions=3)) == [
+        "test-000002",
+        "test-000005",
+        "test-000008",
+    ]
+
+
+def test_a_smaller_draw_begins_a_larger_one(file: Path) -> None:
+    drawn = ids(DatasetSource(path=str(file), shuffle_seed=1))
+
+    assert sorted(drawn) == ids(DatasetSource(path=str(file)))
+    assert drawn != sorted(drawn)
+    assert ids(DatasetSource(path=str(file), shuffle_seed=1, questions=7)) == drawn[:7]
+    assert ids(DatasetSource(path=str(file), shuffle_seed=2)) != drawn
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (("level=9",), "none of the 30 rows"),
+        (("colour=red",), "has no column 'colour'; it has question, answer, level. Set filter"),
+        (("level",), "is not COLUMN OPERATOR VALUE"),
+    ],
+)
+def test_bad_filters(filters: tuple[str, ...], message: str, file: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_questions(DatasetSource(path=str(file), filters=filters))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_directory_is_loaded_by_datasets(streaming: bool, file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    pl.DataFrame(ROWS).write_parquet(folder / "test-00000.parquet")
+
+    source = DatasetSource(path=str(folder), streaming=streaming, questions=4, filters=("level>0",))
+    assert (
+        load_questions(source).rows()
+        == load_questions(DatasetSource(path=str(file), questions=4, filters=("level>0",))).rows()
+    )
+
+
+def test_a_file_in_a_bucket(file: Path, bucket: Bucket) -> None:
+    bucket.server.client().put_object(Bucket=bucket.name, Key="team/data.jsonl", Body=file.read_bytes())
+    url = f"s3://{bucket.name}/team/data.jsonl"
+
+    assert load_questions(DatasetSource(path=url)).equals(load_questions(DatasetSource(path=str(file))))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_questions(DatasetSource(path=f"s3://{bucket.name}/team/missing.jsonl"))
+
+
+def test_duplicates_are_counted_whatever_their_spacing() -> None:
+    texts = ["What is 1 + 1?", "what is  1 + 1? ", "What is 2?", "WHAT IS 1 + 1?", "What is 2?"]
+    rows = [(f"q{index}", text, truth) for index, (text, truth) in enumerate(zip(texts, "22423", strict=True))]
+
+    found = find_duplicates(pl.DataFrame(rows, schema=QUESTION_SCHEMA, orient="row"))
+    assert (found.repeated, found.conflicting, found.example) == (3, 1, ("q0", "q1"))
+    assert (
+        str(found)
+        == "3 questions repeat an earlier one, 1 of the texts with different ground truths; such as q0 and q1"
+    )
+    assert find_duplicates(pl.DataFrame(rows[:1], schema=QUESTION_SCHEMA, orient="row")).repeated == 0

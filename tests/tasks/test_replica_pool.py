@@ -1,0 +1,147 @@
+"""The pool with real replica processes and a fake engine in them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.errors import ConfigError, EngineStartError, HarvestError, StorageError
+from tasks.oom_ladder import RungState
+from tasks.recovery import PoolEvent
+from tasks.replica_pool import ReplicaPool
+from tasks.replica_slot import gpu_slices
+from tasks.run_config import RunConfig, Sampling
+from tasks.run_plan import RunPlan, plan_run
+from tasks.shard_queue import ShardResult
+from tasks.shards import rollouts_finished, shard_dataset
+
+pytestmark = pytest.mark.slow
+
+PROFILE = """
+name = "pool"
+model = "demo"
+question_batch_size = 4
+replicas = {replicas}
+start_timeout_s = {start_timeout}
+
+[engine]
+backend = "{backend}"
+dtype = "float32"
+tensor_parallel_size = {width}
+
+[expect]
+device = "{device}"
+"""
+
+
+def make_plan(
+    folder: Path,
+    *,
+    replicas: int = 1,
+    start_timeout: float = 120,
+    backend: str = "tests.fakes:FakeEngine",
+    device: str = "cpu",
+    width: int = 1,
+) -> RunPlan:
+    path = folder / "pool.toml"
+    path.write_text(
+        PROFILE.format(replicas=replicas, start_timeout=start_timeout, backend=backend, device=device, width=width)
+    )
+    config = RunConfig(profile=str(path), shard_size=4, sampling=Sampling(max_tokens=16))
+    return plan_run(config, folder / "runs")
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    results: list[ShardResult] = field(default_factory=list)
+    events: list[PoolEvent] = field(default_factory=list)
+    error: HarvestError | None = None
+    pool: ReplicaPool
+
+
+def generate(plan: RunPlan) -> Outcome:
+    """Generate all shards of ``plan``; the first failure ends it."""
+    shards = shard_dataset(plan)
+    events: list[PoolEvent] = []
+    rung = RungState(plan.paths.state / "oom.json")
+    with ThreadPoolExecutor(16) as threads, ReplicaPool(plan, rung=rung, listener=events.append) as pool:
+        futures = [threads.submit(pool.generate, shard) for shard in shards]
+        outcome = Outcome(pool=pool, events=events)
+        try:
+            while not all(future.done() for future in futures):
+                pool.pump(0.2)
+            outcome.results = [future.result() for future in futures]
+        except HarvestError as error:
+            outcome.error = error
+    return outcome
+
+
+def test_two_replicas_share_the_shards_and_the_second_starts_after_the_first_is_ready(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, replicas=2)
+    outcome = generate(plan)
+    assert outcome.error is None
+    assert [result.index for result in outcome.results] == list(range(8))
+    assert all(rollouts_finished(plan.paths, shard) for shard in shard_dataset(plan))
+    rows = pl.concat([pl.read_parquet(plan.paths.rollouts(index)) for index in range(8)])
+    assert rows.select("example_id", "arm_id", "sample_index").n_unique() == rows.height == plan.num_rollouts
+    assert outcome.pool.rollouts_finished == plan.num_rollouts
+    assert outcome.pool.tokens_generated == rows["num_completion_tokens"].sum()
+    assert outcome.pool.restarts == 0
+    assert outcome.pool.engine_start_seconds > 0
+    # journals and process records are gone with what they were for
+    assert not list(plan.paths.state.rglob("*.jsonl"))
+    assert not list(plan.paths.state.glob("replica-*.pid.json"))
+    assert outcome.events[0].kind == "started"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "told"),
+    [
+        pytest.param(
+            {"backend": "tests.fakes:None"}, ConfigError, "'tests.fakes:None' cannot be loaded", id="no class"
+        ),
+        pytest.param({"start_timeout": 0.5}, EngineStartError, "was not ready after 0.5 s", id="start takes too long"),
+        pytest.param({"backend": "tests.fakes:BrokenEngine"}, EngineStartError, "ValueError: this", id="cannot start"),
+    ],
+)
+def test_a_replica_that_cannot_start_ends_the_run_with_its_reason(
+    tmp_path: Path, settings: dict[str, object], kind: type[HarvestError], told: str
+) -> None:
+    outcome = generate(make_plan(tmp_path, **settings))  # type: ignore[arg-type]
+    assert type(outcome.error) is kind
+    assert told in str(outcome.error)
+    assert not outcome.error.retryable
+    assert outcome.pool.status() == []
+
+
+def test_a_state_that_cannot_be_written_is_a_storage_error_and_leaves_no_process(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    plan.paths.root.mkdir(parents=True)
+    plan.paths.logs.touch()  # a file where the logs' folder should be
+    outcome = generate(plan)
+    assert isinstance(outcome.error, StorageError)
+    assert "log" in str(outcome.error)
+    assert outcome.pool.status() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        pytest.param(None, [["0", "1"], ["2", "3"]], id="all"),
+        pytest.param("4,5,6,7,8", [["4", "5"], ["6", "7"]], id="those that are visible"),
+        pytest.param("GPU-a,GPU-b,GPU-c,GPU-d", [["GPU-a", "GPU-b"], ["GPU-c", "GPU-d"]], id="by their ids"),
+        pytest.param("0,1,2", None, id="too few"),
+        pytest.param("", None, id="none"),
+    ],
+)
+def test_each_replica_has_gpus_of_its_own(
+    tmp_path: Path, visible: str | None, expected: list[list[str]] | None
+) -> None:
+    plan = make_plan(tmp_path, replicas=2, width=2, device="cuda")
+    if expected is None:
+        with pytest.raises(ConfigError, match="needs 4 GPUs"):
+            gpu_slices(plan, visible)
+    else:
+        assert gpu_slices(plan, visible) == expected
