@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
+
+from tasks.distributions import norm_cdf, t_ppf
 
 CONFIDENCE = 0.95
 FLIPS = 10_000
@@ -72,7 +73,7 @@ def sign_flip_p(differences: npt.NDArray[np.float64], *, seed: int) -> float:
         return 1.0
     observed = abs(float(differences.sum()))
     if len(sizes) > MAX_DISTINCT:
-        return float(2 * stats.norm.sf(observed / math.sqrt(float(differences @ differences))))
+        return 2 * norm_cdf(-observed / math.sqrt(float(differences @ differences)))
     heads = np.random.default_rng(seed).binomial(copies, 0.5, size=(FLIPS, len(copies)))
     flipped = np.abs((2 * heads - copies) @ sizes)
     extreme = int((flipped >= observed - _TOLERANCE * max(1.0, observed)).sum())
@@ -84,7 +85,7 @@ def _contrast(arm: str, other: str, differences: npt.NDArray[np.float64], seed: 
     mean = float(differences.mean())
     half = None
     if count > 1:
-        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+        quantile = t_ppf((1 + CONFIDENCE) / 2, count - 1)
         half = quantile * float(differences.std(ddof=1)) / math.sqrt(count)
     p_value = sign_flip_p(differences, seed=seed)
     return ArmContrast(

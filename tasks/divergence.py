@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
 
+from tasks.distributions import poisson_sf
 from tasks.near_tie import REAL_KINDS, RESOLUTION, Choice, Integers, classify
 from tasks.pairing import Pairing
 from tasks.records import ROLLOUT_KEY
@@ -176,7 +176,7 @@ def _mark_redrawn(frame: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     sampled = pairs.filter(pl.col("base_temperature") >= 1e-5).select("pair")
     ambiguous = frame.filter(closed).join(sampled, on="pair", how="semi")["pair"]
     positions = int(pairs.select(pl.min_horizontal("base_tokens", "cand_tokens").sum()).item())
-    if not ambiguous.len() or stats.poisson.sf(ambiguous.len() - 1, RESOLUTION * positions) >= _CHANCE:
+    if not ambiguous.len() or poisson_sf(ambiguous.len() - 1, RESOLUTION * positions) >= _CHANCE:
         return frame
     redrawn = closed & pl.col("pair").is_in(ambiguous.implode())
     return frame.with_columns(kind=pl.when(redrawn).then(pl.lit("redrawn", _KINDS)).otherwise("kind"))

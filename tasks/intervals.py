@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import stats
+
+from tasks.distributions import norm_ppf
 
 CONFIDENCE = 0.95
 RESAMPLES = 4_000
@@ -25,7 +26,7 @@ class Interval:
 
 def wilson_interval(successes: int, trials: int) -> Interval:
     """Score interval of a proportion: Wilson 1927, J. Am. Stat. Assoc. 22:209. ``trials`` is at least 1."""
-    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    z = norm_ppf((1 + CONFIDENCE) / 2)
     share = successes / trials
     scale = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
@@ -73,5 +74,5 @@ def _normal_interval(clusters: pl.DataFrame) -> Interval:
     # linearised ratio of two sums over clusters
     residuals = totals - mean * rollouts
     error = math.sqrt(float(residuals @ residuals) * len(totals) / (len(totals) - 1)) / float(rollouts.sum())
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
+    half = norm_ppf((1 + CONFIDENCE) / 2) * error
     return Interval(low=float(mean - half), high=float(mean + half), method="cluster_normal")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
+from tasks.distributions import chi2_sf, sign_test_p, t_ppf
 from tasks.tost import LEVEL, MeanInterval, mean_interval
 
 CORRECT_ABOVE = 0.5
@@ -124,8 +124,8 @@ def count_flips(pairs: pl.DataFrame) -> Flips:
         correct_only_in_baseline=lost,
         correct_only_in_candidate=won,
         answers_changed=changed,
-        mcnemar_p=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
-        clustered_p=float(stats.chi2.sf(net**2 / squares, 1)) if squares else 1.0,
+        mcnemar_p=sign_test_p(lost, lost + won),
+        clustered_p=chi2_sf(net**2 / squares, 1) if squares else 1.0,
     )
 
 
@@ -138,7 +138,7 @@ def compare_lengths(pairs: pl.DataFrame) -> LengthComparison:
         float(np.std(values, ddof=1)) if values.size > 1 else 0.0,
         values.size,
     )
-    half = float(stats.t.ppf(1 - LEVEL, n - 1)) * deviation / math.sqrt(n) if n > 1 else math.inf
+    half = t_ppf(1 - LEVEL, n - 1) * deviation / math.sqrt(n) if n > 1 else math.inf
     return LengthComparison(
         baseline_mean=_mean(questions["base"]),
         candidate_mean=_mean(questions["cand"]),

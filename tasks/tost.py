@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from tasks.distributions import norm_cdf, norm_ppf, t_ppf
 
 LEVEL = 0.05
 """Level of each one-sided test; the interval has confidence 1 - 2 * LEVEL."""
@@ -64,9 +65,9 @@ def mean_interval(values: npt.NDArray[np.float64], *, seed: int, resamples: int 
         return MeanInterval(mean=mean, low=mean, high=mean, standard_deviation=0.0, n=n)
     means = _resampled_means(values, np.random.default_rng(seed), resamples)
     below = (np.count_nonzero(means < mean - 1e-12) + np.count_nonzero(means <= mean + 1e-12)) / (2 * resamples)
-    bias = float(stats.norm.ppf(min(max(below, 1 / resamples), 1 - 1 / resamples)))
+    bias = norm_ppf(min(max(below, 1 / resamples), 1 - 1 / resamples))
     acceleration = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
-    width = float(stats.t.ppf(1 - LEVEL, n - 1)) * math.sqrt(n / (n - 1))
+    width = t_ppf(1 - LEVEL, n - 1) * math.sqrt(n / (n - 1))
     low = np.quantile(means, _bca_level(-width, bias, acceleration), method="lower")
     high = np.quantile(means, _bca_level(width, bias, acceleration), method="higher")
     return MeanInterval(mean=mean, low=float(low), high=float(high), standard_deviation=float(values.std(ddof=1)), n=n)
@@ -78,7 +79,7 @@ def questions_needed(interval: MeanInterval, *, epsilon: float, reward_range: fl
     n = (z_0.95 + z_0.95)^2 s^2 / epsilon^2 if the true difference is 0 (Julious 2004, Stat. Med. 23:1921);
     if that many were there already, (z_0.95 + z_0.90)^2 s^2 / (epsilon - |mean|)^2 at the difference that was seen.
     """
-    level, one_sided, two_sided = (float(stats.norm.ppf(p)) for p in (1 - LEVEL, _POWER, (1 + _POWER) / 2))
+    level, one_sided, two_sided = (norm_ppf(p) for p in (1 - LEVEL, _POWER, (1 + _POWER) / 2))
     variance = interval.standard_deviation**2
     fewest = minimum_questions(epsilon, reward_range)
     centred = math.ceil((level + two_sided) ** 2 * variance / epsilon**2)
@@ -96,7 +97,7 @@ def _bca_level(width: float, bias: float, acceleration: float) -> float:
     denominator = 1 - acceleration * shifted
     if denominator <= 0:
         return 1.0 if width > 0 else 0.0
-    return float(stats.norm.cdf(bias + shifted / denominator))
+    return norm_cdf(bias + shifted / denominator)
 
 
 def _resampled_means(
