@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import polars as pl
 
-from flows.prefect_environment import prepare_prefect
 from tasks.device_memory import wait_for_free_memory
 from tasks.equivalence import compare_runs, validate_run
 from tasks.equivalence_report import EquivalenceReport
@@ -169,11 +168,8 @@ class Bench:
     def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
         parameters = {**self._given, "runs_dir": directory, "name": PIPELINE}
         arguments = [part for key, value in parameters.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-        environment = dict(os.environ)
-        prepare_prefect(self.directory, environment)
         ended = subprocess.run(
             [sys.executable, "-P", "-c", _ENTRY.format(pid=os.getpid()), "run", *arguments, "--json"],
-            env=environment,
             capture_output=True,
             text=True,
             check=False,

@@ -1,32 +1,66 @@
-"""Settings for Prefect's embedded server, made before prefect is imported; whatever the user has set stands."""
+"""Settings for Prefect, made before prefect is imported; whatever the user has set stands."""
 
 import os
+import tomllib
 from collections.abc import MutableMapping
 from pathlib import Path
 
 _QUIET_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # the embedded server takes 8 to 18 s at first use on a small machine, and minutes on one that is busy
+    # where settings are left to Prefect and name no server after all, it starts its own
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_CLI_PROMPT": "false",
 }
+# what else may name a server: these are left to Prefect to read
+_OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
+_OTHER_FILES = ("prefect.toml", ".env")
 
 
 def prepare_prefect(
     runs_dir: Path, environment: MutableMapping[str, str] = os.environ, *, verbose: bool = False
-) -> None:
-    """Use the user's Prefect where there is one, and otherwise a home of our own below ``runs_dir``."""
+) -> bool:
+    """Use the user's Prefect where there is one, and otherwise a home of our own below ``runs_dir``.
+
+    Returns:
+        Whether no server is set up anywhere; ``PREFECT_HOME`` is then set.
+    """
     for name, value in _QUIET_DEFAULTS.items():
         environment.setdefault(name, value)
     if not verbose:
         # Prefect's database keeps the whole log; the terminal shows progress instead
         environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         environment.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    if "PREFECT_API_URL" in environment or "PREFECT_HOME" in environment or "PREFECT_PROFILE" in environment:
-        return
-    user_profiles = Path(environment.get("HOME", "/")) / ".prefect" / "profiles.toml"
-    if not user_profiles.exists():
-        home = (runs_dir / ".prefect").resolve()
-        home.mkdir(parents=True, exist_ok=True)
-        environment["PREFECT_HOME"] = str(home)
+    if any(name in environment for name in _OTHER_VARIABLES) or _has_settings_file():
+        return False
+    theirs = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/")) / ".prefect")
+    if "PREFECT_HOME" in environment or (theirs / "profiles.toml").exists():
+        home = theirs
+    elif "PREFECT_PROFILE" in environment:
+        return False
+    else:
+        home = runs_dir / ".prefect"
+    if _names_a_server(home / "profiles.toml", environment.get("PREFECT_PROFILE")):
+        return False
+    home.mkdir(parents=True, exist_ok=True)
+    environment["PREFECT_HOME"] = str(home.resolve())
+    return True
+
+
+def _has_settings_file() -> bool:
+    pyproject = Path("pyproject.toml")
+    return any(Path(name).exists() for name in _OTHER_FILES) or (
+        pyproject.exists() and "[tool.prefect" in pyproject.read_text(errors="replace")
+    )
+
+
+def _names_a_server(profiles: Path, active: str | None) -> bool:
+    if not profiles.exists():
+        return False
+    try:
+        found = tomllib.loads(profiles.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # Prefect says best what it does not like about it
+        return True
+    profile = found.get("profiles", {}).get(active or found.get("active", ""), {})
+    return "PREFECT_API_URL" in profile

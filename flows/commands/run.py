@@ -110,33 +110,27 @@ def run_parameters(options: argparse.Namespace) -> dict[str, Any]:
 def execute(options: argparse.Namespace) -> int:
     import datetime
 
-    from tasks.errors import HarvestError
     from tasks.moving_names import resolve_moving
 
     parameters = resolve_moving(run_parameters(options), datetime.date.today())
     runs_dir = Path(parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR))
     check_input(parameters, runs_dir, forget_rung=options.forget_oom_rung)
 
+    from flows.embedded_server import EmbeddedServer
     from flows.prefect_environment import prepare_prefect
 
-    prepare_prefect(runs_dir, verbose=options.verbose)
+    server = EmbeddedServer() if prepare_prefect(runs_dir, verbose=options.verbose) else None
     signal.signal(signal.SIGTERM, terminate)
 
     from flows.collect import collect_rollouts
     from flows.progress import console_output
     from flows.summary_view import print_summary
 
+    if server is not None:
+        server.wait_until_ready()
     console_output.set(sys.stderr)
     # whoever watches decides about another attempt; retries are for runs that nobody watches
-    try:
-        report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
-    except RuntimeError as error:
-        if "ephemeral" not in str(error):
-            raise
-        raise HarvestError(
-            "Prefect's embedded server did not start in time. Run the same command when the machine is less busy, or "
-            "start a server (prefect server start) and set PREFECT_API_URL"
-        ) from error
+    report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
