@@ -12,6 +12,7 @@ from flows import parameters as form
 from flows import steps
 from flows.artifacts import report_equivalence, report_preflight, report_run
 from flows.ending import failures_explained
+from flows.fan_out import check_fan_out, fetch_finished, generate_on_nodes
 from flows.generate import generate_run
 from flows.progress import say
 from flows.reporter import Reporter
@@ -73,12 +74,15 @@ def collect_rollouts(
     lengths: form.Lengths = None,
     skip_finished: form.SkipFinished = False,
     name: form.Name = None,
+    nodes: form.Nodes = 1,
+    shared: form.Shared = None,
     runs_dir: form.RunsDir = "runs",
 ) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
     given = dict(locals())
     with failures_explained(), Reporter() as reporter:
         settled = settle_parameters(given)
+        check_fan_out(nodes, shared, settled["baseline"])
         plan = plan_run(config_from_parameters(settled), Path(runs_dir))
         reporter.describe_flow_run(
             name=planned_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, settled)
@@ -86,24 +90,46 @@ def collect_rollouts(
         required = require if settled["baseline"] else None
         if skip_finished and (known := finished_report(plan, upload_url=settled["upload"], require=required)):
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known)
-        report = _collect(plan, upload=settled["upload"], baseline=settled["baseline"], require=require, to=reporter)
+        report = _collect(
+            plan,
+            upload=settled["upload"],
+            baseline=settled["baseline"],
+            require=require,
+            nodes=nodes,
+            shared=shared,
+            to=reporter,
+        )
     return Completed(message=_outcome(report), data=report)
 
 
 def _collect(
-    plan: RunPlan, *, upload: str | None, baseline: str | None, require: form.Require, to: Reporter
+    plan: RunPlan,
+    *,
+    upload: str | None,
+    baseline: str | None,
+    require: form.Require,
+    nodes: int,
+    shared: str | None,
+    to: Reporter,
 ) -> dict[str, Any]:
     with run_lock(plan.paths.state / "lock"):
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
         shards = steps.shard_dataset(plan)
-        with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
-            try:
-                steps.preflight(plan, upload)
-            finally:
-                report_preflight(to, plan.paths)
+        if shared is not None and nodes > 1:
             baseline_dir = steps.baseline(plan, baseline) if baseline else None
-            generate_run(plan, shards, upload, to)
+            generate_on_nodes(plan, shards, upload, to, nodes=nodes, shared=shared)
+            report_preflight(to, plan.paths)
+        else:
+            if shared is not None:
+                fetch_finished(plan, shards, shared)
+            with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
+                try:
+                    steps.preflight(plan, upload)
+                finally:
+                    report_preflight(to, plan.paths)
+                baseline_dir = steps.baseline(plan, baseline) if baseline else None
+                generate_run(plan, shards, upload, to)
         verdict = steps.validate(plan.paths.root, baseline_dir, require) if baseline_dir else None
         report = steps.summarize(plan)
         write_manifest(plan.paths.root)

@@ -2,16 +2,16 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from prefect.futures import PrefectFuture
-
+from flows.in_flight import InFlight
 from flows.steps import generate_shard, score_shard, upload_shard
 from tasks.replica_pool import ReplicaPool
 from tasks.run_plan import RunPlan
 from tasks.shards import Shard
 
 PUMP_SECONDS = 0.5
+
+OnScored = Callable[[Shard], None]
 
 
 class ShardDriver:
@@ -24,8 +24,7 @@ class ShardDriver:
         self._plan = plan
         self._pool = pool
         self._upload_url = upload_url
-        self._then: dict[Any, Callable[[], None]] = {}
-        self._done: deque[Any] = deque()
+        self._in_flight = InFlight(pool.wake)
         self._generating = 0
 
     def run(
@@ -33,45 +32,38 @@ class ShardDriver:
         *,
         to_generate: Iterable[Shard],
         to_score: Iterable[Shard],
-        on_scored: Callable[[Shard], None],
+        on_scored: OnScored,
         on_tick: Callable[[], None],
     ) -> None:
         """Finish every shard; ``to_score`` have their rollouts already. Raises the first failure that retries did
         not cure."""
         waiting = deque(to_generate)
         for shard in to_score:
-            self._score(shard, on_scored)
-        while waiting or self._then:
+            score_and_upload(self._in_flight, self._plan, shard, self._upload_url, on_scored)
+        while waiting or self._in_flight:
             while waiting and self._generating < self._pool.capacity:
                 self._generate(waiting.popleft(), on_scored)
             self._pool.pump(PUMP_SECONDS)
             on_tick()
-            while self._done:
-                future = self._done.popleft()
-                follow = self._then.pop(future)
-                future.result()
-                follow()
+            self._in_flight.settle()
 
-    def _generate(self, shard: Shard, on_scored: Callable[[Shard], None]) -> None:
-        def follow() -> None:
+    def _generate(self, shard: Shard, on_scored: OnScored) -> None:
+        def follow(_: object) -> None:
             self._generating -= 1
-            self._score(shard, on_scored)
+            score_and_upload(self._in_flight, self._plan, shard, self._upload_url, on_scored)
 
         self._generating += 1
-        self._watch(generate_shard.submit(self._pool, shard), follow)
+        self._in_flight.watch(generate_shard.submit(self._pool, shard), follow)
 
-    def _score(self, shard: Shard, on_scored: Callable[[Shard], None]) -> None:
-        def follow() -> None:
-            on_scored(shard)
-            if self._upload_url is not None:
-                self._watch(upload_shard.submit(self._plan, shard, self._upload_url), lambda: None)
 
-        self._watch(score_shard.submit(self._plan, shard), follow)
+def score_and_upload(
+    in_flight: InFlight, plan: RunPlan, shard: Shard, upload_url: str | None, on_scored: OnScored
+) -> None:
+    """Score a shard that has its rollouts, then upload it."""
 
-    def _watch(self, future: PrefectFuture[Any], follow: Callable[[], None]) -> None:
-        self._then[future] = follow
-        future.add_done_callback(self._finished)
+    def follow(_: object) -> None:
+        on_scored(shard)
+        if upload_url is not None:
+            in_flight.watch(upload_shard.submit(plan, shard, upload_url), lambda _: None)
 
-    def _finished(self, future: Any) -> None:
-        self._done.append(future)
-        self._pool.wake()
+    in_flight.watch(score_shard.submit(plan, shard), follow)

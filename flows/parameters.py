@@ -111,5 +111,43 @@ Upload = Annotated[str | None, _shown("Upload to", f"s3://bucket/prefix or a dir
 SkipFinished = Annotated[
     bool, _shown("Skip if finished", "End at once, as Completed, when a run of this fingerprint is finished")
 ]
+Nodes = Annotated[
+    int,
+    _shown(
+        "Nodes",
+        "More than one: so many flow runs of generate-shards are started, each for one worker of the nodes' pool",
+        ge=1,
+        le=64,
+    ),
+]
+Shared = Annotated[
+    str | None,
+    _shown(
+        "Shared storage",
+        "With several nodes: a directory or s3://bucket/prefix that all nodes reach, for work under way",
+    ),
+]
 RunsDir = Annotated[str, _shown("Runs directory", "Under a worker, relative to its HARVEST_HOME", min_length=1)]
 Name = Annotated[_Name | None, _shown("Name", f"Readable start of the run id{_MOVES}")]
+
+RunId = Annotated[
+    str,
+    _shown("Run", "Id of a run that is being collected over several nodes", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
+]
+SharedPlace = Annotated[str, _shown("Shared storage", "Where the collection keeps its ledger and shards", min_length=1)]
+Attempt = Annotated[
+    str | None,
+    _shown(
+        "Attempt",
+        "Flow run and attempt that collect; empty works on whatever happens to them",
+        pattern=r"^[0-9a-f-]{36}-\d+$",
+    ),
+]
+Place = Annotated[int, _shown("Place", "Where in the order of shards this node begins, counted in nodes", ge=0)]
+LeaseSeconds = Annotated[
+    int, _shown("Lease, seconds", "A claim that is not renewed for so long is another node's to take", ge=2, le=3600)
+]
+Scratch = Annotated[
+    str,
+    _shown("Scratch directory", "On a disk of the node; under a worker, relative to its HARVEST_HOME", min_length=1),
+]

@@ -5,18 +5,30 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import polars as pl
 from prefect.logging import get_run_logger
 
 from tasks.recovery import PoolEvent
-from tasks.replica_pool import ReplicaPool
 
 console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
 """Where the command line wants progress; None under a Prefect worker."""
 
 LINE_SECONDS = 10.0
+
+
+class Counters(Protocol):
+    """What a Progress reads: a replica pool's counters, or those of all nodes together."""
+
+    @property
+    def rollouts_finished(self) -> int: ...
+    @property
+    def rollouts_resumed(self) -> int: ...
+    @property
+    def tokens_generated(self) -> int: ...
+    @property
+    def first_admitted_at(self) -> float | None: ...
 
 
 @dataclass(kw_only=True)
@@ -25,14 +37,14 @@ class Progress:
 
     total: int
     done_before: int = 0
-    pool: ReplicaPool | None = None
+    counters: Counters | None = None
     reward_sum: float = 0.0
     reward_count: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
     def done(self) -> int:
-        here = self.pool.rollouts_finished + self.pool.rollouts_resumed if self.pool else 0
+        here = self.counters.rollouts_finished + self.counters.rollouts_resumed if self.counters else 0
         return min(self.total, self.done_before + here)
 
     @property
@@ -41,15 +53,15 @@ class Progress:
 
     @property
     def tokens_per_second(self) -> float:
-        if self.pool is None or self.pool.first_admitted_at is None:
+        if self.counters is None or self.counters.first_admitted_at is None:
             return 0.0
-        return self.pool.tokens_generated / max(1e-6, time.monotonic() - self.pool.first_admitted_at)
+        return self.counters.tokens_generated / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
 
     @property
     def eta_seconds(self) -> float | None:
-        if self.pool is None or self.pool.first_admitted_at is None or self.pool.rollouts_finished == 0:
+        if self.counters is None or self.counters.first_admitted_at is None or self.counters.rollouts_finished == 0:
             return None
-        rate = self.pool.rollouts_finished / max(1e-6, time.monotonic() - self.pool.first_admitted_at)
+        rate = self.counters.rollouts_finished / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
         return (self.total - self.done) / rate
 
     @property

@@ -11,7 +11,8 @@ from tasks.baseline import obtain_baseline
 from tasks.duplicate_questions import find_duplicates
 from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
-from tasks.errors import HarvestError
+from tasks.errors import HarvestError, UploadError
+from tasks.ledger import Ledger
 from tasks.noise_memory import recall_noise_floor
 from tasks.receipt import UploadReceipt
 from tasks.replica_pool import ReplicaPool
@@ -23,6 +24,7 @@ from tasks.scoring import score_shard as _score_shard
 from tasks.shard_queue import ShardResult
 from tasks.shards import Shard, mark_finished, scores_made_from
 from tasks.shards import shard_dataset as _shard_dataset
+from tasks.shared_run import fetch_shard as _fetch_shard
 from tasks.summary import summarize_run
 from tasks.upload import Uploader
 
@@ -38,6 +40,15 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
         return error.retryable
     except Exception:
         return False
+    return False
+
+
+def is_transfer_failure(task: Any, task_run: Any, state: Any) -> bool:
+    """Retry what shared storage refused or did not answer, and nothing else."""
+    try:
+        state.result()
+    except Exception as error:
+        return isinstance(error, UploadError)
     return False
 
 
@@ -76,6 +87,32 @@ def score_shard(plan: RunPlan, shard: Shard) -> Path:
     path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
     mark_finished(paths, "scores", index, path, scores_made_from(paths, index, load_scorer(plan.config.scorer)))
     return path
+
+
+@task(
+    name="publish shard",
+    task_run_name="publish shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=4,
+    retry_delay_seconds=[5, 15, 45, 120],
+    retry_condition_fn=is_transfer_failure,
+)
+def publish_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> bool:
+    return ledger.publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
+
+
+@task(
+    name="fetch shard",
+    task_run_name="fetch shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=4,
+    retry_delay_seconds=[5, 15, 45, 120],
+    retry_condition_fn=is_transfer_failure,
+)
+def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
+    return _fetch_shard(ledger, plan, shard)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)

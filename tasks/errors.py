@@ -15,6 +15,7 @@ EngineCrashed       1    the engine process ended; retried with the same setting
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
 UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written
+NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
 NotEquivalent       3    the outputs differ from the baseline's by more than was required
 =================  ====  ==============================================================================
 
@@ -76,6 +77,10 @@ class StorageError(HarvestError):
 
 class UploadError(HarvestError):
     """The destination could not be brought to hold the run, complete and verified."""
+
+
+class NodesLost(HarvestError):
+    """No node is left that generates, and what they failed of would fail again."""
 
 
 class NotEquivalent(HarvestError):

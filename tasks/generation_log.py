@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.store import publish_json, read_json
 
@@ -9,7 +10,8 @@ from tasks.store import publish_json, read_json
 @dataclass(frozen=True, kw_only=True)
 class GenerationSession:
     """One stretch of generating. ``seconds`` runs from the first admitted to the last finished rollout;
-    ``start_seconds`` is what loading took before; ``restarts`` counts engines lost to failures."""
+    ``start_seconds`` is what loading took before; ``restarts`` counts engines lost to failures. Of several nodes,
+    ``seconds`` are those of the clock and all else is the sum over ``nodes``, which says what each one did."""
 
     started_at: str
     seconds: float
@@ -19,6 +21,7 @@ class GenerationSession:
     restarts: int
     replicas: int
     gpus: int
+    nodes: tuple[dict[str, Any], ...] = ()
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:

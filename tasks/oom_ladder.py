@@ -4,6 +4,7 @@ vLLM preallocates its KV cache, so fewer prompts per call cure nothing. What doe
 per step together with a smaller reservation, then a smaller CUDA-graph capture, then eager execution.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _less_utilization(share: float) -> float:
 @dataclass(frozen=True, kw_only=True)
 class RungChange:
     """One step down: when (UTC, ISO 8601), from which rung to which, which memory ran out in which phase and why, and
-    the settings of the new rung."""
+    the settings of the new rung. ``node`` is where, in a run of several nodes."""
 
     at: str
     from_rung: int
@@ -102,6 +103,7 @@ class RungChange:
     phase: Phase
     reason: str
     settings: dict[str, Any]
+    node: str | None = None
 
 
 class RungState:
@@ -130,6 +132,13 @@ class RungState:
         self.rung = change.to_rung
         self.changes.append(change)
         self._publish()
+
+    def record(self, changes: Iterable[RungChange]) -> None:
+        """Note steps that were taken on other nodes; this run's own rung stays."""
+        known = {(change.at, change.node, change.to_rung) for change in self.changes}
+        if new := [change for change in changes if (change.at, change.node, change.to_rung) not in known]:
+            self.changes += new
+            self._publish()
 
     def _publish(self) -> None:
         publish_json({"rung": self.rung, "changes": [asdict(change) for change in self.changes]}, self._path)

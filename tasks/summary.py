@@ -7,6 +7,7 @@ import polars as pl
 
 from tasks.generation_log import read_sessions
 from tasks.metrics import run_metrics
+from tasks.node_accounts import telemetry_scope
 from tasks.oom_ladder import RungState
 from tasks.records import RunPaths
 from tasks.run_plan import RunPlan
@@ -95,4 +96,5 @@ def _telemetry(plan: RunPlan, rows: pl.DataFrame) -> dict[str, Any] | None:
     if not plan.paths.telemetry.is_file():
         return None
     correct = int((rows["reward"] == 1).sum())
-    return summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=rows.height, correct=correct).to_json()
+    summary = summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=rows.height, correct=correct).to_json()
+    return telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)

@@ -78,8 +78,10 @@ class Api:
 
 
 @contextlib.contextmanager
-def running_worker(api_url: str, home: Path, name: str = "node-1") -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker process; ended, with the flow runs that it started, on leaving."""
+def running_worker(
+    api_url: str, home: Path, name: str = "node-1", pool: str = "harvest", **extra: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker process of ``pool``, with ``extra`` environment variables; ended, with its flow runs, on leaving."""
     home.mkdir(parents=True, exist_ok=True)
     variables = {
         "PREFECT_API_URL": api_url,
@@ -87,10 +89,11 @@ def running_worker(api_url: str, home: Path, name: str = "node-1") -> Iterator["
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "HARVEST_HOME": str(home),
         "DO_NOT_TRACK": "1",
+        **extra,
     }
     with (home / f"{name}.log").open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "worker", "--name", name],
+            [sys.executable, "-m", "flows.cli", "worker", "--name", name, "--pool", pool],
             env=environment(**variables),
             stdout=log,
             stderr=log,

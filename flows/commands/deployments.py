@@ -1,6 +1,7 @@
 """``harvest deploy``, ``worker``, ``serve`` and ``automations``: collections that Prefect starts."""
 
 import argparse
+import contextlib
 import os
 import socket
 import subprocess
@@ -8,19 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
+from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, need_server, run_parameters
 
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
 POOL = "harvest"
+NODES_POOL = "harvest-nodes"
 
 
 def add(commands: Any) -> None:
     deploy = commands.add_parser(
         "deploy",
         help="make the work pool and the deployments on a Prefect server",
-        description="Make the process work pool with a limit of one flow run at a time, unless it is there, and deploy "
-        "what the file names. A harvest worker on every GPU node then runs it.",
+        description="Make the process work pools, unless they are there, and deploy what the file names: harvest, with "
+        "a limit of one flow run at a time, and harvest-nodes, for the nodes of collections over several of them. A "
+        "harvest worker on every GPU node then runs it.",
     )
     deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
     deploy.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
@@ -32,7 +35,7 @@ def add(commands: Any) -> None:
         description="A Prefect worker of the pool. Relative paths in a flow run's parameters are relative to "
         "HARVEST_HOME, or to this directory. Asked to stop, it ends its flow run in order; the same run resumes later.",
     )
-    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}")
+    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}; {NODES_POOL} for --nodes")
     worker.add_argument("--name", metavar="NAME", help="name of this worker (default: this host's)")
     worker.set_defaults(execute=execute_worker)
 
@@ -64,21 +67,23 @@ def add(commands: Any) -> None:
 def execute_deploy(options: argparse.Namespace) -> int:
     from tasks.errors import ConfigError
 
-    _need_server()
+    need_server()
     if not options.file.is_file():
         raise ConfigError(f"{options.file} does not exist. Run this in a checkout, or give --file")
-    _make_pool()
+    _make_pools()
     chosen = [part for name in options.names for part in ("--name", name)] or ["--all"]
     command = ["--no-prompt", "deploy", "--prefect-file", str(options.file), *chosen]
     return subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode
 
 
 def execute_worker(options: argparse.Namespace) -> int:
-    _need_server()
+    need_server()
 
     from flows.worker import run_worker
+    from tasks.node_record import VARIABLE
 
     name = options.name or socket.gethostname()
+    os.environ.setdefault(VARIABLE, name)
     return run_worker(["--pool", options.pool, "--name", name, "--type", "process", "--limit", "1"])
 
 
@@ -86,7 +91,7 @@ def execute_serve(options: argparse.Namespace) -> int:
     parameters = run_parameters(options)
     for name in ("cron", "timezone", "deployment"):
         parameters.pop(name, None)
-    _need_server()
+    need_server()
     # flow runs have other working directories than this command
     parameters["runs_dir"] = str(Path(parameters.get("runs_dir", DEFAULT_RUNS_DIR)).resolve())
 
@@ -107,7 +112,7 @@ def execute_serve(options: argparse.Namespace) -> int:
 
 
 def execute_automations(options: argparse.Namespace) -> int:
-    _need_server()
+    need_server()
 
     from flows.automations import install_automations
 
@@ -116,29 +121,16 @@ def execute_automations(options: argparse.Namespace) -> int:
     return 0
 
 
-def _need_server() -> None:
-    """Raise ConfigError without a Prefect server that outlives this command."""
-    from tasks.errors import ConfigError
-
-    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
-        os.environ.setdefault(name, {"DO_NOT_TRACK": "1"}.get(name, "false"))
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
-        raise ConfigError(
-            "no Prefect server is set up. Start one with prefect server start, and set "
-            "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
-        )
-
-
-def _make_pool() -> None:
+def _make_pools() -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    pool = WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="GPU nodes of Rollout Harvest")
+    pools = [
+        WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="Collections of Rollout Harvest"),
+        WorkPoolCreate(name=NODES_POOL, type="process", description="Nodes of collections over several of them"),
+    ]
     with get_client(sync_client=True) as client:
-        try:
-            client.create_work_pool(pool)
-        except ObjectAlreadyExists:
-            return
+        for pool in pools:
+            with contextlib.suppress(ObjectAlreadyExists):
+                client.create_work_pool(pool)

@@ -99,6 +99,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scorer", metavar="S", help="gsm8k (default), math or package.module:function")
     parser.add_argument("--runs-dir", metavar="DIR", help=f"where runs are kept (default {DEFAULT_RUNS_DIR})")
     parser.add_argument("--name", metavar="NAME", help="readable start of the run id")
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help="generate on N nodes, which run harvest worker --pool harvest-nodes"
+    )
+    parser.add_argument(
+        "--shared",
+        metavar="URL",
+        help="with --nodes: a directory or s3:// URL that all nodes reach, for work under way",
+    )
 
 
 def run_parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -115,6 +123,8 @@ def execute(options: argparse.Namespace) -> int:
     parameters = resolve_moving(run_parameters(options), datetime.date.today())
     runs_dir = Path(parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR))
     check_input(parameters, runs_dir, forget_rung=options.forget_oom_rung)
+    if (nodes := parameters.get("nodes", 1)) > 1:
+        need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
     from flows.embedded_server import EmbeddedServer
     from flows.prefect_environment import prepare_prefect
@@ -145,17 +155,36 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     from tasks.run_plan import plan_run
     from tasks.rung_memory import forget_rung as forget
     from tasks.scoring import load_scorer
+    from tasks.shared_run import check_nodes
 
     config = config_from_parameters(parameters)
     plan = plan_run(config, runs_dir)
     load_scorer(config.scorer)
     check_baseline(parameters.get("baseline"), plan)
+    check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"))
     if (url := parameters.get("upload")) is not None:
         from tasks.destination import check_destination
 
         check_destination(url)
     if forget_rung:
         forget(plan)
+
+
+def need_server(why: str = "") -> None:
+    """Raise ConfigError without a Prefect server that outlives this command."""
+    import os
+
+    from tasks.errors import ConfigError
+
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+        os.environ.setdefault(name, {"DO_NOT_TRACK": "1"}.get(name, "false"))
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise ConfigError(
+            f"{why + ', but ' if why else ''}no Prefect server is set up. Start one with prefect server start, and set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
+        )
 
 
 def terminate(number: int, frame: Any) -> NoReturn:

@@ -32,7 +32,9 @@ def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
         module, _, name = deployment["entrypoint"].rpartition(".")
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         assert re.search(rf"^def {name}\(", (ROOT / f"{module.replace('.', '/')}.py").read_text(), re.MULTILINE)
-        assert deployment["parameters"]["profile"] in profile_names()
+        # a node is told by the run that it works for
+        if name != "generate_shards":
+            assert deployment["parameters"]["profile"] in profile_names()
         assert deployment["enforce_parameter_schema"] is True
     [step] = content["pull"]
     module, _, name = next(iter(step)).rpartition(".")

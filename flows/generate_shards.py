@@ -1,0 +1,131 @@
+"""generate_shards: what each node runs of a collection over several nodes. ``collect_rollouts`` starts it."""
+
+import socket
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import State, flow
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import parameters as form
+from flows.ending import failures_explained
+from flows.generate import report_event
+from flows.node_driver import NodeDriver
+from flows.parent_watch import ParentWatch
+from flows.reporter import Reporter
+from flows.warm_pool import num_gpus, warm_pool
+from tasks.errors import HarvestError
+from tasks.ledger import Ledger
+from tasks.node_account import NodeAccount, shards_begun
+from tasks.node_lock import gpus_of, node_lock
+from tasks.node_record import node_name
+from tasks.run_directory import open_run
+from tasks.run_lock import run_lock
+from tasks.run_preflight import preflight_run
+from tasks.shard_supply import ShardSupply
+from tasks.shards import Shard
+from tasks.shared_run import SharedOrder, open_shared, receive_order, unpack_questions
+
+
+@flow(
+    name="generate-shards",
+    task_runner=ThreadPoolTaskRunner(max_workers=64),  # type: ignore[arg-type]  # its type parameter cannot be inferred
+    persist_result=False,
+    validate_parameters=True,
+)
+def generate_shards(
+    run: form.RunId,
+    shared: form.SharedPlace,
+    attempt: form.Attempt = None,
+    place: form.Place = 0,
+    lease_seconds: form.LeaseSeconds = 120,
+    scratch: form.Scratch = "scratch",
+) -> "State[dict[str, Any]]":
+    """Generate shards of a run on this node for as long as one is unfinished on any node."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    node, root = node_name(), Path(scratch).resolve()
+    with failures_explained(), Reporter() as reporter:
+        reporter.describe_flow_run(name=f"{run} · {node}", tags={f"run:{run}", f"node:{node}"}, parameters={})
+        ledger = Ledger(
+            open_shared(shared, run, root / run / "state"),
+            owner=str(context.flow_run.id),
+            node=node,
+            place=f"{socket.gethostname()}:{root}",
+            lease_s=lease_seconds,
+        )
+        account = NodeAccount(ledger, node=node, attempt=attempt or "", logs=str(root / run / "logs"))
+        with account, ParentWatch(_flow_run_of(attempt)) as parent:
+            order = receive_order(ledger.store, run, root)
+            account.planned(order.plan)
+            _Node(order, ledger, account, parent, reporter).generate(place)
+    made = len(account.published)
+    return Completed(message=f"{made} of {len(order.shards)} shards were made on {node}", data={"shards": made})
+
+
+class _Node:
+    def __init__(
+        self, order: SharedOrder, ledger: Ledger, account: NodeAccount, parent: ParentWatch, reporter: Reporter
+    ) -> None:
+        self._order = order
+        self._plan = order.plan
+        self._ledger = ledger
+        self._account = account
+        self._parent = parent
+        self._reporter = reporter
+        self._log = get_run_logger()
+
+    def generate(self, place: int) -> None:
+        plan, ledger = self._plan, self._ledger
+        with run_lock(plan.paths.state / "lock"):
+            for pid in open_run(plan):
+                self._log.warning("ended process %d, left over from a killed run", pid)
+            unpack_questions(self._order)
+            # whoever holds the lock is the only one here: claims that were made from here are of the dead
+            if left := ledger.drop_here():
+                self._log.info("shards %s were claimed from here before and are taken up again", left)
+            ledger.store.abort_orphans()
+            with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=self._log.info):
+                preflight_run(plan, None)
+                self._serve(place)
+
+    def _serve(self, place: int) -> None:
+        plan, account = self._plan, self._account
+        shards = {shard.index: shard for shard in self._order.shards}
+        with warm_pool(
+            plan, listener=lambda event: report_event(event, plan, self._reporter), say=self._log.info
+        ) as pool:
+            account.generating(pool, num_gpus(plan))
+            supply = ShardSupply(
+                self._ledger,
+                list(shards),
+                first=shards_begun(plan, list(shards)),
+                nodes=self._order.nodes,
+                place=place,
+                beat=account.beat,
+                tell=self._log.warning,
+                wake=pool.wake,
+            )
+
+            def on_published(shard: Shard) -> None:
+                account.add(shard.index, shard.num_rollouts)
+                self._log.info("shard %d is published", shard.index)
+
+            def on_tick() -> None:
+                if self._parent.over is not None:
+                    raise HarvestError(f"the collection ended before its nodes: {self._parent.over}")
+                share = 100 * supply.num_finished / len(shards)
+                self._reporter.progress(share, f"{len(account.published)} shards from here, of {len(shards)} wanted")
+
+            with supply:
+                NodeDriver(plan, pool, self._ledger, shards).run(supply, on_published=on_published, on_tick=on_tick)
+
+
+def _flow_run_of(attempt: str | None) -> UUID | None:
+    """The collecting flow run, from the attempt that it gave."""
+    return UUID(attempt.rpartition("-")[0]) if attempt else None

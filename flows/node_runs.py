@@ -1,0 +1,177 @@
+"""The nodes' flow runs of one collection: started, watched, told to end; nothing here knows of shards."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from prefect import State, runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelling, Crashed
+
+from tasks.errors import ConfigError
+
+DEPLOYMENT = "generate-shards/generate-shards"
+POLL_SECONDS = 3.0
+SILENT_SECONDS = 600.0
+"""How long a flow run may be Pending, or Running without a first sign of life on the shared storage."""
+CANCEL_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def check_deployment() -> None:
+    """Raise ConfigError unless the server has the deployment that the nodes run."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound:
+        raise ConfigError(
+            f"the Prefect server has no deployment {DEPLOYMENT}, which the nodes run. Run `harvest deploy` once, and "
+            "`harvest worker --pool harvest-nodes` on every node"
+        ) from None
+
+
+@dataclass(kw_only=True)
+class NodeRun:
+    """One flow run of ``generate_shards``. ``lost`` says that it is Running in name only."""
+
+    flow_run_id: UUID
+    number: int
+    state: State | None = None
+    changed_at: float = field(default_factory=time.monotonic)
+    lost: bool = False
+
+    @property
+    def owner(self) -> str:
+        return str(self.flow_run_id)
+
+    @property
+    def ended(self) -> bool:
+        return self.lost or (self.state is not None and self.state.is_final())
+
+    @property
+    def working(self) -> bool:
+        return not self.ended and self.state is not None and self.state.is_running()
+
+    def describe(self) -> str:
+        if self.lost:
+            return "lost: it gave no sign of life"
+        if self.state is None:
+            return "unknown"
+        return f"{self.state.name}" + (f": {self.state.message}" if self.state.message else "")
+
+
+class NodeRuns:
+    """All node runs that this attempt has started."""
+
+    def __init__(self, run_id: str, shared: str) -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        self.attempt = f"{context.flow_run.id}-{runtime.flow_run.run_count or 1}"
+        self.runs: list[NodeRun] = []
+        self._run_id = run_id
+        self._shared = shared
+        self._polled_at = 0.0
+
+    @property
+    def live(self) -> list[NodeRun]:
+        return [run for run in self.runs if not run.ended]
+
+    def start(self, count: int) -> list[NodeRun]:
+        """Start ``count`` more. The same piece of the same attempt is one flow run, however often it is asked for."""
+        started = []
+        for place in range(count):
+            number = len(self.runs)
+            flow_run = run_deployment(
+                DEPLOYMENT,
+                parameters={"run": self._run_id, "shared": self._shared, "attempt": self.attempt, "place": place},
+                flow_run_name=f"{self._run_id} · node {number + 1}",
+                timeout=0,
+                idempotency_key=f"{self._run_id}/{self.attempt}/{number}",
+                as_subflow=True,
+            )
+            assert isinstance(flow_run, FlowRun)
+            run = NodeRun(flow_run_id=flow_run.id, number=number, state=flow_run.state)
+            self.runs.append(run)
+            started.append(run)
+        return started
+
+    def poll(self, silent: Mapping[str, float], lease_s: Mapping[str, float]) -> list[NodeRun]:
+        """Read the states, every few seconds; those that have ended since.
+
+        ``silent`` are the owners with a record and the seconds since it changed, ``lease_s`` how long that may be. A
+        server that is away changes nothing.
+        """
+        if time.monotonic() - self._polled_at < POLL_SECONDS:
+            return []
+        self._polled_at = time.monotonic()
+        ended = []
+        for run in self.live:
+            try:
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+                    self._update(client, run, silent.get(run.owner), lease_s.get(run.owner, SILENT_SECONDS))
+            except ObjectNotFound:
+                run.lost = True
+            except Exception as error:
+                logger.debug("could not read flow run %s: %s", run.flow_run_id, error)
+            if run.ended:
+                ended.append(run)
+        return ended
+
+    def cancel(self, runs: Iterable[NodeRun] | None = None) -> None:
+        """Have what is not over end, without waiting for it; never raises and never takes long."""
+        targets = [run for run in (self.runs if runs is None else runs) if not run.ended]
+        if targets:
+            thread = threading.Thread(target=self._cancel, args=(targets,), daemon=True)
+            thread.start()
+            thread.join(CANCEL_SECONDS)
+
+    def cancel_owners(self, owners: Iterable[str]) -> list[str]:
+        """End flow runs that an earlier attempt has left, and tell which of ``owners`` are over or now asked to be."""
+        gone = []
+        for owner in owners:
+            try:
+                with get_client(sync_client=True) as client:
+                    state = client.read_flow_run(UUID(owner)).state
+                    if state is not None and not state.is_final():
+                        client.set_flow_run_state(UUID(owner), Cancelling(message="Another attempt collects this run."))
+            except (ObjectNotFound, ValueError):
+                pass
+            gone.append(owner)
+        return gone
+
+    def _update(self, client: SyncPrefectClient, run: NodeRun, silent_s: float | None, lease_s: float) -> None:
+        state = client.read_flow_run(run.flow_run_id).state
+        if state is None:
+            return
+        if run.state is None or state.type != run.state.type:
+            run.changed_at = time.monotonic()
+        run.state = state
+        since = time.monotonic() - run.changed_at
+        if state.is_running():
+            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > lease_s
+        elif state.is_pending() or state.is_cancelling():
+            run.lost = since > SILENT_SECONDS
+        if run.lost:
+            message = "No sign of life on the shared storage; the other nodes go on with its shards."
+            client.set_flow_run_state(run.flow_run_id, Crashed(message=message), force=True)
+
+    def _cancel(self, runs: list[NodeRun]) -> None:
+        for run in runs:
+            with (
+                contextlib.suppress(Exception),
+                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
+                get_client(sync_client=True) as client,
+            ):
+                # a flow run that no worker has begun is Cancelled at once
+                client.set_flow_run_state(run.flow_run_id, Cancelling(message="The collection is over."))

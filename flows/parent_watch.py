@@ -1,0 +1,47 @@
+"""Does the flow run for which this one works still want it? A node must not work on for a collection that is over."""
+
+import threading
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+POLL_SECONDS = 20.0
+
+
+class ParentWatch:
+    """Use as a context manager; a server that is away is no reason to stop."""
+
+    def __init__(self, flow_run_id: UUID | None) -> None:
+        self._flow_run_id = flow_run_id
+        self._over: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="parent-watch", daemon=True)
+
+    @property
+    def over(self) -> str | None:
+        """The final state of the flow run that is watched, in words; None while it goes on."""
+        return self._over
+
+    def __enter__(self) -> Self:
+        if self._flow_run_id is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        assert self._flow_run_id is not None
+        while not self._stop.wait(POLL_SECONDS) and self._over is None:
+            try:
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+                    state = client.read_flow_run(self._flow_run_id).state
+            except Exception:
+                continue
+            if state is not None and state.is_final():
+                self._over = f"{state.name}: {state.message or 'no message'}"

@@ -1,0 +1,73 @@
+"""A node's replica pool with all that goes with it: the rung to begin at, telemetry, and the session's record."""
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+
+from tasks.generation_log import GenerationSession, add_session
+from tasks.oom_ladder import RungState
+from tasks.recovery import PoolEvent
+from tasks.replica_pool import ReplicaPool
+from tasks.run_plan import RunPlan
+from tasks.rung_memory import recall_rung, remember_rung
+from tasks.telemetry import ReplicaStats, TelemetrySampler
+
+
+@contextlib.contextmanager
+def warm_pool(
+    plan: RunPlan, *, listener: Callable[[PoolEvent], None], say: Callable[[str], None]
+) -> Iterator[ReplicaPool]:
+    """A pool for ``plan`` on this node; its engines start with the first shard and stay until the end."""
+    rung = RungState(plan.paths.state / "oom_ladder.json")
+    rung.begin_at(recall_rung(plan))
+    pool = ReplicaPool(plan, rung=rung, listener=listener)
+    if rung.rung:
+        say(
+            f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}), which "
+            "memory allowed before; --forget-oom-rung begins at the full batch"
+        )
+    with TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)), pool:
+        try:
+            yield pool
+        finally:
+            _log_session(plan, pool)
+    remember_rung(plan, rung.rung)
+
+
+def num_gpus(plan: RunPlan) -> int:
+    """GPUs that a node uses for ``plan``."""
+    profile = plan.profile
+    return profile.replicas * profile.engine.tensor_parallel_size if profile.expect.device == "cuda" else 0
+
+
+def _log_session(plan: RunPlan, pool: ReplicaPool) -> None:
+    if pool.first_admitted_at is None or pool.last_finish_at is None:
+        return
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    session = GenerationSession(
+        started_at=now,
+        seconds=pool.last_finish_at - pool.first_admitted_at,
+        start_seconds=pool.engine_start_seconds,
+        tokens=pool.tokens_generated,
+        rollouts=pool.rollouts_finished,
+        restarts=pool.restarts,
+        replicas=plan.profile.replicas,
+        gpus=num_gpus(plan),
+    )
+    add_session(plan.paths.state / "generation.json", session)
+
+
+def _replica_stats(pool: ReplicaPool) -> list[ReplicaStats]:
+    return [
+        ReplicaStats(
+            replica=status.index,
+            running=status.stats.running,
+            waiting=status.stats.waiting,
+            kv_cache_usage=status.stats.kv_cache_usage,
+            preemptions=status.stats.preemptions,
+            prefix_cache_hits=status.stats.prefix_cache_hits,
+            prefix_cache_queries=status.stats.prefix_cache_queries,
+            generation_tokens=status.stats.generation_tokens,
+        )
+        for status in pool.status()
+    ]
