@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import parameters as form
 from flows import steps
 from flows.artifacts import report_equivalence, report_preflight, report_run
+from flows.aws_credentials import load_credentials
 from flows.ending import failures_explained
 from flows.fan_out import check_fan_out, fetch_finished, generate_on_nodes
 from flows.generate import generate_run
@@ -48,6 +49,7 @@ def collect_rollouts(
     questions: form.Questions = None,
     samples_per_arm: form.SamplesPerArm = 1,
     upload: form.Upload = None,
+    aws_credentials_block: form.AwsCredentialsBlock = None,
     baseline: form.Baseline = None,
     require: form.Require = "statistical",
     temperature: form.Temperature = 0.7,
@@ -87,6 +89,8 @@ def collect_rollouts(
         reporter.describe_flow_run(
             name=planned_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, settled)
         )
+        if aws_credentials_block is not None:
+            load_credentials(aws_credentials_block)  # so that a wrong name is refused before anything is written
         required = require if settled["baseline"] else None
         if skip_finished and (known := finished_report(plan, upload_url=settled["upload"], require=required)):
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known)

@@ -108,6 +108,13 @@ Require = Annotated[
     _shown("Equivalence required", "The weakest verdict with which the run does not fail"),
 ]
 Upload = Annotated[str | None, _shown("Upload to", f"s3://bucket/prefix or a directory; empty uploads nothing{_MOVES}")]
+AwsCredentialsBlock = Annotated[
+    Annotated[str, Field(pattern=r"^((aws-credentials|secret)/)?[a-z0-9-]+$")] | None,
+    _shown(
+        "AWS credentials block",
+        "Name of an AWS Credentials block, or secret/NAME, for s3:// URLs; empty takes the environment's or a role's",
+    ),
+]
 SkipFinished = Annotated[
     bool, _shown("Skip if finished", "End at once, as Completed, when a run of this fingerprint is finished")
 ]

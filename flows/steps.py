@@ -6,8 +6,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.aws_credentials import transfer_of_flow_run
 from flows.progress import say
 from tasks.baseline import obtain_baseline
+from tasks.destination import CHECK_ATTEMPTS
 from tasks.duplicate_questions import find_duplicates
 from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
@@ -61,7 +63,7 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
 
 @task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600)
 def preflight(plan: RunPlan, upload_url: str | None) -> None:
-    preflight_run(plan, upload_url)
+    preflight_run(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
 
 
 @task(
@@ -117,7 +119,7 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
 def baseline(plan: RunPlan, name: str) -> Path:
-    return obtain_baseline(name, plan, say)
+    return obtain_baseline(name, plan, say, transfer_of_flow_run())
 
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
@@ -145,11 +147,11 @@ def summarize(plan: RunPlan) -> dict[str, Any]:
 def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     paths = plan.paths
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
-    with Uploader(paths.root, url) as uploader:
+    with Uploader(paths.root, url, transfer=transfer_of_flow_run()) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
 
 
 @task(name="upload", task_run_name="upload", cache_policy=NO_CACHE, persist_result=False)
 def upload(run_dir: Path, url: str) -> UploadReceipt:
-    with Uploader(run_dir, url) as uploader:
+    with Uploader(run_dir, url, transfer=transfer_of_flow_run()) as uploader:
         return uploader.finish()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.remote import Transfer
 from tasks.run_directory import find_run
 from tasks.run_plan import RunPlan
 
@@ -20,7 +21,9 @@ def check_baseline(name: str | None, plan: RunPlan) -> None:
         find_run(name, plan.paths.root.parent)
 
 
-def obtain_baseline(name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None) -> Path:
+def obtain_baseline(
+    name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None, transfer: Transfer | None = None
+) -> Path:
     """The local directory of the baseline for ``plan``: ``find_baseline``'s, or for "auto" a generated sample.
 
     Raises ConfigError, EngineError or UploadError.
@@ -29,10 +32,10 @@ def obtain_baseline(name: str, plan: RunPlan, say: Callable[[str], None] = lambd
         from tasks.baseline_sample import sample_baseline
 
         return sample_baseline(plan, say)
-    return find_baseline(name, plan.paths.root.parent)
+    return find_baseline(name, plan.paths.root.parent, transfer)
 
 
-def find_baseline(name: str, runs_dir: Path) -> Path:
+def find_baseline(name: str, runs_dir: Path, transfer: Transfer | None = None) -> Path:
     """The local directory of a run: an id, a directory, or a URL that is downloaded and verified first.
 
     Raises ConfigError or UploadError.
@@ -41,4 +44,4 @@ def find_baseline(name: str, runs_dir: Path) -> Path:
         return find_run(name, runs_dir)
     from tasks.download import download_run
 
-    return download_run(name, runs_dir / ".baselines")
+    return download_run(name, runs_dir / ".baselines", transfer)

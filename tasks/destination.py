@@ -10,6 +10,8 @@ from tasks.remote import Transfer, open_filesystem
 from tasks.s3_objects import S3Objects
 
 CHECK_PREFIX = ".harvest-check-"
+CHECK_ATTEMPTS = 3
+"""Somebody may be waiting for the answer of a check."""
 
 
 def open_objects(url: str, transfer: Transfer | None = None, state: Path | None = None) -> Objects:
@@ -30,7 +32,7 @@ def check_destination(url: str, transfer: Transfer | None = None) -> None:
     Raises ConfigError when the URL cannot be right (unknown protocol, no such bucket), UploadError when the
     destination refuses or does not answer; the text says what to do and holds no secret.
     """
-    store = open_objects(url, transfer or Transfer(attempts=3))
+    store = open_objects(url, transfer or Transfer(attempts=CHECK_ATTEMPTS))
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
     # without the right to list, S3 answers 403 instead of 404 for what does not exist: say so before a run starts
     store.head(key)

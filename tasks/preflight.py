@@ -17,6 +17,7 @@ from tasks.model_files import check_model_files
 from tasks.node_checks import node_checks
 from tasks.nvml import PynvmlReader
 from tasks.package_checks import package_checks, torch_cuda_version
+from tasks.remote import Transfer
 from tasks.xid_log import check_xids, read_xids
 
 _RANK: dict[Status, int] = {"pass": 0, "skipped": 0, "warn": 1, "fail": 2}
@@ -67,6 +68,7 @@ def run_preflight(
     runs_dir: Path,
     expected_output_bytes: int | None = None,
     upload_url: str | None = None,
+    transfer: Transfer | None = None,
     reader: NvmlReader | None = None,
     smoke: bool = False,
     arms: int = 1,
@@ -97,7 +99,7 @@ def run_preflight(
         expected_output_bytes=expected_output_bytes,
     )
     if upload_url is not None:
-        checks.append(_destination(upload_url))
+        checks.append(_destination(upload_url, transfer))
     return PreflightReport(checks=tuple(checks), plan=plan)
 
 
@@ -160,10 +162,10 @@ def _model_files(profile: Profile, path: Path) -> CheckResult:
     )
 
 
-def _destination(url: str) -> CheckResult:
+def _destination(url: str, transfer: Transfer | None) -> CheckResult:
     from tasks.destination import check_destination
 
-    return _guarded("destination", lambda: check_destination(url), passed=f"{url} takes writes and deletes")
+    return _guarded("destination", lambda: check_destination(url, transfer), passed=f"{url} takes writes and deletes")
 
 
 def _guarded(name: str, check: Callable[[], None], *, passed: str) -> CheckResult:

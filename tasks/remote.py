@@ -6,27 +6,39 @@ serialised form. It runs its own event loop in a thread, so a process that has o
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.errors import ConfigError
+from tasks.remote_errors import redact
 
 _CHECKSUM_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """AWS credentials from elsewhere than the environment or the role chain, such as a Prefect block."""
+    """AWS credentials, and the way to the store, from elsewhere than the environment, such as a Prefect block.
 
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
+    What is None is looked for where it always is: in the environment, in a profile, in a role.
+    """
+
+    access_key_id: str | None = None
+    secret_access_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    """Name of a profile in this machine's AWS configuration; it may assume a role."""
+    region: str | None = None
+    endpoint_url: str | None = None
+    verify: str | bool = True
+    """Check of a TLS server's certificate: True, False, or the path of the authorities to trust."""
+    client_settings: Mapping[str, Any] = field(default_factory=dict)
+    """More for botocore's Config, such as ``{"s3": {"addressing_style": "path"}}``."""
 
     def secrets(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.secret_access_key, self.session_token)))
+        return tuple(filter(None, (self.access_key_id, self.secret_access_key, self.session_token)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +74,7 @@ def open_filesystem(url: str, transfer: Transfer | None = None) -> tuple[Any, st
     if protocol in ("s3", "s3a"):
         if not urlsplit(url).netloc:
             raise ConfigError(f"{url!r} names no bucket; write s3://BUCKET/PREFIX")
-        filesystem = _open_s3(transfer)
+        filesystem = _open_s3(url, transfer)
         return filesystem, filesystem._strip_protocol(url)
     target = url if protocol else str(Path(url).expanduser())
     options: dict[str, Any] = {"auto_mkdir": True} if protocol in ("", "file", "local") else {}
@@ -85,18 +97,31 @@ def check_url(url: str) -> None:
     if at and (":" in user or scheme in ("s3", "s3a")):
         raise ConfigError(
             f"the {scheme}:// destination carries credentials. Remove everything before the @, and give credentials "
-            "in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a profile or a role"
+            "in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), a profile, a role or a Prefect block"
         )
 
 
-def _open_s3(transfer: Transfer) -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    filesystem = _s3_filesystem(transfer, endpoint, _checksum_mode(endpoint))
+def _open_s3(url: str, transfer: Transfer) -> Any:
+    given = transfer.credentials() if transfer.credentials else Credentials()
+    try:
+        return _connect(transfer, given)
+    except Exception as error:
+        # what botocore does not accept of a profile, an endpoint, a region or a setting; a server is not asked here
+        text = redact(f"{type(error).__name__}: {error}", *given.secrets())
+        raise ConfigError(
+            f"cannot open {url!r}: {text}. Correct the AWS settings of the environment or block"
+        ) from None
+
+
+def _connect(transfer: Transfer, given: Credentials) -> Any:
+    endpoint = given.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    filesystem = _s3_filesystem(transfer, given, endpoint, _checksum_mode(endpoint))
     if endpoint is None:
         # an endpoint can also come from the profile: only the client knows
         actual = filesystem.s3.meta.endpoint_url
         if _checksum_mode(actual) != _checksum_mode(None):
-            filesystem = _s3_filesystem(transfer, None, _checksum_mode(actual))
+            filesystem = _s3_filesystem(transfer, given, None, _checksum_mode(actual))
+    filesystem.connect()
     return filesystem
 
 
@@ -116,22 +141,26 @@ def _service_models() -> Any:
     return create_loader()
 
 
-def _s3_filesystem(transfer: Transfer, endpoint: str | None, checksum_mode: str) -> Any:
+def _s3_filesystem(transfer: Transfer, given: Credentials, endpoint: str | None, checksum_mode: str) -> Any:
     import s3fs
     from aiobotocore.session import AioSession
 
-    session = AioSession()
+    session = AioSession(profile=given.profile)
     session.register_component("data_loader", _service_models())
-    credentials = transfer.credentials() if transfer.credentials else None
+    way: dict[str, Any] = {"region_name": given.region} if given.region else {}
+    # True would hide the environment's AWS_CA_BUNDLE
+    way |= {"verify": given.verify} if given.verify is not True else {}
     filesystem = s3fs.S3FileSystem(
-        key=credentials.access_key_id if credentials else None,
-        secret=credentials.secret_access_key if credentials else None,
-        token=credentials.session_token if credentials else None,
+        key=given.access_key_id,
+        secret=given.secret_access_key,
+        token=given.session_token,
         endpoint_url=endpoint,
         session=session,
         skip_instance_cache=True,
         use_listings_cache=False,
+        client_kwargs=way,
         config_kwargs={
+            **given.client_settings,
             "connect_timeout": transfer.connect_timeout_s,
             "read_timeout": transfer.read_timeout_s,
             "request_checksum_calculation": checksum_mode,

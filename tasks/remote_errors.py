@@ -7,10 +7,12 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import ConfigError, HarvestError, UploadError
-from tasks.remote import Transfer
+
+if TYPE_CHECKING:
+    from tasks.remote import Transfer
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -77,7 +79,7 @@ def error_code(error: BaseException) -> str:
 
 
 def with_retries(
-    call: Callable[[], Result], *, what: str, transfer: Transfer, stop: threading.Event, secrets: tuple[str, ...] = ()
+    call: Callable[[], Result], *, what: str, transfer: "Transfer", stop: threading.Event, secrets: tuple[str, ...] = ()
 ) -> Result:
     """The result of ``call``, tried again after transient failures; the last failure propagates unchanged.
 
@@ -111,7 +113,10 @@ def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ..
     if code == "NoSuchBucket":
         kind, remedy = ConfigError, "The bucket does not exist: create it or correct the URL and the endpoint"
     elif "NoCredentialsError" in names or "PartialCredentialsError" in names:
-        remedy = "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
+        remedy = (
+            "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, a role or a "
+            "Prefect block"
+        )
     elif code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
         remedy = "The credentials were refused: renew them or correct them"
     elif code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"):

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
 from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
 
 
@@ -16,6 +17,7 @@ def add(commands: Any) -> None:
     preflight.add_argument("--profile", metavar="P", default="cpu-demo", help="a shipped profile or a TOML file")
     preflight.add_argument("--model", metavar="M", help='a directory, a hub id or "demo" (default: the profile\'s)')
     preflight.add_argument("--upload", metavar="URL", help="also write to and delete from this destination")
+    add_block_option(preflight)
     preflight.add_argument("--runs-dir", metavar="DIR", type=Path, default=Path(DEFAULT_RUNS_DIR))
     preflight.add_argument("--smoke", action="store_true", help="also compute something on every GPU")
     preflight.set_defaults(execute=execute_preflight)
@@ -46,6 +48,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
         model_path=_model_path(options.model or profile.model),
         runs_dir=options.runs_dir,
         upload_url=options.upload,
+        transfer=chosen_transfer(options, options.runs_dir),
         smoke=options.smoke,
         arms=len(load_arms(None).arms),
     )

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from flows.block_option import add_block_option
+
 DEFAULT_RUNS_DIR = "runs"
 
 
@@ -25,6 +27,7 @@ def add(commands: Any) -> None:
         "--require", choices=("bitwise", "numerical", "statistical"), help="equivalence required (default statistical)"
     )
     parser.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
+    add_block_option(parser)
     parser.add_argument(
         "--skip-finished", action="store_true", default=None, help="end at once when this run is finished already"
     )
@@ -164,8 +167,11 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"))
     if (url := parameters.get("upload")) is not None:
         from tasks.destination import check_destination
+        from tasks.remote import check_url
 
-        check_destination(url)
+        # with a block, only the flow itself can ask the destination
+        check = check_destination if parameters.get("aws_credentials_block") is None else check_url
+        check(url)
     if forget_rung:
         forget(plan)
 

@@ -7,6 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
+RUNS_DIR = Path("runs")
+
 
 def add(commands: Any) -> None:
     upload = commands.add_parser("upload", help="upload a finished run, or complete an upload that was cut short")
@@ -30,6 +34,8 @@ def add(commands: Any) -> None:
     push.add_argument("--public", action="store_true", help="make a new repository public")
     push.set_defaults(execute=execute_push)
 
+    for parser in (upload, verify, download):
+        add_block_option(parser)
     for parser in (upload, verify, download, push):
         parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -38,7 +44,9 @@ def execute_upload(options: argparse.Namespace) -> int:
     from tasks.run_directory import find_run
     from tasks.upload import upload_run
 
-    receipt = upload_run(find_run(options.run, options.runs_dir), options.url, verify=options.verify)
+    run_dir = find_run(options.run, options.runs_dir)
+    transfer = chosen_transfer(options, options.runs_dir)
+    receipt = upload_run(run_dir, options.url, verify=options.verify, transfer=transfer)
     text = f"{receipt.url}: {len(receipt.files)} files, {receipt.files_sent} sent now ({receipt.bytes_sent:,} bytes)"
     return _print(options, asdict(receipt), text)
 
@@ -46,7 +54,7 @@ def execute_upload(options: argparse.Namespace) -> int:
 def execute_verify(options: argparse.Namespace) -> int:
     from tasks.verify import verify_upload
 
-    report = verify_upload(options.url)
+    report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
     good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
     _print(options, asdict(report), good if not report.problems else "\n".join(report.problems))
     if report.problems and not options.json:
@@ -57,7 +65,7 @@ def execute_verify(options: argparse.Namespace) -> int:
 def execute_download(options: argparse.Namespace) -> int:
     from tasks.download import download_run
 
-    run_dir = download_run(options.url, options.directory)
+    run_dir = download_run(options.url, options.directory, chosen_transfer(options, RUNS_DIR))
     return _print(options, {"run_dir": str(run_dir)}, f"run directory: {run_dir}")
 
 
@@ -71,7 +79,7 @@ def execute_push(options: argparse.Namespace) -> int:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run id or a run directory")
-    parser.add_argument("--runs-dir", metavar="DIR", type=Path, default=Path("runs"), help="where runs are kept")
+    parser.add_argument("--runs-dir", metavar="DIR", type=Path, default=RUNS_DIR, help="where runs are kept")
 
 
 def _print(options: argparse.Namespace, value: dict[str, Any], text: str) -> int:
