@@ -4,6 +4,7 @@ Settings come as environment variables, because an engine is built in a replica'
 """
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -86,6 +87,24 @@ class GreedyEngine(FakeEngine):
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
         self.weights = b"x" * 2 * 2**30
+
+
+class HungryEngine(FakeEngine):
+    """Needs 256 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        import torch
+
+        super().__init__(spec)
+        self._empty = torch.empty
+        self._dtype = torch.uint8
+        grown = Path("/proc/self/statm").read_text().split()[0]
+        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**28
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    def step(self) -> list[EngineOutput]:
+        self._empty(len(self.running) * 2**28, dtype=self._dtype)
+        return super().step()
 
 
 class OutOfMemoryEngine(VllmEngine):

@@ -35,6 +35,8 @@ def running_server(home: Path, port: int) -> Iterator[str]:
                 PREFECT_API_URL="",
                 PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
                 PREFECT_SERVER_ANALYTICS_ENABLED="false",
+                # remembered by the database's path, outside of this home: an earlier database of the same path has them
+                PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION="false",
                 DO_NOT_TRACK="1",
             ),
             stdout=log,

@@ -65,6 +65,14 @@ def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return _generate(plan, "baseline", runs_dir), _generate(plan, "limit", runs_dir)
 
 
+@pytest.fixture(scope="module")
+def rounded(bfloat16: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The same, where rounding shows."""
+    if compare_runs(*bfloat16).verdict == "bitwise":
+        pytest.skip("this processor's bfloat16 kernels give the same bits for every batch")
+    return bfloat16
+
+
 def test_float32_is_bitwise_whatever_the_batch(float32: Outcome) -> None:
     assert float32.code == 0, float32.stderr
     equivalence = float32.report["equivalence"]
@@ -81,8 +89,8 @@ def test_a_generated_baseline_is_kept(float32: Outcome, runs_dir: Path, prefect_
     assert (baseline / "state" / "timing.json").stat().st_mtime_ns == generated
 
 
-def test_bfloat16_differs_by_rounding_alone(bfloat16: tuple[Path, Path]) -> None:
-    report = compare_runs(*bfloat16, require="numerical")
+def test_bfloat16_differs_by_rounding_alone(rounded: tuple[Path, Path]) -> None:
+    report = compare_runs(*rounded, require="numerical")
     assert report.tokens.identical < report.tokens.rollouts
     assert report.verdict == "numerical", report.reason
     assert dict(report.tokens.kinds) == {"near_tie": report.tokens.rollouts - report.tokens.identical}
@@ -124,8 +132,8 @@ def test_another_temperature_under_a_forged_fingerprint_is_found(
     assert report.examples
 
 
-def test_too_few_questions_decide_nothing(bfloat16: tuple[Path, Path], tmp_path: Path) -> None:
-    baseline, candidate = bfloat16
+def test_too_few_questions_decide_nothing(rounded: tuple[Path, Path], tmp_path: Path) -> None:
+    baseline, candidate = rounded
     blind = _copy(candidate, tmp_path)
     path = blind.rollouts(0)
     frame = pl.read_parquet(path)
@@ -137,10 +145,10 @@ def test_too_few_questions_decide_nothing(bfloat16: tuple[Path, Path], tmp_path:
     assert report.questions_needed > 32
 
 
-def test_compare_prints_the_verdict_and_exits_by_it(bfloat16: tuple[Path, Path]) -> None:
-    passed = harvest("compare", *bfloat16, "--require", "numerical", "--json")
+def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path]) -> None:
+    passed = harvest("compare", *rounded, "--require", "numerical", "--json")
     assert (passed.code, passed.report["verdict"]) == (0, "numerical")
-    short = harvest("compare", *bfloat16, "--require", "bitwise")
+    short = harvest("compare", *rounded, "--require", "bitwise")
     assert short.code == 3
     assert "numerical" in short.stdout
     assert "bitwise was required" in short.stderr
