@@ -90,7 +90,7 @@ class GreedyEngine(FakeEngine):
 
 
 class HungryEngine(FakeEngine):
-    """Needs 256 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
+    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
 
     def __init__(self, spec: EngineSpec) -> None:
         import torch
@@ -99,11 +99,11 @@ class HungryEngine(FakeEngine):
         self._empty = torch.empty
         self._dtype = torch.uint8
         grown = Path("/proc/self/statm").read_text().split()[0]
-        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**28
+        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**29
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     def step(self) -> list[EngineOutput]:
-        self._empty(len(self.running) * 2**28, dtype=self._dtype)
+        self._empty(len(self.running) * 2**29, dtype=self._dtype)
         return super().step()
 
 
