@@ -63,6 +63,12 @@ def load_credentials(block: str) -> Credentials:
                 f"the block {slug}/{name} could not be read from the Prefect server {client.api_url} "
                 f"({type(error).__name__}). Check that it runs and that PREFECT_API_KEY may read blocks"
             ) from None
+    if slug == AWS_TYPE and document.data.get("aws_session_token"):
+        # the type declares only the secret key as secret, so the event of saving the block quotes the token
+        raise ConfigError(
+            f"the block {slug}/{name} has an aws_session_token, which Prefect keeps in clear for this type of block. "
+            "Put the same fields as JSON into a Secret block and give secret/NAME"
+        )
     fields = document.data if slug == AWS_TYPE else _secret_fields(document.data, f"{slug}/{name}")
     return _credentials(fields, f"{slug}/{name}")
 

@@ -1,0 +1,22 @@
+"""Blocks on a real Prefect server, made as its UI makes them: over the API, without the package of their type."""
+
+import uuid
+from typing import Any
+
+import httpx
+
+
+def make_block(api: str, slug: str, data: dict[str, Any]) -> str:
+    """Store a block document of the type ``slug`` and return its name."""
+    with httpx.Client(base_url=api, timeout=60) as client:
+        kind = client.get(f"/block_types/slug/{slug}").raise_for_status().json()
+        wanted = {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}}
+        schema = client.post("/block_schemas/filter", json=wanted).raise_for_status().json()[0]
+        name = f"store-{uuid.uuid4().hex[:8]}"
+        document = {"name": name, "data": data, "block_type_id": kind["id"], "block_schema_id": schema["id"]}
+        client.post("/block_documents/", json=document).raise_for_status()
+    return name
+
+
+def aws_block(api: str, **fields: Any) -> str:
+    return make_block(api, "aws-credentials", {name: value for name, value in fields.items() if value is not None})
