@@ -13,7 +13,7 @@ from flows import steps
 from flows.artifacts import report_equivalence, report_preflight, report_run
 from flows.aws_credentials import load_credentials
 from flows.ending import failures_explained
-from flows.fan_out import check_fan_out, fetch_finished, generate_on_nodes
+from flows.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
 from flows.generate import generate_run
 from flows.progress import say
 from flows.reporter import Reporter
@@ -123,7 +123,6 @@ def _collect(
         if shared is not None and nodes > 1:
             baseline_dir = steps.baseline(plan, baseline) if baseline else None
             generate_on_nodes(plan, shards, upload, to, nodes=nodes, shared=shared)
-            report_preflight(to, plan.paths)
         else:
             if shared is not None:
                 fetch_finished(plan, shards, shared)
@@ -134,6 +133,9 @@ def _collect(
                     report_preflight(to, plan.paths)
                 baseline_dir = steps.baseline(plan, baseline) if baseline else None
                 generate_run(plan, shards, upload, to)
+        if shared is not None:
+            close_shared(plan, shared)
+            report_preflight(to, plan.paths)
         verdict = steps.validate(plan.paths.root, baseline_dir, require) if baseline_dir else None
         report = steps.summarize(plan)
         write_manifest(plan.paths.root)

@@ -5,16 +5,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prefect import runtime
 from prefect.logging import get_run_logger
 
+from flows.aws_credentials import transfer_of_flow_run
 from flows.drive import score_and_upload
 from flows.generate import Missing, find_missing
 from flows.in_flight import InFlight
 from flows.node_runs import NodeRun, NodeRuns, check_deployment
-from flows.progress import Progress, stderr_display
+from flows.progress import Progress, say, stderr_display
 from flows.pulse import Pulse
 from flows.reporter import Reporter
 from flows.steps import fetch_shard
+from tasks.destination import CHECK_ATTEMPTS, check_destination
 from tasks.errors import ConfigError, HarvestError, NodesLost
 from tasks.ledger import Ledger, View
 from tasks.node_accounts import bring_accounts
@@ -25,7 +28,7 @@ from tasks.shards import Shard
 from tasks.shared_run import check_nodes, open_shared, publish_order
 from tasks.shared_run import fetch_shard as fetch_one
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 FETCHES = 8
 ROUNDS = 3
 """How often nodes are started anew when none is left and nothing was finished in between."""
@@ -38,7 +41,7 @@ _FINAL = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
 
 def check_fan_out(nodes: int, shared: str | None, baseline: str | None) -> None:
     """Raise ConfigError when a collection over ``nodes`` nodes cannot work."""
-    check_nodes(nodes, shared, baseline)
+    check_nodes(nodes, shared, baseline, _check_destination)
     if nodes > 1:
         check_deployment()
 
@@ -49,7 +52,14 @@ def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
     finished = ledger.look().finished
     for shard in find_missing(plan, shards).to_generate:
         if shard.index in finished and (node := fetch_one(ledger, plan, shard)):
-            get_run_logger().info("shard %d was finished by %s before", shard.index, node)
+            say(f"shard {shard.index} was finished by {node} before")
+
+
+def close_shared(plan: RunPlan, shared: str) -> None:
+    """Bring what nodes say of their work, and remove what shared storage holds of a run whose shards are all here."""
+    ledger = _open_ledger(plan, shared)
+    bring_accounts(ledger.store, plan, read_records(ledger.store, ledger.look().nodes))
+    ledger.close()
 
 
 def generate_on_nodes(
@@ -59,6 +69,8 @@ def generate_on_nodes(
     missing = find_missing(plan, shards)
     if not missing:
         return
+    if upload_url is not None:
+        _check_destination(upload_url)
     fan_out = _FanOut(plan, missing, upload_url, reporter, nodes=nodes, shared=shared)
     with Pulse(reporter, plan.run_id):
         fan_out.run()
@@ -93,7 +105,7 @@ class _FanOut:
         self._reporter = reporter
         self._nodes = nodes
         self._ledger = _open_ledger(plan, shared)
-        self._runs = NodeRuns(plan.run_id, shared)
+        self._runs = NodeRuns(plan.run_id, shared, runtime.flow_run.parameters.get("aws_credentials_block"))
         self._awake = threading.Event()
         self._in_flight = InFlight(self._awake.set)
         self._waiting = {shard.index: shard for shard in missing.to_generate}
@@ -128,8 +140,6 @@ class _FanOut:
         finally:
             # also when this flow is cancelled or killed by SIGTERM
             self._runs.cancel()
-        self._account()
-        self._ledger.close()
         self._display.close()
         self._reporter.progress(self._progress.percent, self._progress.line(), now=True)
 
@@ -144,10 +154,9 @@ class _FanOut:
     def _look(self) -> View | None:
         try:
             view = self._ledger.look()
-            if view.nodes:
-                self._counters.records = {
-                    record.owner: record for record in read_records(self._ledger.store, view.nodes)
-                }
+            known = self._counters.records
+            changed = [owner for owner, age in view.nodes.items() if age == 0 or owner not in known]
+            known |= {record.owner: record for record in read_records(self._ledger.store, changed)}
         except HarvestError as error:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
@@ -252,15 +261,16 @@ class _FanOut:
                     self._ended(run, unfinished=False)
             time.sleep(LOOK_SECONDS)
 
-    def _account(self) -> None:
-        records = read_records(self._ledger.store, self._ledger.look().nodes)
-        bring_accounts(self._ledger.store, self._plan, records)
-
     def _say(self, text: str) -> None:
         self._log.info(text)
         self._display.say(text)
 
 
+def _check_destination(url: str) -> None:
+    check_destination(url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
+
+
 def _open_ledger(plan: RunPlan, shared: str) -> Ledger:
     # the lease is only for what an earlier attempt left: this ledger claims nothing
-    return Ledger(open_shared(shared, plan.run_id, plan.paths.state), owner="collector", node=node_name(), lease_s=120)
+    store = open_shared(shared, plan.run_id, plan.paths.state, transfer_of_flow_run())
+    return Ledger(store, owner="collector", node=node_name(), lease_s=120)

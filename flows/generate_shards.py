@@ -12,6 +12,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
+from flows.aws_credentials import transfer_with
 from flows.ending import failures_explained
 from flows.generate import report_event
 from flows.node_driver import NodeDriver
@@ -44,6 +45,7 @@ def generate_shards(
     place: form.Place = 0,
     lease_seconds: form.LeaseSeconds = 120,
     scratch: form.Scratch = "scratch",
+    aws_credentials_block: form.AwsCredentialsBlock = None,
 ) -> "State[dict[str, Any]]":
     """Generate shards of a run on this node for as long as one is unfinished on any node."""
     context = FlowRunContext.get()
@@ -53,7 +55,7 @@ def generate_shards(
     with failures_explained(), Reporter() as reporter:
         reporter.describe_flow_run(name=f"{run} · {node}", tags={f"run:{run}", f"node:{node}"}, parameters={})
         ledger = Ledger(
-            open_shared(shared, run, root / run / "state"),
+            open_shared(shared, run, root / run / "state", transfer_with(aws_credentials_block)),
             owner=str(context.flow_run.id),
             node=node,
             place=f"{socket.gethostname()}:{root}",

@@ -23,6 +23,8 @@ DEPLOYMENT = "generate-shards/generate-shards"
 POLL_SECONDS = 3.0
 SILENT_SECONDS = 600.0
 """How long a flow run may be Pending, or Running without a first sign of life on the shared storage."""
+LOST_LEASES = 3
+"""Leases that pass without a sign of life until a flow run counts as lost; its shards are free after one."""
 CANCEL_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -73,14 +75,14 @@ class NodeRun:
 class NodeRuns:
     """All node runs that this attempt has started."""
 
-    def __init__(self, run_id: str, shared: str) -> None:
+    def __init__(self, run_id: str, shared: str, block: str | None) -> None:
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
         self.attempt = f"{context.flow_run.id}-{runtime.flow_run.run_count or 1}"
         self.runs: list[NodeRun] = []
         self._run_id = run_id
-        self._shared = shared
+        self._given = {"run": run_id, "shared": shared, "attempt": self.attempt, "aws_credentials_block": block}
         self._polled_at = 0.0
 
     @property
@@ -94,7 +96,7 @@ class NodeRuns:
             number = len(self.runs)
             flow_run = run_deployment(
                 DEPLOYMENT,
-                parameters={"run": self._run_id, "shared": self._shared, "attempt": self.attempt, "place": place},
+                parameters={**self._given, "place": place},
                 flow_run_name=f"{self._run_id} · node {number + 1}",
                 timeout=0,
                 idempotency_key=f"{self._run_id}/{self.attempt}/{number}",
@@ -159,7 +161,7 @@ class NodeRuns:
         run.state = state
         since = time.monotonic() - run.changed_at
         if state.is_running():
-            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > lease_s
+            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > LOST_LEASES * lease_s
         elif state.is_pending() or state.is_cancelling():
             run.lost = since > SILENT_SECONDS
         if run.lost:

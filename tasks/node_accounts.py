@@ -58,12 +58,11 @@ def session_of(nodes: Sequence[NodeRecord], sampled: set[str]) -> GenerationSess
 
 
 def _account(node: NodeRecord, sampled: bool) -> dict[str, Any]:
-    lost = node.state in ("starting", "generating")
     return {
         "node": node.node,
         "flow_run_id": node.owner,
         # a node that did not say how it ended is counted as of its last sign of life
-        "ended": "lost" if lost else "failed" if node.error else "well",
+        "ended": {"ended": "well", "failed": "failed"}.get(node.state, "lost"),
         "shards": list(node.published),
         "rollouts": node.rollouts,
         "tokens": node.tokens,

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tasks.ledger import RUN, Ledger, finished_key, read_object, rollouts_key
 from tasks.model_source import find_model
 from tasks.objects import Objects
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths
+from tasks.remote import Transfer
 from tasks.run_config import build_config
 from tasks.run_plan import RunPlan
 from tasks.shards import Shard, mark_finished
@@ -35,8 +36,10 @@ _TRIES = 3
 _PAUSE_SECONDS = 2.0
 
 
-def check_nodes(nodes: int, shared: str | None, baseline: str | None) -> None:
-    """Raise ConfigError or UploadError when a run cannot be spread over ``nodes`` nodes with ``shared`` between them."""
+def check_nodes(
+    nodes: int, shared: str | None, baseline: str | None, check: Callable[[str], None] = check_destination
+) -> None:
+    """Raise ConfigError or UploadError when a run cannot be spread over so many nodes with ``shared`` between them."""
     if nodes < 1:
         raise ConfigError(f"nodes is {nodes}; it must be at least 1")
     if nodes > 1 and baseline == AUTO:
@@ -45,10 +48,10 @@ def check_nodes(nodes: int, shared: str | None, baseline: str | None) -> None:
             "baseline first, and give its run id"
         )
     if nodes > 1 or shared is not None:
-        _check_shared(shared)
+        _check_shared(shared, check)
 
 
-def _check_shared(shared: str | None) -> None:
+def _check_shared(shared: str | None, check: Callable[[str], None]) -> None:
     if not shared:
         raise ConfigError(
             "several nodes need a place that all of them reach, and none is given. Set shared to a directory of a "
@@ -59,12 +62,12 @@ def _check_shared(shared: str | None) -> None:
             f"shared is {shared!r}, which every node would look for in a directory of its own. Give an absolute path "
             "on a shared file system, or s3://BUCKET/PREFIX"
         )
-    check_destination(shared)
+    check(shared)
 
 
-def open_shared(shared: str, run_id: str, state: Path | None = None) -> Objects:
+def open_shared(shared: str, run_id: str, state: Path | None = None, transfer: Transfer | None = None) -> Objects:
     """The objects of one run below ``shared``; ``state`` is where half-done uploads are recorded."""
-    return open_objects(f"{shared.rstrip('/')}/{run_id}", state=state)
+    return open_objects(f"{shared.rstrip('/')}/{run_id}", transfer, state)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class Api:
         )
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=120) as answer:
                     raw = answer.read()
                 return json.loads(raw) if raw else None
             except urllib.error.HTTPError as error:

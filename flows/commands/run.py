@@ -154,6 +154,8 @@ def execute(options: argparse.Namespace) -> int:
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
     """Refuse bad input before Prefect, whose import takes seconds, and before anything is written."""
     from tasks.baseline import check_baseline
+    from tasks.destination import check_destination
+    from tasks.remote import check_url
     from tasks.run_config import config_from_parameters
     from tasks.run_plan import plan_run
     from tasks.rung_memory import forget_rung as forget
@@ -164,13 +166,10 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     plan = plan_run(config, runs_dir)
     load_scorer(config.scorer)
     check_baseline(parameters.get("baseline"), plan)
-    check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"))
+    # with a block, only the flow itself can ask the destination
+    check = check_destination if parameters.get("aws_credentials_block") is None else check_url
+    check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"), check)
     if (url := parameters.get("upload")) is not None:
-        from tasks.destination import check_destination
-        from tasks.remote import check_url
-
-        # with a block, only the flow itself can ask the destination
-        check = check_destination if parameters.get("aws_credentials_block") is None else check_url
         check(url)
     if forget_rung:
         forget(plan)

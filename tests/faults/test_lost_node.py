@@ -1,0 +1,75 @@
+"""A collection over two nodes, with an S3 server between them, loses one of them half way."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.runs import Rows, parameters, read_rows, the_run, write_profile
+from tests.harvest_command import environment
+from tests.node_workers import kill_node, running_nodes
+from tests.prefect_worker import Api
+from tests.s3_servers import Bucket
+
+pytestmark = pytest.mark.slow
+
+SHARDS = 16
+
+
+def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
+    tmp_path: Path, undisturbed: Rows, node_api: Api, bucket: Bucket
+) -> None:
+    runs_dir = tmp_path / "runs"
+    options = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in parameters(write_profile(tmp_path), shard_size=1).items()
+    ]
+    with running_nodes(node_api, tmp_path) as workers:
+        run = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "flows.cli", "run", *options),
+                *("--nodes=2", f"--shared={bucket.url}", f"--runs-dir={runs_dir}", "--json"),
+            ],
+            env=environment(PREFECT_API_URL=node_api.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        made_before = _wait_until_node_1_is_half_way(run, bucket)
+        kill_node(workers["node-1"])
+        stdout, stderr = run.communicate(timeout=240)
+    assert run.returncode == 0, stderr
+    assert read_rows(the_run(runs_dir)) == undisturbed
+
+    report = json.loads(stdout)
+    [session] = report["generation"]["sessions"]
+    nodes = {node["node"]: node for node in session["nodes"]}
+    assert {name: node["ended"] for name, node in nodes.items()} == {"node-1": "lost", "node-2": "well"}
+    assert made_before - 1 <= len(nodes["node-1"]["shards"]) < SHARDS
+    # what is not known of the lost node is not said of all
+    assert report["telemetry"]["elapsed_s"] is None
+    assert "none came back from node-1" in report["telemetry"]["note"]
+    assert node_api.flow_run(nodes["node-1"]["flow_run_id"])["state_type"] == "CRASHED"
+    assert node_api.flow_run(nodes["node-2"]["flow_run_id"])["state_type"] == "COMPLETED"
+    assert "taken over" in node_api.logs(nodes["node-2"]["flow_run_id"])
+    # nothing is left of the work under way
+    assert bucket.listing() == []
+
+
+def _wait_until_node_1_is_half_way(run: "subprocess.Popen[str]", bucket: Bucket) -> int:
+    """Wait until node-1 has published shards and holds others; how many it has published."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert run.poll() is None, run.communicate()
+        found = [(key, json.loads(bucket.get(key))) for key in bucket.listing() if "/nodes/" in key]
+        for key, record in found:
+            owner = re.search(r"nodes/([\w-]+)\.json", key)
+            claims = [key for key in bucket.listing() if "/claims/" in key and owner and owner.group(1) in key]
+            if record["node"] == "node-1" and len(record["published"]) >= 2 and len(claims) >= 2:
+                return len(record["published"])
+        time.sleep(0.2)
+    raise AssertionError("node-1 is never half way")
