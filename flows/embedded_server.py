@@ -19,7 +19,7 @@ from pathlib import Path
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
 
-START_TIMEOUT_SECONDS = 180.0
+START_TIMEOUT_SECONDS = 300.0
 """It takes 8 to 18 s at first use on a small machine, and minutes on one that is busy."""
 
 _STOP_SECONDS = 5.0

@@ -14,7 +14,7 @@ import pytest
 
 from tests.harvest_command import environment
 
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 @pytest.fixture(scope="session")
