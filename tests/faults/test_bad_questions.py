@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import Drive, parameters, read_rows, the_run, write_profile
+from tasks.run_config import config_from_parameters
+from tasks.run_plan import plan_run
+from tests.faults.runs import Drive, Rows, parameters, read_rows, the_run, write_profile
 from tests.harvest_command import harvest
 
 pytestmark = pytest.mark.slow
@@ -28,23 +30,28 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_complete(tmp_path: Path) -> None:
+def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_complete(
+    tmp_path: Path, undisturbed: Rows
+) -> None:
     profile = write_profile(tmp_path)
-    bad = write(tmp_path / "bad.jsonl", [*GOOD[:3], EMPTY, OVER_LONG, *GOOD[3:]])
-    good = write(tmp_path / "good.jsonl", GOOD)
-    found = {}
-    for name, path in (("bad", bad), ("good", good)):
-        changes = {"dataset": str(path), "id_column": "id", "questions": None}
-        run = Drive(runs_dir=tmp_path / name, order={"parameters": parameters(profile, **changes)})
-        outcome = run.finish()
-        assert outcome["restarts"] == 0
-        found[name] = read_rows(the_run(tmp_path / name))
-        assert sum(shard["num_errors"] for shard in outcome["shards"]) == (16 if name == "bad" else 0)
-    errors = {key[0]: row[1] for key, row in found["bad"].items() if row[1] is not None}
+    plan = plan_run(config_from_parameters(parameters(profile)), tmp_path / "unused")
+    good = [
+        {"id": row["example_id"], "question": row["question"], "answer": row["ground_truth"]}
+        for row in plan.questions.iter_rows(named=True)
+    ]
+    dataset = write(tmp_path / "bad.jsonl", [*good[:3], EMPTY, OVER_LONG, *good[3:]])
+    changes = {"dataset": str(dataset), "id_column": "id", "questions": None}
+    run = Drive(runs_dir=tmp_path / "runs", order={"parameters": parameters(profile, **changes)})
+    outcome = run.finish()
+    assert outcome["restarts"] == 0
+    assert sum(shard["num_errors"] for shard in outcome["shards"]) == 16
+    found = read_rows(the_run(tmp_path / "runs"))
+    errors = {key[0]: row[1] for key, row in found.items() if row[1] is not None}
     assert set(errors) == {"empty", "long"}
     assert errors["empty"] == "the question is empty"
     assert "exceeds max_model_len 512" in str(errors["long"])
-    assert {key: row for key, row in found["bad"].items() if key[0] not in errors} == found["good"]
+    # the same ids, and so the same seeds, as in the run without them
+    assert {key: row for key, row in found.items() if key[0] not in errors} == undisturbed
 
 
 @pytest.mark.parametrize(
