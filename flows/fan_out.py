@@ -146,9 +146,9 @@ class _FanOut:
     def _begin(self) -> None:
         """Nothing of an earlier attempt goes on beside this one: its nodes end, and what they had is free."""
         view = self._ledger.look()
-        for owner in self._runs.cancel_owners(
-            {*view.nodes} | {owner for owners in view.claims.values() for owner in owners}
-        ):
+        owners = set(view.nodes).union(*view.claims.values())
+        self._runs.cancel_owners(owners)
+        for owner in owners:
             self._ledger.drop_from(owner)
 
     def _look(self) -> View | None:
@@ -257,7 +257,8 @@ class _FanOut:
             view = self._look()
             if view is not None:
                 leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
-                for run in self._runs.poll(view.nodes, leases):
+                # whoever lives writes a record when it sees that nothing is left
+                for run in self._runs.poll(view.nodes, leases, leases=1):
                     self._ended(run, unfinished=False)
             time.sleep(LOOK_SECONDS)
 

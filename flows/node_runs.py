@@ -108,11 +108,13 @@ class NodeRuns:
             started.append(run)
         return started
 
-    def poll(self, silent: Mapping[str, float], lease_s: Mapping[str, float]) -> list[NodeRun]:
+    def poll(
+        self, silent: Mapping[str, float], lease_s: Mapping[str, float], *, leases: float = LOST_LEASES
+    ) -> list[NodeRun]:
         """Read the states, every few seconds; those that have ended since.
 
-        ``silent`` are the owners with a record and the seconds since it changed, ``lease_s`` how long that may be. A
-        server that is away changes nothing.
+        ``silent`` are the owners with a record and the seconds since it changed, ``lease_s`` of which
+        ``leases`` may pass. A server that is away changes nothing.
         """
         if time.monotonic() - self._polled_at < POLL_SECONDS:
             return []
@@ -121,7 +123,7 @@ class NodeRuns:
         for run in self.live:
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-                    self._update(client, run, silent.get(run.owner), lease_s.get(run.owner, SILENT_SECONDS))
+                    self._update(client, run, silent.get(run.owner), leases * lease_s.get(run.owner, SILENT_SECONDS))
             except ObjectNotFound:
                 run.lost = True
             except Exception as error:
@@ -130,17 +132,15 @@ class NodeRuns:
                 ended.append(run)
         return ended
 
-    def cancel(self, runs: Iterable[NodeRun] | None = None) -> None:
+    def cancel(self) -> None:
         """Have what is not over end, without waiting for it; never raises and never takes long."""
-        targets = [run for run in (self.runs if runs is None else runs) if not run.ended]
-        if targets:
+        if targets := self.live:
             thread = threading.Thread(target=self._cancel, args=(targets,), daemon=True)
             thread.start()
             thread.join(CANCEL_SECONDS)
 
-    def cancel_owners(self, owners: Iterable[str]) -> list[str]:
-        """End flow runs that an earlier attempt has left, and tell which of ``owners`` are over or now asked to be."""
-        gone = []
+    def cancel_owners(self, owners: Iterable[str]) -> None:
+        """Have flow runs end that an earlier attempt has left."""
         for owner in owners:
             try:
                 with get_client(sync_client=True) as client:
@@ -148,11 +148,9 @@ class NodeRuns:
                     if state is not None and not state.is_final():
                         client.set_flow_run_state(UUID(owner), Cancelling(message="Another attempt collects this run."))
             except (ObjectNotFound, ValueError):
-                pass
-            gone.append(owner)
-        return gone
+                continue
 
-    def _update(self, client: SyncPrefectClient, run: NodeRun, silent_s: float | None, lease_s: float) -> None:
+    def _update(self, client: SyncPrefectClient, run: NodeRun, silent_s: float | None, most_s: float) -> None:
         state = client.read_flow_run(run.flow_run_id).state
         if state is None:
             return
@@ -161,7 +159,7 @@ class NodeRuns:
         run.state = state
         since = time.monotonic() - run.changed_at
         if state.is_running():
-            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > LOST_LEASES * lease_s
+            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > most_s
         elif state.is_pending() or state.is_cancelling():
             run.lost = since > SILENT_SECONDS
         if run.lost:

@@ -29,6 +29,8 @@ def node_api(prefect_api: str) -> Api:
 @contextlib.contextmanager
 def running_nodes(api: Api, home: Path, **extra: str) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
     """The workers by their names; ``extra`` are environment variables of theirs."""
+    # the server's SQLite locks up under several workers that poll every second
+    extra = {"PREFECT_WORKER_QUERY_SECONDS": "3", **extra}
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(running_worker(api.url, home / name, name, "harvest-nodes", **extra))

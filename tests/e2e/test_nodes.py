@@ -22,7 +22,7 @@ from tests.prefect_worker import Api, running_worker
 
 pytestmark = pytest.mark.slow
 
-QUESTIONS, SHARD_SIZE = 64, 4
+QUESTIONS, SHARD_SIZE = 96, 4
 
 
 def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finished(
@@ -39,7 +39,7 @@ def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finish
         "shared": str(shared),
         "runs_dir": str(runs_dir),
     }
-    slow = {"FAKE_STEP_SECONDS": "0.3"}
+    slow = {"FAKE_STEP_SECONDS": "1.0"}
     with (
         running_nodes(node_api, tmp_path, **slow),
         running_worker(node_api.url, tmp_path / "parent", "parent"),
@@ -55,7 +55,9 @@ def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finish
         node_api.set_state(parent, "CANCELLING")
         assert node_api.wait(parent)["state_type"] == "CANCELLED", node_api.logs(parent)
         for child in children:
-            assert node_api.wait(child["id"])["state_type"] == "CANCELLED", node_api.logs(child["id"])
+            # where the server was too busy to take the parent's last word, the nodes have noticed by themselves
+            ended = node_api.wait(child["id"])
+            assert ended["state_type"] in ("CANCELLED", "FAILED"), node_api.logs(child["id"])
 
     # as if the collecting machine had lost its disk: what the nodes have finished is on shared storage alone
     finished = len(list(shared.glob("*/finished/*.json")))
@@ -63,7 +65,7 @@ def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finish
     options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
     outcome = harvest("run", *options, "--json", PREFECT_API_URL=node_api.url)
     assert outcome.code == 0, outcome.stderr
-    assert outcome.stderr.count("before") >= finished - 2 > 0
+    assert outcome.stderr.count("was finished by node-") == finished > 0
     [own, of_nodes] = outcome.report["generation"]["sessions"]
     assert own["rollouts"] == (QUESTIONS - SHARD_SIZE * finished) * 8
     assert {node["node"] for node in of_nodes["nodes"]} == {"node-1", "node-2"}
