@@ -40,7 +40,7 @@ class EmbeddedServer:
         number = self._port.getsockname()[1]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.embedded_server", str(os.getpid()), str(number)],
+                [sys.executable, "-P", "-m", "flows.embedded_server", str(os.getpid()), str(number)],
                 env={**environment, **_SERVER_VARIABLES},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

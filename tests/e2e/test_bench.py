@@ -1,0 +1,23 @@
+"""``harvest bench`` as a user runs it, with the real engine."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.harvest_command import harvest
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path) -> None:
+    asked = ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
+    outcome = harvest("bench", *asked, "--runs-dir", tmp_path / "runs", "--json", timeout=400)
+    assert outcome.code == 0, outcome.stderr
+    measured = {item["contestant"]: item for item in outcome.report["measurements"]}
+    assert set(measured) == {"baseline", "pipeline"}
+    assert [item["rollouts"] for item in measured.values()] == [32, 32]
+    assert measured["baseline"]["tokens"] == measured["pipeline"]["tokens"] > 0
+    assert all(item["seconds"] > 0 for item in measured.values())
+    # float32: the same tokens, whatever the batch
+    assert outcome.report["equivalence"]["pipeline"]["verdict"] == "bitwise"
+    assert outcome.report["equivalence"]["pipeline"]["identical"] == 32
+    assert all(Path(item["run_dir"]).is_dir() for item in measured.values())
