@@ -6,7 +6,6 @@ as never written, so its rollout is generated again. Token arrays are base64 of 
 
 import base64
 import contextlib
-import errno
 import json
 import os
 import zlib
@@ -80,8 +79,9 @@ class JournalWriter:
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         line = b"%08x %s\n" % (zlib.crc32(text), text)
         with self._storage():
-            if os.write(self._file, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # what is left after a short write is refused with the reason for it
+            while line:
+                line = line[os.write(self._file, line) :]
 
     def sync(self) -> None:
         """Have the records survive a power cut as well. Raises StorageError."""
