@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import io
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tasks.errors import HarvestError, UploadError
 from tasks.objects import BODIES, Objects, RemoteObject
 from tasks.open_uploads import OpenUploads
 from tasks.remote import Transfer
+from tasks.s3_body import Body, sign_with_known_hashes
 
 
 class S3Objects(Objects):
@@ -26,6 +26,7 @@ class S3Objects(Objects):
         self._bucket, prefix, _ = filesystem.split_path(self._root)
         self._prefix = f"{prefix}/" if prefix else ""
         self._tls = filesystem.s3.meta.endpoint_url.startswith("https")
+        sign_with_known_hashes(filesystem.s3)
         self._native_checksums = filesystem.s3.meta.config.request_checksum_calculation == "when_supported"
         self._uploads = OpenUploads(state) if state else None
         self._in_flight: set[Future[Any]] = set()
@@ -61,10 +62,10 @@ class S3Objects(Objects):
             self._put_parts(key, file, digest, fingerprint)
             return self._after_put(key)
         with BODIES:
-            return self._put_one(key, io.BytesIO(os.pread(file.fileno(), digest.size, 0)), digest, fingerprint)
+            return self._put_one(key, os.pread(file.fileno(), digest.size, 0), digest, fingerprint)
 
     def put_bytes(self, key: str, data: bytes, fingerprint: str) -> RemoteObject:
-        return self._put_one(key, io.BytesIO(data), digest_bytes(data), fingerprint)
+        return self._put_one(key, data, digest_bytes(data), fingerprint)
 
     def delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -86,7 +87,7 @@ class S3Objects(Objects):
             left.close()
         return aborted
 
-    def _put_one(self, key: str, body: io.BytesIO, digest: Digest, fingerprint: str) -> RemoteObject:
+    def _put_one(self, key: str, data: bytes, digest: Digest, fingerprint: str) -> RemoteObject:
         checksum: dict[str, Any] = {}
         if self._native_checksums:
             checksum = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(digest.sha256)).decode()}
@@ -94,7 +95,7 @@ class S3Objects(Objects):
             f"writing {key}",
             "put_object",
             Key=self._key(key),
-            Body=body,
+            Body=Body(data, digest.sha256),
             Metadata=_metadata(digest, fingerprint),
             **self._content_md5(digest.part_md5s[0]),
             **checksum,
@@ -139,7 +140,7 @@ class S3Objects(Objects):
     def _send_parts(self, key: str, file: BinaryIO, digest: Digest, upload_id: str) -> list[dict[str, Any]]:
         def send(index: int) -> dict[str, Any]:
             with BODIES:
-                body = io.BytesIO(os.pread(file.fileno(), digest.part_bytes, index * digest.part_bytes))
+                body = Body(os.pread(file.fileno(), digest.part_bytes, index * digest.part_bytes))
                 answer = self._request(
                     f"writing part {index + 1} of {key}",
                     "upload_part",

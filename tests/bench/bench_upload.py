@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=200)
     parser.add_argument("--megabytes", type=float, default=5.0, help="size of one shard")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", choices=SERVERS, default="ministack")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-upload-") as scratch:
@@ -41,7 +41,7 @@ def _compare(directory: Path, server: S3Server, shards: int, size: int, rounds: 
     for _ in range(rounds):
         plain.append(_measure(server, lambda bucket: _boto3(server, bucket, run, threads=10)))
         ours.append(_measure(server, lambda bucket: _ours(bucket, run)))
-        sequential.append(_measure(server, lambda bucket: _boto3(server, bucket, run, threads=1)))
+    sequential.append(_measure(server, lambda bucket: _boto3(server, bucket, run, threads=1)))
     for name, seconds in (("harvest", ours), ("boto3, 10 threads", plain), ("boto3, one by one", sequential)):
         print(
             f"{name:18s} {total / min(seconds):7.1f} MB/s   (seconds per round: {[round(each, 2) for each in seconds]})"
