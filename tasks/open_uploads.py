@@ -62,6 +62,7 @@ def _publish(path: Path, bucket: str, key: str, upload_id: str | None) -> None:
 def _lives(owner: tuple[int, float]) -> bool:
     pid, started = owner
     try:
-        return bool(psutil.Process(pid).create_time() == started)
+        process = psutil.Process(pid)
+        return bool(process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
