@@ -30,11 +30,15 @@ class JournalState:
     """What a journal says: finished rollouts, and how often each unfinished one was in flight when the engine died.
 
     ``suspicion`` tells, per unfinished rollout, how narrow the blame has become: 1 the engine died with it among
-    others, 2 with nothing but its question, QUARANTINE with nothing but itself.
+    others, 2 with nothing but its question, QUARANTINE with nothing but itself. ``num_made`` and ``in_flight`` are of
+    the replica that opened the journal last: the completions that it recorded, and what it has admitted and not
+    finished.
     """
 
     finished: dict[Key, dict[str, Any]] = field(default_factory=dict)
     suspicion: dict[Key, int] = field(default_factory=dict)
+    in_flight: dict[Key, int] = field(default_factory=dict)
+    num_made: int = 0
 
 
 def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
@@ -43,11 +47,12 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
     With ``keep_rollouts`` False the finished rollouts' contents are dropped and only their keys kept.
     """
     state = JournalState()
-    in_flight: dict[Key, int] = {}
+    in_flight = state.in_flight
     for record in _records(path):
         match record["kind"]:
             case "open":
                 in_flight.clear()
+                state.num_made = 0
             case "admit":
                 for arm_id, sample_index in record["rollouts"]:
                     in_flight[(record["example_id"], arm_id, sample_index)] = record["isolation"]
@@ -59,6 +64,7 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
             case "rollout":
                 key = (record["example_id"], record["arm_id"], record["sample_index"])
                 in_flight.pop(key, None)
+                state.num_made += "error" not in record
                 # the first record of a rollout is the one that stands, so that a second one changes nothing
                 state.finished.setdefault(key, record if keep_rollouts else {})
     return state

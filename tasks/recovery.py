@@ -26,7 +26,7 @@ class PoolEvent:
 
 @dataclass(kw_only=True)
 class RestartBudget:
-    """Bounds restarts with the same settings: a delay that doubles, and an end when nothing was gained in between."""
+    """Bounds restarts with the same settings: a delay that doubles, and an end when no completion came in between."""
 
     most: int = 5
     first_delay_s: float = 1.0
@@ -35,10 +35,12 @@ class RestartBudget:
     def progressed(self) -> None:
         self.failures = 0
 
-    def failed(self) -> float | None:
-        """Seconds to wait before the next start, or None when the budget is spent."""
+    def failed(self, *, more: int = 0) -> float | None:
+        """Seconds to wait before the next start, or None when the budget, with ``more`` restarts, is spent."""
         self.failures += 1
-        return None if self.failures > self.most else min(30.0, self.first_delay_s * 2 ** (self.failures - 1))
+        if self.failures > self.most + more:
+            return None
+        return min(30.0, self.first_delay_s * 2 ** (self.failures - 1))
 
 
 class Recovery:
@@ -46,6 +48,7 @@ class Recovery:
 
     def __init__(self, plan: RunPlan, state: RungState, tell: Callable[[PoolEvent], None]) -> None:
         self._ladder = build_ladder(plan.profile, plan.rollouts_per_question)
+        self._rollouts_per_question = plan.rollouts_per_question
         self._state = state
         self._tell = tell
         self.num_failures = 0
@@ -59,11 +62,19 @@ class Recovery:
         return list(self._state.changes)
 
     def after(
-        self, error: HarvestError, *, replica: int, rung: int, budget: RestartBudget, started_before: bool
+        self,
+        error: HarvestError,
+        *,
+        replica: int,
+        rung: int,
+        budget: RestartBudget,
+        started_before: bool,
+        has_suspects: bool = False,
     ) -> tuple[HarvestError, float]:
         """The error to raise to those who wait, and the seconds until the next start.
 
         The error is retryable exactly when another attempt will be made. ``rung`` is the one that failed.
+        ``has_suspects`` says that requests were in flight, of which one may be to blame.
         """
         if isinstance(error, EngineStartError) and started_before:
             error.retryable = True
@@ -72,13 +83,16 @@ class Recovery:
         self.num_failures += 1
         if isinstance(error, OutOfMemory):
             return self._step_down(error, replica, rung), 0.0
-        return self._again(error, replica, budget)
+        return self._again(error, replica, budget, has_suspects=has_suspects)
 
-    def _again(self, error: EngineError, replica: int, budget: RestartBudget) -> tuple[HarvestError, float]:
-        delay = budget.failed()
+    def _again(
+        self, error: EngineError, replica: int, budget: RestartBudget, *, has_suspects: bool
+    ) -> tuple[HarvestError, float]:
+        # a question that kills the engine under every arm is found out with one restart for each of its rollouts
+        delay = budget.failed(more=self._rollouts_per_question if has_suspects else 0)
         if delay is None:
             final = type(error)(
-                f"{error.reason}; {budget.most} restarts in a row brought no rollout",
+                f"{error.reason}; {budget.failures - 1} restarts in a row brought no rollout",
                 log_path=error.log_path,
                 remedy="Read the log; then run the same command, which resumes",
             )

@@ -16,7 +16,7 @@ from typing import Any
 from tasks.device_memory import wait_for_free_memory
 from tasks.engine import EngineStats
 from tasks.errors import EngineCrashed, EngineStalled, HarvestError
-from tasks.journal import JournalWriter
+from tasks.journal import JournalWriter, read_journal
 from tasks.oom_ladder import Rung, RungChange, RungState
 from tasks.recovery import PoolEvent, Recovery
 from tasks.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
@@ -203,7 +203,8 @@ class ReplicaPool:
             case ShardGenerated(index=index, num_errors=num_errors):
                 self._publish(index)
                 process.shards.discard(index)
-                self._queue.finished(index, num_errors)
+                if self._queue.finished(index, num_errors).num_completed:
+                    slot.budget.progressed()
 
     def _publish(self, index: int) -> None:
         paths = self._plan.paths
@@ -217,12 +218,17 @@ class ReplicaPool:
         lost, started = sorted(process.shards), process.started_shards
         rung = process.rung
         slot.end()
+        has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
             for index in started:
-                with JournalWriter(self._plan.paths.journal(index)) as journal:
-                    journal.append({"kind": "crash"})
+                has_suspects |= self._record_crash(index, slot)
         error, delay = self._recovery.after(
-            error, replica=slot.index, rung=rung, budget=slot.budget, started_before=self._ever_ready
+            error,
+            replica=slot.index,
+            rung=rung,
+            budget=slot.budget,
+            started_before=self._ever_ready,
+            has_suspects=has_suspects,
         )
         if error.retryable:
             wait_for_free_memory(slot.gpus)
@@ -231,6 +237,17 @@ class ReplicaPool:
         else:
             self._broken = True
             self._queue.close(error)
+
+    def _record_crash(self, index: int, slot: ReplicaSlot) -> bool:
+        """Note in a shard's journal that its engine died; True when it had requests of the shard."""
+        path = self._plan.paths.journal(index)
+        # what the replica last said of itself can be half a second old; its journal is not
+        state = read_journal(path, keep_rollouts=False)
+        if state.num_made:
+            slot.budget.progressed()
+        with JournalWriter(path) as journal:
+            journal.append({"kind": "crash"})
+        return bool(state.in_flight)
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))

@@ -77,10 +77,7 @@ class ReplicaSlot:
             self.process = None
 
     def _count(self, process: ReplicaProcess) -> None:
-        num_rollouts = self._ended_rollouts + process.num_finished
-        if num_rollouts > self.num_rollouts:
-            self.budget.progressed()
-        self.num_rollouts = num_rollouts
+        self.num_rollouts = self._ended_rollouts + process.num_finished
         self.num_tokens = self._ended_tokens + process.stats.generation_tokens
         if self.first_admitted_at is None:
             self.first_admitted_at = process.first_admitted_at

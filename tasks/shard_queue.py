@@ -22,6 +22,10 @@ class ShardResult:
     num_errors: int
     num_resumed: int
 
+    @property
+    def num_completed(self) -> int:
+        return self.num_rollouts - self.num_errors
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Waiting:
@@ -73,18 +77,18 @@ class ShardQueue:
         self._resumed[index] = num_in_journal
         return num_in_journal
 
-    def finished(self, index: int, num_errors: int) -> None:
+    def finished(self, index: int, num_errors: int) -> ShardResult:
         """Hand the result to who waits for the shard."""
         with self._lock:
             waiting = self._waiting.pop(index)
-        waiting.future.set_result(
-            ShardResult(
-                index=index,
-                num_rollouts=waiting.shard.num_rollouts,
-                num_errors=num_errors,
-                num_resumed=self._resumed.get(index, 0),
-            )
+        result = ShardResult(
+            index=index,
+            num_rollouts=waiting.shard.num_rollouts,
+            num_errors=num_errors,
+            num_resumed=self._resumed.get(index, 0),
         )
+        waiting.future.set_result(result)
+        return result
 
     def failed(self, indices: Iterable[int], error: HarvestError) -> None:
         """Raise ``error`` to those who wait for these shards; they may queue them again."""

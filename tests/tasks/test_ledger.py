@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.destination import open_objects
 from tasks.errors import UploadError
 from tasks.ledger import RUN, Ledger, finished_key, read_object, rollouts_key
+from tasks.objects import Objects
 from tasks.remote import Transfer
 from tests.s3_servers import Bucket
 
@@ -29,6 +31,21 @@ class Clock:
         return self.now
 
 
+class InStep:
+    """A store whose calls each wait for one of the other node's: both nodes take the same steps at the same time."""
+
+    def __init__(self, store: Objects, together: threading.Barrier) -> None:
+        self._store = store
+        self._together = together
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            self._together.wait()
+            return getattr(self._store, name)(*arguments)
+
+        return call
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -46,8 +63,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def join(url: str, clock: Clock) -> Join:
     """A further node of the same ledger."""
 
-    def join(owner: str, place: str = "") -> Ledger:
-        store = open_objects(url, Transfer(attempts=2, base_delay_s=0.01))
+    def join(owner: str, place: str = "", in_step: threading.Barrier | None = None) -> Ledger:
+        store: Any = open_objects(url, Transfer(attempts=2, base_delay_s=0.01))
+        if in_step is not None:
+            store = InStep(store, in_step)
         return Ledger(store, owner=owner, node=owner, place=place or owner, lease_s=LEASE, clock=clock)
 
     return join
@@ -107,26 +126,25 @@ def test_who_was_away_for_too_long_learns_what_it_has_lost(join: Join, clock: Cl
     assert join("c").look().claims == {0: {"b"}, 1: {"a"}}
 
 
-def test_two_who_claim_at_the_same_moment_both_step_back(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [join("a"), join("b")]
-    together = threading.Barrier(2, timeout=30)
-
-    def write_together(node: Ledger) -> None:
-        write = node._write
-
-        def written(index: int) -> None:
-            together.wait()
-            write(index)
-            together.wait()
-
-        monkeypatch.setattr(node, "_write", written)
-
-    for node in nodes:
-        write_together(node)
+def test_two_who_take_every_step_at_the_same_moment_both_step_back(join: Join) -> None:
+    together = threading.Barrier(2, timeout=60)
+    nodes = [join("a", in_step=together), join("b", in_step=together)]
     with ThreadPoolExecutor(2) as threads:
         claimed = list(threads.map(lambda node: node.claim([0], 1), nodes))
     assert claimed == [{}, {}]
     assert join("c").look().claims == {}
+
+
+def test_two_who_want_the_same_shards_never_both_have_one(join: Join) -> None:
+    nodes = [join("a"), join("b")]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(10):
+            claimed = list(threads.map(lambda node: set(node.claim(SHARDS, 2)), nodes))
+            assert not claimed[0] & claimed[1]
+            assert {index for index, owners in join("c").look().claims.items() if owners} == claimed[0] | claimed[1]
+            for node in nodes:
+                for index in node.held:
+                    node.release(index)
 
 
 def test_a_finished_shard_is_never_claimed_again_unless_it_is_reopened(join: Join, tmp_path: Path) -> None:

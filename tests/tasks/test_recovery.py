@@ -41,13 +41,21 @@ class Case:
         self.recovery = Recovery(plan, RungState(path), self.events.append)
         self.budget = RestartBudget()
 
-    def fail(self, error: HarvestError, rung: int | None = None, *, started_before: bool = True) -> Any:
+    def fail(
+        self,
+        error: HarvestError,
+        rung: int | None = None,
+        *,
+        started_before: bool = True,
+        has_suspects: bool = False,
+    ) -> Any:
         return self.recovery.after(
             error,
             replica=0,
             rung=self.recovery.rung.index if rung is None else rung,
             budget=self.budget,
             started_before=started_before,
+            has_suspects=has_suspects,
         )
 
 
@@ -122,6 +130,19 @@ def test_restarts_wait_longer_each_time_and_end_when_nothing_is_gained(
     assert "boom; 5 restarts in a row brought no rollout" in str(error)
     assert "the.log" in str(error)
     assert case.recovery.num_failures == 6
+
+
+def test_a_question_that_kills_the_engine_under_every_arm_is_found_out_before_the_budget_ends(
+    case: Case, plan: RunPlan
+) -> None:
+    # in its batch, with nothing but its question, and then each of its rollouts alone
+    for _ in range(2 + plan.rollouts_per_question):
+        error, _ = case.fail(EngineCrashed("boom"), has_suspects=True)
+        assert error.retryable
+    # an engine that every request kills is not started for ever
+    for _ in range(case.budget.most):
+        error, _ = case.fail(EngineCrashed("boom"), has_suspects=True)
+    assert not error.retryable
 
 
 def test_a_rollout_in_between_renews_the_budget(case: Case) -> None:
