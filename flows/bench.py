@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from flows.commands.run import as_options
 from tasks.device_memory import wait_for_free_memory
 from tasks.equivalence import compare_runs, validate_run
 from tasks.equivalence_report import EquivalenceReport
@@ -166,8 +167,7 @@ class Bench:
         return run.plan.paths, run.timing.finished + time.time() - time.monotonic()
 
     def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
-        parameters = {**self._given, "runs_dir": directory, "name": PIPELINE}
-        arguments = [part for key, value in parameters.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+        arguments = as_options({**self._given, "runs_dir": directory, "name": PIPELINE})
         ended = subprocess.run(
             [sys.executable, "-P", "-c", _ENTRY.format(pid=os.getpid()), "run", *arguments, "--json"],
             capture_output=True,

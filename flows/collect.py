@@ -1,5 +1,7 @@
 """collect_rollouts: the main flow. Its body reads as the picture of the pipeline."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from flows.artifacts import report_equivalence, report_preflight, report_run
 from flows.aws_credentials import load_credentials
 from flows.ending import failures_explained
 from flows.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
-from flows.generate import generate_run
+from flows.generate import find_missing, generate_run
 from flows.progress import say
 from flows.reporter import Reporter
 from flows.run_identity import (
@@ -24,6 +26,8 @@ from flows.run_identity import (
     planned_name,
     settle_parameters,
 )
+from tasks.baseline import AUTO
+from tasks.equivalence import DEFAULT_EPSILON
 from tasks.finished_run import finished_report
 from tasks.manifest import write_manifest
 from tasks.node_lock import gpus_of, node_lock
@@ -31,6 +35,7 @@ from tasks.run_config import config_from_parameters
 from tasks.run_directory import open_run
 from tasks.run_lock import run_lock
 from tasks.run_plan import RunPlan, plan_run
+from tasks.shards import Shard
 
 
 @flow(
@@ -52,6 +57,7 @@ def collect_rollouts(
     aws_credentials_block: form.AwsCredentialsBlock = None,
     baseline: form.Baseline = None,
     require: form.Require = "statistical",
+    epsilon: form.Epsilon = DEFAULT_EPSILON,
     temperature: form.Temperature = 0.7,
     top_p: form.TopP = 1.0,
     max_tokens: form.MaxTokens = 512,
@@ -99,6 +105,7 @@ def collect_rollouts(
             upload=settled["upload"],
             baseline=settled["baseline"],
             require=require,
+            epsilon=epsilon,
             nodes=nodes,
             shared=shared,
             to=reporter,
@@ -112,6 +119,7 @@ def _collect(
     upload: str | None,
     baseline: str | None,
     require: form.Require,
+    epsilon: float,
     nodes: int,
     shared: str | None,
     to: Reporter,
@@ -126,17 +134,18 @@ def _collect(
         else:
             if shared is not None:
                 fetch_finished(plan, shards, shared)
-            with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
-                try:
-                    steps.preflight(plan, upload)
-                finally:
-                    report_preflight(to, plan.paths)
+            with _node(plan, shards, baseline) as node:
+                if node:
+                    try:
+                        steps.preflight(plan, upload)
+                    finally:
+                        report_preflight(to, plan.paths)
                 baseline_dir = steps.baseline(plan, baseline) if baseline else None
                 generate_run(plan, shards, upload, to)
         if shared is not None:
             close_shared(plan, shared)
             report_preflight(to, plan.paths)
-        verdict = steps.validate(plan.paths.root, baseline_dir, require) if baseline_dir else None
+        verdict = steps.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
         report = steps.summarize(plan)
         write_manifest(plan.paths.root)
         if upload is not None:
@@ -147,6 +156,17 @@ def _collect(
             to.event("harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason})
             verdict.raise_if_below(require)
     return report
+
+
+@contextlib.contextmanager
+def _node(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[bool]:
+    """Hold this node's GPUs; False without them, where nothing is left to generate: what remains to be done of a run,
+    such as a comparison or an upload, any machine can do."""
+    if baseline != AUTO and not find_missing(plan, shards).to_generate:
+        yield False
+        return
+    with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
+        yield True
 
 
 def _outcome(report: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ ChatTemplateKwargs = Annotated[
 ]
 TopLogprobs = Annotated[
     Annotated[int, Field(ge=0, le=20)] | None,
-    _shown("Top logprobs", "Most likely tokens stored per position; empty stores 5 with a baseline, else none"),
+    _shown("Top logprobs", "Most likely tokens stored per position; empty stores 5 with or for a baseline, else none"),
 ]
 ShardSize = Annotated[_Positive | None, _shown("Questions per shard", "Empty takes it from the dataset's size")]
 Scorer = Annotated[str, _shown("Scorer", "gsm8k, math or package.module:function", min_length=1)]
@@ -106,6 +106,15 @@ Baseline = Annotated[
 Require = Annotated[
     Literal["bitwise", "numerical", "statistical"],
     _shown("Equivalence required", "The weakest verdict with which the run does not fail"),
+]
+Epsilon = Annotated[
+    float,
+    _shown(
+        "Equivalence margin",
+        "Statistical equivalence: largest difference of the mean reward that counts as none",
+        gt=0,
+        lt=1,
+    ),
 ]
 Upload = Annotated[str | None, _shown("Upload to", f"s3://bucket/prefix or a directory; empty uploads nothing{_MOVES}")]
 AwsCredentialsBlock = Annotated[

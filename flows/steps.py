@@ -119,13 +119,16 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
 def baseline(plan: RunPlan, name: str) -> Path:
-    return obtain_baseline(name, plan, say, transfer_of_flow_run())
+    found = obtain_baseline(name, plan, say, transfer_of_flow_run())
+    # one that cannot be read is refused before hours of work
+    recall_noise_floor(plan.paths.root, plan.paths.root.parent)
+    return found
 
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
-def validate(run_dir: Path, baseline_dir: Path, require: Tier) -> EquivalenceReport:
+def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
     floor = recall_noise_floor(run_dir, run_dir.parent)
-    return validate_run(run_dir, baseline_dir, require=require, noise_floor=floor)
+    return validate_run(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)

@@ -1,5 +1,6 @@
 """Whether two runs may be compared at all, and what a comparison of them tests."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,20 +61,31 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
     """
     configs = [read_config(path) for path in (baseline, candidate)]
     first, second = (config["comparable"] for config in configs)
-    fixed = list(_differences(_without_dataset(first), _without_dataset(second)))
-    if fixed:
-        raise ConfigError(
-            f"{baseline} and {candidate} cannot be compared: "
-            + "; ".join(map(str, fixed))
-            + ". Compare runs that share "
-            + ", ".join(COMPARABLE_KEYS)
-        )
+    _refuse_differences(first, second, f"{baseline} and {candidate}")
     return Comparability(
         baseline=_identity(baseline, configs[0]),
         candidate=_identity(candidate, configs[1]),
         same_dataset=first["dataset"] == second["dataset"],
         tested=tuple(_differences(configs[0].get("tested", {}), configs[1].get("tested", {}))),
     )
+
+
+def check_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
+    """Raise ConfigError, as ``check_comparable`` will, when a run of the ``planned`` settings could not be compared
+    with ``baseline``: before it is generated."""
+    # as config.json will hold them
+    settings = json.loads(json.dumps(planned))
+    _refuse_differences(read_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
+
+
+def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any], named: str) -> None:
+    if fixed := list(_differences(_without_dataset(baseline), _without_dataset(candidate))):
+        raise ConfigError(
+            f"{named} cannot be compared: "
+            + "; ".join(map(str, fixed))
+            + ". Compare runs that share "
+            + ", ".join(COMPARABLE_KEYS)
+        )
 
 
 def read_config(root: Path) -> dict[str, Any]:

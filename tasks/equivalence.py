@@ -30,8 +30,9 @@ of each claim in tests/tasks/test_equivalence.py unless another file is named:
 10. Without stored top logprobs ``numerical`` cannot be shown, and a swapped reply can be seen only by a contradiction:
     logprobs that do not fit the tokens, or another text or reward for the same tokens.
     ``test_tampering_is_different``
-11. A measured noise floor replaces the default near-tie limit, and the report says which was used.
-    ``test_a_measured_floor_is_used_and_named``
+11. A measured noise floor replaces the default near-tie limit, and the report says which was used. However
+    small, it makes no rounding a real difference. ``test_a_measured_floor_is_used_and_named``,
+    ``test_a_small_floor_makes_no_rounding_a_real_difference``
 12. Tokens are compared by 64-bit hash, and those that differ one by one, shard by shard: memory grows with the number
     of rollouts, not of tokens. ``tests/bench/bench_compare.py``
 """
@@ -152,7 +153,10 @@ def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs
     elif number_format_differs or floor.dtype == names:
         limit, source = floor.near_tie_limit, f"measured between {' and '.join(floor.source_run_ids)}"
         if not floor.measured:
-            source = f"default of {floor.dtype}, as {' and '.join(floor.source_run_ids)} did not differ in any token"
+            source = (
+                f"default of {floor.dtype}, as only {floor.divergences} rollouts of "
+                f"{' and '.join(floor.source_run_ids)} differed"
+            )
     else:
         raise ConfigError(
             f"the noise floor was measured in {floor.dtype}, the runs are in {names}. "
@@ -160,7 +164,9 @@ def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs
         )
     return NoiseLimits(
         near_tie_limit=limit,
-        real_limit=None if number_format_differs else REAL_FACTOR * limit,
+        # a floor says how near a tie can be, from first divergences alone; the distributions of a rollout can move by
+        # more and still be rounding, so what rules rounding out is never below the default
+        real_limit=None if number_format_differs else REAL_FACTOR * max(limit, default_limit(dtypes)),
         source=source,
         floor=floor,
     )

@@ -37,11 +37,11 @@ class ManifestFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a run consists of. ``verdict`` is the equivalence verdict, None for a run that was not compared."""
+    """What a run consists of. ``equivalence`` is the verdict, None for a run that was not compared."""
 
     run_id: str
     fingerprint: str
-    verdict: str | None
+    equivalence: str | None
     files: tuple[ManifestFile, ...]
 
 
@@ -77,7 +77,7 @@ def missing_shards(run_dir: Path) -> list[str]:
 
 
 def build_manifest(
-    run_dir: Path, fingerprint: str, verdict: str | None, *, sha256_of: Callable[[Path], str] = sha256_file
+    run_dir: Path, fingerprint: str, equivalence: str | None, *, sha256_of: Callable[[Path], str] = sha256_file
 ) -> Manifest:
     """The manifest of the files now in ``run_dir``; ``sha256_of`` serves callers who have hashed them already.
 
@@ -86,7 +86,7 @@ def build_manifest(
     return Manifest(
         run_id=run_dir.resolve().name,
         fingerprint=fingerprint,
-        verdict=verdict,
+        equivalence=equivalence,
         files=tuple(_manifest_file(run_dir, name, sha256_of) for name in published_files(run_dir)),
     )
 
@@ -108,7 +108,9 @@ def parse_manifest(data: bytes) -> Manifest:
             ManifestFile(path=_safe(file["path"]), rows=file["rows"], bytes=int(file["bytes"]), sha256=file["sha256"])
             for file in raw["files"]
         )
-        return Manifest(run_id=raw["run_id"], fingerprint=raw["fingerprint"], verdict=raw["verdict"], files=files)
+        return Manifest(
+            run_id=raw["run_id"], fingerprint=raw["fingerprint"], equivalence=raw["equivalence"], files=files
+        )
     except (KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"it lacks {error}") from None
 

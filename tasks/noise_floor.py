@@ -17,6 +17,8 @@ from tasks.store import publish_json, read_json
 
 SAFETY_FACTOR = 2.0
 """The largest of as many new gaps exceeds the largest seen every second time; the limit is this many times it."""
+LEAST_DIVERGENCES = 10
+"""The largest of fewer gaps says little of how large one can be: then the default of the dtype stands."""
 _ROUNDING_KINDS = ("near_tie", "wide", "shifted")
 
 
@@ -25,8 +27,8 @@ class NoiseFloor:
     """What an A/A comparison showed.
 
     ``near_tie_limit`` is in nats at temperature 1: SAFETY_FACTOR times the largest gap, or the default of the dtype
-    when no tokens differed (``measured`` is then False). ``divergence_rate`` is the share of rollouts whose tokens
-    differ and ``flip_rate`` the share of scored rollouts that were correct in one run alone.
+    when fewer than LEAST_DIVERGENCES rollouts differed (``measured`` is then False). ``divergence_rate`` is the share
+    of rollouts whose tokens differ and ``flip_rate`` the share of scored rollouts that were correct in one run alone.
     """
 
     near_tie_limit: float
@@ -80,10 +82,11 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
     gaps = found.filter(pl.col("kind").cast(pl.String).is_in(_ROUNDING_KINDS)).join(temperature, on="pair")
     scale = pl.when(pl.col("base_temperature") < 1e-5).then(1.0).otherwise("base_temperature")
     largest = gaps.select((pl.col("gap") * scale).max()).item()
+    measured = gaps.height >= LEAST_DIVERGENCES and bool(largest)
     flips = count_flips(pairing.frame)
     return NoiseFloor(
-        near_tie_limit=SAFETY_FACTOR * float(largest) if largest else default,
-        measured=bool(largest),
+        near_tie_limit=SAFETY_FACTOR * float(largest) if measured else default,
+        measured=measured,
         divergence_rate=found.height / pairing.counts.compared,
         flip_rate=flips.rate,
         divergences=found.height,

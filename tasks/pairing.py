@@ -6,7 +6,7 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY
-from tasks.run_index import RunIndex
+from tasks.run_index import RunIndex, check_scorers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def pair_rollouts(baseline: RunIndex, candidate: RunIndex) -> Pairing:
     Raises ConfigError when no row has a partner, when partners differ in prompt or ground truth, or when the two runs
     were scored by different scorers.
     """
-    _check_scorers(baseline, candidate)
+    check_scorers((baseline.paths.root, baseline.scorers), (candidate.paths.root, candidate.scorers))
     joined = _prefixed(baseline, "base_").join(
         _prefixed(candidate, "cand_"), on=ROLLOUT_KEY, how="full", coalesce=True, maintain_order="left_right"
     )
@@ -76,15 +76,6 @@ def pair_rollouts(baseline: RunIndex, candidate: RunIndex) -> Pairing:
 
 def _prefixed(index: RunIndex, prefix: str) -> pl.DataFrame:
     return index.frame.rename(lambda name: name if name in ROLLOUT_KEY else prefix + name)
-
-
-def _check_scorers(baseline: RunIndex, candidate: RunIndex) -> None:
-    if baseline.scorers and candidate.scorers and baseline.scorers != candidate.scorers:
-        raise ConfigError(
-            f"{baseline.paths.root} was scored by {', '.join(sorted(baseline.scorers))} and {candidate.paths.root} by "
-            f"{', '.join(sorted(candidate.scorers))}: rewards of different scorers cannot be compared. "
-            "Score both runs with the same one; nothing is generated again"
-        )
 
 
 def _check_questions(baseline: RunIndex, candidate: RunIndex, succeeded: pl.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """What the user asks for, as one frozen record, before anything is read or resolved."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from profiles.load import SettingsError, explain
+from profiles.load import SettingsError, explain, load_profile
 from profiles.schema import Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
 from tasks.output_lengths import OutputLengths, parse_lengths
@@ -137,7 +138,8 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
     """
     top_logprobs = parameters.get("top_logprobs")
     if top_logprobs is None:
-        top_logprobs = DEFAULT_TOP_LOGPROBS if parameters.get("baseline") else 0
+        compared = parameters.get("baseline") or _is_baseline(parameters.get("profile"))
+        top_logprobs = DEFAULT_TOP_LOGPROBS if compared else 0
     sampling = _given(parameters, _SAMPLING)
     if parameters.get("lengths") is not None:
         sampling["lengths"] = parse_lengths(
@@ -155,6 +157,13 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
             "sampling": {**sampling, "top_logprobs": top_logprobs},
         }
     )
+
+
+def _is_baseline(profile: str | None) -> bool:
+    """Whether a run with ``profile`` is made to be compared with; a profile that cannot be read is refused later."""
+    with contextlib.suppress(SettingsError):
+        return profile is not None and load_profile(profile).generation == "loop"
+    return False
 
 
 def _template(given: str | None) -> str | None:

@@ -1,7 +1,8 @@
 """One slim row per rollout of a run: hashes in place of tokens and texts, so that a million fit in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
@@ -51,9 +52,7 @@ def index_run(paths: RunPaths) -> RunIndex:
         rollouts = _collect(pl.scan_parquet(paths.rollouts(shard), row_index_name="row").select("row", *_INDEX_COLUMNS))
         scores = _scores(paths, shard)
         dtypes.update(rollouts["dtype"].drop_nulls().unique())
-        scorers.update(
-            f"{name} {version}" for name, version in scores.select("scorer", "scorer_version").unique().iter_rows()
-        )
+        scorers.update(_scorer_names(scores))
         frames.append(
             rollouts.join(scores, on="rollout_id", how="left", maintain_order="left")
             .with_columns(pl.col("extracted_answer").hash().alias("answer"), pl.lit(shard, pl.UInt32).alias("shard"))
@@ -68,6 +67,24 @@ def index_run(paths: RunPaths) -> RunIndex:
             f"({', '.join(ROLLOUT_KEY)}) must be unique: generate the run again"
         )
     return RunIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
+
+
+def scorers_of(run_dir: Path) -> frozenset[str]:
+    """Name and version of each scorer that made the scores of a run; empty when it is not scored."""
+    paths = RunPaths(root=run_dir)
+    shards = [_scores(paths, shard) for shard in shard_indices(run_dir / "scores")]
+    return frozenset(_scorer_names(pl.concat(shards))) if shards else frozenset()
+
+
+def check_scorers(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[str]]) -> None:
+    """Raise ConfigError when two run directories, each with its scorers, were scored differently."""
+    (first, first_scorers), (second, second_scorers) = baseline, candidate
+    if first_scorers and second_scorers and first_scorers != second_scorers:
+        raise ConfigError(
+            f"{first} was scored by {', '.join(sorted(first_scorers))} and {second} by "
+            f"{', '.join(sorted(second_scorers))}: rewards of different scorers cannot be compared. "
+            "Score both runs with the same one; nothing is generated again"
+        )
 
 
 def read_rows(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr | str]) -> pl.DataFrame:
@@ -90,6 +107,10 @@ def _by_shard(rows: pl.DataFrame) -> Iterator[tuple[int, int, int, pl.DataFrame]
     for (shard,), part in rows.partition_by("shard", as_dict=True).items():
         low, high = part.select(low=pl.col("row").min(), high=pl.col("row").max()).row(0)
         yield int(shard), int(low), int(high), part.drop("shard")
+
+
+def _scorer_names(scores: pl.DataFrame) -> set[str]:
+    return {f"{name} {version}" for name, version in scores.select("scorer", "scorer_version").unique().iter_rows()}
 
 
 def _scores(paths: RunPaths, shard: int) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, need_server, run_parameters
+from flows.commands.run import DEFAULT_RUNS_DIR, add_node_options, add_run_options, need_server, run_parameters
 
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
         "options are its default parameters; each flow run may be given others.",
     )
     add_run_options(serve)
+    add_node_options(serve)
     serve.add_argument("--baseline", metavar="RUN", help="compare with this run")
     serve.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
     serve.add_argument("--skip-finished", action="store_true", default=None, help="end at once when a run is finished")

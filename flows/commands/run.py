@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -20,11 +21,18 @@ def add(commands: Any) -> None:
         "command again resumes an interrupted run and skips what is finished.",
     )
     add_run_options(parser)
+    add_node_options(parser)
     parser.add_argument(
         "--baseline", metavar="RUN", help="compare with this run: an id, a directory, a URL, or auto to generate one"
     )
     parser.add_argument(
         "--require", choices=("bitwise", "numerical", "statistical"), help="equivalence required (default statistical)"
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="statistical equivalence: largest difference of the mean reward that counts as none (default 0.02)",
     )
     parser.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
     add_block_option(parser)
@@ -89,7 +97,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--top-logprobs",
         type=int,
         metavar="K",
-        help="most likely tokens stored per position (default 0; 5 with --baseline)",
+        help="most likely tokens stored per position (default 0; 5 with --baseline, and with a baseline profile)",
     )
     parser.add_argument(
         "--shard-size", type=int, metavar="N", help="questions per shard (default: from the dataset's size)"
@@ -102,6 +110,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scorer", metavar="S", help="gsm8k (default), math or package.module:function")
     parser.add_argument("--runs-dir", metavar="DIR", help=f"where runs are kept (default {DEFAULT_RUNS_DIR})")
     parser.add_argument("--name", metavar="NAME", help="readable start of the run id")
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """The options for a collection over several nodes."""
     parser.add_argument(
         "--nodes", type=int, metavar="N", help="generate on N nodes, which run harvest worker --pool harvest-nodes"
     )
@@ -116,6 +128,22 @@ def run_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """The flow's parameters, as far as they were given."""
     not_parameters = {"command", "execute", "json", "verbose", "forget_oom_rung"}
     return {key: value for key, value in vars(options).items() if key not in not_parameters and value is not None}
+
+
+def as_options(parameters: Mapping[str, Any]) -> list[str]:
+    """``parameters`` of the flow as options of this command."""
+    options: list[str] = []
+    for name, value in parameters.items():
+        option = "--filter" if name == "filters" else f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            options += [f"{option}={item}" for item in value]
+        elif isinstance(value, dict):
+            options.append(f"{option}={json.dumps(value)}")
+        elif value is True:
+            options.append(option)
+        elif value is not None and value is not False:
+            options.append(f"{option}={value}")
+    return options
 
 
 def execute(options: argparse.Namespace) -> int:

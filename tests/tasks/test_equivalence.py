@@ -272,6 +272,14 @@ def test_a_measured_floor_is_used_and_named(tmp_path: Path) -> None:
         compared(baseline, candidate, noise_floor=replace(FLOOR, dtype="float32"))
 
 
+def test_a_small_floor_makes_no_rounding_a_real_difference(tmp_path: Path) -> None:
+    baseline = write_toy_run(tmp_path / "a", temperature=0.0, questions=100)
+    candidate = write_toy_run(tmp_path / "b", temperature=0.0, questions=100, rounding=0.05, order=1)
+    report = compared(baseline, candidate, noise_floor=replace(FLOOR, near_tie_limit=0.01))
+    assert set(report.tokens.kinds) == {"near_tie", "wide"}
+    assert report.verdict == "inconclusive"
+
+
 @pytest.mark.parametrize(
     ("verdict", "met"),
     [

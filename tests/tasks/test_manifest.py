@@ -24,7 +24,7 @@ UNPUBLISHED = (
 
 def test_every_published_file_is_listed_with_rows_size_and_hash(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2, questions_per_shard=3, arms=4)
-    publish_json({"verdict": "equivalent"}, run.equivalence)
+    publish_json({"verdict": "statistical"}, run.equivalence)
     (run.root / "README.md").write_text("notes")
     for name in UNPUBLISHED:
         (run.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,11 @@ def test_every_published_file_is_listed_with_rows_size_and_hash(tmp_path: Path) 
 
     manifest = write_manifest(run.root)
 
-    assert (manifest.run_id, manifest.fingerprint, manifest.verdict) == ("run", run_fingerprint(run.root), "equivalent")
+    assert (manifest.run_id, manifest.fingerprint, manifest.equivalence) == (
+        "run",
+        run_fingerprint(run.root),
+        "statistical",
+    )
     folders = ("questions", "rollouts", "scores")
     shards = {f"{folder}/shard-{index:05d}.parquet" for folder in folders for index in (0, 1)}
     assert {file.path for file in manifest.files} == shards | {"config.json", "equivalence.json", "README.md"}
@@ -54,7 +58,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_run_that_was_not_compared_has_no_verdict(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
-    assert write_manifest(run.root).verdict is None
+    assert write_manifest(run.root).equivalence is None
 
 
 def test_torn_parquet_is_named(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_a_directory_without_config_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "", "a\\..\\b"])
 def test_a_manifest_cannot_name_files_outside_the_run(path: str) -> None:
     file = {"path": path, "rows": None, "bytes": 1, "sha256": "0"}
-    body = json.dumps({"run_id": "r", "fingerprint": "f", "verdict": None, "files": [file]})
+    body = json.dumps({"run_id": "r", "fingerprint": "f", "equivalence": None, "files": [file]})
     with pytest.raises(ValueError, match="outside the run"):
         parse_manifest(body.encode())
 

@@ -4,20 +4,20 @@ import polars as pl
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.noise_floor import SAFETY_FACTOR, NoiseFloor, measure_noise_floor
+from tasks.noise_floor import LEAST_DIVERGENCES, SAFETY_FACTOR, NoiseFloor, measure_noise_floor
 from tests.toy_model import edit, write_toy_run
 
 
 def test_the_floor_is_derived_from_two_runs_of_the_same_settings(tmp_path: Path) -> None:
     runs = [
-        write_toy_run(tmp_path / str(order), questions=100, temperature=0.0, rounding=0.01, order=order).root
+        write_toy_run(tmp_path / str(order), questions=200, temperature=0.0, rounding=0.01, order=order).root
         for order in (1, 2)
     ]
     floor = measure_noise_floor(*runs)
     assert floor.measured
     assert floor.source_run_ids == ("1", "2")
-    assert floor.rollouts == 200
-    assert floor.divergence_rate == floor.divergences / 200 > 0
+    assert floor.rollouts == 400
+    assert floor.divergence_rate == floor.divergences / 400 > 0
     assert 0 < floor.flip_rate <= floor.divergence_rate
     # four draws of standard deviation 0.01 make a gap, and none of a few dozen is beyond five of their deviations
     assert 0.01 * SAFETY_FACTOR < floor.near_tie_limit < 5 * 0.02 * SAFETY_FACTOR
@@ -45,6 +45,16 @@ def test_runs_without_a_difference_keep_the_default(tmp_path: Path) -> None:
     runs = [write_toy_run(tmp_path / name, dtype="float16").root for name in ("a", "b")]
     floor = measure_noise_floor(*runs)
     assert (floor.near_tie_limit, floor.measured, floor.divergences) == (0.0625, False, 0)
+
+
+def test_a_few_differences_measure_nothing(tmp_path: Path) -> None:
+    runs = [
+        write_toy_run(tmp_path / str(order), questions=20, temperature=0.0, rounding=0.01, order=order).root
+        for order in (1, 2)
+    ]
+    floor = measure_noise_floor(*runs)
+    assert 0 < floor.divergences < LEAST_DIVERGENCES
+    assert (floor.near_tie_limit, floor.measured) == (0.5, False)
 
 
 def test_runs_that_do_not_repeat_each_other_are_refused(tmp_path: Path) -> None:

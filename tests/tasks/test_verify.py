@@ -73,13 +73,13 @@ def test_a_copy_follows_its_source(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2)
     upload_run(run.root, f"{tmp_path}/bucket")
     copy = download_run(f"{tmp_path}/bucket/run", tmp_path / "copies")
-    publish_text('{"verdict": "equivalent"}', run.equivalence)
+    publish_text('{"verdict": "statistical"}', run.equivalence)
     publish_text("<p>new</p>", run.report_html)
     upload_run(run.root, f"{tmp_path}/bucket")
 
     assert download_run(f"{tmp_path}/bucket/run", tmp_path / "copies") == copy
     assert (copy / "report.html").read_text() == "<p>new</p>"
-    assert json.loads((copy / "manifest.json").read_text())["verdict"] == "equivalent"
+    assert json.loads((copy / "manifest.json").read_text())["equivalence"] == "statistical"
 
 
 def test_a_run_id_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
