@@ -45,6 +45,7 @@ class Reporter:
         self._progress_id: UUID | None = None
         self._progress_due = 0.0
         self._latest: tuple[float, str] | None = None
+        self._lock = threading.Lock()
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._send_all,), name="reporter", daemon=True)
 
@@ -63,7 +64,8 @@ class Reporter:
 
     def progress(self, percent: float, text: str, *, now: bool = False) -> None:
         """Show how far the run is; of several calls within a few seconds the latest is sent."""
-        self._latest = (percent, text)
+        with self._lock:
+            self._latest = (percent, text)
         if now or time.monotonic() >= self._progress_due:
             self._progress_due = time.monotonic() + PROGRESS_SECONDS
             self._queue.put(self._send_progress)
@@ -96,9 +98,10 @@ class Reporter:
         self._queue.put(lambda client: client.create_artifact(artifact))
 
     def _send_progress(self, client: SyncPrefectClient) -> None:
-        if self._latest is None:
+        latest = self._latest
+        if latest is None:
             return
-        percent, text = self._latest
+        percent, text = latest
         if self._progress_id is None:
             artifact = ArtifactCreate(
                 key="harvest-progress", type="progress", data=percent, description=text, flow_run_id=self._flow_run.id
@@ -106,7 +109,10 @@ class Reporter:
             self._progress_id = client.create_artifact(artifact).id
         else:
             client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
-        self._latest = None
+        with self._lock:
+            # a later one may have come while this one was on its way
+            if self._latest is latest:
+                self._latest = None
 
     def _send_all(self) -> None:
         # the client's own retries take minutes, and do not know when the flow ends

@@ -121,6 +121,9 @@ class Generator:
         if not sendable:
             return
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
+        if question.isolation:
+            # else one that has finished would still be in flight in the journal, and share the blame
+            self._records.drain()
         feed.admit(question)
         self._alone = question.isolation > 0
         for request, item in sendable:

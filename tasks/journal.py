@@ -59,7 +59,8 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
             case "crash":
                 alone = len(in_flight) == 1
                 for key, isolation in in_flight.items():
-                    state.suspicion[key] = QUARANTINE if isolation and alone else isolation + 1
+                    # only what was alone is guilty: another's record may have been on its way to the journal
+                    state.suspicion[key] = QUARANTINE if isolation and alone else min(isolation + 1, QUARANTINE - 1)
                 in_flight.clear()
             case "rollout":
                 key = (record["example_id"], record["arm_id"], record["sample_index"])

@@ -1,5 +1,6 @@
 """The generation loop: a full batch across shard borders, whole questions, and error rows instead of failures."""
 
+import time
 from itertools import takewhile
 from pathlib import Path
 
@@ -160,6 +161,39 @@ def test_suspects_have_the_engine_alone_and_after_the_others(tmp_path: Path) -> 
     assert with_suspects == steps[-len(with_suspects) :]
     assert all(any(step <= suspect for suspect in suspects) for step in with_suspects)
     assert set(read_journal(work.journal).finished) == keys_of(work, 5)
+
+
+class SlowTokenizer(ByteTokenizer):
+    """Takes its time for a text, so that records come late."""
+
+    def decode(self, ids: list[int], stop: tuple[str, ...] = ()) -> str:
+        time.sleep(0.05)
+        return super().decode(ids, stop)
+
+
+class WatchingEngine(FakeEngine):
+    """Notes what the journal says to be in flight whenever a request comes."""
+
+    def __init__(self, spec: EngineSpec, journal: Path) -> None:
+        super().__init__(spec)
+        self._journal = journal
+        self.in_flight: list[set[Key]] = []
+
+    def add(self, request: EngineRequest) -> None:
+        self.in_flight.append(set(read_journal(self._journal).in_flight))
+        super().add(request)
+
+
+def test_a_suspect_is_alone_in_the_journal_too_so_that_nobody_shares_its_blame(tmp_path: Path) -> None:
+    work = make_shard(tmp_path, 0, ["a", "b", "c"])
+    first = make_generator(make_engine(), make_spec(batch=3))
+    first.add_shard(work)
+    crash(work, first, steps=1)
+    engine = WatchingEngine(ENGINE_SPEC, work.journal)
+    second = Generator(engine, SlowTokenizer(), make_spec(batch=3))  # type: ignore[arg-type]
+    second.add_shard(work)
+    run(second)
+    assert [len({example_id for example_id, _, _ in keys}) for keys in engine.in_flight] == [1] * 3 * len(ARMS)
 
 
 def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_complete(tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ OPEN: dict[str, object] = {"kind": "open", "oom_rung": 0}
             id="a question of one rollout is alone at once",
         ),
         pytest.param(
+            [
+                *(OPEN, admit(KEYS[:2]), CRASH, OPEN, admit(KEYS[:2], 1), CRASH),
+                *(OPEN, admit(KEYS[:1], 2), admit(KEYS[1:2], 2), CRASH),
+            ],
+            dict.fromkeys(KEYS[:2], 2),
+            id="one of two whose record did not come",
+        ),
+        pytest.param(
             [OPEN, admit(KEYS[:1]), CRASH],
             {KEYS[0]: 1},
             id="another shard may have been in the engine too",
