@@ -137,7 +137,8 @@ def _gpu_section(
         torch_cuda=torch_cuda_version(),
         fitting=_suggest(present).capitalize(),
     )
-    checks.append(check_xids(read_xids(), [gpu.pci_bus_id for gpu in used if gpu.pci_bus_id]))
+    others = [gpu.pci_bus_id for gpu in present if gpu not in used and gpu.pci_bus_id]
+    checks.append(check_xids(read_xids(), [gpu.pci_bus_id for gpu in used], others))
     if smoke:
         checks.append(_smoke(used, healthy=not any(check.status == "fail" for check in checks)))
     return checks, used
