@@ -91,7 +91,7 @@ def run_preflight(
         checks.append(_model_files(profile, model_path))
         if checks[-1].status == "pass":
             plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, expected_length=expected_length)
-            checks.append(_fits_memory(plan))
+            checks.append(check_memory_plan(plan))
     checks += node_checks(
         profile,
         runs_dir=runs_dir,
@@ -200,10 +200,18 @@ def _plan(
     )
 
 
-def _fits_memory(plan: MemoryPlan) -> CheckResult:
+def check_memory_plan(plan: MemoryPlan) -> CheckResult:
+    """What ``plan`` means for a run: only what is certain fails, an estimate warns."""
     name = "memory plan"
     if plan.problems:
         return CheckResult(name=name, status="fail", value="; ".join(plan.problems), is_input=True)
+    if plan.doubts:
+        return CheckResult(
+            name=name,
+            status="warn",
+            value="; ".join(plan.doubts),
+            remedy="By an estimate of what the engine takes beside the weights: its start will tell",
+        )
     if plan.kv_tokens is None:
         return CheckResult(name=name, status="skipped", value="; ".join(plan.unknown))
     value = f"KV cache of {plan.kv_tokens:,} tokens{' (estimate)' if plan.is_estimate else ''}"

@@ -10,7 +10,8 @@ from profiles.load import load_profile
 from tasks.check_result import CheckResult, Status
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.gpu_smoke import check_smoke
-from tasks.preflight import PreflightReport, run_preflight
+from tasks.memory_plan import MemoryPlan
+from tasks.preflight import PreflightReport, check_memory_plan, run_preflight
 from tasks.preflight_view import render_plan, render_preflight
 from tests.tasks.test_model_files import FIRST, SECOND, model, truncate
 
@@ -110,6 +111,31 @@ def test_view_groups_gpus_and_shows_each_remedy() -> None:
     assert "0-6" in text
     assert "Turn it on" in text
     assert text.count("ECC") == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"problems": ("not one fits",)}, "fail"),
+        ({"doubts": ("not one fits",), "kv_tokens": 0, "is_estimate": True}, "warn"),
+        ({"unknown": ("cannot tell",)}, "skipped"),
+        ({"kv_tokens": 4096, "batch_fits": False}, "warn"),
+        ({"kv_tokens": 4096, "batch_fits": True}, "pass"),
+    ],
+)
+def test_what_the_memory_plan_means_for_a_run(more: dict[str, Any], status: str) -> None:
+    assert check_memory_plan(memory_plan(**more)).status == status
+
+
+def memory_plan(**more: Any) -> MemoryPlan:
+    known = {"profile": "test", "device": "cuda", "tensor_parallel_size": 1, "max_model_len": 2048}
+    return MemoryPlan(**known, **({"expected_length": 500, "in_flight": 128, "running": 128} | more))
+
+
+def test_view_shows_the_figures_of_the_plan_below_the_checks() -> None:
+    text = render(render_preflight(PreflightReport(checks=(result("pass"),), plan=memory_plan(kv_tokens=8192))))
+    assert text.index("1 GiB") < text.index("memory plan, profile test") < text.index("preflight: pass")
+    assert "8,192" in text
 
 
 def test_plan_view_says_what_it_cannot_tell(model: Path, tmp_path: Path) -> None:
