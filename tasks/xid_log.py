@@ -74,8 +74,7 @@ def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str | None], others
     recent = [
         xid
         for xid in xids
-        if xid.age_s <= RECENT_S
-        and (_bus(xid.bus_id) in ours or (None in bus_ids and _bus(xid.bus_id) not in theirs))
+        if xid.age_s <= RECENT_S and (_bus(xid.bus_id) in ours or (None in bus_ids and _bus(xid.bus_id) not in theirs))
     ]
     known = FATAL | SUSPECT
     seen = sorted({(xid.code, _bus(xid.bus_id)) for xid in recent if xid.code in known})

@@ -162,9 +162,7 @@ def test_settings_that_cannot_work_are_named(
 
 # Llama-3.1-8B takes 15.0 GiB of weights; with utilization 0.9, an engine may take 14.4, 18 or 27 GiB in all
 @pytest.mark.parametrize(("gib", "problems", "doubts"), [(16, 1, 0), (20, 0, 1), (30, 0, 0)])
-def test_only_the_weights_make_a_model_surely_too_large(
-    tmp_path: Path, gib: int, problems: int, doubts: int
-) -> None:
+def test_only_the_weights_make_a_model_surely_too_large(tmp_path: Path, gib: int, problems: int, doubts: int) -> None:
     settings = profile(gpu_memory_utilization=0.9, max_model_len=16384)
     plan = plan_memory(settings, model_dir(tmp_path, LLAMA_8B), gpu_bytes=gib * GIB)
     assert (len(plan.problems), len(plan.doubts)) == (problems, doubts)
