@@ -14,7 +14,7 @@ from tasks.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.gpu_smoke import check_smoke
 from tasks.memory_plan import CPU_ENGINE_BYTES, MemoryPlan, plan_memory
 from tasks.model_files import check_model_files
-from tasks.node_checks import node_checks
+from tasks.node_checks import OutputSize, node_checks
 from tasks.nvml import PynvmlReader
 from tasks.package_checks import package_checks, torch_cuda_version
 from tasks.remote import Transfer
@@ -66,7 +66,7 @@ def run_preflight(
     *,
     model_path: Path | None,
     runs_dir: Path,
-    expected_output_bytes: int | None = None,
+    output: OutputSize | None = None,
     upload_url: str | None = None,
     transfer: Transfer | None = None,
     reader: NvmlReader | None = None,
@@ -96,7 +96,7 @@ def run_preflight(
         profile,
         runs_dir=runs_dir,
         host_bytes=_host_bytes(profile, plan),
-        expected_output_bytes=expected_output_bytes,
+        output=output,
     )
     if upload_url is not None:
         checks.append(_destination(upload_url, transfer))

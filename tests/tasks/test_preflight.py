@@ -7,7 +7,8 @@ import pytest
 
 from profiles.load import load_profile
 from tasks.check_result import CheckResult, Status
-from tasks.errors import ConfigError, PreflightFailed
+from tasks.destination import CHECK_PREFIX
+from tasks.errors import ConfigError, HarvestError, PreflightFailed
 from tasks.memory_plan import MemoryPlan
 from tasks.preflight import PreflightReport, check_memory_plan, run_preflight
 from tasks.preflight_view import render_plan, render_preflight
@@ -86,11 +87,27 @@ def test_gpu_profile_on_a_node_without_a_gpu_fails_fast(tmp_path: Path) -> None:
         report.raise_if_failed()
 
 
-def test_destination_that_cannot_be_written_fails(tmp_path: Path) -> None:
-    report = run_preflight(CPU, model_path=None, runs_dir=tmp_path, upload_url="nosuch://bucket/prefix")
+@pytest.mark.parametrize(
+    ("destination", "status", "error"),
+    [
+        ("{here}/bucket", "pass", None),
+        ("{here}/file/bucket", "fail", PreflightFailed),
+        ("nosuch://bucket/prefix", "fail", ConfigError),
+    ],
+)
+def test_destination_is_really_written(
+    tmp_path: Path, destination: str, status: str, error: type[HarvestError] | None
+) -> None:
+    (tmp_path / "file").write_text("")
+    url = destination.format(here=tmp_path)
+    report = run_preflight(CPU, model_path=None, runs_dir=tmp_path, upload_url=url)
     (check,) = [check for check in report.checks if check.name == "destination"]
-    assert check.status == "fail"
-    assert "nosuch://bucket/prefix" in check.value
+    assert check.status == status
+    assert url in check.value
+    if error is not None:
+        with pytest.raises(error, match="destination"):
+            report.raise_if_failed()
+    assert not list(tmp_path.rglob(f"{CHECK_PREFIX}*"))
 
 
 def render(renderable: Any) -> str:
