@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.check_result import CheckResult
-from tasks.parent_death import INTERPRETER_PATH, PARENT_VARIABLE, die_with_parent
+from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 
 TIME_LIMIT_S = 120.0
 
@@ -24,7 +24,7 @@ _SIDE = 2048
 def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, child: Sequence[str] = ()) -> CheckResult:
     """Run the test on these NVML indices. ``child`` replaces the command, which is this module in a new process."""
     command = [*(child or (sys.executable, "-m", "tasks.gpu_smoke")), str(len(gpus))]
-    paths = [str(INTERPRETER_PATH), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]
     environment = os.environ | {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
@@ -66,11 +66,13 @@ def run_smoke(gpus: int) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        processes.spawn(_worker, args=(gpus, port), nprocs=gpus)
+        processes.spawn(_worker, args=(gpus, port, os.getpid()), nprocs=gpus)
     print(f"{gpus} GPUs computed the right result", flush=True)
 
 
-def _worker(rank: int, world: int, port: int) -> None:
+def _worker(rank: int, world: int, port: int, parent_pid: int) -> None:
+    # torch has asked for SIGINT at the parent's death, which one that hangs in the driver does not heed
+    die_with_parent(parent_pid)
     import torch
     import torch.distributed as dist
 
@@ -100,5 +102,4 @@ def _last_line(output: str) -> str:
 if __name__ == "__main__":
     if PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))
-        os.environ[PARENT_VARIABLE] = str(os.getpid())
     run_smoke(int(sys.argv[1]))

@@ -32,19 +32,21 @@ import os, sys, time
 from multiprocessing import get_context
 from pathlib import Path
 
-def stay(folder):
-    (Path(folder) / f"{os.getpid()}.pid").touch()
-    time.sleep(120)
+class cuda:
+    @staticmethod
+    def set_device(gpu):
+        (Path(os.environ["PIDS"]) / f"{os.getpid()}.pid").touch()
+        time.sleep(120)
 
 class multiprocessing:
     @staticmethod
     def spawn(worker, args, nprocs):
-        started = [get_context("spawn").Process(target=stay, args=(os.environ["PIDS"],)) for _ in range(nprocs)]
-        for process in started:
-            process.start()
-        stay(os.environ["PIDS"])
+        for rank in range(nprocs):
+            get_context("spawn").Process(target=worker, args=(rank, *args)).start()
+        cuda.set_device(0)
 
 sys.modules["torch.multiprocessing"] = multiprocessing
+distributed = sys.modules["torch.distributed"] = multiprocessing
 """
 PREFLIGHT = "from tasks.gpu_smoke import check_smoke; check_smoke([0, 1])"
 
