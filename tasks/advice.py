@@ -85,7 +85,7 @@ def _parallel_size(now: Situation) -> Advice | None:
         replicas = now.profile.replicas * size // smaller
         engine = now.profile.engine.model_copy(update={"tensor_parallel_size": smaller})
         plan = now.replan(now.profile.model_copy(update={"engine": engine, "replicas": replicas}))
-        if plan.batch_fits and not plan.problems:
+        if plan.batch_fits and not (plan.problems or plan.doubts):
             return Advice(
                 setting="tensor_parallel_size",
                 suggestion=f"use {replicas} replicas of tensor_parallel_size {smaller} on the same GPUs",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from profiles.schema import Profile
 from tasks.check_result import CheckResult
-from tasks.gpu_health import health_checks
+from tasks.gpu_health import health_checks, unreadable
 from tasks.gpu_links import link_checks
 from tasks.gpu_reading import DriverReading, GpuReading, NvmlReader
 from tasks.gpu_tenants import tenant_checks
@@ -72,11 +72,14 @@ def gpus_needed(profile: Profile) -> int:
 
 
 def fits(profile: Profile, gpus: Sequence[GpuReading]) -> bool:
-    """True when a node with these GPUs is the hardware that the profile expects; a CPU profile fits any node."""
+    """True when a node with these GPUs is the hardware that the profile expects; a CPU profile fits any node.
+
+    A GPU that does not tell what the profile expects of it does not count.
+    """
     if profile.expect.device == "cpu":
         return True
     answering = [gpu for gpu in gpus if gpu.error is None]
-    alike = [gpu for gpu in answering if not any(check.status == "fail" for check in _identity(profile, gpu, ""))]
+    alike = [gpu for gpu in answering if all(check.status == "pass" for check in _identity(profile, gpu, ""))]
     return len(alike) >= gpus_needed(profile)
 
 
@@ -134,19 +137,26 @@ def _identity(profile: Profile, gpu: GpuReading, fitting: str) -> list[CheckResu
     expect = profile.expect
     checks = []
     if expect.gpu_name is not None:
-        alike = re.search(expect.gpu_name, gpu.name or "") is not None
-        checks.append(_expected("model", alike, gpu.name or "unnamed", expect.gpu_name, fitting, gpu))
-    if expect.gpu_memory_gib is not None and gpu.memory_total is not None:
-        total = gpu.memory_total / _GIB
-        enough = total >= expect.gpu_memory_gib
-        checks.append(_expected("memory", enough, f"{total:.1f} GiB", f"{expect.gpu_memory_gib:g} GiB", fitting, gpu))
+        if gpu.name is None:
+            checks.append(unreadable("model", gpu, "name"))
+        else:
+            alike = re.search(expect.gpu_name, gpu.name) is not None
+            checks.append(_expected("model", alike, gpu.name, expect.gpu_name, fitting, gpu))
+    if expect.gpu_memory_gib is not None:
+        if gpu.memory_total is None:
+            checks.append(unreadable("memory", gpu, "memory_total"))
+        else:
+            total, least = gpu.memory_total / _GIB, expect.gpu_memory_gib
+            checks.append(_expected("memory", total >= least, f"{total:.1f} GiB", f"{least:g} GiB", fitting, gpu))
     floors = [expect.compute_capability, BATCH_INVARIANT_CAPABILITY if profile.engine.batch_invariant else None]
     floor = max((value for value in floors if value is not None), default=None)
-    if floor is not None and gpu.compute_capability is not None:
-        enough = gpu.compute_capability >= _capability(floor)
-        checks.append(
-            _expected("compute capability", enough, _dotted(gpu.compute_capability), f"{floor:.1f}", fitting, gpu)
-        )
+    if floor is not None:
+        if gpu.compute_capability is None:
+            checks.append(unreadable("compute capability", gpu, "compute_capability"))
+        else:
+            newer = gpu.compute_capability >= _capability(floor)
+            found = _dotted(gpu.compute_capability)
+            checks.append(_expected("compute capability", newer, found, f"{floor:.1f}", fitting, gpu))
     return checks
 
 

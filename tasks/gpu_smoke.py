@@ -1,12 +1,11 @@
 """A short real computation on every GPU, in child processes with a time limit: NVML can call a dead GPU healthy.
 
 Each GPU multiplies matrices whose product is known; then, with several GPUs, NCCL adds one number from each. Run as
-``python -m tasks.gpu_smoke GPUS`` inside the child, which prints one line for each step that succeeded.
+``python -m tasks.gpu_smoke GPUS`` inside the child, which prints one line for each step that succeeded. Child and
+workers die with the process that they work for, since one that hangs would hold its GPU.
 """
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.check_result import CheckResult
+from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 
 TIME_LIMIT_S = 120.0
 
@@ -24,14 +24,16 @@ _SIDE = 2048
 def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, child: Sequence[str] = ()) -> CheckResult:
     """Run the test on these NVML indices. ``child`` replaces the command, which is this module in a new process."""
     command = [*(child or (sys.executable, "-m", "tasks.gpu_smoke")), str(len(gpus))]
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]
     environment = os.environ | {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        PARENT_VARIABLE: str(os.getpid()),
     }
     output = ""
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             output, _ = process.communicate(timeout=time_limit_s)
@@ -39,15 +41,16 @@ def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, chil
         except subprocess.TimeoutExpired:
             said = f"no end within {time_limit_s:g} s"
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
     passed = process.returncode == 0
     return CheckResult(
         name="smoke test",
         status="pass" if passed else "fail",
         value=_last_line(output) if passed else said,
         limit=f"matrix product and all-reduce on {len(gpus)} GPUs within {time_limit_s:g} s",
-        remedy="" if passed else "Reset the GPUs or reboot the node; run the test alone: python -m tasks.gpu_smoke",
+        remedy=""
+        if passed
+        else f"Reset the GPUs or reboot the node; run the test alone: python -m tasks.gpu_smoke {len(gpus)}",
     )
 
 
@@ -63,11 +66,13 @@ def run_smoke(gpus: int) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        processes.spawn(_worker, args=(gpus, port), nprocs=gpus)
+        processes.spawn(_worker, args=(gpus, port, os.getpid()), nprocs=gpus)
     print(f"{gpus} GPUs computed the right result", flush=True)
 
 
-def _worker(rank: int, world: int, port: int) -> None:
+def _worker(rank: int, world: int, port: int, parent_pid: int) -> None:
+    # torch has asked for SIGINT at the parent's death, which one that hangs in the driver does not heed
+    die_with_parent(parent_pid)
     import torch
     import torch.distributed as dist
 
@@ -95,4 +100,6 @@ def _last_line(output: str) -> str:
 
 
 if __name__ == "__main__":
+    if PARENT_VARIABLE in os.environ:
+        die_with_parent(int(os.environ[PARENT_VARIABLE]))
     run_smoke(int(sys.argv[1]))

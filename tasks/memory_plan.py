@@ -26,7 +26,8 @@ class MemoryPlan:
     ``in_flight`` is the question batch of one engine in sequences: questions x arms x samples; ``running`` is what
     max_num_seqs lets run of it. ``batch_fits`` says whether these fit in the KV cache at ``expected_length`` tokens.
     A figure is None when it cannot be told: ``unknown`` says why. ``problems`` are settings that cannot work.
-    ``is_estimate``: the budget rests on an estimate of what vLLM measures at its start.
+    ``is_estimate``: the budget rests on an estimate of what vLLM measures at its start, and ``doubts`` are settings
+    that by this estimate do not work.
     """
 
     profile: str
@@ -48,6 +49,7 @@ class MemoryPlan:
     is_estimate: bool = False
     unknown: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,24 +99,26 @@ def plan_memory(
     if known["kv_budget_bytes"] is None:
         return MemoryPlan(**known)
     cache = kv_cache(shape, engine, known["kv_budget_bytes"], device=profile.expect.device)
-    return MemoryPlan(**_with_cache(known, cache))
+    # an estimate that is too high must stop no run that vLLM would start; the weights are not estimated
+    too_large = weights is not None and weights >= known["device_bytes"] * engine.gpu_memory_utilization
+    certain = too_large or not known.get("is_estimate", False)
+    return MemoryPlan(**_with_cache(known, cache, certain=certain))
 
 
-def _with_cache(known: dict[str, Any], cache: KvCache) -> dict[str, Any]:
+def _with_cache(known: dict[str, Any], cache: KvCache, *, certain: bool) -> dict[str, Any]:
     at_max, at_expected = cache.sequences(known["max_model_len"]), cache.sequences(known["expected_length"])
-    problems = known["problems"]
     if at_max == 0:
-        problems = (
-            *problems,
+        kind = "problems" if certain else "doubts"
+        message = (
             f"not even one sequence of {known['max_model_len']} tokens fits: {known['kv_budget_bytes'] / _GIB:.2f} GiB "
-            "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs",
+            "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs"
         )
+        known[kind] = (*known.get(kind, ()), message)
     return known | {
         "kv_tokens": cache.tokens,
         "sequences_at_max_len": at_max,
         "sequences_at_expected": at_expected,
         "batch_fits": at_expected >= known["running"],
-        "problems": problems,
     }
 
 

@@ -80,7 +80,7 @@ def read_shape(config: Mapping[str, Any], engine: EngineSettings) -> ModelShape:
             tied_embeddings=bool(config.get("tie_word_embeddings", family == "gemma")),
             qkv_bias=family in ("qwen2", "qwen2_moe") or bool(config.get("attention_bias")),
             quantized=bool(quantization) or engine.quantization is not None,
-            longest=None if config.get("rope_scaling") else config.get("max_position_embeddings"),
+            longest=None if _is_stretched(config) else config.get("max_position_embeddings"),
             dtype_bytes=_dtype_bytes(config, engine),
         )
     except KeyError as error:
@@ -96,6 +96,17 @@ def _refuse_unusual_attention(config: Mapping[str, Any]) -> None:
         raise UnknownLayoutError(f"the model mixes layer types ({', '.join(sorted(kinds))})")
     if config.get("sliding_window") and config.get("use_sliding_window", True):
         raise UnknownLayoutError(f"the model uses sliding-window attention (window {config['sliding_window']})")
+
+
+def _is_stretched(config: Mapping[str, Any]) -> bool:
+    """Whether rotary positions are scaled, so that max_position_embeddings alone does not say how far they reach.
+
+    ``rope_parameters`` is what transformers 5 writes: one table, or one for each kind of layer.
+    """
+    rope = config.get("rope_parameters") or {}
+    tables = [rope, *(table for table in rope.values() if isinstance(table, Mapping))]
+    types = {table.get("rope_type") or table.get("type") for table in tables}
+    return bool(config.get("rope_scaling")) or not types <= {None, "default"}
 
 
 def _dtype_bytes(config: Mapping[str, Any], engine: EngineSettings) -> int:

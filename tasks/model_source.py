@@ -8,6 +8,7 @@ from pathlib import Path
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError
 from tasks.model_files import check_model_files, weight_files
+from tasks.model_hub import HuggingFaceHub, ModelHub, fetch_model
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _SAMPLES_PER_FILE = 1024
@@ -30,7 +31,10 @@ class ModelSource:
 
 
 def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
-    """Locate and check the model ``name``: "demo", a local directory, or a hub id. Raises ConfigError."""
+    """Locate and check the model ``name``: "demo", a local directory, or a hub id.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
     path, commit = locate_model(name)
     check_model_files(path, load_format=load_format)
     weights = weights_digest(path)
@@ -70,8 +74,11 @@ def weights_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def locate_model(name: str) -> tuple[Path, str | None]:
-    """The model's directory, and its commit when it came from the hub. Raises ConfigError; looks into no file."""
+def locate_model(name: str, hub: ModelHub | None = None) -> tuple[Path, str | None]:
+    """The model's directory, and its commit when it came from the hub; looks into no file.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
     if name == "demo":
         return DEMO_MODEL, None
     path = Path(name).expanduser()
@@ -82,20 +89,7 @@ def locate_model(name: str) -> tuple[Path, str | None]:
             f"model {name!r} is not a directory. Give a directory with config.json, a hub id such as org/name, "
             'or "demo"'
         )
-    return _download(name)
-
-
-def _download(name: str) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot = Path(snapshot_download(name, ignore_patterns=["*.pth", "original/*", "*.gguf", "*.onnx"]))
-    except Exception as error:  # the library raises many unrelated types for a missing or unreachable repository
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(
-            f"model {name!r} is neither a local directory nor a hub repository that can be fetched: {reason}. "
-            'Check the name, or give a directory with config.json, or "demo"'
-        ) from error
+    snapshot = fetch_model(name, hub or HuggingFaceHub())
     return snapshot, snapshot.name
 
 

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from profiles.schema import Profile
@@ -22,15 +23,23 @@ DISK_FLOOR = 1 << 30
 _GIB = 1 << 30
 
 
+@dataclass(frozen=True, kw_only=True)
+class OutputSize:
+    """Bytes that a run still has to write: as expected, and at most."""
+
+    expected: int
+    most: int
+
+
 def node_checks(
-    profile: Profile, *, runs_dir: Path, host_bytes: int | None, expected_output_bytes: int | None
+    profile: Profile, *, runs_dir: Path, host_bytes: int | None, output: OutputSize | None
 ) -> list[CheckResult]:
     """Every check that needs no GPU. ``host_bytes`` is what the engines will take of host memory, None when unknown."""
     return [
         check_ram(profile, read_host_memory(), host_bytes),
-        check_shared_memory(profile, SHARED_MEMORY),
+        check_shared_memory(profile, _free(SHARED_MEMORY)),
         check_writable(runs_dir),
-        check_disk(runs_dir, expected_output_bytes),
+        check_disk(runs_dir, output),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)),
     ]
 
@@ -56,12 +65,10 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
     )
 
 
-def check_shared_memory(profile: Profile, path: Path) -> CheckResult:
-    """Room in /dev/shm, through which the processes of a tensor-parallel engine talk."""
-    try:
-        free = shutil.disk_usage(path).free
-    except OSError as error:
-        return CheckResult(name="shared memory", status="skipped", value=f"unreadable: {error}")
+def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
+    """Room in /dev/shm, through which the processes of a tensor-parallel engine talk; ``free`` is in bytes."""
+    if free is None:
+        return CheckResult(name="shared memory", status="skipped", value=f"{SHARED_MEMORY} cannot be read")
     status: Status = "pass"
     if free < SHM_COMFORTABLE:
         needs_it = profile.engine.tensor_parallel_size > 1 and free < SHM_LEAST
@@ -69,7 +76,7 @@ def check_shared_memory(profile: Profile, path: Path) -> CheckResult:
     return CheckResult(
         name="shared memory",
         status=status,
-        value=f"{free / _GIB:.2f} GiB free in {path}",
+        value=f"{free / _GIB:.2f} GiB free in {SHARED_MEMORY}",
         limit=f"{SHM_COMFORTABLE / _GIB:g} GiB",
         remedy="" if status == "pass" else "Start the container with --shm-size=16g or --ipc=host",
     )
@@ -77,9 +84,7 @@ def check_shared_memory(profile: Profile, path: Path) -> CheckResult:
 
 def check_writable(runs_dir: Path) -> CheckResult:
     """Create, write and remove a file below ``runs_dir``, or where it would be made."""
-    target = runs_dir
-    while not target.exists() and target != target.parent:
-        target = target.parent
+    target = nearest_existing(runs_dir)
     try:
         with tempfile.NamedTemporaryFile(dir=target, prefix=".preflight.") as file:
             file.write(b"preflight")
@@ -96,21 +101,39 @@ def check_writable(runs_dir: Path) -> CheckResult:
     return CheckResult(name="run directory", status="pass", value=f"{target} is writable")
 
 
-def check_disk(runs_dir: Path, expected_output_bytes: int | None) -> CheckResult:
-    """Free disk for twice the expected output: the files of a run and the copies made while publishing them."""
-    target = runs_dir
-    while not target.exists() and target != target.parent:
-        target = target.parent
+def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
+    """Free disk for twice the output: the files of a run and the copies made while publishing them.
+
+    Fails when the expected output does not fit, and warns when the longest possible one does not.
+    """
+    target = nearest_existing(runs_dir)
     free = shutil.disk_usage(target).free
-    needed = max(DISK_FLOOR, 2 * (expected_output_bytes or 0))
-    why = "twice the expected output" if needed > DISK_FLOOR else "at least"
+    needed = max(DISK_FLOOR, 2 * output.expected if output else 0)
+    most = max(DISK_FLOOR, 2 * output.most if output else 0)
+    status: Status = "fail" if free < needed else "warn" if free < most else "pass"
+    limits = [f"{needed / _GIB:.1f} GiB, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
+    limits += [f"{most / _GIB:.1f} GiB if every completion runs to max_tokens"] * (most > needed)
     return CheckResult(
         name="disk",
-        status="pass" if free >= needed else "fail",
+        status=status,
         value=f"{free / _GIB:.1f} GiB free on {target}",
-        limit=f"{needed / _GIB:.1f} GiB, {why}",
-        remedy="" if free >= needed else "Free space, or choose another directory for the runs",
+        limit="; ".join(limits),
+        remedy="" if status == "pass" else "Free space, or choose another directory for the runs",
     )
+
+
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the innermost directory above it that is there: where it would be made."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
 
 
 def check_open_files(limits: tuple[int, int]) -> CheckResult:

@@ -14,7 +14,7 @@ from tasks.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.gpu_smoke import check_smoke
 from tasks.memory_plan import CPU_ENGINE_BYTES, MemoryPlan, plan_memory
 from tasks.model_files import check_model_files
-from tasks.node_checks import node_checks
+from tasks.node_checks import OutputSize, node_checks
 from tasks.nvml import PynvmlReader
 from tasks.package_checks import package_checks, torch_cuda_version
 from tasks.remote import Transfer
@@ -66,7 +66,7 @@ def run_preflight(
     *,
     model_path: Path | None,
     runs_dir: Path,
-    expected_output_bytes: int | None = None,
+    output: OutputSize | None = None,
     upload_url: str | None = None,
     transfer: Transfer | None = None,
     reader: NvmlReader | None = None,
@@ -91,12 +91,12 @@ def run_preflight(
         checks.append(_model_files(profile, model_path))
         if checks[-1].status == "pass":
             plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, expected_length=expected_length)
-            checks.append(_fits_memory(plan))
+            checks.append(check_memory_plan(plan))
     checks += node_checks(
         profile,
         runs_dir=runs_dir,
         host_bytes=_host_bytes(profile, plan),
-        expected_output_bytes=expected_output_bytes,
+        output=output,
     )
     if upload_url is not None:
         checks.append(_destination(upload_url, transfer))
@@ -137,7 +137,8 @@ def _gpu_section(
         torch_cuda=torch_cuda_version(),
         fitting=_suggest(present).capitalize(),
     )
-    checks.append(check_xids(read_xids(), [gpu.pci_bus_id for gpu in used if gpu.pci_bus_id]))
+    others = [gpu.pci_bus_id for gpu in present if gpu not in used and gpu.pci_bus_id]
+    checks.append(check_xids(read_xids(), [gpu.pci_bus_id for gpu in used], others))
     if smoke:
         checks.append(_smoke(used, healthy=not any(check.status == "fail" for check in checks)))
     return checks, used
@@ -199,10 +200,18 @@ def _plan(
     )
 
 
-def _fits_memory(plan: MemoryPlan) -> CheckResult:
+def check_memory_plan(plan: MemoryPlan) -> CheckResult:
+    """What ``plan`` means for a run: only what is certain fails, an estimate warns."""
     name = "memory plan"
     if plan.problems:
         return CheckResult(name=name, status="fail", value="; ".join(plan.problems), is_input=True)
+    if plan.doubts:
+        return CheckResult(
+            name=name,
+            status="warn",
+            value="; ".join(plan.doubts),
+            remedy="By an estimate of what the engine takes beside the weights: its start will tell",
+        )
     if plan.kv_tokens is None:
         return CheckResult(name=name, status="skipped", value="; ".join(plan.unknown))
     value = f"KV cache of {plan.kv_tokens:,} tokens{' (estimate)' if plan.is_estimate else ''}"

@@ -17,7 +17,8 @@ _GIB = 1 << 30
 
 
 def render_preflight(report: PreflightReport) -> "RenderableType":
-    """A table of the checks, GPUs with the same outcome in one row, and the remedies below what is not well."""
+    """A table of the checks, GPUs with the same outcome in one row, the remedies below what is not well, and the memory
+    plan where there is one."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -39,27 +40,33 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
             table.add_row("", "", "", Text(f"-> {check.remedy}", style), "")
     counts = {status: sum(check.status == status for check in report.checks) for status in _STYLE}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    return Group(table, Text(f"preflight: {report.worst} ({summary})", _STYLE[report.worst]))
+    plan = [] if report.plan is None else [Text(), _plan_table(report.plan), Text()]
+    return Group(table, *plan, Text(f"preflight: {report.worst} ({summary})", _STYLE[report.worst]))
 
 
 def render_plan(plan: MemoryPlan, advice: Sequence[Advice]) -> "RenderableType":
     """The plan's figures, what it cannot tell, what cannot work, and the advice."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=False, title=f"memory plan, profile {plan.profile}")
-    for name, value in _figures(plan):
-        table.add_row(name, value)
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [_plan_table(plan)]
     parts += [Text(problem, "bold red") for problem in plan.problems]
-    parts += [Text(reason, "yellow") for reason in plan.unknown]
+    parts += [Text(reason, "yellow") for reason in (*plan.doubts, *plan.unknown)]
     for piece in advice:
         parts.append(Text(f"advice: {piece.suggestion}", "cyan"))
         parts.append(Text(f"  why: {piece.reason}\n  effect: {piece.effect}"))
     if not advice:
         parts.append(Text("advice: none, the settings suit this model and dataset", "dim"))
     return Group(*parts)
+
+
+def _plan_table(plan: MemoryPlan) -> "RenderableType":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False, title=f"memory plan, profile {plan.profile}")
+    for name, value in _figures(plan):
+        table.add_row(name, value)
+    return table
 
 
 def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:

@@ -81,7 +81,10 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
-    """Resolve ``config``: read profile, arms, model files and questions. Raises ConfigError; writes nothing."""
+    """Resolve ``config``: read profile, arms, model files and questions; writes nothing in ``runs_dir``.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
     try:
         profile = load_profile(config.profile)
         arms = arms_as_asked(load_arms(config.arms), config)

@@ -1,6 +1,14 @@
 """Preflight for a planned run: the checks, on disk and as a gate."""
 
+import math
+
+from tasks.device_memory import wait_for_free_memory
+from tasks.gpu_reading import NvmlReader
+from tasks.node_checks import OutputSize
+from tasks.node_lock import gpus_of
 from tasks.preflight import PreflightReport, run_preflight
+from tasks.prompt_estimate import estimate_prompts
+from tasks.records import shard_indices
 from tasks.remote import Transfer
 from tasks.run_plan import RunPlan
 from tasks.store import publish_json
@@ -8,20 +16,43 @@ from tasks.store import publish_json
 BYTES_PER_TOKEN = 12
 """A stored completion token: its id, its logprob and its text, before compression."""
 
+USUAL_COMPLETION = 0.5
+"""Expected length of a completion as a share of max_tokens: the true one shows only while generating, and few runs
+whose answers are not mostly cut off exceed this."""
 
-def preflight_run(plan: RunPlan, upload_url: str | None, transfer: Transfer | None = None) -> PreflightReport:
-    """Check the node for ``plan``, publish preflight.json, and raise PreflightFailed when a check failed."""
-    tokens = plan.config.sampling.max_tokens * (1 + 2 * plan.config.sampling.top_logprobs)
+
+def preflight_run(
+    plan: RunPlan, upload_url: str | None, transfer: Transfer | None = None, *, reader: NvmlReader | None = None
+) -> PreflightReport:
+    """Check the node for ``plan``, publish preflight.json, and raise PreflightFailed when a check failed.
+
+    Raises ConfigError when what the user gave is at fault.
+    """
+    # the engines of a killed run end with it, but the driver frees their memory a moment later
+    wait_for_free_memory(gpus_of(plan), reader=reader)
+    prompts = estimate_prompts(plan)
     report = run_preflight(
         plan.profile,
         model_path=plan.model.path,
         runs_dir=plan.paths.root.parent,
-        expected_output_bytes=plan.num_rollouts * tokens * BYTES_PER_TOKEN,
+        output=output_size(plan),
         upload_url=upload_url,
         transfer=transfer,
+        reader=reader,
         arms=len(plan.arms.arms),
         samples=plan.config.sampling.samples_per_arm,
+        expected_length=None if prompts is None else math.ceil(prompts.mean + plan.config.sampling.max_tokens),
     )
     publish_json(report.to_json(), plan.paths.preflight)
     report.raise_if_failed()
     return report
+
+
+def output_size(plan: RunPlan) -> OutputSize:
+    """What the run's unfinished shards will take on disk, in bytes."""
+    finished = len(shard_indices(plan.paths.root / "rollouts"))
+    questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
+    sampling = plan.config.sampling
+    tokens = questions * plan.rollouts_per_question * sampling.max_tokens * (1 + 2 * sampling.top_logprobs)
+    most = tokens * BYTES_PER_TOKEN
+    return OutputSize(expected=int(most * USUAL_COMPLETION), most=most)

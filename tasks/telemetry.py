@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import polars as pl
 import psutil
@@ -95,7 +95,7 @@ class TelemetrySampler:
         self._publish_every_s = publish_every_s
         self._session = datetime.now(UTC)
         self._published = _read(path)
-        self._rows: list[dict[str, Any]] = []
+        self._samples: list[pl.DataFrame] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
@@ -138,7 +138,8 @@ class TelemetrySampler:
             for stats in self._replica_stats():
                 values = asdict(stats)
                 rows.append({"source": "replica", "index": values.pop("replica"), **values})
-            self._rows += [now | row for row in rows]
+            # a value that does not fit the schema costs this sample, not all that came since the last publication
+            self._samples.append(pl.DataFrame([now | row for row in rows], schema=TELEMETRY_SCHEMA))
         except Exception:  # a run is worth more than a sample
             logger.exception("a telemetry sample failed")
 
@@ -158,12 +159,14 @@ class TelemetrySampler:
     def _publish(self) -> float:
         """Publish everything so far; returns the seconds that it took."""
         started = time.monotonic()
-        self._published = pl.concat([self._published, pl.DataFrame(self._rows, schema=TELEMETRY_SCHEMA)])
-        self._rows = []
+        samples, self._samples = self._samples, []
         try:
+            self._published = pl.concat([self._published, *samples])
             publish_parquet(self._published, self._path)
         except StorageError as error:
             logger.warning("telemetry is not saved: %s", error)
+        except Exception:  # the thread lives on: the next minute may be saved again
+            logger.exception("telemetry is not saved")
         return time.monotonic() - started
 
 

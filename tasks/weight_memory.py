@@ -7,6 +7,7 @@ layers are whole on every GPU.
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 
 from tasks.model_shape import ModelShape
 from tasks.safetensors_header import TensorInfo
@@ -69,17 +70,18 @@ def _bytes(tensor: TensorInfo, shape: ModelShape, size: int) -> int:
         padded = -(-tensor.shape[0] // VOCAB_PADDING) * VOCAB_PADDING
         elements = padded * math.prod(tensor.shape[1:]) // size
     else:
-        elements = -(-tensor.elements // _parts(tensor, shape, size))
+        elements = math.ceil(tensor.elements * _share(tensor, shape, size))
     if tensor.dtype in _FLOATS and not shape.quantized:
         return elements * shape.dtype_bytes
     return elements * tensor.nbytes // max(1, tensor.elements)
 
 
-def _parts(tensor: TensorInfo, shape: ModelShape, size: int) -> int:
-    """Into how many different pieces vLLM splits the tensor."""
+def _share(tensor: TensorInfo, shape: ModelShape, size: int) -> Fraction:
+    """Which share of the tensor vLLM puts on each GPU."""
     name = tensor.name
     if not any(part in name for part in _SPLIT) or name.endswith(_REPLICATED_BIASES) or "layernorm" in name:
-        return 1
-    if "k_proj" in name or "v_proj" in name:
-        return min(size, shape.kv_heads)
-    return size
+        return Fraction(1)
+    query, key_value = Fraction(1, size), Fraction(1, min(size, shape.kv_heads))
+    if "qkv" in name:  # Q, K and V of a layer in one tensor, as Phi-3 has them
+        return (shape.heads * query + 2 * shape.kv_heads * key_value) / (shape.heads + 2 * shape.kv_heads)
+    return key_value if "k_proj" in name or "v_proj" in name else query

@@ -62,12 +62,20 @@ def read_xids(path: Path = KERNEL_LOG, *, uptime_s: float | None = None) -> list
     return xids
 
 
-def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str]) -> CheckResult:
-    """Judge the recent reports of the GPUs with these PCI bus ids; older than 24 hours does not count."""
+def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str | None], others: Sequence[str] = ()) -> CheckResult:
+    """Judge the recent reports of the GPUs with these PCI bus ids; older than 24 hours does not count.
+
+    A lost GPU (None) no longer tells its bus: with one, reports on every bus but those of the ``others`` count.
+    """
     if xids is None:
         return CheckResult(name="kernel log XIDs", status="skipped", value="the kernel log is not readable here")
-    ours = {_bus(bus_id) for bus_id in bus_ids}
-    recent = [xid for xid in xids if xid.age_s <= RECENT_S and _bus(xid.bus_id) in ours]
+    ours = {_bus(bus_id) for bus_id in bus_ids if bus_id is not None}
+    theirs = {_bus(bus_id) for bus_id in others}
+    recent = [
+        xid
+        for xid in xids
+        if xid.age_s <= RECENT_S and (_bus(xid.bus_id) in ours or (None in bus_ids and _bus(xid.bus_id) not in theirs))
+    ]
     known = FATAL | SUSPECT
     seen = sorted({(xid.code, _bus(xid.bus_id)) for xid in recent if xid.code in known})
     fatal = any(code in FATAL for code, _ in seen)

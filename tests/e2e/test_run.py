@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.telemetry import TELEMETRY_SCHEMA
 from tests.harvest_command import Outcome, harvest
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,25 @@ def test_the_run_directory_is_the_documented_one(first: Outcome) -> None:
     assert sorted(path.name for path in (root / "rollouts").iterdir()) == [f"shard-0000{i}.parquet" for i in range(3)]
     assert not list(root.rglob(".*.tmp"))
     assert not list((root / "state" / "journal").glob("*"))
+
+
+def test_the_engines_counters_are_in_the_telemetry(first: Outcome) -> None:
+    frame = pl.read_parquet(RunPaths(root=Path(first.report["run_dir"])).telemetry)
+    assert frame.schema == TELEMETRY_SCHEMA
+    counters = ["preemptions", "prefix_cache_hits", "prefix_cache_queries", "generation_tokens"]
+    made = frame.filter(source="replica", session=frame["session"].min())
+    replica = made.select("running", "waiting", "kv_cache_usage", *counters)
+    assert replica.null_count().sum_horizontal().item() == 0
+    assert all(replica[name].is_sorted() for name in counters)
+    last = replica.row(-1, named=True)
+    # what a replica last said of itself can be half a second old
+    assert 0 < last["generation_tokens"] <= first.report["generation"]["tokens"]
+    assert last["prefix_cache_queries"] >= rows(first.report)["num_prompt_tokens"].sum()
+    # the cache shares whole blocks, which on a CPU are longer than these prompts, and has room for all sequences
+    assert (last["prefix_cache_hits"], last["preemptions"]) == (0, 0)
+    assert replica["running"].is_between(0, 128).all()
+    assert replica["kv_cache_usage"].is_between(0, 1).all()
+    assert replica.filter(pl.col("running") > 0)["kv_cache_usage"].sum() > 0
 
 
 def test_datasets_loads_the_rollouts(first: Outcome, tmp_path: Path) -> None:

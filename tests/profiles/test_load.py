@@ -63,6 +63,14 @@ def test_batch_of_the_shipped_profiles(name: str, questions: int, replicas: int)
     assert (profile.question_batch_size, profile.replicas) == (questions, replicas)
 
 
+@pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("h100")])
+def test_targets_of_the_h100_profiles(name: str) -> None:
+    targets = load_profile(name).targets
+    assert targets.gpu_memory_gib == (70, 76)
+    assert targets.gpu_utilization_percent == (90, 98)
+    assert targets.max_temperature_c == 85
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -44,9 +44,12 @@ OUTCOMES: list[tuple[str, dict[str, Any], str]] = [
     ("model", {}, "pass"),
     ("model", {"name": "NVIDIA A100-SXM4-80GB"}, "fail"),
     ("memory", {"memory_total": 40960 * MIB}, "fail"),
+    ("model", {"name": None}, "skipped"),
     ("memory", {}, "pass"),
+    ("memory", {"memory_total": None}, "skipped"),
     ("compute capability", {}, "pass"),
     ("compute capability", {"compute_capability": (8, 0)}, "fail"),
+    ("compute capability", {"compute_capability": None}, "skipped"),
     ("recovery action", {}, "pass"),
     ("recovery action", {"recovery_action": 1}, "fail"),
     ("recovery action", {"recovery_action": 99}, "fail"),
@@ -100,6 +103,7 @@ OUTCOMES: list[tuple[str, dict[str, Any], str]] = [
     ("PCIe width", {}, "pass"),
     ("PCIe width", {"pcie_width": 8}, "warn"),
     ("PCIe width", {"pcie_width": None}, "skipped"),
+    ("PCIe width", {"pcie_max_width": None}, "skipped"),
 ]
 
 
@@ -189,6 +193,8 @@ SHIPPED = [load_profile(name) for name in profile_names()]
         ([], {"cpu-demo"}, {"h100x8", "h200x1"}),
         ([healthy(i) for i in range(8)], {"h100x8", "h100x4"}, {"cpu-demo", "h200x1"}),
         ([healthy(0, error="GPU is lost")], {"cpu-demo"}, {"h100x8"}),
+        ([healthy(i, compute_capability=None) for i in range(8)], {"cpu-demo"}, {"h100x8", "h100x4"}),
+        ([healthy(i, memory_total=None) for i in range(8)], {"cpu-demo"}, {"h100x8", "h100x4"}),
         ([healthy(0, name="NVIDIA H200", memory_total=143771 * MIB)], {"h200x1"}, {"cpu-demo", "h100x8"}),
     ],
 )

@@ -12,6 +12,7 @@ from tasks.engine_reserve import capture_sizes
 from tasks.kv_cache import kv_bytes_per_token, kv_cache
 from tasks.memory_plan import MemoryPlan, plan_memory
 from tasks.model_shape import UnknownLayoutError, read_shape
+from tasks.safetensors_header import TensorInfo
 from tasks.weight_memory import dense_tensors, weight_bytes_per_gpu
 
 GIB = 1 << 30
@@ -30,6 +31,11 @@ LLAMA_8B = {
 }  # fmt: skip
 LLAMA_70B = LLAMA_8B | {
     "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "intermediate_size": 28672,
+}  # fmt: skip
+PHI3_MEDIUM = {
+    "model_type": "phi3", "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40,
+    "num_key_value_heads": 10, "intermediate_size": 17920, "vocab_size": 32064, "tie_word_embeddings": False,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
 }  # fmt: skip
 
 
@@ -65,6 +71,38 @@ def test_published_models_match_hand_computed_figures(
     shape = read_shape(config, profile(tensor_parallel_size=tp).engine)
     assert weight_bytes_per_gpu(dense_tensors(shape), shape, tp) == weights
     assert kv_bytes_per_token(shape, tp) == per_token
+
+
+# 40 query and 10 KV heads of 128: on 20 GPUs each holds 2 query heads, and 1 K and 1 V head, repeated on a second GPU
+@pytest.mark.parametrize(("tp", "rows"), [(1, 7680), (2, 3840), (10, 768), (20, 512)])
+def test_a_fused_qkv_is_split_as_its_parts_are(tp: int, rows: int) -> None:
+    shape = read_shape(PHI3_MEDIUM, profile(tensor_parallel_size=tp).engine)
+    fused = TensorInfo(
+        name="model.layers.0.self_attn.qkv_proj.weight", dtype="BF16", shape=(7680, 5120), nbytes=2 * 7680 * 5120
+    )
+    assert weight_bytes_per_gpu([fused], shape, tp) == rows * 5120 * 2
+
+
+DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e6}, {"rope_type": "linear", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        ({}, 32768),
+        ({"rope_scaling": None}, 32768),
+        ({"rope_parameters": DEFAULT}, 32768),
+        ({"rope_parameters": {"full_attention": DEFAULT}}, 32768),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, None),
+        ({"rope_parameters": LINEAR}, None),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, None),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, None),
+        ({"rope_parameters": {"type": "yarn", "factor": 4.0}}, None),
+        ({"rope_parameters": {"full_attention": LINEAR}}, None),
+    ],
+)
+def test_scaled_positions_set_no_limit_here(rope: dict[str, Any], longest: int | None) -> None:
+    assert read_shape(QWEN_7B | rope, profile().engine).longest == longest
 
 
 def test_kv_heads_are_repeated_when_there_are_more_gpus_than_heads() -> None:
@@ -120,6 +158,15 @@ def test_settings_that_cannot_work_are_named(
 ) -> None:
     plan = plan_memory(profile(**engine), model_dir(tmp_path, config), gpu_bytes=gib * GIB)
     assert any(message in problem for problem in plan.problems), plan.problems
+
+
+# Llama-3.1-8B takes 15.0 GiB of weights; with utilization 0.9, an engine may take 14.4, 18 or 27 GiB in all
+@pytest.mark.parametrize(("gib", "problems", "doubts"), [(16, 1, 0), (20, 0, 1), (30, 0, 0)])
+def test_only_the_weights_make_a_model_surely_too_large(tmp_path: Path, gib: int, problems: int, doubts: int) -> None:
+    settings = profile(gpu_memory_utilization=0.9, max_model_len=16384)
+    plan = plan_memory(settings, model_dir(tmp_path, LLAMA_8B), gpu_bytes=gib * GIB)
+    assert (len(plan.problems), len(plan.doubts)) == (problems, doubts)
+    assert all("not even one sequence of 16384 tokens fits" in said for said in plan.problems + plan.doubts)
 
 
 UNKNOWN = {

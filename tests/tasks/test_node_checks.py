@@ -7,7 +7,15 @@ import pytest
 
 from profiles.schema import Profile
 from tasks.host_memory import HostMemory, read_host_memory
-from tasks.node_checks import check_disk, check_open_files, check_ram, check_shared_memory, check_writable
+from tasks.node_checks import (
+    DISK_FLOOR,
+    OutputSize,
+    check_disk,
+    check_open_files,
+    check_ram,
+    check_shared_memory,
+    check_writable,
+)
 
 GIB = 1 << 30
 
@@ -70,12 +78,23 @@ def test_open_files(limits: tuple[int, int], status: str) -> None:
     assert check_open_files(limits).status == status
 
 
-def test_disk_holds_twice_the_expected_output(tmp_path: Path) -> None:
-    assert check_disk(tmp_path / "runs" / "later", None).status in ("pass", "fail")  # depends on this machine's disk
+@pytest.mark.parametrize(
+    ("expected", "most", "status", "said"),
+    [
+        (1.0, 2.0, "fail", "twice the expected output"),
+        (0.0, 1.0, "warn", "if every completion runs to max_tokens"),
+        (0.0, 0.0, "pass", "at least"),
+    ],
+)
+def test_disk_holds_twice_the_output(tmp_path: Path, expected: float, most: float, status: str, said: str) -> None:
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    short = check_disk(tmp_path, free)
-    assert short.status == "fail"
-    assert "twice the expected output" in short.limit
+    output = OutputSize(expected=int(expected * free), most=int(most * free))
+    if free < 2 * DISK_FLOOR:
+        pytest.skip("this machine's disk is all but full")
+    found = check_disk(tmp_path / "runs" / "later", output)
+    assert found.status == status
+    assert said in found.limit
+    assert bool(found.remedy) == (status != "pass")
 
 
 def test_run_directory_is_really_written(tmp_path: Path) -> None:
@@ -91,6 +110,18 @@ def test_run_directory_without_permission_fails(tmp_path: Path) -> None:
     assert check_writable(tmp_path).status == "fail"
 
 
-def test_shared_memory_that_cannot_be_read_is_skipped(tmp_path: Path) -> None:
-    assert check_shared_memory(profile(), tmp_path / "absent").status == "skipped"
-    assert check_shared_memory(profile(), tmp_path).status == "pass"
+@pytest.mark.parametrize(
+    ("settings", "free", "status"),
+    [
+        (profile("cuda", tensor_parallel_size=8), 1 << 30, "pass"),
+        (profile("cuda", tensor_parallel_size=8), 512 << 20, "warn"),
+        (profile("cuda", tensor_parallel_size=8), 64 << 20, "fail"),  # what a container gets by default
+        (profile("cuda"), 64 << 20, "warn"),
+        (profile(), 64 << 20, "pass"),
+        (profile(), None, "skipped"),
+    ],
+)
+def test_shared_memory(settings: Profile, free: int | None, status: str) -> None:
+    found = check_shared_memory(settings, free)
+    assert found.status == status
+    assert ("--shm-size" in found.remedy) == (status in ("warn", "fail"))

@@ -108,6 +108,22 @@ def test_trouble_never_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "telemetry is not saved" in caplog.text
 
 
+@pytest.mark.parametrize("wrong", [{"generation_tokens": 2**70}, {"kv_cache_usage": "half"}])
+def test_a_value_that_fits_no_column_costs_its_sample_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, Any]
+) -> None:
+    path = tmp_path / "telemetry.parquet"
+    answers = iter([[stats(0)], [stats(0, **wrong)]])
+    with TelemetrySampler(
+        path, CPU, lambda: next(answers, [stats(1)]), interval_s=0.01, publish_every_s=0.05
+    ) as running:
+        wait_for(path.exists)
+    assert running.stop() is None
+    replicas = pl.read_parquet(path).filter(pl.col("source") == "replica")["index"].to_list()
+    assert replicas[:2] == [0, 1]
+    assert caplog.text.count("a telemetry sample failed") == 1
+
+
 def test_unreadable_earlier_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "telemetry.parquet"
     path.write_bytes(b"torn")

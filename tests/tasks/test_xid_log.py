@@ -46,6 +46,20 @@ def test_only_recent_reports_of_our_gpus_count(
     assert check_xids(read_xids(tmp_path / "kmsg", uptime_s=UPTIME), BUS).status == status
 
 
+@pytest.mark.parametrize(
+    ("bus", "status"),
+    [
+        ("0000:3b:00", "fail"),  # of a GPU that answers and is used
+        ("0000:5d:00", "fail"),  # of no GPU that answers: the lost one's
+        ("0000:af:00", "pass"),  # of a GPU that another run uses
+    ],
+)
+def test_a_lost_gpu_is_found_by_its_report_though_it_tells_no_bus(tmp_path: Path, bus: str, status: str) -> None:
+    (tmp_path / "kmsg").write_text(kmsg((UPTIME - 50, xid(79, bus))))
+    result = check_xids(read_xids(tmp_path / "kmsg", uptime_s=UPTIME), [*BUS, None], ["00000000:AF:00.0"])
+    assert result.status == status
+
+
 def test_unreadable_log_is_skipped(tmp_path: Path) -> None:
     assert read_xids(tmp_path / "absent") is None
     assert check_xids(None, BUS).status == "skipped"
