@@ -19,34 +19,36 @@ class Counted:
     first_admitted_at: float | None = None
 
 
-def after(seconds: float, **counts: int) -> Counted:
-    return Counted(first_admitted_at=time.monotonic() - seconds, **counts)
-
-
-# a million seconds ago, so that the seconds which a busy machine adds change no digit
+# so long ago that the seconds which a busy machine adds change no digit
 LONG = 1e6
 
 
 @pytest.mark.parametrize(
-    ("done_before", "counters", "line"),
+    ("done_before", "counts", "line"),
     [
-        (0, None, "0/502,000 rollouts · 0 tokens/s"),
-        (1_000, Counted(), "1,000/502,000 rollouts · 0 tokens/s"),
-        (0, after(LONG, tokens_generated=250_000_000), "0/502,000 rollouts · 250 tokens/s"),
+        (0, {}, "0/502,000 rollouts · 0 tokens/s"),
+        (1_000, {}, "1,000/502,000 rollouts · 0 tokens/s"),
+        (0, {"tokens_generated": 250_000_000}, "0/502,000 rollouts · 250 tokens/s"),
         (
             500,
-            after(LONG, rollouts_finished=500_000, rollouts_resumed=500, tokens_generated=1_250_000_000),
+            {"rollouts_finished": 500_000, "rollouts_resumed": 500, "tokens_generated": 1_250_000_000},
             "501,000/502,000 rollouts · 1,250 tokens/s · ETA 33:20",
         ),
         (
             0,
-            after(LONG, rollouts_finished=100_000, rollouts_resumed=401_000),
+            {"rollouts_finished": 100_000, "rollouts_resumed": 401_000},
             "501,000/502,000 rollouts · 0 tokens/s · ETA 2:46:40",
         ),
     ],
 )
-def test_the_line_says_total_speed_and_time_left(done_before: int, counters: Counted | None, line: str) -> None:
+def test_the_line_says_total_speed_and_time_left(done_before: int, counts: dict[str, int], line: str) -> None:
+    counters = Counted(first_admitted_at=time.monotonic() - LONG, **counts)
     assert Progress(total=502_000, done_before=done_before, counters=counters).line() == line
+
+
+@pytest.mark.parametrize("counters", [None, Counted()])
+def test_before_the_first_rollout_there_is_no_speed(counters: Counted | None) -> None:
+    assert Progress(total=8, counters=counters).line() == "0/8 rollouts · 0 tokens/s"
 
 
 def test_the_mean_reward_is_of_the_rollouts_scored_so_far(tmp_path: Path) -> None:
