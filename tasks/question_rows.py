@@ -17,6 +17,7 @@ from tasks.remote_errors import redact
 from tasks.run_config import DatasetSource
 
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+ENCODING = "utf-8-sig"  # a spreadsheet's export may begin with a byte order mark, which would join the first name
 DEMO_QUESTIONS = 32
 _HUB_DEFAULT_CONFIG = {"openai/gsm8k": "main", "gsm8k": "main"}
 
@@ -90,7 +91,7 @@ def _file_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=ENCODING) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -109,7 +110,7 @@ def _json_object(text: str, where: str) -> Mapping[str, Any]:
 
 def _json_array(path: Path) -> list[Mapping[str, Any]]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding=ENCODING))
     except json.JSONDecodeError as error:
         raise ConfigError(f"dataset file {path} is not valid JSON: {error}. For one object a line use .jsonl") from None
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
@@ -118,7 +119,7 @@ def _json_array(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=ENCODING, newline="") as file:
         yield from csv.DictReader(file)
 
 

@@ -48,7 +48,7 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
         seen[example_id] = index
         example_ids.append(example_id)
         questions.append(_text(row, source.question_column, index, source))
-        truths.append(ground_truth(_answer(row, index, source)))
+        truths.append(_truth(row, index, source))
     if index < 0:
         raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give one that has questions")
     if not example_ids:
@@ -104,7 +104,7 @@ def _example_id(row: Mapping[str, Any], index: int, source: DatasetSource) -> st
 
 
 def _text(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> str:
-    value = row.get(column)
+    value = _cell(row, column, index, source)
     if value is None or isinstance(value, str):
         return (value or "").strip()
     raise ConfigError(
@@ -113,13 +113,24 @@ def _text(row: Mapping[str, Any], column: str, index: int, source: DatasetSource
     )
 
 
-def _answer(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
-    value = row.get(source.answer_column)
+def _truth(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
+    value = _cell(row, source.answer_column, index, source)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str) and value.strip():
-        return value
+        return ground_truth(str(value))
+    if isinstance(value, str) and (truth := ground_truth(value)):
+        return truth
+    shown = f"…{value[-40:]}" if isinstance(value, str) and len(value) > 40 else value
     raise ConfigError(
-        f"dataset {source.path} row {index}: {source.answer_column!r} is {value!r}; it must be text or a number. "
-        "Fix or remove the row"
+        f"dataset {source.path} row {index}: {source.answer_column!r} is {shown!r}; it must be a number or text, with "
+        "a value after its last '####' if it has one. Fix or remove the row"
     )
+
+
+def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> Any:
+    # every line of a JSON file has columns of its own; an absent one is not an empty question
+    if column not in row:
+        raise ConfigError(
+            f"dataset {source.path} row {index} has no {column!r}; it has {', '.join(map(str, row))}. "
+            "Fix or remove the row"
+        )
+    return row[column]

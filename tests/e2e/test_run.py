@@ -12,7 +12,7 @@ from tests.harvest_command import Outcome, harvest
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("--questions", "20", "--max-tokens", "64", "--json")
+SHORT = ("--questions", "40", "--max-tokens", "32", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -22,24 +22,24 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(runs_dir: Path, prefect_api: str) -> Outcome:
-    """20 questions in shards of 8: also the run that later tests resume, compare with and damage."""
+    """40 questions in shards of 8: also the run that later tests resume, compare with and damage."""
     return harvest("run", *SHORT, "--shard-size", "8", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
 
 
 def rows(report: dict[str, Any]) -> pl.DataFrame:
-    return pl.read_parquet(Path(report["run_dir"]) / "rollouts" / "*.parquet")
+    return pl.scan_parquet(Path(report["run_dir"]) / "rollouts" / "*.parquet").collect()
 
 
 def test_a_run_gives_every_rollout_once_and_scores_it(first: Outcome) -> None:
     assert first.code == 0, first.stderr
     report = first.report
-    assert (report["num_questions"], report["num_rollouts"], report["num_errors"]) == (20, 160, 0)
+    assert (report["num_questions"], report["num_rollouts"], report["num_errors"]) == (40, 320, 0)
     rollouts = rows(report)
     assert rollouts.schema == ROLLOUT_SCHEMA
-    assert rollouts.select("example_id", "arm_id", "sample_index").n_unique() == 160
-    assert rollouts["rollout_id"].n_unique() == 160
-    assert rollouts["seed"].n_unique() == 160
-    assert rollouts["group_id"].n_unique() == 160
+    assert rollouts.select("example_id", "arm_id", "sample_index").n_unique() == 320
+    assert rollouts["rollout_id"].n_unique() == 320
+    assert rollouts["seed"].n_unique() == 320
+    assert rollouts["group_id"].n_unique() == 320
     scores = pl.read_parquet(Path(report["run_dir"]) / "scores" / "*.parquet")
     assert scores.schema == SCORE_SCHEMA
     assert set(scores["rollout_id"]) == set(rollouts["rollout_id"])
@@ -71,7 +71,7 @@ def test_the_run_directory_is_the_documented_one(first: Outcome) -> None:
     paths = RunPaths(root=root)
     assert [path.exists() for path in (paths.config, paths.preflight, paths.report, paths.manifest)] == [True] * 4
     assert pl.read_parquet(paths.questions(0)).schema == QUESTION_SCHEMA
-    assert sorted(path.name for path in (root / "rollouts").iterdir()) == [f"shard-0000{i}.parquet" for i in range(3)]
+    assert sorted(path.name for path in (root / "rollouts").iterdir()) == [f"shard-0000{i}.parquet" for i in range(5)]
     assert not list(root.rglob(".*.tmp"))
     assert not list((root / "state" / "journal").glob("*"))
 
@@ -100,7 +100,7 @@ def test_datasets_loads_the_rollouts(first: Outcome, tmp_path: Path) -> None:
 
     files = str(Path(first.report["run_dir"]) / "rollouts" / "*.parquet")
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
-    assert loaded.num_rows == 160
+    assert loaded.num_rows == 320
     assert loaded[0]["prompt"][0]["role"] == "system"
 
 
@@ -108,7 +108,7 @@ def test_the_same_command_again_generates_nothing(first: Outcome, runs_dir: Path
     before = {path: path.stat().st_mtime_ns for path in Path(first.report["run_dir"]).glob("*/shard-*.parquet")}
     again = harvest("run", *SHORT, "--shard-size", "8", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
     assert again.code == 0, again.stderr
-    assert "3 of 3 shards are finished and skipped" in again.stderr
+    assert "5 of 5 shards are finished and skipped" in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert again.report["mean_reward"] == first.report["mean_reward"]
     assert again.report["generation"] == first.report["generation"]
@@ -119,7 +119,7 @@ def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
 ) -> None:
     paths = RunPaths(root=Path(first.report["run_dir"]))
     original = rows(first.report)
-    torn, missing, kept = paths.rollouts(0), paths.rollouts(1), paths.rollouts(2)
+    torn, missing, kept = paths.rollouts(0), paths.rollouts(1), paths.rollouts(4)
     torn.write_bytes(torn.read_bytes()[:-100])
     missing.unlink()
     untouched = kept.stat().st_mtime_ns
@@ -139,5 +139,5 @@ def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
     assert other.report["run_id"] != first.report["run_id"]
     key = ["example_id", "arm_id", "sample_index"]
     compared = rows(other.report).join(original, on=key, how="inner")
-    assert compared.height == 160
+    assert compared.height == 320
     assert (compared["completion_ids"] == compared["completion_ids_right"]).all()

@@ -1,9 +1,11 @@
 """The committed demo model is one that transformers and vLLM load as it is."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from profiles.demo.evaluate import measure
@@ -96,6 +98,16 @@ def test_generation_stops_at_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBas
         assert json.loads((Path(DEMO_MODEL) / name).read_text())["eos_token_id"] == end
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that share so small a model only wait for each other: ten times the work where cores are few."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_arms_differ_and_completions_end() -> None:
     figures = {arm.arm_id: arm for arm in measure(DEMO_MODEL, 60, seed=0, temperature=0.7)}
     rewards = [arm.reward for arm in figures.values()]

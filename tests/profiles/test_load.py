@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from profiles import schema
 from profiles.load import SettingsError, load_arms, load_profile, profile_names
 
 
@@ -91,6 +92,13 @@ def test_a_wrong_profile_is_told_in_one_line(tmp_path: Path, text: str, told: st
         load_profile(str(path))
     assert "\n" not in str(caught.value)
     assert "own.toml" in str(caught.value)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    kinds = [kind for kind in schema.Settings.__subclasses__() if kind.__module__ == schema.__name__]
+    fields = {f"{kind.__name__}.{name}": field for kind in kinds for name, field in kind.model_fields.items()}
+    assert "EngineSettings.dtype" in fields
+    assert [name for name, field in fields.items() if not field.description] == []
 
 
 def test_the_default_arms_are_eight() -> None:

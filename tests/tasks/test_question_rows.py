@@ -12,6 +12,7 @@ from tasks.questions import load_questions
 from tasks.records import QUESTION_SCHEMA
 from tasks.run_config import DatasetSource
 from tests.s3_servers import Bucket
+from tests.shared_data import gsm8k_path
 
 ROWS = [{"question": f"Question {index}?", "answer": index, "level": index % 3} for index in range(30)]
 
@@ -70,6 +71,39 @@ def test_a_directory_is_loaded_by_datasets(streaming: bool, file: Path, tmp_path
         load_questions(source).rows()
         == load_questions(DatasetSource(path=str(file), questions=4, filters=("level>0",))).rows()
     )
+
+
+HUB_CARD = """---
+configs:
+- config_name: main
+  data_files: [{split: test, path: main.jsonl}]
+- config_name: socratic
+  data_files: [{split: test, path: socratic.jsonl}]
+---
+"""
+
+
+@pytest.mark.parametrize(("config", "truth"), [(None, "1"), ("socratic", "2")])
+def test_gsm8k_needs_no_configuration(
+    config: str | None, truth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a directory of the hub id's name is what ``datasets`` loads for the id
+    folder = tmp_path / "openai" / "gsm8k"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(HUB_CARD)
+    for name, answer in (("main", "#### 1"), ("socratic", "#### 2")):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"question": "?", "answer": answer}))
+    monkeypatch.chdir(tmp_path)
+
+    [row] = load_questions(DatasetSource(path="openai/gsm8k", config=config)).iter_rows(named=True)
+    assert row["ground_truth"] == truth
+
+
+def test_every_row_of_gsm8k_is_usable() -> None:
+    questions = load_questions(DatasetSource(path=str(gsm8k_path("test"))))
+    assert (questions.height, questions["example_id"].n_unique()) == (1319, 1319)
+    assert questions["ground_truth"].str.contains(r"^-?\d+(\.\d+)?$").all()
+    assert questions["ground_truth"].head(3).to_list() == ["18", "3", "70000"]
 
 
 def test_a_file_in_a_bucket(file: Path, bucket: Bucket) -> None:

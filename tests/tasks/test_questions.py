@@ -69,6 +69,12 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
         ([{"question": 42, "answer": "1"}], {}, r"row 0: 'question' is 42 \(int\); it must be text"),
         ([{"question": "?", "answer": None}], {}, r"row 0: 'answer' is None"),
         ([{"question": "?", "answer": ""}], {}, r"row 0: 'answer' is ''"),
+        ([{"question": "?", "answer": " \n"}], {}, r"row 0: 'answer' is ' \\n'"),
+        ([*ROWS, {"question": "?", "answer": "steps ####"}], {}, r"row 2: 'answer' is 'steps ####'"),
+        ([{"question": "?", "answer": f"{'a' * 99} #### \t\n"}], {}, r"row 0: 'answer' is '…a{32} ####.*a value"),
+        ([{"question": "?", "answer": "#### ,"}], {}, r"row 0: 'answer' is '#### ,'"),
+        ([*ROWS, {"prompt": "?", "answer": "1"}], {}, r"row 2 has no 'question'; it has prompt, answer. Fix"),
+        ([*ROWS, {"question": "?"}], {}, r"row 2 has no 'answer'; it has question. Fix or remove the row"),
         ([], {}, r"has no rows"),
     ],
 )
@@ -99,6 +105,13 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: bytes | None,
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=told):
         load_questions(DatasetSource(path=str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"data{suffix}", ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_questions(DatasetSource(path=str(path)))["ground_truth"].to_list() == ["2", "1234"]
 
 
 def test_demo_has_two_splits() -> None:

@@ -1,0 +1,34 @@
+"""The summary that ``harvest run`` prints without ``--json``."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.summary_view import print_summary
+from tasks.generation_log import GenerationSession, add_session
+from tasks.run_config import DatasetSource, RunConfig
+from tasks.run_plan import plan_run
+from tasks.summary import summarize_run
+from tests.synthetic import ARMS, write_run
+
+
+def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    write_run(plan.paths.root, accuracy={arm: float(arm in ("concise", "verify")) for arm in ARMS})
+    session = GenerationSession(
+        started_at="", seconds=2, start_seconds=1, tokens=2468, rollouts=64, restarts=3, replicas=1, gpus=0
+    )
+    add_session(plan.paths.state / "generation.json", session)
+
+    print_summary(summarize_run(plan))
+
+    shown = capsys.readouterr().out
+    assert "8 questions x 8 arms: 64 rollouts" in shown
+    means = dict(re.findall(r"^│ (\w+) +│ +([\d.]+) │ +[\d.]+-[\d.]+ │", shown, re.MULTILINE))
+    assert means == {arm: "1.000" if arm in ("concise", "verify") else "0.000" for arm in ARMS} | {"all": "0.250"}
+    assert "generated 2,468 tokens in 2.0 s: 1,234 tokens/s (engine start 1.0 s, 3 restarts)" in shown
+    assert shown.endswith(f"run directory: {plan.paths.root}\n")
