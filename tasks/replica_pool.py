@@ -7,6 +7,7 @@ started there and nowhere else, because a replica dies with the thread that star
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -55,8 +56,9 @@ class ReplicaPool:
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
-        self._wake_out, self._wake_in = os.pipe()
-        os.set_blocking(self._wake_in, False)
+        # sockets, not a pipe: task threads may wake a pool that is closed, and its numbers are other files' by then
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_in.setblocking(False)
 
     @property
     def capacity(self) -> int:
@@ -121,9 +123,9 @@ class ReplicaPool:
         return self._queue.wait_for(shard)
 
     def wake(self) -> None:
-        """Make a ``pump`` that waits look around again; safe from any thread."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_in, b"x")
+        """Make a ``pump`` that waits look around again; safe from any thread, also after ``close``."""
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"x")
 
     def pump(self, timeout: float) -> None:
         """Start, feed, hear and judge the replicas; returns after ``timeout`` seconds or as soon as something came.
@@ -134,7 +136,7 @@ class ReplicaPool:
         self._assign()
         connections = [slot.process.connection for slot in self._slots if slot.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
-            os.read(self._wake_out, 4096)
+            self._wake_out.recv(4096)
         for slot in self._slots:
             try:
                 for message in slot.receive():
@@ -152,8 +154,8 @@ class ReplicaPool:
                 slot.process.send(Stop())
         for slot in self._slots:
             slot.end(graceful=slot.process is not None and slot.process.ready and not slot.process.shards)
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._wake_in.close()
+        self._wake_out.close()
 
     def __enter__(self) -> "ReplicaPool":
         return self

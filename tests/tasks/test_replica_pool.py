@@ -1,5 +1,6 @@
 """The pool with real replica processes and a fake engine in them."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,16 @@ def test_a_state_that_cannot_be_written_is_a_storage_error_and_leaves_no_process
     assert isinstance(outcome.error, StorageError)
     assert "log" in str(outcome.error)
     assert outcome.pool.status() == []
+
+
+def test_who_wakes_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
+    pool = ReplicaPool(make_plan(tmp_path), rung=RungState(tmp_path / "oom.json"))
+    pool.close()
+    with contextlib.ExitStack() as stack:
+        # the lowest free numbers are given out first: these files have those that the pool had
+        files = [stack.enter_context((tmp_path / f"{number}.txt").open("w")) for number in range(8)]
+        pool.wake()
+        assert [Path(file.name).read_bytes() for file in files] == [b""] * len(files)
 
 
 @pytest.mark.parametrize(
