@@ -132,7 +132,7 @@ class ReplicaPool:
 
         Raises StorageError when the state of the run cannot be written.
         """
-        self._start_next()
+        self._start()
         self._assign()
         connections = [slot.process.connection for slot in self._slots if slot.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
@@ -165,14 +165,16 @@ class ReplicaPool:
     ) -> None:
         self.close()
 
-    def _start_next(self) -> None:
+    def _start(self) -> None:
         if self._broken or not self._queue.busy:
             return
-        # one at a time: the first replica fills the compile cache that the others then read
-        if any(slot.process is not None and not slot.process.ready for slot in self._slots):
+        # the first replica fills the compile cache that the others then read, all at once
+        starting = any(slot.process is not None and not slot.process.ready for slot in self._slots)
+        alone = not self._ever_ready
+        if alone and starting:
             return
-        slot = next((slot for slot in self._slots if slot.may_start), None)
-        if slot is not None:
+        idle = [slot for slot in self._slots if slot.may_start]
+        for slot in idle[:1] if alone else idle:
             slot.start(self.rung)
 
     def _assign(self) -> None:
