@@ -85,6 +85,29 @@ def test_the_loop_mode_waits_for_the_whole_batch(tmp_path: Path) -> None:
     assert engine.most_running == CAPACITY
 
 
+def test_a_loop_that_stops_anywhere_leaves_whole_questions_in_order(tmp_path: Path) -> None:
+    questions, samples = 9, 3
+    in_order = [
+        request_seed(0, f"s{index}-q{number}", arm.id, sample)
+        for index in range(2)
+        for number in range(questions)
+        for arm in ARMS
+        for sample in range(samples)
+    ]
+    engine = RecordingEngine(ENGINE_SPEC)
+    generator = make_generator(engine, make_spec(batch=2, samples=samples))
+    for index in range(2):
+        generator.add_shard(make_shard(tmp_path, index, ["two and two"] * questions))
+    given: dict[int, int] = {}
+    while generator.busy:
+        generator.step()
+        given |= {number: seed for seed, number in (engine.steps[-1] if engine.steps else {}).items()}
+        # were it stopped here: the first questions with all of their arms and samples, and no other
+        assert len(given) % (len(ARMS) * samples) == 0
+        assert [given[number] for number in sorted(given)] == in_order[: len(given)]
+    assert len(given) == len(in_order)
+
+
 class RefusingEngine(FakeEngine):
     """Refuses the first request."""
 
@@ -143,23 +166,24 @@ def crash(work: ShardWork, generator: Generator, steps: int) -> None:
         journal.append({"kind": "crash"})
 
 
-def test_suspects_have_the_engine_alone_and_after_the_others(tmp_path: Path) -> None:
-    work = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"])
+def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_path: Path) -> None:
+    crashed, fresh = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"]), make_shard(tmp_path, 1, ["f", "g", "h"])
     spec = make_spec(batch=2)
     first = make_generator(make_engine(), spec)
-    first.add_shard(work)
-    crash(work, first, steps=1)
+    first.add_shard(crashed)
+    crash(crashed, first, steps=1)
     engine = RecordingEngine(ENGINE_SPEC)
     second = make_generator(engine, spec)
-    second.add_shard(work)
+    second.add_shard(crashed)
+    second.add_shard(fresh)
     run(second)
-    seeds = {f"s0-q{number}": question_seeds(f"s0-q{number}") for number in range(5)}
-    suspects = [seeds["s0-q0"], seeds["s0-q1"]]
+    suspects = [question_seeds("s0-q0"), question_seeds("s0-q1")]
     steps = [set(step) for step in engine.steps]
     with_suspects = [step for step in steps if any(step & suspect for suspect in suspects)]
     assert with_suspects == steps[-len(with_suspects) :]
     assert all(any(step <= suspect for suspect in suspects) for step in with_suspects)
-    assert set(read_journal(work.journal).finished) == keys_of(work, 5)
+    assert set(read_journal(crashed.journal).finished) == keys_of(crashed, 5)
+    assert set(read_journal(fresh.journal).finished) == keys_of(fresh, 3)
 
 
 def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_complete(tmp_path: Path) -> None:
