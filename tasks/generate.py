@@ -124,6 +124,9 @@ class Generator:
         if not sendable:
             return
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
+        if question.isolation:
+            # what is finished and not yet in its journal would be blamed together with this question
+            self._records.drain()
         feed.admit(question)
         self._alone = question.isolation > 0
         for request, item in sendable:

@@ -1,5 +1,6 @@
 """The generation loop: a full batch across shard borders, whole questions, and error rows instead of failures."""
 
+import time
 from itertools import takewhile
 from pathlib import Path
 
@@ -184,6 +185,39 @@ def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_
     assert all(any(step <= suspect for suspect in suspects) for step in with_suspects)
     assert set(read_journal(crashed.journal).finished) == keys_of(crashed, 5)
     assert set(read_journal(fresh.journal).finished) == keys_of(fresh, 3)
+
+
+class SlowTokenizer(ByteTokenizer):
+    """Takes longer over a finished completion than the engine takes to die of the next request."""
+
+    def decode(self, completion_ids: list[int], stop: tuple[str, ...] = ()) -> str:
+        time.sleep(0.02)
+        return super().decode(completion_ids, stop)
+
+
+class BlamingEngine(FakeEngine):
+    """Notes at every step which questions would be blamed, were it the engine's last."""
+
+    def __init__(self, spec: EngineSpec, journal: Path) -> None:
+        super().__init__(spec)
+        self.blamed: list[set[str]] = []
+        self._journal = journal
+
+    def step(self) -> list[EngineOutput]:
+        self.blamed.append({example_id for example_id, _, _ in read_journal(self._journal).in_flight})
+        return super().step()
+
+
+def test_no_finished_question_is_blamed_with_a_suspect(tmp_path: Path) -> None:
+    work, spec = make_shard(tmp_path, 0, ["a", "b", "c"]), make_spec(batch=3)
+    first = make_generator(make_engine(), spec)
+    first.add_shard(work)
+    crash(work, first, steps=1)
+    engine = BlamingEngine(ENGINE_SPEC, work.journal)
+    second = Generator(engine, SlowTokenizer(), spec)  # type: ignore[arg-type]
+    second.add_shard(work)
+    run(second)
+    assert {len(blamed) for blamed in engine.blamed} == {1}
 
 
 def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_complete(tmp_path: Path) -> None:
