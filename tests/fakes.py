@@ -133,6 +133,15 @@ class HungryEngine(FakeEngine):
         return super().step()
 
 
+class CrowdedEngine(FakeEngine):
+    """Tells of a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+
+    def step(self) -> list[EngineOutput]:
+        if len(self.running) > int(os.environ["MEMORY_LIMIT"]):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
+        return super().step()
+
+
 class OutOfMemoryEngine(VllmEngine):
     """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
 
