@@ -220,7 +220,7 @@ class ReplicaPool:
         process = slot.process
         assert process is not None
         lost, started = sorted(process.shards), process.started_shards
-        rung = process.rung
+        rung, pids = process.rung, process.pids
         slot.end()
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
@@ -235,7 +235,7 @@ class ReplicaPool:
             has_suspects=has_suspects,
         )
         if error.retryable:
-            wait_for_free_memory(slot.gpus)
+            wait_for_free_memory(slot.gpus, pids)
             slot.wait(delay)
             self._queue.failed(lost, error)
         else:
