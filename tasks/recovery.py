@@ -41,7 +41,7 @@ class RestartBudget:
         self.failures += 1
         if self.failures > self.most + more:
             return None
-        return min(30.0, self.first_delay_s * 2 ** (self.failures - 1))
+        return min(30.0, self.first_delay_s * 2.0 ** (self.failures - 1))
 
 
 class Recovery:
