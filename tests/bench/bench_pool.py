@@ -2,7 +2,8 @@
 
 ``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions are as
 long as real ones and cost next to nothing, and reads the parent's own counters. Resident memory is the peak that the
-kernel kept (VmHWM). Exit code 1 when a limit is passed.
+kernel kept (VmHWM). Exit code 1 when a limit is passed. The time limit is for the pool alone: a whole run also scores
+its shards, and Prefect takes some 40 ms for every task run.
 """
 
 import json
@@ -107,7 +108,10 @@ def main() -> None:
             cost = _measure(size, prefect=prefect)
             per_shard = 1000 * (cost.cpu_s - nothing.cpu_s) / max(1, cost.shards - nothing.shards)
             _print(name, cost, per_shard)
-            passed += [f"{name}, {size:,} rollouts: {text}" for text in _over(cost, per_shard)]
+            if cost.peak_mib > MOST_MIB:
+                passed.append(f"{name}: {cost.peak_mib:.0f} MiB for {size:,} rollouts, the limit is {MOST_MIB}")
+            if per_shard > MOST_MS_PER_SHARD and not prefect:
+                passed.append(f"{name}: {per_shard:.0f} ms per shard of {size:,} rollouts, not {MOST_MS_PER_SHARD}")
             costs.append(cost)
         growth = costs[-1].peak_mib / costs[0].peak_mib
         if growth > MOST_GROWTH:
@@ -127,15 +131,6 @@ def _print(name: str, cost: Cost, per_shard: float) -> None:
         f"{cost.replica_mib:.0f} | {cost.wall_s:.0f} |",
         flush=True,
     )
-
-
-def _over(cost: Cost, per_shard: float) -> list[str]:
-    over = []
-    if cost.peak_mib > MOST_MIB:
-        over.append(f"{cost.peak_mib:.0f} MiB, the limit is {MOST_MIB}")
-    if per_shard > MOST_MS_PER_SHARD:
-        over.append(f"{per_shard:.0f} ms of processor time per shard, the limit is {MOST_MS_PER_SHARD}")
-    return over
 
 
 def _read(path: str) -> bytes:
