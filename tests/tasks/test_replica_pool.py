@@ -112,6 +112,8 @@ def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after
     assert {starting for ready, starting in seen if ready == 0} == {1}
     assert (1, 2) in seen
     assert set(rows["engine_version"]) == {"fake on 5,7", "fake on 9,11", "fake on 13,15"}
+    # an engine is loaded once for all shards of its replica
+    assert len(list(plan.paths.logs.iterdir())) == 3
     # journals and process records are gone with what they were for
     assert not list(plan.paths.state.rglob("*.jsonl"))
     assert not list(plan.paths.state.glob("replica-*.pid.json"))
