@@ -26,6 +26,12 @@ def warm_pool(
             f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}), which "
             "memory allowed before; --forget-oom-rung begins at the full batch"
         )
+    wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
+    if (held := pool.capacity * plan.shard_size) < wanted:
+        say(
+            f"only {held} of {wanted} questions can be in flight: {pool.capacity} shards of {plan.shard_size} are "
+            f"worked on at a time. A shard size of {-(-wanted // pool.capacity)} or more keeps the question batch full"
+        )
     with TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)), pool:
         try:
             yield pool

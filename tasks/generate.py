@@ -94,7 +94,10 @@ class Generator:
                 self._draining = False
             elif self._draining:
                 return None
-        feed = next((feed for feed in self._feeds if feed.pending), None)
+        # suspects after all shards' other questions: while one has the engine alone, those wait
+        feed = min(
+            (feed for feed in self._feeds if feed.pending), key=lambda feed: feed.pending[0].isolation, default=None
+        )
         if feed is None:
             return None
         question = feed.pending[0]

@@ -8,7 +8,6 @@ from tasks.arm_contrasts import ArmContrast, contrast_arms
 from tasks.gold_suspects import mask_gold_suspects
 from tasks.intervals import Interval, mean_reward_interval
 from tasks.paired_statistics import CORRECT_ABOVE
-from tasks.repetition import is_repetitive
 from tasks.sampling_metrics import PassAtK, maj_at_k, pass_at_k, zero_variance_share
 
 UNREADABLE_METHODS = ("none", "ambiguous")
@@ -63,15 +62,15 @@ def run_metrics(rows: pl.DataFrame, *, seed: int = 0, mask_suspects: bool = Fals
 
     ``rows`` has ``example_id``, ``arm_id``, ``reward`` (null for an error), ``extracted_answer``,
     ``extraction_method``, ``correct_flexible``, ``is_truncated``, ``num_completion_tokens``, and may have
-    ``completion`` (without it repetition is None) and ``gold_suspect``, whose rewards ``mask_suspects`` leaves out.
+    ``is_repetitive`` (without it repetition is None) and ``gold_suspect``, whose rewards ``mask_suspects`` leaves out.
     The same seed gives the same intervals and p values.
     """
     masked = 0
     if mask_suspects:
         masked = int((rows["gold_suspect"] & rows["reward"].is_not_null()).sum())
         rows = mask_gold_suspects(rows)
-    repetitive = is_repetitive(pl.col("completion")) if "completion" in rows.columns else pl.lit(None, pl.Boolean)
-    rows = rows.with_columns(is_repetitive=repetitive).select(pl.exclude("completion"))
+    if "is_repetitive" not in rows.columns:
+        rows = rows.with_columns(is_repetitive=pl.lit(None, pl.Boolean))
     arms = rows.partition_by("arm_id", as_dict=True)
     return RunMetrics(
         overall=_metrics(None, rows, seed),

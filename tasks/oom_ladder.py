@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings, Profile
+from profiles.schema import EngineSettings, ExpectedNode, Profile
 from tasks.errors import MemoryKind, Phase
 from tasks.store import publish_json, read_json
 
 UTILIZATION_STEP = 0.05
 LEAST_UTILIZATION = 0.30
 SMALL_CAPTURE = 64
-DEFAULT_BATCHED_TOKENS = 16384
-"""vLLM's own max_num_batched_tokens for offline batches on a GPU of 70 GiB or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         least = 256 if engine.enable_chunked_prefill else engine.max_model_len
         changes["max_num_batched_tokens"] = max(min(tokens, least), tokens // 2)
     elif profile.expect.device == "cuda" and engine.enable_chunked_prefill:
-        changes["max_num_batched_tokens"] = DEFAULT_BATCHED_TOKENS // 2
+        changes["max_num_batched_tokens"] = default_batched_tokens(profile.expect) // 2
     if engine.kv_cache_space_gib is not None:
         changes["kv_cache_space_gib"] = max(1, engine.kv_cache_space_gib // 2)
     if index >= 2 and not engine.enforce_eager:
@@ -85,6 +83,17 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         question_batch_size=max(1, rung.question_batch_size // 2),
         engine=engine.model_copy(update=changes),
     )
+
+
+def default_batched_tokens(node: ExpectedNode) -> int:
+    """vLLM's own max_num_batched_tokens for offline batches on GPUs like those of ``node``.
+
+    Where the profile does not say how large they are it is the smaller of vLLM's two: a rung must not raise what it is
+    to lower.
+    """
+    memory, name = node.gpu_memory_gib or 0.0, (node.gpu_name or "").lower()
+    # EngineArgs.get_batch_defaults of vLLM 0.32
+    return 16384 if memory >= 160 or (memory >= 70 and "a100" not in name) else 8192
 
 
 def _less_utilization(share: float) -> float:

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -78,15 +79,27 @@ def end_leftovers(runs_dir: Path) -> list[int]:
         # on a shared disk the record may be another node's, whose pids mean nothing here
         if not isinstance(value, dict) or value.get("place") != _place():
             continue
-        owner = value.get("owner")
-        if owner and ProcessRecord(**owner).process() is not None:
+        try:
+            owner = _parse(value["owner"]) if value["owner"] is not None else None
+            processes = [_parse(item) for item in value["processes"]]
+        except (KeyError, TypeError):
             continue
-        live = [record for item in value.get("processes", []) if (record := ProcessRecord(**item)).process()]
+        if owner is not None and owner.process() is not None:
+            continue
+        live = [record for record in processes if record.process()]
         kill_all(live)
         ended += [record.pid for record in live]
         with contextlib.suppress(OSError):
             path.unlink()
     return ended
+
+
+def _parse(value: Any) -> ProcessRecord:
+    """The record that ``value`` is the JSON of. Raises KeyError or TypeError when it is of nothing that was written."""
+    pid, started = value["pid"], value["started"]
+    if type(pid) is not int or type(started) is not int:
+        raise TypeError(f"pid {pid!r} and start time {started!r} must be whole numbers")
+    return ProcessRecord(pid=pid, started=started)
 
 
 @cache

@@ -13,6 +13,7 @@ _LAST_REMEDY: dict[MemoryKind, str] = {
     "device": "Use a smaller max_model_len, a larger tensor_parallel_size, or a device with more memory",
     "host": "Give the node or its container more memory, or use a smaller model or max_model_len",
 }
+_BEGIN_AGAIN = ". The same command begins at the last rung; with --forget-oom-rung it begins at the full batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Recovery:
                 phase=error.phase,
                 curable=False,
                 log_path=error.log_path,
-                remedy=_LAST_REMEDY[error.kind],
+                remedy=_LAST_REMEDY[error.kind] + (_BEGIN_AGAIN if failed_rung else ""),
             )
         self._state.step_down(
             RungChange(

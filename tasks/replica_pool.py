@@ -7,6 +7,7 @@ started there and nowhere else, because a replica dies with the thread that star
 import contextlib
 import math
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -55,8 +56,9 @@ class ReplicaPool:
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
-        self._wake_out, self._wake_in = os.pipe()
-        os.set_blocking(self._wake_in, False)
+        # sockets, not a pipe: task threads may wake a pool that is closed, and its numbers are other files' by then
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_in.setblocking(False)
 
     @property
     def capacity(self) -> int:
@@ -121,20 +123,20 @@ class ReplicaPool:
         return self._queue.wait_for(shard)
 
     def wake(self) -> None:
-        """Make a ``pump`` that waits look around again; safe from any thread."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_in, b"x")
+        """Make a ``pump`` that waits look around again; safe from any thread, also after ``close``."""
+        with contextlib.suppress(OSError):
+            self._wake_in.send(b"x")
 
     def pump(self, timeout: float) -> None:
         """Start, feed, hear and judge the replicas; returns after ``timeout`` seconds or as soon as something came.
 
         Raises StorageError when the state of the run cannot be written.
         """
-        self._start_next()
+        self._start()
         self._assign()
         connections = [slot.process.connection for slot in self._slots if slot.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
-            os.read(self._wake_out, 4096)
+            self._wake_out.recv(4096)
         for slot in self._slots:
             try:
                 for message in slot.receive():
@@ -152,8 +154,8 @@ class ReplicaPool:
                 slot.process.send(Stop())
         for slot in self._slots:
             slot.end(graceful=slot.process is not None and slot.process.ready and not slot.process.shards)
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._wake_in.close()
+        self._wake_out.close()
 
     def __enter__(self) -> "ReplicaPool":
         return self
@@ -163,14 +165,16 @@ class ReplicaPool:
     ) -> None:
         self.close()
 
-    def _start_next(self) -> None:
+    def _start(self) -> None:
         if self._broken or not self._queue.busy:
             return
-        # one at a time: the first replica fills the compile cache that the others then read
-        if any(slot.process is not None and not slot.process.ready for slot in self._slots):
+        # the first replica fills the compile cache that the others then read, all at once
+        starting = any(slot.process is not None and not slot.process.ready for slot in self._slots)
+        alone = not self._ever_ready
+        if alone and starting:
             return
-        slot = next((slot for slot in self._slots if slot.may_start), None)
-        if slot is not None:
+        idle = [slot for slot in self._slots if slot.may_start]
+        for slot in idle[:1] if alone else idle:
             slot.start(self.rung)
 
     def _assign(self) -> None:
@@ -216,7 +220,7 @@ class ReplicaPool:
         process = slot.process
         assert process is not None
         lost, started = sorted(process.shards), process.started_shards
-        rung = process.rung
+        rung, pids = process.rung, process.pids
         slot.end()
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
@@ -231,7 +235,7 @@ class ReplicaPool:
             has_suspects=has_suspects,
         )
         if error.retryable:
-            wait_for_free_memory(slot.gpus)
+            wait_for_free_memory(slot.gpus, pids)
             slot.wait(delay)
             self._queue.failed(lost, error)
         else:

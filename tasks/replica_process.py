@@ -121,6 +121,11 @@ class ReplicaProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def pids(self) -> set[int]:
+        """The replica and, once it is ready, its engine's own processes."""
+        return {self.pid, *(record.pid for record in self._processes)}
+
     def send(self, message: ToReplica) -> None:
         """Send, unless the replica is already gone: its exit is noticed by ``receive``."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -8,6 +8,7 @@ import polars as pl
 
 from tasks.paired_statistics import CORRECT_ABOVE
 from tasks.plain_text import one_line, shortened, visible
+from tasks.records import RunPaths, shard_indices
 
 Kind = Literal["right", "wrong", "truncated", "error"]
 MOST = 2
@@ -54,26 +55,32 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
         .group_by("arm_id", "kind")
         .head(most)
     )
-    texts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet").select(
-        "rollout_id",
-        "example_id",
-        "sample_index",
-        "prompt",
-        "completion",
-        "error",
-        "ground_truth",
-        "num_completion_tokens",
-    )
-    scores = pl.scan_parquet(run_dir / "scores" / "shard-*.parquet").select(
-        "rollout_id", "reward", "extracted_answer", "extraction_method"
-    )
     wanted = chosen.lazy().select("rollout_id", "arm_id", "kind")
-    found = (
-        texts.join(wanted, on="rollout_id", how="inner")
-        .join(scores.join(wanted, on="rollout_id", how="semi"), on="rollout_id", how="left")
-        .sort("arm_id", "kind", "rollout_id")
+    paths = RunPaths(root=run_dir)
+    # shard by shard: a scan over all of them would hold every text of the run at once
+    found = pl.concat(
+        pl.scan_parquet(paths.rollouts(index))
+        .select(
+            "rollout_id",
+            "example_id",
+            "sample_index",
+            "prompt",
+            "completion",
+            "error",
+            "ground_truth",
+            "num_completion_tokens",
+        )
+        .join(wanted, on="rollout_id", how="inner")
+        .join(
+            pl.scan_parquet(paths.scores(index)).select(
+                "rollout_id", "reward", "extracted_answer", "extraction_method"
+            ),
+            on="rollout_id",
+            how="left",
+        )
         .collect()
-    )
+        for index in shard_indices(run_dir / "rollouts")
+    ).sort("arm_id", "kind", "rollout_id")
     return tuple(_sample(row) for row in found.iter_rows(named=True))
 
 

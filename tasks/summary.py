@@ -9,7 +9,8 @@ from tasks.generation_log import read_sessions
 from tasks.metrics import run_metrics
 from tasks.node_accounts import telemetry_scope
 from tasks.oom_ladder import RungState
-from tasks.records import RunPaths
+from tasks.records import RunPaths, shard_indices
+from tasks.repetition import is_repetitive
 from tasks.run_plan import RunPlan
 from tasks.store import publish_json, read_json
 from tasks.telemetry_summary import summarize_telemetry
@@ -18,7 +19,7 @@ from tasks.telemetry_summary import summarize_telemetry
 def summarize_run(plan: RunPlan) -> dict[str, Any]:
     """Make report.json from the published shards, publish and return it."""
     paths = plan.paths
-    rows = load_scored(paths, extra=("completion",))
+    rows = load_scored(paths, repetition=True)
     metrics = run_metrics(rows)
     order = [arm.id for arm in plan.arms.arms]
     equivalence = read_json(paths.equivalence)
@@ -48,24 +49,33 @@ def summarize_run(plan: RunPlan) -> dict[str, Any]:
     return report
 
 
-def load_scored(paths: RunPaths, extra: tuple[str, ...] = ()) -> pl.DataFrame:
-    """All rollouts of a run beside their scores, without prompts and token lists; ``extra`` names further columns."""
+def load_scored(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
+    """All rollouts of a run beside their scores, without prompts, texts and token lists.
+
+    ``repetition`` adds ``is_repetitive``, for which the texts are read, those of one shard at a time.
+    """
     columns = [
-        "rollout_id",
-        "example_id",
-        "arm_id",
-        "sample_index",
-        "finish_reason",
-        "is_truncated",
-        "error",
-        "num_prompt_tokens",
-        "num_completion_tokens",
-        "oom_rung",
-        *extra,
+        pl.col(
+            "rollout_id",
+            "example_id",
+            "arm_id",
+            "sample_index",
+            "finish_reason",
+            "is_truncated",
+            "error",
+            "num_prompt_tokens",
+            "num_completion_tokens",
+            "oom_rung",
+        ),
+        *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),
     ]
-    rollouts = pl.scan_parquet(paths.root / "rollouts" / "*.parquet").select(columns)
-    scores = pl.scan_parquet(paths.root / "scores" / "*.parquet")
-    return rollouts.join(scores, on="rollout_id", how="left", maintain_order="left").collect()
+    return pl.concat(
+        pl.scan_parquet(paths.rollouts(index))
+        .select(columns)
+        .join(pl.scan_parquet(paths.scores(index)), on="rollout_id", how="left", maintain_order="left")
+        .collect()
+        for index in shard_indices(paths.root / "rollouts")
+    )
 
 
 def _error_counts(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Settings come as environment variables, because an engine is built in a replica'
 """
 
 import os
+import random
 import resource
 import signal
 import time
@@ -15,7 +16,8 @@ from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, V
 class FakeEngine:
     """One token per request and step. Completions depend on the request's seed alone.
 
-    ``FAKE_STEP_SECONDS`` is how long a step takes, ``FAKE_START_SECONDS`` how long the engine takes to load.
+    ``FAKE_STEP_SECONDS`` is how long a step takes, ``FAKE_START_SECONDS`` how long the engine takes to load, and
+    ``FAKE_TOKENS`` makes it so many tokens per request and step, for completions of 2 to 12 times that.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -24,6 +26,7 @@ class FakeEngine:
         self.running: dict[str, tuple[EngineRequest, list[int]]] = {}
         self.most_running = 0
         self._step_seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
+        self._step_tokens = int(os.environ.get("FAKE_TOKENS", "1"))
 
     @property
     def version(self) -> str:
@@ -41,15 +44,24 @@ class FakeEngine:
     def step(self) -> list[EngineOutput]:
         time.sleep(self._step_seconds)
         self.stats.running = len(self.running)
-        self.stats.generation_tokens += len(self.running)
         finished = []
         for request, tokens in self.running.values():
-            tokens.append(5 + (request.seed >> (4 * len(tokens))) % 90)
-            if len(tokens) >= min(request.max_tokens, 2 + request.seed % 11):
+            before = len(tokens)
+            self._generate(request, tokens)
+            self.stats.generation_tokens += len(tokens) - before
+            if len(tokens) >= min(request.max_tokens, (2 + request.seed % 11) * self._step_tokens):
                 finished.append(_output(request, tokens))
         for output in finished:
             del self.running[output.request_id]
         return finished
+
+    def _generate(self, request: EngineRequest, tokens: list[int]) -> None:
+        if self._step_tokens == 1:
+            tokens.append(5 + (request.seed >> (4 * len(tokens))) % 90)
+            return
+        # a seed has bits for a few tokens only, and a text of one repeated token takes up no room in a file
+        count = min(self._step_tokens, request.max_tokens - len(tokens))
+        tokens += [5 + byte % 90 for byte in random.Random(request.seed + len(tokens)).randbytes(count)]
 
     def ended_process(self) -> str | None:
         return None
@@ -62,6 +74,20 @@ def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
         logprobs=[-0.5] * len(tokens),
         finish_reason="stop" if len(tokens) < request.max_tokens else "length",
     )
+
+
+class GatedEngine(FakeEngine):
+    """Makes no token before the file ``FAKE_GATE`` is there. Its version says which GPUs it was given."""
+
+    @property
+    def version(self) -> str:
+        return f"fake on {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+
+    def step(self) -> list[EngineOutput]:
+        if not Path(os.environ["FAKE_GATE"]).exists():
+            time.sleep(0.05)
+            return []
+        return super().step()
 
 
 class PoisonedEngine(FakeEngine):
@@ -104,6 +130,15 @@ class HungryEngine(FakeEngine):
 
     def step(self) -> list[EngineOutput]:
         self._empty(len(self.running) * 2**29, dtype=self._dtype)
+        return super().step()
+
+
+class CrowdedEngine(FakeEngine):
+    """Tells of a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+
+    def step(self) -> list[EngineOutput]:
+        if len(self.running) > int(os.environ["MEMORY_LIMIT"]):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
         return super().step()
 
 

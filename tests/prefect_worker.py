@@ -72,6 +72,15 @@ class Api:
         found = self.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run_id]}}})
         return "\n".join(log["message"] for log in found)
 
+    def events(self, name: str, resource: str) -> list[dict[str, Any]]:
+        """Events of this name about this resource, waited for: the server stores them some time after they came."""
+        body = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
+        deadline = time.monotonic() + 60
+        while not (found := self.call("POST", "/events/filter", body)["events"]):
+            assert time.monotonic() < deadline, f"no event {name} about {resource}"
+            time.sleep(0.5)
+        return list(found)
+
     def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}})
         return {artifact["key"]: artifact for artifact in found}

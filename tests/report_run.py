@@ -128,7 +128,7 @@ def _write_config(run: RunPaths) -> None:
 
 
 def _write_report(run: RunPaths) -> None:
-    rows = load_scored(run, extra=("completion",))
+    rows = load_scored(run, repetition=True)
     metrics = run_metrics(rows)
     change = RungChange(
         at=(STARTED + timedelta(seconds=120)).isoformat(),

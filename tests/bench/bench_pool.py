@@ -1,7 +1,9 @@
 """What the parent of the replicas costs: its memory for runs of any size, and its time per shard.
 
-``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions cost
-next to nothing, and reads the parent's own counters. Resident memory is the peak that the kernel kept (VmHWM).
+``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions are as
+long as real ones and cost next to nothing, and reads the parent's own counters. Resident memory is the peak that the
+kernel kept (VmHWM). Exit code 1 when a limit is passed. The time limit is for the pool alone: a whole run also scores
+its shards, and Prefect takes some 40 ms for every task run.
 """
 
 import json
@@ -17,6 +19,15 @@ from tests.harvest_command import environment
 
 SIZES = (20_000, 200_000)
 ARMS = 8
+MAX_TOKENS = 1024
+STEP_TOKENS = 100
+"""Tokens per step of the fake engine: completions of 200 to 1,024 tokens."""
+
+MOST_MIB = 400
+MOST_GROWTH = 1.10
+"""Peak memory of the largest run over that of the smallest."""
+MOST_MS_PER_SHARD = 50
+
 PROFILE = """
 name = "bench-pool"
 model = "demo"
@@ -56,13 +67,14 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
     profile.write_text(PROFILE)
     runs_dir = folder / f"runs-{rollouts}-{prefect}"
     if prefect:
-        options = ["--profile", profile, "--dataset", dataset, "--max-tokens", "64", "--runs-dir", runs_dir]
+        options = ["--profile", profile, "--dataset", dataset, "--max-tokens", str(MAX_TOKENS), "--runs-dir", runs_dir]
         command = ["-m", "flows.cli", "run", "--json", *map(str, options)]
     else:
-        parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": 64}
+        parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": MAX_TOKENS}
         command = ["-m", "tests.faults.drive", json.dumps({"runs_dir": str(runs_dir), "parameters": parameters})]
     began = time.monotonic()
-    parent = subprocess.Popen([sys.executable, *command], env=environment(), stdout=subprocess.DEVNULL)
+    variables = environment(FAKE_TOKENS=str(STEP_TOKENS))
+    parent = subprocess.Popen([sys.executable, *command], env=variables, stdout=subprocess.DEVNULL)
     peak = cpu = replica_peak = 0.0
     while parent.poll() is None:
         peak, cpu = max(peak, _peak_mib(parent.pid)), max(cpu, _cpu_seconds(parent.pid))
@@ -82,21 +94,43 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
 
 
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or SIZES
+    sizes = sorted(int(argument) for argument in sys.argv[1:]) or SIZES
+    passed = []
     print("| parent | rollouts | shards | parent peak MiB | parent CPU s | ms per shard | replica peak MiB | wall s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for prefect in (False, True):
+        name = "harvest run" if prefect else "pool alone"
+        # what a parent costs that does next to nothing: imports, and one shard
+        nothing = _measure(ARMS * 8, prefect=prefect)
+        _print(name, nothing, 0.0)
+        costs = []
+        for size in sizes:
+            cost = _measure(size, prefect=prefect)
+            per_shard = 1000 * (cost.cpu_s - nothing.cpu_s) / max(1, cost.shards - nothing.shards)
+            _print(name, cost, per_shard)
+            if cost.peak_mib > MOST_MIB:
+                passed.append(f"{name}: {cost.peak_mib:.0f} MiB for {size:,} rollouts, the limit is {MOST_MIB}")
+            if per_shard > MOST_MS_PER_SHARD and not prefect:
+                passed.append(f"{name}: {per_shard:.0f} ms per shard of {size:,} rollouts, not {MOST_MS_PER_SHARD}")
+            costs.append(cost)
+        growth = costs[-1].peak_mib / costs[0].peak_mib
+        if growth > MOST_GROWTH:
+            passed.append(f"{name}: {growth:.2f} times the memory for the largest run, the limit is {MOST_GROWTH}")
+    if passed:
+        sys.exit("\n".join(passed))
+
+
+def _measure(rollouts: int, *, prefect: bool) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
-        for prefect in (False, True):
-            # what a parent costs that does next to nothing: imports, and one shard
-            nothing = measure(ARMS * 8, Path(folder), prefect=prefect)
-            for cost in (nothing, *(measure(size, Path(folder), prefect=prefect) for size in sizes)):
-                per_shard = 1000 * (cost.cpu_s - nothing.cpu_s) / max(1, cost.shards - nothing.shards)
-                print(
-                    f"| {'harvest run' if prefect else 'pool alone'} | {cost.rollouts:,} | {cost.shards} | "
-                    f"{cost.peak_mib:.0f} | {cost.cpu_s:.1f} | {per_shard:.1f} | {cost.replica_mib:.0f} | "
-                    f"{cost.wall_s:.0f} |",
-                    flush=True,
-                )
+        return measure(rollouts, Path(folder), prefect=prefect)
+
+
+def _print(name: str, cost: Cost, per_shard: float) -> None:
+    print(
+        f"| {name} | {cost.rollouts:,} | {cost.shards} | {cost.peak_mib:.0f} | {cost.cpu_s:.1f} | {per_shard:.1f} | "
+        f"{cost.replica_mib:.0f} | {cost.wall_s:.0f} |",
+        flush=True,
+    )
 
 
 def _read(path: str) -> bytes:

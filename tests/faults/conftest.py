@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import ROLLOUTS, Drive, Rows, drive, read_rows, the_run, write_profile
+from tests.faults.runs import ARMS, ROLLOUTS, SHARD_SIZE, Drive, Rows, drive, logs, read_rows, the_run, write_profile
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,9 @@ def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def _undisturbed(folder: Path, backend: str) -> Rows:
     outcome = drive(folder / "runs", write_profile(folder, backend=backend)).finish()
     assert outcome["restarts"] == 0
-    rows = read_rows(the_run(folder / "runs"))
+    root = the_run(folder / "runs")
+    # one engine for all shards
+    assert (len(outcome["shards"]), len(logs(root))) == (ROLLOUTS // (SHARD_SIZE * ARMS), 1)
+    rows = read_rows(root)
     assert len(rows) == ROLLOUTS
     return rows

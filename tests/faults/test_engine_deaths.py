@@ -56,29 +56,37 @@ def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-def test_a_killed_engine_core_is_noticed_and_none_outlives_a_killed_flow(tmp_path: Path, undisturbed: Rows) -> None:
+def test_a_killed_engine_core_is_noticed_costs_no_rollout_and_none_outlives_a_killed_flow(
+    tmp_path: Path, undisturbed: Rows
+) -> None:
     profile = write_profile(tmp_path)
     # as with several GPUs: the engine core is a process of its own, and vLLM would wait for it for ever
-    run = drive(tmp_path / "runs", profile, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    own_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    run = drive(tmp_path / "runs", profile, **own_process)
     run.wait_for_rollouts(10)
     root = the_run(tmp_path / "runs")
+    kept = made_at(root)
     run.engine_core().send_signal(signal.SIGKILL)
     run.wait_until(lambda: len(logs(root)) == 2, timeout=60)
     assert "ended by signal 9" in logs(root)[0].read_text()
+    kept |= made_at(root)
     # the second engine core is somewhere in its start
     run.wait_until(lambda: any("spawn_main" in " ".join(p.cmdline()) for p in run.descendants()))
     run.kill()
     assert_nothing_left(run.seen)
-    assert read_rows(root).items() <= undisturbed.items()
 
-    kept = journaled(root)
-    run = drive(tmp_path / "runs", profile, VLLM_ENABLE_V1_MULTIPROCESSING="1")
-    run.wait_for_rollouts(kept + 5)
+    run = drive(tmp_path / "runs", profile, **own_process)
+    run.wait_for_rollouts(len(kept) + 5)
     run.kill()
     assert_nothing_left(run.seen)
+    kept |= made_at(root)
 
-    assert drive(tmp_path / "runs", profile).finish()["restarts"] == 0
+    run = drive(tmp_path / "runs", profile, **own_process)
+    assert run.finish()["restarts"] == 0
+    assert_nothing_left(run.seen)
     assert read_rows(root) == undisturbed
+    # nothing that was finished before an engine or a flow was killed was made again
+    assert kept.items() <= made_at(root).items()
 
 
 def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(

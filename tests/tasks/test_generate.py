@@ -86,6 +86,29 @@ def test_the_loop_mode_waits_for_the_whole_batch(tmp_path: Path) -> None:
     assert engine.most_running == CAPACITY
 
 
+def test_a_loop_that_stops_anywhere_leaves_whole_questions_in_order(tmp_path: Path) -> None:
+    questions, samples = 9, 3
+    in_order = [
+        request_seed(0, f"s{index}-q{number}", arm.id, sample)
+        for index in range(2)
+        for number in range(questions)
+        for arm in ARMS
+        for sample in range(samples)
+    ]
+    engine = RecordingEngine(ENGINE_SPEC)
+    generator = make_generator(engine, make_spec(batch=2, samples=samples))
+    for index in range(2):
+        generator.add_shard(make_shard(tmp_path, index, ["two and two"] * questions))
+    given: dict[int, int] = {}
+    while generator.busy:
+        generator.step()
+        given |= {number: seed for seed, number in (engine.steps[-1] if engine.steps else {}).items()}
+        # were it stopped here: the first questions with all of their arms and samples, and no other
+        assert len(given) % (len(ARMS) * samples) == 0
+        assert [given[number] for number in sorted(given)] == in_order[: len(given)]
+    assert len(given) == len(in_order)
+
+
 class RefusingEngine(FakeEngine):
     """Refuses the first request."""
 
@@ -144,56 +167,57 @@ def crash(work: ShardWork, generator: Generator, steps: int) -> None:
         journal.append({"kind": "crash"})
 
 
-def test_suspects_have_the_engine_alone_and_after_the_others(tmp_path: Path) -> None:
-    work = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"])
+def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_path: Path) -> None:
+    crashed, fresh = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"]), make_shard(tmp_path, 1, ["f", "g", "h"])
     spec = make_spec(batch=2)
     first = make_generator(make_engine(), spec)
-    first.add_shard(work)
-    crash(work, first, steps=1)
+    first.add_shard(crashed)
+    crash(crashed, first, steps=1)
     engine = RecordingEngine(ENGINE_SPEC)
     second = make_generator(engine, spec)
-    second.add_shard(work)
+    second.add_shard(crashed)
+    second.add_shard(fresh)
     run(second)
-    seeds = {f"s0-q{number}": question_seeds(f"s0-q{number}") for number in range(5)}
-    suspects = [seeds["s0-q0"], seeds["s0-q1"]]
+    suspects = [question_seeds("s0-q0"), question_seeds("s0-q1")]
     steps = [set(step) for step in engine.steps]
     with_suspects = [step for step in steps if any(step & suspect for suspect in suspects)]
     assert with_suspects == steps[-len(with_suspects) :]
     assert all(any(step <= suspect for suspect in suspects) for step in with_suspects)
-    assert set(read_journal(work.journal).finished) == keys_of(work, 5)
+    assert set(read_journal(crashed.journal).finished) == keys_of(crashed, 5)
+    assert set(read_journal(fresh.journal).finished) == keys_of(fresh, 3)
 
 
 class SlowTokenizer(ByteTokenizer):
-    """Takes its time for a text, so that records come late."""
+    """Takes longer over a finished completion than the engine takes to die of the next request."""
 
-    def decode(self, ids: list[int], stop: tuple[str, ...] = ()) -> str:
-        time.sleep(0.05)
-        return super().decode(ids, stop)
+    def decode(self, completion_ids: list[int], stop: tuple[str, ...] = ()) -> str:
+        time.sleep(0.02)
+        return super().decode(completion_ids, stop)
 
 
-class WatchingEngine(FakeEngine):
-    """Notes what the journal says to be in flight whenever a request comes."""
+class BlamingEngine(FakeEngine):
+    """Notes at every step which questions would be blamed, were it the engine's last."""
 
     def __init__(self, spec: EngineSpec, journal: Path) -> None:
         super().__init__(spec)
+        self.blamed: list[set[str]] = []
         self._journal = journal
-        self.in_flight: list[set[Key]] = []
 
-    def add(self, request: EngineRequest) -> None:
-        self.in_flight.append(set(read_journal(self._journal).in_flight))
-        super().add(request)
+    def step(self) -> list[EngineOutput]:
+        self.blamed.append({example_id for example_id, _, _ in read_journal(self._journal).in_flight})
+        return super().step()
 
 
-def test_a_suspect_is_alone_in_the_journal_too_so_that_nobody_shares_its_blame(tmp_path: Path) -> None:
-    work = make_shard(tmp_path, 0, ["a", "b", "c"])
-    first = make_generator(make_engine(), make_spec(batch=3))
+def test_no_finished_question_is_blamed_with_a_suspect(tmp_path: Path) -> None:
+    work, spec = make_shard(tmp_path, 0, ["a", "b", "c"]), make_spec(batch=3)
+    first = make_generator(make_engine(), spec)
     first.add_shard(work)
     crash(work, first, steps=1)
-    engine = WatchingEngine(ENGINE_SPEC, work.journal)
-    second = Generator(engine, SlowTokenizer(), make_spec(batch=3))  # type: ignore[arg-type]
+    engine = BlamingEngine(ENGINE_SPEC, work.journal)
+    second = Generator(engine, SlowTokenizer(), spec)  # type: ignore[arg-type]
     second.add_shard(work)
     run(second)
-    assert [len({example_id for example_id, _, _ in keys}) for keys in engine.in_flight] == [1] * 3 * len(ARMS)
+    assert {len(blamed) for blamed in engine.blamed} == {1}
 
 
 def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_complete(tmp_path: Path) -> None:

@@ -6,14 +6,12 @@ import pytest
 
 from tasks.metrics import RunMetrics, run_metrics
 
-TEXT = "".join(f"Step {step} adds {step * step} eggs. " for step in range(30))
-
 SCHEMA = {
     "reward": pl.Float32,
     "extracted_answer": pl.String,
     "is_truncated": pl.Boolean,
     "num_completion_tokens": pl.Int32,
-    "completion": pl.String,
+    "is_repetitive": pl.Boolean,
 }
 
 
@@ -30,7 +28,7 @@ def rollouts(rewards: dict[tuple[str, str], list[float | None]]) -> pl.DataFrame
             "correct_flexible": reward == 1,
             "is_truncated": None if reward is None else False,
             "num_completion_tokens": None if reward is None else 10,
-            "completion": None if reward is None else TEXT,
+            "is_repetitive": None if reward is None else False,
             "gold_suspect": example_id == "suspect",
         }
         for (example_id, arm_id), samples in rewards.items()
@@ -83,7 +81,7 @@ def test_rates_are_of_what_was_generated() -> None:
         is_truncated=pl.Series([False, False, False, True, False, None]),
         correct_flexible=pl.Series([True, True, False, False, False, False]),
         num_completion_tokens=pl.Series([10, 10, 10, 100, 10, None]),
-        completion=pl.Series([TEXT, TEXT, TEXT, "and so on and so on and so on, " * 30, "", None]),
+        is_repetitive=pl.Series([False, False, False, True, False, None]),
     )
     arm = run_metrics(rows).arms[0]
     assert arm.errors == 1
@@ -127,6 +125,6 @@ def test_the_same_seed_gives_the_same_json() -> None:
     assert as_json(run_metrics(rows, seed=3)) == as_json(run_metrics(shuffled, seed=3))
 
 
-def test_completions_are_optional() -> None:
-    rows = rollouts({("q1", "a"): [1, 0]}).drop("completion")
+def test_repetition_is_optional() -> None:
+    rows = rollouts({("q1", "a"): [1, 0]}).drop("is_repetitive")
     assert run_metrics(rows).overall.repetition_rate is None

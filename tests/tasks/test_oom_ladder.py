@@ -41,7 +41,7 @@ def test_each_rung_halves_the_batch_its_sequences_and_its_tokens_down_to_one_que
         pytest.param({"max_num_seqs": 500}, "max_num_seqs", [32, 16, 8, 8], id="no more than the batch needs"),
         pytest.param({"gpu_memory_utilization": 0.32}, "gpu_memory_utilization", [0.32, 0.3, 0.3, 0.3], id="floor"),
         pytest.param({"gpu_memory_utilization": 0.2}, "gpu_memory_utilization", [0.2] * 4, id="never more than before"),
-        pytest.param({}, "max_num_batched_tokens", [None, 8192, 4096, 4096], id="half of vLLM's own default"),
+        pytest.param({}, "max_num_batched_tokens", [None, 4096, 2048, 2048], id="half of vLLM's own default"),
         pytest.param(
             {"enable_chunked_prefill": False, "max_num_batched_tokens": 3000, "max_model_len": 2048},
             "max_num_batched_tokens",
@@ -70,6 +70,23 @@ def test_every_shipped_profile_has_a_ladder_of_valid_settings(path: Path) -> Non
         assert EngineSettings.model_validate(after.engine.model_dump()) == after.engine
         assert after.question_batch_size <= before.question_batch_size
         assert after.engine != before.engine
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        pytest.param("a100-40gb-x8", 8192, id="less than 70 GiB"),
+        pytest.param("a100-80gb-x8", 8192, id="an A100, whatever its memory"),
+        pytest.param("h100x4", 16384, id="four H100"),
+        pytest.param("h100x8", 16384, id="eight H100"),
+        pytest.param("h100x8-replicas", 16384, id="eight engines"),
+        pytest.param("h200x1", 16384, id="an H200"),
+    ],
+)
+def test_the_first_rung_halves_what_vllm_takes_on_the_profiles_gpus(name: str, default: int) -> None:
+    before, after = build_ladder(load_profile(name), 8)[:2]
+    assert before.engine.max_num_batched_tokens is None
+    assert after.engine.max_num_batched_tokens == default // 2
 
 
 def change(to_rung: int) -> RungChange:

@@ -195,8 +195,28 @@ def test_processes_that_are_not_ours_are_left_alone(
     assert sleeper.poll() is None
 
 
-def test_a_torn_record_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "state" / "replica-0.pid.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"owner": {"pid"')
-    assert end_leftovers(tmp_path) == []
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(None, id="torn"),
+        pytest.param({"owner": {"pid": 1}}, id="an owner without its start time"),
+        pytest.param({"owner": "1"}, id="an owner that is text"),
+        pytest.param({"processes": None}, id="no list of processes"),
+        pytest.param({"processes": ["1"]}, id="a process that is text"),
+        pytest.param({"processes": [{"pid": None, "started": None}]}, id="a process without numbers"),
+        pytest.param({"processes": [{"pid": 1, "born": 1}]}, id="a process of other fields"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_passed_over_and_the_others_are_not(
+    tmp_path: Path, sleeper: "subprocess.Popen[bytes]", change: dict[str, object] | None
+) -> None:
+    bad, good = (tmp_path / run / "state" / "replica-0.pid.json" for run in ("a", "b"))
+    record_processes(good, [record_of(sleeper.pid)])
+    value = {**read_json(good), "owner": {"pid": 1, "started": 1}}
+    publish_json(value, good)
+    publish_json({**value, **(change or {})}, bad)
+    if change is None:
+        bad.write_text('{"owner": {"pid"')
+    assert end_leftovers(tmp_path) == [sleeper.pid]
+    assert bad.exists()
+    assert not good.exists()

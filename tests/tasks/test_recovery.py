@@ -18,6 +18,7 @@ from tasks.oom_ladder import RungState
 from tasks.recovery import PoolEvent, Recovery, RestartBudget
 from tasks.run_config import RunConfig
 from tasks.run_plan import RunPlan, plan_run
+from tasks.rung_memory import forget_rung
 
 BATCH = 4
 
@@ -78,8 +79,19 @@ def test_memory_that_ran_out_halves_the_batch_down_to_one_and_then_says_what_was
     assert isinstance(error, OutOfMemory)
     assert "question batches 4, 2, 1" in str(error)
     assert "larger tensor_parallel_size" in str(error)
+    assert "with --forget-oom-rung it begins at the full batch" in str(error)
     assert [event.details["question_batch_size"] for event in case.events] == [2, 1]
     assert [change.settings["question_batch_size"] for change in case.recovery.changes] == [2, 1]
+
+
+def test_after_the_last_rung_the_run_begins_there_until_it_is_told_to_forget(plan: RunPlan) -> None:
+    path = plan.paths.state / "oom_ladder.json"
+    case = Case(plan, path)
+    while case.fail(out_of_memory())[0].retryable:
+        pass
+    assert Case(plan, path).recovery.rung.question_batch_size == 1
+    assert forget_rung(plan)
+    assert Case(plan, path).recovery.rung.question_batch_size == BATCH
 
 
 def test_one_failure_halves_once_however_many_replicas_it_hits(case: Case) -> None:

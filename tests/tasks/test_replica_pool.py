@@ -1,5 +1,7 @@
 """The pool with real replica processes and a fake engine in them."""
 
+import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +63,8 @@ class Outcome:
     pool: ReplicaPool
 
 
-def generate(plan: RunPlan) -> Outcome:
-    """Generate all shards of ``plan``; the first failure ends it."""
+def generate(plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda pool: None) -> Outcome:
+    """Generate all shards of ``plan``; the first failure ends it. ``watch`` is called all the while."""
     shards = shard_dataset(plan)
     events: list[PoolEvent] = []
     rung = RungState(plan.paths.state / "oom.json")
@@ -72,15 +74,31 @@ def generate(plan: RunPlan) -> Outcome:
         try:
             while not all(future.done() for future in futures):
                 pool.pump(0.2)
+                watch(pool)
             outcome.results = [future.result() for future in futures]
         except HarvestError as error:
             outcome.error = error
     return outcome
 
 
-def test_two_replicas_share_the_shards_and_the_second_starts_after_the_first_is_ready(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, replicas=2)
-    outcome = generate(plan)
+def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9,11,13,15")
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_GATE", str(gate))
+    monkeypatch.setenv("FAKE_START_SECONDS", "1")
+    plan = make_plan(tmp_path, replicas=3, width=2, device="cuda", backend="tests.fakes:GatedEngine")
+    seen: list[tuple[int, int]] = []
+
+    def watch(pool: ReplicaPool) -> None:
+        ready = sum(status.ready for status in pool.status())
+        seen.append((ready, len(pool.status()) - ready))
+        # nothing is finished before all are there, or the first would have done all the work
+        if ready == 3:
+            gate.touch()
+
+    outcome = generate(plan, watch=watch)
     assert outcome.error is None
     assert [result.index for result in outcome.results] == list(range(8))
     assert all(rollouts_finished(plan.paths, shard) for shard in shard_dataset(plan))
@@ -90,6 +108,12 @@ def test_two_replicas_share_the_shards_and_the_second_starts_after_the_first_is_
     assert outcome.pool.tokens_generated == rows["num_completion_tokens"].sum()
     assert outcome.pool.restarts == 0
     assert outcome.pool.engine_start_seconds > 0
+    # (ready, starting): one alone, and then the other two together
+    assert {starting for ready, starting in seen if ready == 0} == {1}
+    assert (1, 2) in seen
+    assert set(rows["engine_version"]) == {"fake on 5,7", "fake on 9,11", "fake on 13,15"}
+    # an engine is loaded once for all shards of its replica
+    assert len(list(plan.paths.logs.iterdir())) == 3
     # journals and process records are gone with what they were for
     assert not list(plan.paths.state.rglob("*.jsonl"))
     assert not list(plan.paths.state.glob("replica-*.pid.json"))
@@ -124,6 +148,16 @@ def test_a_state_that_cannot_be_written_is_a_storage_error_and_leaves_no_process
     assert isinstance(outcome.error, StorageError)
     assert "log" in str(outcome.error)
     assert outcome.pool.status() == []
+
+
+def test_who_wakes_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
+    pool = ReplicaPool(make_plan(tmp_path), rung=RungState(tmp_path / "oom.json"))
+    pool.close()
+    with contextlib.ExitStack() as stack:
+        # the lowest free numbers are given out first: these files have those that the pool had
+        files = [stack.enter_context((tmp_path / f"{number}.txt").open("w")) for number in range(8)]
+        pool.wake()
+        assert [Path(file.name).read_bytes() for file in files] == [b""] * len(files)
 
 
 @pytest.mark.parametrize(
