@@ -55,6 +55,24 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    num_under_way: int = 0
+    """Requests that came and are not answered: those of a killed client may yet be passed on."""
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        with self.lock:
+            self.num_under_way += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.num_under_way -= 1
+
+    def wait_until_idle(self, timeout: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout
+        while self.num_under_way:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def choose(self, method: str, path: str, length: int) -> Fault | None:
         with self.lock:
@@ -106,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
     upstream_address: tuple[str, int]
 
     def handle_any(self) -> None:
+        with self.proxy.under_way():
+            self._handle()
+
+    def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         fault = self.proxy.choose(self.command, self.path, length)
         kind = fault.kind if fault else None
@@ -114,6 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._break()
             return
         body = self.rfile.read(length)
+        if len(body) < length:
+            # the client has died; the server would wait for the rest
+            self._break()
+            return
         if fault and kind in ("hang", "slow"):
             time.sleep(fault.seconds)
         if kind == "hang":

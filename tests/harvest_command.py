@@ -28,7 +28,7 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **extra}
 
 
-def harvest(*arguments: str | Path, cwd: Path | None = None, timeout: float = 240, **extra: str) -> Outcome:
+def harvest(*arguments: str | Path, cwd: Path | None = None, timeout: float = 480, **extra: str) -> Outcome:
     """Run ``harvest`` with these arguments and, as keywords, additional environment variables."""
     finished = subprocess.run(
         [sys.executable, "-m", "flows.cli", *map(str, arguments)],

@@ -24,7 +24,7 @@ from tests.prefect_worker import Api, running_worker
 
 pytestmark = pytest.mark.slow
 
-SLOW = {"FAKE_STEP_SECONDS": "0.1"}
+SLOW = {"FAKE_STEP_SECONDS": "0.2"}
 NUM_QUESTIONS = 96
 
 
@@ -141,7 +141,7 @@ def test_a_schedule_fires_and_a_finished_run_is_skipped(
     [schedule] = api.call("POST", path, [{"schedule": interval, "active": True, "parameters": parameters}])
     messages: list[str] = []
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while len(messages) < 2:
             assert time.monotonic() < deadline, messages
             time.sleep(1)

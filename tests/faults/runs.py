@@ -99,14 +99,13 @@ class Drive:
         return []
 
     def replica(self) -> psutil.Process:
-        return next(process for process in self.descendants() if "tasks.replica" in process.cmdline())
+        return next(process for process in self.descendants() if "tasks.replica" in command(process))
 
     def engine_core(self) -> psutil.Process:
         return next(
             process
             for process in self.descendants()
-            if process.cmdline()
-            and ("EngineCore" in process.cmdline()[0] or "spawn_main" in " ".join(process.cmdline()))
+            if (words := command(process)) and ("EngineCore" in words[0] or "spawn_main" in " ".join(words))
         )
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> None:
@@ -138,6 +137,13 @@ class Drive:
         self.descendants()
         self.process.send_signal(number)
         self.process.communicate(timeout=60)
+
+
+def command(process: psutil.Process) -> list[str]:
+    """The words of its command line; none of one that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def drive(
@@ -196,7 +202,7 @@ def assert_nothing_left(seen: dict[int, float], within: float = 10.0) -> None:
     """No process of ``seen`` (pids with start times) lives any more, ``within`` seconds from now."""
     deadline = time.monotonic() + within
     while alive := list(_alive(seen)):
-        assert time.monotonic() < deadline, [process.cmdline() for process in alive]
+        assert time.monotonic() < deadline, [command(process) for process in alive]
         time.sleep(0.1)
 
 

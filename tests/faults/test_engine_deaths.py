@@ -9,6 +9,7 @@ from tasks.prompts import request_seed
 from tests.faults.runs import (
     Rows,
     assert_nothing_left,
+    command,
     drive,
     journaled,
     logs,
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollouts(
     tmp_path: Path, undisturbed: Rows
 ) -> None:
-    run = drive(tmp_path / "runs", write_profile(tmp_path, stall=15))
+    run = drive(tmp_path / "runs", write_profile(tmp_path, stall=25))
     run.wait_for_rollouts(10)
     run.replica().send_signal(signal.SIGKILL)
     root = the_run(tmp_path / "runs")
@@ -39,7 +40,7 @@ def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollout
     assert outcome["restarts"] == 2
     restarts = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
     assert "signal 9" in restarts[0]
-    assert "no new token for 15 s" in restarts[1]
+    assert "no new token for 25 s" in restarts[1]
     assert str(logs(root)[1]) in restarts[1]
     # nothing that was finished was made again
     assert kept.items() <= made_at(root).items()
@@ -47,7 +48,7 @@ def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollout
 
 
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed: Rows) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:StuckEngine", stall=15)
+    profile = write_profile(tmp_path, backend="tests.fakes:StuckEngine", stall=25)
     run = drive(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
     outcome = run.finish()
     assert (tmp_path / "stuck").exists()
@@ -71,7 +72,7 @@ def test_a_killed_engine_core_is_noticed_costs_no_rollout_and_none_outlives_a_ki
     assert "ended by signal 9" in logs(root)[0].read_text()
     kept |= made_at(root)
     # the second engine core is somewhere in its start
-    run.wait_until(lambda: any("spawn_main" in " ".join(p.cmdline()) for p in run.descendants()))
+    run.wait_until(lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()))
     run.kill()
     assert_nothing_left(run.seen)
 

@@ -33,7 +33,7 @@ def test_a_flow_that_is_killed_ten_times_completes_as_if_undisturbed(tmp_path: P
     kept = 0
     for number in range(10):
         # slow enough that ten sessions do not finish the run
-        run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.25")
+        run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.6")
         if number % 2:
             run.wait_for_rollouts(min(kept + moments.randint(1, 12), len(undisturbed_fake) - 1))
         else:
@@ -127,7 +127,7 @@ def test_an_interrupted_harvest_run_ends_in_ten_seconds_with_one_line_and_resume
         runs_dir,
         profile,
         PREFECT_API_URL=prefect_api,
-        FAKE_STEP_SECONDS="0.2" if rollouts else "0",
+        FAKE_STEP_SECONDS="0.4" if rollouts else "0",
         FAKE_START_SECONDS="1",
     )
     wait_for(runs_dir, rollouts, process)

@@ -16,14 +16,15 @@ from tests.prefect_worker import Api
 pytestmark = pytest.mark.slow
 
 NUM_QUESTIONS = 128
-OUTAGE_SECONDS = 8.0
+OUTAGE_SECONDS = 25.0
+"""Before the server is started again, which takes it 10 s and more."""
 
 
 def test_a_server_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None:
     home, port = tmp_path / "server", free_port()
     home.mkdir()
     with running_server(home, port) as url:
-        variables = {"PREFECT_API_URL": url, "FAKE_STEP_SECONDS": "0.06", "PREFECT_HOME": str(tmp_path / "client")}
+        variables = {"PREFECT_API_URL": url, "FAKE_STEP_SECONDS": "0.2", "PREFECT_HOME": str(tmp_path / "client")}
         options = ["--profile", str(write_fake_profile(tmp_path)), "--questions", str(NUM_QUESTIONS), "--json"]
         run = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "run", *options, "--max-tokens", "16", "--runs-dir", str(tmp_path)],
@@ -39,7 +40,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None
     meanwhile = len(list(tmp_path.glob("*/rollouts/*.parquet")))
     assert run.poll() is None, "the run must still be going when the server comes back, or this shows nothing"
     with running_server(home, port) as url:
-        out, err = run.communicate(timeout=120)
+        out, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
         report = json.loads(out)
         assert (report["num_rollouts"], report["num_errors"]) == (8 * NUM_QUESTIONS, 0)
@@ -53,7 +54,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None
 
 
 def _wait_for(directory: Path, pattern: str, run: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list(directory.glob(pattern)):
         assert run.poll() is None, run.communicate()[1]
         assert time.monotonic() < deadline

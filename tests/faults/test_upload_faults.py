@@ -21,7 +21,7 @@ from tests.synthetic import write_run
 from tests.upload_process import start_upload
 
 PART = SMALLEST_PART
-QUICK = Transfer(part_bytes=PART, attempts=4, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=1.0)
+QUICK = Transfer(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=3.0)
 SUCCESS = "team/rollouts/run/_SUCCESS"
 
 
@@ -50,8 +50,8 @@ HEALED = {
     "reset in the middle of a body": Fault(kind="reset", method="PUT", path="scores/", times=2),
     "reset in the middle of a part": Fault(kind="reset", method="PUT", path="partNumber=2", times=3),
     "reset while reading back": Fault(kind="reset", method="GET", path="config.json", times=2),
-    "no answer to a shard": Fault(kind="hang", method="PUT", path="questions/", times=1, seconds=2),
-    "no answer to a part": Fault(kind="hang", method="PUT", path="partNumber=1", times=1, seconds=2),
+    "no answer to a shard": Fault(kind="hang", method="PUT", path="questions/", times=1, seconds=5),
+    "no answer to a part": Fault(kind="hang", method="PUT", path="partNumber=1", times=1, seconds=5),
     "lost answer to a shard": Fault(kind="lost_response", method="PUT", path="rollouts/", times=2),
     "lost answer to a part": Fault(kind="lost_response", method="PUT", path="partNumber=3", times=2),
     "lost answer when a multipart upload is opened": Fault(kind="lost_response", method="POST", path="uploads"),
@@ -189,6 +189,7 @@ def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path
         proxy.requests.clear()
         limit, delay = moments.randrange(1, 60), moments.uniform(0, 0.05)
         upload_and_kill(run.root, bucket, lambda limit=limit: len(proxy.requests) >= limit, delay)
+        proxy.wait_until_idle()
         again = {path for path in proxy.sent("PUT") if path.split("/", 2)[2] in before}
         assert again <= {f"/{bucket.name}/team/rollouts/run/manifest.json", f"/{bucket.name}/{SUCCESS}"}
         if SUCCESS in bucket.listing():
@@ -210,9 +211,9 @@ def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path
 @pytest.mark.parametrize(
     "moment",
     [
-        Fault(kind="late", method="POST", path="uploads", seconds=20),
-        Fault(kind="slow", method="PUT", path="partNumber=2", seconds=20),
-        Fault(kind="slow", method="POST", path="uploadId", seconds=20),
+        Fault(kind="late", method="POST", path="uploads", seconds=60),
+        Fault(kind="slow", method="PUT", path="partNumber=2", seconds=60),
+        Fault(kind="slow", method="POST", path="uploadId", seconds=60),
     ],
     ids=["before it knows the id", "between parts", "before the end"],
 )
@@ -248,7 +249,7 @@ def confirmed(bucket: Bucket) -> list[str]:
 def upload_and_kill(run_dir: Path, bucket: Bucket, reached: Callable[[], bool], delay: float = 0.0) -> None:
     """Upload in a process of its own, and kill it when ``reached`` says so, or when it is done by then."""
     process = start_upload(run_dir, bucket.url, Transfer(part_bytes=PART))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not reached() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(delay)

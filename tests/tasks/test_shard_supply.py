@@ -3,24 +3,48 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.destination import open_objects
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.ledger import RUN, Ledger
+from tasks.objects import Objects
 from tasks.shard_supply import ShardSupply
 
 SHARDS = list(range(12))
-LEASE_S = 2.0
+LEASE_S = 6.0
+"""Long enough that a busy machine does not miss a renewal by it."""
 PATIENCE_S = 60.0
+
+
+class Failing:
+    """A store that cannot be listed the first three times."""
+
+    def __init__(self, store: Objects, error: HarvestError) -> None:
+        self._store, self._error, self._failures = store, error, 3
+
+    def listing(self) -> Any:
+        if self._failures:
+            self._failures -= 1
+            raise self._error
+        return self._store.listing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 class Node:
     """One node that publishes what it takes at once."""
 
-    def __init__(self, folder: Path, name: str, place: int, first: tuple[int, ...] = ()) -> None:
-        self.ledger = Ledger(open_objects(str(folder / "shared")), owner=name, node=name, lease_s=LEASE_S)
+    def __init__(
+        self, folder: Path, name: str, place: int, first: tuple[int, ...] = (), fails: HarvestError | None = None
+    ) -> None:
+        store: Any = open_objects(str(folder / "shared"))
+        if fails is not None:
+            store = Failing(store, fails)
+        self.ledger = Ledger(store, owner=name, node=name, lease_s=LEASE_S)
         self.told: list[str] = []
         self.beats = 0
         self.made: list[int] = []
@@ -108,19 +132,9 @@ def test_a_run_that_is_taken_away_is_over(node: Callable[..., Node]) -> None:
     ],
 )
 def test_a_storage_that_is_away_for_a_while_costs_nothing(
-    node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, error: HarvestError, fatal: bool
+    node: Callable[..., Node], error: HarvestError, fatal: bool
 ) -> None:
-    a = node("a", 0)
-    failed: list[int] = []
-    listing = a.ledger.store.listing
-
-    def fail() -> object:
-        if len(failed) < 3:
-            failed.append(1)
-            raise error
-        return listing()
-
-    monkeypatch.setattr(a.ledger.store, "listing", fail)
+    a = node("a", 0, fails=error)
     with a.supply:
         if fatal:
             with pytest.raises(ConfigError, match="no such bucket"):
