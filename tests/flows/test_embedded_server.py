@@ -1,10 +1,12 @@
 """Prefect's embedded server: there when it is needed, and gone with whoever needed it."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import urllib.request
+import time
 from pathlib import Path
 
 import psutil
@@ -12,21 +14,56 @@ import pytest
 
 from flows.embedded_server import EmbeddedServer
 from tasks.errors import HarvestError
+from tests.fake_profile import write_fake_profile
+from tests.faults.runs import assert_nothing_left, journaled
 from tests.harvest_command import environment
 
 pytestmark = pytest.mark.slow
 
+PATIENCE_SECONDS = 30.0
+
 RUN = """
-import os, sys, time
+import os, time
 from flows.embedded_server import EmbeddedServer
 server = EmbeddedServer()
-server.wait_until_ready()
 print(os.environ["PREFECT_API_URL"], flush=True)
 time.sleep(600)
 """
 
 
-def test_it_dies_with_a_killed_flow_and_outlives_a_ctrl_c(tmp_path: Path) -> None:
+def test_it_outlives_a_ctrl_c_until_the_flows_last_state_is_stored_and_then_nothing_is_left(tmp_path: Path) -> None:
+    runs_dir, profile = tmp_path / "runs", write_fake_profile(tmp_path)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "--profile", profile, "--questions", "32", "--runs-dir", runs_dir],
+        env=environment(FAKE_STEP_SECONDS="0.2", HOME=str(tmp_path)),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not any(journaled(path.parent) for path in runs_dir.glob("*/config.json")):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        children = psutil.Process(run.pid).children(recursive=True)
+        assert any("flows.embedded_server" in child.cmdline() for child in children)
+        seen = {child.pid: child.create_time() for child in children}
+        # a terminal sends it to the whole group
+        os.killpg(run.pid, signal.SIGINT)
+        _, stderr = run.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        run.kill()
+        run.communicate()
+    assert run.returncode == 130
+    assert stderr.splitlines()[-1] == "harvest: interrupted; the same command resumes"
+    assert_nothing_left(seen, within=PATIENCE_SECONDS)
+    with contextlib.closing(sqlite3.connect(runs_dir / ".prefect" / "prefect.db")) as database:
+        assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("CRASHED",)]
+
+
+def test_it_dies_with_a_killed_flow(tmp_path: Path) -> None:
     flow = subprocess.Popen(
         [sys.executable, "-c", RUN],
         env=environment(PREFECT_HOME=str(tmp_path), DO_NOT_TRACK="1"),
@@ -36,14 +73,14 @@ def test_it_dies_with_a_killed_flow_and_outlives_a_ctrl_c(tmp_path: Path) -> Non
     )
     try:
         assert flow.stdout is not None
-        url = flow.stdout.readline().strip()
+        flow.stdout.readline()
         (server,) = psutil.Process(flow.pid).children()
-        assert os.getpgid(server.pid) != os.getpgid(flow.pid)
-        with urllib.request.urlopen(f"{url}/health", timeout=30) as answer:
-            assert answer.read() == b"true"
+        seen = {server.pid: server.create_time()}
+        # past the first moments, in which it asks to die with the flow: amid the imports that take seconds
+        while server.cpu_times().user < 1:
+            time.sleep(0.05)
         os.kill(flow.pid, signal.SIGKILL)
-        psutil.wait_procs([server], timeout=10)
-        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+        assert_nothing_left(seen)
     finally:
         flow.kill()
         flow.communicate()
