@@ -12,6 +12,17 @@ from tasks.sampling_metrics import PassAtK, maj_at_k, pass_at_k, zero_variance_s
 
 UNREADABLE_METHODS = ("none", "ambiguous")
 """Extraction methods of a completion whose answer could not be read although nothing cut it."""
+_COLUMNS = (
+    "example_id",
+    "arm_id",
+    "reward",
+    "extracted_answer",
+    "extraction_method",
+    "correct_flexible",
+    "is_truncated",
+    "num_completion_tokens",
+    "is_repetitive",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,7 @@ def run_metrics(rows: pl.DataFrame, *, seed: int = 0, mask_suspects: bool = Fals
         rows = mask_gold_suspects(rows)
     if "is_repetitive" not in rows.columns:
         rows = rows.with_columns(is_repetitive=pl.lit(None, pl.Boolean))
+    rows = rows.select(_COLUMNS)
     arms = rows.partition_by("arm_id", as_dict=True)
     return RunMetrics(
         overall=_metrics(None, rows, seed),

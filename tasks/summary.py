@@ -50,7 +50,7 @@ def summarize_run(plan: RunPlan) -> dict[str, Any]:
 
 
 def load_scored(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
-    """All rollouts of a run beside their scores, without prompts, texts and token lists.
+    """What metrics and pages need of all rollouts of a run and their scores: no prompts, texts or token lists.
 
     ``repetition`` adds ``is_repetitive``, for which the texts are read, those of one shard at a time.
     """
@@ -60,10 +60,8 @@ def load_scored(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
             "example_id",
             "arm_id",
             "sample_index",
-            "finish_reason",
             "is_truncated",
             "error",
-            "num_prompt_tokens",
             "num_completion_tokens",
             "oom_rung",
         ),
@@ -72,7 +70,12 @@ def load_scored(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
     return pl.concat(
         pl.scan_parquet(paths.rollouts(index))
         .select(columns)
-        .join(pl.scan_parquet(paths.scores(index)), on="rollout_id", how="left", maintain_order="left")
+        .join(
+            pl.scan_parquet(paths.scores(index)).drop("scorer", "scorer_version"),
+            on="rollout_id",
+            how="left",
+            maintain_order="left",
+        )
         .collect()
         for index in shard_indices(paths.root / "rollouts")
     )
