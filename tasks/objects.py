@@ -86,7 +86,8 @@ class Objects:
             except FileNotFoundError:
                 raise UploadError(f"{key} does not exist at {self.url}") from None
             if len(data) != span[1] - span[0]:
-                raise UploadError(f"{key} at {self.url} is shorter than its {size} bytes")
+                # also when it is being replaced at this moment
+                raise UploadError(f"{key} at {self.url} is shorter than its {size} bytes", retryable=True)
             yield data
 
     def sha256(self, key: str, size: int) -> str:

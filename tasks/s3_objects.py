@@ -178,7 +178,8 @@ class S3Objects(Objects):
             # an earlier attempt succeeded and only its answer was lost: then the object is there
             stored = self.head(key)
             if stored is None or (stored.size, stored.sha256) != (digest.size, digest.sha256):
-                raise UploadError(f"the multipart upload of {key} to {self.url} vanished; run it again") from None
+                text = f"the multipart upload of {key} to {self.url} vanished; run it again"
+                raise UploadError(text, retryable=True) from None
 
     def _head(self, key: str, **arguments: Any) -> dict[str, Any]:
         return self._request(f"looking up {key}", "head_object", Key=self._key(key), **arguments)

@@ -120,6 +120,7 @@ def test_a_lasting_fault_is_a_clear_error_and_the_next_upload_completes(
     assert not verify_upload(f"{bucket.url}/run").ok
     if fault.kind == "403":
         assert fault.hits == 1
+    assert caught.value.retryable is (fault.kind not in ("403", "corrupt"))
 
     proxy.faults.clear()
     assert upload_run(run.root, bucket.url, transfer=QUICK).complete
