@@ -17,6 +17,9 @@ from tasks.open_uploads import OpenUploads
 from tasks.remote import Transfer
 from tasks.s3_body import Body, sign_with_known_hashes
 
+LAST_SECONDS = 5.0
+"""What a request after ``stop`` may take: whoever ends a process does not wait for a server that hangs."""
+
 
 class S3Objects(Objects):
     """Objects below an ``s3://`` URL, through s3fs's client."""
@@ -223,7 +226,10 @@ class S3Objects(Objects):
         with self._lock:
             self._in_flight.add(future)
         try:
-            return future.result()
+            return future.result(LAST_SECONDS if self._stop.is_set() else None)
+        except TimeoutError:
+            future.cancel()
+            raise
         finally:
             with self._lock:
                 self._in_flight.discard(future)
