@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.aws_credentials import transfer_of_flow_run
+from flows.open_ledgers import ledger_named
 from flows.outage import DELAYS_SECONDS, wait_before_retry
 from flows.progress import say
 from tasks.baseline import obtain_baseline
@@ -15,7 +16,6 @@ from tasks.duplicate_questions import find_duplicates
 from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
 from tasks.errors import HarvestError
-from tasks.ledger import Ledger
 from tasks.noise_memory import recall_noise_floor
 from tasks.receipt import UploadReceipt
 from tasks.replica_pool import ReplicaPool
@@ -91,9 +91,9 @@ def score_shard(plan: RunPlan, shard: Shard) -> Path:
     retries=len(DELAYS_SECONDS),
     retry_condition_fn=is_retryable,
 )
-def publish_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> bool:
+def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
     wait_before_retry()
-    return ledger.publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
+    return ledger_named(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
 
 
 @task(
@@ -104,9 +104,9 @@ def publish_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> bool:
     retries=len(DELAYS_SECONDS),
     retry_condition_fn=is_retryable,
 )
-def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
+def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
     wait_before_retry()
-    return _fetch_shard(ledger, plan, shard)
+    return _fetch_shard(ledger_named(ledger), plan, shard)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
