@@ -41,7 +41,8 @@ def asked(home: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def api(prefect_api: str) -> Api:
-    """A server with all of infra/prefect.yaml."""
+    """A server with all of infra/prefect.yaml, in a pool that Prefect's own command has made, without a limit."""
+    Api(url=prefect_api).call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
     deployed = harvest("deploy", PREFECT_API_URL=prefect_api)
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     return Api(url=prefect_api)
