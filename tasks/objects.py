@@ -141,6 +141,11 @@ class Objects:
         """Make running and later calls end with TransferStoppedError, and take back what they left half done."""
         self._stop.set()
 
+    def pause(self, seconds: float) -> None:
+        """Wait so long. Raises TransferStoppedError as soon as the store is stopped."""
+        if self._stop.wait(seconds):
+            raise TransferStoppedError(f"what waited for {self.url} was stopped")
+
     def abort_orphans(self) -> int:
         """Abort half-done uploads that a killed process of ours left; returns how many there were."""
         return 0
