@@ -1,11 +1,13 @@
 """What of a run is shown as tables and text in Prefect's UI, made from the run's own JSON files."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from flows.reporter import Reporter, Row
+from tasks.receipt import UploadReceipt
 from tasks.records import RunPaths
 from tasks.store import read_json
 
@@ -33,6 +35,23 @@ def report_run(reporter: Reporter, report: dict[str, Any], upload_url: str | Non
     rungs = [_rung(change) for change in report["oom_ladder"]]
     reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report['rollouts_per_rung']}")
     reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
+
+
+def report_upload(reporter: Reporter, receipt: UploadReceipt) -> None:
+    """Show the receipt: what the destination is known to hold, and how that is known."""
+    proofs = Counter(file.verified for file in receipt.files.values())
+    values = {
+        "url": receipt.url,
+        "complete": "yes" if receipt.complete else "no",
+        "files": f"{len(receipt.files):,}",
+        "bytes": f"{sum(file.size for file in receipt.files.values()):,}",
+        "files sent last": f"{receipt.files_sent:,}",
+        "bytes sent last": f"{receipt.bytes_sent:,}",
+        "verified by": ", ".join(f"{proof}: {count:,}" for proof, count in sorted(proofs.items())),
+        "sha256 of the manifest": receipt.manifest_sha256 or "-",
+    }
+    rows = [{"figure": name, "value": value} for name, value in values.items()]
+    reporter.table("harvest-upload", rows, f"Upload to {receipt.url}")
 
 
 def run_markdown(report: dict[str, Any], upload_url: str | None) -> str:

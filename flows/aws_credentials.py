@@ -24,6 +24,7 @@ _OWN_FIELDS = {
     "profile_name": "profile",
     "region_name": "region",
 }
+_AWAY = (429, 500, 502, 503, 504)
 _WAY_FIELDS = ("endpoint_url", "verify", "verify_cert_path", "config", "use_ssl", "api_version")
 
 
@@ -59,9 +60,11 @@ def load_credentials(block: str) -> Credentials:
                 "(Blocks, AWS Credentials), or correct aws_credentials_block"
             ) from None
         except (PrefectHTTPStatusError, RequestError) as error:
+            away = isinstance(error, RequestError) or error.response.status_code in _AWAY
             raise UploadError(
                 f"the block {slug}/{name} could not be read from the Prefect server {client.api_url} "
-                f"({type(error).__name__}). Check that it runs and that PREFECT_API_KEY may read blocks"
+                f"({type(error).__name__}). Check that it runs and that PREFECT_API_KEY may read blocks",
+                retryable=away,
             ) from None
     if slug == AWS_TYPE and document.data.get("aws_session_token"):
         # the type declares only the secret key as secret, so the event of saving the block quotes the token

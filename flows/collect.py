@@ -12,7 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
 from flows import steps
-from flows.artifacts import report_equivalence, report_preflight, report_run
+from flows.artifacts import report_equivalence, report_preflight, report_run, report_upload
 from flows.aws_credentials import load_credentials
 from flows.ending import failures_explained
 from flows.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
@@ -149,7 +149,7 @@ def _collect(
         report = steps.summarize(plan)
         write_manifest(plan.paths.root)
         if upload is not None:
-            steps.upload(plan.paths.root, upload)
+            report_upload(to, steps.upload(plan.paths.root, upload))
         report_equivalence(to, plan.paths)
         report_run(to, report, upload)
         if verdict is not None and not verdict.meets(require):

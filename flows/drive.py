@@ -3,8 +3,11 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from prefect.logging import get_run_logger
+
 from flows.in_flight import InFlight
 from flows.steps import generate_shard, score_shard, upload_shard
+from tasks.errors import HarvestError
 from tasks.replica_pool import ReplicaPool
 from tasks.run_plan import RunPlan
 from tasks.shards import Shard
@@ -59,11 +62,15 @@ class ShardDriver:
 def score_and_upload(
     in_flight: InFlight, plan: RunPlan, shard: Shard, upload_url: str | None, on_scored: OnScored
 ) -> None:
-    """Score a shard that has its rollouts, then upload it."""
+    """Score a shard that has its rollouts, then upload it; an outage of the destination does not end what generates."""
+
+    def leave_to_the_end(error: HarvestError) -> None:
+        get_run_logger().warning("shard %d goes up at the end of the run, as it could not now: %s", shard.index, error)
 
     def follow(_: object) -> None:
         on_scored(shard)
         if upload_url is not None:
-            in_flight.watch(upload_shard.submit(plan, shard, upload_url), lambda _: None)
+            uploading = upload_shard.submit(plan, shard, upload_url)
+            in_flight.watch(uploading, lambda _: None, let_pass=leave_to_the_end)
 
     in_flight.watch(score_shard.submit(plan, shard), follow)

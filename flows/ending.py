@@ -14,6 +14,7 @@ from prefect.states import Crashed
 
 from flows.reporter import retry_no_more
 from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
+from tasks.transfer_scope import TransferScope
 
 LOG_TAIL_LINES = 40
 STATE_SECONDS = 5.0
@@ -25,9 +26,13 @@ _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 
 @contextlib.contextmanager
 def failures_explained() -> Iterator[None]:
-    """Log the engine's last words with its failure, spend no retry where it is in vain, and leave no run Running."""
+    """Log the engine's last words with its failure, spend no retry where it is in vain, and leave no run Running.
+
+    A flow that is ended by a signal or an interrupt waits for its tasks' threads: their transfers are stopped.
+    """
     try:
-        yield
+        with TransferScope():
+            yield
     except TerminationSignal:
         # Prefect restores the default handler next, which ends the process before it has told the server
         _say_crashed()

@@ -13,6 +13,7 @@ from flows.drive import score_and_upload
 from flows.generate import Missing, find_missing
 from flows.in_flight import InFlight
 from flows.node_runs import NodeRun, NodeRuns, check_deployment
+from flows.open_ledgers import name_of
 from flows.progress import Progress, say, stderr_display
 from flows.pulse import Pulse
 from flows.reporter import Reporter
@@ -173,7 +174,7 @@ class _FanOut:
                 return
             self._fetching.add(index)
             shard = self._waiting[index]
-            self._in_flight.watch(fetch_shard.submit(self._ledger, self._plan, shard), self._fetched(shard))
+            self._in_flight.watch(fetch_shard.submit(name_of(self._ledger), self._plan, shard), self._fetched(shard))
 
     def _fetched(self, shard: Shard) -> Callable[[str | None], None]:
         def follow(node: str | None) -> None:

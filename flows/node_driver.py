@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from flows.drive import PUMP_SECONDS
 from flows.in_flight import InFlight
+from flows.open_ledgers import name_of
 from flows.steps import generate_shard, publish_shard
 from tasks.ledger import Ledger
 from tasks.replica_pool import ReplicaPool
@@ -53,4 +54,4 @@ class NodeDriver:
             if was_first:
                 on_published(shard)
 
-        self._in_flight.watch(publish_shard.submit(self._ledger, self._plan, shard), published)
+        self._in_flight.watch(publish_shard.submit(name_of(self._ledger), self._plan, shard), published)

@@ -5,7 +5,9 @@ import tomllib
 from collections.abc import MutableMapping
 from pathlib import Path
 
-_QUIET_DEFAULTS = {
+_DEFAULTS = {
+    # in seconds: the automation against zombies takes ten of them for a sign that nobody lives
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # where settings are left to Prefect and name no server after all, it starts its own
@@ -17,6 +19,12 @@ _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
 
 
+def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what every process of ours that uses Prefect is to have, and the user has not set otherwise."""
+    for name, value in _DEFAULTS.items():
+        environment.setdefault(name, value)
+
+
 def prepare_prefect(
     runs_dir: Path, environment: MutableMapping[str, str] = os.environ, *, verbose: bool = False
 ) -> bool:
@@ -25,8 +33,7 @@ def prepare_prefect(
     Returns:
         Whether no server is set up anywhere; ``PREFECT_HOME`` is then set.
     """
-    for name, value in _QUIET_DEFAULTS.items():
-        environment.setdefault(name, value)
+    set_defaults(environment)
     if not verbose:
         # Prefect's database keeps the whole log; the terminal shows progress instead
         environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -7,14 +7,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.aws_credentials import transfer_of_flow_run
+from flows.open_ledgers import ledger_named
+from flows.outage import DELAYS_SECONDS, wait_before_retry
 from flows.progress import say
 from tasks.baseline import obtain_baseline
 from tasks.destination import CHECK_ATTEMPTS
 from tasks.duplicate_questions import find_duplicates
 from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
-from tasks.errors import HarvestError, UploadError
-from tasks.ledger import Ledger
+from tasks.errors import HarvestError
 from tasks.noise_memory import recall_noise_floor
 from tasks.receipt import UploadReceipt
 from tasks.replica_pool import ReplicaPool
@@ -43,15 +44,6 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
         return error.retryable
     except Exception:
         return False
-    return False
-
-
-def is_transfer_failure(task: Any, task_run: Any, state: Any) -> bool:
-    """Retry what shared storage refused or did not answer, and nothing else."""
-    try:
-        state.result()
-    except Exception as error:
-        return isinstance(error, UploadError)
     return False
 
 
@@ -97,12 +89,12 @@ def score_shard(plan: RunPlan, shard: Shard) -> Path:
     task_run_name="publish shard {shard.index}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=4,
-    retry_delay_seconds=[5, 15, 45, 120],
-    retry_condition_fn=is_transfer_failure,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
 )
-def publish_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> bool:
-    return ledger.publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
+def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
+    wait_before_retry()
+    return ledger_named(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
 
 
 @task(
@@ -110,12 +102,12 @@ def publish_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> bool:
     task_run_name="fetch shard {shard.index}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=4,
-    retry_delay_seconds=[5, 15, 45, 120],
-    retry_condition_fn=is_transfer_failure,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
 )
-def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
-    return _fetch_shard(ledger, plan, shard)
+def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
+    wait_before_retry()
+    return _fetch_shard(ledger_named(ledger), plan, shard)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
@@ -144,18 +136,26 @@ def summarize(plan: RunPlan) -> dict[str, Any]:
     task_run_name="upload shard {shard.index}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=2,
-    retry_delay_seconds=5,
+    retries=len(DELAYS_SECONDS),
     retry_condition_fn=is_retryable,
 )
 def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
+    wait_before_retry()
     paths = plan.paths
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
     with Uploader(paths.root, url, transfer=transfer_of_flow_run()) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
 
 
-@task(name="upload", task_run_name="upload", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="upload",
+    task_run_name="upload",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
+)
 def upload(run_dir: Path, url: str) -> UploadReceipt:
+    wait_before_retry()
     with Uploader(run_dir, url, transfer=transfer_of_flow_run()) as uploader:
         return uploader.finish()

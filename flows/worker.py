@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
 from flows.worker_home import VARIABLE
+from tasks.parent_death import die_with_parent
 
 FLOW_SECONDS = 30.0
 """What a flow run has to end its replicas and to tell the server."""
+REPORT_SECONDS = 5.0
+"""What the worker has to report flow runs that ended without a word, such as while they imported: they would stay
+Pending."""
 WORKER_SECONDS = 15.0
 
 
@@ -31,11 +36,15 @@ def run_worker(arguments: Sequence[str]) -> int:
 
     The flow runs work in HARVEST_HOME, which is this process's directory unless it is set.
     """
-    environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", **os.environ}
+    environment = dict(os.environ)
     environment.setdefault(VARIABLE, str(Path.cwd()))
     # a session of its own: Ctrl-C in a terminal is for this process to pass on, in the right order
     worker = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", *arguments], env=environment, start_new_session=True
+        [sys.executable, "-m", "prefect", "worker", "start", *arguments],
+        env=environment,
+        start_new_session=True,
+        # a worker that outlived this process would be there beside the next one
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -59,6 +68,8 @@ def _end_flow_runs(worker_pid: int) -> None:
         processes = psutil.Process(worker_pid).children()
     except psutil.NoSuchProcess:
         return
+    if not processes:
+        return
     for process in processes:
         try:
             process.terminate()
@@ -68,6 +79,7 @@ def _end_flow_runs(worker_pid: int) -> None:
     # the worker reaps them, and a zombie has said all it had to say
     while any(_lives(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
+    time.sleep(REPORT_SECONDS)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -8,6 +8,7 @@ from tasks.errors import UploadError
 from tasks.objects import Objects, protocols
 from tasks.remote import Transfer, open_filesystem
 from tasks.s3_objects import S3Objects
+from tasks.transfer_scope import in_scope
 
 CHECK_PREFIX = ".harvest-check-"
 CHECK_ATTEMPTS = 3
@@ -22,8 +23,8 @@ def open_objects(url: str, transfer: Transfer | None = None, state: Path | None 
     transfer = transfer or Transfer()
     filesystem, root = open_filesystem(url, transfer)
     if "s3" in protocols(filesystem):
-        return S3Objects(url, transfer, filesystem, root, state)
-    return Objects(url, transfer, filesystem, root)
+        return in_scope(S3Objects(url, transfer, filesystem, root, state))
+    return in_scope(Objects(url, transfer, filesystem, root))
 
 
 def check_destination(url: str, transfer: Transfer | None = None) -> None:

@@ -23,7 +23,8 @@ class _DamagedError(UploadError):
 def download_run(url: str, directory: Path, transfer: Transfer | None = None) -> Path:
     """Bring the run at ``url`` (``.../RUN_ID``) to ``directory/RUN_ID`` and return that path.
 
-    Files that are already there with the right bytes are kept. Raises UploadError when the upload is incomplete or
+    Files that are already there with the right bytes are kept; the manifest comes last, so that a directory with one
+    is whole. Raises UploadError when the upload is incomplete or
     damaged, ConfigError when the directory holds a run of its own that differs.
     """
     transfer = transfer or Transfer()
@@ -34,6 +35,9 @@ def download_run(url: str, directory: Path, transfer: Transfer | None = None) ->
     _refuse_other_run(target, store.url, wanted)
     publish_json({"url": store.url}, target / _MARK)
     remove_stale_temporaries(target)
+    if wanted:
+        # of a killed download, or of an earlier upload: it must not vouch for a mixture
+        (target / MANIFEST).unlink(missing_ok=True)
     with ThreadPoolExecutor(transfer.workers, thread_name_prefix="download") as pool:
         futures = [pool.submit(_fetch, store, file, target) for file in wanted]
         try:

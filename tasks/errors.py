@@ -14,7 +14,8 @@ EngineStalled       1    the engine lives but makes no token; it was killed; ret
 EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
-UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written
+UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written; after an outage
+                         the task is tried again, for minutes
 NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
 NotEquivalent       3    the outputs differ from the baseline's by more than was required
 =================  ====  ==============================================================================
@@ -76,7 +77,14 @@ class StorageError(HarvestError):
 
 
 class UploadError(HarvestError):
-    """The destination could not be brought to hold the run, complete and verified."""
+    """The destination could not be brought to hold the run, complete and verified.
+
+    ``retryable`` after an outage: faults of the server, time-outs, broken connections.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class NodesLost(HarvestError):

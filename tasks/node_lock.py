@@ -4,15 +4,17 @@ import contextlib
 import fcntl
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tasks.errors import ConfigError
 from tasks.replica_slot import gpu_slices
 from tasks.run_lock import describe_holder, write_holder
 from tasks.run_plan import RunPlan
 
+DEFAULT_DIRECTORY = Path("/run/lock/rollout-harvest")
+"""Not below /tmp, where files of a certain age are removed and services may have a place of their own."""
 POLL_SECONDS = 1.0
 _HELD = "HARVEST_GPUS_HELD"
 """GPUs that this process or the one that started it has locked."""
@@ -25,8 +27,8 @@ def gpus_of(plan: RunPlan) -> list[str]:
 
 
 def default_directory() -> Path:
-    """Where the locks of this node are: the same for every user and every run on it."""
-    return Path(os.environ.get("HARVEST_LOCK_DIR") or Path(tempfile.gettempdir()) / "rollout-harvest")
+    """Where the locks of this node are: the same for every user, service and container on it."""
+    return Path(os.environ.get("HARVEST_LOCK_DIR") or DEFAULT_DIRECTORY)
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def node_lock(
     """Hold ``gpus``, named as in CUDA_VISIBLE_DEVICES; wait while others hold any of them.
 
     ``waiting`` is told for whom, once per holder. A process started inside has them too. Without GPUs nothing is held.
+    Raises ConfigError when the locks cannot be made where they are.
     """
     held = set(filter(None, os.environ.get(_HELD, "").split(",")))
     wanted = sorted(set(gpus) - held)
@@ -72,12 +75,26 @@ def _take(gpu: str, run_id: str, waiting: Callable[[str], None], directory: Path
 
 
 def _open(directory: Path, gpu: str) -> int:
-    # shared by all users of the node, whatever their umask
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(parents=True)
-        directory.chmod(0o1777)
     path = directory / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    with contextlib.suppress(PermissionError):
-        os.fchmod(descriptor, 0o666)
-    return descriptor
+    try:
+        return _open_shared(path)
+    except OSError as error:
+        raise ConfigError(
+            f"the lock of GPU {gpu} cannot be opened: {error}. Have root run `install -d -m 1777 {directory}` and "
+            f"remove {path} if it is there, or set HARVEST_LOCK_DIR to one directory for all users of this node's GPUs"
+        ) from error
+
+
+def _open_shared(path: Path) -> int:
+    """Open a file that all users of the node share, whatever their umask; make it if need be."""
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o1777)
+    while True:
+        # in a sticky directory the kernel refuses O_CREAT on the file of another user (fs.protected_regular)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            os.fchmod(descriptor, 0o666)
+            return descriptor

@@ -86,7 +86,8 @@ class Objects:
             except FileNotFoundError:
                 raise UploadError(f"{key} does not exist at {self.url}") from None
             if len(data) != span[1] - span[0]:
-                raise UploadError(f"{key} at {self.url} is shorter than its {size} bytes")
+                # also when it is being replaced at this moment
+                raise UploadError(f"{key} at {self.url} is shorter than its {size} bytes", retryable=True)
             yield data
 
     def sha256(self, key: str, size: int) -> str:
@@ -139,6 +140,11 @@ class Objects:
     def stop(self) -> None:
         """Make running and later calls end with TransferStoppedError, and take back what they left half done."""
         self._stop.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long. Raises TransferStoppedError as soon as the store is stopped."""
+        if self._stop.wait(seconds):
+            raise TransferStoppedError(f"what waited for {self.url} was stopped")
 
     def abort_orphans(self) -> int:
         """Abort half-done uploads that a killed process of ours left; returns how many there were."""

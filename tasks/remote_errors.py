@@ -140,7 +140,8 @@ def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ..
         remedy = "The server did not answer properly in any attempt: check the endpoint, then run the same command"
     else:
         remedy = "Run the same command again; what was sent stays and is not sent again"
-    return kind(redact(f"{what} failed at {url}: {_text(error).rstrip('.')}. {remedy}", *secrets))
+    text = redact(f"{what} failed at {url}: {_text(error).rstrip('.')}. {remedy}", *secrets)
+    return UploadError(text, retryable=is_transient(error)) if kind is UploadError else kind(text)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,9 @@ from tasks.open_uploads import OpenUploads
 from tasks.remote import Transfer
 from tasks.s3_body import Body, sign_with_known_hashes
 
+LAST_SECONDS = 5.0
+"""What a request after ``stop`` may take: whoever ends a process does not wait for a server that hangs."""
+
 
 class S3Objects(Objects):
     """Objects below an ``s3://`` URL, through s3fs's client."""
@@ -178,7 +181,8 @@ class S3Objects(Objects):
             # an earlier attempt succeeded and only its answer was lost: then the object is there
             stored = self.head(key)
             if stored is None or (stored.size, stored.sha256) != (digest.size, digest.sha256):
-                raise UploadError(f"the multipart upload of {key} to {self.url} vanished; run it again") from None
+                text = f"the multipart upload of {key} to {self.url} vanished; run it again"
+                raise UploadError(text, retryable=True) from None
 
     def _head(self, key: str, **arguments: Any) -> dict[str, Any]:
         return self._request(f"looking up {key}", "head_object", Key=self._key(key), **arguments)
@@ -222,7 +226,10 @@ class S3Objects(Objects):
         with self._lock:
             self._in_flight.add(future)
         try:
-            return future.result()
+            return future.result(LAST_SECONDS if self._stop.is_set() else None)
+        except TimeoutError:
+            future.cancel()
+            raise
         finally:
             with self._lock:
                 self._in_flight.discard(future)

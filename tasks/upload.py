@@ -6,12 +6,13 @@ every file, and last ``_SUCCESS`` with the manifest's hash: the only thing that 
 ``_SUCCESS`` away first. Nothing depends on conditional writes, and nothing outside ``URL/RUN_ID`` is touched.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -34,6 +35,7 @@ from tasks.objects import RemoteObject
 from tasks.receipt import FileReceipt, UploadReceipt, read_receipt, update_receipt
 from tasks.remote import Transfer
 from tasks.sender import Sender, Verify
+from tasks.upload_lock import upload_lock
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ _ROUNDS = 3
 class Uploader:
     """Uploads files of one run to ``URL/RUN_ID``; create it in the task that uses it.
 
-    ``upload_files`` may be called from several threads, and several uploaders may work on one run at once. As a
+    ``upload_files`` may be called from several threads, and several uploaders may work on one run at once; ``finish``
+    waits until no other does, and others wait for it. As a
     context manager it takes back half-done uploads when it is left by SIGTERM or an interrupt.
     """
 
@@ -84,6 +87,10 @@ class Uploader:
         names = list(dict.fromkeys(paths))
         if strangers := sorted({*names} - {*published_files(self.run_dir)}):
             raise ConfigError(f"{strangers[0]!r} is not a published file of {self.run_dir}")
+        with self._lock_uploads(alone=False):
+            return self._bring(names)
+
+    def _bring(self, names: Iterable[str]) -> dict[str, FileReceipt]:
         self._claim()
         done: dict[str, FileReceipt] = {}
         pool = ThreadPoolExecutor(self._transfer.workers, thread_name_prefix="upload")
@@ -112,9 +119,13 @@ class Uploader:
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
                 "Run the command that made it again; it resumes"
             )
+        with self._lock_uploads(alone=True):
+            return self._finish()
+
+    def _finish(self) -> UploadReceipt:
         self._claim()
         there = {*(self._present or {}), *self._settled}
-        self.upload_files(name for name in published_files(self.run_dir) if name not in there)
+        self._bring([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
             manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of)
             present = self._store.listing()
@@ -124,7 +135,7 @@ class Uploader:
             if not pending:
                 break
             self._present = present
-            self.upload_files(pending)
+            self._bring(pending)
         else:
             raise UploadError(f"{pending[0]} keeps changing, here or at {self.url}. Upload when nothing else writes")
         self._refuse_strangers(present, {file.path for file in manifest.files})
@@ -137,6 +148,14 @@ class Uploader:
     def abort(self) -> None:
         """Stop all transfers of this uploader and abort its open multipart uploads; finished files stay."""
         self._store.stop()
+
+    @contextlib.contextmanager
+    def _lock_uploads(self, *, alone: bool) -> Iterator[None]:
+        # beside an upload that is being finished, files would change under its _SUCCESS
+        with upload_lock(self.run_dir / "state", alone=alone, pause=self._store.pause):
+            # others may have finished one since
+            self._retracted = False
+            yield
 
     def _claim(self) -> None:
         """Take the destination for this run, or refuse: nothing is sent to a place that is not this run's."""

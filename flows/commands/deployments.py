@@ -1,7 +1,6 @@
 """``harvest deploy``, ``worker``, ``serve`` and ``automations``: collections that Prefect starts."""
 
 import argparse
-import contextlib
 import os
 import socket
 import subprocess
@@ -124,7 +123,7 @@ def execute_automations(options: argparse.Namespace) -> int:
 
 def _make_pools() -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
     pools = [
@@ -133,5 +132,9 @@ def _make_pools() -> None:
     ]
     with get_client(sync_client=True) as client:
         for pool in pools:
-            with contextlib.suppress(ObjectAlreadyExists):
+            try:
                 client.create_work_pool(pool)
+            except ObjectAlreadyExists:
+                # another limit is somebody's choice, none is only what Prefect's own command makes
+                if pool.concurrency_limit and client.read_work_pool(pool.name).concurrency_limit is None:
+                    client.update_work_pool(pool.name, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit))

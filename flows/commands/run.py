@@ -205,12 +205,10 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 def need_server(why: str = "") -> None:
     """Raise ConfigError without a Prefect server that outlives this command."""
-    import os
-
+    from flows.prefect_environment import set_defaults
     from tasks.errors import ConfigError
 
-    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
-        os.environ.setdefault(name, {"DO_NOT_TRACK": "1"}.get(name, "false"))
+    set_defaults()
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():

@@ -41,7 +41,8 @@ def asked(home: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def api(prefect_api: str) -> Api:
-    """A server with all of infra/prefect.yaml."""
+    """A server with all of infra/prefect.yaml, in a pool that Prefect's own command has made, without a limit."""
+    Api(url=prefect_api).call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
     deployed = harvest("deploy", PREFECT_API_URL=prefect_api)
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     return Api(url=prefect_api)
@@ -104,7 +105,8 @@ def test_bad_parameters_are_refused_before_a_flow_run_exists(api: Api, parameter
 def test_a_run_by_hand_says_what_it_is_and_what_came_of_it(
     api: Api, worker: object, home: Path, asked: dict[str, Any]
 ) -> None:
-    flow_run_id = api.trigger("demo", {**asked, "name": "hand-{date:%Y}", "seed": "{date}"})
+    wanted = {**asked, "name": "hand-{date:%Y}", "seed": "{date}", "upload": str(home / "bucket")}
+    flow_run_id = api.trigger("demo", wanted)
     done = api.wait(flow_run_id)
     assert done["state_type"] == "COMPLETED", api.logs(flow_run_id)
     assert done["name"] == "fake · demo · 96 q x 8"
@@ -125,6 +127,8 @@ def test_a_run_by_hand_says_what_it_is_and_what_came_of_it(
     assert {row["check"] for row in json.loads(artifacts["harvest-preflight"]["data"])} >= {"memory plan"}
     assert any(row["figure"] == "tokens per second" for row in json.loads(artifacts["harvest-throughput"]["data"]))
     assert run_dir.as_uri() in artifacts["harvest-report"]["data"]
+    receipt = {row["figure"]: row["value"] for row in json.loads(artifacts["harvest-upload"]["data"])}
+    assert (receipt["url"], receipt["complete"]) == (str(home / "bucket" / run_dir.name), "yes")
 
     tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
     assert {task["name"] for task in tasks} >= {"shard 0 · 16 q", "score shard 5", "preflight", "summarize"}

@@ -13,6 +13,7 @@ from tasks.errors import UploadError
 from tasks.manifest import published_files
 from tasks.records import RunPaths
 from tasks.remote import Transfer
+from tasks.store import publish_parquet
 from tasks.upload import upload_run
 from tasks.verify import verify_upload
 from tests.fault_proxy import Fault, FaultProxy, fault_proxy
@@ -120,6 +121,7 @@ def test_a_lasting_fault_is_a_clear_error_and_the_next_upload_completes(
     assert not verify_upload(f"{bucket.url}/run").ok
     if fault.kind == "403":
         assert fault.hits == 1
+    assert caught.value.retryable is (fault.kind not in ("403", "corrupt"))
 
     proxy.faults.clear()
     assert upload_run(run.root, bucket.url, transfer=QUICK).complete
@@ -172,6 +174,25 @@ def test_a_download_survives_faults_and_resumes(
     }
     assert "telemetry.parquet" in here
     assert not any("telemetry" in path for path in proxy.sent("GET"))
+
+
+def test_a_download_over_an_older_one_has_no_manifest_until_it_is_whole(
+    bucket: Bucket, proxy: FaultProxy, run: RunPaths, tmp_path: Path
+) -> None:
+    upload_run(run.root, bucket.url, transfer=QUICK)
+    copy = download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
+    for index in range(2):
+        scores = pl.read_parquet(run.scores(index)).with_columns(scorer_version=pl.lit("2"))
+        publish_parquet(scores, run.scores(index))
+    upload_run(run.root, bucket.url, transfer=QUICK)
+
+    proxy.faults.append(Fault(kind="403", method="GET", path="scores/shard-00001", times=99))
+    with pytest.raises(UploadError, match="scores/shard-00001"):
+        download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
+    assert not (copy / "manifest.json").exists()
+    proxy.faults.clear()
+    download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
+    assert (copy / "manifest.json").read_bytes() == run.manifest.read_bytes()
 
 
 def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path: Path) -> None:

@@ -112,9 +112,10 @@ def test_a_flow_without_its_block_writes_nothing(server: str, bucket: Bucket, tm
 def test_a_server_that_does_not_answer() -> None:
     with (
         temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}),
-        pytest.raises(UploadError, match=r"could not be read from the Prefect server .*Check that it runs"),
+        pytest.raises(UploadError, match=r"could not be read from the Prefect server .*Check that it runs") as caught,
     ):
         load_credentials("any")
+    assert caught.value.retryable
 
 
 def test_a_block_alone_opens_the_store(bucket: Bucket, bare: None, server: str, tmp_path: Path) -> None:

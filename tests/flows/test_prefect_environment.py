@@ -1,10 +1,15 @@
 """Whose Prefect a run uses."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from flows.prefect_environment import prepare_prefect
+from flows.prefect_environment import prepare_prefect, set_defaults
+from tests.harvest_command import ROOT
 
 SERVER = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://prefect.example.com/api"\n'
 NO_SERVER = 'active = "ephemeral"\n[profiles.ephemeral]\nPREFECT_SERVER_ALLOW_EPHEMERAL_MODE = "true"\n'
@@ -45,3 +50,20 @@ def test_home(
         assert Path(environment["PREFECT_HOME"]).is_dir()
     else:
         assert not (tmp_path / "runs").exists()
+
+
+def test_heartbeats_are_as_frequent_as_the_automations_expect() -> None:
+    environment = {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}
+    prepare_prefect(Path("runs"), environment)
+    [zombie, *_] = yaml.safe_load((ROOT / "infra" / "automations.yaml").read_text(encoding="utf-8"))["automations"]
+    program = "from prefect.settings import get_current_settings as s; print(s().flows.heartbeat_frequency)"
+    seen = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    assert 10 * int(seen.stdout) == zombie["trigger"]["within"]
+
+
+def test_a_setting_of_the_users_stands() -> None:
+    environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
+    set_defaults(environment)
+    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "60"

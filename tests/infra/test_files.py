@@ -16,6 +16,7 @@ import yaml
 
 from flows.cli import build_parser
 from profiles.load import profile_names
+from tasks.node_lock import DEFAULT_DIRECTORY
 
 INFRA = Path(__file__).parents[2] / "infra"
 ROOT = INFRA.parent
@@ -65,6 +66,18 @@ def test_compose_is_complete() -> None:
     assert metadata.version("prefect") in services["prefect"]["image"]
     build = services["worker"]["build"]
     assert (INFRA / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_all_that_is_shipped_shares_the_locks_of_the_gpus() -> None:
+    assert "HARVEST_LOCK_DIR" not in "".join(
+        path.read_text(encoding="utf-8") for path in INFRA.rglob("*") if path.suffix in (".yaml", ".service", ".json")
+    )
+    [unit] = re.findall(
+        r"^RuntimeDirectory=(.*)$", (INFRA / "systemd" / "harvest-worker.service").read_text(), re.MULTILINE
+    )
+    assert Path("/run") / unit == DEFAULT_DIRECTORY
+    mounted = [volume.split(":") for volume in read_yaml("compose.yaml")["services"]["worker"]["volumes"]]
+    assert [str(DEFAULT_DIRECTORY.parent)] * 2 in mounted
 
 
 def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None:

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks.errors import ConfigError
 from tasks.node_lock import node_lock
 
 HOLD = """
@@ -77,6 +79,53 @@ def test_what_is_started_inside_has_them_too(tmp_path: Path) -> None:
         )
     assert inner.stdout == "held\n"
     assert "HARVEST_GPUS_HELD" not in os.environ
+
+
+def test_a_lock_that_another_user_made_is_opened_as_it_is(tmp_path: Path) -> None:
+    lock = tmp_path / "gpu-0.lock"
+    lock.touch()
+    before = lock.stat()
+    with node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=tmp_path):
+        assert lock.stat().st_ino == before.st_ino
+        # what only the owner may change
+        assert lock.stat().st_mode == before.st_mode
+
+
+def test_locks_that_cannot_be_made_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    directory = tmp_path / "file" / "locks"
+    with (
+        pytest.raises(ConfigError, match=r"GPU 0 cannot be opened: .*`install -d -m 1777 .* HARVEST_LOCK_DIR"),
+        node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=directory),
+    ):
+        pass
+
+
+OF_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from tasks.node_lock import node_lock
+directory = Path(sys.argv[1])
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+with node_lock(["0"], run_id="theirs", waiting=print, directory=directory):
+    print((directory / "gpu-0.lock").read_text())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes root to become another user")
+def test_another_user_takes_the_lock_of_the_first() -> None:
+    with tempfile.TemporaryDirectory() as base:
+        Path(base).chmod(0o755)
+        directory = Path(base) / "locks"
+        with node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=directory):
+            pass
+        theirs = subprocess.run(
+            [sys.executable, "-c", OF_ANOTHER_USER, str(directory)], capture_output=True, text=True, check=False
+        )
+    assert theirs.returncode == 0, theirs.stderr
+    assert "theirs" in theirs.stdout
 
 
 def test_other_users_of_the_node_can_take_the_lock(tmp_path: Path) -> None:

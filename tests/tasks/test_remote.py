@@ -1,15 +1,17 @@
 """What a URL opens, what is refused, and that nothing says a secret."""
 
+import errno
 import threading
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tasks.destination import check_destination
 from tasks.digests import digest_file
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.remote import Credentials, Transfer, open_filesystem
-from tasks.remote_errors import is_transient, redact, with_retries
+from tasks.remote_errors import explain, is_transient, redact, with_retries
 from tests.fault_proxy import Fault, fault_proxy
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
 
@@ -176,6 +178,30 @@ def test_what_is_not_the_networks_fault_is_not_tried_again() -> None:
 )
 def test_transient(error: Exception, expected: bool) -> None:
     assert is_transient(error) is expected
+
+
+def _answered(status: int, code: str) -> Exception:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "again"),
+    [
+        (_answered(503, "SlowDown"), UploadError, True),
+        (_answered(500, "InternalError"), UploadError, True),
+        (ConnectionResetError("reset by peer"), UploadError, True),
+        (TimeoutError("timed out"), UploadError, True),
+        (_answered(403, "AccessDenied"), UploadError, False),
+        (_answered(403, "InvalidAccessKeyId"), UploadError, False),
+        (_answered(404, "NoSuchBucket"), ConfigError, False),
+        (_answered(404, "404"), ConfigError, False),
+        (OSError(errno.ENOSPC, "full"), UploadError, False),
+        (KeyError("a bug"), UploadError, False),
+    ],
+)
+def test_an_outage_is_worth_another_try_later(error: Exception, kind: type[HarvestError], again: bool) -> None:
+    explained = explain(error, what="writing x", url="s3://bucket/run")
+    assert (type(explained), explained.retryable) == (kind, again)
 
 
 def test_parts_grow_so_that_ten_thousand_suffice(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from tasks.manifest import published_files, run_fingerprint
 from tasks.receipt import read_receipt
 from tasks.records import RunPaths
 from tasks.remote import Transfer
+from tasks.remote_errors import TransferStoppedError
 from tasks.store import publish_json, publish_parquet
 from tasks.upload import Uploader, upload_run
+from tasks.upload_lock import upload_lock
 from tasks.verify import verify_upload
-from tests.fault_proxy import fault_proxy
+from tests.fault_proxy import Fault, fault_proxy
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, make_bucket
 from tests.synthetic import write_run
 
@@ -277,6 +280,40 @@ def test_parallel_uploaders_of_one_run(bucket: Bucket, tmp_path: Path) -> None:
     finished = upload_run(run.root, bucket.url)
     assert (finished.complete, finished.files_sent) == (True, 8)
     assert verify_upload(f"{bucket.url}/run").ok
+
+
+def test_what_changes_while_another_upload_finishes_takes_its_success_away(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", shards=2)
+    key = "team/rollouts/run/_SUCCESS"
+    with fault_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults.append(Fault(kind="slow", method="PUT", path="_SUCCESS", seconds=2))
+        finishing = pool.submit(upload_run, run.root, bucket.url)
+        while f"/{bucket.name}/{key}" not in proxy.sent("PUT"):
+            assert not finishing.done()
+            time.sleep(0.01)
+        rescore(run, 0)
+        Uploader(run.root, bucket.url).upload_files(["scores/shard-00000.parquet"])
+        assert finishing.result(timeout=60).complete
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.endpoint)
+    assert key not in bucket.listing()
+    assert upload_run(run.root, bucket.url).complete
+    assert verify_upload(f"{bucket.url}/run").ok
+
+
+def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=1)
+    uploader = Uploader(run.root, str(tmp_path / "bucket"))
+    with upload_lock(run.state, alone=False, pause=time.sleep):
+        uploader.upload_files(["config.json"])
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(uploader.finish)
+            uploader.abort()
+            with pytest.raises(TransferStoppedError):
+                waiting.result(timeout=60)
+    assert not (tmp_path / "bucket" / "run" / "_SUCCESS").exists()
 
 
 def test_another_destination_starts_a_receipt_of_its_own(bucket: Bucket, tmp_path: Path) -> None:

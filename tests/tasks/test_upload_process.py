@@ -40,6 +40,40 @@ def test_sigterm_takes_open_uploads_of_ours_back(bucket: Bucket, tmp_path: Path)
     assert upload_run(run.root, bucket.url, transfer=PARTS).complete
 
 
+IN_A_THREAD = f"""
+import contextvars, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tasks.remote import Transfer
+from tasks.transfer_scope import TransferScope
+from tasks.upload import upload_run
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+with ThreadPoolExecutor() as pool, TransferScope():
+    context = contextvars.copy_context()
+    transfer = Transfer(part_bytes={PART})
+    pool.submit(context.run, upload_run, Path(sys.argv[1]), sys.argv[2], transfer=transfer).result()
+"""
+
+
+@pytest.mark.parametrize("reachable", [True, False], ids=["a slow store", "a store that hangs"])
+def test_sigterm_ends_the_uploads_of_all_threads(reachable: bool, bucket: Bucket, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=1)
+    noise = pl.DataFrame({"noise": [os.urandom(2 * PART + 1000)]})
+    noise.write_parquet(run.telemetry, compression="uncompressed")
+    with fault_proxy(bucket.server.endpoint) as proxy:
+        proxy.faults.append(Fault(kind="hang", method="PUT", path="partNumber", times=99, seconds=110))
+        if not reachable:
+            proxy.faults.append(Fault(kind="hang", method="DELETE", times=99, seconds=110))
+        process = start_upload(run.root, bucket, proxy.endpoint, IN_A_THREAD)
+        wait_for(lambda: any("partNumber=3" in path for _, path, _ in proxy.requests), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert len(bucket.open_uploads()) == (0 if reachable else 1)
+
+    assert upload_run(run.root, bucket.url, transfer=PARTS).complete
+    assert bucket.open_uploads() == []
+
+
 @pytest.mark.slow
 def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=8, questions_per_shard=1, arms=1)
@@ -60,11 +94,15 @@ def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: 
     assert int(output) * 1024 < 500_000_000
 
 
-def start_upload(run_dir: Path, bucket: Bucket, endpoint: str) -> "subprocess.Popen[bytes]":
-    script = (
-        "import sys; from pathlib import Path; from tasks.upload import upload_run; from tasks.remote import Transfer\n"
-        f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=Transfer(part_bytes={PART}))"
-    )
+IN_THE_MAIN_THREAD = (
+    "import sys; from pathlib import Path; from tasks.upload import upload_run; from tasks.remote import Transfer\n"
+    f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=Transfer(part_bytes={PART}))"
+)
+
+
+def start_upload(
+    run_dir: Path, bucket: Bucket, endpoint: str, script: str = IN_THE_MAIN_THREAD
+) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "AWS_ENDPOINT_URL": endpoint}
     return subprocess.Popen([sys.executable, "-c", script, str(run_dir), bucket.url], env=environment)
 
