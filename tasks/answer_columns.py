@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from tasks.answer_marker import MAX_BOX_CHARS, Answer, MarkedValue, answer_from, find_answer
-from tasks.answer_text import MAPPED_CLASS, NEXT_QUESTION, answer_text
+from tasks.answer_text import MAPPED_CLASS, NEXT_QUESTION, SAME_LINE_QUESTION, THINK_NAMES, answer_text
 from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.score import CUT_FINISH_REASONS
 
@@ -29,7 +29,9 @@ _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"
 _SPECIAL_TOKENS = [
     *("<|", "<｜", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<turn|>"),
     *("[INST]", "[/INST]", "[EOS]", "[THINK]", "[/THINK]"),
-    *("<thinking>", "</thinking>", "<thought>", "</thought>", "<reasoning>", "</reasoning>"),
+    *(f"<{slash}{form}" for name in THINK_NAMES for slash in ("", "/") for form in (name.capitalize(), name.upper())),
+    *(f"<{slash}{name}" for name in THINK_NAMES if name != "think" for slash in ("", "/")),
+    *("<think ", "</think ", "<think\t", "</think\t"),
 ]
 
 
@@ -81,7 +83,10 @@ def _body() -> pl.Expr:
 def _is_plain() -> pl.Expr:
     body = pl.col("body")
     return (
-        body.is_not_null() & ~body.str.contains("think>", literal=True) & ~body.str.contains(NEXT_QUESTION)
+        body.is_not_null()
+        & ~body.str.contains("think>", literal=True)
+        & ~body.str.contains(NEXT_QUESTION)
+        & ~body.str.contains(SAME_LINE_QUESTION)
     ).fill_null(False)
 
 
