@@ -19,8 +19,14 @@ ANSWER_COLUMNS = pl.Schema({"extracted_answer": pl.String, "extraction_method": 
 _ESCAPE = r"\\[a-zA-Z$%!,;: ]"
 _VALUE = rf"(?:[^\n#\\{{}}<>{MAPPED_CLASS}]|{_ESCAPE})"
 _AFTER = rf"(?:[^#\\{{}}<>{MAPPED_CLASS}]|\\[\])])*$"  # nothing here is a later marker, or closes a box around this one
-_HASH = rf"(?:^|[^#>{MAPPED_CLASS}])####({_VALUE}+)(?:(\n){_AFTER})?$"
-_BOX = rf"\\(?:boxed|fbox) ?\{{((?:{_VALUE}|\{{{_VALUE}*\}})*)\}}{_AFTER}"
+# a marker beside anything else may be a part of what surrounds it, which the scalar path judges
+_PLAIN_BEFORE = r"(?:^|[\n:]|[^!]=|(?:^|\W)(?:is|are|was|of|has|have|[Tt]hus|[Ss]o|[Tt]herefore|[Aa]nswer|total))"
+_HASH = rf"(?:{_PLAIN_BEFORE}|\.)[ \t]{{0,3}}(?:\*\*)?####({_VALUE}+)(?:(\n){_AFTER})?$"
+_BOX = (
+    rf"{_PLAIN_BEFORE}[ \t$]{{0,3}}(?:\*\*)?[ \t$]{{0,3}}(?:\\[\[(][ \n]?)?"
+    rf"\\(?:boxed|fbox) ?\{{((?:{_VALUE}|\{{{_VALUE}*\}})*)\}}"
+    rf"[ \t$]{{0,3}}(?:\*\*)?(?:\\[\])])?[ \t$]{{0,2}}(?:[.!]?$|(?:\n|[.!][ \n]){_AFTER})"
+)
 _LAST_NUMBER = rf"([>{MAPPED_CLASS}]?)([-\x{{2212}}]?[0-9.,]*[0-9])[^0-9<>{MAPPED_CLASS}]*$"
 _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
 _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"

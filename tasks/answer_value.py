@@ -55,14 +55,14 @@ _LEADING_SIGN = re.compile(
 _LIST_IN_EQUATION = re.compile(r"[,;](?![0-9]{3})|\b(?:and|or)\b", re.IGNORECASE)
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
-_NUMBER_WORD = (
+NUMBER_WORD = (
     "zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
     "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
     "|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|grand|lakhs?|crores?|mil|mio|mn|bn|tn|tsd"
     "|half|halves|thirds?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|and one"
 )
 _CHANGES_THE_VALUE = re.compile(
-    rf"\b(?:{_NUMBER_WORD}|or|either|versus|vs|plus|minus|divided|multiplied|squared|cubed|factorial|pi"
+    rf"\b(?:{NUMBER_WORD}|or|either|versus|vs|plus|minus|divided|multiplied|squared|cubed|factorial|pi"
     r"|not|never|cannot|wrong|incorrect|false|isn|doesn|wasn)\b"
     r"|[{}\\]|(?<=[A-Za-z])n['’]t\b",
     re.IGNORECASE,
