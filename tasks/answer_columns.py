@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import polars as pl
 
 from tasks.answer_marker import MAX_BOX_CHARS, Answer, MarkedValue, answer_from, find_answer
-from tasks.answer_text import MAPPED_CLASS, NEXT_QUESTION, SAME_LINE_QUESTION, THINK_NAMES, answer_text
+from tasks.answer_text import (
+    MAPPED_CLASS,
+    MAYBE_NEXT_QUESTION,
+    SAME_LINE_QUESTION,
+    THINK_NAMES,
+    answer_text,
+)
 from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.score import CUT_FINISH_REASONS
 
@@ -91,7 +97,7 @@ def _is_plain() -> pl.Expr:
     return (
         body.is_not_null()
         & ~body.str.contains("think>", literal=True)
-        & ~body.str.contains(NEXT_QUESTION)
+        & ~body.str.contains(MAYBE_NEXT_QUESTION)
         & ~body.str.contains(SAME_LINE_QUESTION)
     ).fill_null(False)
 
