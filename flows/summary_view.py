@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from tasks.plain_text import one_line, visible
+
+_MOST_ERROR_CHARS = 2_000
+
 
 def print_summary(report: dict[str, Any]) -> None:
     """Print the per-arm table and the run's figures to standard output."""
@@ -32,14 +36,15 @@ def print_summary(report: dict[str, Any]) -> None:
     if report["num_errors"]:
         console.print(f"{report['num_errors']} rollouts are error rows:")
         for row in report["errors"]:
-            console.print(f"  {row['count']} x {row['error']}", markup=False)
+            console.print(f"  {row['count']} x {one_line(row['error'], _MOST_ERROR_CHARS)}", markup=False)
     if report["oom_ladder"]:
         console.print(
             f"out of memory {len(report['oom_ladder'])} times; rollouts per rung: {report['rollouts_per_rung']}"
         )
     if report["equivalence"]:
         console.print(
-            f"equivalence: {report['equivalence']['verdict']}: {report['equivalence']['reason']}", markup=False
+            f"equivalence: {visible(report['equivalence']['verdict'])}: {visible(report['equivalence']['reason'])}",
+            markup=False,
         )
     console.print(f"run directory: {report['run_dir']}", markup=False)
 

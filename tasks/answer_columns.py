@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import polars as pl
 
 from tasks.answer_marker import MAX_BOX_CHARS, Answer, MarkedValue, answer_from, find_answer
-from tasks.answer_text import MAPPED_CLASS, NEXT_QUESTION, answer_text
+from tasks.answer_text import (
+    MAPPED_CLASS,
+    MAYBE_NEXT_QUESTION,
+    SAME_LINE_QUESTION,
+    THINK_NAMES,
+    answer_text,
+)
 from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.score import CUT_FINISH_REASONS
 
@@ -19,8 +25,14 @@ ANSWER_COLUMNS = pl.Schema({"extracted_answer": pl.String, "extraction_method": 
 _ESCAPE = r"\\[a-zA-Z$%!,;: ]"
 _VALUE = rf"(?:[^\n#\\{{}}<>{MAPPED_CLASS}]|{_ESCAPE})"
 _AFTER = rf"(?:[^#\\{{}}<>{MAPPED_CLASS}]|\\[\])])*$"  # nothing here is a later marker, or closes a box around this one
-_HASH = rf"(?:^|[^#>{MAPPED_CLASS}])####({_VALUE}+)(?:(\n){_AFTER})?$"
-_BOX = rf"\\(?:boxed|fbox) ?\{{((?:{_VALUE}|\{{{_VALUE}*\}})*)\}}{_AFTER}"
+# a marker beside anything else may be a part of what surrounds it, which the scalar path judges
+_PLAIN_BEFORE = r"(?:^|[\n:]|[^!]=|(?:^|\W)(?:is|are|was|of|has|have|[Tt]hus|[Ss]o|[Tt]herefore|[Aa]nswer|total))"
+_HASH = rf"(?:{_PLAIN_BEFORE}|\.)[ \t]{{0,3}}(?:\*\*)?####({_VALUE}+)(?:(\n){_AFTER})?$"
+_BOX = (
+    rf"{_PLAIN_BEFORE}[ \t$]{{0,3}}(?:\*\*)?[ \t$]{{0,3}}(?:\\[\[(][ \n]?)?"
+    rf"\\(?:boxed|fbox) ?\{{((?:{_VALUE}|\{{{_VALUE}*\}})*)\}}"
+    rf"[ \t$]{{0,3}}(?:\*\*)?(?:\\[\])])?[ \t$]{{0,2}}(?:[.!]?$|(?:\n|[.!][ \n]){_AFTER})"
+)
 _LAST_NUMBER = rf"([>{MAPPED_CLASS}]?)([-\x{{2212}}]?[0-9.,]*[0-9])[^0-9<>{MAPPED_CLASS}]*$"
 _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
 _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"
@@ -29,7 +41,9 @@ _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"
 _SPECIAL_TOKENS = [
     *("<|", "<｜", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<turn|>"),
     *("[INST]", "[/INST]", "[EOS]", "[THINK]", "[/THINK]"),
-    *("<thinking>", "</thinking>", "<thought>", "</thought>", "<reasoning>", "</reasoning>"),
+    *(f"<{slash}{form}" for name in THINK_NAMES for slash in ("", "/") for form in (name.capitalize(), name.upper())),
+    *(f"<{slash}{name}" for name in THINK_NAMES if name != "think" for slash in ("", "/")),
+    *("<think ", "</think ", "<think\t", "</think\t"),
 ]
 
 
@@ -81,7 +95,10 @@ def _body() -> pl.Expr:
 def _is_plain() -> pl.Expr:
     body = pl.col("body")
     return (
-        body.is_not_null() & ~body.str.contains("think>", literal=True) & ~body.str.contains(NEXT_QUESTION)
+        body.is_not_null()
+        & ~body.str.contains("think>", literal=True)
+        & ~body.str.contains(MAYBE_NEXT_QUESTION)
+        & ~body.str.contains(SAME_LINE_QUESTION)
     ).fill_null(False)
 
 

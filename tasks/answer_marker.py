@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.answer_surroundings import is_alternative, is_taken_in
 from tasks.answer_text import AnswerText
 from tasks.answer_value import MarkerKind, read_value
 
@@ -37,12 +38,17 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedValue:
-    """What one marker marks; ``is_open`` when the text ends inside it, so that characters may be missing."""
+    """What one marker marks.
+
+    ``is_open`` when the text ends inside it, so that characters may be missing; ``is_partial`` when what stands beside
+    the marker makes another value of it, or one of several.
+    """
 
     raw: str
     kind: MarkerKind
     is_open: bool = False
     is_unclosed_box: bool = False
+    is_partial: bool = False
 
 
 def find_answer(cleaned: AnswerText, *, is_cut: bool) -> Answer:
@@ -64,7 +70,7 @@ def answer_from(marked: MarkedValue, *, is_cut: bool) -> Answer | None:
         return Answer(canonical=None, method="truncated")
     if reading.kind == "empty" and not marked.is_unclosed_box:
         return None
-    if reading.kind == "number" and not marked.is_unclosed_box:
+    if reading.kind == "number" and not marked.is_unclosed_box and not marked.is_partial:
         return Answer(canonical=reading.canonical, method=marked.kind)
     return Answer(canonical=None, method="ambiguous")
 
@@ -99,7 +105,8 @@ def _enclosing_box(text: str, markers: list[re.Match[str]], index: int) -> int:
 def _boxed_value(text: str, marker: re.Match[str]) -> MarkedValue:
     closing = _closing_brace(text, marker.end())
     if closing is not None:
-        return MarkedValue(raw=text[marker.end() : closing], kind="boxed")
+        is_partial = is_taken_in(text, marker.start(), closing + 1)
+        return MarkedValue(raw=text[marker.end() : closing], kind="boxed", is_partial=is_partial)
     end = marker.end() + MAX_BOX_CHARS
     return MarkedValue(raw=text[marker.end() : end], kind="boxed", is_open=end >= len(text), is_unclosed_box=True)
 
@@ -116,9 +123,10 @@ def _closing_brace(text: str, start: int) -> int | None:
 def _line_value(text: str, marker: re.Match[str], following: int) -> MarkedValue:
     """The rest of the marker's line, or the next line when only a label stands there."""
     end, is_open = _line_end(text, marker.end())
+    is_partial = is_alternative(text, marker.start())
     if following < end:
-        return MarkedValue(raw=text[marker.end() : following], kind="hash")
-    line = MarkedValue(raw=text[marker.end() : end], kind="hash", is_open=is_open)
+        return MarkedValue(raw=text[marker.end() : following], kind="hash", is_partial=is_partial)
+    line = MarkedValue(raw=text[marker.end() : end], kind="hash", is_open=is_open, is_partial=is_partial)
     line_start = text.rfind("\n", 0, marker.start()) + 1
     if is_open or text[line_start : marker.start()].strip(" \t>*_-") or read_value(line.raw, "hash").kind != "empty":
         return line

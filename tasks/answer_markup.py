@@ -33,9 +33,11 @@ _LATEX_WORDS = {
     "left": "",
     "right": "",
     "displaystyle": " ",
+    **dict.fromkeys(("bf", "bfseries", "rm", "sf", "it", "textstyle", "small", "large", "Large", "LARGE", "huge"), " "),
     "quad": " ",
     "qquad": " ",
 }
+_COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z!0-9]{1,20}\}")
 _LATEX_WORD = re.compile(r"\\(" + "|".join(sorted(_LATEX_WORDS, key=len, reverse=True)) + r")(?![A-Za-z])")
 _LATEX_SPACE = re.compile(r"\\[ ,:;()\[\]\\]|(?<=[0-9A-Za-z}])~(?=[\\ A-Za-z])")
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,60}>")
@@ -81,6 +83,7 @@ def _without_latex(text: str) -> tuple[str, bool]:
         text, unwrapped = _TEXT_COMMAND.subn(r" \1 ", text)
         if not unwrapped:
             break
+    text = _COLOUR.sub(" ", text)
     # before "\%" and the spaces: "\$" is a dollar, and a bare "$" may delimit mathematics
     text, currencies = _CURRENCY_SIGN.subn(" ", text)
     text = text.replace("\\%", "%").replace("\\#", "#")

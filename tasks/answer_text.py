@@ -1,12 +1,14 @@
 """The part of a completion that counts as the assistant's answer text.
 
-In this order: cut at an end-of-turn token, reasoning inside think tags removed, cut at an invented next question,
-characters mapped by an explicit table, GSM8K calculator annotations ``<<9*2=18>>`` removed. NFKC is not used: it turns
-"3½" into "31⁄2". Every pattern is linear in the text's length.
+In this order: cut at an end-of-turn token, reasoning inside think tags removed, cut at a question invented after an
+answer, characters mapped by an explicit table, GSM8K calculator annotations ``<<9*2=18>>`` removed. NFKC is not used:
+it turns "3½" into "31⁄2". Every pattern is linear in the text's length.
 """
 
 import re
 from dataclasses import dataclass
+
+from tasks.answer_value import read_value
 
 _ZERO_WIDTH = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 _LINE_BREAKS = "\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
@@ -71,22 +73,43 @@ _OPENING_HEADER = re.compile(
 _HARMONY = re.compile(r"\s*<\|channel\|>")
 _HARMONY_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>")
 
-_THINK_NAMES = "think|thinking|thought|reasoning"
+THINK_NAMES = ("think", "thinking", "thought", "reasoning", "analysis", "scratchpad")
+"""Names of the tags around reasoning, written as here, capitalised, or in capitals."""
+
+_THINK_FORMS = "|".join(form for name in THINK_NAMES for form in (name, name.capitalize(), name.upper()))
 _THINK = re.compile(
-    rf"[<\[◁](?:(?P<open>(?:{_THINK_NAMES})>|THINK\]|think▷|\|begin_of_thought\|>)"
-    rf"|/(?:{_THINK_NAMES})>|/THINK\]|/think▷|\|end_of_thought\|>)"
+    rf"[<\[◁](?:(?P<open>(?:{_THINK_FORMS})[ \t]?>|THINK\]|think▷|\|begin_of_thought\|>)"
+    rf"|/(?:{_THINK_FORMS})[ \t]?>|/THINK\]|/think▷|\|end_of_thought\|>)"
 )
 
-NEXT_QUESTION = (
-    r"[\n\r](?i:[ \t>*_#]{0,12}(?:(?:next|new|another|similar|follow-up) )?"
-    r"(?:(?:question|problem|exercise|task|instruction|user|human|q)[ \t]{0,2}#?[0-9]{0,4}[*_]{0,3}[ \t]{0,2}[:：]"
-    r"|#[ \t]{0,4}(?:question|problem|exercise)[ \t]{0,2}[0-9]{0,4}[*_]{0,3}[ \t]{0,4}(?:[\r\n]|$)"
+_NUMBERED = r"[ \t]{0,2}#?[0-9]{0,4}[*_]{0,3}[ \t]{0,2}"
+_NEXT_QUESTION_LINE = (
+    r"[\n\r](?i:[ \t>*_#]{0,12}(?:[0-9]{1,3}[.)][ \t]{0,2}[*_]{0,3})?"
+    r"(?:(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )?"
+    rf"(?:(?:question|problem|exercise|task|instruction|user|human|q){_NUMBERED}[:：]"
+    r"|(?:question|problem|exercise|q)[ \t]{0,2}#?[0-9]{1,4}[*_]{0,3}[ \t]{0,2}[.)]"
+    rf"|(?:question|problem|exercise){_NUMBERED}(?:[\r\n]|$)"
     r"|(?:user|human|assistant)[ \t]{0,4}[\r\n]))"
 )
-"""A line that opens another question or turn, in the syntax that Python and Rust regexes share."""
 
-_NEXT_QUESTION = re.compile(NEXT_QUESTION)
-_DIGIT = re.compile(r"[0-9]")
+MAYBE_NEXT_QUESTION = (
+    r"[\n\r][^a-zA-Z\n\r]{0,24}(?i:q(?:uestion|[\W0-9])|problem|exercise|task|instruction|user|human|assistant"
+    r"|(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )"
+)
+"""Found wherever a next question's line is, and elsewhere, in a fraction of the time; in Python's and Rust's syntax."""
+
+SAME_LINE_QUESTION = rf"[ \t.!*$}})](?:Question|Problem|Exercise|Q){_NUMBERED}:"
+"""Another question on the answer's own line: capitalised, since prose may end in "the question:"."""
+
+_NEXT_QUESTION = re.compile(_NEXT_QUESTION_LINE)
+_SAME_LINE_QUESTION = re.compile(SAME_LINE_QUESTION)
+_ANY_QUESTION = re.compile(f"{_NEXT_QUESTION_LINE}|{SAME_LINE_QUESTION}")
+_ANSWER = re.compile(
+    r"(?P<hash>(?<!#)####(?!#))|\\(?:boxed|fbox) ?\{[^}\n]{0,80}?[0-9]"
+    r"|[Aa](?:nswer|NSWER)(?: is|[ *_]{0,4}:)[^\n#\\]{0,80}?[0-9]"
+)
+_LIST_NUMBER = re.compile(r" ?[0-9][.)]? ?")
+_MOST_VALUE_CHARS = 200
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 
 
@@ -148,9 +171,27 @@ def _without_reasoning(text: str) -> str:
 
 
 def _cut_at_next_question(text: str) -> tuple[str, bool]:
-    """Cut at the first question heading that follows worked text; before any digit it restates the question asked."""
-    first_digit = _DIGIT.search(text)
-    if first_digit is None:
+    """Cut at the first question heading after an answer; before any answer it restates the question, or a part."""
+    if _ANY_QUESTION.search(text) is None:
         return text, False
-    heading = _NEXT_QUESTION.search(text, first_digit.end())
+    given = next((found.end() for found in _ANSWER.finditer(text) if _gives_answer(text, found)), None)
+    if given is None:
+        return text, False
+    line_end = text.find("\n", given)
+    same_line = _SAME_LINE_QUESTION.search(text, given, len(text) if line_end < 0 else line_end)
+    heading = same_line or _NEXT_QUESTION.search(text, given)
     return (text, False) if heading is None else (text[: heading.start()] + "\n", True)
+
+
+def _gives_answer(text: str, found: re.Match[str]) -> bool:
+    """Whether an answer stands at ``found``: for a ``####``, that its line or the next attempts a value."""
+    if not found["hash"]:
+        return True
+    start = found.end()
+    for line in text[start : start + _MOST_VALUE_CHARS].split("\n", 3)[:3]:
+        value, *after = _SAME_LINE_QUESTION.split(line.split("####", 1)[0], maxsplit=1)
+        kind = read_value(value, "hash").kind
+        if kind != "empty":
+            # "#### 1. Question: ..." numbers a heading, "#### 18. Question: ..." is an answer run into the next
+            return kind != "prose" and not (after and _LIST_NUMBER.fullmatch(value))
+    return False

@@ -6,6 +6,7 @@ stays, and its rollouts become error rows. A row without a usable answer is refu
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from tasks.question_rows import open_rows
 from tasks.records import QUESTION_SCHEMA
 from tasks.row_filter import RowFilter, parse_filters
 from tasks.run_config import DatasetSource
+
+_GROUPED_NUMBER = re.compile(r"[-+]?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
 def load_questions(source: DatasetSource) -> pl.DataFrame:
@@ -70,11 +73,14 @@ def _shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
 
 
 def ground_truth(answer: str) -> str:
-    """The answer that a completion is compared with: what follows the last ``####``, or the bare answer; no commas.
+    """The answer that a completion is compared with: what follows the last ``####``, or the bare answer.
 
-    The form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+    Commas go from one grouped number only: in "(3,4)" or "1, 2" they part values that another scorer compares. The
+    form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
     """
-    return answer.rsplit("####", 1)[-1].strip().replace(",", "")
+    truth = answer.rsplit("####", 1)[-1].strip()
+    is_one_number = _GROUPED_NUMBER.fullmatch(truth) is not None
+    return truth.replace(",", "") if is_one_number or not truth.strip(", ") else truth  # commas alone are no answer
 
 
 def _check_columns(row: Mapping[str, Any], source: DatasetSource, filters: list[RowFilter]) -> None:

@@ -53,7 +53,8 @@ def maj_at_k(scored: pl.DataFrame) -> float | None:
     """Share of groups whose most frequent extracted answer is correct, k being each group's size.
 
     Majority voting, or self-consistency: Wang et al. 2022 (https://arxiv.org/abs/2203.11171). A tie counts for the
-    share of the tied answers that are correct; rollouts without an extracted answer do not vote.
+    share of the tied answers that are correct; rollouts without an extracted answer do not vote, and a group without
+    a vote is lost. None without groups.
     """
     votes = (
         scored.filter(pl.col("extracted_answer").is_not_null())
@@ -61,7 +62,7 @@ def maj_at_k(scored: pl.DataFrame) -> float | None:
         .agg(votes=pl.len(), is_correct=(pl.col("reward") > CORRECT_ABOVE).any())
     )
     groups = scored.select(GROUP).n_unique()
-    if votes.is_empty() or not groups:
+    if not groups:
         return None
     winners = votes.filter(pl.col("votes") == pl.col("votes").max().over(GROUP))
     credit = winners.group_by(GROUP).agg(pl.col("is_correct").mean())["is_correct"].sum()

@@ -17,7 +17,7 @@ from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.score import CUT_FINISH_REASONS, Score
 
 SCORER_NAME = "gsm8k"
-SCORER_VERSION = "1"
+SCORER_VERSION = "2"
 """Raised with every change that can change a reward."""
 
 

@@ -5,13 +5,15 @@ or ``\\boxed{}``); what counts as equal is Math-Verify's judgement, which takes 
 """
 
 import importlib.metadata
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import polars as pl
 
-from tasks.answer_marker import marked_values
+from tasks.answer_marker import MarkedValue, marked_values
 from tasks.answer_text import answer_text
+from tasks.answer_value import read_value
 from tasks.errors import ConfigError
 from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.math_workers import LIMIT_S, Comparison, Verdict, verify_all
@@ -20,6 +22,10 @@ from tasks.scoring_gsm8k import gold_number
 
 MAX_CANDIDATE_CHARS = 1_000
 """A longer answer is not compared."""
+
+_LABEL = re.compile(r"(?:the )?(?:final )?answer(?: is(?![a-z])| ?:) *", re.IGNORECASE)
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_EXPRESSION = re.compile(r"[\\^=+*/(]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,7 @@ class MathScorer:
     def version(self) -> str:
         """The rule's own version and Math-Verify's."""
         try:
-            return f"1-{importlib.metadata.version('math-verify')}"
+            return f"2-{importlib.metadata.version('math-verify')}"
         except importlib.metadata.PackageNotFoundError:
             raise ConfigError(
                 "scorer 'math' needs the package math-verify, which is not installed. Install the extra: "
@@ -71,13 +77,37 @@ class MathScorer:
 def _tail(completion: str, finish_reason: str | None) -> _Tail:
     cleaned = answer_text(completion)
     is_cut = finish_reason in CUT_FINISH_REASONS and not cleaned.is_ended
-    marked = next((marked for marked in marked_values(cleaned.text) if marked.raw.strip()), None)
+    filled = [marked for marked in marked_values(cleaned.text) if _value(marked)]
+    # words may be the answer here, so a heading is passed over only for an answer before it
+    marked = next((marked for marked in filled if not _is_heading(marked)), filled[0] if filled else None)
     last_number = canonical_run(last_number_run(cleaned.text))
     if marked is None or (is_cut and marked.is_open):
         return _Tail(candidate=None, method="truncated" if is_cut else "none", last_number=last_number)
-    if marked.is_unclosed_box or len(marked.raw) > MAX_CANDIDATE_CHARS:
+    is_unusable = marked.is_unclosed_box or marked.is_partial or len(marked.raw) > MAX_CANDIDATE_CHARS
+    if is_unusable or not _is_balanced(marked.raw):
         return _Tail(candidate=None, method="ambiguous", last_number=last_number)
-    return _Tail(candidate=marked.raw.strip(), method="math", last_number=last_number)
+    return _Tail(candidate=_value(marked), method="math", last_number=last_number)
+
+
+def _value(marked: MarkedValue) -> str:
+    value = marked.raw.strip()
+    label = _LABEL.match(value)
+    return value[label.end() :] if label else value
+
+
+def _is_heading(marked: MarkedValue) -> bool:
+    """Whether a ``####`` line is words, with or without a number before them, and no expression."""
+    is_words = len(marked.raw.strip()) > 1 and _EXPRESSION.search(marked.raw) is None
+    return marked.kind == "hash" and is_words and read_value(marked.raw, "hash").kind == "prose"
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for brace in _BRACE.findall(text):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _score(tail: _Tail, gold: str, verdict: Verdict | None) -> Score:

@@ -35,7 +35,17 @@ def test_every_file_format_gives_the_same_questions(tmp_path: Path, suffix: str)
 
 @pytest.mark.parametrize(
     ("answer", "truth"),
-    [("steps\n#### 18", "18"), ("#### 1,234", "1234"), ("18", "18"), (" -5 ", "-5"), ("a #### 1 #### 2", "2")],
+    [
+        ("steps\n#### 18", "18"),
+        ("#### 1,234", "1234"),
+        ("18", "18"),
+        (" -5 ", "-5"),
+        ("a #### 1 #### 2", "2"),
+        ("-1,234,567.5", "-1234567.5"),
+        ("#### (3,4)", "(3,4)"),
+        ("1, 2", "1, 2"),
+        ("1,23", "1,23"),
+    ],
 )
 def test_ground_truth(answer: str, truth: str) -> None:
     assert ground_truth(answer) == truth

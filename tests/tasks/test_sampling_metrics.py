@@ -32,10 +32,10 @@ def test_groups_with_too_few_samples_sit_out() -> None:
         ([(1.0, "18"), (0.0, "5"), (0.0, "5")], 0.0),
         ([(1.0, "18"), (0.0, "5")], 0.5),
         ([(1.0, "18"), (0.0, None), (0.0, None)], 1.0),
-        ([(0.0, None), (0.0, None)], None),
+        ([(0.0, None), (0.0, None)], 0.0),
     ],
 )
-def test_the_majority_decides(samples: list[tuple[float, str | None]], value: float | None) -> None:
+def test_the_majority_decides(samples: list[tuple[float, str | None]], value: float) -> None:
     assert maj_at_k(frame([samples])) == value
 
 

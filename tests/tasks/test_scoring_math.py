@@ -20,6 +20,10 @@ def test_expressions_are_compared_and_a_bomb_costs_its_own_reward_only() -> None
         ("\\boxed{x^2+2x+1}", "(x+1)^2", "stop", (1.0, "x^2+2x+1", "math", False)),
         ("\\boxed{19}", "18", "stop", (0.0, "19", "math", False)),
         (f"\\boxed{{{BOMB}}}", "18", "stop", (0.0, BOMB, "timeout", False)),
+        ("\\boxed{18}\n#### Explanation\nNine times two.", "18", "stop", (1.0, "18", "math", False)),
+        ("#### Answer: 18", "18", "stop", (1.0, "18", "math", False)),
+        ("#### \\frac{36}{2", "18", "stop", (0.0, None, "ambiguous", False)),
+        ("\\boxed{18}/2", "18", "stop", (0.0, None, "ambiguous", False)),
         ("It is 18", "18", "stop", (0.0, None, "none", True)),
         ("\\boxed{1", "18", "length", (0.0, None, "truncated", False)),
         ("<think>\\boxed{18}</think>", "18", "stop", (0.0, None, "none", False)),
@@ -62,4 +66,4 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
 
 def test_nothing_to_compare_starts_nothing() -> None:
     assert verify_all([]) == []
-    assert MathScorer().version.startswith("1-")
+    assert MathScorer().version.startswith("2-")
