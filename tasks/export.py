@@ -72,7 +72,9 @@ class ExportReport:
     files: tuple[ExportFile, ...]
 
 
-def export_run(run_dir: Path, to: str, out: str, filters: ExportFilters | None = None) -> ExportReport:
+def export_run(
+    run_dir: Path, to: str, out: str, filters: ExportFilters | None = None, transfer: Transfer | None = None
+) -> ExportReport:
     """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
 
     Raises ConfigError for an unfinished run, a target or filter that does not suit it, a place that holds something
@@ -84,7 +86,7 @@ def export_run(run_dir: Path, to: str, out: str, filters: ExportFilters | None =
     check_filters(filters, arms, samples)
     _check_suits(chosen, filters, samples)
     size = min(samples, filters.max_per_group or samples)
-    store = open_objects(out, Transfer())
+    store = open_objects(out, transfer)
     earlier = _own_files(store)
     source = _data_source(run_dir)
     counts, groups = DropCounts(), 0

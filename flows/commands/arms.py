@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -15,6 +17,7 @@ def add(commands: Any) -> None:
         "an oracle or a majority vote over the arms would reach.",
     )
     parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(execute=execute)
@@ -24,7 +27,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.arms_experiment import compare_arms
     from tasks.baseline import find_baseline
 
-    report = compare_arms(find_baseline(options.run, options.runs_dir))
+    report = compare_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
     if options.json:
         print(json.dumps(asdict(report), indent=2))
         return 0

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -24,6 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--epsilon", type=float, metavar="E", help="largest difference of the mean reward that counts as none"
     )
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(execute=execute)
@@ -37,8 +40,9 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.equivalence_view import render_equivalence
     from tasks.noise_memory import recall_noise_floor
 
-    baseline = find_baseline(options.baseline, options.runs_dir)
-    candidate = find_baseline(options.candidate, options.runs_dir)
+    transfer = chosen_transfer(options, options.runs_dir)
+    baseline = find_baseline(options.baseline, options.runs_dir, transfer)
+    candidate = find_baseline(options.candidate, options.runs_dir, transfer)
     report = compare_runs(
         baseline,
         candidate,

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands.run import DEFAULT_RUNS_DIR, add_node_options, add_run_options, need_server, run_parameters
+from flows.commands.run import (
+    DEFAULT_RUNS_DIR,
+    add_node_options,
+    add_outcome_options,
+    add_run_options,
+    need_server,
+    run_parameters,
+)
 
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
@@ -46,9 +53,7 @@ def add(commands: Any) -> None:
     )
     add_run_options(serve)
     add_node_options(serve)
-    serve.add_argument("--baseline", metavar="RUN", help="compare with this run")
-    serve.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
-    serve.add_argument("--skip-finished", action="store_true", default=None, help="end at once when a run is finished")
+    add_outcome_options(serve)
     serve.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only by hand)')
     serve.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
     serve.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -18,6 +20,7 @@ def add(commands: Any) -> None:
     parser.add_argument("second", metavar="RUN_B", help="a run id, a run directory or a URL")
     parser.add_argument("--arm", metavar="A", help="only this arm")
     parser.add_argument("--limit", type=int, metavar="N", default=10, help="list N flips (default 10)")
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(execute=execute)
@@ -30,7 +33,8 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 0")
-    first, second = (find_baseline(name, options.runs_dir) for name in (options.first, options.second))
+    transfer = chosen_transfer(options, options.runs_dir)
+    first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.first, options.second))
     diff = diff_runs(first, second, most=options.limit, arm=options.arm)
     if options.json:
         print(json.dumps(asdict(diff), indent=2))

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -24,6 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--drop-truncated", action="store_true", help="leave out what max_tokens cut off")
     parser.add_argument("--min-reward", type=float, metavar="R", help="least reward")
     parser.add_argument("--max-per-group", type=int, metavar="N", help="most rollouts per question and arm")
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print the export's manifest as JSON")
     parser.set_defaults(execute=execute)
@@ -42,7 +45,9 @@ def execute(options: argparse.Namespace) -> int:
         min_reward=options.min_reward,
         max_per_group=options.max_per_group,
     )
-    report = export_run(find_baseline(options.run, options.runs_dir), options.to, options.out, filters)
+    transfer = chosen_transfer(options, options.runs_dir)
+    run_dir = find_baseline(options.run, options.runs_dir, transfer)
+    report = export_run(run_dir, options.to, options.out, filters, transfer)
     if options.json:
         print(json.dumps(asdict(report), indent=2))
         return 0

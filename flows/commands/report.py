@@ -6,6 +6,8 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -16,6 +18,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print where it is as JSON")
     parser.set_defaults(execute=execute)
@@ -26,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.report import publish_report
     from tasks.run_card import publish_card
 
-    run_dir = find_baseline(options.run, options.runs_dir)
+    run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
     path = publish_report(run_dir)
     publish_card(run_dir)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if options.json else f"report: {path}")

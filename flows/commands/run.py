@@ -22,23 +22,7 @@ def add(commands: Any) -> None:
     )
     add_run_options(parser)
     add_node_options(parser)
-    parser.add_argument(
-        "--baseline", metavar="RUN", help="compare with this run: an id, a directory, a URL, or auto to generate one"
-    )
-    parser.add_argument(
-        "--require", choices=("bitwise", "numerical", "statistical"), help="equivalence required (default statistical)"
-    )
-    parser.add_argument(
-        "--epsilon",
-        type=float,
-        metavar="E",
-        help="statistical equivalence: largest difference of the mean reward that counts as none (default 0.02)",
-    )
-    parser.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
-    add_block_option(parser)
-    parser.add_argument(
-        "--skip-finished", action="store_true", default=None, help="end at once when this run is finished already"
-    )
+    add_outcome_options(parser)
     parser.add_argument("--forget-oom-rung", action="store_true", help="begin with the profile's full batch again")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's log too")
@@ -110,6 +94,27 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scorer", metavar="S", help="gsm8k (default), math or package.module:function")
     parser.add_argument("--runs-dir", metavar="DIR", help=f"where runs are kept (default {DEFAULT_RUNS_DIR})")
     parser.add_argument("--name", metavar="NAME", help="readable start of the run id")
+
+
+def add_outcome_options(parser: argparse.ArgumentParser) -> None:
+    """The options for what a finished run is compared with and where it goes."""
+    parser.add_argument(
+        "--baseline", metavar="RUN", help="compare with this run: an id, a directory, a URL, or auto to generate one"
+    )
+    parser.add_argument(
+        "--require", choices=("bitwise", "numerical", "statistical"), help="equivalence required (default statistical)"
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="E",
+        help="statistical equivalence: largest difference of the mean reward that counts as none (default 0.02)",
+    )
+    parser.add_argument("--upload", metavar="URL", help="upload to this directory or s3:// URL")
+    add_block_option(parser)
+    parser.add_argument(
+        "--skip-finished", action="store_true", default=None, help="end at once when this run is finished already"
+    )
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from flows.block_option import add_block_option, chosen_transfer
+
 DEFAULT_LIMIT = 20
 
 
@@ -25,6 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"at most N (default {DEFAULT_LIMIT}; 0 is all)"
     )
+    add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line and rollout")
     parser.set_defaults(execute=execute)
@@ -37,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
-    run_dir = find_baseline(options.run, options.runs_dir)
+    run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
     wanted = RolloutFilter(
         arm=options.arm, example=options.example, outcome=options.outcome, truncated=options.truncated
     )

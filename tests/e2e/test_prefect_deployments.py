@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from tests.fake_profile import write_fake_profile
-from tests.harvest_command import ROOT, harvest
+from tests.harvest_command import ROOT, environment, harvest
 from tests.prefect_worker import Api, running_worker
 
 pytestmark = pytest.mark.slow
@@ -215,6 +216,39 @@ def test_a_worker_that_is_shut_down_leaves_no_run_running(
     worker.wait(60)
 
 
+def test_one_machine_serves_its_own_deployment(api: Api, home: Path, asked: dict[str, Any]) -> None:
+    runs_dir = home / "served-runs"
+    options = ["--profile", asked["profile"], "--questions", "4", "--max-tokens", "16", "--runs-dir", str(runs_dir)]
+    options += ["--upload", str(home / "served"), "--require", "bitwise", "--epsilon", "0.5", "--skip-finished"]
+    with (home / "serve.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "serve", *options, "--aws-credentials-block", "team"],
+            env=environment(PREFECT_API_URL=api.url, PREFECT_RUNNER_POLL_FREQUENCY="1"),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deployment = _served(api, server)
+        given = deployment["parameters"]
+        assert (given["require"], given["epsilon"], given["skip_finished"]) == ("bitwise", 0.5, True)
+        assert given["aws_credentials_block"] == "team"
+        assert deployment["enforce_parameter_schema"]
+        # there is no such block, and a directory needs none
+        flow_run_id = api.trigger("served", {"aws_credentials_block": None})
+        done = api.wait(flow_run_id)
+        assert done["state_type"] == "COMPLETED", api.logs(flow_run_id) + (home / "serve.log").read_text()
+        [run_dir] = [path for path in runs_dir.iterdir() if (path / "manifest.json").is_file()]
+        assert (home / "served" / run_dir.name / "_SUCCESS").is_file()
+    finally:
+        server.terminate()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+            raise
+
+
 def test_the_automations_are_taken_by_the_server(api: Api) -> None:
     kinds = {kind["slug"]: kind["id"] for kind in api.call("POST", "/block_types/filter", {})}
     schemas = api.call(
@@ -238,6 +272,16 @@ def test_the_server_takes_the_kubernetes_template(api: Api) -> None:
     template = json.loads((ROOT / "infra" / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
     pool = api.call("POST", "/work_pools/", {"name": "gpus", "type": "kubernetes", "base_job_template": template})
     assert pool["base_job_template"] == template
+
+
+def _served(api: Api, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    deadline = time.monotonic() + 120
+    while True:
+        assert server.poll() is None
+        with contextlib.suppress(urllib.error.HTTPError):
+            return api.deployment("served")
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def _generating(home: Path, name: str, rollouts: int) -> list[psutil.Process]:

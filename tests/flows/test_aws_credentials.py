@@ -128,6 +128,13 @@ def test_a_block_alone_opens_the_store(bucket: Bucket, bare: None, server: str, 
     assert verify_upload(f"{bucket.url}/run", transfer_with(block)).ok
     checked = harvest("verify", f"{bucket.url}/run", "--aws-credentials-block", block, PREFECT_API_URL=server)
     assert checked.code == 0, checked.stderr
+    options = ("--runs-dir", tmp_path / "runs", "--aws-credentials-block", block)
+    compared = harvest("compare", f"{bucket.url}/run", f"{bucket.url}/run", *options, PREFECT_API_URL=server)
+    assert compared.code == 0, compared.stderr
+    exported = ("--to", "jsonl", "--out", f"{bucket.url}/exported")
+    written = harvest("export", f"{bucket.url}/run", *exported, *options, PREFECT_API_URL=server)
+    assert written.code == 0, written.stderr
+    assert any("/exported/" in key for key in bucket.listing())
 
 
 def test_a_block_names_the_authority_to_trust(tls_bucket: Bucket, bare: None, server: str) -> None:

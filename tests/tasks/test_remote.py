@@ -205,6 +205,21 @@ def test_an_outage_is_worth_another_try_later(error: Exception, kind: type[Harve
     assert (type(explained), explained.retryable) == (kind, again)
 
 
+def test_a_listing_of_several_pages(bucket: Bucket) -> None:
+    client = bucket.server.client()
+    keys = {f"run/rollouts/shard-{index:05d}.parquet" for index in range(1010)}
+
+    def put(key: str) -> None:
+        client.put_object(Bucket=bucket.name, Key=key, Body=b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, keys))
+    put("run-2/neighbour")
+    found = open_objects(f"s3://{bucket.name}/run").listing()
+    assert {f"run/{key}" for key in found} == keys
+    assert {stored.size for stored in found.values()} == {1}
+
+
 def test_parts_grow_so_that_ten_thousand_suffice(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 1001)
     with (tmp_path / "file").open("rb") as file:
