@@ -225,19 +225,3 @@ def test_parts_grow_so_that_ten_thousand_suffice(tmp_path: Path) -> None:
     with (tmp_path / "file").open("rb") as file:
         digest = digest_file(file, 10, most_parts=100)
     assert (digest.part_bytes, len(digest.part_md5s)) == (11, 91)
-
-
-def test_a_listing_has_all_pages(bucket: Bucket) -> None:
-    # S3 answers with a thousand at most
-    names = {f"rollouts/{index:04d}" for index in range(1003)}
-    client = bucket.server.client()
-
-    def put(name: str) -> None:
-        client.put_object(Bucket=bucket.name, Key=f"team/rollouts/run/{name}", Body=name.encode())
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, names))
-    client.put_object(Bucket=bucket.name, Key="team/rollouts/run-2/x", Body=b"x")
-    found = open_objects(f"{bucket.url}/run").listing()
-    assert found.keys() == names
-    assert {stored.size for stored in found.values()} == {len("rollouts/0000")}
