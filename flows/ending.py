@@ -17,8 +17,8 @@ from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
 from tasks.transfer_scope import TransferScope
 
 LOG_TAIL_LINES = 40
-STATE_SECONDS = 5.0
-"""How long a flow that is being ended waits for the server to take its state."""
+STATE_SECONDS = 20.0
+"""How long a flow that is being ended waits for the server to take its state; its worker tells it otherwise."""
 
 _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 """What a retry of the flow cannot cure."""

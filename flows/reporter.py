@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 RETRY_SECONDS = 2.0
-FLUSH_SECONDS = 15.0
-"""How long the end of a flow waits for its artifacts to reach the server."""
+FLUSH_SECONDS = 30.0
+"""How long the end of a flow waits for the next of its artifacts to reach the server."""
 
 Row = dict[str, Any]
 Send = Callable[[SyncPrefectClient], object]
@@ -41,7 +41,8 @@ class Reporter:
         assert flow_context.flow_run is not None
         self._flow_run = flow_context.flow_run
         self._queue: queue.SimpleQueue[Send | None] = queue.SimpleQueue()
-        self._deadline: float | None = None
+        self._patience: float | None = None
+        self._last_sent = 0.0
         self._progress_id: UUID | None = None
         self._progress_due = 0.0
         self._latest: tuple[float, str] | None = None
@@ -58,9 +59,12 @@ class Reporter:
     ) -> None:
         # whoever ends a flow by a signal waits for its processes to be gone, not for its tables
         patience = FLUSH_SECONDS if error is None or isinstance(error, Exception) else 1.0
-        self._deadline = time.monotonic() + patience
+        self._last_sent = time.monotonic()
+        self._patience = patience
         self._queue.put(None)
-        self._thread.join(patience)
+        # a server that is slow takes one after the other; one that is away takes none
+        while self._thread.is_alive() and not self._given_up:
+            self._thread.join(0.1)
 
     def progress(self, percent: float, text: str, *, now: bool = False) -> None:
         """Show how far the run is; of several calls within a few seconds the latest is sent."""
@@ -114,14 +118,19 @@ class Reporter:
             if self._latest is latest:
                 self._latest = None
 
+    @property
+    def _given_up(self) -> bool:
+        return self._patience is not None and time.monotonic() >= self._last_sent + self._patience
+
     def _send_all(self) -> None:
         # the client's own retries take minutes, and do not know when the flow ends
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             while (send := self._queue.get()) is not None:
                 while not _sent(send):
-                    if self._deadline is not None and time.monotonic() >= self._deadline:
+                    if self._given_up:
                         return
                     time.sleep(RETRY_SECONDS)
+                self._last_sent = time.monotonic()
 
 
 def _sent(send: Send) -> bool:

@@ -1,9 +1,11 @@
 """A Prefect worker that ends its flow runs before itself.
 
-Prefect's own worker, asked to stop, kills its flow runs' processes at once: no state is set, and the runs stay Running.
-Here they are asked first, and say that they crashed.
+Prefect's own worker, asked to stop, kills its flow runs' processes at once: no state is set, and the runs stay Running,
+which takes their places in the pool for good. Here they are asked first, and say that they crashed; for one that could
+not, this process says it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,19 +14,27 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
 
 import psutil
 
 from flows.worker_home import VARIABLE
 from tasks.parent_death import die_with_parent
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import State
+
 FLOW_SECONDS = 30.0
 """What a flow run has to end its replicas and to tell the server."""
 REPORT_SECONDS = 5.0
-"""What the worker has to report flow runs that ended without a word, such as while they imported: they would stay
-Pending."""
+"""What Prefect's worker has to report flow runs that ended without a word, such as while they imported, before this
+process does."""
+SETTLE_SECONDS = 30.0
+"""How long a server that is slow or away is asked for the states of flow runs that have ended."""
 WORKER_SECONDS = 15.0
+_FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 
 class _StopRequestedError(Exception):
@@ -70,6 +80,7 @@ def _end_flow_runs(worker_pid: int) -> None:
         return
     if not processes:
         return
+    flow_run_ids = [found for process in processes if (found := _flow_run_of(process)) is not None]
     for process in processes:
         try:
             process.terminate()
@@ -79,7 +90,48 @@ def _end_flow_runs(worker_pid: int) -> None:
     # the worker reaps them, and a zombie has said all it had to say
     while any(_lives(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(REPORT_SECONDS)
+    settle(flow_run_ids)
+
+
+def _flow_run_of(process: psutil.Process) -> UUID | None:
+    try:
+        return UUID(process.environ()[_FLOW_RUN_VARIABLE])
+    except (psutil.Error, OSError, KeyError, ValueError):
+        return None
+
+
+def settle(flow_run_ids: list[UUID]) -> None:
+    """Have the server know that these flow runs, whose processes have ended, are over."""
+    # imported here: a worker that waits for years needs none of it
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    began = time.monotonic()
+    unsettled = set(flow_run_ids)
+    while unsettled and time.monotonic() < began + SETTLE_SECONDS:
+        late = time.monotonic() >= began + REPORT_SECONDS
+        with (
+            contextlib.suppress(Exception),
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True) as client,
+        ):
+            unsettled -= {flow_run_id for flow_run_id in unsettled if _is_over(client, flow_run_id, say=late)}
+        if unsettled:
+            time.sleep(0.5)
+
+
+def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, say: bool) -> bool:
+    from prefect.states import Cancelled, Crashed
+
+    state = client.read_flow_run(flow_run_id).state
+    # one that waits for its retry is another worker's
+    if state is None or state.is_final() or state.is_scheduled():
+        return True
+    if say:
+        message = "The worker was shut down. The same run again goes on where this one stopped."
+        ended: State[Any] = Cancelled(message=message) if state.is_cancelling() else Crashed(message=message)
+        client.set_flow_run_state(flow_run_id, ended, force=True)
+    return say
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -1,7 +1,8 @@
 """The generation loop: keeps the question batch full across shard borders, with no barrier.
 
-A question's rollouts are admitted together, so that a stopped run leaves whole questions. What is queued in the engine
-stays below the question batch and one question more, so memory does not grow with the dataset.
+A question's rollouts are admitted together, so that a stopped run leaves whole questions. A few more sequences than the
+engine runs wait in it, so that one that ends is replaced in the very next step; no more than that, so that memory does
+not grow with the dataset.
 """
 
 import time
@@ -17,6 +18,11 @@ from tasks.prompts import ChatTokenizer, check_length
 from tasks.rollout_request import build_request
 from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
 from tasks.side_thread import PromptsAhead, SideThread
+
+
+SPARE = 1 / 16
+"""Share of the question batch that waits in the engine. Of sequences of 100 tokens, 1% end in a step, and the next step
+is scheduled before the loop hears of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +45,7 @@ class Generator:
         self._requests: dict[str, _InFlight] = {}
         self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
         self._capacity = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
+        self._most = self._capacity + int(SPARE * self._capacity)
         self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
         self._records = SideThread("records", most_waiting=4 * self._capacity)
         self._alone = False
@@ -112,7 +119,7 @@ class Generator:
         if self._spec.loop:
             return len(self._open) >= self._spec.question_batch_size
         # sequences, not questions: a question waiting for its longest completion must not hold the others' places
-        return len(self._requests) >= self._capacity
+        return len(self._requests) >= self._most
 
     def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
         if not question.question:

@@ -57,8 +57,8 @@ class Api:
         found: dict[str, Any] = self.call("GET", f"/flow_runs/{flow_run_id}")
         return found
 
-    def set_state(self, flow_run_id: str, kind: str, **details: Any) -> None:
-        self.call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, **details}, "force": False})
+    def set_state(self, flow_run_id: str, kind: str, *, force: bool = False, **details: Any) -> None:
+        self.call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, **details}, "force": force})
 
     def wait(self, flow_run_id: str, kinds: Sequence[str] | set[str] = FINAL, seconds: float = 300) -> dict[str, Any]:
         """The flow run as soon as its state is one of ``kinds``."""

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Everything that is measured on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench baseline oom-start oom-run equivalence strict. Run from the repository's root.
-# WORK_DIR holds models and runs; what is worth keeping goes to OUT_DIR.
+# Steps: models preflight bench baseline oom-start oom-run equivalence strict strict-cost split.
+# Run from the repository's root. WORK_DIR holds runs; what is worth keeping goes to OUT_DIR. Two of these, each with
+# directories of its own and CUDA_VISIBLE_DEVICES, can share the models of one MODELS directory and run side by side.
 set -u
 work=$1
 out=$2
@@ -9,9 +10,10 @@ shift 2
 here=infra/gpu-bench
 harvest="python3 -m flows.cli"
 profile=${PROFILE:-h200x1}
+models=${MODELS:-$work}
 questions=${QUESTIONS:-500}
-lengths=${LENGTHS:-lognormal:100:0.6}
-max_tokens=${MAX_TOKENS:-512}
+lengths=${LENGTHS:-lognormal:80:0.6}
+max_tokens=${MAX_TOKENS:-384}
 # vLLM 0.25.1 samples with FlashInfer unless told otherwise, and fails where that is not installed
 python3 -c 'import flashinfer' 2>/dev/null || export VLLM_USE_FLASHINFER_SAMPLER=0
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
@@ -23,7 +25,17 @@ step() { # name command...: runs it, keeps its output, says how long it took
     echo "== $name: $*"
     began=$(date +%s)
     "$@" >"$out/$name.txt" 2>"$out/$name.log"
-    echo "   exit code $?, $(($(date +%s) - began)) s"
+    echo "   $name: exit code $?, $(($(date +%s) - began)) s"
+}
+
+variant() { # name profile expression...: a profile for the GPU that is here, with sed's changes; its path
+    name=$1
+    from=profiles/$2.toml
+    shift 2
+    set -- -e "s/^name = .*/name = \"$name\"/" -e '/^baseline/d' -e "s/^gpu_name.*/gpu_name = \"${GPU_NAME:-H200}\"/" \
+        -e "s/^gpu_memory_gib.*/gpu_memory_gib = ${GPU_GIB:-139}/" "$@"
+    sed "$@" "$from" >"$work/$name.toml"
+    echo "$work/$name.toml"
 }
 
 keep_logs() { # run name: what its engines said
@@ -32,45 +44,67 @@ keep_logs() { # run name: what its engines said
     done >"$out/$2.log" 2>/dev/null
 }
 
+eager='s/^enforce_eager.*/enforce_eager = true/'
 generate="--runs-dir $work/runs --lengths $lengths --max-tokens $max_tokens"
 for wanted in "$@"; do
     case $wanted in
     models)
-        step model-7b python3 $here/make_model.py --shape 7b --out "$work/7b"
-        step model-0.5b python3 $here/make_model.py --shape 0.5b --out "$work/0.5b"
+        step model-0.5b python3 $here/make_model.py --shape 0.5b --out "$models/0.5b"
+        step model-7b python3 $here/make_model.py --shape 7b --out "$models/7b"
         ;;
     preflight)
-        step preflight $harvest preflight --profile "$profile" --model "$work/7b" --smoke --runs-dir "$work/runs"
-        step plan $harvest plan --profile "$profile" --model "$work/7b" --questions "$questions" --runs-dir "$work/runs" --max-tokens "$max_tokens"
+        chosen=$(variant preflight "$profile")
+        step preflight $harvest preflight --profile "$chosen" --model "$models/7b" --smoke --runs-dir "$work/runs"
+        step plan $harvest plan --profile "$chosen" --model "$models/7b" --questions "$questions" --runs-dir "$work/runs" --max-tokens "$max_tokens"
         ;;
     bench)
-        step bench $harvest bench --profile "$profile" --model "$work/7b" --questions "$questions" $generate \
+        step bench $harvest bench --profile "$(variant bench "$profile")" --model "$models/7b" --questions "$questions" $generate \
             --only "${CONTESTANTS:-script,limit,pipeline}" --repeats "${REPEATS:-1}" --name seven
         grep -h "KV cache size" "$work"/runs/bench-*/*/*/logs/*.log >"$out/kv-tokens.txt" 2>/dev/null
         cp "$work"/runs/bench-*/bench.json "$out/bench.json" 2>/dev/null
         ;;
     baseline) # the loop has no effect across questions, so that a few of them give its rate
-        step baseline $harvest bench --profile "$profile" --model "$work/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate \
-            --only baseline --repeats 1 --name base
+        step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
+            --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
         ;;
     oom-start | oom-run) # a neighbour takes the rest of the GPU while the engine starts, or once it generates
-        sed -e "s/^name = .*/name = \"$wanted\"/" -e '/^baseline/d' -e 's/^enforce_eager.*/enforce_eager = true/' \
-            profiles/$profile.toml >"$work/$wanted.toml"
         python3 $here/take_memory.py "$work/runs/$wanted" "${wanted#oom-}" >"$out/$wanted-neighbour.txt" 2>&1 &
         neighbour=$!
-        step $wanted $harvest run --profile "$work/$wanted.toml" --model "$work/0.5b" --questions 64 $generate --top-logprobs 20 --name $wanted --json
+        step $wanted $harvest run --profile "$(variant $wanted "$profile" -e "$eager")" --model "$models/0.5b" --questions 64 $generate \
+            --top-logprobs 20 --name $wanted --json
         kill $neighbour 2>/dev/null
         keep_logs $wanted $wanted-engine
         ;;
-    equivalence | strict)
-        [ "$wanted" = strict ] && chosen=$profile-strict || chosen=$profile
-        sed -e "s/^name = .*/name = \"$wanted\"/" -e '/^baseline/d' -e 's/^enforce_eager.*/enforce_eager = true/' \
-            profiles/$chosen.toml >"$work/$wanted.toml"
-        for batch in 1 16; do
-            step $wanted-$batch $harvest run --profile "$work/$wanted.toml" --model "$work/0.5b" --questions 24 --question-batch-size $batch \
-                --runs-dir "$work/runs" --max-tokens 128 --top-logprobs 20 --temperature "${TEMPERATURE:-0.7}" --name $wanted-$batch --json
+    equivalence | strict) # the trained demo model sampled, and a larger random one greedily, one question or 16 at a time
+        [ $wanted = strict ] && from=$profile-strict || from=$profile
+        chosen=$(variant $wanted "$from" -e "$eager")
+        for model in demo 0.5b; do
+            [ $model = demo ] && asked="--model demo --questions 64 --temperature 0.7" || asked="--model $models/0.5b --questions 24 --temperature 0"
+            for batch in 1 16; do
+                step $wanted-$model-$batch $harvest run --profile "$chosen" $asked --question-batch-size $batch \
+                    --runs-dir "$work/runs" --max-tokens 128 --top-logprobs 20 --name $wanted-$model-$batch --json
+                keep_logs $wanted-$model-$batch $wanted-$model-$batch-engine
+            done
+            step $wanted-$model-verdict $harvest compare "$work"/runs/$wanted-$model-1-* "$work"/runs/$wanted-$model-16-*
         done
-        step $wanted-verdict $harvest compare "$(ls -d "$work"/runs/$wanted-1-*)" "$(ls -d "$work"/runs/$wanted-16-*)"
+        ;;
+    strict-cost) # tokens/s of the two profiles, with CUDA graphs
+        for kind in default strict; do
+            [ $kind = strict ] && from=$profile-strict || from=$profile
+            step cost-$kind $harvest run --profile "$(variant cost-$kind "$from")" --model "$models/7b" --questions "$questions" $generate \
+                --name cost-$kind --json
+            keep_logs cost-$kind cost-$kind-engine
+        done
+        ;;
+    split) # all GPUs as one engine, and an engine on each
+        gpus=${GPUS:-2}
+        for kind in tensor-parallel replicas; do
+            [ $kind = replicas ] && how="s/^tensor_parallel_size.*/tensor_parallel_size = 1/; s/^description/replicas = $gpus\n&/" ||
+                how="s/^tensor_parallel_size.*/tensor_parallel_size = $gpus/"
+            chosen=$(variant $kind "$profile" -e "$how" -e "s/^gpu_count.*/gpu_count = $gpus/")
+            step split-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --name split-$kind --json
+            keep_logs split-$kind split-$kind-engine
+        done
         ;;
     *) echo "unknown step $wanted" && exit 2 ;;
     esac

@@ -14,11 +14,13 @@ import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import polars as pl
 import psutil
 import pytest
 
+from flows.worker import settle
 from tests.fake_profile import write_fake_profile
 from tests.harvest_command import ROOT, environment, harvest
 from tests.prefect_worker import Api, running_worker
@@ -217,6 +219,20 @@ def test_a_worker_that_is_shut_down_leaves_no_run_running(
     assert ended["state_type"] in {"CRASHED", "CANCELLED"}, ended["state"]
     _gone(processes)
     worker.wait(60)
+
+
+def test_a_worker_says_it_for_flow_runs_that_ended_without_a_word(api: Api) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    runs = {state: api.trigger("manual", {}) for state in ("RUNNING", "CANCELLING", "SCHEDULED")}
+    for state, flow_run_id in runs.items():
+        if state != "SCHEDULED":
+            api.set_state(flow_run_id, state, force=True)
+    with temporary_settings({PREFECT_API_URL: api.url}):
+        settle([UUID(flow_run_id) for flow_run_id in runs.values()])
+    ended = {state: api.flow_run(flow_run_id)["state_type"] for state, flow_run_id in runs.items()}
+    assert ended == {"RUNNING": "CRASHED", "CANCELLING": "CANCELLED", "SCHEDULED": "SCHEDULED"}
+    api.set_state(runs["SCHEDULED"], "CANCELLED", force=True)
 
 
 def test_one_machine_serves_its_own_deployment(api: Api, home: Path, asked: dict[str, Any]) -> None:
