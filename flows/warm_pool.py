@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from tasks.generation_log import GenerationSession, add_session
 from tasks.oom_ladder import RungState
 from tasks.recovery import PoolEvent
-from tasks.replica_pool import ReplicaPool
+from tasks.replica_pool import MOST_SHARD_TASKS, ReplicaPool
 from tasks.run_plan import RunPlan
 from tasks.rung_memory import recall_rung, remember_rung
 from tasks.telemetry import ReplicaStats, TelemetrySampler
@@ -27,10 +27,11 @@ def warm_pool(
             "memory allowed before; --forget-oom-rung begins at the full batch"
         )
     wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
-    if (held := pool.capacity * plan.shard_size) < wanted:
+    if (held := MOST_SHARD_TASKS * plan.shard_size) < wanted:
         say(
-            f"only {held} of {wanted} questions can be in flight: {pool.capacity} shards of {plan.shard_size} are "
-            f"worked on at a time. A shard size of {-(-wanted // pool.capacity)} or more keeps the question batch full"
+            f"only {held} of {wanted} questions can be in flight: {MOST_SHARD_TASKS} shards of {plan.shard_size} are "
+            f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
+            "full"
         )
     with TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)), pool:
         try:

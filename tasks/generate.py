@@ -19,7 +19,6 @@ from tasks.rollout_request import build_request
 from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
 from tasks.side_thread import PromptsAhead, SideThread
 
-
 SPARE = 1 / 16
 """Share of the question batch that waits in the engine. Of sequences of 100 tokens, 1% end in a step, and the next step
 is scheduled before the loop hears of it."""
@@ -59,6 +58,11 @@ class Generator:
     def num_in_flight(self) -> int:
         """Requests in the engine."""
         return len(self._requests)
+
+    @property
+    def hungry(self) -> bool:
+        """Less than a question batch is left to admit."""
+        return sum(len(feed.pending) for feed in self._feeds) < self._spec.question_batch_size
 
     @property
     def busy(self) -> bool:

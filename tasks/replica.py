@@ -37,6 +37,8 @@ from tasks.rollout_frame import EngineFacts, publish_rollouts
 from tasks.shard_feed import ShardWork
 
 HEARTBEAT_SECONDS = 0.5
+HUNGRY_HEARTBEAT_SECONDS = 0.05
+"""While there is little left to admit: the parent gives the next shard by what it hears."""
 ENGINE_REPORT_SECONDS = 1.0
 """What an engine that ends by an exception of its own has, to have that exception raised in a step."""
 MOST_TEXT = 100_000
@@ -120,7 +122,8 @@ class Replica:
         published = [item for item in self._publishing if item[1].done()]
         # counters before the shard's end: the parent may close the run on the last one
         if published or time.monotonic() >= self._next_heartbeat:
-            self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
+            hungry = self._generator.busy and self._generator.hungry
+            self._next_heartbeat = time.monotonic() + (HUNGRY_HEARTBEAT_SECONDS if hungry else HEARTBEAT_SECONDS)
             self._connection.send(
                 Heartbeat(
                     stats=self._engine.stats,

@@ -51,8 +51,6 @@ class ReplicaPool:
         self._recovery = Recovery(plan, rung, listener)
         gpus = gpu_slices(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self._slots = [ReplicaSlot(index, own, plan) for index, own in enumerate(gpus)]
-        # a shard waits for its longest completion: meanwhile the next ones must be enough to fill the batch
-        self._shards_per_replica = 2 + math.ceil(plan.profile.question_batch_size / plan.shard_size)
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
@@ -62,8 +60,10 @@ class ReplicaPool:
 
     @property
     def capacity(self) -> int:
-        """Shard tasks worth having in flight."""
-        return min(MOST_SHARD_TASKS, self._shards_per_replica * len(self._slots) + 1)
+        """Shard tasks worth having in flight now: what the replicas have, and a question batch more for each."""
+        assigned = sum(len(slot.process.shards) for slot in self._slots if slot.process)
+        ahead = math.ceil(self._plan.profile.question_batch_size / self._plan.shard_size)
+        return min(MOST_SHARD_TASKS, assigned + ahead * len(self._slots))
 
     @property
     def rung(self) -> Rung:
@@ -180,13 +180,14 @@ class ReplicaPool:
     def _assign(self) -> None:
         while True:
             processes = [slot.process for slot in self._slots if slot.process and slot.process.ready]
-            free = [process for process in processes if len(process.shards) < self._shards_per_replica]
-            index = self._queue.take() if free else None
-            if index is None:
+            # counted in rollouts, not shards: one that waits for its longest completions fills no batch
+            free = [process for process in processes if process.num_unfinished < 2 * process.batch_rollouts]
+            shard = self._queue.take() if free else None
+            if shard is None:
                 return
-            process = min(free, key=lambda candidate: len(candidate.shards))
-            process.assign(index)
-            process.send(AddShard(work=self._work(index)))
+            process = min(free, key=lambda candidate: candidate.num_unfinished)
+            process.assign(shard)
+            process.send(AddShard(work=self._work(shard.index)))
 
     def _work(self, index: int) -> ShardWork:
         paths = self._plan.paths

@@ -27,6 +27,7 @@ from tasks.replica_messages import (
     ToReplica,
 )
 from tasks.rollout_frame import EngineFacts
+from tasks.shards import Shard
 
 STOP_SECONDS = 5.0
 
@@ -59,6 +60,10 @@ class ReplicaProcess:
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        spec = order.generation
+        self.batch_rollouts = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
+        """Rollouts of a question batch."""
+        self._num_assigned = 0
         self.shards: set[int] = set()
         self.started_shards: set[int] = set()
         """Those of ``shards`` whose journal the replica has opened."""
@@ -126,6 +131,11 @@ class ReplicaProcess:
         """The replica and, once it is ready, its engine's own processes."""
         return {self.pid, *(record.pid for record in self._processes)}
 
+    @property
+    def num_unfinished(self) -> int:
+        """Rollouts that it was given and has not finished, as of its last heartbeat."""
+        return self._num_assigned - self.num_finished
+
     def send(self, message: ToReplica) -> None:
         """Send, unless the replica is already gone: its exit is noticed by ``receive``."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -167,11 +177,12 @@ class ReplicaProcess:
                 "in the profile if steps take longer",
             )
 
-    def assign(self, index: int) -> None:
+    def assign(self, shard: Shard) -> None:
         """Note a shard as this replica's; waiting for its first token counts from now."""
         if not self.shards:
             self._progress.at = time.monotonic()
-        self.shards.add(index)
+        self.shards.add(shard.index)
+        self._num_assigned += shard.num_rollouts
 
     def end(self, *, graceful: bool = False) -> None:
         """End the replica and every process under it, and wait until they are gone."""
@@ -201,6 +212,7 @@ class ReplicaProcess:
                 self._progress = _Progress(at=time.monotonic(), mark=mark)
         elif isinstance(message, ShardStarted):
             self.started_shards.add(message.index)
+            self._num_assigned -= message.num_resumed
         elif isinstance(message, ShardGenerated):
             self.started_shards.discard(message.index)
 

@@ -40,7 +40,7 @@ class ShardQueue:
         self._wake = wake
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
-        self._next: deque[int] = deque()
+        self._next: deque[Shard] = deque()
         self._resumed: dict[int, int] = {}
         self._closed: HarvestError | None = None
 
@@ -61,11 +61,11 @@ class ShardQueue:
                 raise self._closed
             assert shard.index not in self._waiting
             waiting = self._waiting[shard.index] = _Waiting(shard=shard, future=Future())
-            self._next.append(shard.index)
+            self._next.append(shard)
         self._wake()
         return waiting.future.result()
 
-    def take(self) -> int | None:
+    def take(self) -> Shard | None:
         """The next shard for a replica, or None."""
         with self._lock:
             return self._next.popleft() if self._next else None

@@ -90,6 +90,27 @@ class GatedEngine(FakeEngine):
         return super().step()
 
 
+class StragglingEngine(FakeEngine):
+    """One completion in sixteen ends only when nothing else has been running for two seconds."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._busy_at = time.monotonic()
+
+    def step(self) -> list[EngineOutput]:
+        stragglers = {key: item for key, item in self.running.items() if item[0].seed % 16 == 0}
+        if len(stragglers) < len(self.running):
+            self._busy_at = time.monotonic()
+        if time.monotonic() > self._busy_at + 2:
+            return super().step()
+        for request_id in stragglers:
+            del self.running[request_id]
+        try:
+            return super().step()
+        finally:
+            self.running |= stragglers
+
+
 class PoisonedEngine(FakeEngine):
     """Killed by the requests whose seeds ``POISON_SEEDS`` lists, at their second token."""
 

@@ -22,7 +22,7 @@ import psutil
 
 from tasks.manifest import write_manifest
 from tasks.oom_ladder import RungState
-from tasks.replica_pool import ReplicaPool
+from tasks.replica_pool import MOST_SHARD_TASKS, ReplicaPool
 from tasks.run_config import config_from_parameters
 from tasks.run_directory import open_run
 from tasks.run_plan import RunPlan, plan_run
@@ -85,7 +85,7 @@ def collect_alone(plan: RunPlan) -> None:
         mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
         pool.wake()
 
-    with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(pool.capacity) as threads:
+    with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(MOST_SHARD_TASKS) as threads:
         futures = [threads.submit(collect, pool, shard) for shard in shard_dataset(plan)]
         while not all(future.done() for future in futures):
             pool.pump(0.5)

@@ -81,6 +81,19 @@ def generate(plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda poo
     return outcome
 
 
+def test_shards_that_wait_for_their_longest_completions_do_not_empty_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.05")
+    plan = make_plan(tmp_path, backend="tests.fakes:StragglingEngine")
+    outcome = generate(plan)
+    assert outcome.error is None
+    rows = pl.read_parquet(plan.paths.root / "rollouts" / "*.parquet", include_file_paths="shard")
+    late = rows.filter(pl.col("seed") % 16 == 0)
+    assert late["shard"].n_unique() > 4
+    assert late["created_at"].min() > rows.filter(pl.col("seed") % 16 != 0)["created_at"].max()
+
+
 def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def waiters():  # type: ignore[no-untyped-def]
 def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters) -> None:
     futures = [waiters.wait_for(index) for index in (3, 1)]
     queue = waiters.queue
-    assert [queue.take(), queue.take(), queue.take()] == [3, 1, None]
+    assert [queue.take(), queue.take(), queue.take()] == [shard(3), shard(1), None]
     assert queue.started(1, 5) == 5
     queue.finished(1, 2)
     assert futures[1].result(10) == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
@@ -58,7 +58,7 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
     with pytest.raises(EngineCrashed):
         first.result(10)
     second = waiters.wait_for(0)
-    assert queue.take() == 0
+    assert queue.take() == shard(0)
     # what this session itself has put there was not resumed
     assert queue.started(0, 11) is None
     queue.finished(0, 0)
