@@ -19,13 +19,15 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
 RETRY_SECONDS = 2.0
-FLUSH_SECONDS = 30.0
+REQUEST_SECONDS = 15.0
+"""After which a request is given up and made again: Prefect's own limit of a minute would hold up all that follow."""
+FLUSH_SECONDS = 60.0
 """How long the end of a flow waits for the next of its artifacts to reach the server."""
 
 Row = dict[str, Any]
@@ -124,7 +126,7 @@ class Reporter:
 
     def _send_all(self) -> None:
         # the client's own retries take minutes, and do not know when the flow ends
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
             while (send := self._queue.get()) is not None:
                 while not _sent(send):
                     if self._given_up:

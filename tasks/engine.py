@@ -109,6 +109,9 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -
     chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
+        # threads that wait by spinning take the cores from the flow, its server, and each other: on a busy machine that
+        # makes a step several times as long
+        defaults["OMP_WAIT_POLICY"] = "passive"
         if settings.enforce_eager:
             # else the first step compiles one small function (the rank of a token) for seconds, to gain nothing
             defaults["TORCHDYNAMO_DISABLE"] = "1"

@@ -2,8 +2,9 @@
 
 vLLM profiles one forward pass of max_num_batched_tokens and one sampling of max_num_seqs rows (v1/worker/
 gpu_worker.py, ``determine_available_memory``) and gives the rest of ``gpu_memory_utilization`` to the KV cache. The
-two peaks do not overlap. CUDA graphs come on top; vLLM's own profiler counts at least 1 MiB for each captured graph,
-and published start-up logs show 0.17 to 0.4 GiB for 16 to 35 graphs, so 12 MiB a graph is taken here.
+two peaks do not overlap. CUDA graphs come on top: one piecewise graph per captured size, and a full one per size that
+a decode step can have. Start-up logs show 0.17 to 0.4 GiB for 16 to 35 graphs of one kind, and 0.54 GiB for 51 and 35
+of both (infra/gpu-bench/RESULTS.md), so 8 MiB a graph is taken here.
 """
 
 from profiles.schema import EngineSettings
@@ -12,7 +13,7 @@ from tasks.model_shape import ModelShape
 WORKSPACE_BYTES = 512 << 20
 """Attention and cuBLAS workspaces, allocator fragments and NCCL buffers: the remainder seen in start-up logs."""
 
-GRAPH_BYTES = 12 << 20
+GRAPH_BYTES = 8 << 20
 LARGEST_DEFAULT_CAPTURE = 512
 SAMPLER_BYTES_PER_LOGIT = 24
 """bf16 logits, their float32 copy, sorted values with int64 indices, and float32 probabilities."""
@@ -30,13 +31,15 @@ def batched_tokens(engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -
     return min(default, engine.max_num_seqs * engine.max_model_len)
 
 
-def capture_sizes(engine: EngineSettings) -> int:
-    """Number of batch sizes with CUDA graphs: 1, 2, 4, then steps of 8 up to 256 and of 16 above (config/vllm.py)."""
+def captured_graphs(engine: EngineSettings) -> int:
+    """Number of CUDA graphs; their sizes are 1, 2, 4, then steps of 8 up to 256 and of 16 above (config/vllm.py)."""
     if engine.enforce_eager:
         return 0
     largest = engine.max_cudagraph_capture_size or min(2 * engine.max_num_seqs, LARGEST_DEFAULT_CAPTURE)
     sizes = [1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_DEFAULT_CAPTURE + 1, 16)]
-    return sum(size <= largest for size in sizes)
+    captured = [size for size in sizes if size <= largest]
+    full = [size for size in captured if size <= engine.max_num_seqs]
+    return len(captured) + len(full)
 
 
 def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -> int:
@@ -46,5 +49,5 @@ def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu
     # the widest moment of a layer: residual, normed input, fused gate and up, and their product
     layer = tokens * (2 * shape.hidden + 3 * shape.intermediate // size) * shape.dtype_bytes
     sampler = engine.max_num_seqs * shape.vocab * SAMPLER_BYTES_PER_LOGIT
-    graphs = 2 * capture_sizes(engine) * GRAPH_BYTES  # one piecewise and one full graph per size
+    graphs = captured_graphs(engine) * GRAPH_BYTES
     return max(layer, sampler) + graphs + WORKSPACE_BYTES

@@ -16,6 +16,9 @@ WEIGHTS_LOADED = "INFO [default_loader.py:430] Loading weights took 0.24 seconds
     [
         ("gpu_oom_run.log", "", "run", True),
         ("gpu_oom_start.log", WEIGHTS_LOADED, "start", True),
+        # the engine core in a process of its own, which the replica hears of as "initialization failed" or "dead"
+        ("gpu_oom_core_run.log", "", "run", True),
+        ("gpu_oom_core_start.log", WEIGHTS_LOADED, "start", True),
         # before the weights are in, a smaller batch cannot help
         ("gpu_oom_start.log", "", "start", False),
     ],
@@ -24,4 +27,8 @@ def test_real_gpu_logs_are_told_as_device_memory(name: str, before: str, phase: 
     told = find_cause(before + (LOGS / name).read_text(), phase)
     assert isinstance(told, OutOfMemory)
     assert (told.kind, told.phase, told.curable) == ("device", phase, curable)
-    assert told.reason.startswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate")
+    sentences = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_",
+    )
+    assert told.reason.startswith(sentences)
