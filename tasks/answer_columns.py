@@ -37,7 +37,8 @@ _BOX = (
 )
 _LAST_NUMBER = rf"([>{MAPPED_CLASS}]?)([-\x{{2212}}]?[0-9.,]*[0-9])[^0-9<>{MAPPED_CLASS}]*$"
 _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
-_ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"
+# a parenthesis may spell the integer out
+_ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9(]*)$"
 
 # few first letters: such a search runs at memory speed
 _SPECIAL_TOKENS = [
