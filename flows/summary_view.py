@@ -24,6 +24,9 @@ def print_summary(report: dict[str, Any]) -> None:
     table.add_section()
     table.add_row(*_row("all", report["overall"]))
     console.print(table)
+    if suspects := report["gold_suspects"]:
+        mean = _number(report["mean_reward_without_suspects"], 3)
+        console.print(f"mean reward without suspect ground truths (questions: {suspects}): {mean}")
     _print_sampling(console, report)
     _print_contrasts(console, report["contrasts"])
     generation = report["generation"]

@@ -15,7 +15,7 @@ EPSILON = 1e-4
 def group_advantages(rollouts: pl.DataFrame) -> pl.DataFrame:
     """``rollouts``, with ``group_id`` and ``reward``, plus a float64 column ``advantage``.
 
-    A group whose rewards are all equal gets 0 throughout. A row with a null reward (an error, a masked gold) has a null
+    A group whose rewards are all equal gets 0 throughout. A row with a null reward (an error) has a null
     advantage and takes no part in its group's statistics. Raises ConfigError when a group has a single row, which has
     nothing to be compared with.
     """

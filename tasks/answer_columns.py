@@ -13,9 +13,11 @@ from tasks.answer_marker import MAX_BOX_CHARS, Answer, MarkedValue, answer_from,
 from tasks.answer_text import (
     MAPPED_CLASS,
     MAYBE_NEXT_QUESTION,
+    QUESTION_WORDS,
     SAME_LINE_QUESTION,
     THINK_NAMES,
     answer_text,
+    spoken_text,
 )
 from tasks.flexible_answer import canonical_run, last_number_run
 from tasks.score import CUT_FINISH_REASONS
@@ -35,7 +37,8 @@ _BOX = (
 )
 _LAST_NUMBER = rf"([>{MAPPED_CLASS}]?)([-\x{{2212}}]?[0-9.,]*[0-9])[^0-9<>{MAPPED_CLASS}]*$"
 _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
-_ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9]*)$"
+# a parenthesis may spell the integer out
+_ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9(]*)$"
 
 # few first letters: such a search runs at memory speed
 _SPECIAL_TOKENS = [
@@ -51,14 +54,17 @@ def answer_columns(completions: pl.Series, finish_reasons: pl.Series) -> pl.Data
     """ANSWER_COLUMNS for completions without nulls, in their order; ``flexible`` is the last number, canonical."""
     rows = pl.DataFrame(
         {"completion": completions, "is_cut": finish_reasons.is_in(CUT_FINISH_REASONS).fill_null(False)}
-    )
-    marked = rows.select(_body(), "is_cut").select(
-        "is_cut",
-        _is_plain().alias("is_plain"),
-        _has_no_marker().alias("is_markerless"),
-        pl.col("body").str.extract_groups(_HASH).alias("hash"),
-        pl.col("body").str.extract(_BOX).alias("boxed"),
-        pl.col("body").str.extract_groups(_LAST_NUMBER).alias("last_number"),
+    ).with_columns(is_special=_is_special(), is_reasoned=pl.col("completion").str.contains("think>", literal=True))
+    reasoned = _where(pl.col("is_reasoned"), pl.col("completion"))
+    marked = (
+        rows.with_columns(parts=reasoned.str.splitn("</think>", 2))
+        .select(_body(), "is_cut", "is_reasoned")
+        .with_columns(
+            pl.col("body").str.extract_groups(_HASH).alias("hash"),
+            pl.col("body").str.extract(_BOX).alias("boxed"),
+            pl.col("body").str.extract_groups(_LAST_NUMBER).alias("last_number"),
+        )
+        .select(pl.exclude("body"), _is_plain().alias("is_plain"), _has_no_marker().alias("is_markerless"))
     )
     boxed, line = pl.col("boxed"), pl.col("hash").struct[0]
     values = marked.select(
@@ -78,40 +84,59 @@ def answer_columns(completions: pl.Series, finish_reasons: pl.Series) -> pl.Data
     return _with_whole_rows(answers.with_columns(_canonical_runs(values["run"])), rows, is_whole)
 
 
-def _body() -> pl.Expr:
-    """The completion, or what follows its think block when it has just one that starts it."""
+def _is_special() -> pl.Expr:
     completion = pl.col("completion")
-    opened = completion.str.count_matches("<think>", literal=True)
-    starts_open = completion.str.contains(r"^[ \n\t]*<think>")
-    is_simple = (
-        (completion.str.count_matches("</think>", literal=True) == 1) & (opened <= 1) & ((opened == 0) | starts_open)
-    )
-    after = completion.str.split_exact("</think>", 1).struct[1]
-    body = pl.when(is_simple).then(after).otherwise(completion)
-    is_special = completion.str.contains_any(_SPECIAL_TOKENS) | completion.str.contains("think▷", literal=True)
-    return pl.when(~is_special).then(body).alias("body")
+    return completion.str.contains_any(_SPECIAL_TOKENS) | completion.str.contains("think▷", literal=True)
+
+
+def _body() -> pl.Expr:
+    """The completion, or what follows its think block when one starts it; null for a special one."""
+    completion, before, after = pl.col("completion"), pl.col("parts").struct[0], pl.col("parts").struct[1]
+    opened = before.str.count_matches("<think>", literal=True)
+    opened_at_start = before.str.contains(r"^[ \n\t]*<think>").cast(pl.UInt32)
+    body = pl.when(after.is_not_null() & (opened == opened_at_start)).then(after).otherwise(completion)
+    return _where(~pl.col("is_special"), body).alias("body")
+
+
+def _where(condition: pl.Expr, text: pl.Expr) -> pl.Expr:
+    """``text`` where ``condition``, else null: ``extract`` and ``count_matches``, unlike ``contains``, pass over it."""
+    return pl.when(condition).then(text)
+
+
+def _has(text: pl.Expr, pattern: str) -> pl.Expr:
+    return text.str.extract(f"({pattern})").is_not_null()
 
 
 def _is_plain() -> pl.Expr:
     body = pl.col("body")
     return (
         body.is_not_null()
-        & ~body.str.contains("think>", literal=True)
+        & ~_has(_where(pl.col("is_reasoned"), body), "think>")
         & ~body.str.contains(MAYBE_NEXT_QUESTION)
-        & ~body.str.contains(SAME_LINE_QUESTION)
+        & ~_has(_where(body.str.contains_any(QUESTION_WORDS), body), SAME_LINE_QUESTION)
     ).fill_null(False)
 
 
 def _has_no_marker() -> pl.Expr:
-    body = pl.col("body")
-    is_bare = ~body.str.contains_any(["####", "\\boxed", "\\fbox"])
+    """Whether no marker stands in a text; only asked where none was read."""
+    body = _where(pl.col("hash").struct[0].is_null() & pl.col("boxed").is_null(), pl.col("body"))
     # a mapped character or an annotation inside a marker vanishes and leaves a marker
-    suspicious = pl.when(is_bare & body.str.contains(r"[#\\＃＼]")).then(body)
-    return is_bare & ~suspicious.str.contains(rf"<<|[{MAPPED_CLASS}]").fill_null(False)
+    suspicious = _where(_has(body, r"[#\\＃＼]"), body)
+    return ~(_has(body, r"####|\\boxed|\\fbox") | _has(suspicious, rf"<<|[{MAPPED_CLASS}]"))
 
 
 def _read_distinct(values: pl.DataFrame) -> pl.DataFrame:
     """The answer per row, read once per distinct form; a null method where the whole text must be read."""
+    key = ["kind", "value", "is_cut"]
+    distinct = values.filter(pl.col("is_plain") & pl.col("kind").is_not_null()).select(key).unique()
+    return (
+        values.select(key)
+        .join(_read_forms(distinct), on=key, how="left", maintain_order="left")
+        .select("extracted_answer", "extraction_method")
+    )
+
+
+def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
     key = ["kind", "form", "is_cut"]
     parts = pl.col("value").str.extract_groups(_ONE_INTEGER)
     digits = parts.struct[1].str.replace_all(",", "", literal=True)
@@ -122,14 +147,15 @@ def _read_distinct(values: pl.DataFrame) -> pl.DataFrame:
         stand_in=stand_in,
         form=pl.coalesce(pl.concat_str(parts.struct[0], stand_in, parts.struct[2]), "value"),
     )
-    distinct = forms.filter(pl.col("is_plain") & pl.col("kind").is_not_null()).select(key).unique()
+    distinct = forms.select(key).unique()
     answers = [_answer_of(*row) for row in distinct.iter_rows()]
     table = distinct.with_columns(
         pl.Series("canonical", [answer and answer.canonical for answer in answers], dtype=pl.String),
         pl.Series("method", [answer and answer.method for answer in answers], dtype=pl.String),
     )
     canonical, is_negative = pl.col("canonical"), pl.col("canonical").str.starts_with("-")
-    return forms.join(table, on=key, how="left", maintain_order="left").select(
+    return forms.join(table, on=key, how="left").select(
+        *values.columns,
         extracted_answer=pl.when(pl.col("digits").is_null())
         .then(canonical)
         .when(is_negative)
@@ -164,12 +190,13 @@ def _with_whole_rows(fast: pl.DataFrame, rows: pl.DataFrame, is_whole: pl.Series
     indices = is_whole.arg_true()
     if indices.is_empty():
         return fast
-    whole = [_whole_answer(text, is_cut) for text, is_cut in rows[indices].iter_rows()]
+    columns = rows[indices].select("completion", "is_cut", is_spoken=~pl.col("is_special") & ~pl.col("is_reasoned"))
+    whole = [_whole_answer(*row) for row in columns.iter_rows()]
     table = pl.DataFrame(whole, schema=ANSWER_COLUMNS, orient="row")
     return fast.with_columns(fast[name].scatter(indices, table[name]) for name in ANSWER_COLUMNS)
 
 
-def _whole_answer(text: str, is_cut: bool) -> Sequence[str | None]:
-    cleaned = answer_text(text)
+def _whole_answer(text: str, is_cut: bool, is_spoken: bool) -> Sequence[str | None]:
+    cleaned = spoken_text(text) if is_spoken else answer_text(text)
     answer = find_answer(cleaned, is_cut=is_cut)
     return answer.canonical, answer.method, canonical_run(last_number_run(cleaned.text))

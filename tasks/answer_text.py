@@ -103,10 +103,13 @@ SAME_LINE_QUESTION = rf"[ \t.!*$}})](?:Question|Problem|Exercise|Q){_NUMBERED}:"
 
 _NEXT_QUESTION = re.compile(_NEXT_QUESTION_LINE)
 _SAME_LINE_QUESTION = re.compile(SAME_LINE_QUESTION)
-_ANY_QUESTION = re.compile(f"{_NEXT_QUESTION_LINE}|{SAME_LINE_QUESTION}")
+QUESTION_WORDS = ["Q", "Problem", "Exercise"]
+"""One of them starts what SAME_LINE_QUESTION finds."""
+
+# written so that the search skips to the next first character
 _ANSWER = re.compile(
-    r"(?P<hash>(?<!#)####(?!#))|\\(?:boxed|fbox) ?\{[^}\n]{0,80}?[0-9]"
-    r"|[Aa](?:nswer|NSWER)(?: is|[ *_]{0,4}:)[^\n#\\]{0,80}?[0-9]"
+    r"[#\\Aa](?:(?P<hash>(?<=#)(?<!##)###(?!#))|(?<=\\)(?:boxed|fbox) ?\{[^}\n]{0,80}?[0-9]"
+    r"|(?<=[Aa])(?:nswer|NSWER)(?: is|[ *_]{0,4}:)[^\n#\\]{0,80}?[0-9])"
 )
 _LIST_NUMBER = re.compile(r" ?[0-9][.)]? ?")
 _MOST_VALUE_CHARS = 200
@@ -123,12 +126,16 @@ class AnswerText:
 
 def answer_text(completion: str) -> AnswerText:
     """The text of ``completion`` in which an answer may stand."""
-    text, turn_ended = _cut_at_turn_token(completion)
-    text = _without_reasoning(text)
+    text, is_ended = _cut_at_turn_token(completion)
+    return spoken_text(_without_reasoning(text), is_ended=is_ended)
+
+
+def spoken_text(text: str, *, is_ended: bool = False) -> AnswerText:
+    """The same for a text without turn tokens and reasoning; ``is_ended`` when a turn token stood at its end."""
     text, question_followed = _cut_at_next_question(text)
     if _MAPPED.search(text):  # translating costs far more than finding nothing to translate
         text = text.replace("\r\n", "\n").translate(_CHARACTERS)
-    return AnswerText(text=_ANNOTATION.sub("", text), is_ended=turn_ended or question_followed)
+    return AnswerText(text=_ANNOTATION.sub("", text), is_ended=is_ended or question_followed)
 
 
 def _cut_at_turn_token(text: str) -> tuple[str, bool]:
@@ -172,7 +179,7 @@ def _without_reasoning(text: str) -> str:
 
 def _cut_at_next_question(text: str) -> tuple[str, bool]:
     """Cut at the first question heading after an answer; before any answer it restates the question, or a part."""
-    if _ANY_QUESTION.search(text) is None:
+    if not any(word in text for word in QUESTION_WORDS) and _NEXT_QUESTION.search(text) is None:
         return text, False
     given = next((found.end() for found in _ANSWER.finditer(text) if _gives_answer(text, found)), None)
     if given is None:

@@ -2,7 +2,8 @@
 
 Accepted around the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
 or word ("≈", "about"), brackets or quotes around the whole, percent (the bare number), trailing unit words and
-chatter. The value is ambiguous, and never paid, when the rest could change it:
+chatter, and in parentheses the same number again, in digits or spelled out. The value is ambiguous, and never paid,
+when the rest could change it:
 
 * a second number in any script or as a word: ranges, lists, fractions, mixed numbers, clock times, "2 hours 30
   minutes", "18 dollars and fifty cents";
@@ -18,6 +19,7 @@ from typing import Literal
 
 from tasks.answer_markup import plain_value
 from tasks.number_literal import canonical_number, match_number
+from tasks.number_words import end_of_spelling
 
 ReadingKind = Literal["number", "ambiguous", "empty", "prose"]
 MarkerKind = Literal["hash", "boxed"]
@@ -97,6 +99,7 @@ _OTHER_VALUE = re.compile(
 _CLOCK = re.compile(r" ?[ap]\.?m\b", re.IGNORECASE)
 _SLASH_UNIT = re.compile(r"/ ?[^\W\d_]")
 _SAID_AGAIN = re.compile(r" ?\(([0-9][0-9,.]*)((?: [^()0-9]*)?)\)[.]?")
+_SPELLED_AGAIN = re.compile(r"([^()]*)\(([^()]*)\)[.]?")
 _REST_START = re.compile(r" ?%?(?:$|[ ,;:?()\]\"'”’»°¢/]|\.(?![.\w…])|- ?(?=[^\W\d_])|[^\W\d_]|[^\x00-\x7f])")
 
 
@@ -128,12 +131,20 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
         rest = ""  # money is exclaimed at; "5!" and "$5!$" are factorials
     if "." in stripped[: number.end] and _CLOCK.match(rest):
         return _AMBIGUOUS
-    again = _SAID_AGAIN.fullmatch(rest)
-    if again and canonical_number(again[1]) == number.canonical:
-        rest = again[2]
+    rest = _without_repetition(rest, number.canonical)
     if _changes_value(rest, plain.has_currency):
         return _AMBIGUOUS
     return Reading(kind="number", canonical=number.canonical)
+
+
+def _without_repetition(rest: str, canonical: str) -> str:
+    """``rest`` without a parenthesis at its end that says the number again: "(18 eggs)", "eggs (eighteen)"."""
+    again = _SAID_AGAIN.fullmatch(rest)
+    if again and canonical_number(again[1]) == canonical:
+        return again[2]
+    spelled = _SPELLED_AGAIN.fullmatch(rest)
+    end = end_of_spelling(spelled[2], canonical) if spelled else None
+    return rest if spelled is None or end is None else spelled[1] + spelled[2][end:]
 
 
 def _without_labels(text: str) -> str | None:

@@ -8,7 +8,7 @@ dataset repository too.
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -73,14 +73,22 @@ class ExportReport:
 
 
 def export_run(
-    run_dir: Path, to: str, out: str, filters: ExportFilters | None = None, transfer: Transfer | None = None
+    run_dir: Path,
+    to: str,
+    out: str,
+    filters: ExportFilters | None = None,
+    transfer: Transfer | None = None,
+    *,
+    advantages: bool = False,
 ) -> ExportReport:
     """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
+
+    ``advantages`` adds the group-relative advantage of each rollout to a target that takes every column.
 
     Raises ConfigError for an unfinished run, a target or filter that does not suit it, a place that holds something
     else, or filters that leave nothing; UploadError or StorageError when the place does not take the files.
     """
-    chosen = _format(to)
+    chosen = _format(to, advantages=advantages)
     filters = filters or ExportFilters()
     arms, samples = _shape(run_dir)
     check_filters(filters, arms, samples)
@@ -129,10 +137,13 @@ def export_run(
     return report
 
 
-def _format(to: str) -> ExportFormat:
+def _format(to: str, *, advantages: bool) -> ExportFormat:
     if to not in FORMATS:
         raise ConfigError(f"cannot export to {to!r}; the targets are {', '.join(FORMATS)}")
-    return FORMATS[to]
+    chosen = FORMATS[to]
+    if advantages and chosen.for_training and not chosen.advantages:
+        raise ConfigError(f"{to} has no column for advantages: the trainer makes its own. Use parquet or jsonl")
+    return replace(chosen, advantages=chosen.advantages or advantages)
 
 
 def _shape(run_dir: Path) -> tuple[list[str], int]:
@@ -161,6 +172,11 @@ def _check_suits(chosen: ExportFormat, filters: ExportFilters, samples: int) -> 
         raise ConfigError(
             f"{chosen.name} compares the rollouts of a group, and here a group has one ({limit}). Generate with "
             "samples_per_arm >= 2, or export to verl, openrlhf, parquet or jsonl"
+        )
+    if chosen.advantages and samples < 2:
+        raise ConfigError(
+            "an advantage compares the rollouts of a group, and here a group has one (samples_per_arm was 1). Generate "
+            "with --samples-per-arm 2 or more, or export without advantages"
         )
 
 

@@ -88,6 +88,9 @@ tokens `mask` is false and `logprobs` and `advantages` are 0. `advantages` are r
 rollouts, exported or not. Rollouts sampled with top_p below 1 need prime-rl's sampling mask, which is not stored."""
 
 _ALL = """Every column of the run's rollouts, with their scores."""
+_ADVANTAGE = """
+`advantage` is (reward - mean) / (standard deviation + 1e-4) within the group: the rollouts of one question under one
+arm, exported or not. It is 0 where all rewards are equal, and null without a reward."""
 
 _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_RL, "parquet": _ALL, "jsonl": _ALL}
 
@@ -98,6 +101,8 @@ def export_card(report: dict[str, Any], suffix: str) -> str:
     usage = _USAGE[report["to"]]
     if report["to"] == "trl":
         usage = usage.format(rollouts_per_group=report["rollouts_per_group"])
+    if "advantage" in report["columns"]:
+        usage += _ADVANTAGE
     return _HEADER.format(
         **{
             **report,

@@ -15,6 +15,8 @@ class ExportFilters:
     """Only these arms; empty takes all."""
     include_errors: bool = False
     """Keep error rows, which have no completion and no reward."""
+    drop_gold_suspects: bool = False
+    """Leave out the questions whose ground truth is known to be wrong, so that right answers are paid nothing."""
     drop_zero_variance: bool = False
     """Leave out groups whose rewards are all equal: their advantages are 0."""
     drop_truncated: bool = False
@@ -59,6 +61,8 @@ def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCo
         rollouts = _keep(rollouts, pl.col("arm_id").is_in(filters.arms), "arm", counts)
     if not filters.include_errors:
         rollouts = _keep(rollouts, pl.col("error").is_null(), "error", counts)
+    if filters.drop_gold_suspects:
+        rollouts = _keep(rollouts, ~pl.col("gold_suspect"), "suspect ground truth", counts)
     if filters.drop_zero_variance:
         varied = pl.col("reward").min().over("group_id") < pl.col("reward").max().over("group_id")
         rollouts = _keep(rollouts, varied.fill_null(False), "zero variance", counts)

@@ -65,8 +65,3 @@ def suspect_flags(questions: pl.Series) -> pl.Series:
     """``is_gold_suspect`` per question; false where the question is null. Each distinct question is hashed once."""
     suspects = [question for question in questions.drop_nulls().unique() if is_gold_suspect(question)]
     return questions.is_in(suspects).fill_null(False).alias("gold_suspect")
-
-
-def mask_gold_suspects(scores: pl.DataFrame) -> pl.DataFrame:
-    """``scores`` with a null ``reward`` where ``gold_suspect``, so that neither metrics nor training see the row."""
-    return scores.with_columns(reward=pl.when(~pl.col("gold_suspect")).then("reward"))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from tasks.arm_contrasts import ArmContrast, contrast_arms
-from tasks.gold_suspects import mask_gold_suspects
 from tasks.intervals import Interval, mean_reward_interval
 from tasks.paired_statistics import CORRECT_ABOVE
 from tasks.sampling_metrics import PassAtK, maj_at_k, pass_at_k, zero_variance_share
@@ -22,6 +21,7 @@ _COLUMNS = (
     "is_truncated",
     "num_completion_tokens",
     "is_repetitive",
+    "gold_suspect",
 )
 
 
@@ -40,6 +40,8 @@ class ArmMetrics:
     scored: int
     mean_reward: float | None
     mean_reward_interval: Interval | None
+    mean_reward_without_suspects: float | None
+    """The same over the questions whose ground truth is not suspect; None where no ground truth is."""
     pass_at_1: float | None
     pass_at_k: tuple[PassAtK, ...]
     maj_at_k: float | None
@@ -64,22 +66,18 @@ class RunMetrics:
     overall: ArmMetrics
     arms: tuple[ArmMetrics, ...]
     contrasts: tuple[ArmContrast, ...]
-    masked: int
-    """Rollouts whose reward was masked for a suspect ground truth."""
 
 
-def run_metrics(rows: pl.DataFrame, *, seed: int = 0, mask_suspects: bool = False) -> RunMetrics:
+def run_metrics(rows: pl.DataFrame, *, seed: int = 0) -> RunMetrics:
     """Metrics of scored rollouts.
 
     ``rows`` has ``example_id``, ``arm_id``, ``reward`` (null for an error), ``extracted_answer``,
     ``extraction_method``, ``correct_flexible``, ``is_truncated``, ``num_completion_tokens``, and may have
-    ``is_repetitive`` (without it repetition is None) and ``gold_suspect``, whose rewards ``mask_suspects`` leaves out.
-    The same seed gives the same intervals and p values.
+    ``is_repetitive`` (without it repetition is None) and ``gold_suspect`` (without it no ground truth is suspect). The
+    same seed gives the same intervals and p values.
     """
-    masked = 0
-    if mask_suspects:
-        masked = int((rows["gold_suspect"] & rows["reward"].is_not_null()).sum())
-        rows = mask_gold_suspects(rows)
+    if "gold_suspect" not in rows.columns:
+        rows = rows.with_columns(gold_suspect=pl.lit(False))
     if "is_repetitive" not in rows.columns:
         rows = rows.with_columns(is_repetitive=pl.lit(None, pl.Boolean))
     rows = rows.select(_COLUMNS)
@@ -88,7 +86,6 @@ def run_metrics(rows: pl.DataFrame, *, seed: int = 0, mask_suspects: bool = Fals
         overall=_metrics(None, rows, seed),
         arms=tuple(_metrics(str(arm), arms[(arm,)], seed) for arm in sorted(arm for (arm,) in arms)),
         contrasts=contrast_arms(rows.filter(pl.col("reward").is_not_null()), seed=seed),
-        masked=masked,
     )
 
 
@@ -107,6 +104,9 @@ def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int) -> ArmMetrics:
         scored=scored.height,
         mean_reward=_share(scored["reward"]),
         mean_reward_interval=mean_reward_interval(scored, seed=seed),
+        mean_reward_without_suspects=_share(scored.filter(~pl.col("gold_suspect"))["reward"])
+        if scored["gold_suspect"].any()
+        else None,
         pass_at_1=passes[0].value if passes else None,
         pass_at_k=passes,
         maj_at_k=maj_at_k(scored),

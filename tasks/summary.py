@@ -36,6 +36,7 @@ def summarize_run(plan: RunPlan) -> dict[str, Any]:
         "errors": _error_counts(rows),
         "gold_suspects": rows.filter("gold_suspect")["example_id"].n_unique(),
         "mean_reward": metrics.overall.mean_reward,
+        "mean_reward_without_suspects": metrics.overall.mean_reward_without_suspects,
         "overall": asdict(metrics.overall),
         "arms": sorted((asdict(arm) for arm in metrics.arms), key=lambda arm: order.index(arm["arm_id"])),
         "contrasts": [asdict(contrast) for contrast in metrics.contrasts],

@@ -111,6 +111,7 @@ PIECES = (
         "less than ",
         "between ",
         " twenty",
+        " (eighteen)",
         " May",
         "—",
         "≈",

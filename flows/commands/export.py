@@ -22,10 +22,18 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
     parser.add_argument("--arms", metavar="A,B", help="only these arms")
     parser.add_argument("--include-errors", action="store_true", help="keep error rows (parquet and jsonl only)")
+    parser.add_argument(
+        "--drop-gold-suspects", action="store_true", help="leave out questions whose ground truth is known to be wrong"
+    )
     parser.add_argument("--drop-zero-variance", action="store_true", help="leave out groups of equal rewards")
     parser.add_argument("--drop-truncated", action="store_true", help="leave out what max_tokens cut off")
     parser.add_argument("--min-reward", type=float, metavar="R", help="least reward")
     parser.add_argument("--max-per-group", type=int, metavar="N", help="most rollouts per question and arm")
+    parser.add_argument(
+        "--advantages",
+        action="store_true",
+        help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
+    )
     add_block_option(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
     parser.add_argument("--json", action="store_true", help="print the export's manifest as JSON")
@@ -40,6 +48,7 @@ def execute(options: argparse.Namespace) -> int:
     filters = ExportFilters(
         arms=tuple(name.strip() for name in (options.arms or "").split(",") if name.strip()),
         include_errors=options.include_errors,
+        drop_gold_suspects=options.drop_gold_suspects,
         drop_zero_variance=options.drop_zero_variance,
         drop_truncated=options.drop_truncated,
         min_reward=options.min_reward,
@@ -47,7 +56,7 @@ def execute(options: argparse.Namespace) -> int:
     )
     transfer = chosen_transfer(options, options.runs_dir)
     run_dir = find_baseline(options.run, options.runs_dir, transfer)
-    report = export_run(run_dir, options.to, options.out, filters, transfer)
+    report = export_run(run_dir, options.to, options.out, filters, transfer, advantages=options.advantages)
     if options.json:
         print(json.dumps(asdict(report), indent=2))
         return 0

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
-    return write_run(
+    run = write_run(
         tmp_path_factory.mktemp("runs") / "run",
         questions_per_shard=6,
         arms=3,
@@ -35,6 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
         truncated=0.2,
         error_rows=0.05,
     )
+    rows = pl.read_parquet(run.rollouts(1)).select("example_id", "rollout_id")
+    suspects = rows.filter(pl.col("example_id") == rows["example_id"][0])["rollout_id"].to_list()
+    publish_parquet(
+        pl.read_parquet(run.scores(1)).with_columns(gold_suspect=pl.col("rollout_id").is_in(suspects)), run.scores(1)
+    )
+    return run
 
 
 def scored(run: RunPaths) -> pl.DataFrame:
@@ -159,6 +165,7 @@ def test_trl_gets_plain_prompts_as_text(tmp_path: Path) -> None:
         ({"min_reward": 1.0}, pl.col("reward") >= 1),
         ({"drop_truncated": True}, ~pl.col("is_truncated")),
         ({"arms": ("algebra", "concise")}, pl.col("arm_id").is_in(["algebra", "concise"])),
+        ({"drop_gold_suspects": True}, ~pl.col("gold_suspect")),
         ({"drop_zero_variance": True}, pl.col("reward").n_unique().over("group_id") > 1),
         ({"max_per_group": 2}, pl.int_range(pl.len()).over("group_id") < 2),
         (
@@ -197,6 +204,24 @@ def test_single_samples_have_no_group(to: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="samples_per_arm >= 2"):
         exported(single, to, tmp_path / "out")
     assert exported(single, "verl", tmp_path / "verl")[0].rollouts == 32
+
+
+@pytest.mark.parametrize("to", ["parquet", "jsonl"])
+def test_advantages_are_over_the_whole_group_whatever_is_left_out(to: str, run: RunPaths, tmp_path: Path) -> None:
+    report = export_run(run.root, to, str(tmp_path / "out"), ExportFilters(min_reward=0.5), advantages=True)
+
+    expected = group_advantages(scored(run)).filter((pl.col("reward") >= 0.5) & pl.col("error").is_null())
+    files = [tmp_path / "out" / file.path for file in report.files]
+    frame = pl.concat(map(pl.read_parquet if to == "parquet" else pl.read_ndjson, files))
+    assert frame["rollout_id"].to_list() == expected["rollout_id"].to_list()
+    assert frame["advantage"].to_list() == pytest.approx(expected["advantage"].to_list())
+    assert "`advantage` is (reward - mean)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", ["verl", "trl", "openrlhf"])
+def test_trainers_that_make_their_own_advantages_are_given_none(to: str, run: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no column for advantages"):
+        export_run(run.root, to, str(tmp_path / "out"), advantages=True)
 
 
 def test_unfinished_and_unscored_runs_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import polars as pl
 
-from tasks.gold_suspects import is_gold_suspect, mask_gold_suspects, question_hash, suspect_flags
+from tasks.gold_suspects import is_gold_suspect, question_hash, suspect_flags
 from tests.shared_data import gsm8k_rows
 
 
@@ -21,10 +21,3 @@ def test_the_hash_is_of_the_words() -> None:
 def test_flags_take_nulls_and_repeats() -> None:
     flags = suspect_flags(pl.Series(["a", None, "a"], dtype=pl.String))
     assert flags.to_list() == [False, False, False]
-
-
-def test_masking_leaves_a_null_reward_and_the_rest_of_the_row() -> None:
-    scores = pl.DataFrame({"reward": [1.0, 0.0], "gold_suspect": [True, False], "extracted_answer": ["1", "2"]})
-    masked = mask_gold_suspects(scores)
-    assert masked["reward"].to_list() == [None, 0.0]
-    assert masked["extracted_answer"].to_list() == ["1", "2"]

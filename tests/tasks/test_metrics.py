@@ -94,12 +94,14 @@ def test_rates_are_of_what_was_generated() -> None:
     assert arm.repetition_rate == pytest.approx(1 / 5)
 
 
-def test_suspect_golds_can_be_masked() -> None:
-    rows = rollouts({("q1", "a"): [1, 1], ("suspect", "a"): [0, 0]})
-    assert run_metrics(rows).overall.mean_reward == 0.5
-    masked = run_metrics(rows, mask_suspects=True)
-    assert masked.overall.mean_reward == 1.0
-    assert (masked.masked, masked.overall.scored, masked.overall.rollouts) == (2, 2, 4)
+def test_the_mean_reward_is_given_without_suspect_golds_too() -> None:
+    rows = rollouts({("q1", "a"): [1, 1], ("suspect", "a"): [0, 0], ("q1", "b"): [1, 0]})
+    metrics = run_metrics(rows)
+    arm_a, arm_b = metrics.arms
+    assert (arm_a.mean_reward, arm_a.mean_reward_without_suspects, arm_a.scored) == (0.5, 1.0, 4)
+    assert (arm_b.mean_reward, arm_b.mean_reward_without_suspects) == (0.5, None)
+    assert (metrics.overall.mean_reward, metrics.overall.mean_reward_without_suspects) == (0.5, 0.75)
+    assert run_metrics(rows.drop("gold_suspect")).overall.mean_reward_without_suspects is None
 
 
 def test_a_run_of_errors_only_has_no_numbers() -> None:

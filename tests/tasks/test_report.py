@@ -129,6 +129,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         f"{report['mean_reward']:.3f}",
         "step_by_step is better than concise by",
         "cut off by max_tokens",
+        "suspect ground truths 2 mean reward without them: 0.457",
         "GPU utilization",
         "out of device memory: rung 0 to 1",
         "replica 0 was started again",

@@ -130,3 +130,20 @@ def test_equal_texts_are_read_once_and_rows_keep_their_order() -> None:
 )
 def test_forms_that_do_not_read_alike_for_every_integer_agree_as_well(text: str) -> None:
     assert repr(vectorised([(text, "5", "stop")])[0]) == repr(score_answer(text, "5"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5</think>#### 18</think>7",
+        "5</think>\\boxed{18}</think>",
+        "<think>5</think><think>6</think>#### 18",
+        "<think>5<think>6</think>#### 18",
+        " <think>5</think>#### 18<think>",
+        "5 <think>6</think>#### 18",
+        "</think>#### 18",
+        "<think>#### 18",
+    ],
+)
+def test_reasoning_that_opens_or_closes_more_than_once_agrees_as_well(text: str) -> None:
+    assert repr(vectorised([(text, "18", "stop")])[0]) == repr(score_answer(text, "18"))
