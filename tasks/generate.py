@@ -19,7 +19,6 @@ from tasks.rollout_request import build_request
 from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
 from tasks.side_thread import PromptsAhead, SideThread
 
-
 SPARE = 1 / 16
 """Share of the question batch that waits in the engine. Of sequences of 100 tokens, 1% end in a step, and the next step
 is scheduled before the loop hears of it."""
