@@ -49,7 +49,7 @@ def judge_upload(run_dir: Path) -> None:
 def report_to_send(run_dir: Path, url: str) -> Iterator[dict[str, Path]]:
     """Where the upload to ``url`` that is to be finished meanwhile reads the page instead of in the run directory.
 
-    Afterwards the run's page is the one that was sent, or after an error says that the upload is not finished.
+    Afterwards the run's page is the one that was sent, or after an error says what the receipt says.
     """
     page, sent = run_dir / REPORT, run_dir / "state" / REPORT
     sent.unlink(missing_ok=True)  # of a killed upload
