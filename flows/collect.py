@@ -146,7 +146,7 @@ def _collect(
             close_shared(plan, shared)
             report_preflight(to, plan.paths)
         verdict = steps.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
-        report = steps.summarize(plan)
+        report = steps.summarize(plan.paths.root)
         write_manifest(plan.paths.root)
         if upload is not None:
             report_upload(to, steps.upload(plan.paths.root, upload))

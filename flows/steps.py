@@ -21,14 +21,13 @@ from tasks.receipt import UploadReceipt
 from tasks.replica_pool import ReplicaPool
 from tasks.run_plan import RunPlan
 from tasks.run_preflight import preflight_run
-from tasks.run_views import publish_views
 from tasks.scoring import load_scorer
 from tasks.scoring import score_shard as _score_shard
 from tasks.shard_queue import ShardResult
 from tasks.shards import Shard, mark_finished, scores_made_from
 from tasks.shards import shard_dataset as _shard_dataset
 from tasks.shared_run import fetch_shard as _fetch_shard
-from tasks.summary import summarize_run
+from tasks.summary_process import summarize_apart
 from tasks.upload import Uploader
 
 ENGINE_RETRIES = 1_000_000
@@ -125,10 +124,8 @@ def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
-def summarize(plan: RunPlan) -> dict[str, Any]:
-    report = summarize_run(plan)
-    publish_views(plan.paths.root)
-    return report
+def summarize(run_dir: Path) -> dict[str, Any]:
+    return summarize_apart(run_dir)
 
 
 @task(

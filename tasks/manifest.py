@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from tasks.errors import ConfigError, StorageError
@@ -13,13 +14,14 @@ from tasks.store import publish_json, read_json, sha256_file
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
 CONFIG = "config.json"
+REPORT = "report.html"
 SHARD_FOLDERS = ("questions", "rollouts", "scores")
 _SINGLE_FILES = (
     CONFIG,
     "preflight.json",
     "equivalence.json",
     "report.json",
-    "report.html",
+    REPORT,
     "telemetry.parquet",
     "README.md",
 )
@@ -77,25 +79,37 @@ def missing_shards(run_dir: Path) -> list[str]:
 
 
 def build_manifest(
-    run_dir: Path, fingerprint: str, equivalence: str | None, *, sha256_of: Callable[[Path], str] = sha256_file
+    run_dir: Path,
+    fingerprint: str,
+    equivalence: str | None,
+    *,
+    sha256_of: Callable[[Path], str] = sha256_file,
+    elsewhere: Mapping[str, Path] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of the files now in ``run_dir``; ``sha256_of`` serves callers who have hashed them already.
 
-    Raises StorageError for a Parquet file that cannot be read.
+    Those named in ``elsewhere`` are read there instead. Raises StorageError for a Parquet file that cannot be read.
     """
     return Manifest(
         run_id=run_dir.resolve().name,
         fingerprint=fingerprint,
         equivalence=equivalence,
-        files=tuple(_manifest_file(run_dir, name, sha256_of) for name in published_files(run_dir)),
+        files=tuple(
+            _manifest_file(name, elsewhere.get(name, run_dir / name), sha256_of) for name in published_files(run_dir)
+        ),
     )
 
 
-def write_manifest(run_dir: Path, *, sha256_of: Callable[[Path], str] = sha256_file) -> Manifest:
-    """Build and publish ``manifest.json``; the same files give the same bytes."""
+def write_manifest(
+    run_dir: Path,
+    *,
+    sha256_of: Callable[[Path], str] = sha256_file,
+    elsewhere: Mapping[str, Path] = MappingProxyType({}),
+) -> Manifest:
+    """Build (see ``build_manifest``) and publish ``manifest.json``; the same files give the same bytes."""
     comparison = read_json(run_dir / "equivalence.json")
     verdict = comparison.get("verdict") if isinstance(comparison, dict) else None
-    manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of)
+    manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of, elsewhere=elsewhere)
     publish_json(asdict(manifest), run_dir / MANIFEST)
     return manifest
 
@@ -122,8 +136,7 @@ def _safe(path: str) -> str:
     return path
 
 
-def _manifest_file(run_dir: Path, name: str, sha256_of: Callable[[Path], str]) -> ManifestFile:
-    path = run_dir / name
+def _manifest_file(name: str, path: Path, sha256_of: Callable[[Path], str]) -> ManifestFile:
     rows = _rows(path) if path.suffix == ".parquet" else None
     return ManifestFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 

@@ -1,14 +1,14 @@
 """What the report shows, read from the files of a run alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from tasks.metrics import run_metrics
-from tasks.plain_text import one_line
+from tasks.page_verdict import Tone, Verdict
 from tasks.receipt import read_receipt
 from tasks.records import RunPaths
 from tasks.report_plots import LengthBins
@@ -17,20 +17,10 @@ from tasks.report_timeline import Timeline, read_timeline
 from tasks.scored_shards import check_scored, run_config
 from tasks.store import read_json
 from tasks.summary import load_scored
+from tasks.uploaded_report import upload_verdict
 
-Tone = Literal["good", "careful", "bad", "unknown"]
 BINS = 40
 LISTED_DIVERGENCES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One of the judgements at the top of the page."""
-
-    name: str
-    word: str
-    tone: Tone
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +51,7 @@ def read_report_data(run_dir: Path) -> ReportData:
         run_id=run_dir.resolve().name,
         config=config,
         report=report,
-        verdicts=tuple(_verdicts(run_dir, report, preflight, equivalence)),
+        verdicts=(_health(report, preflight), _equivalence(equivalence), upload_verdict(read_receipt(run_dir))),
         preflight=preflight,
         equivalence=equivalence,
         bench=find_bench(run_dir, config),
@@ -113,22 +103,6 @@ def _measured(rows: pl.DataFrame, paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def _verdicts(
-    run_dir: Path, report: dict[str, Any], preflight: dict[str, Any], equivalence: dict[str, Any]
-) -> Iterator[Verdict]:
-    yield _health(report, preflight)
-    yield _equivalence(equivalence)
-    receipt = read_receipt(run_dir)
-    if receipt is None:
-        yield Verdict(name="Upload", word="none", tone="unknown", reason="Not uploaded when this page was made.")
-    elif receipt.complete:
-        yield Verdict(
-            name="Upload", word="complete", tone="good", reason=f"{len(receipt.files)} files at {receipt.url}"
-        )
-    else:
-        yield Verdict(name="Upload", word="not finished", tone="careful", reason=f"Under way to {receipt.url}")
-
-
 def _health(report: dict[str, Any], preflight: dict[str, Any]) -> Verdict:
     generation, telemetry = report.get("generation") or {}, report.get("telemetry") or {}
     missed = [target["name"] for target in telemetry.get("targets", ()) if target["met"] is False]
@@ -152,7 +126,7 @@ def _equivalence(equivalence: dict[str, Any]) -> Verdict:
     tone: Tone = "good" if equivalence.get("meets_required") else "careful" if verdict == "inconclusive" else "bad"
     baseline = (equivalence.get("baseline") or {}).get("run_id", "the baseline")
     reason = f"Against {baseline}: {equivalence.get('reason')}"
-    return Verdict(name="Equivalence", word=verdict, tone=tone, reason=one_line(reason, 500))
+    return Verdict(name="Equivalence", word=verdict, tone=tone, reason=reason)
 
 
 def real_contrasts(contrasts: Sequence[dict[str, Any]], level: float = 0.05) -> list[dict[str, Any]]:

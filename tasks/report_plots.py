@@ -66,7 +66,7 @@ def length_plot(bins: LengthBins) -> Markup:
                 )
     parts += [text(x(tick), 208, label(tick), "middle", GREY) for tick in ticks(bins.edges[0], bins.edges[-1], 6)]
     parts.append(text((x.start + x.end) / 2, 228, "completion tokens", "middle", GREY))
-    parts += [*_key(62, 2, "ended by itself", BLUE), *_key(200, 2, "cut off by max_tokens", ORANGE)]
+    parts += [*_key(62, 2, "ended by itself", BLUE), *_key(216, 2, "cut off by max_tokens", ORANGE)]
     cut = sum(bins.truncated)
     return svg(
         WIDTH,
@@ -84,7 +84,6 @@ def timeline_plot(timeline: Timeline) -> Markup:
         top = index * _PANEL + 24
         y = Scale(low=0.0, high=panel.highest or 1.0, start=top + _PANEL - 36, end=top)
         parts += [_grid_y(y, tick, x) for tick in ticks(0.0, panel.highest or 1.0, 3)]
-        parts.append(text(x.start, top - 8, panel.name))
         parts += [polyline([(x(at), y(value)) for at, value in run], BLUE) for run in panel.runs()]
     bottom = len(timeline.panels) * _PANEL
     for mark in timeline.marks:
@@ -93,13 +92,14 @@ def timeline_plot(timeline: Timeline) -> Markup:
         parts.append(
             tag("g", Markup("").join([tag("title", mark.text), line(at, 20, at, bottom - 12, colour, 1.5, "4 3")]))
         )
+    parts += [text(x.start, index * _PANEL + 16, panel.name) for index, panel in enumerate(timeline.panels)]
     parts += [text(x(tick), bottom + 10, _clock(tick), "middle", GREY) for tick in ticks(0.0, x.high, 6)]
     parts.append(text((x.start + x.end) / 2, bottom + 30, "time with engines up", "middle", GREY))
     kinds = {mark.kind for mark in timeline.marks}
     if "oom" in kinds:
         parts += _key(62, bottom + 40, "out of memory", RED)
     if kinds - {"oom"}:
-        parts += _key(200, bottom + 40, "engine or session started again", GREY)
+        parts += _key(216, bottom + 40, "engine or session started again", GREY)
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
     names = ", ".join(panel.name for panel in timeline.panels)
     return svg(WIDTH, bottom + (58 if kinds else 38), f"Over {_clock(timeline.seconds)}: {names}{marked}", parts)

@@ -8,11 +8,16 @@ from tasks.run_card import publish_card
 
 logger = logging.getLogger(__name__)
 
+_VIEWS = {"report.html": publish_report, "README.md": publish_card}
 
-def publish_views(run_dir: Path) -> None:
-    """Make report.html and README.md. A failure is logged and leaves the run as it is."""
-    for publish in (publish_report, publish_card):
+
+def publish_views(run_dir: Path) -> list[str]:
+    """Make report.html and README.md; returns those that failed, which is logged and leaves the run as it is."""
+    failed = []
+    for name, publish in _VIEWS.items():
         try:
             publish(run_dir)
         except Exception:  # a run is worth more than a page about it
-            logger.exception("%s failed for %s; make it again with harvest report", publish.__name__, run_dir)
+            logger.exception("%s of %s failed; make it again with harvest report", name, run_dir)
+            failed.append(name)
+    return failed

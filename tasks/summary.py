@@ -1,36 +1,39 @@
 """What a finished run came to: report.json, from the files of the run alone."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from profiles.schema import Profile
 from tasks.generation_log import read_sessions
 from tasks.metrics import run_metrics
 from tasks.node_accounts import telemetry_scope
 from tasks.oom_ladder import RungState
 from tasks.records import RunPaths, shard_indices
 from tasks.repetition import is_repetitive
-from tasks.run_plan import RunPlan
+from tasks.scored_shards import run_config
 from tasks.store import publish_json, read_json
 from tasks.telemetry_summary import summarize_telemetry
 
 
-def summarize_run(plan: RunPlan) -> dict[str, Any]:
-    """Make report.json from the published shards, publish and return it."""
-    paths = plan.paths
+def summarize_run(run_dir: Path) -> dict[str, Any]:
+    """Make report.json from config.json and the published shards of the run, publish and return it."""
+    paths = RunPaths(root=run_dir)
+    plan = run_config(run_dir)
     rows = load_scored(paths, repetition=True)
     metrics = run_metrics(rows)
-    order = [arm.id for arm in plan.arms.arms]
+    order = [arm["id"] for arm in plan["arms"]]
     equivalence = read_json(paths.equivalence)
     report: dict[str, Any] = {
-        "run_id": plan.run_id,
+        "run_id": paths.run_id,
         "run_dir": str(paths.root),
-        "fingerprint": plan.fingerprint,
-        "profile": plan.profile.name,
-        "model": plan.model.name,
-        "dataset": plan.config.dataset.path,
-        "num_questions": plan.num_questions,
+        "fingerprint": plan["fingerprint"],
+        "profile": plan["profile"]["name"],
+        "model": plan["model"]["name"],
+        "dataset": plan["config"]["dataset"]["path"],
+        "num_questions": plan["num_questions"],
         "num_rollouts": rows.height,
         "num_errors": int(rows["error"].is_not_null().sum()),
         "errors": _error_counts(rows),
@@ -41,7 +44,7 @@ def summarize_run(plan: RunPlan) -> dict[str, Any]:
         "arms": sorted((asdict(arm) for arm in metrics.arms), key=lambda arm: order.index(arm["arm_id"])),
         "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
         "generation": _generation(paths),
-        "telemetry": _telemetry(plan, rows),
+        "telemetry": _telemetry(paths, Profile.model_validate(plan["profile"]), rows),
         "oom_ladder": [asdict(change) for change in RungState(paths.state / "oom_ladder.json").changes],
         "rollouts_per_rung": {str(rung): count for rung, count in _per_rung(rows)},
         "equivalence": equivalence and {key: equivalence.get(key) for key in ("verdict", "reason", "baseline")},
@@ -106,9 +109,9 @@ def _generation(paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def _telemetry(plan: RunPlan, rows: pl.DataFrame) -> dict[str, Any] | None:
-    if not plan.paths.telemetry.is_file():
+def _telemetry(paths: RunPaths, profile: Profile, rows: pl.DataFrame) -> dict[str, Any] | None:
+    if not paths.telemetry.is_file():
         return None
     correct = int((rows["reward"] == 1).sum())
-    summary = summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=rows.height, correct=correct).to_json()
-    return telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)
+    summary = summarize_telemetry(paths.telemetry, profile, rollouts=rows.height, correct=correct).to_json()
+    return telemetry_scope(read_sessions(paths.state / "generation.json"), summary)

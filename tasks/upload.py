@@ -36,6 +36,7 @@ from tasks.receipt import FileReceipt, UploadReceipt, read_receipt, update_recei
 from tasks.remote import Transfer
 from tasks.sender import Sender, Verify
 from tasks.upload_lock import upload_lock
+from tasks.uploaded_report import judge_upload, report_to_send
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Uploader:
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
                 "Run the command that made it again; it resumes"
             )
-        with self._lock_uploads(alone=True):
+        with self._lock_uploads(alone=True), report_to_send(self.run_dir, self.url) as self._sender.elsewhere:
             return self._finish()
 
     def _finish(self) -> UploadReceipt:
@@ -127,7 +128,7 @@ class Uploader:
         there = {*(self._present or {}), *self._settled}
         self._bring([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
-            manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of)
+            manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of, elsewhere=self._sender.elsewhere)
             present = self._store.listing()
             self._load_earlier()
             known = {**self._earlier, **self._settled}
@@ -198,6 +199,8 @@ class Uploader:
         """Before anything changes at the destination, readers must no longer trust it."""
         with self._lock:
             if not self._retracted and self._store.head(SUCCESS) is not None:
+                self._record({})
+                judge_upload(self.run_dir)
                 self._store.delete(SUCCESS)
             self._retracted = True
 

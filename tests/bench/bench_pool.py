@@ -47,7 +47,7 @@ device = "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``peak_mib`` and ``cpu_s`` are the parent's alone; ``replica_mib`` is the replica's peak."""
+    """``peak_mib`` and ``cpu_s`` are the parent's alone; the others are the peaks of its replica and of its summary."""
 
     rollouts: int
     shards: int
@@ -55,6 +55,7 @@ class Cost:
     peak_mib: float
     cpu_s: float
     replica_mib: float
+    summary_mib: float
 
 
 def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
@@ -75,12 +76,13 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
     began = time.monotonic()
     variables = environment(FAKE_TOKENS=str(STEP_TOKENS))
     parent = subprocess.Popen([sys.executable, *command], env=variables, stdout=subprocess.DEVNULL)
-    peak = cpu = replica_peak = 0.0
+    peak = cpu = 0.0
+    peaks = dict.fromkeys((b"tasks.replica", b"tasks.summary_process"), 0.0)
     while parent.poll() is None:
         peak, cpu = max(peak, _peak_mib(parent.pid)), max(cpu, _cpu_seconds(parent.pid))
         for child in _children(parent.pid):
-            if b"tasks.replica" in _read(f"/proc/{child}/cmdline"):
-                replica_peak = max(replica_peak, _peak_mib(child))
+            for module in peaks.keys() & _read(f"/proc/{child}/cmdline").split(b"\0"):
+                peaks[module] = max(peaks[module], _peak_mib(child))
         time.sleep(0.2)
     assert parent.returncode == 0
     return Cost(
@@ -89,15 +91,19 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
         wall_s=time.monotonic() - began,
         peak_mib=peak,
         cpu_s=cpu,
-        replica_mib=replica_peak,
+        replica_mib=peaks[b"tasks.replica"],
+        summary_mib=peaks[b"tasks.summary_process"],
     )
 
 
 def main() -> None:
     sizes = sorted(int(argument) for argument in sys.argv[1:]) or SIZES
     passed = []
-    print("| parent | rollouts | shards | parent peak MiB | parent CPU s | ms per shard | replica peak MiB | wall s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| parent | rollouts | shards | parent peak MiB | parent CPU s | ms per shard | replica peak MiB | "
+        "summary peak MiB | wall s |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for prefect in (False, True):
         name = "harvest run" if prefect else "pool alone"
         # what a parent costs that does next to nothing: imports, and one shard
@@ -128,7 +134,7 @@ def _measure(rollouts: int, *, prefect: bool) -> Cost:
 def _print(name: str, cost: Cost, per_shard: float) -> None:
     print(
         f"| {name} | {cost.rollouts:,} | {cost.shards} | {cost.peak_mib:.0f} | {cost.cpu_s:.1f} | {per_shard:.1f} | "
-        f"{cost.replica_mib:.0f} | {cost.wall_s:.0f} |",
+        f"{cost.replica_mib:.0f} | {cost.summary_mib:.0f} | {cost.wall_s:.0f} |",
         flush=True,
     )
 

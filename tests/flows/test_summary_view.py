@@ -10,7 +10,7 @@ from flows.summary_view import print_summary
 from tasks.generation_log import GenerationSession, add_session
 from tasks.run_config import DatasetSource, RunConfig
 from tasks.run_plan import plan_run
-from tasks.store import publish_parquet
+from tasks.store import publish_json, publish_parquet
 from tasks.summary import summarize_run
 from tests.synthetic import ARMS, write_run
 
@@ -26,7 +26,8 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     )
     add_session(plan.paths.state / "generation.json", session)
 
-    print_summary(summarize_run(plan))
+    publish_json(plan.to_json(), plan.paths.config)
+    print_summary(summarize_run(plan.paths.root))
 
     shown = capsys.readouterr().out
     assert "8 questions x 8 arms: 64 rollouts" in shown

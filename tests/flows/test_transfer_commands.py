@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tasks.manifest import published_files
+from tasks.report import publish_report
 from tests.harvest_command import harvest
 from tests.s3_servers import Bucket
 from tests.synthetic import write_run
@@ -10,6 +11,7 @@ from tests.synthetic import write_run
 
 def test_a_run_goes_up_is_checked_and_comes_back(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "run", shards=2)
+    publish_report(run.root)
     files = len(published_files(run.root))
     url, stored = f"{bucket.url}/run", "team/rollouts/run"
 
@@ -21,6 +23,10 @@ def test_a_run_goes_up_is_checked_and_comes_back(bucket: Bucket, tmp_path: Path)
     assert sent.stdout.startswith(f"{url}: {files} files, {files} sent now")
     again = harvest("upload", run.root, bucket.url, "--json")
     assert (again.report["complete"], again.report["files_sent"]) == (True, 0)
+    page = run.report_html.read_bytes()
+    assert f"<b>complete</b>At {url};".encode() in page
+    publish_report(run.root)
+    assert run.report_html.read_bytes() == page
 
     good = harvest("verify", url)
     assert (good.code, f"{files} files" in good.stdout) == (0, True)

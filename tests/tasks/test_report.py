@@ -125,7 +125,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
     for words in (
         "Health needs a look",
         "Equivalence different",
-        "Upload not finished Under way to s3://bucket/team/run",
+        "Upload not finished Begun to s3://bucket/team/run, where _SUCCESS is missing",
         f"{report['mean_reward']:.3f}",
         "step_by_step is better than concise by",
         "cut off by max_tokens",
