@@ -13,6 +13,8 @@ python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3
     --platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux_2_12_x86_64 --platform manylinux2010_x86_64 --platform manylinux_2_5_x86_64 \
     --platform manylinux1_x86_64 -d "$out/wheels" -r "$here/requirements.txt"
+# its processes start with -P, so that it has to be installed
+python3 -m pip wheel --quiet --no-deps -w "$out/wheels" "$here/../.."
 # stored, not compressed: wheels are compressed already
 tar -C "$out" -cf "$out/wheels.tar" wheels
 split -b "$part_bytes" -d "$out/wheels.tar" "$out/part-"
