@@ -63,6 +63,17 @@ def test_the_batch_stays_full_across_shard_borders_and_never_overflows(tmp_path:
         assert set(read_journal(work.journal).finished) == keys_of(work, 6)
 
 
+def test_a_few_more_sequences_than_run_wait_in_the_engine(tmp_path: Path) -> None:
+    engine = RecordingEngine(ENGINE_SPEC)
+    generator = make_generator(engine, make_spec(batch=32))
+    generator.add_shard(make_shard(tmp_path, 0, ["two and two"] * 100))
+    run(generator)
+    running, last = 32 * len(ARMS), 100 * len(ARMS)
+    in_flight = [len(step) for step in takewhile(lambda step: last not in step.values(), engine.steps)]
+    assert running < min(in_flight)
+    assert max(in_flight) < running * 17 / 16 + len(ARMS)
+
+
 def test_the_engine_holds_no_more_for_a_hundred_times_the_questions(tmp_path: Path) -> None:
     engine = make_engine()
     generator = make_generator(engine, make_spec(batch=1))
