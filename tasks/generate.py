@@ -44,7 +44,9 @@ class Generator:
         self._requests: dict[str, _InFlight] = {}
         self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
         self._capacity = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
-        self._most = self._capacity + int(SPARE * self._capacity)
+        spare, question = int(SPARE * self._capacity), self._capacity // spec.question_batch_size
+        # questions are admitted whole: to a small batch one more would add half
+        self._most = self._capacity + (spare if spare >= question else 0)
         self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
         self._records = SideThread("records", most_waiting=4 * self._capacity)
         self._alone = False

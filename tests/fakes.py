@@ -163,6 +163,14 @@ class CrowdedEngine(FakeEngine):
         return super().step()
 
 
+class SlowEngine(VllmEngine):
+    """vLLM whose steps take ``FAKE_STEP_SECONDS`` more."""
+
+    def step(self) -> list[EngineOutput]:
+        time.sleep(float(os.environ["FAKE_STEP_SECONDS"]))
+        return super().step()
+
+
 class OutOfMemoryEngine(VllmEngine):
     """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
 

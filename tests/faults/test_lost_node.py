@@ -26,9 +26,10 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     runs_dir = tmp_path / "runs"
     options = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in parameters(write_profile(tmp_path), shard_size=1).items()
+        for name, value in parameters(write_profile(tmp_path, backend="tests.fakes:SlowEngine"), shard_size=1).items()
     ]
-    with running_nodes(node_api, tmp_path) as workers:
+    # slow enough to be seen half way
+    with running_nodes(node_api, tmp_path, FAKE_STEP_SECONDS="0.2") as workers:
         run = subprocess.Popen(
             [
                 *(sys.executable, "-m", "flows.cli", "run", *options),
