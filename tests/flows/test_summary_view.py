@@ -54,7 +54,8 @@ def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
         plan.paths.scores(0),
     )
 
-    report = summarize_run(plan)
+    publish_json(plan.to_json(), plan.paths.config)
+    report = summarize_run(plan.paths.root)
     print_summary(report)
 
     assert (report["gold_suspects"], report["mean_reward"], report["mean_reward_without_suspects"]) == (1, 7 / 8, 1.0)
