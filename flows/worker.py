@@ -110,20 +110,27 @@ def settle(flow_run_ids: list[UUID]) -> None:
     unsettled = set(flow_run_ids)
     while unsettled and time.monotonic() < began + SETTLE_SECONDS:
         late = time.monotonic() >= began + REPORT_SECONDS
-        with (
-            contextlib.suppress(Exception),
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(sync_client=True) as client,
-        ):
-            unsettled -= {flow_run_id for flow_run_id in unsettled if _is_over(client, flow_run_id, say=late)}
+        for flow_run_id in list(unsettled):
+            # one that the server will not take must not stand in the way of the others
+            with (
+                contextlib.suppress(Exception),
+                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+                get_client(sync_client=True) as client,
+            ):
+                if _is_over(client, flow_run_id, say=late):
+                    unsettled.discard(flow_run_id)
         if unsettled:
             time.sleep(0.5)
 
 
 def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, say: bool) -> bool:
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelled, Crashed
 
-    state = client.read_flow_run(flow_run_id).state
+    try:
+        state = client.read_flow_run(flow_run_id).state
+    except ObjectNotFound:
+        return True
     # one that waits for its retry is another worker's
     if state is None or state.is_final() or state.is_scheduled():
         return True

@@ -43,10 +43,9 @@ class Generator:
         self._feeds: deque[ShardFeed] = deque()
         self._requests: dict[str, _InFlight] = {}
         self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
-        self._capacity = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
-        spare, question = int(SPARE * self._capacity), self._capacity // spec.question_batch_size
+        spare = int(SPARE * spec.batch_rollouts)
         # questions are admitted whole: to a small batch one more would add half
-        self._most = self._capacity + (spare if spare >= question else 0)
+        self._capacity = spec.batch_rollouts + (spare if spare >= spec.rollouts_per_question else 0)
         self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
         self._records = SideThread("records", most_waiting=4 * self._capacity)
         self._alone = False
@@ -125,7 +124,7 @@ class Generator:
         if self._spec.loop:
             return len(self._open) >= self._spec.question_batch_size
         # sequences, not questions: a question waiting for its longest completion must not hold the others' places
-        return len(self._requests) >= self._most
+        return len(self._requests) >= self._capacity
 
     def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
         if not question.question:

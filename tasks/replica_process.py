@@ -60,9 +60,7 @@ class ReplicaProcess:
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
-        spec = order.generation
-        self.batch_rollouts = spec.question_batch_size * len(spec.arms) * spec.sampling.samples_per_arm
-        """Rollouts of a question batch."""
+        self.batch_rollouts = order.generation.batch_rollouts
         self._num_assigned = 0
         self.shards: set[int] = set()
         self.started_shards: set[int] = set()

@@ -31,6 +31,15 @@ class GenerationSpec:
     loop: bool = False
     """Wait for a whole question batch before the next, as a loop of generate calls does."""
 
+    @property
+    def rollouts_per_question(self) -> int:
+        return len(self.arms) * self.sampling.samples_per_arm
+
+    @property
+    def batch_rollouts(self) -> int:
+        """Rollouts of a question batch."""
+        return self.question_batch_size * self.rollouts_per_question
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:

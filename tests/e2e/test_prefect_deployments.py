@@ -14,7 +14,7 @@ import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import polars as pl
 import psutil
@@ -229,7 +229,8 @@ def test_a_worker_says_it_for_flow_runs_that_ended_without_a_word(api: Api) -> N
         if state != "SCHEDULED":
             api.set_state(flow_run_id, state, force=True)
     with temporary_settings({PREFECT_API_URL: api.url}):
-        settle([UUID(flow_run_id) for flow_run_id in runs.values()])
+        # one of them was deleted meanwhile
+        settle([uuid4(), *(UUID(flow_run_id) for flow_run_id in runs.values())])
     ended = {state: api.flow_run(flow_run_id)["state_type"] for state, flow_run_id in runs.items()}
     assert ended == {"RUNNING": "CRASHED", "CANCELLING": "CANCELLED", "SCHEDULED": "SCHEDULED"}
     api.set_state(runs["SCHEDULED"], "CANCELLED", force=True)
