@@ -48,6 +48,8 @@ def match_number(text: str) -> NumberMatch | None:
 
 def canonical_number(text: str) -> str | None:
     """Canonical decimal text of ``text`` when it is one number literal and nothing else, else None."""
+    if len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal():  # nearly all are: no pattern needed
+        return text.lstrip("0") or "0"
     match = match_number(text)
     return match.canonical if match is not None and match.end == len(text) else None
 

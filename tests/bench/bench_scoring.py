@@ -23,7 +23,7 @@ from tasks.scoring import score_answer, score_frame
 ROWS = 60_000
 CHARACTERS = 1_000
 COMPLETIONS_PER_QUESTION = 8 * 4  # arms x samples
-ROUNDS = 5
+ROUNDS = 20
 
 _PEOPLE = ("Janet", "Tom", "Weng", "Natalia", "Mrs. O’Neil", "The farmer", "Each of the friends", "Her brother")
 _VERBS = ("sells", "buys", "bakes", "reads", "saves", "walks", "collects", "pays for")
@@ -93,7 +93,7 @@ def scalar(rows: pl.DataFrame) -> list[float]:
 
 
 def answers_per_second(score: Callable[[pl.DataFrame], object], rows: pl.DataFrame) -> float:
-    """Best of ROUNDS, by the processor time of this process: other processes on the machine do not count."""
+    """Best of ROUNDS, by the processor time of this process: what else the machine and its host do does not count."""
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.process_time()
