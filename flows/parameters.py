@@ -47,7 +47,12 @@ Model = Annotated[
     ),
 ]
 Dataset = Annotated[
-    str, _shown("Dataset", f'"demo", a .jsonl/.json/.csv/.parquet file, or a hub id{_MOVES}', min_length=1)
+    str,
+    _shown(
+        "Dataset",
+        f'"demo", .jsonl/.json/.csv/.parquet files or a directory, here or at a URL, or a hub id{_MOVES}',
+        min_length=1,
+    ),
 ]
 DatasetConfig = Annotated[str | None, _shown("Dataset configuration", "Of a hub id; openai/gsm8k has main")]
 Split = Annotated[str, _shown("Split")]

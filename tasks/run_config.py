@@ -50,8 +50,8 @@ class DatasetSource(Settings):
     """Which questions to ask."""
 
     path: str = Field("demo", min_length=1)
-    """"demo", a .jsonl/.json/.csv/.parquet file here or at an s3:// URL, or what ``datasets`` loads: a hub id such as
-    openai/gsm8k, or a dataset's directory."""
+    """"demo"; a .jsonl/.json/.csv/.parquet file, compressed or not, or a pattern of such; or what ``datasets`` loads: a
+    hub id such as openai/gsm8k, or a dataset's directory. Files and directories also at a URL such as s3://."""
     config: str | None = None
     """Hub configuration; openai/gsm8k defaults to main."""
     split: str = "test"

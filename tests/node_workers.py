@@ -27,15 +27,19 @@ def node_api(prefect_api: str) -> Api:
 
 
 @contextlib.contextmanager
-def running_nodes(api: Api, home: Path, **extra: str) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-    """The workers by their names; ``extra`` are environment variables of theirs."""
+def running_node(api: Api, home: Path, name: str, **extra: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The worker of node ``name``; ``extra`` are environment variables of its own."""
     # the server's SQLite locks up under several workers that poll every second
     extra = {"PREFECT_WORKER_QUERY_SECONDS": "3", **extra}
+    with running_worker(api.url, home / name, name, "harvest-nodes", **extra) as worker:
+        yield worker
+
+
+@contextlib.contextmanager
+def running_nodes(api: Api, home: Path, **extra: str) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """The workers of all nodes by their names."""
     with contextlib.ExitStack() as stack:
-        yield {
-            name: stack.enter_context(running_worker(api.url, home / name, name, "harvest-nodes", **extra))
-            for name in NODES
-        }
+        yield {name: stack.enter_context(running_node(api, home, name, **extra)) for name in NODES}
 
 
 def kill_node(worker: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.runs import Rows, parameters, read_rows, the_run, write_profile
 from tests.harvest_command import environment
-from tests.node_workers import kill_node, running_nodes
+from tests.node_workers import kill_node, running_node
 from tests.prefect_worker import Api
 from tests.s3_servers import Bucket
 
@@ -28,8 +28,8 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
         f"--{name.replace('_', '-')}={value}"
         for name, value in parameters(write_profile(tmp_path, backend="tests.fakes:SlowEngine"), shard_size=1).items()
     ]
-    # slow enough to be seen half way
-    with running_nodes(node_api, tmp_path, FAKE_STEP_SECONDS="0.2") as workers:
+    # the first node is slow enough to be seen half way, and has no help until then
+    with running_node(node_api, tmp_path, "node-1", FAKE_STEP_SECONDS="0.3") as node_1:
         run = subprocess.Popen(
             [
                 *(sys.executable, "-m", "flows.cli", "run", *options),
@@ -41,8 +41,9 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
             text=True,
         )
         made_before = _wait_until_node_1_is_half_way(run, bucket)
-        kill_node(workers["node-1"])
-        stdout, stderr = run.communicate(timeout=240)
+        kill_node(node_1)
+        with running_node(node_api, tmp_path, "node-2", FAKE_STEP_SECONDS="0"):
+            stdout, stderr = run.communicate(timeout=240)
     assert run.returncode == 0, stderr
     assert read_rows(the_run(runs_dir)) == undisturbed
 

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import datasets
 import polars as pl
+import pyarrow
 import pytest
 
 from tasks.duplicate_questions import find_duplicates
@@ -73,6 +75,52 @@ def test_a_directory_is_loaded_by_datasets(streaming: bool, file: Path, tmp_path
     )
 
 
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_compressed_files(suffix: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"data.{kind}.{suffix}"
+    frame = pl.DataFrame(ROWS)
+    text = {"jsonl": frame.write_ndjson, "json": frame.write_json, "csv": frame.write_csv}[kind]()
+    with pyarrow.output_stream(str(path)) as file:
+        file.write(text.encode())
+
+    assert load_questions(DatasetSource(path=str(path)))["ground_truth"].to_list() == [str(n) for n in range(30)]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_questions(DatasetSource(path=str(path)))
+
+
+def test_a_pattern_takes_the_files_in_the_order_of_their_names(file: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for start in (20, 0, 10):
+        part = pl.DataFrame(ROWS[start : start + 10])
+        part.write_parquet(parts / f"part-{start:02d}.parquet")
+    (parts / "notes.txt").write_text("not rows")
+
+    whole = load_questions(DatasetSource(path=str(file)))
+    assert load_questions(DatasetSource(path=f"{parts}/*.parquet")).equals(whole)
+    with pytest.raises(ConfigError, match=r"no dataset file matches .*\*\.jsonl"):
+        load_questions(DatasetSource(path=f"{parts}/*.jsonl"))
+    # a name that only looks like a pattern is that of the file
+    odd = file.rename(tmp_path / "data[1].jsonl")
+    assert load_questions(DatasetSource(path=str(odd))).equals(whole)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_datasets_saved_to_disk(remote: bool, tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list(ROWS)
+    rows.save_to_disk(tmp_path / "plain")
+    datasets.DatasetDict(train=rows.select([0]), test=rows).save_to_disk(tmp_path / "splits")
+    at = f"file://{tmp_path}" if remote else str(tmp_path)
+
+    assert load_questions(DatasetSource(path=f"{at}/plain")).height == 30
+    assert load_questions(DatasetSource(path=f"{at}/splits")).height == 30
+    assert load_questions(DatasetSource(path=f"{at}/splits", split="train")).height == 1
+    with pytest.raises(ConfigError, match="no split 'validation'; it has train, test"):
+        load_questions(DatasetSource(path=f"{at}/splits", split="validation"))
+
+
 HUB_CARD = """---
 configs:
 - config_name: main
@@ -113,6 +161,24 @@ def test_a_file_in_a_bucket(file: Path, bucket: Bucket) -> None:
     assert load_questions(DatasetSource(path=url)).equals(load_questions(DatasetSource(path=str(file))))
     with pytest.raises(ConfigError, match="cannot be read"):
         load_questions(DatasetSource(path=f"s3://{bucket.name}/team/missing.jsonl"))
+    with pytest.raises(ConfigError, match="no dataset file matches"):
+        load_questions(DatasetSource(path=f"s3://{bucket.name}/team/*.csv"))
+
+
+def test_a_pattern_and_a_directory_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+    for split, rows in (("train", ROWS[:2]), ("test", ROWS)):
+        for number, half in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
+            local = tmp_path / f"{split}-{number}.parquet"
+            pl.DataFrame(half).write_parquet(local)
+            bucket.server.client().upload_file(str(local), bucket.name, f"data/{local.name}")
+
+    wanted = [str(number) for number in range(30)]
+    url = f"s3://{bucket.name}/data"
+    assert load_questions(DatasetSource(path=f"{url}/test-*.parquet"))["ground_truth"].to_list() == wanted
+    assert load_questions(DatasetSource(path=url))["ground_truth"].to_list() == wanted
+    assert load_questions(DatasetSource(path=f"{url}/", split="train"))["ground_truth"].to_list() == ["0", "1"]
+    with pytest.raises(ConfigError, match=r"dataset s3://.* c(annot|ould not) be"):
+        load_questions(DatasetSource(path=f"s3://{bucket.name}/nothing"))
 
 
 def test_duplicates_are_counted_whatever_their_spacing() -> None:
