@@ -269,25 +269,6 @@ def test_one_machine_serves_its_own_deployment(api: Api, home: Path, asked: dict
             raise
 
 
-def test_the_automations_are_taken_by_the_server(api: Api) -> None:
-    kinds = {kind["slug"]: kind["id"] for kind in api.call("POST", "/block_types/filter", {})}
-    schemas = api.call(
-        "POST", "/block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kinds["slack-webhook"]]}}}
-    )
-    block = {
-        "name": "team",
-        "block_type_id": kinds["slack-webhook"],
-        "block_schema_id": schemas[0]["id"],
-        "data": {"url": "https://hooks.example.com/services/x"},
-    }
-    api.call("POST", "/block_documents/", block)
-    for _ in range(2):
-        installed = harvest("automations", "--notify", "slack-webhook/team", PREFECT_API_URL=api.url)
-        assert installed.code == 0, installed.stderr
-    names = sorted(automation["name"] for automation in api.call("POST", "/automations/filter", {}))
-    assert names == ["harvest-failed", "harvest-no-progress", "harvest-not-equivalent", "harvest-zombie"]
-
-
 def test_the_server_takes_the_kubernetes_template(api: Api) -> None:
     template = json.loads((ROOT / "infra" / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
     pool = api.call("POST", "/work_pools/", {"name": "gpus", "type": "kubernetes", "base_job_template": template})
