@@ -58,7 +58,6 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
     root = the_run(tmp_path / "runs")
     assert len(read_rows(root)) == QUESTIONS * 8
     sessions = json.loads((root / "state" / "generation.json").read_text())
-    assert sum(session["rollouts"] for session in sessions) == QUESTIONS * 8
     assert sessions[-1]["rollouts"] == QUESTIONS * 8 - made_before
 
 
