@@ -45,10 +45,15 @@ def asked(home: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def api(prefect_api: str) -> Api:
     """A server with all of infra/prefect.yaml, in a pool that Prefect's own command has made, without a limit."""
-    Api(url=prefect_api).call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
+    server = Api(url=prefect_api)
+    if server.call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": ["harvest"]}}}):
+        # tests of other files have deployed to this server before
+        server.call("PATCH", "/work_pools/harvest", {"concurrency_limit": None})
+    else:
+        server.call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
     deployed = harvest("deploy", PREFECT_API_URL=prefect_api)
     assert deployed.code == 0, deployed.stdout + deployed.stderr
-    return Api(url=prefect_api)
+    return server
 
 
 @pytest.fixture(scope="module")
