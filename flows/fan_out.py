@@ -209,6 +209,8 @@ class _FanOut:
 
     def _start(self, unfinished: list[Shard]) -> None:
         if self._rounds:
+            # the last of them may have said why since the last look
+            self._look()
             self._refuse_in_vain()
         self._rounds += 1
         publish_order(self._ledger.store, self._plan, unfinished, self._nodes)

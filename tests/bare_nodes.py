@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import HarvestError
 from tasks.ledger import Ledger
 from tasks.node_account import NodeAccount
 from tasks.remote import Transfer
@@ -40,11 +41,26 @@ def lose(api: Api, flow_run_id: str, message: str) -> None:
 
 def claim_as_node(flow_run: dict[str, Any], name: str, transfer: Transfer) -> list[int]:
     """Do what node ``name`` does before it is lost: say that it is there, and claim two shards; these."""
+    ledger = _ledger(flow_run, name, transfer)
+    _account(ledger, flow_run, name).beat()
+    return sorted(ledger.claim([0, 1, 2], 2))
+
+
+def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestError) -> None:
+    """Do what node ``name`` does that fails of ``error``."""
+    with contextlib.suppress(HarvestError), _account(_ledger(flow_run, name, Transfer()), flow_run, name):
+        raise error
+    api.set_state(flow_run["id"], "FAILED", message=str(error), force=True)
+
+
+def _ledger(flow_run: dict[str, Any], name: str, transfer: Transfer) -> Ledger:
     given = flow_run["parameters"]
     store = open_shared(given["shared"], given["run"], transfer=transfer)
-    ledger = Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE_SECONDS)
-    NodeAccount(ledger, node=name, attempt=given["attempt"], logs="logs").beat()
-    return sorted(ledger.claim([0, 1, 2], 2))
+    return Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE_SECONDS)
+
+
+def _account(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeAccount:
+    return NodeAccount(ledger, node=name, attempt=flow_run["parameters"]["attempt"], logs="/scratch/logs")
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.aws_credentials import transfer_with
 from flows.collect import collect_rollouts
-from tasks.errors import NodesLost
+from tasks.errors import NodesLost, PreflightFailed
 from tasks.run_config import config_from_parameters
 from tasks.run_plan import plan_run
-from tests.bare_nodes import await_node_runs, claim_as_node, lose, node_runs, running_node_run
+from tests.bare_nodes import await_node_runs, claim_as_node, fail_as_node, lose, node_runs, running_node_run
 from tests.fake_profile import write_fake_profile
 from tests.faults.runs import read_rows, the_run
 from tests.leaks import find_leaks
@@ -111,14 +111,32 @@ def test_nodes_that_are_lost_three_times_without_a_finished_shard_end_the_run_wi
     assert [run["state_type"] for run in node_runs(node_api, run_id)] == ["CRASHED"] * 6
 
 
+def test_a_cause_that_every_node_fails_of_again_ends_the_run_at_once(
+    tmp_path: Path, node_api: Api, asked: dict[str, Any], run_id: str
+) -> None:
+    def fail_all() -> None:
+        for number, node_run in enumerate(await_node_runs(node_api, run_id, 2)):
+            fail_as_node(node_api, node_run, f"node-{number}", PreflightFailed("no free disk"))
+
+    shared = {"shared": str(tmp_path / "shared"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(NodesLost, match="no node can generate") as lost:
+        _collect(node_api, fail_all, **asked, **shared, nodes=2)
+    for number in range(2):
+        assert f"node-{number}: no free disk (logs on that node: /scratch/logs)" in str(lost.value)
+    assert [run["state_type"] for run in node_runs(node_api, run_id)] == ["FAILED"] * 2
+
+
 def _collect(api: Api, meanwhile: Callable[[], None], **parameters: Any) -> dict[str, Any]:
     """Collect in this process while ``meanwhile`` does what happens to the nodes; the report."""
     # so that this ends also when what happens meanwhile fails
     collect = collect_rollouts.with_options(retries=0, timeout_seconds=PATIENCE_SECONDS)
     with ThreadPoolExecutor(1) as threads, temporary_settings({PREFECT_API_URL: api.url}):
         happening = threads.submit(meanwhile)
-        report: dict[str, Any] = collect(**parameters)
-        happening.result()
+        try:
+            report: dict[str, Any] = collect(**parameters)
+        finally:
+            # what went wrong there is why the collection did
+            happening.result()
     return report
 
 
