@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.engine import EngineRequest, EngineSpec, VllmCalls, finished_outputs
+from tasks.engine import EngineRequest, EngineSpec, VllmCalls, finished_outputs, kept_for_good
 from tasks.errors import PromptTooLong
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.prompts import ChatTokenizer, build_messages, check_length
@@ -80,8 +80,9 @@ def run_loop(order: ReferenceOrder) -> None:
     """Generate every shard of ``order`` and publish its rollouts, and the timing as JSON."""
     began = time.monotonic()
     spec = order.generation
-    tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
-    engine = VllmCalls(order.engine)
+    with kept_for_good():
+        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
+        engine = VllmCalls(order.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
     feeds = [ShardFeed(work, spec) for work in order.shards]
