@@ -1,6 +1,7 @@
 """The nodes' flow runs of one collection: started, watched, told to end; nothing here knows of shards."""
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -135,7 +136,9 @@ class NodeRuns:
     def cancel(self) -> None:
         """Have what is not over end, without waiting for it; never raises and never takes long."""
         if targets := self.live:
-            thread = threading.Thread(target=self._cancel, args=(targets,), daemon=True)
+            # the flow's own settings say which server it is
+            context = contextvars.copy_context()
+            thread = threading.Thread(target=context.run, args=(self._cancel, targets), daemon=True)
             thread.start()
             thread.join(CANCEL_SECONDS)
 

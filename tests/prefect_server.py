@@ -33,6 +33,7 @@ def running_server(home: Path, port: int) -> Iterator[str]:
             env=environment(
                 PREFECT_HOME=str(home),
                 PREFECT_API_URL="",
+                PREFECT_UI_URL=f"http://127.0.0.1:{port}",
                 PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
                 PREFECT_SERVER_ANALYTICS_ENABLED="false",
                 # remembered by the database's path, outside of this home: an earlier database of the same path has them
