@@ -86,8 +86,10 @@ class Replica:
         self._connection = connection
         self._spec = order.generation
         settings = order.engine.settings
+        # before the tokenizer, which imports torch where it can: a backend may have to see to it that it cannot
+        engine_class = load_engine_class(settings.backend)
         tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
-        self._engine = load_engine_class(settings.backend)(order.engine)
+        self._engine = engine_class(order.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._generator = Generator(self._engine, tokenizer, self._spec)
         self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
