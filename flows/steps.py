@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.aws_credentials import transfer_of_flow_run
 from flows.open_ledgers import ledger_named
-from flows.outage import DELAYS_SECONDS, wait_before_retry
+from flows.outage import DELAYS_SECONDS, transfer_delays, wait_before_retry
 from flows.progress import say
 from tasks.baseline import obtain_baseline
 from tasks.destination import CHECK_ATTEMPTS
@@ -140,7 +140,7 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     wait_before_retry()
     paths = plan.paths
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
-    with Uploader(paths.root, url, transfer=transfer_of_flow_run()) as uploader:
+    with Uploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
 
 
@@ -154,5 +154,5 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
 )
 def upload(run_dir: Path, url: str) -> UploadReceipt:
     wait_before_retry()
-    with Uploader(run_dir, url, transfer=transfer_of_flow_run()) as uploader:
+    with Uploader(run_dir, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         return uploader.finish()
