@@ -13,7 +13,6 @@ from flows.progress import say
 from tasks.baseline import obtain_baseline
 from tasks.destination import CHECK_ATTEMPTS
 from tasks.duplicate_questions import find_duplicates
-from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
 from tasks.errors import HarvestError
 from tasks.noise_memory import recall_noise_floor
@@ -27,8 +26,9 @@ from tasks.shard_queue import ShardResult
 from tasks.shards import Shard, mark_finished, scores_made_from
 from tasks.shards import shard_dataset as _shard_dataset
 from tasks.shared_run import fetch_shard as _fetch_shard
-from tasks.summary_process import summarize_apart
+from tasks.summary_apart import summarize_apart
 from tasks.upload import Uploader
+from tasks.validation_apart import validate_apart
 
 ENGINE_RETRIES = 1_000_000
 """No limit: the pool decides when to give up. Every death of an engine fails all of its shards in flight, and to find
@@ -120,7 +120,7 @@ def baseline(plan: RunPlan, name: str) -> Path:
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
 def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
     floor = recall_noise_floor(run_dir, run_dir.parent)
-    return validate_run(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
+    return validate_apart(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)

@@ -53,6 +53,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     limits = json.loads((run_dir / "equivalence.json").read_text())["limits"]
     assert limits["source"] == f"measured between {first.name} and {reordered.name}"
     assert (limits["near_tie_limit"], limits["floor"]) == (floor["near_tie_limit"], floor)
+    assert (run_dir / "logs" / "validate.log").is_file(), "compared in a process of its own"
 
     baseline = Path(shutil.copytree(run_dir, tmp_path / "baseline"))
     for path in (baseline / "scores").iterdir():
