@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from flows.in_flight import InFlight
-from flows.shard_uploads import ShardUploads
+from flows.shard_uploads import ShardUploads, submit_to
 from flows.steps import generate_shard, score_shard
 from tasks.replica_pool import ReplicaPool
 from tasks.run_plan import RunPlan
@@ -27,7 +27,7 @@ class ShardDriver:
         self._plan = plan
         self._pool = pool
         self._in_flight = InFlight(pool.wake)
-        self._uploads = ShardUploads(self._in_flight, plan, upload_url, warn)
+        self._uploads = ShardUploads(self._in_flight, submit_to(plan, upload_url), warn)
         self._generating = 0
 
     def run(

@@ -17,7 +17,7 @@ from flows.open_ledgers import name_of
 from flows.progress import Progress, say, stderr_display
 from flows.pulse import Pulse
 from flows.reporter import Reporter
-from flows.shard_uploads import ShardUploads
+from flows.shard_uploads import ShardUploads, submit_to
 from flows.steps import fetch_shard
 from tasks.destination import CHECK_ATTEMPTS, check_destination
 from tasks.errors import ConfigError, HarvestError, NodesLost
@@ -119,7 +119,7 @@ class _FanOut:
         self._rounds = 0
         self._failing_since: float | None = None
         self._log = get_run_logger()
-        self._uploads = ShardUploads(self._in_flight, plan, upload_url, self._warn)
+        self._uploads = ShardUploads(self._in_flight, submit_to(plan, upload_url), self._warn)
 
     def run(self) -> None:
         """Raises NodesLost or ConfigError when the nodes cannot do it, and what fetching or scoring failed of."""

@@ -2,6 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+
+from prefect.futures import PrefectFuture
 
 from flows.in_flight import InFlight
 from flows.steps import upload_shard
@@ -13,45 +16,50 @@ MOST = 4
 """Uploads in flight: one that outlasts an outage holds a thread of the flow's, and generation needs threads too."""
 
 
+Submit = Callable[[Shard], PrefectFuture[None]]
+
+
+def submit_to(plan: RunPlan, url: str | None) -> Submit | None:
+    """What submits a shard's upload to ``url``, if there is one."""
+    return None if url is None else lambda shard: upload_shard.submit(plan, shard, url)
+
+
 class ShardUploads:
-    """Sends shards to ``url`` as they come, if there is one.
+    """Uploads shards as they come, by ``submit``; does nothing without.
 
     ``warn`` is told of what an outage leaves for the end of the run, where the upload stage sends whatever is missing.
     """
 
-    def __init__(self, in_flight: InFlight, plan: RunPlan, url: str | None, warn: Callable[[str], None]) -> None:
+    def __init__(self, in_flight: InFlight, submit: Submit | None, warn: Callable[[str], None]) -> None:
         self._in_flight = in_flight
-        self._plan = plan
-        self._url = url
+        self._submit = submit
         self._warn = warn
         self._waiting: deque[Shard] = deque()
         self._under_way = 0
         self._told: str | None = None
 
     def add(self, shard: Shard) -> None:
-        if self._url is None:
+        if self._submit is None:
             return
         self._waiting.append(shard)
-        self._begin(self._url)
+        self._begin(self._submit)
 
-    def _begin(self, url: str) -> None:
+    def _begin(self, submit: Submit) -> None:
         while self._waiting and self._under_way < MOST:
+            shard = self._waiting.popleft()
             self._under_way += 1
-            self._watch(self._waiting.popleft(), url)
+            self._in_flight.watch(submit(shard), partial(self._uploaded, submit), let_pass=partial(self._leave, shard))
 
-    def _watch(self, shard: Shard, url: str) -> None:
-        def uploaded(_: object) -> None:
-            self._under_way -= 1
-            self._told = None
-            self._begin(url)
+    def _uploaded(self, submit: Submit, _: object) -> None:
+        self._under_way -= 1
+        self._told = None
+        self._begin(submit)
 
-        def leave_to_the_end(error: HarvestError) -> None:
-            self._under_way -= 1
-            # those that wait would each wait as long for the same outage
-            self._tell([shard, *self._waiting], str(error))
-            self._waiting.clear()
-
-        self._in_flight.watch(upload_shard.submit(self._plan, shard, url), uploaded, let_pass=leave_to_the_end)
+    def _leave(self, shard: Shard, error: HarvestError) -> None:
+        self._under_way -= 1
+        # those that wait would each wait as long for the same outage
+        self._tell([shard, *self._waiting], str(error))
+        self._waiting.clear()
 
     def _tell(self, left: list[Shard], error: str) -> None:
         names = ", ".join(str(shard.index) for shard in left)
