@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.engine import EngineRequest, EngineSpec
+from tasks.engine import EngineRequest, EngineSpec, kept_for_good
 from tasks.engine_calls import load_calls
 from tasks.errors import PromptTooLong
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
@@ -81,9 +81,10 @@ def run_loop(order: ReferenceOrder) -> None:
     """Generate every shard of ``order`` and publish its rollouts, and the timing as JSON."""
     began = time.monotonic()
     spec = order.generation
-    load = load_calls(order.engine.settings.backend)
-    tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
-    engine = load(order.engine)
+    with kept_for_good():
+        load = load_calls(order.engine.settings.backend)
+        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
+        engine = load(order.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
     feeds = [ShardFeed(work, spec) for work in order.shards]

@@ -67,7 +67,7 @@ def run(bucket: Bucket, prefect_api: str, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         arms = tmp_path / "arms.toml"
         arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
-        profile = write_fake_profile(tmp_path, backend="tests.quick_fake:GatedEngine")
+        profile = write_fake_profile(tmp_path, backend="tests.fakes:GatedEngine")
         asked = ("--profile", profile, "--arms", arms, "--questions", SHARDS, "--shard-size", 1, "--max-tokens", 8)
         command = ("run", *asked, "--runs-dir", tmp_path / "runs", "--upload", bucket.url)
         process = subprocess.Popen(
