@@ -221,7 +221,7 @@ class VllmCalls:
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
-        """One call with all ``requests``; returns vLLM's outputs in their order, for ``finished_outputs``.
+        """One call with all ``requests``; returns vLLM's outputs in their order, for ``finished``.
 
         ``text`` has vLLM decode text token by token, which is its default.
         """
@@ -230,13 +230,12 @@ class VllmCalls:
         outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
         return outputs
 
-
-def finished_outputs(requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
-    """What a call returned, under the ids of its ``requests``."""
-    return [
-        replace(_finished(output), request_id=request.request_id)
-        for request, output in zip(requests, outputs, strict=True)
-    ]
+    def finished(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
+        """What a call returned, under the ids of its ``requests``."""
+        return [
+            replace(_finished(output), request_id=request.request_id)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Replica:
         self._spec = order.generation
         settings = order.engine.settings
         with kept_for_good():
+            # before the tokenizer, which imports torch where it can: a backend may have to see to it that it cannot
             engine_class = load_engine_class(settings.backend)
             tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
             self._engine = engine_class(order.engine)
