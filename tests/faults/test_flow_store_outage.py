@@ -53,7 +53,7 @@ class Run:
 
     def store_goes(self) -> None:
         self.proxy.faults += [
-            Fault(kind="503", method=method, times=10**6) for method in ("GET", "HEAD", "PUT", "POST")
+            Fault(kind="500", method=method, times=10**6) for method in ("GET", "HEAD", "PUT", "POST")
         ]
 
     def store_comes_back(self) -> None:
@@ -90,7 +90,7 @@ def left_to_the_end(told: str) -> set[int]:
     """The shards that the warnings name."""
     lines = [line for line in told.splitlines() if " up at the end of the run, " in line]
     assert all(line.startswith("warning: shard") for line in lines)
-    assert sum("injected SlowDown" in line for line in lines) <= 1, "the same outage is explained once"
+    assert sum("injected InternalError" in line for line in lines) <= 1, "the same outage is explained once"
     return {int(word.strip(",")) for line in lines for word in line.partition(" up at")[0].split() if word[0].isdigit()}
 
 
