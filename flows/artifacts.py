@@ -23,7 +23,11 @@ def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
     """Show the verdict of equivalence.json and what it rests on."""
     found = read_json(paths.equivalence)
     if isinstance(found, dict):
-        description = f"Equivalence: **{found['verdict']}** against {found['baseline']['run_id']}. {found['reason']}"
+        limits = found["limits"]
+        description = (
+            f"Equivalence: **{found['verdict']}** against {found['baseline']['run_id']}. {found['reason']}. "
+            f"Near-tie limit: {limits['near_tie_limit']:.3g} nats, {limits['source']}"
+        )
         reporter.table("harvest-equivalence", _tiers(found), description)
 
 

@@ -17,6 +17,7 @@ from flows.aws_credentials import load_credentials
 from flows.ending import failures_explained
 from flows.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
 from flows.generate import find_missing, generate_run
+from flows.outage import outage_seconds
 from flows.progress import say
 from flows.reporter import Reporter
 from flows.run_identity import (
@@ -91,6 +92,7 @@ def collect_rollouts(
     with failures_explained(), Reporter() as reporter:
         settled = settle_parameters(given)
         check_fan_out(nodes, shared, settled["baseline"])
+        outage_seconds()  # so that a wrong value is refused before anything is written
         plan = plan_run(config_from_parameters(settled), Path(runs_dir))
         reporter.describe_flow_run(
             name=planned_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, settled)

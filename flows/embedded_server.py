@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from flows.prefect_environment import import_prefect
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
 
@@ -99,6 +100,7 @@ class EmbeddedServer:
 def main(parent_pid: int, port: int) -> None:
     """The server's process."""
     die_with_parent(parent_pid)
+    import_prefect()
     import uvicorn
 
     uvicorn.run(

@@ -17,6 +17,7 @@ from flows.open_ledgers import name_of
 from flows.progress import Progress, say, stderr_display
 from flows.pulse import Pulse
 from flows.reporter import Reporter
+from flows.shard_uploads import ShardUploads, submit_to
 from flows.steps import fetch_shard
 from tasks.destination import CHECK_ATTEMPTS, check_destination
 from tasks.errors import ConfigError, HarvestError, NodesLost
@@ -102,7 +103,6 @@ class _FanOut:
     ) -> None:
         self._plan = plan
         self._missing = missing
-        self._upload_url = upload_url
         self._reporter = reporter
         self._nodes = nodes
         self._ledger = _open_ledger(plan, shared)
@@ -119,6 +119,7 @@ class _FanOut:
         self._rounds = 0
         self._failing_since: float | None = None
         self._log = get_run_logger()
+        self._uploads = ShardUploads(self._in_flight, submit_to(plan, upload_url), self._warn)
 
     def run(self) -> None:
         """Raises NodesLost or ConfigError when the nodes cannot do it, and what fetching or scoring failed of."""
@@ -196,7 +197,7 @@ class _FanOut:
         def on_scored(scored: Shard) -> None:
             self._progress.add_scores(self._plan.paths.scores(scored.index))
 
-        score_and_upload(self._in_flight, self._plan, shard, self._upload_url, on_scored)
+        score_and_upload(self._in_flight, self._plan, shard, self._uploads, on_scored)
 
     def _watch(self, view: View) -> None:
         unfinished = [shard for index, shard in self._waiting.items() if index not in view.finished]
@@ -268,6 +269,10 @@ class _FanOut:
     def _say(self, text: str) -> None:
         self._log.info(text)
         self._display.say(text)
+
+    def _warn(self, text: str) -> None:
+        self._log.warning(text)
+        self._display.say(f"warning: {text}")
 
 
 def _check_destination(url: str) -> None:

@@ -53,6 +53,10 @@ def generate_run(plan: RunPlan, shards: list[Shard], upload_url: str | None, rep
         log.info(text)
         display.say(text)
 
+    def warn(text: str) -> None:
+        log.warning(text)
+        display.say(f"warning: {text}")
+
     def tick() -> None:
         display.tick()
         reporter.progress(progress.percent, progress.line())
@@ -68,7 +72,7 @@ def generate_run(plan: RunPlan, shards: list[Shard], upload_url: str | None, rep
         return
     with pulse, warm_pool(plan, listener=on_event, say=say if missing.to_generate else _say_nothing) as pool:
         progress.counters = pool
-        ShardDriver(plan, pool, upload_url).run(
+        ShardDriver(plan, pool, upload_url, warn=warn).run(
             to_generate=missing.to_generate,
             to_score=missing.to_score,
             on_scored=lambda shard: progress.add_scores(plan.paths.scores(shard.index)),

@@ -1,9 +1,12 @@
 """Settings for Prefect, made before prefect is imported; whatever the user has set stands."""
 
+import importlib
 import os
+import sys
 import tomllib
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any, cast
 
 _DEFAULTS = {
     # in seconds: the automation against zombies takes ten of them for a sign that nobody lives
@@ -23,6 +26,23 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set what every process of ours that uses Prefect is to have, and the user has not set otherwise."""
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
+
+
+def import_prefect() -> None:
+    """Import prefect a second sooner, and 40 MB smaller, than by itself.
+
+    Its cache policies import pandas, for cache keys of data frames, if it is there, and ``datasets`` brings it. No task
+    of ours caches anything. Whoever imports pandas later gets it.
+    """
+    if "pandas" in sys.modules:
+        return
+    # how Python says that a module cannot be imported
+    modules = cast(dict[str, Any], sys.modules)
+    modules["pandas"] = None
+    try:
+        importlib.import_module("prefect.cache_policies")
+    finally:
+        del modules["pandas"]
 
 
 def prepare_prefect(

@@ -8,12 +8,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.aws_credentials import transfer_of_flow_run
 from flows.open_ledgers import ledger_named
-from flows.outage import DELAYS_SECONDS, wait_before_retry
+from flows.outage import DELAYS_SECONDS, transfer_delays, wait_before_retry
 from flows.progress import say
 from tasks.baseline import obtain_baseline
 from tasks.destination import CHECK_ATTEMPTS
 from tasks.duplicate_questions import find_duplicates
-from tasks.equivalence import validate_run
 from tasks.equivalence_report import EquivalenceReport, Tier
 from tasks.errors import HarvestError
 from tasks.noise_memory import recall_noise_floor
@@ -27,8 +26,9 @@ from tasks.shard_queue import ShardResult
 from tasks.shards import Shard, mark_finished, scores_made_from
 from tasks.shards import shard_dataset as _shard_dataset
 from tasks.shared_run import fetch_shard as _fetch_shard
-from tasks.summary_process import summarize_apart
+from tasks.summary_apart import summarize_apart
 from tasks.upload import Uploader
+from tasks.validation_apart import validate_apart
 
 ENGINE_RETRIES = 1_000_000
 """No limit: the pool decides when to give up. Every death of an engine fails all of its shards in flight, and to find
@@ -120,7 +120,7 @@ def baseline(plan: RunPlan, name: str) -> Path:
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
 def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
     floor = recall_noise_floor(run_dir, run_dir.parent)
-    return validate_run(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
+    return validate_apart(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
@@ -140,7 +140,7 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     wait_before_retry()
     paths = plan.paths
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
-    with Uploader(paths.root, url, transfer=transfer_of_flow_run()) as uploader:
+    with Uploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
 
 
@@ -154,5 +154,5 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
 )
 def upload(run_dir: Path, url: str) -> UploadReceipt:
     wait_before_retry()
-    with Uploader(run_dir, url, transfer=transfer_of_flow_run()) as uploader:
+    with Uploader(run_dir, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         return uploader.finish()

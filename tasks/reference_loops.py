@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.engine import EngineRequest, EngineSpec, VllmCalls, finished_outputs
+from tasks.engine import EngineRequest, EngineSpec, kept_for_good
+from tasks.engine_calls import load_calls
 from tasks.errors import PromptTooLong
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.prompts import ChatTokenizer, build_messages, check_length
@@ -80,8 +81,10 @@ def run_loop(order: ReferenceOrder) -> None:
     """Generate every shard of ``order`` and publish its rollouts, and the timing as JSON."""
     began = time.monotonic()
     spec = order.generation
-    tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
-    engine = VllmCalls(order.engine)
+    with kept_for_good():
+        load = load_calls(order.engine.settings.backend)
+        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
+        engine = load(order.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
     feeds = [ShardFeed(work, spec) for work in order.shards]
@@ -95,7 +98,7 @@ def run_loop(order: ReferenceOrder) -> None:
     finished = time.monotonic()
     tokens = 0
     for call, returned in zip(calls, outputs, strict=True):
-        for prompt, output in zip(call, finished_outputs([item.request for item in call], returned), strict=True):
+        for prompt, output in zip(call, engine.finished([item.request for item in call], returned), strict=True):
             tokens += len(output.completion_ids)
             arm, sample_index = prompt.question.rollouts[prompt.rollout]
             prompt.feed.record(

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Literal
 
-from tasks.engine import Engine, load_engine_class
+from tasks.engine import Engine, kept_for_good, load_engine_class
 from tasks.errors import ConfigError, StorageError
 from tasks.generate import Generator
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
@@ -86,8 +86,11 @@ class Replica:
         self._connection = connection
         self._spec = order.generation
         settings = order.engine.settings
-        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
-        self._engine = load_engine_class(settings.backend)(order.engine)
+        with kept_for_good():
+            # before the tokenizer, which imports torch where it can: a backend may have to see to it that it cannot
+            engine_class = load_engine_class(settings.backend)
+            tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
+            self._engine = engine_class(order.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._generator = Generator(self._engine, tokenizer, self._spec)
         self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")

@@ -19,7 +19,7 @@ device = "cpu"
 """
 
 
-def write_fake_profile(directory: Path) -> Path:
+def write_fake_profile(directory: Path, *, backend: str = "tests.fakes:FakeEngine") -> Path:
     path = directory / "fake.toml"
-    path.write_text(FAKE_PROFILE, encoding="utf-8")
+    path.write_text(FAKE_PROFILE.replace("tests.fakes:FakeEngine", backend), encoding="utf-8")
     return path

@@ -5,12 +5,16 @@ Settings come as environment variables, because an engine is built in a replica'
 
 import os
 import random
-import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
-from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, VllmEngine
+from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+
+if getattr(sys.modules["__main__"].__spec__, "name", None) == "tasks.replica" and "torch" not in sys.modules:
+    # a replica's tokenizer comes from transformers, which takes seconds to import torch wherever it finds it
+    sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 class FakeEngine:
@@ -111,6 +115,17 @@ class StragglingEngine(FakeEngine):
             self.running |= stragglers
 
 
+class StuckEngine(FakeEngine):
+    """Its step does not return, once: ``STUCK_MARKER`` is the file that says it has happened."""
+
+    def step(self) -> list[EngineOutput]:
+        marker = Path(os.environ["STUCK_MARKER"])
+        if self.stats.generation_tokens > 200 and not marker.exists():
+            marker.touch()
+            time.sleep(3600)
+        return super().step()
+
+
 class PoisonedEngine(FakeEngine):
     """Killed by the requests whose seeds ``POISON_SEEDS`` lists, at their second token."""
 
@@ -136,58 +151,10 @@ class GreedyEngine(FakeEngine):
         self.weights = b"x" * 2 * 2**30
 
 
-class HungryEngine(FakeEngine):
-    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
-
-    def __init__(self, spec: EngineSpec) -> None:
-        import torch
-
-        super().__init__(spec)
-        self._empty = torch.empty
-        self._dtype = torch.uint8
-        grown = Path("/proc/self/statm").read_text().split()[0]
-        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**29
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-    def step(self) -> list[EngineOutput]:
-        self._empty(len(self.running) * 2**29, dtype=self._dtype)
-        return super().step()
-
-
 class CrowdedEngine(FakeEngine):
     """Tells of a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
 
     def step(self) -> list[EngineOutput]:
         if len(self.running) > int(os.environ["MEMORY_LIMIT"]):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
-        return super().step()
-
-
-class SlowEngine(VllmEngine):
-    """vLLM whose steps take ``FAKE_STEP_SECONDS`` more."""
-
-    def step(self) -> list[EngineOutput]:
-        time.sleep(float(os.environ["FAKE_STEP_SECONDS"]))
-        return super().step()
-
-
-class OutOfMemoryEngine(VllmEngine):
-    """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
-
-    def step(self) -> list[EngineOutput]:
-        if self._engine.get_num_unfinished_requests() > int(os.environ["MEMORY_LIMIT"]):
-            import torch
-
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
-        return super().step()
-
-
-class StuckEngine(VllmEngine):
-    """vLLM whose step does not return, once: ``STUCK_MARKER`` is the file that says it has happened."""
-
-    def step(self) -> list[EngineOutput]:
-        marker = Path(os.environ["STUCK_MARKER"])
-        if self.stats.generation_tokens > 200 and not marker.exists():
-            marker.touch()
-            time.sleep(3600)
         return super().step()

@@ -163,10 +163,11 @@ def execute(options: argparse.Namespace) -> int:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
     from flows.embedded_server import EmbeddedServer
-    from flows.prefect_environment import prepare_prefect
+    from flows.prefect_environment import import_prefect, prepare_prefect
 
     server = EmbeddedServer() if prepare_prefect(runs_dir, verbose=options.verbose) else None
     signal.signal(signal.SIGTERM, terminate)
+    import_prefect()
 
     from flows.collect import collect_rollouts
     from flows.progress import console_output
@@ -210,10 +211,11 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 def need_server(why: str = "") -> None:
     """Raise ConfigError without a Prefect server that outlives this command."""
-    from flows.prefect_environment import set_defaults
+    from flows.prefect_environment import import_prefect, set_defaults
     from tasks.errors import ConfigError
 
     set_defaults()
+    import_prefect()
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():

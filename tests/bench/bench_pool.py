@@ -1,9 +1,9 @@
 """What the parent of the replicas costs: its memory for runs of any size, and its time per shard.
 
 ``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions are as
-long as real ones and cost next to nothing, and reads the parent's own counters. Resident memory is the peak that the
-kernel kept (VmHWM). Exit code 1 when a limit is passed. The time limit is for the pool alone: a whole run also scores
-its shards, and Prefect takes some 40 ms for every task run.
+long as real ones and cost next to nothing, has it compared with itself, and reads the parent's own counters. Resident
+memory is the peak that the kernel kept (VmHWM). Exit code 1 when a limit is passed. The time limit is for the pool
+alone: a whole run also scores its shards, and Prefect takes some 40 ms for every task run.
 """
 
 import json
@@ -45,21 +45,25 @@ device = "cpu"
 """
 
 
+WORK = {b"tasks.replica": "replica", b"summarizes": "summary", b"compares": "comparison"}
+"""What a child of the parent works on, by a word of its command line."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``peak_mib`` and ``cpu_s`` are the parent's alone; the others are the peaks of its replica and of its summary."""
+    """``peak_mib`` and ``cpu_s`` are the parent's alone; ``work_mib`` has the peaks of its children, by their work."""
 
     rollouts: int
     shards: int
     wall_s: float
     peak_mib: float
     cpu_s: float
-    replica_mib: float
-    summary_mib: float
+    work_mib: dict[str, float]
 
 
 def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
-    """Run ``rollouts`` through the pool, with Prefect around it or without."""
+    """Run ``rollouts`` through the pool alone, or by ``harvest run``, which is then repeated to compare the run with
+    itself."""
     dataset = folder / f"{rollouts}.jsonl"
     with dataset.open("w", encoding="utf-8") as file:
         for number in range(rollouts // ARMS):
@@ -68,32 +72,43 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
     profile.write_text(PROFILE)
     runs_dir = folder / f"runs-{rollouts}-{prefect}"
     if prefect:
-        options = ["--profile", profile, "--dataset", dataset, "--max-tokens", str(MAX_TOKENS), "--runs-dir", runs_dir]
-        command = ["-m", "flows.cli", "run", "--json", *map(str, options)]
+        options = ["--profile", profile, "--dataset", dataset, "--max-tokens", MAX_TOKENS, "--runs-dir", runs_dir]
+        command = ["-m", "flows.cli", "run", "--json", "--top-logprobs", "0", *map(str, options)]
     else:
         parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": MAX_TOKENS}
         command = ["-m", "tests.faults.drive", json.dumps({"runs_dir": str(runs_dir), "parameters": parameters})]
     began = time.monotonic()
-    variables = environment(FAKE_TOKENS=str(STEP_TOKENS))
-    parent = subprocess.Popen([sys.executable, *command], env=variables, stdout=subprocess.DEVNULL)
-    peak = cpu = 0.0
-    peaks = dict.fromkeys((b"tasks.replica", b"tasks.summary_process"), 0.0)
-    while parent.poll() is None:
-        peak, cpu = max(peak, _peak_mib(parent.pid)), max(cpu, _cpu_seconds(parent.pid))
-        for child in _children(parent.pid):
-            for module in peaks.keys() & _read(f"/proc/{child}/cmdline").split(b"\0"):
-                peaks[module] = max(peaks[module], _peak_mib(child))
-        time.sleep(0.2)
-    assert parent.returncode == 0
+    peak, cpu, peaks = _watch(command)
+    [config] = runs_dir.glob("*/config.json")
+    if prefect:
+        compared, _, more = _watch([*command, "--baseline", str(config.parent), "--require", "bitwise"])
+        peak = max(peak, compared)
+        peaks = {work: max(peaks[work], more[work]) for work in peaks}
     return Cost(
         rollouts=rollouts,
         shards=len(list(runs_dir.glob("*/rollouts/*.parquet"))),
         wall_s=time.monotonic() - began,
         peak_mib=peak,
         cpu_s=cpu,
-        replica_mib=peaks[b"tasks.replica"],
-        summary_mib=peaks[b"tasks.summary_process"],
+        work_mib=peaks,
     )
+
+
+def _watch(command: list[str]) -> tuple[float, float, dict[str, float]]:
+    """Run it; its peak memory in MiB, its seconds of CPU, and the peak memory of its children by their work."""
+    parent = subprocess.Popen(
+        [sys.executable, *command], env=environment(FAKE_TOKENS=str(STEP_TOKENS)), stdout=subprocess.DEVNULL
+    )
+    peak = cpu = 0.0
+    peaks = dict.fromkeys(WORK.values(), 0.0)
+    while parent.poll() is None:
+        peak, cpu = max(peak, _peak_mib(parent.pid)), max(cpu, _cpu_seconds(parent.pid))
+        for child in _children(parent.pid):
+            for word in WORK.keys() & set(_read(f"/proc/{child}/cmdline").replace(b" ", b"\0").split(b"\0")):
+                peaks[WORK[word]] = max(peaks[WORK[word]], _peak_mib(child))
+        time.sleep(0.2)
+    assert parent.returncode == 0
+    return peak, cpu, peaks
 
 
 def main() -> None:
@@ -101,9 +116,9 @@ def main() -> None:
     passed = []
     print(
         "| parent | rollouts | shards | parent peak MiB | parent CPU s | ms per shard | replica peak MiB | "
-        "summary peak MiB | wall s |"
+        "summary peak MiB | comparison peak MiB | wall s |"
     )
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for prefect in (False, True):
         name = "harvest run" if prefect else "pool alone"
         # what a parent costs that does next to nothing: imports, and one shard
@@ -134,7 +149,7 @@ def _measure(rollouts: int, *, prefect: bool) -> Cost:
 def _print(name: str, cost: Cost, per_shard: float) -> None:
     print(
         f"| {name} | {cost.rollouts:,} | {cost.shards} | {cost.peak_mib:.0f} | {cost.cpu_s:.1f} | {per_shard:.1f} | "
-        f"{cost.replica_mib:.0f} | {cost.summary_mib:.0f} | {cost.wall_s:.0f} |",
+        f"{' | '.join(f'{peak:.0f}' for peak in cost.work_mib.values())} | {cost.wall_s:.0f} |",
         flush=True,
     )
 

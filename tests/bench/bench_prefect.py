@@ -28,7 +28,7 @@ from tasks.run_directory import open_run
 from tasks.run_plan import RunPlan, plan_run
 from tasks.scoring import load_scorer, score_shard
 from tasks.shards import Shard, mark_finished, scores_made_from, shard_dataset
-from tasks.summary_process import summarize_apart
+from tasks.summary_apart import summarize_apart
 from tests.fake_profile import write_fake_profile
 from tests.harvest_command import environment
 from tests.prefect_server import free_port, running_server

@@ -8,9 +8,10 @@ from tests.harvest_command import harvest
 
 
 @pytest.mark.slow
-def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path) -> None:
+def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path, prefect_api: str) -> None:
     asked = ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
-    outcome = harvest("bench", *asked, "--runs-dir", tmp_path / "runs", "--json", timeout=400)
+    command = ("bench", *asked, "--runs-dir", tmp_path / "runs", "--json")
+    outcome = harvest(*command, timeout=400, PREFECT_API_URL=prefect_api)
     assert outcome.code == 0, outcome.stderr
     measured = {item["contestant"]: item for item in outcome.report["measurements"]}
     assert set(measured) == {"baseline", "pipeline"}

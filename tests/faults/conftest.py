@@ -1,5 +1,8 @@
 """What the disturbed runs are compared with: one undisturbed run of each engine."""
 
+import fcntl
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,16 +23,29 @@ def _end_what_a_failed_test_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Rows of the real engine."""
-    return _undisturbed(tmp_path_factory.mktemp("undisturbed"), "tasks.engine:VllmEngine")
+    return _undisturbed(tmp_path_factory, "tasks.engine:VllmEngine")
 
 
 @pytest.fixture(scope="session")
 def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Rows of the fake engine."""
-    return _undisturbed(tmp_path_factory.mktemp("undisturbed-fake"), "tests.fakes:FakeEngine")
+    return _undisturbed(tmp_path_factory, "tests.fakes:FakeEngine")
 
 
-def _undisturbed(folder: Path, backend: str) -> Rows:
+def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:
+    """Rows of a run that one of the test processes makes for all."""
+    in_one_process = "PYTEST_XDIST_WORKER" not in os.environ
+    shared = factory.getbasetemp() if in_one_process else factory.getbasetemp().parent
+    kept = shared / f"undisturbed-{backend.rpartition(':')[2]}.pickle"
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(_generate(factory.mktemp("undisturbed"), backend)))
+        rows: Rows = pickle.loads(kept.read_bytes())
+    return rows
+
+
+def _generate(folder: Path, backend: str) -> Rows:
     outcome = drive(folder / "runs", write_profile(folder, backend=backend)).finish()
     assert outcome["restarts"] == 0
     root = the_run(folder / "runs")

@@ -26,7 +26,9 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     runs_dir = tmp_path / "runs"
     options = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in parameters(write_profile(tmp_path, backend="tests.fakes:SlowEngine"), shard_size=1).items()
+        for name, value in parameters(
+            write_profile(tmp_path, backend="tests.faulty_engines:SlowEngine"), shard_size=1
+        ).items()
     ]
     # the first node is slow enough to be seen half way, and has no help until then
     with running_node(node_api, tmp_path, "node-1", FAKE_STEP_SECONDS="0.3") as node_1:

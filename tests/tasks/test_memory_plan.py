@@ -1,16 +1,13 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from profiles.load import DEMO_MODEL, load_profile
 from profiles.schema import Profile
 from tasks.engine_reserve import captured_graphs
 from tasks.kv_cache import kv_bytes_per_token, kv_cache
-from tasks.memory_plan import MemoryPlan, plan_memory
+from tasks.memory_plan import plan_memory
 from tasks.model_shape import UnknownLayoutError, read_shape
 from tasks.safetensors_header import TensorInfo
 from tasks.weight_memory import dense_tensors, weight_bytes_per_gpu
@@ -208,41 +205,3 @@ def test_unknown_gpu_memory_leaves_the_rest_known(tmp_path: Path) -> None:
 )
 def test_captured_graphs_follow_vllm(engine: dict[str, Any], graphs: int) -> None:
     assert captured_graphs(profile(**engine).engine) == graphs
-
-
-ENGINE = """
-import sys
-from vllm import LLM
-if __name__ == "__main__":
-    LLM(model=sys.argv[1], dtype="float32", max_model_len=int(sys.argv[2]), max_num_seqs=4, enforce_eager=True,
-        enable_chunked_prefill=False, max_num_batched_tokens=2048)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (DEMO_MODEL / "config.json").is_file(), reason="the demo model is not here")
-def test_kv_tokens_equal_what_the_cpu_engine_logs(tmp_path: Path) -> None:
-    pytest.importorskip("vllm")
-    shipped = load_profile("cpu-demo")
-    length = 1000  # no multiple of the block size, so that the rounding is compared too
-    engine = shipped.engine.model_copy(update={"max_model_len": length})
-    plan: MemoryPlan = plan_memory(shipped.model_copy(update={"engine": engine}), DEMO_MODEL)
-    (tmp_path / "engine.py").write_text(ENGINE)
-    result = subprocess.run(
-        [sys.executable, str(tmp_path / "engine.py"), str(DEMO_MODEL), str(length)],
-        env={
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(tmp_path),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_space_gib),
-            "VLLM_NO_USAGE_STATS": "1",
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    log = result.stdout + result.stderr
-    assert plan.kv_tokens is not None
-    assert f"KV cache size: {plan.kv_tokens:,} tokens" in log, log[-3000:]

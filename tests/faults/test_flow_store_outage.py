@@ -1,0 +1,127 @@
+"""A destination that goes away while a run generates costs the run nothing, and one that stays away costs no data."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from flows.shard_uploads import MOST
+from tasks.manifest import missing_shards
+from tasks.store import read_json
+from tasks.verify import verify_upload
+from tests.fake_profile import write_fake_profile
+from tests.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.harvest_command import environment
+from tests.s3_servers import Bucket
+
+pytestmark = pytest.mark.slow
+
+SHARDS = MOST + 2
+"""More than go up at once."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """``harvest run`` under way, whose engine makes no token before ``go``, and the store that it uploads to."""
+
+    process: "subprocess.Popen[str]"
+    folder: Path
+    proxy: FaultProxy
+
+    @property
+    def root(self) -> Path:
+        [config] = self.folder.glob("runs/*/config.json")
+        return config.parent
+
+    def go(self) -> None:
+        (self.folder / "gate").touch()
+
+    def told(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None, self.told()
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.05)
+
+    def store_goes(self) -> None:
+        self.proxy.faults += [
+            Fault(kind="500", method=method, times=10**6) for method in ("GET", "HEAD", "PUT", "POST")
+        ]
+
+    def store_comes_back(self) -> None:
+        self.proxy.faults.clear()
+
+
+@pytest.fixture
+def run(bucket: Bucket, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run that has checked its destination and waits to generate."""
+    with fault_proxy(bucket.server.endpoint) as proxy, (tmp_path / "stderr").open("w") as stderr:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        arms = tmp_path / "arms.toml"
+        arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
+        profile = write_fake_profile(tmp_path, backend="tests.fakes:GatedEngine")
+        asked = ("--profile", profile, "--arms", arms, "--questions", SHARDS, "--shard-size", 1, "--max-tokens", 8)
+        command = ("run", *asked, "--runs-dir", tmp_path / "runs", "--upload", bucket.url)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *map(str, command)],
+            env=environment(PREFECT_API_URL=prefect_api, HARVEST_OUTAGE_SECONDS="1", FAKE_GATE=str(tmp_path / "gate")),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        run = Run(process=process, folder=tmp_path, proxy=proxy)
+        try:
+            run.wait_until(lambda: list(tmp_path.glob("runs/*/preflight.json")))
+            yield run
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def left_to_the_end(told: str) -> set[int]:
+    """The shards that the warnings name."""
+    lines = [line for line in told.splitlines() if " up at the end of the run, " in line]
+    assert all(line.startswith("warning: shard") for line in lines)
+    assert sum("injected InternalError" in line for line in lines) <= 1, "the same outage is explained once"
+    return {int(word.strip(",")) for line in lines for word in line.partition(" up at")[0].split() if word[0].isdigit()}
+
+
+def test_what_could_not_go_up_while_the_store_was_away_goes_up_at_the_end(run: Run, bucket: Bucket) -> None:
+    run.store_goes()
+    run.go()
+    run.wait_until(lambda: len(left_to_the_end(run.told())) == SHARDS)
+    assert missing_shards(run.root) == [], "generation waited for the store"
+    assert not any("shard-" in key for key in bucket.listing())
+    run.store_comes_back()
+    run.process.communicate(timeout=120)
+    assert run.process.returncode == 0, run.told()
+    assert verify_upload(f"{bucket.url}/{run.root.name}").ok
+
+
+def test_a_run_whose_store_stays_away_is_whole_and_goes_up_later(run: Run, bucket: Bucket) -> None:
+    run.store_goes()
+    run.go()
+    run.process.communicate(timeout=120)
+    assert run.process.returncode == 1
+    last = run.told().splitlines()[-1]
+    assert last.startswith("harvest: error: listing failed at s3://")
+    assert "did not answer properly in any attempt: check the endpoint, then run the same command" in last
+    assert len(run.told().splitlines()) < SHARDS + 5, "nothing is told per attempt"
+    assert "Traceback" not in run.told()
+    assert missing_shards(run.root) == []
+    assert read_json(run.root / "report.json")["num_rollouts"] == SHARDS
+    assert not any("shard-" in key for key in bucket.listing())
+
+    run.store_comes_back()
+    with pytest.raises(SystemExit) as ended:
+        main(["upload", str(run.root), bucket.url])
+    assert ended.value.code == 0
+    assert verify_upload(f"{bucket.url}/{run.root.name}").ok
