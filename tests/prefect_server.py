@@ -22,6 +22,18 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a running Prefect server."""
     with running_server(tmp_path_factory.mktemp("prefect-home"), free_port()) as url:
         yield url
+        _send_what_waits()
+
+
+def _send_what_waits() -> None:
+    """Send logs and events of flows that ran in this process: once the server is gone, its exit tries for a minute."""
+    if "prefect.logging.handlers" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=5)
 
 
 @contextlib.contextmanager
