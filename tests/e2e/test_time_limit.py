@@ -40,7 +40,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
         assert process.stdin is not None
         assert process.stdout is not None
         # a busy machine may need longer to begin to generate
-        for limit in (9, 18, 36):
+        for limit in (7, 14, 28):
             timed_out = _run(process.stdin, process.stdout, limit=limit, step_seconds=0.5)
             # the process lives on, so nothing but the flow's own end can end them
             seen = {child.pid: child.create_time() for child in psutil.Process(process.pid).children(recursive=True)}
