@@ -9,6 +9,8 @@ import importlib
 import sys
 from importlib import metadata
 
+from flows.interruption import INTERRUPTED, RESUMES
+
 COMMANDS = (
     "run",
     "compare",
@@ -57,8 +59,8 @@ def _execute(options: argparse.Namespace) -> int:
         sys.stderr.write(f"harvest: error: {text}\n")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("harvest: interrupted; the same command resumes\n")
-        return 130
+        sys.stderr.write(f"{RESUMES}\n")
+        return INTERRUPTED
     except BrokenPipeError:
         return 0
 

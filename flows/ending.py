@@ -23,6 +23,9 @@ STATE_SECONDS = 20.0
 _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 """What a retry of the flow cannot cure."""
 
+_under_way: UUID | None = None
+"""The flow run of this process."""
+
 
 @contextlib.contextmanager
 def failures_explained() -> Iterator[None]:
@@ -30,12 +33,15 @@ def failures_explained() -> Iterator[None]:
 
     A flow that is ended by a signal or an interrupt waits for its tasks' threads: their transfers are stopped.
     """
+    global _under_way
+    context = FlowRunContext.get()
+    _under_way = context.flow_run.id if context is not None and context.flow_run is not None else None
     try:
         with TransferScope():
             yield
     except TerminationSignal:
         # Prefect restores the default handler next, which ends the process before it has told the server
-        _say_crashed()
+        say_crashed(STATE_SECONDS)
         raise
     except Exception as error:
         if (log_path := getattr(error, "log_path", None)) is not None:
@@ -54,19 +60,19 @@ def log_tail(path: Path) -> None:
     get_run_logger().error("the last lines of %s:\n%s", path, "\n".join(lines[-LOG_TAIL_LINES:]))
 
 
-def _say_crashed() -> None:
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+def say_crashed(seconds: float) -> None:
+    """Tell the server, within so many seconds, that the flow run under way is over; from any thread."""
+    if _under_way is None:
         return
     # the server may be what is going away
-    thread = threading.Thread(target=_set_crashed, args=(context.flow_run.id,), daemon=True)
+    thread = threading.Thread(target=_set_crashed, args=(_under_way,), daemon=True)
     thread.start()
-    thread.join(STATE_SECONDS)
+    thread.join(seconds)
 
 
 def _set_crashed(flow_run_id: UUID) -> None:
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run_id).state
         if state is not None and not state.is_cancelling() and not state.is_final():
-            message = "The process was ended by SIGTERM. The same run again goes on where this one stopped."
+            message = "The process was ended by a signal. The same run again goes on where this one stopped."
             client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)

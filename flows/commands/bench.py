@@ -2,13 +2,14 @@
 
 import argparse
 import json
-import signal
 import sys
 from typing import Any
 
-from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters, terminate
+from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
+from flows.interruption import INTERRUPTED, Interruption
 
 CONTESTANTS = ("baseline", "script", "limit", "pipeline")
+_LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
 
 
 def add(commands: Any) -> None:
@@ -43,7 +44,7 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"--only is {options.only!r}; give each of {', '.join(CONTESTANTS)} at most once")
     if options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}; it must be at least 1")
-    signal.signal(signal.SIGTERM, terminate)
+    Interruption(_LAST_WORDS)
     parameters = run_parameters(options)
     for name in ("baseline_profile", "repeats", "only", "noise_floor"):
         parameters.pop(name, None)
@@ -52,8 +53,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         return _execute(options, parameters, contestants)
     except KeyboardInterrupt:
-        _say("harvest: interrupted; a benchmark does not resume, the same command begins anew")
-        return 130
+        _say(_LAST_WORDS)
+        return INTERRUPTED
 
 
 def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestants: tuple[str, ...]) -> int:

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from flows.block_option import add_block_option
 
@@ -163,10 +162,11 @@ def execute(options: argparse.Namespace) -> int:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
     from flows.embedded_server import EmbeddedServer
+    from flows.interruption import RESUMES, Interruption
     from flows.prefect_environment import import_prefect, prepare_prefect
 
     server = EmbeddedServer() if prepare_prefect(runs_dir, verbose=options.verbose) else None
-    signal.signal(signal.SIGTERM, terminate)
+    interruption = Interruption(RESUMES)
     import_prefect()
 
     from flows.collect import collect_rollouts
@@ -177,7 +177,13 @@ def execute(options: argparse.Namespace) -> int:
         server.wait_until_ready()
     console_output.set(sys.stderr)
     # whoever watches decides about another attempt; retries are for runs that nobody watches
-    report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
+    try:
+        report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
+    except Exception:
+        if interruption.was_asked:
+            # where Prefect was not prepared for it
+            raise KeyboardInterrupt from None
+        raise
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -223,10 +229,3 @@ def need_server(why: str = "") -> None:
             f"{why + ', but ' if why else ''}no Prefect server is set up. Start one with prefect server start, and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
         )
-
-
-def terminate(number: int, frame: Any) -> NoReturn:
-    """Signal handler: end as with Ctrl-C."""
-    # Prefect's own handler is for flow runs that a worker started; here the run ends as with Ctrl-C
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt(signal.strsignal(number))

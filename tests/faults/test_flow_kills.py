@@ -140,7 +140,7 @@ def test_an_interrupted_harvest_run_ends_in_ten_seconds_with_one_line_and_resume
     _, stderr = process.communicate(timeout=60)
     # ten seconds are promised on a node that has its cores to itself
     assert time.monotonic() - interrupted_at < PATIENCE_SECONDS
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert stderr.splitlines()[-1] == "harvest: interrupted; the same command resumes"
     assert "Traceback" not in stderr
     assert_nothing_left(seen, within=PATIENCE_SECONDS - (time.monotonic() - interrupted_at))
