@@ -67,3 +67,16 @@ def test_a_setting_of_the_users_stands() -> None:
     environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
     set_defaults(environment)
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "60"
+
+
+def test_the_flow_is_imported_without_pandas_which_can_still_be_imported() -> None:
+    script = """
+import sys
+from flows.prefect_environment import import_prefect
+import_prefect()
+import flows.collect
+assert "pandas" not in sys.modules
+import pandas
+assert pandas.DataFrame({"a": [1]}).shape == (1, 1)
+"""
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
