@@ -25,6 +25,7 @@ _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 
 _under_way: UUID | None = None
 """The flow run of this process."""
+_goes_on = False
 
 
 @contextlib.contextmanager
@@ -33,12 +34,16 @@ def failures_explained() -> Iterator[None]:
 
     A flow that is ended by a signal or an interrupt waits for its tasks' threads: their transfers are stopped.
     """
-    global _under_way
+    global _under_way, _goes_on
     context = FlowRunContext.get()
     _under_way = context.flow_run.id if context is not None and context.flow_run is not None else None
     try:
         with TransferScope():
-            yield
+            _goes_on = True
+            try:
+                yield
+            finally:
+                _goes_on = False
     except TerminationSignal:
         # Prefect restores the default handler next, which ends the process before it has told the server
         say_crashed(STATE_SECONDS)
@@ -58,6 +63,11 @@ def log_tail(path: Path) -> None:
     except OSError:
         return
     get_run_logger().error("the last lines of %s:\n%s", path, "\n".join(lines[-LOG_TAIL_LINES:]))
+
+
+def goes_on() -> bool:
+    """Whether a flow is under way in this process, and is not on its way out."""
+    return _goes_on
 
 
 def say_crashed(seconds: float) -> None:

@@ -17,6 +17,8 @@ GRACE_SECONDS = 7.0
 """What a flow has to end in order, of the ten seconds in which a command ends."""
 NOTE_SECONDS = 0.1
 """Within this time of a signal it is noted."""
+AGAIN_SECONDS = 2.0
+"""After which a flow that goes on as if nothing had been asked is asked again."""
 STATE_SECONDS = 2.0
 """What a flow run that is cut short has to tell the server so."""
 INTERRUPTED = 130
@@ -53,11 +55,15 @@ class Interruption:
         while not _SIGNALS.intersection(os.read(self._pipe, 1)):
             pass
         self._asked.set()
-        time.sleep(GRACE_SECONDS)
-        if "flows.ending" in sys.modules:
-            from flows.ending import say_crashed
-
-            say_crashed(STATE_SECONDS)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(AGAIN_SECONDS, left))
+            ending = sys.modules.get("flows.ending")
+            if ending is not None and ending.goes_on():
+                # in a flow, Prefect's handler is there for it, also where Ctrl-C is ignored
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        if (ending := sys.modules.get("flows.ending")) is not None:
+            ending.say_crashed(STATE_SECONDS)
         sys.stderr.write(f"{self._last_words}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)

@@ -34,6 +34,29 @@ except KeyboardInterrupt:
     print(interruption.was_asked)
 """
 
+LOSES_ONE_IN_A_FLOW = """
+import time
+from flows.interruption import Interruption
+Interruption("cut short")
+from prefect import flow
+from flows.ending import failures_explained
+
+@flow(retries=0)
+def lose():
+    with failures_explained():
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except BaseException:
+            print("lost", flush=True)
+        time.sleep(60)
+
+try:
+    lose()
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+"""
+
 
 @pytest.mark.parametrize(("number", "who"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
 def test_who_loses_an_interrupt_is_cut_short(number: int, who: str) -> None:
@@ -56,3 +79,18 @@ def test_an_interrupt_is_known_where_it_became_another_error() -> None:
         [sys.executable, "-c", BECOMES_ANOTHER_ERROR], env=environment(), capture_output=True, text=True, check=True
     )
     assert ended.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.slow
+def test_a_flow_that_goes_on_is_asked_again(prefect_api: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOSES_ONE_IN_A_FLOW],
+        env=environment(PREFECT_API_URL=prefect_api),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=60)
+    assert told.splitlines() == ["lost", "ended in order"]
