@@ -66,7 +66,7 @@ def log_tail(path: Path) -> None:
 
 
 def goes_on() -> bool:
-    """Whether a flow is under way in this process, and is not on its way out."""
+    """Whether a flow is under way in this process: also while it leaves what it has opened."""
     return _goes_on
 
 

@@ -17,8 +17,8 @@ GRACE_SECONDS = 7.0
 """What a flow has to end in order, of the ten seconds in which a command ends."""
 NOTE_SECONDS = 0.1
 """Within this time of a signal it is noted."""
-AGAIN_SECONDS = 2.0
-"""After which a flow that goes on as if nothing had been asked is asked again."""
+AGAIN_SECONDS = 3.0
+"""After which a flow that is still under way is asked again: longer than an orderly end takes."""
 STATE_SECONDS = 2.0
 """What a flow run that is cut short has to tell the server so."""
 INTERRUPTED = 130

@@ -91,10 +91,8 @@ def _rows(path: Path) -> Iterator[Row]:
             case ".csv":
                 with _open_text(path) as file:
                     yield from csv.DictReader(file)
-            case ".parquet":
+            case _:
                 yield from pl.read_parquet(path).iter_rows(named=True)
-            case suffix:
-                raise ConfigError(f"dataset file {path} is of kind {suffix!r}; allowed are {', '.join(FILE_SUFFIXES)}")
     except (OSError, UnicodeDecodeError, csv.Error, pl.exceptions.PolarsError) as error:
         raise ConfigError(
             f"dataset file {path} cannot be read: {error}. Check that it is a {path.suffix} file"

@@ -62,7 +62,12 @@ def _is_saved(path: Path) -> bool:
 def _saved_rows(source: DatasetSource, path: Path) -> Iterable[Mapping[str, Any]]:
     import datasets
 
-    saved = datasets.load_from_disk(str(path))
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:  # as many types as files can be damaged in
+        raise ConfigError(
+            f"dataset {source.path} cannot be read: {type(error).__name__}: {error}. Save it to disk again"
+        ) from error
     if isinstance(saved, datasets.Dataset):
         rows: Iterable[Mapping[str, Any]] = saved
     elif source.split in saved:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 
-if getattr(sys.modules["__main__"].__spec__, "name", None) == "tasks.replica" and "torch" not in sys.modules:
-    # a replica's tokenizer comes from transformers, which takes seconds to import torch wherever it finds it
+_ENGINE_PROCESSES = ("tasks.replica", "tasks.reference_loops")
+if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
+    # the tokenizer of such a process comes from transformers, which takes seconds to import torch wherever it finds it
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 

@@ -2,13 +2,10 @@
 
 import math
 import random
-import sys
 from pathlib import Path
 
-from tasks.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
-
-# for the tokenizer, transformers would import it for seconds
-sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+from tasks.engine import EngineOutput, EngineRequest, EngineSpec
+from tests.fakes import FakeEngine
 
 LEAD = 0.04
 """Most nats that one of the two answers is ahead by, before rounding."""
@@ -16,28 +13,20 @@ ROUNDING = 0.02
 """Most nats that rounding moves that lead by."""
 
 
-class RoundingEngine:
+class RoundingEngine(FakeEngine):
     """Answers ``#### 7`` or ``#### 8``, whichever it sees ahead: by a lead that is the request's own, plus noise that
     depends on how many requests came before it."""
 
     def __init__(self, spec: EngineSpec) -> None:
         from tokenizers import Tokenizer
 
+        super().__init__(spec)
         tokenizer = Tokenizer.from_file(str(Path(spec.model_path) / "tokenizer.json"))
         *self._prefix, seven = tokenizer.encode("#### 7").ids
         self._answers = (seven, tokenizer.encode("#### 8").ids[-1])
         self._others = [tokenizer.encode(f"#### {digit}").ids[-1] for digit in "123"]
         self._added = 0
         self._waiting: list[tuple[EngineRequest, int]] = []
-        self.stats = EngineStats()
-
-    @property
-    def version(self) -> str:
-        return "fake 1"
-
-    @property
-    def dtype(self) -> str:
-        return "float32"
 
     def add(self, request: EngineRequest) -> None:
         self._waiting.append((request, self._added))
@@ -49,9 +38,6 @@ class RoundingEngine:
         self._waiting.clear()
         self.stats.generation_tokens += sum(len(output.completion_ids) for output in finished)
         return finished
-
-    def ended_process(self) -> str | None:
-        return None
 
     def _answer(self, request: EngineRequest, place: int) -> EngineOutput:
         lead = random.Random(request.seed).uniform(-LEAD, LEAD)

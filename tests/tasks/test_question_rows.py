@@ -119,6 +119,9 @@ def test_what_datasets_saved_to_disk(remote: bool, tmp_path: Path) -> None:
     assert load_questions(DatasetSource(path=f"{at}/splits", split="train")).height == 1
     with pytest.raises(ConfigError, match="no split 'validation'; it has train, test"):
         load_questions(DatasetSource(path=f"{at}/splits", split="validation"))
+    (tmp_path / "plain" / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match="plain cannot be read: "):
+        load_questions(DatasetSource(path=f"{at}/plain"))
 
 
 HUB_CARD = """---
