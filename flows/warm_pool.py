@@ -33,7 +33,8 @@ def warm_pool(
             f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
             "full"
         )
-    with TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)), pool:
+    # the sampler ends first: its last sample is of replicas that are still there, with their final counters
+    with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
         try:
             yield pool
         finally:

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from flows.worker import settle
+from tasks.journal import read_journal
 from tests.fake_profile import write_fake_profile
 from tests.harvest_command import ROOT, environment, harvest
 from tests.prefect_worker import Api, running_worker
@@ -295,19 +296,16 @@ def _generating(home: Path, name: str, rollouts: int) -> list[psutil.Process]:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        done = sum(_num_lines(path) for path in (home / "runs").glob(f"{name}-*/state/journal/*"))
-        done += 128 * len(list((home / "runs").glob(f"{name}-*/rollouts/*.parquet")))
+        # a shard is published before its journal goes: the journals are counted first, and then only where no file is
+        found = (home / "runs").glob(f"{name}-*/state/journal/*")
+        journals = {path.stem: len(read_journal(path).finished) for path in found}
+        published = {path.stem: 128 for path in (home / "runs").glob(f"{name}-*/rollouts/*.parquet")}
+        done = sum((journals | published).values())
         records = list((home / "runs").glob(f"{name}-*/state/replica-*.pid.json"))
         if done >= rollouts and records:
             pids = [item["pid"] for path in records for item in json.loads(path.read_text())["processes"]]
             return [psutil.Process(pid) for pid in pids]
     raise AssertionError(f"run {name} did not come to {rollouts} rollouts")
-
-
-def _num_lines(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes().count(b"\n")
-    return 0
 
 
 def _gone(processes: list[psutil.Process]) -> None:

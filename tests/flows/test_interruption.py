@@ -16,9 +16,12 @@ Interruption("the last words")
 if sys.argv[1] == "handler":
     # as Prefect does while a flow runs
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-print("ready", flush=True)
+said = False
 while True:
     try:
+        if not said:
+            print("ready", flush=True)
+            said = True
         time.sleep(60)
     except KeyboardInterrupt:
         pass
