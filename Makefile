@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KIND := $(if $(wildcard $(VENV)/.gpu),gpu,cpu)
 
+# containers often set it, and then every process compiles Prefect's and vLLM's thousands of modules again
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup setup-gpu demo test check bench clean
 
 setup: $(READY)
