@@ -59,7 +59,9 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     assert "none came back from node-1" in report["telemetry"]["note"]
     assert node_api.flow_run(nodes["node-1"]["flow_run_id"])["state_type"] == "CRASHED"
     assert node_api.flow_run(nodes["node-2"]["flow_run_id"])["state_type"] == "COMPLETED"
-    assert "taken over" in node_api.logs(nodes["node-2"]["flow_run_id"])
+    # by the second node when it has seen the claims expire, unless the collecting flow has given them up before
+    taken_over = "taken over" in node_api.logs(nodes["node-2"]["flow_run_id"])
+    assert taken_over or "are free for the other nodes" in stderr
     # nothing is left of the work under way
     assert bucket.listing() == []
 
