@@ -6,11 +6,14 @@ flow's imports, dies with the flow, and outlives a Ctrl-C long enough for the ru
 """
 
 import atexit
+import gc
 import http.client
+import itertools
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import MutableMapping
@@ -24,6 +27,9 @@ START_TIMEOUT_SECONDS = 300.0
 """It takes 8 to 18 s at first use on a small machine, and minutes on one that is busy."""
 
 _STOP_SECONDS = 5.0
+_COLLECT_SECONDS = 2.0
+_FULL_COLLECTIONS = 30
+"""One collection in so many looks at old objects as well."""
 _HOST = "127.0.0.1"
 # as Prefect starts its own: no UI, and settings that do not change any more
 _SERVER_VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -97,9 +103,27 @@ class EmbeddedServer:
         return lines[-1].strip() if lines else "it said nothing"
 
 
+def collect_garbage_apart() -> None:
+    """Have this process's garbage collected by a thread that does nothing else.
+
+    Where a statement of Prefect's fails because SQLite is locked, its traceback is garbage that holds a cursor. To free
+    one of a connection that waits for the lock takes as long as that waits, which is a minute. On the event loop's
+    thread nothing goes on meanwhile, the lock's holder included: the server answers nobody for that minute.
+    """
+    gc.disable()
+    threading.Thread(target=_collect, name="garbage", daemon=True).start()
+
+
+def _collect() -> None:
+    for number in itertools.count(1):
+        time.sleep(_COLLECT_SECONDS)
+        gc.collect(2 if number % _FULL_COLLECTIONS == 0 else 1)
+
+
 def main(parent_pid: int, port: int) -> None:
     """The server's process."""
     die_with_parent(parent_pid)
+    collect_garbage_apart()
     import_prefect()
     import uvicorn
 

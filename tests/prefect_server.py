@@ -15,6 +15,12 @@ import pytest
 from tests.harvest_command import environment
 
 START_SECONDS = 300
+# many flows and workers at a time on one SQLite file: without the first line the server stands still for a minute now
+# and then
+PREFECT = """
+from flows.embedded_server import collect_garbage_apart; collect_garbage_apart()
+import runpy; runpy.run_module("prefect", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +47,7 @@ def running_server(home: Path, port: int) -> Iterator[str]:
     """A Prefect server with its database in ``home``; its API URL. The same arguments again bring it back."""
     with (home / "server.log").open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-c", PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
             env=environment(
                 PREFECT_HOME=str(home),
                 PREFECT_API_URL="",

@@ -30,6 +30,30 @@ print(os.environ["PREFECT_API_URL"], flush=True)
 time.sleep(600)
 """
 
+# a connection that waits for SQLite's lock, and garbage that holds a cursor of it: to free that waits as well
+GARBAGE = """
+import contextlib, gc, sqlite3, sys, threading, time
+from flows.embedded_server import collect_garbage_apart
+collect_garbage_apart()
+waits = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False, timeout=0)
+waits.execute("CREATE TABLE numbers (number)")
+holds = sqlite3.connect(sys.argv[1], isolation_level=None)
+holds.execute("BEGIN IMMEDIATE")
+garbage = [waits.cursor()]
+garbage.append(garbage)
+with contextlib.suppress(sqlite3.OperationalError):
+    garbage[0].execute("INSERT INTO numbers VALUES (1)")
+del garbage
+waits.execute("PRAGMA busy_timeout = 10000")
+writer = threading.Thread(target=waits.execute, args=["INSERT INTO numbers VALUES (2)"])
+writer.start()
+time.sleep(0.5)
+allocated = [[] for _ in range(100_000)]
+holds.execute("COMMIT")
+writer.join()
+print(holds.execute("SELECT * FROM numbers").fetchall())
+"""
+
 
 def test_it_outlives_a_ctrl_c_until_the_flows_last_state_is_stored_and_then_nothing_is_left(tmp_path: Path) -> None:
     runs_dir, profile = tmp_path / "runs", write_fake_profile(tmp_path)
@@ -98,3 +122,11 @@ def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) 
             server.wait_until_ready()
     finally:
         server.stop()
+
+
+def test_garbage_of_a_statement_that_failed_does_not_keep_the_locks_holder_from_going_on(tmp_path: Path) -> None:
+    # with Python's own collector the allocations wait until the writer has given up
+    ended = subprocess.run(
+        [sys.executable, "-c", GARBAGE, str(tmp_path / "x.db")], env=environment(), capture_output=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("[(2,)]\n", "")
