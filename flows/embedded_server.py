@@ -30,6 +30,7 @@ _STOP_SECONDS = 5.0
 _COLLECT_SECONDS = 2.0
 _FULL_COLLECTIONS = 30
 """One collection in so many looks at old objects as well."""
+_START_SECONDS = 10.0
 _HOST = "127.0.0.1"
 # as Prefect starts its own: no UI, and settings that do not change any more
 _SERVER_VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -115,6 +116,9 @@ def collect_garbage_apart() -> None:
 
 
 def _collect() -> None:
+    # what is there after the start is the server itself, and stays
+    time.sleep(_START_SECONDS)
+    gc.freeze()
     for number in itertools.count(1):
         time.sleep(_COLLECT_SECONDS)
         gc.collect(2 if number % _FULL_COLLECTIONS == 0 else 1)
