@@ -8,6 +8,7 @@ from typing import Any
 from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
 from flows.interruption import INTERRUPTED, Interruption
 
+PIPED_WIDTH = 160
 CONTESTANTS = ("baseline", "script", "limit", "pipeline")
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
 
@@ -84,7 +85,8 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     if options.json:
         print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
-        Console(soft_wrap=False).print(render_bench(result))
+        # a file or a pipe has no width of its own, and 80 columns would cut the table's headings
+        Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(render_bench(result))
     return 0
 
 

@@ -1,18 +1,20 @@
 #!/bin/sh
 # On a machine with a package index: fetch what a GPU machine without network lacks, in parts that can be carried.
-#   infra/gpu-bench/collect_wheels.sh DIR [PART_BYTES]
-# The GPU machine is expected to have Python 3.12 and the torch, triton and CUDA that vLLM 0.25.1 pins (2.11.0, CUDA 13).
+#   infra/gpu-bench/collect_wheels.sh DIR [REQUIREMENTS] [PART_BYTES]
+# The GPU machine is expected to have Python 3.12, CUDA 13.0 and torch 2.11.0. requirements-vllm-0.32.txt brings a newer
+# torch along; requirements-vllm-0.25.txt takes vLLM 0.25.1, which pins the machine's torch and triton.
 set -eu
 out=$1
-part_bytes=${2:-58000000}
 here=$(dirname "$0")
+requirements=${2:-$here/requirements-vllm-0.32.txt}
+part_bytes=${3:-58000000}
 mkdir -p "$out/wheels"
 python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --platform manylinux_2_35_x86_64 --platform manylinux_2_34_x86_64 --platform manylinux_2_31_x86_64 \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_26_x86_64 \
-    --platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+    --platform manylinux_2_24_x86_64 --platform manylinux_2_18_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux_2_12_x86_64 --platform manylinux2010_x86_64 --platform manylinux_2_5_x86_64 \
-    --platform manylinux1_x86_64 -d "$out/wheels" -r "$here/requirements.txt"
+    --platform manylinux1_x86_64 -d "$out/wheels" -r "$requirements"
 # its processes start with -P, so that it has to be installed
 python3 -m pip wheel --quiet --no-deps -w "$out/wheels" "$here/../.."
 # stored, not compressed: wheels are compressed already

@@ -14,7 +14,7 @@ models=${MODELS:-$work}
 questions=${QUESTIONS:-500}
 lengths=${LENGTHS:-lognormal:80:0.6}
 max_tokens=${MAX_TOKENS:-384}
-# vLLM 0.25.1 samples with FlashInfer unless told otherwise, and fails where that is not installed
+# vLLM samples with FlashInfer unless told otherwise, and fails where that is not installed
 python3 -c 'import flashinfer' 2>/dev/null || export VLLM_USE_FLASHINFER_SAMPLER=0
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
 mkdir -p "$work/runs" "$out"
@@ -102,8 +102,10 @@ for wanted in "$@"; do
             [ $kind = replicas ] && how="s/^tensor_parallel_size.*/tensor_parallel_size = 1/; s/^description/replicas = $gpus\n&/" ||
                 how="s/^tensor_parallel_size.*/tensor_parallel_size = $gpus/"
             chosen=$(variant $kind "$profile" -e "$how" -e "s/^gpu_count.*/gpu_count = $gpus/")
-            step split-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --name split-$kind --json
+            step split-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --samples-per-arm "${SPLIT_SAMPLES:-6}" --name split-$kind --json
             keep_logs split-$kind split-$kind-engine
+            cp "$work"/runs/split-$kind-*/telemetry.parquet "$out/split-$kind-telemetry.parquet"
+            python3 $here/rate.py "$out/split-$kind-telemetry.parquet" >"$out/split-$kind-rate.txt" 2>&1
         done
         ;;
     *) echo "unknown step $wanted" && exit 2 ;;

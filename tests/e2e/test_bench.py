@@ -1,5 +1,6 @@
 """``harvest bench`` as a user runs it, with the real engine."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,18 @@ from tests.harvest_command import harvest
 @pytest.mark.slow
 def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path, prefect_api: str) -> None:
     asked = ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
-    command = ("bench", *asked, "--runs-dir", tmp_path / "runs", "--json")
-    outcome = harvest(*command, timeout=400, PREFECT_API_URL=prefect_api)
+    outcome = harvest("bench", *asked, "--runs-dir", tmp_path / "runs", timeout=400, PREFECT_API_URL=prefect_api)
     assert outcome.code == 0, outcome.stderr
-    measured = {item["contestant"]: item for item in outcome.report["measurements"]}
+    for heading in ("sequences/s", "tokens/s", "pipeline / it", "equivalence", "Projected time"):
+        assert heading in outcome.stdout
+    (published,) = tmp_path.glob("runs/bench-*/bench.json")
+    result = json.loads(published.read_text())
+    measured = {item["contestant"]: item for item in result["measurements"]}
     assert set(measured) == {"baseline", "pipeline"}
     assert [item["rollouts"] for item in measured.values()] == [32, 32]
     assert measured["baseline"]["tokens"] == measured["pipeline"]["tokens"] > 0
     assert all(item["seconds"] > 0 for item in measured.values())
     # float32: the same tokens, whatever the batch
-    assert outcome.report["equivalence"]["pipeline"]["verdict"] == "bitwise"
-    assert outcome.report["equivalence"]["pipeline"]["identical"] == 32
+    assert result["equivalence"]["pipeline"]["verdict"] == "bitwise"
+    assert result["equivalence"]["pipeline"]["identical"] == 32
     assert all(Path(item["run_dir"]).is_dir() for item in measured.values())

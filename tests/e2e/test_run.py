@@ -130,9 +130,13 @@ def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
     varying = ["created_at", "logprobs"]
     redone = rows(again.report)
     assert redone.drop(varying).equals(original.drop(varying))
-    gap = (redone["logprobs"].explode() - original["logprobs"].explode()).abs().max()
-    assert isinstance(gap, float)
-    assert gap < 1e-3
+    gaps = (redone["logprobs"].explode() - original["logprobs"].explode()).abs()
+    # single ones were seen to move by 0.002 on a busy machine; another request's would differ by whole nats
+    typical, largest = gaps.quantile(0.99), gaps.max()
+    assert isinstance(typical, float)
+    assert typical < 1e-5
+    assert isinstance(largest, float)
+    assert largest < 0.05
 
     other = harvest("run", *SHORT, "--shard-size", "20", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
     assert other.code == 0, other.stderr
