@@ -241,19 +241,19 @@ class _Growing:
 
     def finished(self, output: Any) -> EngineOutput:
         completion = output.outputs[0]
+        # the sampled token comes first, then the most likely ones in order, as many as any request of the step wants
+        width = 1 + self.request.top_logprobs
         ids = logprobs = np.empty((0, 1), dtype=np.float32)
         if self.logprobs:
-            # vLLM puts the sampled token first, then the most likely ones in order
-            ids = np.concatenate([step.logprob_token_ids for step in self.logprobs])
-            logprobs = np.concatenate([step.logprobs for step in self.logprobs])
-        places = slice(1, 1 + self.request.top_logprobs)
+            ids = np.concatenate([step.logprob_token_ids[:, :width] for step in self.logprobs])
+            logprobs = np.concatenate([step.logprobs[:, :width] for step in self.logprobs])
         wanted = bool(self.request.top_logprobs and self.logprobs)
         return EngineOutput(
             request_id=output.request_id,
             completion_ids=list(completion.token_ids),
             logprobs=logprobs[:, 0],
-            top_ids=ids[:, places] if wanted else None,
-            top_logprobs=logprobs[:, places] if wanted else None,
+            top_ids=ids[:, 1:] if wanted else None,
+            top_logprobs=logprobs[:, 1:] if wanted else None,
             **_ending(completion),
         )
 
