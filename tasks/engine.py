@@ -9,8 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from profiles.schema import EngineSettings
 from tasks.errors import ConfigError
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +47,9 @@ class EngineOutput:
 
     request_id: str
     completion_ids: list[int]
-    logprobs: list[float]
-    top_ids: list[list[int]] | None = None
-    top_logprobs: list[list[float]] | None = None
+    logprobs: Sequence[float] | Array
+    top_ids: Sequence[Sequence[int]] | Array | None = None
+    top_logprobs: Sequence[Sequence[float]] | Array | None = None
     finish_reason: str
     stop_reason: str | None = None
 
@@ -140,6 +144,7 @@ class VllmEngine:
 
     spec: EngineSpec
     stats: EngineStats = field(default_factory=EngineStats)
+    _growing: dict[str, "_Growing"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from vllm.engine.arg_utils import EngineArgs
@@ -165,7 +170,9 @@ class VllmEngine:
     def add(self, request: EngineRequest) -> None:
         # text is decoded once, when the completion is whole
         params = _sampling_params(request, detokenize=False)
-        self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
+        own_id = self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
+        if not request.stop:
+            self._growing[own_id] = _Growing(request=request)
         self.stats.prompt_tokens += len(request.prompt_ids)
 
     def step(self) -> list[EngineOutput]:
@@ -173,12 +180,34 @@ class VllmEngine:
         # next step would wait for
         core = self._engine.engine_core
         outputs = core.get_output()
-        processed = self._engine.output_processor.process_outputs(
-            outputs.outputs, engine_core_timestamp=outputs.timestamp
-        )
-        core.abort_requests(processed.reqs_to_abort)
         self._count(outputs)
-        return [_finished(output) for output in processed.request_outputs if output.finished]
+        whole: dict[str, _Growing] = {}
+        due = [output for output in outputs.outputs if not self._kept(output, whole)]
+        processed = self._engine.output_processor.process_outputs(due, engine_core_timestamp=outputs.timestamp)
+        core.abort_requests(processed.reqs_to_abort)
+        return [
+            grown.finished(output) if (grown := whole.get(output.request_id)) else _finished(output)
+            for output in processed.request_outputs
+            if output.finished
+        ]
+
+    def _kept(self, output: Any, whole: dict[str, "_Growing"]) -> bool:
+        """Keep a step's tokens of an unfinished request; a finished one gets all of its own, and is put in ``whole``.
+
+        vLLM takes several tokens as well as one, and needs them only when the request ends, unless it looks for stop
+        strings; its lists of logprobs, which grow token by token, cost a twentieth of a small model's step.
+        """
+        growing = self._growing.get(output.request_id)
+        if growing is None:
+            return False
+        growing.completion_ids += output.new_token_ids
+        if output.new_logprobs is not None:
+            growing.logprobs.append(output.new_logprobs)
+        if output.finish_reason is None:
+            return True
+        output.new_token_ids, output.new_logprobs = growing.completion_ids, None
+        whole[growing.request.request_id] = self._growing.pop(output.request_id)
+        return False
 
     def _count(self, outputs: Any) -> None:
         stats, scheduler = self.stats, outputs.scheduler_stats
@@ -200,6 +229,33 @@ class VllmEngine:
             if (code := process.exitcode) is not None:
                 return f"{process.name} ended by " + (f"signal {-code}" if code < 0 else f"exit code {code}")
         return None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Growing:
+    """What the engine core has made of an unfinished request: its tokens, and per step vLLM's arrays of logprobs."""
+
+    request: EngineRequest
+    completion_ids: list[int] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)
+
+    def finished(self, output: Any) -> EngineOutput:
+        completion = output.outputs[0]
+        # the sampled token comes first, then the most likely ones in order, as many as any request of the step wants
+        width = 1 + self.request.top_logprobs
+        ids = logprobs = np.empty((0, 1), dtype=np.float32)
+        if self.logprobs:
+            ids = np.concatenate([step.logprob_token_ids[:, :width] for step in self.logprobs])
+            logprobs = np.concatenate([step.logprobs[:, :width] for step in self.logprobs])
+        wanted = bool(self.request.top_logprobs and self.logprobs)
+        return EngineOutput(
+            request_id=output.request_id,
+            completion_ids=list(completion.token_ids),
+            logprobs=logprobs[:, 0],
+            top_ids=ids[:, 1:] if wanted else None,
+            top_logprobs=logprobs[:, 1:] if wanted else None,
+            **_ending(completion),
+        )
 
 
 class VllmCalls:
@@ -280,6 +336,13 @@ def _finished(output: Any) -> EngineOutput:
         top_logprobs=[flat.logprobs[start + 1 : end] for start, end in zip(starts, ends, strict=True)]
         if wanted
         else None,
-        finish_reason=str(completion.finish_reason),
-        stop_reason=None if completion.stop_reason is None else str(completion.stop_reason),
+        **_ending(completion),
     )
+
+
+def _ending(completion: Any) -> dict[str, Any]:
+    reason = completion.stop_reason
+    return {
+        "finish_reason": str(completion.finish_reason),
+        "stop_reason": None if reason is None else str(reason),
+    }

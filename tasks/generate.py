@@ -7,7 +7,7 @@ not grow with the dataset.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,7 +16,7 @@ from tasks.engine import Engine, EngineOutput, EngineRequest
 from tasks.errors import PromptTooLong
 from tasks.prompts import ChatTokenizer, check_length
 from tasks.rollout_request import build_request
-from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, ShardFeed, ShardWork
 from tasks.side_thread import PromptsAhead, SideThread
 
 SPARE = 1 / 16
@@ -81,8 +81,8 @@ class Generator:
         self._admit()
         self._prompts.prepare(chain.from_iterable(feed.pending for feed in self._feeds))
         if self._requests:
-            for output in self._engine.step():
-                self._finish(output)
+            if outputs := self._engine.step():
+                self._finish(outputs)
         else:
             self._records.drain()
         return list(self._take_complete())
@@ -171,20 +171,33 @@ class Generator:
         self._records.submit(item.feed.record_error, item.question, item.arm, item.sample_index, error, item.prompt_ids)
         self.num_finished += 1
 
-    def _finish(self, output: EngineOutput) -> None:
+    def _finish(self, outputs: Sequence[EngineOutput]) -> None:
         self.last_finished_at = time.monotonic()
-        item = self._requests.pop(output.request_id)
-        self._records.submit(self._record, item, output)
-        self.num_finished += 1
-        key = _question_key(item)
-        self._open[key] -= 1
-        if self._open[key] == 0:
-            del self._open[key]
-            self._alone = False
+        finished = [(self._requests.pop(output.request_id), output) for output in outputs]
+        # one call for all: each wakes the other thread, which then takes the interpreter from the next step
+        self._records.submit(self._record, finished, size=len(finished))
+        self.num_finished += len(finished)
+        for item, _ in finished:
+            key = _question_key(item)
+            self._open[key] -= 1
+            if self._open[key] == 0:
+                del self._open[key]
+                self._alone = False
 
-    def _record(self, item: _InFlight, output: EngineOutput) -> None:
-        text = self._tokenizer.decode(output.completion_ids, self._spec.sampling.stop)
-        item.feed.record(item.question, item.arm, item.sample_index, item.prompt_ids, output, text)
+    def _record(self, finished: Sequence[tuple[_InFlight, EngineOutput]]) -> None:
+        by_feed: dict[ShardFeed, list[FinishedRollout]] = {}
+        for item, output in finished:
+            rollout = FinishedRollout(
+                question=item.question,
+                arm=item.arm,
+                sample_index=item.sample_index,
+                prompt_ids=item.prompt_ids,
+                output=output,
+                text=self._tokenizer.decode(output.completion_ids, self._spec.sampling.stop),
+            )
+            by_feed.setdefault(item.feed, []).append(rollout)
+        for feed, rollouts in by_feed.items():
+            feed.record(rollouts)
 
     def _take_complete(self) -> Iterator[ShardWork]:
         for feed in [feed for feed in self._feeds if feed.num_unfinished == 0]:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +72,7 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
 
 
 class JournalWriter:
-    """Appends records; each is in the kernel's hands, and so survives this process, when ``append`` returns."""
+    """Appends records; they are in the kernel's hands, and so survive this process, when ``append`` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,14 +81,13 @@ class JournalWriter:
             _drop_torn_tail(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Write one record. Raises StorageError when the disk refuses; what was written of it is not read back."""
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        line = b"%08x %s\n" % (zlib.crc32(text), text)
+    def append(self, *records: dict[str, Any]) -> None:
+        """Write records, all at once. Raises StorageError when the disk refuses; what was torn is not read back."""
+        lines = b"".join(map(_line, records))
         with self._storage():
             # what is left after a short write is refused with the reason for it
-            while line:
-                line = line[os.write(self._file, line) :]
+            while lines:
+                lines = lines[os.write(self._file, lines) :]
 
     def sync(self) -> None:
         """Have the records survive a power cut as well. Raises StorageError."""
@@ -116,7 +115,7 @@ class JournalWriter:
             ) from error
 
 
-def pack(values: list[int] | list[float] | list[list[int]] | list[list[float]], dtype: str) -> str:
+def pack(values: Sequence[Any] | np.ndarray[Any, Any], dtype: str) -> str:
     """Base64 of ``values`` as a flat little-endian array of ``dtype`` ("i4" or "f4")."""
     return base64.b64encode(np.asarray(values, dtype=f"<{dtype}").tobytes()).decode("ascii")
 
@@ -124,6 +123,11 @@ def pack(values: list[int] | list[float] | list[list[int]] | list[list[float]], 
 def unpack(text: str, dtype: str) -> np.ndarray[Any, Any]:
     """The flat array that ``pack`` encoded."""
     return np.frombuffer(base64.b64decode(text), dtype=f"<{dtype}")
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

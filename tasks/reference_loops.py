@@ -27,7 +27,7 @@ from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.prompts import ChatTokenizer, build_messages, check_length
 from tasks.rollout_frame import EngineFacts, publish_rollouts
 from tasks.rollout_request import build_request
-from tasks.shard_feed import GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, ShardFeed, ShardWork
 from tasks.store import publish_json
 
 LoopName = Literal["baseline", "script", "limit"]
@@ -101,14 +101,15 @@ def run_loop(order: ReferenceOrder) -> None:
         for prompt, output in zip(call, engine.finished([item.request for item in call], returned), strict=True):
             tokens += len(output.completion_ids)
             arm, sample_index = prompt.question.rollouts[prompt.rollout]
-            prompt.feed.record(
-                prompt.question,
-                arm,
-                sample_index,
-                prompt.request.prompt_ids,
-                output,
-                tokenizer.decode(output.completion_ids, spec.sampling.stop),
+            rollout = FinishedRollout(
+                question=prompt.question,
+                arm=arm,
+                sample_index=sample_index,
+                prompt_ids=prompt.request.prompt_ids,
+                output=output,
+                text=tokenizer.decode(output.completion_ids, spec.sampling.stop),
             )
+            prompt.feed.record([rollout])
     facts = EngineFacts(version=engine.version, dtype=engine.dtype)
     for feed in feeds:
         feed.journal.close()

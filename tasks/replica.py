@@ -39,6 +39,9 @@ from tasks.shard_feed import ShardWork
 HEARTBEAT_SECONDS = 0.5
 HUNGRY_HEARTBEAT_SECONDS = 0.05
 """While there is little left to admit: the parent gives the next shard by what it hears."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread that holds the interpreter gives it to one that waits. Python's own 5 ms are hundreds of a small
+model's operations, and at the end of each of them the engine's thread wakes whoever waits, mostly in vain."""
 ENGINE_REPORT_SECONDS = 1.0
 """What an engine that ends by an exception of its own has, to have that exception raised in a step."""
 MOST_TEXT = 100_000
@@ -57,6 +60,7 @@ def main() -> None:
         order = connection.recv()
         assert isinstance(order, Start)
         replica = Replica(connection, order)
+        sys.setswitchinterval(SWITCH_SECONDS)
         starting = False
         replica.run()
     except BaseException as error:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.errors import StorageError
 from tasks.journal import Key, read_journal, unpack
-from tasks.prompts import build_messages, request_seed
+from tasks.prompts import Message, build_messages, request_seed
 from tasks.records import ROLLOUT_SCHEMA
 from tasks.rollout_request import completion_limit
 from tasks.shard_feed import GenerationSpec, ShardWork, read_questions
@@ -35,7 +35,7 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
     """
     finished = read_journal(work.journal).finished
     questions = list(read_questions(work.questions).iter_rows())
-    prompts: list[list[dict[str, str]]] = []
+    prompts: list[list[Message]] = []
     truths: list[str] = []
     records: list[dict[str, Any]] = []
     for example_id, question, ground_truth in questions:
@@ -58,7 +58,7 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
 
 def _frame(
     records: list[dict[str, Any]],
-    prompts: list[list[dict[str, str]]],
+    prompts: list[list[Message]],
     truths: list[str],
     spec: GenerationSpec,
     facts: EngineFacts,
@@ -77,7 +77,7 @@ def _frame(
         "example_id": [key[0] for key in keys],
         "arm_id": [key[1] for key in keys],
         "sample_index": [key[2] for key in keys],
-        "prompt": prompts,
+        "prompt": _chats(prompts),
         "completion": [record.get("completion") for record in records],
         "prompt_ids": _lists(prompt_ids, np.int32),
         "completion_ids": _lists(completion_ids, np.int32),
@@ -105,6 +105,15 @@ def _frame(
         "created_at": [datetime.datetime.fromisoformat(record["created_at"]) for record in records],
     }
     return pl.DataFrame(columns, schema=ROLLOUT_SCHEMA, strict=True)
+
+
+def _chats(prompts: Sequence[list[Message]]) -> pl.Series:
+    messages = pl.DataFrame(
+        {key: [message[key] for prompt in prompts for message in prompt] for key in ("role", "content")},
+        schema={"role": pl.String, "content": pl.String},
+    )
+    offsets = _offsets([len(prompt) for prompt in prompts])
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, messages.to_struct().to_arrow())))
 
 
 def _lists(arrays: Sequence[_Array], dtype: type[np.generic]) -> pl.Series:

@@ -2,6 +2,7 @@
 
 import datetime
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,18 @@ class QuestionWork:
     ground_truth: str
     rollouts: tuple[tuple[Arm, int], ...]
     isolation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedRollout:
+    """A rollout as the engine made it; ``text`` is its completion, decoded."""
+
+    question: QuestionWork
+    arm: Arm
+    sample_index: int
+    prompt_ids: list[int]
+    output: EngineOutput
+    text: str
 
 
 def read_questions(path: Path) -> pl.DataFrame:
@@ -134,30 +147,23 @@ class ShardFeed:
             }
         )
 
-    def record(
-        self,
-        question: QuestionWork,
-        arm: Arm,
-        sample_index: int,
-        prompt_ids: list[int],
-        output: EngineOutput,
-        text: str,
-    ) -> None:
-        """Append a finished rollout."""
-        self._append(
-            self._base(question, arm, sample_index)
-            | {
-                "completion": text,
-                "prompt_ids": pack(prompt_ids, "i4"),
-                "completion_ids": pack(output.completion_ids, "i4"),
-                "logprobs": pack(output.logprobs, "f4"),
-                "top": None
-                if output.top_ids is None or output.top_logprobs is None
-                else [len(output.top_ids[0]), pack(output.top_ids, "i4"), pack(output.top_logprobs, "f4")],
-                "finish_reason": output.finish_reason,
-                "stop_reason": output.stop_reason,
-            }
-        )
+    def record(self, rollouts: Sequence[FinishedRollout]) -> None:
+        """Append finished rollouts."""
+        self._append(*map(self._finished, rollouts))
+
+    def _finished(self, rollout: FinishedRollout) -> dict[str, Any]:
+        output = rollout.output
+        return self._base(rollout.question, rollout.arm, rollout.sample_index) | {
+            "completion": rollout.text,
+            "prompt_ids": pack(rollout.prompt_ids, "i4"),
+            "completion_ids": pack(output.completion_ids, "i4"),
+            "logprobs": pack(output.logprobs, "f4"),
+            "top": None
+            if output.top_ids is None or output.top_logprobs is None
+            else [len(output.top_ids[0]), pack(output.top_ids, "i4"), pack(output.top_logprobs, "f4")],
+            "finish_reason": output.finish_reason,
+            "stop_reason": output.stop_reason,
+        }
 
     def record_error(
         self, question: QuestionWork, arm: Arm, sample_index: int, error: str, prompt_ids: list[int] | None = None
@@ -179,6 +185,6 @@ class ShardFeed:
             "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
 
-    def _append(self, record: dict[str, Any]) -> None:
-        self.journal.append(record)
-        self.num_unfinished -= 1
+    def _append(self, *records: dict[str, Any]) -> None:
+        self.journal.append(*records)
+        self.num_unfinished -= len(records)

@@ -8,7 +8,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from tasks.prompts import ChatTokenizer, build_messages
@@ -20,19 +20,27 @@ class SideThread:
 
     def __init__(self, name: str, *, most_waiting: int) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._waiting: deque[Future[Any]] = deque()
+        self._waiting: deque[tuple[Future[Any], int]] = deque()
+        self._num_waiting = 0
         self._most_waiting = most_waiting
 
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
-        """Have ``call`` done later; waits when too much is waiting already, so that memory stays bounded."""
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= self._most_waiting):
-            self._waiting.popleft().result()
-        self._waiting.append(self._executor.submit(call, *arguments))
+    def submit(self, call: Callable[..., Any], *arguments: Any, size: int = 1) -> None:
+        """Have ``call`` done later, which is work on ``size`` things; waits while that many are waiting already that
+        memory would not stay bounded."""
+        while self._waiting and (self._waiting[0][0].done() or self._num_waiting >= self._most_waiting):
+            self._take_first()
+        self._waiting.append((self._executor.submit(call, *arguments), size))
+        self._num_waiting += size
 
     def drain(self) -> None:
         """Wait until everything is done."""
         while self._waiting:
-            self._waiting.popleft().result()
+            self._take_first()
+
+    def _take_first(self) -> None:
+        future, size = self._waiting.popleft()
+        self._num_waiting -= size
+        future.result()
 
 
 class PromptsAhead:
@@ -62,10 +70,11 @@ class PromptsAhead:
     def _encode(self, question: QuestionWork) -> dict[str, list[int]]:
         if not question.question:
             return {}
-        wanted = dict.fromkeys(arm.id for arm, _ in question.rollouts)
-        return {
-            arm_id: self._tokenizer.encode(
-                build_messages(self._arms[arm_id], question.question), self._arms[arm_id].chat_template_kwargs
-            )
-            for arm_id in wanted
-        }
+        wanted = [self._arms[arm_id] for arm_id in dict.fromkeys(arm.id for arm, _ in question.rollouts)]
+        encoded: dict[str, list[int]] = {}
+        for _, group in groupby(wanted, key=lambda arm: arm.chat_template_kwargs):
+            arms = list(group)
+            prompts = [build_messages(arm, question.question) for arm in arms]
+            ids = self._tokenizer.encode_all(prompts, arms[0].chat_template_kwargs)
+            encoded |= {arm.id: own for arm, own in zip(arms, ids, strict=True)}
+        return encoded

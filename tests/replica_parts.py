@@ -1,5 +1,6 @@
 """Parts of a replica, made without a model: a specification, shards of questions, a tokenizer of bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +22,9 @@ class ByteTokenizer:
 
     def encode(self, messages: list[Message], template_kwargs: object = None) -> list[int]:
         return list("".join(message["content"] for message in messages).encode())
+
+    def encode_all(self, prompts: Sequence[list[Message]], template_kwargs: object = None) -> list[list[int]]:
+        return [self.encode(messages) for messages in prompts]
 
     def decode(self, completion_ids: list[int], stop: tuple[str, ...] = ()) -> str:
         return bytes(completion_ids).decode("latin-1")

@@ -44,6 +44,19 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_journal(path, keep_rollouts=False).finished == {key: {} for key in KEYS}
 
 
+@given(cut=st.integers(0, 10_000))
+def test_of_records_written_at_once_those_before_a_cut_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    with JournalWriter(path) as journal:
+        journal.append(*[rollout(key) for key in KEYS])
+    lines = path.read_bytes().splitlines(keepends=True)
+    os.truncate(path, cut := cut % (1 + path.stat().st_size))
+    whole = sum(sum(map(len, lines[: number + 1])) <= cut for number in range(len(lines)))
+    assert list(read_journal(path).finished) == KEYS[:whole]
+
+
 def test_it_says_what_the_replica_that_opened_it_last_has_made_and_had_in_flight(tmp_path: Path) -> None:
     path, opened = tmp_path / "journal", {"kind": "open", "oom_rung": 0}
     write(path, opened, admit(KEYS[:3]), *[rollout(key) for key in KEYS[:3]])

@@ -98,6 +98,24 @@ def test_a_plain_prompt_is_the_text_and_nothing_else(base_model: Path) -> None:
         tokenizer.encode(build_messages(Arm(id="a", system_prompt="Add."), "2 plus 2"), {})
 
 
+@pytest.mark.parametrize("kind", ["chats", "texts", "of both kinds", "by the model's own code"])
+def test_prompts_encoded_together_are_the_same_as_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ChatTokenizer(DEMO_MODEL)
+    chats = [Arm(id="short", system_prompt="Add."), Arm(id="shots", system_prompt="Add up.", few_shot=FEW_SHOT)]
+    texts = [Arm(id="plain", system_prompt=words, prompt_format="plain") for words in ("", "Be brief.")]
+    arms = {"texts": texts, "of both kinds": [*chats, *texts]}.get(kind, chats)
+    if kind == "by the model's own code":
+        own = type(tokenizer._tokenizer)
+
+        def one_chat(self: Any, chat: list[dict[str, str]], **options: Any) -> Any:
+            assert isinstance(chat[0], dict)
+            return super(own, self).apply_chat_template(chat, **options)
+
+        monkeypatch.setattr(own, "apply_chat_template", one_chat, raising=False)
+    prompts = [build_messages(arm, "2 plus 2") for arm in arms]
+    assert tokenizer.encode_all(prompts, {}) == [tokenizer.encode(messages, {}) for messages in prompts]
+
+
 def test_the_chat_template_gets_its_arguments(base_model: Path) -> None:
     template = (
         "{% if enable_thinking %}think {% endif %}{% if tools %}{{ tools | length }} tools {% endif %}"
