@@ -202,7 +202,6 @@ class Generator:
     def _take_complete(self) -> Iterator[ShardWork]:
         for feed in [feed for feed in self._feeds if feed.num_unfinished == 0]:
             self._feeds.remove(feed)
-            feed.journal.sync()
             feed.journal.close()
             yield feed.work
 

@@ -89,11 +89,6 @@ class JournalWriter:
             while lines:
                 lines = lines[os.write(self._file, lines) :]
 
-    def sync(self) -> None:
-        """Have the records survive a power cut as well. Raises StorageError."""
-        with self._storage():
-            os.fsync(self._file)
-
     def close(self) -> None:
         os.close(self._file)
 
