@@ -15,6 +15,7 @@ from profiles.schema import EngineSettings
 from tasks.errors import ConfigError
 
 Array = np.ndarray[Any, Any]
+FIRST_ROOM = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +201,7 @@ class VllmEngine:
         growing = self._growing.get(output.request_id)
         if growing is None:
             return False
-        growing.completion_ids += output.new_token_ids
-        if output.new_logprobs is not None:
-            growing.logprobs.append(output.new_logprobs)
+        growing.take(output.new_token_ids, output.new_logprobs)
         if output.finish_reason is None:
             return True
         output.new_token_ids, output.new_logprobs = growing.completion_ids, None
@@ -233,27 +232,41 @@ class VllmEngine:
 
 @dataclass(kw_only=True, slots=True)
 class _Growing:
-    """What the engine core has made of an unfinished request: its tokens, and per step vLLM's arrays of logprobs."""
+    """What the engine core has made of an unfinished request: per token its id and a row of each array, of the sampled
+    token first and then of the most likely ones in order."""
 
     request: EngineRequest
     completion_ids: list[int] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)
+    ids: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.int32))
+    logprobs: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.float32))
+
+    def take(self, token_ids: list[int], step: Any) -> None:
+        """Copy what a step brought: its own arrays lie in pinned memory, which has to return to the next steps."""
+        start = len(self.completion_ids)
+        self.completion_ids += token_ids
+        if step is None:
+            return
+        end, width = len(self.completion_ids), 1 + self.request.top_logprobs
+        if end > len(self.ids):
+            room = (max(FIRST_ROOM, 2 * end), width)
+            self.ids, ids = np.empty(room, dtype=np.int32), self.ids
+            self.logprobs, logprobs = np.empty(room, dtype=np.float32), self.logprobs
+            if start:
+                self.ids[:start], self.logprobs[:start] = ids[:start], logprobs[:start]
+        # as many columns as any request of the step wants
+        self.ids[start:end] = step.logprob_token_ids[:, :width]
+        self.logprobs[start:end] = step.logprobs[:, :width]
 
     def finished(self, output: Any) -> EngineOutput:
         completion = output.outputs[0]
-        # the sampled token comes first, then the most likely ones in order, as many as any request of the step wants
-        width = 1 + self.request.top_logprobs
-        ids = logprobs = np.empty((0, 1), dtype=np.float32)
-        if self.logprobs:
-            ids = np.concatenate([step.logprob_token_ids[:, :width] for step in self.logprobs])
-            logprobs = np.concatenate([step.logprobs[:, :width] for step in self.logprobs])
-        wanted = bool(self.request.top_logprobs and self.logprobs)
+        size = min(len(self.completion_ids), len(self.ids))
+        wanted = bool(self.request.top_logprobs and size)
         return EngineOutput(
             request_id=output.request_id,
             completion_ids=list(completion.token_ids),
-            logprobs=logprobs[:, 0],
-            top_ids=ids[:, 1:] if wanted else None,
-            top_logprobs=logprobs[:, 1:] if wanted else None,
+            logprobs=self.logprobs[:size, 0],
+            top_ids=self.ids[:size, 1:] if wanted else None,
+            top_logprobs=self.logprobs[:size, 1:] if wanted else None,
             **_ending(completion),
         )
 

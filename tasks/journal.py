@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tasks.errors import StorageError
 
@@ -121,7 +122,11 @@ def unpack(text: str, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        text = orjson.dumps(record)
+    except TypeError:
+        # half a surrogate pair, which UTF-8 has no bytes for
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
