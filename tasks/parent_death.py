@@ -13,9 +13,14 @@ from pathlib import Path
 
 PARENT_VARIABLE = "HARVEST_PARENT_PID"
 INTERPRETER_PATH = Path(__file__).parent / "interpreter"
-"""To be on PYTHONPATH of a replica, and so of all that it spawns."""
+"""To be on PYTHONPATH of whatever owns an engine, and so of all that it spawns."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+def guarded_python_path() -> str:
+    """PYTHONPATH with which a process imports what this one would, and whatever it spawns is guarded."""
+    return os.pathsep.join([str(INTERPRETER_PATH), *(path or str(Path.cwd()) for path in sys.path)])
 
 
 def die_with_parent(parent_pid: int) -> None:

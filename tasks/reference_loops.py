@@ -24,6 +24,7 @@ from tasks.engine import EngineRequest, EngineSpec, kept_for_good
 from tasks.engine_calls import load_calls
 from tasks.errors import PromptTooLong
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.process_tree import descendants, kill_all
 from tasks.prompts import ChatTokenizer, build_messages, check_length
 from tasks.rollout_frame import EngineFacts, publish_rollouts
 from tasks.rollout_request import build_request
@@ -73,7 +74,9 @@ def main() -> None:
     run_loop(order)
     sys.stdout.flush()
     sys.stderr.flush()
-    # as in a replica: shutting the engine down can wait for ever, and the exit frees its memory
+    # as in a replica: shutting the engine down can wait for ever, and the exit frees its memory; that of an engine core
+    # in a process of its own is freed before another engine is started
+    kill_all(descendants(os.getpid()))
     os._exit(0)
 
 

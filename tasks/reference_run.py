@@ -13,6 +13,7 @@ from tasks.engine import EngineSpec, engine_environment
 from tasks.failure_classifier import classify_exit, oom_kill_count
 from tasks.fingerprint import fingerprint, tested_settings
 from tasks.generation_log import GenerationSession, add_session
+from tasks.parent_death import guarded_python_path
 from tasks.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceOrder, ReferenceTiming
 from tasks.run_directory import open_run
 from tasks.run_plan import RunPlan
@@ -115,7 +116,7 @@ def _run_process(order: ReferenceOrder, log_path: Path) -> None:
             input=pickle.dumps(order),
             stdout=log,
             stderr=log,
-            env=engine_environment(order.engine.settings, os.environ),
+            env=engine_environment(order.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()},
             check=False,
         )
     if ended.returncode:

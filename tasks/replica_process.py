@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.engine import EngineStats, engine_environment
 from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
 from tasks.failure_classifier import classify_exit, classify_report, oom_kill_count
-from tasks.parent_death import INTERPRETER_PATH
+from tasks.parent_death import guarded_python_path
 from tasks.process_tree import ProcessRecord, kill_all, record_processes
 from tasks.replica_messages import (
     Failed,
@@ -239,9 +239,7 @@ class ReplicaProcess:
 def _environment(order: Start, gpus: list[str] | None) -> dict[str, str]:
     inherited: Mapping[str, str] = os.environ
     environment = engine_environment(order.engine.settings, inherited)
-    # the replica imports what this process would, and whatever it spawns is guarded
-    paths = [str(INTERPRETER_PATH), *(path or str(Path.cwd()) for path in sys.path)]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return environment
