@@ -8,7 +8,6 @@ from typing import Any
 from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
 from flows.interruption import INTERRUPTED, Interruption
 
-PIPED_WIDTH = 160
 CONTESTANTS = ("baseline", "script", "limit", "pipeline")
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
 
@@ -61,10 +60,9 @@ def execute(options: argparse.Namespace) -> int:
 def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestants: tuple[str, ...]) -> int:
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from flows.bench import Bench
     from flows.bench_view import render_bench
+    from flows.terminal import console
     from tasks.run_config import DEFAULT_TOP_LOGPROBS
 
     parameters.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
@@ -85,8 +83,7 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     if options.json:
         print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
-        # a file or a pipe has no width of its own, and 80 columns would cut the table's headings
-        Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(render_bench(result))
+        console().print(render_bench(result))
     return 0
 
 

@@ -33,8 +33,7 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from flows.terminal import console
     from tasks.baseline import find_baseline
     from tasks.equivalence import DEFAULT_EPSILON, compare_runs
     from tasks.equivalence_view import render_equivalence
@@ -53,6 +52,6 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
-        Console().print(render_equivalence(report))
+        console().print(render_equivalence(report))
     report.raise_if_below(options.require)
     return 0

@@ -99,6 +99,6 @@ def _print(options: argparse.Namespace, value: dict[str, Any], view: Any) -> Non
     if options.json:
         print(json.dumps(value, indent=2))
         return
-    from rich.console import Console
+    from flows.terminal import console
 
-    Console(soft_wrap=True).print(view())
+    console().print(view())

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,10 @@ def execute(options: argparse.Namespace) -> int:
         print(json.dumps([{**asdict(run), "updated": run.updated.isoformat()} for run in runs], indent=2))
         return 0
 
-    from rich.console import Console
-
+    from flows.terminal import console
     from tasks.browse_view import render_runs
 
-    # run ids are there to be copied: where lines go to a file or a pipe, nothing is cut
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(render_runs(runs, narrow=console.width < WIDE))
+    # run ids are there to be copied
+    terminal = console()
+    terminal.print(render_runs(runs, narrow=terminal.width < WIDE))
     return 0

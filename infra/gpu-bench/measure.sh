@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that is measured on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench baseline oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run from the repository's root. WORK_DIR holds runs; what is worth keeping goes to OUT_DIR. Two of these, each with
 # directories of its own and CUDA_VISIBLE_DEVICES, can share the models of one MODELS directory and run side by side.
 set -u
@@ -66,6 +66,9 @@ for wanted in "$@"; do
     baseline) # the loop has no effect across questions, so that a few of them give its rate
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
             --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
+        ;;
+    loop-cost)
+        step loop-cost python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$models/7b" "$questions" "$max_tokens" "$lengths"
         ;;
     oom-start | oom-run) # a neighbour takes the rest of the GPU while the engine starts, or once it generates
         python3 $here/take_memory.py "$work/runs/$wanted" "${wanted#oom-}" >"$out/$wanted-neighbour.txt" 2>&1 &

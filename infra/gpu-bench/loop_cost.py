@@ -1,0 +1,200 @@
+"""Where the replica's time goes: variants of its loop, on one engine in one process, without Prefect.
+
+    python infra/gpu-bench/loop_cost.py PROFILE MODEL QUESTIONS MAX_TOKENS LENGTHS [REPEATS]
+
+- limit: every prompt in one ``LLM.generate`` call;
+- steps: ``VllmEngine``, as many requests in flight as a replica keeps, and nothing else;
+- loop: the replica's generation loop with its journal and publication, as in ``harvest run``;
+- alone: the same loop, with prompts encoded before and nothing recorded or published.
+
+Per variant: tokens/s, seconds of the engine's thread and of the process on a core, and seconds inside vLLM's parts.
+"""
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from tasks.engine import (
+    EngineRequest,
+    EngineSpec,
+    EngineStats,
+    VllmCalls,
+    VllmEngine,
+    engine_environment,
+    kept_for_good,
+)
+from tasks.generate import SPARE, Generator
+from tasks.prompts import ChatTokenizer, build_messages
+from tasks.replica import SWITCH_SECONDS
+from tasks.rollout_frame import EngineFacts, publish_rollouts
+from tasks.rollout_request import build_request
+from tasks.run_config import config_from_parameters
+from tasks.run_plan import plan_run
+from tasks.shard_feed import GenerationSpec, ShardWork
+from tasks.shards import shard_dataset
+
+Timing = tuple[float, int]
+
+
+class Variants:
+    def __init__(self, profile: str, model: str, questions: int, max_tokens: int, lengths: str, root: Path) -> None:
+        asked = {"profile": profile, "model": model, "questions": questions, "max_tokens": max_tokens}
+        plan = plan_run(config_from_parameters({**asked, "lengths": lengths, "top_logprobs": 5}), root)
+        os.environ.update(engine_environment(plan.profile.engine, os.environ))
+        engine = plan.profile.engine
+        self.root, self.plan, self.shards = root, plan, shard_dataset(plan)
+        self.spec = GenerationSpec(
+            run_id=plan.run_id,
+            arms=plan.arms.arms,
+            sampling=plan.config.sampling,
+            model=plan.model.name,
+            model_revision=plan.model.revision,
+            max_model_len=engine.max_model_len,
+            question_batch_size=plan.profile.question_batch_size,
+            max_num_seqs=engine.max_num_seqs,
+            oom_rung=0,
+        )
+        with kept_for_good():
+            self.tokenizer = ChatTokenizer(plan.model.path)
+            self.calls = VllmCalls(EngineSpec(model_path=plan.model.path, settings=engine))
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self.core: Any = self.calls._llm.llm_engine
+        self.prompts: dict[str, dict[str, list[int]]] = {}
+        self.requests: list[EngineRequest] = []
+        for row in plan.questions.iter_rows(named=True):
+            encoded = self.prompts[row["example_id"]] = {
+                arm.id: self.tokenizer.encode(build_messages(arm, row["question"]), arm.chat_template_kwargs)
+                for arm in plan.arms.arms
+            }
+            for arm_id, ids in encoded.items():
+                number = str(len(self.requests))
+                self.requests.append(build_request(number, ids, self.spec.sampling, row["example_id"], arm_id, 0))
+
+    def limit(self) -> Timing:
+        began = time.monotonic()
+        outputs = self.calls.generate(self.requests, text=False)
+        return time.monotonic() - began, sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def steps(self) -> Timing:
+        engine, waiting, in_flight = self._engine(), list(reversed(self.requests)), 0
+        most = int(self.plan.profile.question_batch_size * len(self.spec.arms) * (1 + SPARE))
+        began = time.monotonic()
+        while waiting or in_flight:
+            while waiting and in_flight < most:
+                engine.add(waiting.pop())
+                in_flight += 1
+            in_flight -= len(engine.step())
+        return time.monotonic() - began, engine.stats.generation_tokens
+
+    def loop(self) -> Timing:
+        return self._generate(lambda generator: None, publish=True)
+
+    def alone(self) -> Timing:
+        def strip(generator: Any) -> None:
+            generator._prompts.prepare = lambda coming: None
+            generator._prompts.take = lambda question: self.prompts[question.example_id]
+            generator._records.submit = finish
+
+        def finish(call: Any, finished: Any, **size: int) -> None:
+            for item, _ in finished:
+                item.feed.num_unfinished -= 1
+
+        return self._generate(strip, publish=False)
+
+    def _engine(self) -> VllmEngine:
+        engine = VllmEngine.__new__(VllmEngine)
+        engine.stats, engine._engine, engine._growing = EngineStats(), self.core, {}
+        return engine
+
+    def _generate(self, change: Callable[[Generator], None], *, publish: bool) -> Timing:
+        engine, facts = self._engine(), EngineFacts(version="", dtype="")
+        generator = Generator(engine, self.tokenizer, self.spec)
+        change(generator)
+        directory = Path(tempfile.mkdtemp(dir=self.root))
+        works = [
+            ShardWork(
+                index=shard.index,
+                questions=self.plan.paths.questions(shard.index),
+                journal=directory / f"{shard.index}.journal",
+                rollouts=directory / f"{shard.index}.parquet",
+            )
+            for shard in self.shards
+        ]
+        with ThreadPoolExecutor(1) as publisher:
+            while works or generator.busy:
+                while works and generator.hungry:
+                    generator.add_shard(works.pop(0))
+                for work in generator.step():
+                    if publish:
+                        publisher.submit(publish_rollouts, work, self.spec, facts)
+        assert generator.first_admitted_at is not None
+        assert generator.last_finished_at is not None
+        return generator.last_finished_at - generator.first_admitted_at, engine.stats.generation_tokens
+
+
+def main() -> None:
+    profile, model, questions, max_tokens, lengths, *more = sys.argv[1:]
+    root = Path(tempfile.mkdtemp())
+    try:
+        variants = Variants(profile, model, int(questions), int(max_tokens), lengths, root)
+        _measure(variants, int(more[0]) if more else 2)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    sys.stdout.flush()
+    os._exit(0)  # the engine's own end can take for ever
+
+
+def _measure(variants: Variants, repeats: int) -> None:
+    spent: Counter[str] = Counter()
+    core = variants.core.engine_core.engine_core
+    for owner, name in (
+        (core.scheduler, "schedule"),
+        (core.scheduler, "update_from_output"),
+        (core.model_executor, "execute_model"),
+        (core.model_executor, "sample_tokens"),
+        (variants.core.engine_core, "get_output"),
+        (variants.core.output_processor, "process_outputs"),
+        (variants.core, "add_request"),
+    ):
+        setattr(owner, name, _timed(getattr(owner, name), name, spent))
+    rates: dict[str, list[float]] = {}
+    variants.limit()  # so that none is the first
+    for _ in range(repeats):
+        for name in ("limit", "steps", "loop", "alone"):
+            variants.core.reset_prefix_cache()
+            spent.clear()
+            thread, process = time.thread_time(), time.process_time()
+            seconds, tokens = getattr(variants, name)()
+            thread, process = time.thread_time() - thread, time.process_time() - process
+            rates.setdefault(name, []).append(tokens / seconds)
+            parts = ", ".join(f"{part} {value:.2f}" for part, value in spent.most_common())
+            print(f"{name:6} {tokens / seconds:9,.0f} tokens/s in {seconds:.2f} s; thread {thread:.2f} s, ", end="")
+            print(f"process {process:.2f} s; {parts}", flush=True)
+    for name, found in rates.items():
+        print(f"{name:6} {statistics.median(found) / statistics.median(rates['limit']):.3f} of the limit")
+
+
+def _timed(call: Callable[..., Any], name: str, spent: Counter[str]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*arguments, **options)
+        finally:
+            spent[name] += time.perf_counter() - began  # type: ignore[assignment]
+
+    return timed
+
+
+if __name__ == "__main__":
+    main()
