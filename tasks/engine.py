@@ -241,7 +241,7 @@ class _Growing:
     logprobs: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.float32))
 
     def take(self, token_ids: list[int], step: Any) -> None:
-        """Copy what a step brought, and let go of its own arrays: they lie in pinned memory, and are of all requests."""
+        """Copy what a step brought, and let go of its arrays, which lie in pinned memory and are of all requests."""
         start = len(self.completion_ids)
         self.completion_ids += token_ids
         if step is None:
