@@ -15,9 +15,10 @@ from profiles.schema import Arm
 from tasks.engine import Engine, EngineOutput, EngineRequest
 from tasks.errors import PromptTooLong
 from tasks.prompts import ChatTokenizer, check_length
+from tasks.prompts_ahead import PromptsAhead
+from tasks.recorder import Recorder
 from tasks.rollout_request import build_request
 from tasks.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, ShardFeed, ShardWork
-from tasks.side_thread import PromptsAhead, SideThread
 
 SPARE = 1 / 16
 """Share of the question batch that waits in the engine. Of sequences of 100 tokens, 1% end in a step, and the next step
@@ -33,21 +34,25 @@ class _InFlight:
     prompt_ids: list[int]
 
 
+def most_in_flight(spec: GenerationSpec) -> int:
+    """Requests in the engine beyond which no question is admitted."""
+    spare = int(SPARE * spec.batch_rollouts)
+    # questions are admitted whole: to a small batch one more would add half
+    return spec.batch_rollouts + (spare if spare >= spec.rollouts_per_question else 0)
+
+
 class Generator:
     """Feeds one engine from the shards that it is given."""
 
-    def __init__(self, engine: Engine, tokenizer: ChatTokenizer, spec: GenerationSpec) -> None:
+    def __init__(self, engine: Engine, tokenizer: ChatTokenizer, spec: GenerationSpec, recorder: Recorder) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
         self._spec = spec
+        self._recorder = recorder
         self._feeds: deque[ShardFeed] = deque()
         self._requests: dict[str, _InFlight] = {}
         self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
-        spare = int(SPARE * spec.batch_rollouts)
-        # questions are admitted whole: to a small batch one more would add half
-        self._capacity = spec.batch_rollouts + (spare if spare >= spec.rollouts_per_question else 0)
+        self._capacity = most_in_flight(spec)
         self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
-        self._records = SideThread("records", most_waiting=4 * self._capacity)
         self._alone = False
         self._draining = False
         self._next_id = 0
@@ -74,6 +79,7 @@ class Generator:
         feed = ShardFeed(work, self._spec)
         self.num_finished += feed.num_quarantined
         self._feeds.append(feed)
+        self._recorder.open(work)
         return feed
 
     def step(self) -> list[ShardWork]:
@@ -84,12 +90,12 @@ class Generator:
             if outputs := self._engine.step():
                 self._finish(outputs)
         else:
-            self._records.drain()
+            self._recorder.drain()
         return list(self._take_complete())
 
     def drain(self) -> None:
         """Wait until every finished rollout is in its journal."""
-        self._records.drain()
+        self._recorder.drain()
 
     def _admit(self) -> None:
         while question_and_feed := self._next_admissible():
@@ -129,8 +135,8 @@ class Generator:
     def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
         if not question.question:
             for arm, sample_index in question.rollouts:
-                self._records.submit(feed.record_error, question, arm, sample_index, "the question is empty")
-                self.num_finished += 1
+                item = _InFlight(feed=feed, question=question, arm=arm, sample_index=sample_index, prompt_ids=[])
+                self._record_error(item, "the question is empty")
             return
         sendable = list(self._sendable(feed, question))
         if not sendable:
@@ -138,7 +144,7 @@ class Generator:
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
         if question.isolation:
             # else one that has finished would still be in flight in the journal, and share the blame
-            self._records.drain()
+            self._recorder.drain()
         feed.admit(question)
         self._alone = question.isolation > 0
         for request, item in sendable:
@@ -168,38 +174,42 @@ class Generator:
             yield request, item
 
     def _record_error(self, item: _InFlight, error: str) -> None:
-        self._records.submit(item.feed.record_error, item.question, item.arm, item.sample_index, error, item.prompt_ids)
-        self.num_finished += 1
+        self._record([(item, None, error)])
 
     def _finish(self, outputs: Sequence[EngineOutput]) -> None:
         self.last_finished_at = time.monotonic()
-        finished = [(self._requests.pop(output.request_id), output) for output in outputs]
-        # one call for all: each wakes the other thread, which then takes the interpreter from the next step
-        self._records.submit(self._record, finished, size=len(finished))
-        self.num_finished += len(finished)
-        for item, _ in finished:
+        finished = [(self._requests.pop(output.request_id), output, None) for output in outputs]
+        self._record(finished)
+        for item, _, _ in finished:
             key = _question_key(item)
             self._open[key] -= 1
             if self._open[key] == 0:
                 del self._open[key]
                 self._alone = False
 
-    def _record(self, finished: Sequence[tuple[_InFlight, EngineOutput]]) -> None:
-        by_feed: dict[ShardFeed, list[FinishedRollout]] = {}
-        for item, output in finished:
-            rollout = FinishedRollout(
-                question=item.question,
-                arm=item.arm,
-                sample_index=item.sample_index,
-                prompt_ids=item.prompt_ids,
-                output=output,
-                text=self._tokenizer.decode(output.completion_ids, self._spec.sampling.stop),
-            )
-            by_feed.setdefault(item.feed, []).append(rollout)
-        for feed, rollouts in by_feed.items():
-            feed.record(rollouts)
+    def _record(self, finished: Sequence[tuple[_InFlight, EngineOutput | None, str | None]]) -> None:
+        self._recorder.record(
+            [
+                (
+                    item.feed.work.index,
+                    FinishedRollout(
+                        example_id=item.question.example_id,
+                        arm_id=item.arm.id,
+                        sample_index=item.sample_index,
+                        prompt_ids=item.prompt_ids,
+                        output=output,
+                        error=error,
+                    ),
+                )
+                for item, output, error in finished
+            ]
+        )
+        self.num_finished += len(finished)
 
     def _take_complete(self) -> Iterator[ShardWork]:
+        recorded = self._recorder.take_recorded()
+        for feed in self._feeds:
+            feed.num_unfinished -= recorded[feed.work.index]
         for feed in [feed for feed in self._feeds if feed.num_unfinished == 0]:
             self._feeds.remove(feed)
             feed.journal.close()

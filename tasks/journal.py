@@ -75,11 +75,13 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
 class JournalWriter:
     """Appends records; they are in the kernel's hands, and so survive this process, when ``append`` returns."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, repair: bool = True) -> None:
+        """``repair`` drops a torn last record, which is not for who shares the journal with one that appends."""
         self._path = path
         with self._storage():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_torn_tail(path)
+            if repair:
+                _drop_torn_tail(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, *records: dict[str, Any]) -> None:

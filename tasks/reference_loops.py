@@ -23,12 +23,13 @@ from typing import Any, Literal
 from tasks.engine import EngineRequest, EngineSpec, kept_for_good
 from tasks.engine_calls import load_calls
 from tasks.errors import PromptTooLong
+from tasks.journal import Key
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.process_tree import descendants, kill_all
 from tasks.prompts import ChatTokenizer, build_messages, check_length
 from tasks.rollout_frame import EngineFacts, publish_rollouts
 from tasks.rollout_request import build_request
-from tasks.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, RolloutWriter, ShardFeed, ShardWork
 from tasks.store import publish_json
 
 LoopName = Literal["baseline", "script", "limit"]
@@ -105,14 +106,13 @@ def run_loop(order: ReferenceOrder) -> None:
             tokens += len(output.completion_ids)
             arm, sample_index = prompt.question.rollouts[prompt.rollout]
             rollout = FinishedRollout(
-                question=prompt.question,
-                arm=arm,
+                example_id=prompt.question.example_id,
+                arm_id=arm.id,
                 sample_index=sample_index,
                 prompt_ids=prompt.request.prompt_ids,
                 output=output,
-                text=tokenizer.decode(output.completion_ids, spec.sampling.stop),
             )
-            prompt.feed.record([rollout])
+            RolloutWriter(prompt.feed.journal, spec, tokenizer).write([rollout])
     facts = EngineFacts(version=engine.version, dtype=engine.dtype)
     for feed in feeds:
         feed.journal.close()
@@ -146,19 +146,25 @@ def _prompts(order: ReferenceOrder, feed: ShardFeed, question: QuestionWork, tok
     prompts: list[_Prompt] = []
     if not question.question:
         for arm, sample_index in question.rollouts:
-            feed.record_error(question, arm, sample_index, "the question is empty")
+            _write_error(order, feed, (question.example_id, arm.id, sample_index), "the question is empty", [])
         return prompts
     for position, (arm, sample_index) in enumerate(question.rollouts):
         ids = tokenizer.encode(build_messages(arm, question.question), arm.chat_template_kwargs)
         try:
             check_length(len(ids), spec.sampling.max_tokens, spec.max_model_len)
         except PromptTooLong as error:
-            feed.record_error(question, arm, sample_index, str(error), ids)
+            _write_error(order, feed, (question.example_id, arm.id, sample_index), str(error), ids)
             continue
         name = f"{question.example_id}/{arm.id}/{sample_index}"
         request = build_request(name, ids, spec.sampling, question.example_id, arm.id, sample_index)
         prompts.append(_Prompt(request=request, feed=feed, question=question, rollout=position))
     return prompts
+
+
+def _write_error(order: ReferenceOrder, feed: ShardFeed, key: Key, error: str, ids: list[int]) -> None:
+    example_id, arm_id, sample_index = key
+    row = FinishedRollout(example_id=example_id, arm_id=arm_id, sample_index=sample_index, prompt_ids=ids, error=error)
+    RolloutWriter(feed.journal, order.generation).write([row])
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Literal
 
 from tasks.engine import Engine, kept_for_good, load_engine_class
 from tasks.errors import ConfigError, StorageError
-from tasks.generate import Generator
+from tasks.generate import Generator, most_in_flight
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.process_tree import descendants
 from tasks.prompts import ChatTokenizer
+from tasks.recorder import Recorder
 from tasks.replica_messages import (
     AddShard,
     Failed,
@@ -33,8 +33,7 @@ from tasks.replica_messages import (
     Stop,
     ToReplica,
 )
-from tasks.rollout_frame import EngineFacts, publish_rollouts
-from tasks.shard_feed import ShardWork
+from tasks.rollout_frame import EngineFacts
 
 HEARTBEAT_SECONDS = 0.5
 HUNGRY_HEARTBEAT_SECONDS = 0.05
@@ -84,7 +83,7 @@ def _failed(error: BaseException, *, starting: bool) -> Failed:
 
 
 class Replica:
-    """One engine, its generation loop, and the publication of finished shards beside it."""
+    """One engine, its generation loop, and beside them the process that records what they finish."""
 
     def __init__(self, connection: "Connection[FromReplica, ToReplica]", order: Start) -> None:
         self._connection = connection
@@ -94,11 +93,12 @@ class Replica:
             # before the tokenizer, which imports torch where it can: a backend may have to see to it that it cannot
             engine_class = load_engine_class(settings.backend)
             tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=settings.trust_remote_code)
+            # before the engine, whose threads and GPU a fork does not take along
+            most_waiting = 4 * most_in_flight(self._spec)
+            self._recorder = Recorder(tokenizer, self._spec, most_waiting=most_waiting, not_for_it=connection)
             self._engine = engine_class(order.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
-        self._generator = Generator(self._engine, tokenizer, self._spec)
-        self._publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
-        self._publishing: list[tuple[ShardWork, Future[int]]] = []
+        self._generator = Generator(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
         connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
         threading.Thread(target=_end_with, args=(self._engine,), daemon=True).start()
@@ -114,7 +114,8 @@ class Replica:
     def _serve(self) -> None:
         while True:
             idle = not self._generator.busy
-            if self._connection.poll(HEARTBEAT_SECONDS if idle and not self._publishing else 0.01 if idle else 0):
+            publishing = self._recorder.num_publishing > 0
+            if self._connection.poll(HEARTBEAT_SECONDS if idle and not publishing else 0.01 if idle else 0):
                 message = self._connection.recv()
                 if isinstance(message, Stop):
                     return
@@ -122,11 +123,11 @@ class Replica:
                 feed = self._generator.add_shard(message.work)
                 self._connection.send(ShardStarted(index=message.work.index, num_resumed=feed.num_resumed))
             for work in self._generator.step():
-                self._publishing.append((work, self._publisher.submit(publish_rollouts, work, self._spec, self._facts)))
+                self._recorder.publish(work, self._facts)
             self._report()
 
     def _report(self) -> None:
-        published = [item for item in self._publishing if item[1].done()]
+        published = self._recorder.take_published()
         # counters before the shard's end: the parent may close the run on the last one
         if published or time.monotonic() >= self._next_heartbeat:
             hungry = self._generator.busy and self._generator.hungry
@@ -140,9 +141,8 @@ class Replica:
                     last_finished_at=self._generator.last_finished_at,
                 )
             )
-        for work, num_errors in published:
-            self._publishing.remove((work, num_errors))
-            self._connection.send(ShardGenerated(index=work.index, num_errors=num_errors.result()))
+        for shard in published:
+            self._connection.send(ShardGenerated(index=shard.work.index, num_errors=shard.num_errors))
 
 
 def _end_with(engine: Engine) -> None:

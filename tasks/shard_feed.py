@@ -3,9 +3,9 @@
 import datetime
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -65,14 +65,63 @@ class QuestionWork:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedRollout:
-    """A rollout as the engine made it; ``text`` is its completion, decoded."""
+    """A rollout as the engine made it, or the ``error`` for which there is none."""
 
-    question: QuestionWork
-    arm: Arm
+    example_id: str
+    arm_id: str
     sample_index: int
-    prompt_ids: list[int]
-    output: EngineOutput
-    text: str
+    prompt_ids: list[int] = field(default_factory=list)
+    output: EngineOutput | None = None
+    error: str | None = None
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that turns completions into text."""
+
+    def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str: ...
+
+
+class RolloutWriter:
+    """Appends a shard's rollouts to its journal; ``decoder`` is for those that have an output."""
+
+    def __init__(self, journal: JournalWriter, spec: GenerationSpec, decoder: Decoder | None = None) -> None:
+        self._journal = journal
+        self._spec = spec
+        self._decoder = decoder
+
+    def write(self, rollouts: Sequence[FinishedRollout]) -> None:
+        """Append rollouts. Raises StorageError when the disk refuses."""
+        self._journal.append(*map(self._record, rollouts))
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def _record(self, rollout: FinishedRollout) -> dict[str, Any]:
+        base = {
+            "kind": "rollout",
+            "example_id": rollout.example_id,
+            "arm_id": rollout.arm_id,
+            "sample_index": rollout.sample_index,
+            "question_batch_size": self._spec.question_batch_size,
+            "max_num_seqs": self._spec.max_num_seqs,
+            "oom_rung": self._spec.oom_rung,
+            "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
+            "prompt_ids": pack(rollout.prompt_ids, "i4"),
+        }
+        output = rollout.output
+        if output is None:
+            return base | {"error": rollout.error}
+        assert self._decoder is not None
+        return base | {
+            "completion": self._decoder.decode(output.completion_ids, self._spec.sampling.stop),
+            "completion_ids": pack(output.completion_ids, "i4"),
+            "logprobs": pack(output.logprobs, "f4"),
+            "top": None
+            if output.top_ids is None or output.top_logprobs is None
+            else [len(output.top_ids[0]), pack(output.top_ids, "i4"), pack(output.top_logprobs, "f4")],
+            "finish_reason": output.finish_reason,
+            "stop_reason": output.stop_reason,
+        }
 
 
 def read_questions(path: Path) -> pl.DataFrame:
@@ -132,9 +181,17 @@ class ShardFeed:
         guilty = [question for question in self.pending if question.isolation >= QUARANTINE]
         for question in guilty:
             self.pending.remove(question)
-            for arm, sample_index in question.rollouts:
-                self.record_error(question, arm, sample_index, "the engine died each time that it had this request")
-                self.num_quarantined += 1
+            error = "the engine died each time that it had this request"
+            RolloutWriter(self.journal, self._spec).write(
+                [
+                    FinishedRollout(
+                        example_id=question.example_id, arm_id=arm.id, sample_index=sample_index, error=error
+                    )
+                    for arm, sample_index in question.rollouts
+                ]
+            )
+            self.num_quarantined += len(question.rollouts)
+            self.num_unfinished -= len(question.rollouts)
 
     def admit(self, question: QuestionWork) -> None:
         """Record that ``question`` is about to be given to the engine."""
@@ -146,45 +203,3 @@ class ShardFeed:
                 "isolation": question.isolation,
             }
         )
-
-    def record(self, rollouts: Sequence[FinishedRollout]) -> None:
-        """Append finished rollouts."""
-        self._append(*map(self._finished, rollouts))
-
-    def _finished(self, rollout: FinishedRollout) -> dict[str, Any]:
-        output = rollout.output
-        return self._base(rollout.question, rollout.arm, rollout.sample_index) | {
-            "completion": rollout.text,
-            "prompt_ids": pack(rollout.prompt_ids, "i4"),
-            "completion_ids": pack(output.completion_ids, "i4"),
-            "logprobs": pack(output.logprobs, "f4"),
-            "top": None
-            if output.top_ids is None or output.top_logprobs is None
-            else [len(output.top_ids[0]), pack(output.top_ids, "i4"), pack(output.top_logprobs, "f4")],
-            "finish_reason": output.finish_reason,
-            "stop_reason": output.stop_reason,
-        }
-
-    def record_error(
-        self, question: QuestionWork, arm: Arm, sample_index: int, error: str, prompt_ids: list[int] | None = None
-    ) -> None:
-        """Append an error row in place of a rollout that cannot be made."""
-        self._append(
-            self._base(question, arm, sample_index) | {"error": error, "prompt_ids": pack(prompt_ids or [], "i4")}
-        )
-
-    def _base(self, question: QuestionWork, arm: Arm, sample_index: int) -> dict[str, Any]:
-        return {
-            "kind": "rollout",
-            "example_id": question.example_id,
-            "arm_id": arm.id,
-            "sample_index": sample_index,
-            "question_batch_size": self._spec.question_batch_size,
-            "max_num_seqs": self._spec.max_num_seqs,
-            "oom_rung": self._spec.oom_rung,
-            "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        }
-
-    def _append(self, *records: dict[str, Any]) -> None:
-        self.journal.append(*records)
-        self.num_unfinished -= len(records)

@@ -26,7 +26,7 @@ class ByteTokenizer:
     def encode_all(self, prompts: Sequence[list[Message]], template_kwargs: object = None) -> list[list[int]]:
         return [self.encode(messages) for messages in prompts]
 
-    def decode(self, completion_ids: list[int], stop: tuple[str, ...] = ()) -> str:
+    def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
         return bytes(completion_ids).decode("latin-1")
 
 

@@ -4,7 +4,7 @@
 
 - limit: every prompt in one ``LLM.generate`` call;
 - steps: ``VllmEngine``, as many requests in flight as a replica keeps, and nothing else;
-- loop: the replica's generation loop with its journal and publication, as in ``harvest run``;
+- loop: the replica's generation loop, its journal and publication in their own process, as in ``harvest run``;
 - alone: the same loop, with prompts encoded before and nothing recorded or published.
 
 Per variant: tokens/s, seconds of the engine's thread and of the process on a core, and seconds inside vLLM's parts.
@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,38 @@ from tasks.engine import (
     engine_environment,
     kept_for_good,
 )
-from tasks.generate import SPARE, Generator
+from tasks.generate import Generator, most_in_flight
 from tasks.prompts import ChatTokenizer, build_messages
+from tasks.recorder import Recorder
 from tasks.replica import SWITCH_SECONDS
-from tasks.rollout_frame import EngineFacts, publish_rollouts
+from tasks.rollout_frame import EngineFacts
 from tasks.rollout_request import build_request
 from tasks.run_config import config_from_parameters
 from tasks.run_plan import plan_run
-from tasks.shard_feed import GenerationSpec, ShardWork
+from tasks.shard_feed import FinishedRollout, GenerationSpec, ShardWork
 from tasks.shards import shard_dataset
 
 Timing = tuple[float, int]
+
+
+class Nothing:
+    """A recorder that records nothing."""
+
+    def __init__(self) -> None:
+        self._recorded: Counter[int] = Counter()
+
+    def open(self, work: ShardWork) -> None: ...
+
+    def publish(self, work: ShardWork, facts: EngineFacts) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def record(self, rollouts: Sequence[tuple[int, FinishedRollout]]) -> None:
+        self._recorded.update(index for index, _ in rollouts)
+
+    def take_recorded(self) -> Counter[int]:
+        recorded, self._recorded = self._recorded, Counter()
+        return recorded
 
 
 class Variants:
@@ -88,7 +108,7 @@ class Variants:
 
     def steps(self) -> Timing:
         engine, waiting, in_flight = self._engine(), list(reversed(self.requests)), 0
-        most = int(self.plan.profile.question_batch_size * len(self.spec.arms) * (1 + SPARE))
+        most = most_in_flight(self.spec)
         began = time.monotonic()
         while waiting or in_flight:
             while waiting and in_flight < most:
@@ -98,28 +118,24 @@ class Variants:
         return time.monotonic() - began, engine.stats.generation_tokens
 
     def loop(self) -> Timing:
-        return self._generate(lambda generator: None, publish=True)
+        recorder = Recorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
+        return self._generate(recorder)
 
     def alone(self) -> Timing:
-        def strip(generator: Any) -> None:
+        def encoded(generator: Any) -> None:
             generator._prompts.prepare = lambda coming: None
             generator._prompts.take = lambda question: self.prompts[question.example_id]
-            generator._records.submit = finish
 
-        def finish(call: Any, finished: Any, **size: int) -> None:
-            for item, _ in finished:
-                item.feed.num_unfinished -= 1
-
-        return self._generate(strip, publish=False)
+        return self._generate(Nothing(), encoded)
 
     def _engine(self) -> VllmEngine:
         engine = VllmEngine.__new__(VllmEngine)
         engine.stats, engine._engine, engine._growing = EngineStats(), self.core, {}
         return engine
 
-    def _generate(self, change: Callable[[Generator], None], *, publish: bool) -> Timing:
+    def _generate(self, recorder: Any, change: Callable[[Generator], None] = lambda generator: None) -> Timing:
         engine, facts = self._engine(), EngineFacts(version="", dtype="")
-        generator = Generator(engine, self.tokenizer, self.spec)
+        generator = Generator(engine, self.tokenizer, self.spec, recorder)
         change(generator)
         directory = Path(tempfile.mkdtemp(dir=self.root))
         works = [
@@ -131,13 +147,12 @@ class Variants:
             )
             for shard in self.shards
         ]
-        with ThreadPoolExecutor(1) as publisher:
-            while works or generator.busy:
-                while works and generator.hungry:
-                    generator.add_shard(works.pop(0))
-                for work in generator.step():
-                    if publish:
-                        publisher.submit(publish_rollouts, work, self.spec, facts)
+        while works or generator.busy:
+            while works and generator.hungry:
+                generator.add_shard(works.pop(0))
+            for work in generator.step():
+                recorder.publish(work, facts)
+        recorder.drain()
         assert generator.first_admitted_at is not None
         assert generator.last_finished_at is not None
         return generator.last_finished_at - generator.first_admitted_at, engine.stats.generation_tokens

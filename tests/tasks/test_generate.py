@@ -1,6 +1,7 @@
 """The generation loop: a full batch across shard borders, whole questions, and error rows instead of failures."""
 
 import time
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tasks.engine import EngineOutput, EngineRequest, EngineSpec
 from tasks.generate import Generator
 from tasks.journal import JournalWriter, Key, read_journal
 from tasks.prompts import request_seed
+from tasks.recorder import Recorder
 from tasks.shard_feed import GenerationSpec, ShardFeed, ShardWork
 from tests.fakes import FakeEngine
 from tests.replica_parts import ARMS, ENGINE_SPEC, ByteTokenizer, make_engine, make_shard, make_spec
@@ -30,8 +32,10 @@ class RecordingEngine(FakeEngine):
         return super().step()
 
 
-def make_generator(engine: FakeEngine, spec: GenerationSpec) -> Generator:
-    return Generator(engine, ByteTokenizer(), spec)  # type: ignore[arg-type]
+def make_generator(engine: FakeEngine, spec: GenerationSpec, tokenizer: ByteTokenizer | None = None) -> Generator:
+    tokenizer = tokenizer or ByteTokenizer()
+    recorder = Recorder(tokenizer, spec, most_waiting=100)
+    return Generator(engine, tokenizer, spec, recorder)  # type: ignore[arg-type]
 
 
 def run(generator: Generator, most_steps: int = 10_000) -> list[int]:
@@ -201,7 +205,7 @@ def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_
 class SlowTokenizer(ByteTokenizer):
     """Takes longer over a finished completion than the engine takes to die of the next request."""
 
-    def decode(self, completion_ids: list[int], stop: tuple[str, ...] = ()) -> str:
+    def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
         time.sleep(0.02)
         return super().decode(completion_ids, stop)
 
@@ -225,7 +229,7 @@ def test_no_finished_question_is_blamed_with_a_suspect(tmp_path: Path) -> None:
     first.add_shard(work)
     crash(work, first, steps=1)
     engine = BlamingEngine(ENGINE_SPEC, work.journal)
-    second = Generator(engine, SlowTokenizer(), spec)  # type: ignore[arg-type]
+    second = make_generator(engine, spec, SlowTokenizer())
     second.add_shard(work)
     run(second)
     assert {len(blamed) for blamed in engine.blamed} == {1}

@@ -1,46 +1,12 @@
-"""Work beside the generation loop, so that the engine never waits for a tokenizer or a disk.
-
-While a GPU computes a step, the loop's own thread waits without holding the interpreter; prompts are encoded and
-finished rollouts written in that time.
-"""
+"""Prompts encoded beside the generation loop, so that the engine never waits for a tokenizer."""
 
 import copy
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
-from typing import Any
 
 from tasks.prompts import ChatTokenizer, build_messages
 from tasks.shard_feed import GenerationSpec, QuestionWork
-
-
-class SideThread:
-    """One thread that does calls in order; their errors are raised in the loop, by the next ``submit`` or ``drain``."""
-
-    def __init__(self, name: str, *, most_waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._waiting: deque[tuple[Future[Any], int]] = deque()
-        self._num_waiting = 0
-        self._most_waiting = most_waiting
-
-    def submit(self, call: Callable[..., Any], *arguments: Any, size: int = 1) -> None:
-        """Have ``call`` done later, which is work on ``size`` things; waits while that many are waiting already that
-        memory would not stay bounded."""
-        while self._waiting and (self._waiting[0][0].done() or self._num_waiting >= self._most_waiting):
-            self._take_first()
-        self._waiting.append((self._executor.submit(call, *arguments), size))
-        self._num_waiting += size
-
-    def drain(self) -> None:
-        """Wait until everything is done."""
-        while self._waiting:
-            self._take_first()
-
-    def _take_first(self) -> None:
-        future, size = self._waiting.popleft()
-        self._num_waiting -= size
-        future.result()
 
 
 class PromptsAhead:
