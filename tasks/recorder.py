@@ -67,6 +67,9 @@ class Recorder:
     StorageError is raised as such; a RuntimeError tells any other failure, and the end of the process.
     """
 
+    context: Any = get_context("fork")
+    """Who has used polars already cannot be forked: the threads that it then has would be missing."""
+
     def __init__(
         self,
         decoder: Decoder,
@@ -79,9 +82,8 @@ class Recorder:
 
         ``not_for_it`` is closed in the process: as long as it had it open, the other end would not hear of our end.
         """
-        context = get_context("fork")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
+        self._connection, theirs = self.context.Pipe()
+        self._process = self.context.Process(
             target=_serve,
             args=(theirs, [self._connection, *([not_for_it] if not_for_it else [])], decoder, spec, os.getpid()),
             name="recorder",
@@ -94,6 +96,10 @@ class Recorder:
         self._recorded: Counter[int] = Counter()
         self._published: list[Published] = []
         self.num_publishing = 0
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
 
     def open(self, work: ShardWork) -> None:
         """Expect rollouts of a shard, whose journal is there already."""
@@ -142,7 +148,7 @@ class Recorder:
 
     def _has_answer(self) -> bool:
         with self._alive():
-            return self._connection.poll()
+            return bool(self._connection.poll())
 
     def _take_answer(self) -> None:
         with self._alive():
@@ -163,12 +169,11 @@ class Recorder:
     def _alive(self) -> Iterator[None]:
         try:
             yield
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError):
             self._num_unanswered = 0
             self._process.join(1)
-            raise RuntimeError(
-                f"the process that records rollouts ended, exit code {self._process.exitcode}"
-            ) from error
+            code = self._process.exitcode
+            raise RuntimeError(f"the process that records rollouts ended with exit code {code}") from None
 
 
 def _serve(

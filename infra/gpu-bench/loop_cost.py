@@ -10,6 +10,7 @@
 Per variant: tokens/s, seconds of the engine's thread and of the process on a core, and seconds inside vLLM's parts.
 """
 
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -45,6 +46,10 @@ from tasks.shard_feed import FinishedRollout, GenerationSpec, ShardWork
 from tasks.shards import shard_dataset
 
 Timing = tuple[float, int]
+
+
+class SpawnedRecorder(Recorder):
+    context = multiprocessing.get_context("spawn")
 
 
 class Nothing:
@@ -118,7 +123,9 @@ class Variants:
         return time.monotonic() - began, engine.stats.generation_tokens
 
     def loop(self) -> Timing:
-        recorder = Recorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
+        recorder = SpawnedRecorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
+        recorder.open(ShardWork(index=-1, questions=self.root, journal=self.root / "first.journal", rollouts=self.root))
+        recorder.drain()  # so that its start is over
         return self._generate(recorder)
 
     def alone(self) -> Timing:

@@ -47,6 +47,19 @@ def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollout
     assert_nothing_left(run.seen)
 
 
+def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undisturbed: Rows) -> None:
+    run = drive(tmp_path / "runs", write_profile(tmp_path))
+    run.wait_for_rollouts(10)
+    (recorder,) = run.replica().children()
+    recorder.send_signal(signal.SIGKILL)
+    outcome = run.finish()
+    assert outcome["restarts"] == 1
+    (message,) = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
+    assert "the process that records rollouts ended with exit code -9" in message
+    assert read_rows(the_run(tmp_path / "runs")) == undisturbed
+    assert_nothing_left(run.seen)
+
+
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed_fake: Rows) -> None:
     profile = write_profile(tmp_path, backend="tests.fakes:StuckEngine", stall=5)
     run = drive(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
