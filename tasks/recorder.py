@@ -135,6 +135,12 @@ class Recorder:
         while self._num_unanswered:
             self._take_answer()
 
+    def end(self) -> None:
+        """End the process now; what was not waited for is lost."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
     def _send(self, message: _Open | _Record | _Publish) -> None:
         # answers that nobody reads would stop the process, and its full socket then us
         self._take_answers()

@@ -126,7 +126,10 @@ class Variants:
         recorder = SpawnedRecorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
         recorder.open(ShardWork(index=-1, questions=self.root, journal=self.root / "first.journal", rollouts=self.root))
         recorder.drain()  # so that its start is over
-        return self._generate(recorder)
+        try:
+            return self._generate(recorder)
+        finally:
+            recorder.end()
 
     def alone(self) -> Timing:
         def encoded(generator: Any) -> None:

@@ -1,7 +1,7 @@
 """The generation loop: a full batch across shard borders, whole questions, and error rows instead of failures."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -32,9 +32,20 @@ class RecordingEngine(FakeEngine):
         return super().step()
 
 
+RECORDERS: list[Recorder] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_recorder_outlives_its_test() -> Iterator[None]:
+    yield
+    while RECORDERS:
+        RECORDERS.pop().end()
+
+
 def make_generator(engine: FakeEngine, spec: GenerationSpec, tokenizer: ByteTokenizer | None = None) -> Generator:
     tokenizer = tokenizer or ByteTokenizer()
     recorder = Recorder(tokenizer, spec, most_waiting=100)
+    RECORDERS.append(recorder)
     return Generator(engine, tokenizer, spec, recorder)  # type: ignore[arg-type]
 
 

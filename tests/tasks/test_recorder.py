@@ -4,7 +4,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from tasks.journal import JournalWriter, read_journal
 from tasks.recorder import Recorder
 from tasks.shard_feed import FinishedRollout, ShardWork
 from tests.replica_parts import ByteTokenizer, make_shard, make_spec
+
+Make = Callable[[ByteTokenizer], Recorder]
 
 
 class SlowTokenizer(ByteTokenizer):
@@ -29,14 +31,27 @@ def rollout(number: int) -> FinishedRollout:
 
 
 @pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[Recorder] = []
+
+    def make_one(tokenizer: ByteTokenizer) -> Recorder:
+        made.append(Recorder(tokenizer, make_spec(), most_waiting=5))
+        return made[-1]
+
+    yield make_one
+    for recorder in made:
+        recorder.end()
+
+
+@pytest.fixture
 def work(tmp_path: Path) -> ShardWork:
     shard = make_shard(tmp_path, 3, ["a"])
     JournalWriter(shard.journal).close()
     return shard
 
 
-def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork) -> None:
-    recorder = Recorder(SlowTokenizer(), make_spec(), most_waiting=5)
+def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork, make: Make) -> None:
+    recorder = make(SlowTokenizer())
     recorder.open(work)
     recorded = 0
     for number in range(30):
@@ -48,8 +63,8 @@ def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork) -> Non
     assert len(read_journal(work.journal).finished) == 30
 
 
-def test_its_end_is_told(work: ShardWork) -> None:
-    recorder = Recorder(ByteTokenizer(), make_spec(), most_waiting=5)
+def test_its_end_is_told(work: ShardWork, make: Make) -> None:
+    recorder = make(ByteTokenizer())
     recorder.open(work)
     recorder.drain()
     os.kill(recorder.pid, signal.SIGKILL)
@@ -62,10 +77,10 @@ def record_for_ever(recorder: Recorder, work: ShardWork) -> None:
         recorder.record([(work.index, rollout(number))])
 
 
-def test_a_journal_that_it_cannot_write_is_a_storage_error(work: ShardWork) -> None:
+def test_a_journal_that_it_cannot_write_is_a_storage_error(work: ShardWork, make: Make) -> None:
     work.journal.unlink()
     work.journal.mkdir()
-    recorder = Recorder(ByteTokenizer(), make_spec(), most_waiting=5)
+    recorder = make(ByteTokenizer())
     with pytest.raises(StorageError, match=r"could not write .*\.jsonl: .*Is a directory"):
         open_and_wait(recorder, work)
 
