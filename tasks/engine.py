@@ -9,13 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from profiles.schema import EngineSettings
 from tasks.errors import ConfigError
-
-Array = np.ndarray[Any, Any]
-FIRST_ROOM = 64
+from tasks.growing_completion import Array, GrowingCompletion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +141,7 @@ class VllmEngine:
 
     spec: EngineSpec
     stats: EngineStats = field(default_factory=EngineStats)
-    _growing: dict[str, "_Growing"] = field(default_factory=dict)
+    _growing: dict[str, GrowingCompletion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from vllm.engine.arg_utils import EngineArgs
@@ -173,7 +169,7 @@ class VllmEngine:
         params = _sampling_params(request, detokenize=False)
         own_id = self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
         if not request.stop:
-            self._growing[own_id] = _Growing(request=request)
+            self._growing[own_id] = GrowingCompletion(request_id=request.request_id, top_logprobs=request.top_logprobs)
         self.stats.prompt_tokens += len(request.prompt_ids)
 
     def step(self) -> list[EngineOutput]:
@@ -182,17 +178,17 @@ class VllmEngine:
         core = self._engine.engine_core
         outputs = core.get_output()
         self._count(outputs)
-        whole: dict[str, _Growing] = {}
+        whole: dict[str, GrowingCompletion] = {}
         due = [output for output in outputs.outputs if not self._kept(output, whole)]
         processed = self._engine.output_processor.process_outputs(due, engine_core_timestamp=outputs.timestamp)
         core.abort_requests(processed.reqs_to_abort)
         return [
-            grown.finished(output) if (grown := whole.get(output.request_id)) else _finished(output)
+            _grown(output, grown) if (grown := whole.get(output.request_id)) else _finished(output)
             for output in processed.request_outputs
             if output.finished
         ]
 
-    def _kept(self, output: Any, whole: dict[str, "_Growing"]) -> bool:
+    def _kept(self, output: Any, whole: dict[str, GrowingCompletion]) -> bool:
         """Keep a step's tokens of an unfinished request; a finished one gets all of its own, and is put in ``whole``.
 
         vLLM takes several tokens as well as one, and needs them only when the request ends, unless it looks for stop
@@ -205,7 +201,7 @@ class VllmEngine:
         if output.finish_reason is None:
             return True
         output.new_token_ids, output.new_logprobs = growing.completion_ids, None
-        whole[growing.request.request_id] = self._growing.pop(output.request_id)
+        whole[growing.request_id] = self._growing.pop(output.request_id)
         return False
 
     def _count(self, outputs: Any) -> None:
@@ -228,47 +224,6 @@ class VllmEngine:
             if (code := process.exitcode) is not None:
                 return f"{process.name} ended by " + (f"signal {-code}" if code < 0 else f"exit code {code}")
         return None
-
-
-@dataclass(kw_only=True, slots=True)
-class _Growing:
-    """What the engine core has made of an unfinished request: per token its id and a row of each array, of the sampled
-    token first and then of the most likely ones in order."""
-
-    request: EngineRequest
-    completion_ids: list[int] = field(default_factory=list)
-    ids: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.int32))
-    logprobs: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.float32))
-
-    def take(self, token_ids: list[int], step: Any) -> None:
-        """Copy what a step brought, and let go of its arrays, which lie in pinned memory and are of all requests."""
-        start = len(self.completion_ids)
-        self.completion_ids += token_ids
-        if step is None:
-            return
-        end, width = len(self.completion_ids), 1 + self.request.top_logprobs
-        if end > len(self.ids):
-            room = (max(FIRST_ROOM, 2 * end), width)
-            self.ids, ids = np.empty(room, dtype=np.int32), self.ids
-            self.logprobs, logprobs = np.empty(room, dtype=np.float32), self.logprobs
-            if start:
-                self.ids[:start], self.logprobs[:start] = ids[:start], logprobs[:start]
-        # as many columns as any request of the step wants
-        self.ids[start:end] = step.logprob_token_ids[:, :width]
-        self.logprobs[start:end] = step.logprobs[:, :width]
-
-    def finished(self, output: Any) -> EngineOutput:
-        completion = output.outputs[0]
-        size = min(len(self.completion_ids), len(self.ids))
-        wanted = bool(self.request.top_logprobs and size)
-        return EngineOutput(
-            request_id=output.request_id,
-            completion_ids=list(completion.token_ids),
-            logprobs=self.logprobs[:size, 0],
-            top_ids=self.ids[:size, 1:] if wanted else None,
-            top_logprobs=self.logprobs[:size, 1:] if wanted else None,
-            **_ending(completion),
-        )
 
 
 class VllmCalls:
@@ -332,6 +287,19 @@ def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
         stop=list(request.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
+    )
+
+
+def _grown(output: Any, grown: GrowingCompletion) -> EngineOutput:
+    completion = output.outputs[0]
+    top_ids, top_logprobs = grown.top or (None, None)
+    return EngineOutput(
+        request_id=output.request_id,
+        completion_ids=list(completion.token_ids),
+        logprobs=grown.logprobs,
+        top_ids=top_ids,
+        top_logprobs=top_logprobs,
+        **_ending(completion),
     )
 
 
