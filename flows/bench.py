@@ -1,7 +1,7 @@
 """Our pipeline beside the loops that it replaces: same questions, same seeds, interleaved and repeated.
 
 Every contestant runs in processes of its own that end before the next one starts: the loops as
-``tasks.reference_loops`` describes them, the pipeline as ``harvest run``, with all that a user gets of it.
+``tasks.generation.reference_loops`` describes them, the pipeline as ``harvest run``, with all that a user gets of it.
 """
 
 import datetime
@@ -20,24 +20,23 @@ from typing import Any, cast
 import polars as pl
 
 from flows.commands.run import as_options
-from tasks.device_memory import wait_for_free_memory
-from tasks.equivalence import compare_runs, validate_run
-from tasks.equivalence_report import EquivalenceReport
+from tasks.comparison.equivalence import compare_runs, validate_run
+from tasks.comparison.equivalence_report import EquivalenceReport
+from tasks.comparison.noise_floor import NoiseFloor, measure_noise_floor, recall_noise_floor, remember_noise_floor
 from tasks.errors import ConfigError, HarvestError
-from tasks.fingerprint import engine_versions
-from tasks.generation_log import read_sessions
-from tasks.gpu_watch import GpuWatch
-from tasks.node_lock import gpus_of, node_lock
-from tasks.noise_floor import NoiseFloor, measure_noise_floor
-from tasks.noise_memory import recall_noise_floor, remember_noise_floor
+from tasks.files import publish_json
+from tasks.generation.generation_log import read_sessions
+from tasks.generation.oom_ladder import device_name
+from tasks.generation.reference_loops import LoopName
+from tasks.generation.reference_run import reference_plan, run_reference
+from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.node.gpu_memory_release import wait_for_free_memory
+from tasks.node.gpu_use import GpuWatch
+from tasks.plan.fingerprint import engine_versions
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
-from tasks.reference_loops import LoopName
-from tasks.reference_run import reference_plan, run_reference
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import RunPlan, plan_run
-from tasks.rung_memory import device_name
-from tasks.store import publish_json
-from tasks.throughput import PROJECTION_ASSUMPTION, Measurement, Standing, standings
+from tasks.results.throughput import PROJECTION_ASSUMPTION, Measurement, Standing, standings
 
 PIPELINE = "pipeline"
 CONTESTANTS = ("baseline", "script", "limit", PIPELINE)

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from flows import parameters as form
 from flows.bench import CONTESTANTS, Bench
-from flows.ending import failures_explained
-from flows.reporter import Reporter
-from flows.run_identity import settle_parameters
-from tasks.node_lock import gpus_of, node_lock
-from tasks.run_config import DEFAULT_TOP_LOGPROBS, config_from_parameters
-from tasks.run_plan import plan_run
+from flows.reporting.ending import failures_explained
+from flows.reporting.reporter import Reporter
+from flows.reporting.run_identity import settle_parameters
+from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS, config_from_parameters
+from tasks.plan.run_plan import plan_run
 
 
 def _name() -> str:

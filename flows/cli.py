@@ -9,7 +9,7 @@ import importlib
 import sys
 from importlib import metadata
 
-from flows.interruption import INTERRUPTED, RESUMES
+from flows.server.interruption import INTERRUPTED, RESUMES
 
 COMMANDS = (
     "run",

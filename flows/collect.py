@@ -11,32 +11,32 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
-from flows import steps
-from flows.artifacts import report_equivalence, report_preflight, report_run, report_upload
-from flows.aws_credentials import load_credentials
-from flows.ending import failures_explained
-from flows.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
-from flows.generate import find_missing, generate_run
-from flows.outage import outage_seconds
-from flows.progress import say
-from flows.reporter import Reporter
-from flows.run_identity import (
+from flows.reporting.artifacts import report_equivalence, report_preflight, report_run, report_upload
+from flows.reporting.ending import failures_explained
+from flows.reporting.progress import say
+from flows.reporting.reporter import Reporter
+from flows.reporting.run_identity import (
     changed_parameters,
     flow_run_name,
     flow_run_tags,
     planned_name,
     settle_parameters,
 )
-from tasks.baseline import AUTO
-from tasks.equivalence import DEFAULT_EPSILON
-from tasks.finished_run import finished_report
-from tasks.manifest import write_manifest
-from tasks.node_lock import gpus_of, node_lock
-from tasks.run_config import config_from_parameters
-from tasks.run_directory import open_run
-from tasks.run_lock import run_lock
-from tasks.run_plan import RunPlan, plan_run
-from tasks.shards import Shard
+from flows.server.aws_credentials import load_credentials
+from flows.server.outage import outage_seconds
+from flows.shards import steps
+from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
+from flows.shards.generate import find_missing, generate_run
+from tasks.comparison.baseline import AUTO
+from tasks.comparison.equivalence import DEFAULT_EPSILON
+from tasks.locks import run_lock
+from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.shards import Shard
+from tasks.results.finished_run import finished_report
+from tasks.storage.manifest import write_manifest
 
 
 @flow(

@@ -12,24 +12,24 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
-from flows.aws_credentials import transfer_with
-from flows.ending import failures_explained
-from flows.generate import report_event
-from flows.node_driver import NodeDriver
-from flows.parent_watch import ParentWatch
-from flows.reporter import Reporter
-from flows.warm_pool import num_gpus, warm_pool
+from flows.reporting.ending import failures_explained
+from flows.reporting.reporter import Reporter
+from flows.server.aws_credentials import transfer_with
+from flows.server.parent_watch import ParentWatch
+from flows.shards.generate import report_event
+from flows.shards.node_driver import NodeDriver
+from flows.shards.warm_pool import num_gpus, warm_pool
 from tasks.errors import HarvestError
-from tasks.ledger import Ledger
-from tasks.node_account import NodeAccount, shards_begun
-from tasks.node_lock import gpus_of, node_lock
-from tasks.node_record import node_name
-from tasks.run_directory import open_run
-from tasks.run_lock import run_lock
-from tasks.run_preflight import preflight_run
-from tasks.shard_supply import ShardSupply
-from tasks.shards import Shard
-from tasks.shared_run import SharedOrder, open_shared, receive_order, unpack_questions
+from tasks.fleet.ledger import Ledger
+from tasks.fleet.node_account import NodeAccount, shards_begun
+from tasks.fleet.node_record import node_name
+from tasks.fleet.shard_supply import ShardSupply
+from tasks.fleet.shared_run import SharedOrder, open_shared, receive_order, unpack_questions
+from tasks.locks import run_lock
+from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.node.preflight import preflight_run
+from tasks.plan.run_directory import open_run
+from tasks.plan.shards import Shard
 
 
 @flow(

@@ -61,8 +61,8 @@ class EngineSettings(Settings):
     """vLLM weight loader; "dummy" makes random weights for benchmarks."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model's files."""
-    backend: str = Field("tasks.engine:VllmEngine", pattern=r"^[\w.]+:\w+$")
-    """``module:Class`` of the engine, for engines other than vLLM."""
+    backend: str = Field("vllm", pattern=r"^(vllm|[\w.]+:\w+)$")
+    """"vllm", or ``module:Class`` of another engine."""
 
     @model_validator(mode="after")
     def _prefill_fits(self) -> "EngineSettings":

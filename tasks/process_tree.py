@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tasks.store import publish_json, read_json
+from tasks.files import publish_json, read_json
 
 
 @dataclass(frozen=True, kw_only=True)

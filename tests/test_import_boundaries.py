@@ -1,4 +1,4 @@
-"""Which package may import what: ``infra -> flows -> tasks -> profiles``, and the heavy libraries in few places."""
+"""Which package and which room may import what, and where the heavy libraries may be imported."""
 
 import ast
 import subprocess
@@ -8,41 +8,84 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(
-    path.relative_to(ROOT) for package in ("flows", "tasks", "profiles") for path in (ROOT / package).rglob("*.py")
+PACKAGES = ("infra", "flows", "tasks", "profiles")
+"""Each package may import itself and those after it."""
+ROOMS = (
+    "",
+    "storage",
+    "scoring",
+    "plan",
+    "node",
+    "generation",
+    "comparison",
+    "fleet",
+    "results",
+    "export",
 )
-BANNED_PACKAGES = {
-    "tasks": {"flows", "infra", "tests"},
-    "profiles": {"flows", "tasks", "infra", "tests"},
-    "flows": {"infra", "tests"},
-}
-REMOTE = {"tasks/store.py", "tasks/upload.py", "tasks/remote.py"}
+"""The rooms of ``tasks/``; "" is its root. Each room may import itself and those before it."""
+MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "interpreter" not in module.parts]
+REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),
-    "vllm": lambda module: module == "tasks/engine.py",
+    "vllm": lambda module: module == "tasks/generation/engine.py" or module.startswith("infra/"),
     "s3fs": lambda module: module in REMOTE,
     "fsspec": lambda module: module in REMOTE,
 }
 
 
-def imported_packages(path: Path) -> set[str]:
-    packages = set()
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, at its top or inside a function."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            packages.add(node.module.split(".")[0])
-    return packages
+            modules.add(node.module)
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def room_of(dotted: str) -> str:
+    """The room of a module of ``tasks``, or "" for its root."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else ""
+
+
+def imported_files(module: Path) -> set[Path]:
+    """The project's own files that a file imports."""
+    candidates = {Path(*name.split(".")) for name in imported_modules(ROOT / module)}
+    return {path.with_suffix(".py") for path in candidates} & set(MODULES)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_imports_only_downwards(module: Path) -> None:
-    assert not imported_packages(ROOT / module) & BANNED_PACKAGES[module.parts[0]]
+def test_packages_import_only_downwards(module: Path) -> None:
+    banned = {"tests", *PACKAGES[: PACKAGES.index(module.parts[0])]}
+    assert not {name.partition(".")[0] for name in imported_modules(ROOT / module)} & banned
+
+
+@pytest.mark.parametrize("module", IN_ROOMS, ids=str)
+def test_rooms_import_only_rooms_before_them(module: Path) -> None:
+    dotted = ".".join(module.with_suffix("").parts)
+    later = ROOMS[ROOMS.index(room_of(dotted)) + 1 :]
+    assert not [name for name in imported_modules(ROOT / module) if name.startswith("tasks.") and room_of(name) in later]
+
+
+def test_every_folder_of_tasks_is_a_room() -> None:
+    folders = {module.parts[1] for module in IN_ROOMS if len(module.parts) > 2}
+    assert folders == set(ROOMS) - {""}
+
+
+def test_no_imports_in_a_circle() -> None:
+    imports = {module: imported_files(module) - {module} for module in MODULES}
+    while leaves := {module for module, needs in imports.items() if not needs & imports.keys()}:
+        imports = {module: needs for module, needs in imports.items() if module not in leaves}
+    assert not imports, sorted(map(str, imports))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_heavy_libraries_only_in_their_places(module: Path) -> None:
-    imported = imported_packages(ROOT / module)
+    imported = {name.partition(".")[0] for name in imported_modules(ROOT / module)}
     assert not {name for name, allowed in ALLOWED.items() if name in imported and not allowed(module.as_posix())}
 
 

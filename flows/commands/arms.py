@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -24,16 +24,16 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.arms_experiment import compare_arms
-    from tasks.baseline import find_baseline
+    from tasks.comparison.baseline import find_baseline
+    from tasks.results.arm_ranking import compare_arms
 
     report = compare_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
     if options.json:
         print(json.dumps(asdict(report), indent=2))
         return 0
 
-    from flows.pager import print_paged
-    from tasks.arms_view import render_arms
+    from flows.commands.pager import print_paged
+    from tasks.results.browse_view import render_arms
 
     print_paged(render_arms(report))
     return 0

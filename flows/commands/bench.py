@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
-from flows.interruption import INTERRUPTED, Interruption
+from flows.server.interruption import INTERRUPTED, Interruption
 
 CONTESTANTS = ("baseline", "script", "limit", "pipeline")
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
@@ -61,9 +61,9 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     from dataclasses import asdict
 
     from flows.bench import Bench
-    from flows.bench_view import render_bench
-    from flows.terminal import console
-    from tasks.run_config import DEFAULT_TOP_LOGPROBS
+    from flows.commands.terminal import console
+    from flows.reporting.bench_view import render_bench
+    from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
 
     parameters.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
     bench = Bench(parameters, baseline_profile=options.baseline_profile, say=_say)

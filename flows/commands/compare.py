@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -33,11 +33,11 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from flows.terminal import console
-    from tasks.baseline import find_baseline
-    from tasks.equivalence import DEFAULT_EPSILON, compare_runs
-    from tasks.equivalence_view import render_equivalence
-    from tasks.noise_memory import recall_noise_floor
+    from flows.commands.terminal import console
+    from tasks.comparison.baseline import find_baseline
+    from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs
+    from tasks.comparison.equivalence_view import render_equivalence
+    from tasks.comparison.noise_floor import recall_noise_floor
 
     transfer = chosen_transfer(options, options.runs_dir)
     baseline = find_baseline(options.baseline, options.runs_dir, transfer)

@@ -84,8 +84,8 @@ def execute_deploy(options: argparse.Namespace) -> int:
 def execute_worker(options: argparse.Namespace) -> int:
     need_server()
 
-    from flows.worker import run_worker
-    from tasks.node_record import VARIABLE
+    from flows.server.worker import run_worker
+    from tasks.fleet.node_record import VARIABLE
 
     name = options.name or socket.gethostname()
     os.environ.setdefault(VARIABLE, name)
@@ -119,7 +119,7 @@ def execute_serve(options: argparse.Namespace) -> int:
 def execute_automations(options: argparse.Namespace) -> int:
     need_server()
 
-    from flows.automations import install_automations
+    from flows.server.automations import install_automations
 
     for name in install_automations(options.file, options.notify):
         print(f"installed {name}")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -27,9 +27,9 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.baseline import find_baseline
-    from tasks.browse_diff import diff_runs
+    from tasks.comparison.baseline import find_baseline
     from tasks.errors import ConfigError
+    from tasks.results.run_diff import diff_runs
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 0")
@@ -40,8 +40,8 @@ def execute(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(diff), indent=2))
         return 0
 
-    from flows.pager import print_paged
-    from tasks.browse_view import render_diff
+    from flows.commands.pager import print_paged
+    from tasks.results.browse_view import render_diff
 
     print_paged(render_diff(diff))
     return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -41,9 +41,9 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.baseline import find_baseline
-    from tasks.export import export_run
-    from tasks.export_filters import ExportFilters
+    from tasks.comparison.baseline import find_baseline
+    from tasks.export.export_run import export_run
+    from tasks.export.filters import ExportFilters
 
     filters = ExportFilters(
         arms=tuple(name.strip() for name in (options.arms or "").split(",") if name.strip()),

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
 
 
@@ -36,8 +36,8 @@ def add(commands: Any) -> None:
 def execute_preflight(options: argparse.Namespace) -> int:
     from profiles.load import SettingsError, load_arms, load_profile
     from tasks.errors import ConfigError, HarvestError
-    from tasks.preflight import run_preflight
-    from tasks.preflight_view import render_preflight
+    from tasks.node.preflight import run_preflight
+    from tasks.node.preflight_view import render_preflight
 
     try:
         profile = load_profile(options.profile)
@@ -61,10 +61,10 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
 
 def execute_plan(options: argparse.Namespace) -> int:
-    from tasks.assessment import assess
-    from tasks.preflight_view import render_plan
-    from tasks.run_config import config_from_parameters
-    from tasks.run_plan import plan_run
+    from tasks.node.assessment import assess
+    from tasks.node.preflight_view import render_plan
+    from tasks.plan.run_config import config_from_parameters
+    from tasks.plan.run_plan import plan_run
 
     runs_dir = Path(options.runs_dir or DEFAULT_RUNS_DIR)
     run = plan_run(config_from_parameters(run_parameters(options)), runs_dir)
@@ -76,7 +76,7 @@ def execute_plan(options: argparse.Namespace) -> int:
 
 def _model_path(name: str | None) -> Path | None:
     """The model's directory; what is wrong inside it is a check's to say."""
-    from tasks.model_source import locate_model
+    from tasks.plan.model_source import locate_model
 
     return None if name is None else locate_model(name)[0]
 
@@ -87,7 +87,7 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
         return None, None
     import polars as pl
 
-    from tasks.run_directory import find_run
+    from tasks.plan.run_directory import find_run
 
     rollouts = pl.scan_parquet(find_run(name, runs_dir) / "rollouts" / "*.parquet").filter(pl.col("error").is_null())
     means = rollouts.select(pl.col("num_completion_tokens").mean(), pl.col("is_truncated").mean()).collect()
@@ -99,6 +99,6 @@ def _print(options: argparse.Namespace, value: dict[str, Any], view: Any) -> Non
     if options.json:
         print(json.dumps(value, indent=2))
         return
-    from flows.terminal import console
+    from flows.commands.terminal import console
 
     console().print(view())

@@ -6,7 +6,7 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -25,9 +25,9 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.baseline import find_baseline
-    from tasks.report import publish_report
-    from tasks.run_card import publish_card
+    from tasks.comparison.baseline import find_baseline
+    from tasks.results.report import publish_report
+    from tasks.results.run_card import publish_card
 
     run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
     path = publish_report(run_dir)

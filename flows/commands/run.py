@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from flows.block_option import add_block_option
+from flows.commands.block_option import add_block_option
 
 DEFAULT_RUNS_DIR = "runs"
 
@@ -153,7 +153,7 @@ def as_options(parameters: Mapping[str, Any]) -> list[str]:
 def execute(options: argparse.Namespace) -> int:
     import datetime
 
-    from tasks.moving_names import resolve_moving
+    from tasks.plan.placeholders import resolve_moving
 
     parameters = resolve_moving(run_parameters(options), datetime.date.today())
     runs_dir = Path(parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR))
@@ -161,17 +161,17 @@ def execute(options: argparse.Namespace) -> int:
     if (nodes := parameters.get("nodes", 1)) > 1:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
-    from flows.embedded_server import EmbeddedServer
-    from flows.interruption import RESUMES, Interruption
-    from flows.prefect_environment import import_prefect, prepare_prefect
+    from flows.server.embedded_server import EmbeddedServer
+    from flows.server.interruption import RESUMES, Interruption
+    from flows.server.prefect_environment import import_prefect, prepare_prefect
 
     server = EmbeddedServer() if prepare_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)
     import_prefect()
 
     from flows.collect import collect_rollouts
-    from flows.progress import console_output
-    from flows.summary_view import print_summary
+    from flows.reporting.progress import console_output
+    from flows.reporting.summary_view import print_summary
 
     if server is not None:
         server.wait_until_ready()
@@ -193,14 +193,14 @@ def execute(options: argparse.Namespace) -> int:
 
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
     """Refuse bad input before Prefect, whose import takes seconds, and before anything is written."""
-    from tasks.baseline import check_baseline
-    from tasks.destination import check_destination
-    from tasks.remote import check_url
-    from tasks.run_config import config_from_parameters
-    from tasks.run_plan import plan_run
-    from tasks.rung_memory import forget_rung as forget
-    from tasks.scoring import load_scorer
-    from tasks.shared_run import check_nodes
+    from tasks.comparison.baseline import check_baseline
+    from tasks.fleet.shared_run import check_nodes
+    from tasks.generation.oom_ladder import forget_rung as forget
+    from tasks.plan.run_config import config_from_parameters
+    from tasks.plan.run_plan import plan_run
+    from tasks.scoring.score_shard import load_scorer
+    from tasks.storage.destination import check_destination
+    from tasks.storage.filesystems import check_url
 
     config = config_from_parameters(parameters)
     plan = plan_run(config, runs_dir)
@@ -217,7 +217,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 def need_server(why: str = "") -> None:
     """Raise ConfigError without a Prefect server that outlives this command."""
-    from flows.prefect_environment import import_prefect, set_defaults
+    from flows.server.prefect_environment import import_prefect, set_defaults
     from tasks.errors import ConfigError
 
     set_defaults()

@@ -20,8 +20,8 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.browse_runs import list_runs
     from tasks.errors import ConfigError
+    from tasks.results.run_list import list_runs
 
     if not options.runs_dir.is_dir():
         raise ConfigError(f"{options.runs_dir} is not a directory. Give --runs-dir, or collect rollouts first")
@@ -30,8 +30,8 @@ def execute(options: argparse.Namespace) -> int:
         print(json.dumps([{**asdict(run), "updated": run.updated.isoformat()} for run in runs], indent=2))
         return 0
 
-    from flows.terminal import console
-    from tasks.browse_view import render_runs
+    from flows.commands.terminal import console
+    from tasks.results.browse_view import render_runs
 
     # run ids are there to be copied
     terminal = console()

@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from tasks.plain_text import one_line
-    from tasks.rescore import rescore_run
-    from tasks.run_directory import find_run
+    from tasks.plan.run_directory import find_run
+    from tasks.results.rescore import rescore_run
 
     report = rescore_run(find_run(options.run, options.runs_dir), options.scorer)
     if options.json:

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 DEFAULT_LIMIT = 20
 
@@ -34,9 +34,9 @@ def add(commands: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from tasks.baseline import find_baseline
-    from tasks.browse import RolloutFilter, count_rollouts, find_rollouts
+    from tasks.comparison.baseline import find_baseline
     from tasks.errors import ConfigError
+    from tasks.results.browse import RolloutFilter, count_rollouts, find_rollouts
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
@@ -50,8 +50,8 @@ def execute(options: argparse.Namespace) -> int:
             print(json.dumps(rollout))
         return 0
 
-    from flows.pager import print_paged
-    from tasks.browse_view import render_rollouts
+    from flows.commands.pager import print_paged
+    from tasks.results.browse_view import render_rollouts
 
     chosen = list(rollouts)
     print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))

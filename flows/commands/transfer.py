@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.block_option import add_block_option, chosen_transfer
+from flows.commands.block_option import add_block_option, chosen_transfer
 
 RUNS_DIR = Path("runs")
 
@@ -41,8 +41,8 @@ def add(commands: Any) -> None:
 
 
 def execute_upload(options: argparse.Namespace) -> int:
-    from tasks.run_directory import find_run
-    from tasks.upload import upload_run
+    from tasks.plan.run_directory import find_run
+    from tasks.storage.upload import upload_run
 
     run_dir = find_run(options.run, options.runs_dir)
     transfer = chosen_transfer(options, options.runs_dir)
@@ -52,7 +52,7 @@ def execute_upload(options: argparse.Namespace) -> int:
 
 
 def execute_verify(options: argparse.Namespace) -> int:
-    from tasks.verify import verify_upload
+    from tasks.storage.verify import verify_upload
 
     report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
     good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
@@ -63,15 +63,15 @@ def execute_verify(options: argparse.Namespace) -> int:
 
 
 def execute_download(options: argparse.Namespace) -> int:
-    from tasks.download import download_run
+    from tasks.storage.download import download_run
 
     run_dir = download_run(options.url, options.directory, chosen_transfer(options, RUNS_DIR))
     return _print(options, {"run_dir": str(run_dir)}, f"run directory: {run_dir}")
 
 
 def execute_push(options: argparse.Namespace) -> int:
-    from tasks.hub import push_to_hub
-    from tasks.run_directory import find_run
+    from tasks.export.hub import push_to_hub
+    from tasks.plan.run_directory import find_run
 
     url = push_to_hub(find_run(options.run, options.runs_dir), options.repository, private=not options.public)
     return _print(options, {"url": url}, url)

@@ -25,7 +25,7 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from tasks.engine import (
+from tasks.generation.engine import (
     EngineRequest,
     EngineSpec,
     EngineStats,
@@ -34,16 +34,16 @@ from tasks.engine import (
     engine_environment,
     kept_for_good,
 )
-from tasks.generate import Generator, most_in_flight
-from tasks.prompts import ChatTokenizer, build_messages
-from tasks.recorder import Recorder
-from tasks.replica import SWITCH_SECONDS
-from tasks.rollout_frame import EngineFacts
-from tasks.rollout_request import build_request
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import plan_run
-from tasks.shard_feed import FinishedRollout, GenerationSpec, ShardWork
-from tasks.shards import shard_dataset
+from tasks.generation.loop import Generator, most_in_flight
+from tasks.generation.recorder import Recorder
+from tasks.generation.replica import SWITCH_SECONDS
+from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.rollout_request import build_request
+from tasks.generation.shard_feed import FinishedRollout, GenerationSpec, ShardWork
+from tasks.plan.prompts import ChatTokenizer, build_messages
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import plan_run
+from tasks.plan.shards import shard_dataset
 
 Timing = tuple[float, int]
 

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tasks.equivalence import compare_runs
-from tests.synthetic import ARMS, write_run
+from tasks.comparison.equivalence import compare_runs
+from tests.support.synthetic import ARMS, write_run
 
 MOST_SECONDS = 30.0
 MOST_GB = 3.0

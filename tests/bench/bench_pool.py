@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harvest_command import environment
+from tests.support.harvest_command import environment
 
 SIZES = (20_000, 200_000)
 ARMS = 8
@@ -34,7 +34,7 @@ model = "demo"
 question_batch_size = 128
 
 [engine]
-backend = "tests.fakes:FakeEngine"
+backend = "tests.support.fake_engines:FakeEngine"
 dtype = "float32"
 max_model_len = 2048
 max_num_seqs = 1024
@@ -45,7 +45,7 @@ device = "cpu"
 """
 
 
-WORK = {b"tasks.replica": "replica", b"summarizes": "summary", b"compares": "comparison"}
+WORK = {b"tasks.generation.replica": "replica", b"summarizes": "summary", b"compares": "comparison"}
 """What a child of the parent works on, by a word of its command line."""
 
 

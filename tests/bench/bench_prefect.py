@@ -20,18 +20,18 @@ from pathlib import Path
 
 import psutil
 
-from tasks.manifest import write_manifest
-from tasks.oom_ladder import RungState
-from tasks.replica_pool import MOST_SHARD_TASKS, ReplicaPool
-from tasks.run_config import config_from_parameters
-from tasks.run_directory import open_run
-from tasks.run_plan import RunPlan, plan_run
-from tasks.scoring import load_scorer, score_shard
-from tasks.shards import Shard, mark_finished, scores_made_from, shard_dataset
-from tasks.summary_apart import summarize_apart
-from tests.fake_profile import write_fake_profile
-from tests.harvest_command import environment
-from tests.prefect_server import free_port, running_server
+from tasks.generation.oom_ladder import RungState
+from tasks.generation.replica_pool import MOST_SHARD_TASKS, ReplicaPool
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.shards import Shard, mark_finished, scores_made_from, shard_dataset
+from tasks.results.summary_subprocess import summarize_apart
+from tasks.scoring.score_shard import load_scorer, score_shard
+from tasks.storage.manifest import write_manifest
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import environment
+from tests.support.prefect_server import free_port, running_server
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.harvest_command import environment
-from tests.synthetic import ARMS, write_run
+from tests.support.harvest_command import environment
+from tests.support.synthetic import ARMS, write_run
 
 SHARDS = 10
 SAMPLES = 4
@@ -25,7 +25,7 @@ MOST_PAGE_MB = 5.0
 MAKE = """
 import sys
 from pathlib import Path
-from tasks.report import publish_report
+from tasks.results.report import publish_report
 publish_report(Path(sys.argv[1]))
 """
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from tasks.scoring import score_answer, score_frame
+from tasks.scoring.score_shard import score_answer, score_frame
 
 ROWS = 60_000
 CHARACTERS = 1_000

@@ -16,10 +16,10 @@ import polars as pl
 import psutil
 
 from profiles.schema import Profile
-from tasks.gpu_reading import NoDriverError
-from tasks.nvml import PynvmlReader
-from tasks.telemetry import ReplicaStats, TelemetrySampler
-from tests.nvml_stub import build_stub, stub_environment
+from tasks.node.gpu_reading import NoDriverError
+from tasks.node.nvml import PynvmlReader
+from tasks.node.telemetry import ReplicaStats, TelemetrySampler
+from tests.support.nvml_stub import build_stub, stub_environment
 
 
 def stats(replica: int) -> ReplicaStats:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.random_model import make_random_model
+from tests.support.random_model import make_random_model
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import boto3
 import polars as pl
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
-from tasks.store import publish_json
-from tasks.upload import upload_run
-from tests.s3_servers import SERVERS, S3Server, running_server
+from tasks.files import publish_json
+from tasks.storage.upload import upload_run
+from tests.support.s3_servers import SERVERS, S3Server, running_server
 
 MEGABYTE = 1_000_000
 

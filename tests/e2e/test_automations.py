@@ -14,16 +14,16 @@ import yaml
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-from flows.automations import install_automations
 from flows.collect import collect_rollouts
 from flows.commands.deployments import AUTOMATIONS_FILE
-from flows.reporter import Reporter
-from tests.fake_profile import write_fake_profile
+from flows.reporting.reporter import Reporter
+from flows.server.automations import install_automations
 from tests.faults.runs import the_run
-from tests.harvest_command import ROOT, environment, harvest
-from tests.prefect_blocks import make_block
-from tests.prefect_worker import Api
-from tests.webhook import Webhook, running_webhook
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import ROOT, environment, harvest
+from tests.support.prefect_blocks import make_block
+from tests.support.prefect_worker import Api
+from tests.support.webhook import Webhook, running_webhook
 
 pytestmark = pytest.mark.slow
 

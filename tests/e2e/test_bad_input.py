@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harvest_command import environment, harvest
+from tests.support.harvest_command import environment, harvest
 
 WITHOUT_HEAVY_LIBRARIES = """
 import sys

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from profiles.load import DEMO_MODEL
-from tasks.prompts import ChatTokenizer
-from tests.harvest_command import Outcome, harvest
+from tasks.plan.prompts import ChatTokenizer
+from tests.support.harvest_command import Outcome, harvest
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harvest_command import harvest
+from tests.support.harvest_command import harvest
 
 
 @pytest.mark.slow

@@ -7,15 +7,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.equivalence import compare_runs
+from tasks.comparison.equivalence import compare_runs
+from tasks.files import publish_parquet
+from tasks.generation.reference_loops import LoopName
+from tasks.generation.reference_run import reference_plan, run_reference
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
-from tasks.reference_loops import LoopName
-from tasks.reference_run import reference_plan, run_reference
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import RunPlan, plan_run
-from tasks.store import publish_parquet
-from tests.harvest_command import Outcome, harvest
-from tests.random_model import make_random_model
+from tests.support.harvest_command import Outcome, harvest
+from tests.support.random_model import make_random_model
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.store import publish_parquet
-from tests.fake_profile import write_fake_profile
-from tests.harvest_command import harvest
-from tests.prefect_worker import Api
+from tasks.files import publish_parquet
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import harvest
+from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     tmp_path: Path, prefect_api: str
 ) -> None:
     runs_dir, store = tmp_path / "runs", tmp_path / "store"
-    profile = write_fake_profile(tmp_path, backend="tests.rounding_engine:RoundingEngine")
+    profile = write_fake_profile(tmp_path, backend="tests.support.rounding_engine:RoundingEngine")
     asked = ("--profile", profile, "--dataset", write_sums(tmp_path), "--temperature", 0, "--top-logprobs", 5)
     asked = (*asked, "--runs-dir", runs_dir)
 

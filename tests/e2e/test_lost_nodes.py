@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.aws_credentials import transfer_with
 from flows.collect import collect_rollouts
+from flows.server.aws_credentials import transfer_with
 from tasks.errors import NodesLost, PreflightFailed
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import plan_run
-from tests.bare_nodes import await_node_runs, claim_as_node, fail_as_node, lose, node_runs, running_node_run
-from tests.fake_profile import write_fake_profile
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import plan_run
 from tests.faults.runs import read_rows, the_run
-from tests.leaks import find_leaks
-from tests.prefect_blocks import aws_block
-from tests.prefect_worker import Api
-from tests.s3_servers import Bucket
+from tests.support.bare_nodes import await_node_runs, claim_as_node, fail_as_node, lose, node_runs, running_node_run
+from tests.support.fake_profile import write_fake_profile
+from tests.support.leaks import find_leaks
+from tests.support.prefect_blocks import aws_block
+from tests.support.prefect_worker import Api
+from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,13 @@ from urllib.request import urlopen
 import polars as pl
 import pytest
 
-from tasks.verify import verify_upload
-from tests.fake_profile import write_fake_profile
-from tests.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.harvest_command import Outcome, harvest
-from tests.leaks import contents, files, find_leaks, forms
-from tests.prefect_blocks import aws_block, make_block
-from tests.s3_servers import Bucket
+from tasks.storage.verify import verify_upload
+from tests.support.fake_profile import write_fake_profile
+from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.harvest_command import Outcome, harvest
+from tests.support.leaks import contents, files, find_leaks, forms
+from tests.support.prefect_blocks import aws_block, make_block
+from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from flows import node_runs
-from flows.node_runs import check_deployment
+from flows.shards import node_runs
+from flows.shards.node_runs import check_deployment
 from tasks.errors import ConfigError
-from tests.fake_profile import write_fake_profile
 from tests.faults.runs import read_rows, the_run
-from tests.harvest_command import harvest
-from tests.node_workers import running_nodes
-from tests.prefect_worker import Api, running_worker
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import harvest
+from tests.support.node_workers import running_nodes
+from tests.support.prefect_worker import Api, running_worker
 
 pytestmark = pytest.mark.slow
 

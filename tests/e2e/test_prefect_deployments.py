@@ -20,11 +20,11 @@ import polars as pl
 import psutil
 import pytest
 
-from flows.worker import settle
-from tasks.journal import read_journal
-from tests.fake_profile import write_fake_profile
-from tests.harvest_command import ROOT, environment, harvest
-from tests.prefect_worker import Api, running_worker
+from flows.server.worker import settle
+from tasks.generation.journal import read_journal
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import ROOT, environment, harvest
+from tests.support.prefect_worker import Api, running_worker
 
 pytestmark = pytest.mark.slow
 

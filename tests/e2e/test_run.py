@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
-from tasks.telemetry import TELEMETRY_SCHEMA
-from tests.harvest_command import Outcome, harvest
+from tests.support.harvest_command import Outcome, harvest
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from tests.fake_profile import write_fake_profile
 from tests.faults.runs import assert_nothing_left, journaled, read_rows, the_run
-from tests.harvest_command import environment
-from tests.prefect_worker import Api
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import environment
+from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
         "runs_dir": str(tmp_path / "runs"),
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.timed_flow", json.dumps(asked)],
+        [sys.executable, "-m", "tests.support.timed_flow", json.dumps(asked)],
         env=environment(PREFECT_API_URL=prefect_api),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -23,13 +23,13 @@ def _end_what_a_failed_test_left() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Rows of the real engine."""
-    return _undisturbed(tmp_path_factory, "tasks.engine:VllmEngine")
+    return _undisturbed(tmp_path_factory, "vllm")
 
 
 @pytest.fixture(scope="session")
 def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Rows of the fake engine."""
-    return _undisturbed(tmp_path_factory, "tests.fakes:FakeEngine")
+    return _undisturbed(tmp_path_factory, "tests.support.fake_engines:FakeEngine")
 
 
 def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:

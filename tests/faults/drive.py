@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import HarvestError
-from tasks.oom_ladder import RungState
-from tasks.recovery import PoolEvent
-from tasks.replica_pool import ReplicaPool
-from tasks.run_config import config_from_parameters
-from tasks.run_directory import open_run
-from tasks.run_lock import run_lock
-from tasks.run_plan import RunPlan, plan_run
-from tasks.shard_queue import ShardResult
-from tasks.shards import Shard, rollouts_finished, shard_dataset
+from tasks.generation.oom_ladder import RungState
+from tasks.generation.recovery import PoolEvent
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.shard_queue import ShardResult
+from tasks.locks import run_lock
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 
 
 def main() -> None:

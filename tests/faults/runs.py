@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import polars as pl
 import psutil
 
-from tasks.journal import Key, read_journal
+from tasks.generation.journal import Key, read_journal
 from tasks.records import ROLLOUT_SCHEMA
-from tests.harvest_command import environment
+from tests.support.harvest_command import environment
 
 REAL = """
 name = "faults"
@@ -47,9 +47,7 @@ GIB = 2**30
 Rows = dict[Key, tuple[tuple[int, ...], str | None]]
 
 
-def write_profile(
-    folder: Path, *, backend: str = "tasks.engine:VllmEngine", kv: int = 1, stall: float = 120, **_: Any
-) -> Path:
+def write_profile(folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = 120, **_: Any) -> Path:
     path = folder / f"{backend.rpartition(':')[2].lower()}-{kv}.toml"
     path.write_text(REAL.format(backend=backend, kv=kv, stall=stall))
     return path
@@ -99,7 +97,7 @@ class Drive:
         return []
 
     def replica(self) -> psutil.Process:
-        return next(process for process in self.descendants() if "tasks.replica" in command(process))
+        return next(process for process in self.descendants() if "tasks.generation.replica" in command(process))
 
     def engine_core(self) -> psutil.Process:
         return next(

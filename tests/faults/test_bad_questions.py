@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import plan_run
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import plan_run
 from tests.faults.runs import Drive, Rows, parameters, read_rows, the_run, write_profile
-from tests.harvest_command import harvest
+from tests.support.harvest_command import harvest
 
 pytestmark = pytest.mark.slow
 

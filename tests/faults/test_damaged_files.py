@@ -34,7 +34,7 @@ def flip_a_bit(path: Path) -> None:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished run's directory and its profile."""
     folder = tmp_path_factory.mktemp("finished")
-    profile = write_profile(folder, backend="tests.fakes:FakeEngine")
+    profile = write_profile(folder, backend="tests.support.fake_engines:FakeEngine")
     drive(folder / "runs", profile).finish()
     return folder / "runs", profile
 
@@ -62,7 +62,7 @@ def test_damaged_shards_are_generated_again_and_no_others(
 def test_a_damaged_journal_loses_only_the_damaged_records(
     tmp_path: Path, undisturbed_fake: Rows, damage: Callable[[Path], None]
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:FakeEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.1")
     run.wait_for_rollouts(60)
     run.kill()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.prompts import request_seed
+from tasks.plan.prompts import request_seed
 from tests.faults.runs import (
     Rows,
     assert_nothing_left,
@@ -61,7 +61,7 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
 
 
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed_fake: Rows) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:StuckEngine", stall=5)
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=5)
     run = drive(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
     outcome = run.finish()
     assert (tmp_path / "stuck").exists()
@@ -103,7 +103,11 @@ def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(
     keys = sorted(undisturbed_fake)
     poisoned = [keys[9], keys[70]]
     seeds = ",".join(str(request_seed(0, *key)) for key in poisoned)
-    run = drive(tmp_path / "runs", write_profile(tmp_path, backend="tests.fakes:PoisonedEngine"), POISON_SEEDS=seeds)
+    run = drive(
+        tmp_path / "runs",
+        write_profile(tmp_path, backend="tests.support.fake_engines:PoisonedEngine"),
+        POISON_SEEDS=seeds,
+    )
     outcome = run.finish()
     rows = read_rows(the_run(tmp_path / "runs"))
     assert {key: row for key, row in rows.items() if key not in poisoned} == {

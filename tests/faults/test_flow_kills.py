@@ -21,14 +21,14 @@ from tests.faults.runs import (
     the_run,
     write_profile,
 )
-from tests.harvest_command import environment, harvest
+from tests.support.harvest_command import environment, harvest
 
 PATIENCE_SECONDS = 30.0
 pytestmark = pytest.mark.slow
 
 
 def test_a_flow_that_is_killed_ten_times_completes_as_if_undisturbed(tmp_path: Path, undisturbed_fake: Rows) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:FakeEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     moments = random.Random(0)
     kept = 0
     for number in range(10):
@@ -50,7 +50,7 @@ def test_a_flow_that_is_killed_ten_times_completes_as_if_undisturbed(tmp_path: P
 
 
 def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp_path: Path) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:FakeEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.25")
     run.wait_for_rollouts(1)
     (record,) = (the_run(tmp_path / "runs") / "state").glob("replica-*.pid.json")
@@ -121,7 +121,7 @@ def test_harvest_run_with_the_real_engine_is_killed(tmp_path: Path, undisturbed:
 def test_an_interrupted_harvest_run_ends_in_ten_seconds_with_one_line_and_resumes(
     tmp_path: Path, undisturbed_fake: Rows, prefect_api: str, number: int, rollouts: int
 ) -> None:
-    profile, runs_dir = write_profile(tmp_path, backend="tests.fakes:FakeEngine"), tmp_path / "runs"
+    profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
     process = start_harvest(
         runs_dir,
         profile,

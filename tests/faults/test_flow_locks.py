@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_profile import FAKE_PROFILE
-from tests.harvest_command import environment, harvest
+from tests.support.fake_profile import FAKE_PROFILE
+from tests.support.harvest_command import environment, harvest
 
 pytestmark = pytest.mark.slow
 
 HOLD = """
 import sys
-from tasks.node_lock import node_lock
+from tasks.node.gpu_lock import node_lock
 with node_lock(["0"], run_id="night-shift", waiting=print):
     print("held", flush=True)
     sys.stdin.read()

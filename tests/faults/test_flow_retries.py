@@ -8,16 +8,16 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.steps import generate_shard
+from flows.shards.steps import generate_shard
 from tasks.errors import EngineCrashed
-from tasks.prompts import request_seed
-from tasks.run_config import config_from_parameters
-from tasks.run_plan import plan_run
-from tasks.shard_queue import ShardResult
-from tasks.shards import Shard
-from tests.fake_profile import FAKE_PROFILE
-from tests.harvest_command import Outcome, harvest
-from tests.prefect_worker import Api
+from tasks.generation.shard_queue import ShardResult
+from tasks.plan.prompts import request_seed
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import plan_run
+from tasks.plan.shards import Shard
+from tests.support.fake_profile import FAKE_PROFILE
+from tests.support.harvest_command import Outcome, harvest
+from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_profile import write_fake_profile
-from tests.harvest_command import environment
-from tests.prefect_server import free_port, running_server
-from tests.prefect_worker import Api
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import environment
+from tests.support.prefect_server import free_port, running_server
+from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from flows.shard_uploads import MOST
-from tasks.manifest import missing_shards
-from tasks.store import read_json
-from tasks.verify import verify_upload
-from tests.fake_profile import write_fake_profile
-from tests.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.harvest_command import environment
-from tests.s3_servers import Bucket
+from flows.shards.shard_uploads import MOST
+from tasks.files import read_json
+from tasks.storage.manifest import missing_shards
+from tasks.storage.verify import verify_upload
+from tests.support.fake_profile import write_fake_profile
+from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.harvest_command import environment
+from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def run(bucket: Bucket, prefect_api: str, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         arms = tmp_path / "arms.toml"
         arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
-        profile = write_fake_profile(tmp_path, backend="tests.fakes:GatedEngine")
+        profile = write_fake_profile(tmp_path, backend="tests.support.fake_engines:GatedEngine")
         asked = ("--profile", profile, "--arms", arms, "--questions", SHARDS, "--shard-size", 1, "--max-tokens", 8)
         command = ("run", *asked, "--runs-dir", tmp_path / "runs", "--upload", bucket.url)
         process = subprocess.Popen(

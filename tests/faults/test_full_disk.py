@@ -18,7 +18,7 @@ from tests.faults.runs import (
     the_run,
     write_profile,
 )
-from tests.harvest_command import environment
+from tests.support.harvest_command import environment
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_ends_the_run_clearly_and_it_resumes(
     tmp_path: Path, undisturbed_fake: Rows, small_disk: Path
 ) -> None:
-    profile, runs_dir = write_profile(tmp_path, backend="tests.fakes:FakeEngine"), small_disk / "runs"
+    profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), small_disk / "runs"
     ballast = small_disk / "ballast"
     # room for some shards, not for all
     ballast.write_bytes(b"x" * (1024 - 60) * 1024)
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_ends_the_run_clearly_and_it_resumes(
 def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
     tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
-    profile, runs_dir = write_profile(tmp_path, backend="tests.fakes:FakeEngine"), tmp_path / "runs"
+    profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile).items()]
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(LIMIT), "run", "--runs-dir", runs_dir, *options],

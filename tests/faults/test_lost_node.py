@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.runs import Rows, parameters, read_rows, the_run, write_profile
-from tests.harvest_command import environment
-from tests.node_workers import kill_node, running_node
-from tests.prefect_worker import Api
-from tests.s3_servers import Bucket
+from tests.support.harvest_command import environment
+from tests.support.node_workers import kill_node, running_node
+from tests.support.prefect_worker import Api
+from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     options = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in parameters(
-            write_profile(tmp_path, backend="tests.faulty_engines:SlowEngine"), shard_size=1
+            write_profile(tmp_path, backend="tests.support.faulty_engines:SlowEngine"), shard_size=1
         ).items()
     ]
     # the first node is slow enough to be seen half way, and has no help until then

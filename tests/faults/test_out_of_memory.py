@@ -47,7 +47,7 @@ def test_a_kv_cache_above_the_nodes_memory_stops_with_the_cause_and_the_remedy(t
 
 
 def test_device_memory_that_runs_out_while_generating_halves_the_batch_once(tmp_path: Path, undisturbed: Rows) -> None:
-    profile = write_profile(tmp_path, backend="tests.faulty_engines:OutOfMemoryEngine")
+    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:OutOfMemoryEngine")
     # two questions of eight arms fit, four do not
     run = drive(tmp_path / "runs", profile, MEMORY_LIMIT="23")
     outcome = run.finish()
@@ -64,7 +64,7 @@ def test_device_memory_that_runs_out_while_generating_halves_the_batch_once(tmp_
 def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(
     tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.faulty_engines:HungryEngine")
+    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HungryEngine")
     # memory for two questions of eight arms and the next one, which is admitted as they end, but not for four
     run = drive(tmp_path / "runs", profile, MEMORY_LIMIT="28")
     outcome = run.finish()
@@ -101,7 +101,7 @@ def small_memory() -> Iterator[Path]:
 def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_out_of_memory(
     tmp_path: Path, small_memory: Path
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.fakes:GreedyEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:GreedyEngine")
     run = drive(tmp_path / "runs", profile, cgroup=small_memory)
     outcome = run.finish()
     assert run.process.returncode == 1

@@ -8,18 +8,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.download import download_run
 from tasks.errors import UploadError
-from tasks.manifest import published_files
+from tasks.files import publish_parquet
 from tasks.records import RunPaths
-from tasks.remote import Transfer
-from tasks.store import publish_parquet
-from tasks.upload import upload_run
-from tasks.verify import verify_upload
-from tests.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
-from tests.synthetic import write_run
-from tests.upload_process import start_upload
+from tasks.storage.download import download_run
+from tasks.storage.filesystems import Transfer
+from tasks.storage.manifest import published_files
+from tasks.storage.upload import upload_run
+from tasks.storage.verify import verify_upload
+from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
+from tests.support.synthetic import write_run
+from tests.support.upload_process import start_upload
 
 PART = SMALLEST_PART
 QUICK = Transfer(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=3.0)

@@ -16,7 +16,7 @@ import yaml
 
 from flows.cli import build_parser
 from profiles.load import profile_names
-from tasks.node_lock import DEFAULT_DIRECTORY
+from tasks.node.gpu_lock import DEFAULT_DIRECTORY
 
 INFRA = Path(__file__).parents[2] / "infra"
 ROOT = INFRA.parent

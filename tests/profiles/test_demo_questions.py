@@ -10,7 +10,7 @@ import pytest
 from profiles.demo.questions import NAMES, OBJECTS, TEMPLATES, Split, draw_problem, generate_questions
 from profiles.demo.styles import STYLED_ARMS, completion
 from profiles.load import load_arms
-from tasks.scoring import score_answer
+from tasks.scoring.score_shard import score_answer
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+) \S.*")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.files import publish_json, read_json
 from tasks.parent_death import INTERPRETER_PATH, PARENT_VARIABLE
 from tasks.process_tree import ProcessRecord, end_leftovers, kill_all, record_processes
-from tasks.store import publish_json, read_json
 
 SLEEPER = "import time; time.sleep(300)"
 TREE = f"""

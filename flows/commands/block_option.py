@@ -1,0 +1,44 @@
+"""``--aws-credentials-block``: credentials for one command from the Prefect server that is set up."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.storage.filesystems import Transfer
+
+
+def add_block_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aws-credentials-block",
+        metavar="NAME",
+        type=_name,
+        help="for s3:// URLs, take credentials from this AWS Credentials block of Prefect, or from secret/NAME "
+        "(default: environment, profile or role)",
+    )
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"((aws-credentials|secret)/)?[a-z0-9-]+", text):
+        # what does not look like a name may be the secret itself: it is not repeated
+        raise argparse.ArgumentTypeError(
+            "it is no block's name; give NAME (lower-case letters, digits and dashes) or secret/NAME"
+        )
+    return text
+
+
+def chosen_transfer(options: argparse.Namespace, runs_dir: Path) -> "Transfer | None":
+    """With the credentials of the block that was named; None when none was. Raises ConfigError."""
+    block: str | None = options.aws_credentials_block
+    if block is None:
+        return None
+    from flows.server.embedded_server import EmbeddedServer
+    from flows.server.prefect_environment import prepare_prefect
+
+    if prepare_prefect(runs_dir):
+        EmbeddedServer().wait_until_ready()
+
+    from flows.server.aws_credentials import transfer_with
+
+    return transfer_with(block)

@@ -1,0 +1,161 @@
+"""What of a run is shown as tables and text in Prefect's UI, made from the run's own JSON files."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from flows.reporting.reporter import Reporter, Row
+from tasks.files import read_json
+from tasks.records import RunPaths
+from tasks.storage.upload_receipt import UploadReceipt
+
+
+def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
+    """Show every check of preflight.json."""
+    found = read_json(paths.preflight)
+    if isinstance(found, dict):
+        reporter.table("harvest-preflight", _checks(found["checks"]), f"Preflight: {found['worst']}")
+
+
+def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
+    """Show the verdict of equivalence.json and what it rests on."""
+    found = read_json(paths.equivalence)
+    if isinstance(found, dict):
+        limits = found["limits"]
+        description = (
+            f"Equivalence: **{found['verdict']}** against {found['baseline']['run_id']}. {found['reason']}. "
+            f"Near-tie limit: {limits['near_tie_limit']:.3g} nats, {limits['source']}"
+        )
+        reporter.table("harvest-equivalence", _tiers(found), description)
+
+
+def report_run(reporter: Reporter, report: dict[str, Any], upload_url: str | None) -> None:
+    """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and where everything is."""
+    total = f"{report['num_rollouts']:,} rollouts, mean reward {_number(report['mean_reward'], 3)}"
+    reporter.table("harvest-arms", [*map(_arm, report["arms"]), _arm({"arm_id": "all", **report["overall"]})], total)
+    reporter.table("harvest-throughput", _throughput(report), "Throughput and telemetry")
+    rungs = [_rung(change) for change in report["oom_ladder"]]
+    reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report['rollouts_per_rung']}")
+    reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
+
+
+def report_upload(reporter: Reporter, receipt: UploadReceipt) -> None:
+    """Show the receipt: what the destination is known to hold, and how that is known."""
+    proofs = Counter(file.verified for file in receipt.files.values())
+    values = {
+        "url": receipt.url,
+        "complete": "yes" if receipt.complete else "no",
+        "files": f"{len(receipt.files):,}",
+        "bytes": f"{sum(file.size for file in receipt.files.values()):,}",
+        "files sent last": f"{receipt.files_sent:,}",
+        "bytes sent last": f"{receipt.bytes_sent:,}",
+        "verified by": ", ".join(f"{proof}: {count:,}" for proof, count in sorted(proofs.items())),
+        "sha256 of the manifest": receipt.manifest_sha256 or "-",
+    }
+    rows = [{"figure": name, "value": value} for name, value in values.items()]
+    reporter.table("harvest-upload", rows, f"Upload to {receipt.url}")
+
+
+def run_markdown(report: dict[str, Any], upload_url: str | None) -> str:
+    """The run in one page, with links to its files."""
+    directory = Path(report["run_dir"]).resolve()
+    lines = [
+        f"# {report['run_id']}",
+        "",
+        f"{report['num_questions']:,} questions under {len(report['arms'])} arms of `{report['dataset']}` with "
+        f"`{report['model']}` on profile `{report['profile']}`: {report['num_rollouts']:,} rollouts, "
+        f"{report['num_errors']} of them errors.",
+        "",
+        f"- run directory: [{directory}]({directory.as_uri()})",
+    ]
+    if upload_url is not None:
+        url = f"{upload_url.rstrip('/')}/{report['run_id']}"
+        lines.append(f"- uploaded to: [{url}]({browse_url(url)})")
+    if report["equivalence"]:
+        lines.append(f"- equivalence: **{report['equivalence']['verdict']}**: {report['equivalence']['reason']}")
+    lines += ["", "| arm | mean reward | 95% interval | truncated | tokens |", "| --- | ---: | ---: | ---: | ---: |"]
+    for arm in [*report["arms"], {"arm_id": "all", **report["overall"]}]:
+        lines.append("| " + " | ".join(str(value) for value in _arm(arm).values()) + " |")
+    lines += ["", f"Fingerprint `{report['fingerprint']}`. The same parameters again generate nothing anew."]
+    return "\n".join(lines)
+
+
+def browse_url(url: str) -> str:
+    """Where a browser shows ``url``: the S3 console, or the endpoint that is set up; other URLs as they are."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("s3", "s3a"):
+        return url if parts.scheme else Path(url).resolve().as_uri()
+    key = parts.path.strip("/")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        return f"{endpoint.rstrip('/')}/{parts.netloc}?prefix={quote(key)}/"
+    return f"https://s3.console.aws.amazon.com/s3/buckets/{parts.netloc}?prefix={quote(key)}/"
+
+
+def _checks(checks: list[dict[str, Any]]) -> list[Row]:
+    return [
+        {
+            "check": check["name"] if check["gpu"] is None else f"GPU {check['gpu']} {check['name']}",
+            "outcome": check["status"],
+            "found": check["value"],
+            "limit": check["limit"],
+            "what to do": check["remedy"],
+        }
+        for check in checks
+    ]
+
+
+def _tiers(found: dict[str, Any]) -> list[Row]:
+    return [
+        {"tier": tier["tier"], "holds": "yes" if tier["holds"] else "no", "reason": tier["reason"]}
+        for tier in found["tiers"]
+    ]
+
+
+def _arm(arm: dict[str, Any]) -> Row:
+    interval = arm["mean_reward_interval"]
+    return {
+        "arm": arm["arm_id"],
+        "mean reward": _number(arm["mean_reward"], 3),
+        "95% interval": "-" if interval is None else f"{interval['low']:.3f} to {interval['high']:.3f}",
+        "truncated": _percent(arm["truncation_rate"]),
+        "tokens": _number(arm["mean_completion_tokens"], 1),
+    }
+
+
+def _rung(change: dict[str, Any]) -> Row:
+    return {
+        "at": change["at"],
+        "from rung": change["from_rung"],
+        "to rung": change["to_rung"],
+        "memory": change["kind"],
+        "phase": change["phase"],
+        "question batch": change["settings"]["question_batch_size"],
+        "reason": change["reason"],
+    }
+
+
+def _throughput(report: dict[str, Any]) -> list[Row]:
+    generation, telemetry = report["generation"], report["telemetry"] or {}
+    values = {
+        "tokens generated": f"{generation['tokens']:,}",
+        "seconds generating": f"{generation['seconds']:.1f}",
+        "seconds starting engines": f"{generation['start_seconds']:.1f}",
+        "tokens per second": _number(generation["tokens_per_second"], 1),
+        "engines restarted": str(generation["restarts"]),
+        "GPU seconds per rollout": _number(telemetry.get("gpu_seconds_per_rollout"), 3),
+        "utilization": _number(telemetry.get("utilization_percent"), 1, " %"),
+        "memory": _number(telemetry.get("memory_gib"), 1, " GiB"),
+        "cost": _number(telemetry.get("cost_usd"), 2, " USD"),
+    }
+    return [{"figure": name, "value": value} for name, value in values.items() if value != "-"]
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"

@@ -1,0 +1,138 @@
+"""How a run is watched while it runs: counters, lines on the terminal, and Prefect's log."""
+
+import sys
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TextIO
+
+import polars as pl
+from prefect.logging import get_run_logger
+
+from tasks.generation.recovery import PoolEvent
+
+console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
+"""Where the command line wants progress; None under a Prefect worker."""
+
+LINE_SECONDS = 10.0
+
+
+class Counters(Protocol):
+    """What a Progress reads: a replica pool's counters, or those of all nodes together."""
+
+    @property
+    def rollouts_finished(self) -> int: ...
+    @property
+    def rollouts_resumed(self) -> int: ...
+    @property
+    def tokens_generated(self) -> int: ...
+    @property
+    def first_admitted_at(self) -> float | None: ...
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Counters of a run, updated from the flow's main thread. Rewards are of the shards scored so far."""
+
+    total: int
+    done_before: int = 0
+    counters: Counters | None = None
+    reward_sum: float = 0.0
+    reward_count: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> int:
+        here = self.counters.rollouts_finished + self.counters.rollouts_resumed if self.counters else 0
+        return min(self.total, self.done_before + here)
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.done / self.total
+
+    @property
+    def tokens_per_second(self) -> float:
+        if self.counters is None or self.counters.first_admitted_at is None:
+            return 0.0
+        return self.counters.tokens_generated / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        if self.counters is None or self.counters.first_admitted_at is None or self.counters.rollouts_finished == 0:
+            return None
+        rate = self.counters.rollouts_finished / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
+        return (self.total - self.done) / rate
+
+    @property
+    def mean_reward(self) -> float | None:
+        return self.reward_sum / self.reward_count if self.reward_count else None
+
+    def add_scores(self, path: Path) -> None:
+        rewards = pl.read_parquet(path, columns=["reward"])["reward"].drop_nulls()
+        self.reward_sum += float(rewards.cast(pl.Float64).sum())
+        self.reward_count += len(rewards)
+
+    def line(self) -> str:
+        parts = [f"{self.done:,}/{self.total:,} rollouts", f"{self.tokens_per_second:,.0f} tokens/s"]
+        if self.eta_seconds is not None:
+            parts.append(f"ETA {_duration(self.eta_seconds)}")
+        if self.mean_reward is not None:
+            parts.append(f"mean reward {self.mean_reward:.3f}")
+        return " · ".join(parts)
+
+
+class ProgressDisplay:
+    """Draws a Progress: one line rewritten on a terminal, one line every ten seconds elsewhere."""
+
+    def __init__(self, progress: Progress, stream: TextIO | None) -> None:
+        self._progress = progress
+        self._stream = stream
+        self._live = stream is not None and stream.isatty()
+        self._shown_at = time.monotonic()
+        self._drawn = False
+
+    def tick(self) -> None:
+        if self._stream is None:
+            return
+        if self._live:
+            self._stream.write(f"\r\x1b[K{self._progress.line()}")
+            self._stream.flush()
+            self._drawn = True
+        elif time.monotonic() - self._shown_at >= LINE_SECONDS:
+            self._shown_at = time.monotonic()
+            self.say(self._progress.line())
+
+    def say(self, text: str) -> None:
+        """Print a line of its own, above the progress line."""
+        if self._stream is None:
+            return
+        start = "\r\x1b[K" if self._drawn else ""
+        self._drawn = False
+        self._stream.write(f"{start}{text}\n")
+        self._stream.flush()
+
+    def event(self, event: PoolEvent) -> None:
+        self.say(f"{event.kind}: {event.message}")
+
+    def close(self) -> None:
+        if self._drawn:
+            self.say(self._progress.line())
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def say(text: str) -> None:
+    """Tell Prefect's log and, from the command line, the terminal."""
+    get_run_logger().info(text)
+    if (stream := console_output.get()) is not None:
+        stream.write(f"{text}\n")
+        stream.flush()
+
+
+def stderr_display(progress: Progress) -> ProgressDisplay:
+    return ProgressDisplay(progress, console_output.get() or (sys.stderr if sys.stderr.isatty() else None))

@@ -1,0 +1,285 @@
+"""A collection over several nodes, as the collecting flow sees it: nodes generate, this process does all the rest."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prefect import runtime
+from prefect.logging import get_run_logger
+
+from flows.reporting.progress import Progress, say, stderr_display
+from flows.reporting.pulse import Pulse
+from flows.reporting.reporter import Reporter
+from flows.server.aws_credentials import transfer_of_flow_run
+from flows.shards.drive import score_and_upload
+from flows.shards.generate import Missing, find_missing
+from flows.shards.in_flight import InFlight
+from flows.shards.node_runs import NodeRun, NodeRuns, check_deployment
+from flows.shards.open_ledgers import name_of
+from flows.shards.shard_uploads import ShardUploads, submit_to
+from flows.shards.steps import fetch_shard
+from tasks.errors import ConfigError, HarvestError, NodesLost
+from tasks.fleet.ledger import Ledger, View
+from tasks.fleet.node_accounts import bring_accounts
+from tasks.fleet.node_record import NodeRecord, node_name, read_records
+from tasks.fleet.shard_supply import GIVE_UP_SECONDS
+from tasks.fleet.shared_run import check_nodes, open_shared, publish_order
+from tasks.fleet.shared_run import fetch_shard as fetch_one
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
+from tasks.storage.destination import CHECK_ATTEMPTS, check_destination
+
+LOOK_SECONDS = 2.0
+FETCHES = 8
+ROUNDS = 3
+"""How often nodes are started anew when none is left and nothing was finished in between."""
+END_SECONDS = 60.0
+"""How long nodes have to end by themselves when all is done; their last figures come with their end."""
+
+_FINAL = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
+"""What a node fails of again."""
+
+
+def check_fan_out(nodes: int, shared: str | None, baseline: str | None) -> None:
+    """Raise ConfigError when a collection over ``nodes`` nodes cannot work."""
+    check_nodes(nodes, shared, baseline, _check_destination)
+    if nodes > 1:
+        check_deployment()
+
+
+def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
+    """Bring shards that are finished on shared storage alone, for a collection that goes on without nodes."""
+    ledger = _open_ledger(plan, shared)
+    finished = ledger.look().finished
+    for shard in find_missing(plan, shards).to_generate:
+        if shard.index in finished and (node := fetch_one(ledger, plan, shard)):
+            say(f"shard {shard.index} was finished by {node} before")
+
+
+def close_shared(plan: RunPlan, shared: str) -> None:
+    """Bring what nodes say of their work, and remove what shared storage holds of a run whose shards are all here."""
+    ledger = _open_ledger(plan, shared)
+    bring_accounts(ledger.store, plan, read_records(ledger.store, ledger.look().nodes))
+    ledger.close()
+
+
+def generate_on_nodes(
+    plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter, *, nodes: int, shared: str
+) -> None:
+    """Have ``nodes`` nodes generate what is missing; fetch and score it shard by shard; finished shards are skipped."""
+    missing = find_missing(plan, shards)
+    if not missing:
+        return
+    if upload_url is not None:
+        _check_destination(upload_url)
+    fan_out = _FanOut(plan, missing, upload_url, reporter, nodes=nodes, shared=shared)
+    with Pulse(reporter, plan.run_id):
+        fan_out.run()
+
+
+@dataclass(kw_only=True)
+class _Counters:
+    """Of all nodes together, as far as they have told."""
+
+    fetched: int = 0
+    first_admitted_at: float | None = None
+    records: dict[str, NodeRecord] = field(default_factory=dict)
+    live: set[str] = field(default_factory=set)
+    rollouts_resumed: int = 0
+
+    @property
+    def rollouts_finished(self) -> int:
+        return self.fetched + sum(record.in_progress for owner, record in self.records.items() if owner in self.live)
+
+    @property
+    def tokens_generated(self) -> int:
+        return sum(record.tokens for record in self.records.values())
+
+
+class _FanOut:
+    def __init__(
+        self, plan: RunPlan, missing: Missing, upload_url: str | None, reporter: Reporter, *, nodes: int, shared: str
+    ) -> None:
+        self._plan = plan
+        self._missing = missing
+        self._reporter = reporter
+        self._nodes = nodes
+        self._ledger = _open_ledger(plan, shared)
+        self._runs = NodeRuns(plan.run_id, shared, runtime.flow_run.parameters.get("aws_credentials_block"))
+        self._awake = threading.Event()
+        self._in_flight = InFlight(self._awake.set)
+        self._waiting = {shard.index: shard for shard in missing.to_generate}
+        self._fetching: set[int] = set()
+        self._made: dict[str, int] = {}
+        self._counters = _Counters()
+        done_before = sum(shard.num_rollouts for shard in missing.generated)
+        self._progress = Progress(total=plan.num_rollouts, done_before=done_before, counters=self._counters)
+        self._display = stderr_display(self._progress)
+        self._rounds = 0
+        self._failing_since: float | None = None
+        self._log = get_run_logger()
+        self._uploads = ShardUploads(self._in_flight, submit_to(plan, upload_url), self._warn)
+
+    def run(self) -> None:
+        """Raises NodesLost or ConfigError when the nodes cannot do it, and what fetching or scoring failed of."""
+        if self._missing.generated:
+            self._say(f"resuming {self._plan.run_id}: {len(self._missing.generated)} shards are finished and skipped")
+        for shard in self._missing.to_score:
+            self._score(shard)
+        try:
+            self._begin()
+            while self._waiting or self._in_flight:
+                view = self._look()
+                if view is not None:
+                    self._fetch(view)
+                    self._watch(view)
+                self._tick()
+                self._awake.wait(LOOK_SECONDS)
+                self._awake.clear()
+                self._in_flight.settle()
+            self._await_end()
+        finally:
+            # also when this flow is cancelled or killed by SIGTERM
+            self._runs.cancel()
+        self._display.close()
+        self._reporter.progress(self._progress.percent, self._progress.line(), now=True)
+
+    def _begin(self) -> None:
+        """Nothing of an earlier attempt goes on beside this one: its nodes end, and what they had is free."""
+        view = self._ledger.look()
+        owners = set(view.nodes).union(*view.claims.values())
+        self._runs.cancel_owners(owners)
+        for owner in owners:
+            self._ledger.drop_from(owner)
+
+    def _look(self) -> View | None:
+        try:
+            view = self._ledger.look()
+            known = self._counters.records
+            changed = [owner for owner, age in view.nodes.items() if age == 0 or owner not in known]
+            known |= {record.owner: record for record in read_records(self._ledger.store, changed)}
+        except HarvestError as error:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            self._log.warning("the shared storage is out of reach: %s", error)
+            if isinstance(error, ConfigError) or now - self._failing_since > GIVE_UP_SECONDS:
+                raise
+            return None
+        self._failing_since = None
+        return view
+
+    def _fetch(self, view: View) -> None:
+        for index in sorted((view.finished & self._waiting.keys()) - self._fetching):
+            if len(self._fetching) == FETCHES:
+                return
+            self._fetching.add(index)
+            shard = self._waiting[index]
+            self._in_flight.watch(fetch_shard.submit(name_of(self._ledger), self._plan, shard), self._fetched(shard))
+
+    def _fetched(self, shard: Shard) -> Callable[[str | None], None]:
+        def follow(node: str | None) -> None:
+            self._fetching.discard(shard.index)
+            if node is None:
+                self._say(f"shard {shard.index} came damaged from the shared storage and is generated again")
+                return
+            del self._waiting[shard.index]
+            self._rounds = 0
+            self._made[node] = self._made.get(node, 0) + 1
+            self._counters.fetched += shard.num_rollouts
+            done = len(self._missing.to_generate) - len(self._waiting)
+            self._say(f"shard {shard.index} came from {node} ({done} of {len(self._missing.to_generate)})")
+            self._score(shard)
+
+        return follow
+
+    def _score(self, shard: Shard) -> None:
+        def on_scored(scored: Shard) -> None:
+            self._progress.add_scores(self._plan.paths.scores(scored.index))
+
+        score_and_upload(self._in_flight, self._plan, shard, self._uploads, on_scored)
+
+    def _watch(self, view: View) -> None:
+        unfinished = [shard for index, shard in self._waiting.items() if index not in view.finished]
+        leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
+        for run in self._runs.poll(view.nodes, leases):
+            self._ended(run, bool(unfinished))
+        self._counters.live = {run.owner for run in self._runs.live}
+        if unfinished and not self._runs.live:
+            self._start(unfinished)
+
+    def _start(self, unfinished: list[Shard]) -> None:
+        if self._rounds:
+            # the last of them may have said why since the last look
+            self._look()
+            self._refuse_in_vain()
+        self._rounds += 1
+        publish_order(self._ledger.store, self._plan, unfinished, self._nodes)
+        started = self._runs.start(min(self._nodes, len(unfinished)))
+        self._counters.live = {run.owner for run in self._runs.live}
+        self._say(
+            f"{len(unfinished)} shards for {len(started)} nodes, which begin as workers of harvest-nodes take them"
+        )
+
+    def _ended(self, run: NodeRun, unfinished: bool) -> None:
+        record = self._counters.records.get(run.owner)
+        name = record.node if record else f"node {run.number + 1}"
+        self._say(f"{name} ended ({run.describe()})")
+        if unfinished and (free := self._ledger.drop_from(run.owner)):
+            self._say(f"shards {', '.join(map(str, free))} of {name} are free for the other nodes")
+
+    def _refuse_in_vain(self) -> None:
+        told = {run.owner: run.describe() for run in self._runs.runs}
+        errors = []
+        for owner in told:
+            record = self._counters.records.get(owner)
+            if record is not None and record.error is not None:
+                errors.append(record.error)
+                told[owner] = f"{record.node}: {record.error['message']} (logs on that node: {record.logs})"
+        causes = "; ".join(dict.fromkeys(told.values()))
+        if errors and len(errors) == len(told) and all(error["type"] in _FINAL for error in errors):
+            kind = ConfigError if all(error["type"] == "ConfigError" for error in errors) else NodesLost
+            raise kind(f"no node can generate: {causes}")
+        if self._rounds >= ROUNDS:
+            raise NodesLost(
+                f"nodes were started {self._rounds} times and finished nothing: {causes}. Mend the cause, then run the "
+                "same command, which resumes"
+            )
+
+    def _tick(self) -> None:
+        counters = self._counters
+        if counters.first_admitted_at is None and counters.tokens_generated:
+            counters.first_admitted_at = time.monotonic()
+        self._display.tick()
+        shares = [f"{node} {count} shards" for node, count in sorted(self._made.items())]
+        self._reporter.progress(self._progress.percent, " · ".join([self._progress.line(), *shares]))
+
+    def _await_end(self) -> None:
+        """Nodes end when they see that nothing is left; those that never began are not waited for."""
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline and any(run.working for run in self._runs.live):
+            view = self._look()
+            if view is not None:
+                leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
+                # whoever lives writes a record when it sees that nothing is left
+                for run in self._runs.poll(view.nodes, leases, leases=1):
+                    self._ended(run, unfinished=False)
+            time.sleep(LOOK_SECONDS)
+
+    def _say(self, text: str) -> None:
+        self._log.info(text)
+        self._display.say(text)
+
+    def _warn(self, text: str) -> None:
+        self._log.warning(text)
+        self._display.say(f"warning: {text}")
+
+
+def _check_destination(url: str) -> None:
+    check_destination(url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
+
+
+def _open_ledger(plan: RunPlan, shared: str) -> Ledger:
+    # the lease is only for what an earlier attempt left: this ledger claims nothing
+    store = open_shared(shared, plan.run_id, plan.paths.state, transfer_of_flow_run())
+    return Ledger(store, owner="collector", node=node_name(), lease_s=120)

@@ -1,0 +1,57 @@
+"""A node's main thread: takes shards from the ledger, serves the replica pool, and sends what is finished."""
+
+from collections.abc import Callable, Mapping
+
+from flows.shards.drive import PUMP_SECONDS
+from flows.shards.in_flight import InFlight
+from flows.shards.open_ledgers import name_of
+from flows.shards.steps import generate_shard, publish_shard
+from tasks.fleet.ledger import Ledger
+from tasks.fleet.shard_supply import ShardSupply
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard, rollouts_finished
+
+
+class NodeDriver:
+    """Generates and publishes shards until none is left on any node."""
+
+    def __init__(self, plan: RunPlan, pool: ReplicaPool, ledger: Ledger, shards: Mapping[int, Shard]) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._ledger = ledger
+        self._shards = shards
+        self._in_flight = InFlight(pool.wake)
+        self._generating: set[int] = set()
+
+    def run(self, supply: ShardSupply, *, on_published: Callable[[Shard], None], on_tick: Callable[[], None]) -> None:
+        """Raises the first failure that retries did not cure, and what the shared storage failed of for too long."""
+        while not supply.over:
+            for index in supply.take():
+                self._generate(self._shards[index], on_published)
+            supply.want(self._pool.capacity - len(self._generating))
+            self._pool.pump(PUMP_SECONDS)
+            on_tick()
+            self._in_flight.settle()
+
+    def _generate(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
+        def generated(_: object) -> None:
+            self._generating.discard(shard.index)
+            self._publish(shard, on_published)
+
+        # its claim was lost and has come back: it never left the replicas
+        if shard.index in self._generating:
+            return
+        # generated here before, by a flow that ended before it could send it
+        if rollouts_finished(self._plan.paths, shard):
+            self._publish(shard, on_published)
+            return
+        self._generating.add(shard.index)
+        self._in_flight.watch(generate_shard.submit(self._pool, shard), generated)
+
+    def _publish(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
+        def published(was_first: bool) -> None:
+            if was_first:
+                on_published(shard)
+
+        self._in_flight.watch(publish_shard.submit(name_of(self._ledger), self._plan, shard), published)

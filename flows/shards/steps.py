@@ -1,0 +1,158 @@
+"""Each pipeline stage as a Prefect task: its name, retries and timeout. The work is in ``tasks``."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.reporting.progress import say
+from flows.server.aws_credentials import transfer_of_flow_run
+from flows.server.outage import DELAYS_SECONDS, transfer_delays, wait_before_retry
+from flows.shards.open_ledgers import ledger_named
+from tasks.comparison.baseline import obtain_baseline
+from tasks.comparison.equivalence_report import EquivalenceReport, Tier
+from tasks.comparison.noise_floor import recall_noise_floor
+from tasks.comparison.validation_subprocess import validate_apart
+from tasks.errors import HarvestError
+from tasks.fleet.shared_run import fetch_shard as _fetch_shard
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.shard_queue import ShardResult
+from tasks.node.preflight import preflight_run
+from tasks.plan.questions import find_duplicates
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard, mark_finished, scores_made_from
+from tasks.plan.shards import shard_dataset as _shard_dataset
+from tasks.results.summary_subprocess import summarize_apart
+from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.score_shard import score_shard as _score_shard
+from tasks.storage.destination import CHECK_ATTEMPTS
+from tasks.storage.upload import Uploader
+from tasks.storage.upload_receipt import UploadReceipt
+
+ENGINE_RETRIES = 1_000_000
+"""No limit: the pool decides when to give up. Every death of an engine fails all of its shards in flight, and to find
+the requests that kill it takes two deaths for each, so any number that looks large enough can be passed."""
+
+
+def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
+    """Retry what ``tasks.errors`` calls retryable, and nothing else."""
+    try:
+        state.result()
+    except HarvestError as error:
+        return error.retryable
+    except Exception:
+        return False
+    return False
+
+
+@task(name="shard dataset", task_run_name="shard dataset", cache_policy=NO_CACHE, persist_result=False)
+def shard_dataset(plan: RunPlan) -> list[Shard]:
+    if (found := find_duplicates(plan.questions)).repeated:
+        say(f"duplicate questions: {found}")
+    return _shard_dataset(plan)
+
+
+@task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600)
+def preflight(plan: RunPlan, upload_url: str | None) -> None:
+    preflight_run(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
+
+
+@task(
+    name="generate shard",
+    task_run_name="shard {shard.index} · {shard.num_questions} q",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=ENGINE_RETRIES,
+    retry_condition_fn=is_retryable,
+)
+def generate_shard(pool: ReplicaPool, shard: Shard) -> ShardResult:
+    return pool.generate(shard)
+
+
+@task(
+    name="score shard",
+    task_run_name="score shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def score_shard(plan: RunPlan, shard: Shard) -> Path:
+    paths, index = plan.paths, shard.index
+    path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+    mark_finished(paths, "scores", index, path, scores_made_from(paths, index, load_scorer(plan.config.scorer)))
+    return path
+
+
+@task(
+    name="publish shard",
+    task_run_name="publish shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
+)
+def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
+    wait_before_retry()
+    return ledger_named(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
+
+
+@task(
+    name="fetch shard",
+    task_run_name="fetch shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
+)
+def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
+    wait_before_retry()
+    return _fetch_shard(ledger_named(ledger), plan, shard)
+
+
+@task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
+def baseline(plan: RunPlan, name: str) -> Path:
+    found = obtain_baseline(name, plan, say, transfer_of_flow_run())
+    # one that cannot be read is refused before hours of work
+    recall_noise_floor(plan.paths.root, plan.paths.root.parent)
+    return found
+
+
+@task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
+def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
+    floor = recall_noise_floor(run_dir, run_dir.parent)
+    return validate_apart(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
+
+
+@task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
+def summarize(run_dir: Path) -> dict[str, Any]:
+    return summarize_apart(run_dir)
+
+
+@task(
+    name="upload shard",
+    task_run_name="upload shard {shard.index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
+)
+def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
+    wait_before_retry()
+    paths = plan.paths
+    files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
+    with Uploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
+        uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
+
+
+@task(
+    name="upload",
+    task_run_name="upload",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS_SECONDS),
+    retry_condition_fn=is_retryable,
+)
+def upload(run_dir: Path, url: str) -> UploadReceipt:
+    wait_before_retry()
+    with Uploader(run_dir, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
+        return uploader.finish()

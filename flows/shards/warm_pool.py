@@ -1,0 +1,80 @@
+"""A node's replica pool with all that goes with it: the rung to begin at, telemetry, and the session's record."""
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+
+from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.oom_ladder import RungState, recall_rung, remember_rung
+from tasks.generation.recovery import PoolEvent
+from tasks.generation.replica_pool import MOST_SHARD_TASKS, ReplicaPool
+from tasks.node.telemetry import ReplicaStats, TelemetrySampler
+from tasks.plan.run_plan import RunPlan
+
+
+@contextlib.contextmanager
+def warm_pool(
+    plan: RunPlan, *, listener: Callable[[PoolEvent], None], say: Callable[[str], None]
+) -> Iterator[ReplicaPool]:
+    """A pool for ``plan`` on this node; its engines start with the first shard and stay until the end."""
+    rung = RungState(plan.paths.state / "oom_ladder.json")
+    rung.begin_at(recall_rung(plan))
+    pool = ReplicaPool(plan, rung=rung, listener=listener)
+    if rung.rung:
+        say(
+            f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}), which "
+            "memory allowed before; --forget-oom-rung begins at the full batch"
+        )
+    wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
+    if (held := MOST_SHARD_TASKS * plan.shard_size) < wanted:
+        say(
+            f"only {held} of {wanted} questions can be in flight: {MOST_SHARD_TASKS} shards of {plan.shard_size} are "
+            f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
+            "full"
+        )
+    # the sampler ends first: its last sample is of replicas that are still there, with their final counters
+    with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
+        try:
+            yield pool
+        finally:
+            _log_session(plan, pool)
+    remember_rung(plan, rung.rung)
+
+
+def num_gpus(plan: RunPlan) -> int:
+    """GPUs that a node uses for ``plan``."""
+    profile = plan.profile
+    return profile.replicas * profile.engine.tensor_parallel_size if profile.expect.device == "cuda" else 0
+
+
+def _log_session(plan: RunPlan, pool: ReplicaPool) -> None:
+    if pool.first_admitted_at is None or pool.last_finish_at is None:
+        return
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    session = GenerationSession(
+        started_at=now,
+        seconds=pool.last_finish_at - pool.first_admitted_at,
+        start_seconds=pool.engine_start_seconds,
+        tokens=pool.tokens_generated,
+        rollouts=pool.rollouts_finished,
+        restarts=pool.restarts,
+        replicas=plan.profile.replicas,
+        gpus=num_gpus(plan),
+    )
+    add_session(plan.paths.state / "generation.json", session)
+
+
+def _replica_stats(pool: ReplicaPool) -> list[ReplicaStats]:
+    return [
+        ReplicaStats(
+            replica=status.index,
+            running=status.stats.running,
+            waiting=status.stats.waiting,
+            kv_cache_usage=status.stats.kv_cache_usage,
+            preemptions=status.stats.preemptions,
+            prefix_cache_hits=status.stats.prefix_cache_hits,
+            prefix_cache_queries=status.stats.prefix_cache_queries,
+            generation_tokens=status.stats.generation_tokens,
+        )
+        for status in pool.status()
+    ]

@@ -1,0 +1,128 @@
+"""Whether two runs may be compared at all, and what a comparison of them tests."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError
+from tasks.files import read_json
+from tasks.records import RunPaths
+
+COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sampling", "seed")
+"""What two runs must share. ``dataset`` alone is compared row by row, because a baseline may be a sample."""
+
+ABSENT = "(absent)"
+_NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """Which run took part: its id, its directory as it was given, and its fingerprint."""
+
+    run_id: str
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingDifference:
+    """One setting with its value in either run; nested settings have dotted names."""
+
+    name: str
+    baseline: Any
+    candidate: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.baseline!r} in the baseline, {self.candidate!r} in the candidate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparability:
+    """Two runs that may be compared; ``tested`` lists what differs between them."""
+
+    baseline: RunIdentity
+    candidate: RunIdentity
+    same_dataset: bool
+    tested: tuple[SettingDifference, ...]
+
+    @property
+    def number_format_differs(self) -> bool:
+        """True when the runs compute in other number formats, so that larger differences are what is tested."""
+        return any(difference.name in _NUMBER_FORMAT for difference in self.tested)
+
+
+def check_comparable(baseline: Path, candidate: Path) -> Comparability:
+    """Read both runs' ``config.json`` and say what a comparison would test.
+
+    Raises ConfigError, naming both values of every disagreement, when the runs differ in anything that a comparison
+    must hold fixed, or when either directory holds no run.
+    """
+    configs = [read_config(path) for path in (baseline, candidate)]
+    first, second = (config["comparable"] for config in configs)
+    _refuse_differences(first, second, f"{baseline} and {candidate}")
+    return Comparability(
+        baseline=_identity(baseline, configs[0]),
+        candidate=_identity(candidate, configs[1]),
+        same_dataset=first["dataset"] == second["dataset"],
+        tested=tuple(_differences(configs[0].get("tested", {}), configs[1].get("tested", {}))),
+    )
+
+
+def check_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
+    """Raise ConfigError, as ``check_comparable`` will, when a run of the ``planned`` settings could not be compared
+    with ``baseline``: before it is generated."""
+    # as config.json will hold them
+    settings = json.loads(json.dumps(planned))
+    _refuse_differences(read_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
+
+
+def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any], named: str) -> None:
+    if fixed := list(_differences(_without_dataset(baseline), _without_dataset(candidate))):
+        raise ConfigError(
+            f"{named} cannot be compared: "
+            + "; ".join(map(str, fixed))
+            + ". Compare runs that share "
+            + ", ".join(COMPARABLE_KEYS)
+        )
+
+
+def read_config(root: Path) -> dict[str, Any]:
+    """A run's ``config.json``. Raises ConfigError when the directory holds no run that can be compared."""
+    path = RunPaths(root=root).config
+    if not root.is_dir():
+        raise ConfigError(f"{root} is not a directory. Give the directory of a finished run")
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("comparable"), dict):
+        raise ConfigError(f"{path} is missing or not a run's configuration. Give the directory of a finished run")
+    lacking = [key for key in COMPARABLE_KEYS if key not in config["comparable"]]
+    if lacking:
+        raise ConfigError(f"{path} does not state {', '.join(lacking)} under comparable. Generate the run again")
+    return config
+
+
+def _identity(root: Path, config: Mapping[str, Any]) -> RunIdentity:
+    return RunIdentity(
+        run_id=str(config.get("run_id", root.name)), path=str(root), fingerprint=str(config.get("fingerprint", ""))
+    )
+
+
+def _without_dataset(comparable: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in comparable.items() if key != "dataset"}
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[SettingDifference]:
+    flat = [dict(_flatten(settings)) for settings in (first, second)]
+    for name in dict.fromkeys([*flat[0], *flat[1]]):
+        values = [settings.get(name, ABSENT) for settings in flat]
+        if values[0] != values[1]:
+            yield SettingDifference(name=name, baseline=values[0], candidate=values[1])
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,193 @@
+"""Is the candidate's output the same as the baseline's, and in which sense? Measured, and said no stronger than shown.
+
+Two runs are compared rollout by rollout, joined by (example_id, arm_id, sample_index). What is claimed, and the test
+of each claim in tests/tasks/test_equivalence.py unless another file is named:
+
+1. Runs that differ in model, tokenizer, chat template, arms, sampling or seed are refused, with both values; so are
+   partners with other prompts or ground truths, other scorers, and runs that share no rollout. What else differs is
+   listed as what is tested.
+   ``test_comparability.py``, ``test_pairing.py``
+2. Every row without a partner is counted. Rows lost within a shared question rule out the two exact tiers and widen
+   the reward interval by the most that they could hide. ``test_lost_rows_are_counted_and_weaken_the_verdict``
+3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
+   apart. ``test_equal_tokens_are_bitwise``
+4. ``numerical``: where tokens part, the text before is the same and floating point explains the flip: each run's token
+   is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie derives the gap for
+   greedy and for sampled tokens). ``test_rounding_is_numerical``
+5. ``statistical``: two one-sided tests put the mean reward difference per question inside +-epsilon at level 0.05
+   (tasks.comparison.tost). At a true difference of epsilon this errs at most 5% of the time.
+   ``test_statistical_without_top_logprobs``,
+   ``test_tost.py::test_false_equivalence_at_the_margin_is_at_most_five_percent``
+6. ``inconclusive``: neither equivalence nor a difference is shown; the report says how many questions would be needed.
+   "Not significant" is never called equivalent. ``test_too_few_questions_are_inconclusive``
+7. ``different``: divergences are real, or the reward interval lies outside +-epsilon. A single rollout whose
+   distribution rounding cannot explain is enough, and is named. ``test_tampering_is_different``,
+   ``test_a_worse_candidate_is_different``
+8. Real divergences outweigh every tier; an interval outside +-epsilon outweighs ``numerical``.
+   ``test_a_reward_shift_outweighs_near_ties``
+9. Where the number format (dtype, quantization) is what is tested, shifted distributions are expected and only rewards
+   decide. ``test_another_number_format_is_judged_by_rewards``
+10. Without stored top logprobs ``numerical`` cannot be shown, and a swapped reply can be seen only by a contradiction:
+    logprobs that do not fit the tokens, or another text or reward for the same tokens.
+    ``test_tampering_is_different``
+11. A measured noise floor replaces the default near-tie limit, and the report says which was used. However
+    small, it makes no rounding a real difference. ``test_a_measured_floor_is_used_and_named``,
+    ``test_a_small_floor_makes_no_rounding_a_real_difference``
+12. Tokens are compared by 64-bit hash, and those that differ one by one, shard by shard: memory grows with the number
+    of rollouts, not of tokens. ``tests/bench/bench_compare.py``
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from tasks.comparison.comparability import check_comparable
+from tasks.comparison.divergence import find_divergences
+from tasks.comparison.equivalence_report import (
+    TIERS,
+    Divergence,
+    EquivalenceReport,
+    NoiseLimits,
+    Tier,
+    TokenComparison,
+)
+from tasks.comparison.near_tie import REAL_FACTOR, default_limit
+from tasks.comparison.noise_floor import NoiseFloor
+from tasks.comparison.paired_statistics import compare_finish_reasons, compare_lengths, compare_rewards
+from tasks.comparison.pairing import Pairing, pair_rollouts
+from tasks.comparison.run_index import index_run
+from tasks.comparison.tier_decision import decide
+from tasks.comparison.worst_examples import worst_examples
+from tasks.errors import ConfigError
+from tasks.files import publish_json
+from tasks.records import RunPaths
+
+DEFAULT_EPSILON = 0.02
+"""Largest difference of the mean reward that counts as none, unless another is chosen before the runs."""
+MOST_DIVERGENCES = 50
+"""Divergences listed one by one in a report; all are counted."""
+
+
+def compare_runs(
+    baseline: Path,
+    candidate: Path,
+    *,
+    epsilon: float = DEFAULT_EPSILON,
+    noise_floor: NoiseFloor | None = None,
+    require: Tier = "statistical",
+    seed: int = 0,
+) -> EquivalenceReport:
+    """Compare two run directories; the same arguments give the same report.
+
+    ``epsilon`` is the largest difference of the mean reward that counts as none, and is to be chosen before the runs.
+    ``seed`` is that of the bootstrap. Raises ConfigError when the runs cannot be compared.
+    """
+    if not 0 < epsilon < 1:
+        raise ConfigError(f"epsilon is {epsilon}; it must be above 0 and below 1, in units of reward")
+    if require not in TIERS:
+        raise ConfigError(f"require is {require!r}; it must be one of {', '.join(TIERS)}")
+    comparability = check_comparable(baseline, candidate)
+    pairing = pair_rollouts(index_run(RunPaths(root=baseline)), index_run(RunPaths(root=candidate)))
+    limits = _limits(pairing, noise_floor, number_format_differs=comparability.number_format_differs)
+    divergences = find_divergences(
+        pairing,
+        near_tie_limit=limits.near_tie_limit,
+        real_limit=float("inf") if limits.real_limit is None else limits.real_limit,
+    ).sort("kind", "gap", descending=[False, True], nulls_last=True, maintain_order=True)
+    tokens = _compare_tokens(pairing.frame, divergences)
+    rewards = compare_rewards(pairing.frame, seed=seed)
+    decision = decide(
+        rows=pairing.counts,
+        tokens=tokens,
+        rewards=rewards,
+        scored=bool(pairing.baseline.scorers and pairing.candidate.scorers),
+        epsilon=epsilon,
+    )
+    return EquivalenceReport(
+        verdict=decision.verdict,
+        reason=decision.reason,
+        required=require,
+        epsilon=epsilon,
+        seed=seed,
+        baseline=comparability.baseline,
+        candidate=comparability.candidate,
+        same_dataset=comparability.same_dataset,
+        tested=comparability.tested,
+        rows=pairing.counts,
+        limits=limits,
+        tiers=decision.tiers,
+        questions_needed=decision.questions_needed,
+        tokens=tokens,
+        rewards=rewards,
+        lengths=compare_lengths(pairing.frame),
+        finish_reasons=compare_finish_reasons(pairing.frame),
+        examples=worst_examples(pairing, divergences),
+    )
+
+
+def validate_run(
+    candidate_dir: Path,
+    baseline_dir: Path,
+    *,
+    epsilon: float = DEFAULT_EPSILON,
+    noise_floor: NoiseFloor | None = None,
+    require: Tier = "statistical",
+    seed: int = 0,
+) -> EquivalenceReport:
+    """Compare a run with its baseline and publish the report as the run's ``equivalence.json``.
+
+    Does not raise when the run falls short of ``require``: call ``raise_if_below`` after the data is safe.
+    """
+    report = compare_runs(
+        baseline_dir, candidate_dir, epsilon=epsilon, noise_floor=noise_floor, require=require, seed=seed
+    )
+    publish_json(report.to_json(), RunPaths(root=candidate_dir).equivalence)
+    return report
+
+
+def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs: bool) -> NoiseLimits:
+    dtypes = pairing.baseline.dtypes | pairing.candidate.dtypes
+    names = ", ".join(sorted(dtypes))
+    if floor is None:
+        limit, source = default_limit(dtypes), f"default of {names}"
+    elif number_format_differs or floor.dtype == names:
+        limit, source = floor.near_tie_limit, f"measured between {' and '.join(floor.source_run_ids)}"
+        if not floor.measured:
+            source = (
+                f"default of {floor.dtype}, as only {floor.divergences} rollouts of "
+                f"{' and '.join(floor.source_run_ids)} differed"
+            )
+    else:
+        raise ConfigError(
+            f"the noise floor was measured in {floor.dtype}, the runs are in {names}. "
+            "Measure one with the runs' dtype, or compare without"
+        )
+    return NoiseLimits(
+        near_tie_limit=limit,
+        # a floor says how near a tie can be, from first divergences alone; the distributions of a rollout can move by
+        # more and still be rounding, so what rules rounding out is never below the default
+        real_limit=None if number_format_differs else REAL_FACTOR * max(limit, default_limit(dtypes)),
+        source=source,
+        floor=floor,
+    )
+
+
+def _compare_tokens(pairs: pl.DataFrame, divergences: pl.DataFrame) -> TokenComparison:
+    same = pairs.filter(pl.col("base_ids") == pl.col("cand_ids"))
+    stored = pl.col("base_mean_logprob").is_not_null() & pl.col("cand_mean_logprob").is_not_null()
+    logprobs_equal, largest = same.select(
+        equal=((pl.col("base_logprobs") == pl.col("cand_logprobs")) & stored).sum(),
+        largest=(pl.col("base_mean_logprob") - pl.col("cand_mean_logprob")).abs().max(),
+    ).row(0)
+    kinds = divergences.group_by("kind").len().sort("kind")
+    gaps = divergences["gap"].drop_nulls()
+    quantiles = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0} if gaps.len() else {}
+    return TokenComparison(
+        rollouts=pairs.height,
+        identical=same.height,
+        logprobs_equal=int(logprobs_equal),
+        mean_logprob_difference=None if largest is None else float(largest),
+        kinds=dict(kinds.with_columns(pl.col("kind").cast(pl.String)).iter_rows()),
+        gap_quantiles={name: float(gaps.quantile(level, "linear") or 0.0) for name, level in quantiles.items()},
+        worst=tuple(Divergence(**row) for row in divergences.head(MOST_DIVERGENCES).drop("pair").iter_rows(named=True)),
+    )

@@ -1,0 +1,126 @@
+"""The same rollout of two runs, side by side, and an account of every row that has no partner."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from tasks.comparison.run_index import RunIndex, check_scorers
+from tasks.errors import ConfigError
+from tasks.records import ROLLOUT_KEY
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """Every row of both runs is counted here once per side.
+
+    A question that only one run has is expected, since a baseline may be a sample. A row that only one run has
+    *within* a question of both is lost, as is one that failed or has no reward in one run alone.
+    """
+
+    baseline: int
+    candidate: int
+    compared: int
+    """Rollouts that succeeded in both runs."""
+    questions_compared: int
+    questions_only_in_baseline: int
+    questions_only_in_candidate: int
+    rows_only_in_baseline: int
+    rows_only_in_candidate: int
+    failed_in_both: int
+    failed_only_in_baseline: int
+    failed_only_in_candidate: int
+    unscored_only_in_baseline: int
+    unscored_only_in_candidate: int
+    lost: int
+    """Rows of shared questions that could not be compared although one run has them."""
+    lost_share: float
+    """``lost`` as a share of all rows of the shared questions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """``frame`` has one row per rollout that succeeded in both runs: ``pair``, ROLLOUT_KEY, and the columns of the two
+    indices, prefixed ``base_`` and ``cand_``."""
+
+    baseline: RunIndex
+    candidate: RunIndex
+    frame: pl.DataFrame
+    counts: RowCounts
+
+
+def pair_rollouts(baseline: RunIndex, candidate: RunIndex) -> Pairing:
+    """Join two runs by ROLLOUT_KEY.
+
+    Raises ConfigError when no row has a partner, when partners differ in prompt or ground truth, or when the two runs
+    were scored by different scorers.
+    """
+    check_scorers((baseline.paths.root, baseline.scorers), (candidate.paths.root, candidate.scorers))
+    joined = _prefixed(baseline, "base_").join(
+        _prefixed(candidate, "cand_"), on=ROLLOUT_KEY, how="full", coalesce=True, maintain_order="left_right"
+    )
+    both = joined.filter(pl.col("base_row").is_not_null() & pl.col("cand_row").is_not_null())
+    if both.is_empty():
+        raise ConfigError(
+            f"{baseline.paths.root} and {candidate.paths.root} share no rollout: no ({', '.join(ROLLOUT_KEY)}) is in "
+            f"both. Their questions are others; compare runs over the same dataset"
+        )
+    succeeded = both.filter(~pl.col("base_failed") & ~pl.col("cand_failed"))
+    _check_questions(baseline, candidate, succeeded)
+    return Pairing(
+        baseline=baseline,
+        candidate=candidate,
+        frame=succeeded.with_row_index("pair"),
+        counts=_count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
+    )
+
+
+def _prefixed(index: RunIndex, prefix: str) -> pl.DataFrame:
+    return index.frame.rename(lambda name: name if name in ROLLOUT_KEY else prefix + name)
+
+
+def _check_questions(baseline: RunIndex, candidate: RunIndex, succeeded: pl.DataFrame) -> None:
+    for name, what in (("prompt", "prompt tokens"), ("gold", "ground truth")):
+        other = succeeded.filter(pl.col(f"base_{name}") != pl.col(f"cand_{name}"))
+        if other.height:
+            key = ", ".join(map(str, other.select(ROLLOUT_KEY).row(0)))
+            raise ConfigError(
+                f"{other.height} of {succeeded.height} rollouts that {baseline.paths.root} and "
+                f"{candidate.paths.root} share differ in their {what}, such as ({key}). Equal ids must mean equal "
+                "questions: compare runs over the same dataset, arms and chat template"
+            )
+
+
+def _count(joined: pl.DataFrame, both: pl.DataFrame, succeeded: pl.DataFrame, *, scored: bool) -> RowCounts:
+    shared_questions = both.select(pl.col("example_id").unique())
+    shared_rows = joined.select("example_id").join(shared_questions, on="example_id", how="semi").height
+    questions = {
+        side: joined.filter(pl.col(f"{side}_row").is_not_null())["example_id"].n_unique() for side in ("base", "cand")
+    }
+    unscored = [pl.col(f"{side}_reward").is_null() & ~pl.col(f"{side}_failed") for side in ("base", "cand")]
+    no_score = succeeded.select(
+        base=(unscored[0] & pl.col("cand_reward").is_not_null()).sum(),
+        cand=(unscored[1] & pl.col("base_reward").is_not_null()).sum(),
+    ).row(0)
+    failed = both.select(
+        both=(pl.col("base_failed") & pl.col("cand_failed")).sum(),
+        base=(pl.col("base_failed") & ~pl.col("cand_failed")).sum(),
+        cand=(~pl.col("base_failed") & pl.col("cand_failed")).sum(),
+    ).row(0)
+    lost = shared_rows - both.height + failed[1] + failed[2] + (sum(no_score) if scored else 0)
+    return RowCounts(
+        baseline=int(joined["base_row"].count()),
+        candidate=int(joined["cand_row"].count()),
+        compared=succeeded.height,
+        questions_compared=shared_questions.height,
+        questions_only_in_baseline=questions["base"] - shared_questions.height,
+        questions_only_in_candidate=questions["cand"] - shared_questions.height,
+        rows_only_in_baseline=int(joined["cand_row"].null_count()),
+        rows_only_in_candidate=int(joined["base_row"].null_count()),
+        failed_in_both=failed[0],
+        failed_only_in_baseline=failed[1],
+        failed_only_in_candidate=failed[2],
+        unscored_only_in_baseline=no_score[0] if scored else 0,
+        unscored_only_in_candidate=no_score[1] if scored else 0,
+        lost=lost,
+        lost_share=lost / shared_rows,
+    )

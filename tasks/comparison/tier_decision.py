@@ -1,0 +1,138 @@
+"""From evidence to a verdict: which tiers hold, and why the others do not."""
+
+from typing import NamedTuple
+
+from tasks.comparison.equivalence_report import Tier, TierResult, TokenComparison, Verdict
+from tasks.comparison.near_tie import REAL_KINDS, Kind
+from tasks.comparison.paired_statistics import RewardComparison
+from tasks.comparison.pairing import RowCounts
+from tasks.comparison.tost import MeanInterval, minimum_questions, questions_needed
+
+_WHY: dict[Kind, str] = {
+    "settings": "state another temperature, top_p or seed than the baseline, although the configurations agree",
+    "inconsistent": "have logprobs that do not belong to their tokens",
+    "text": "have the same tokens and another text",
+    "reward": "have the same text and another reward or answer",
+    "cut": "end without a token where the other run goes on",
+    "shifted": "part where the distributions differ by more than rounding can explain",
+    "wide": "part with a gap above the near-tie limit",
+    "redrawn": "part where the distributions agree, so the sampler drew other random numbers",
+    "unseen": "part at a token outside the stored top logprobs",
+    "no_top_logprobs": "part where a run stores no top logprobs, so a near-tie cannot be shown",
+}
+
+
+class Decision(NamedTuple):
+    """The verdict with its reason, the three tiers, and with an inconclusive verdict how many questions would do."""
+
+    verdict: Verdict
+    reason: str
+    tiers: tuple[TierResult, ...]
+    questions_needed: int | None
+
+
+def decide(
+    *,
+    rows: RowCounts,
+    tokens: TokenComparison,
+    rewards: RewardComparison,
+    scored: bool,
+    epsilon: float,
+) -> Decision:
+    """Decide by the claims that tasks.comparison.equivalence lists."""
+    real = {kind: tokens.kinds[kind] for kind in REAL_KINDS if tokens.kinds.get(kind)}
+    incomplete = _incomplete(rows)
+    bitwise = _bitwise(tokens, incomplete)
+    numerical = _numerical(tokens, incomplete)
+    statistical, outside = _statistical(rows, rewards, scored=scored, epsilon=epsilon)
+    tiers = (bitwise, numerical, statistical)
+    if real:
+        rows_named = "; ".join(f"{count} rollouts {_WHY[kind]}" for kind, count in real.items())
+        contradicted = tuple(TierResult(tier=tier.tier, holds=False, reason=rows_named) for tier in tiers)
+        return Decision("different", f"{rows_named}; the worst are listed", contradicted, None)
+    if bitwise.holds:
+        return Decision("bitwise", bitwise.reason, tiers, None)
+    if outside:
+        return Decision("different", statistical.reason, tiers, None)
+    for tier in (numerical, statistical):
+        if tier.holds:
+            return Decision(tier.tier, tier.reason, tiers, None)
+    needed = None
+    if scored and rows.lost_share * rewards.reward_range < epsilon:
+        needed = questions_needed(
+            rewards.difference,
+            epsilon=epsilon - rows.lost_share * rewards.reward_range,
+            reward_range=rewards.reward_range,
+        )
+    advice = f" About {needed} questions would be needed." if needed else ""
+    return Decision("inconclusive", statistical.reason + advice, tiers, needed)
+
+
+def widened(interval: MeanInterval, rows: RowCounts, reward_range: float) -> tuple[float, float]:
+    """The interval, widened by what the lost rows could hide: each could differ by the whole range of rewards.
+
+    Worst-case bounds for missing data (Manski 1990, Am. Econ. Rev. 80:319).
+    """
+    hidden = rows.lost_share * reward_range
+    return interval.low - hidden, interval.high + hidden
+
+
+def _incomplete(rows: RowCounts) -> str | None:
+    if not rows.compared:
+        return "no rollout succeeded in both runs"
+    if rows.lost:
+        return f"{rows.lost} rollouts of shared questions are missing, failed or unscored in one run"
+    return None
+
+
+def _bitwise(tokens: TokenComparison, incomplete: str | None) -> TierResult:
+    if incomplete:
+        return _tier("bitwise", False, incomplete)
+    differing = tokens.rollouts - tokens.identical
+    if differing:
+        return _tier("bitwise", False, f"{differing} of {tokens.rollouts} rollouts have other tokens")
+    return _tier(
+        "bitwise",
+        True,
+        f"all {tokens.rollouts} rollouts have equal tokens; {tokens.logprobs_equal} of them have equal logprobs",
+    )
+
+
+def _numerical(tokens: TokenComparison, incomplete: str | None) -> TierResult:
+    if incomplete:
+        return _tier("numerical", False, incomplete)
+    unexplained = {kind: count for kind, count in tokens.kinds.items() if kind != "near_tie"}
+    if unexplained:
+        reason = "; ".join(f"{count} rollouts {_WHY[kind]}" for kind, count in unexplained.items())  # type: ignore[index]
+        return _tier("numerical", False, reason)
+    return _tier("numerical", True, f"all {tokens.rollouts - tokens.identical} first divergences are near-ties")
+
+
+def _statistical(
+    rows: RowCounts, rewards: RewardComparison, *, scored: bool, epsilon: float
+) -> tuple[TierResult, bool]:
+    """The tier, and whether the interval lies outside the margin."""
+    if not scored or not rewards.rollouts:
+        return _tier("statistical", False, "no rollout has a reward in both runs: score both, then compare"), False
+    difference = rewards.difference
+    low, high = widened(difference, rows, rewards.reward_range)
+    measured = (
+        f"the mean reward differs by {difference.mean:+.4f}, 90% interval [{low:+.4f}, {high:+.4f}], "
+        f"over {difference.n} questions"
+    )
+    if rows.lost:
+        measured += f" (widened for {rows.lost} lost rollouts)"
+    fewest = minimum_questions(epsilon, rewards.reward_range)
+    if difference.n < fewest:
+        return _tier(
+            "statistical", False, f"{measured}; epsilon {epsilon:g} cannot be shown with fewer than {fewest}"
+        ), False
+    if -epsilon < low and high < epsilon:
+        return _tier("statistical", True, f"{measured}: inside +-{epsilon:g}"), False
+    if low >= epsilon or high <= -epsilon:
+        return _tier("statistical", False, f"{measured}: outside +-{epsilon:g}"), True
+    return _tier("statistical", False, f"{measured}: not inside +-{epsilon:g}, and not outside it"), False
+
+
+def _tier(tier: Tier, holds: bool, reason: str) -> TierResult:
+    return TierResult(tier=tier, holds=holds, reason=reason)

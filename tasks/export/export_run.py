@@ -1,0 +1,223 @@
+"""A finished run as training data: one file per shard in a trainer's own columns, and a manifest.
+
+Shards are read, filtered and written one after the other, so memory does not grow with the run. ``manifest.json`` is
+taken away before the first file and written after the last: a directory that has one is whole. The directory is a
+dataset repository too.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.export.card import export_card
+from tasks.export.filters import (
+    DropCounts,
+    ExportFilters,
+    apply_filters,
+    check_filters,
+    group_advantages,
+    keep_complete_groups,
+    keep_trainable,
+)
+from tasks.export.formats import FORMATS, ExportFormat
+from tasks.files import is_temporary
+from tasks.results.finished_run import SCORED_COLUMNS, check_scored, run_config, scored_shards
+from tasks.storage.destination import open_objects
+from tasks.storage.digests import digest_file
+from tasks.storage.filesystems import Transfer
+from tasks.storage.manifest import run_fingerprint
+from tasks.storage.objects import Objects
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+DATA_NAME = "train-{:05d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFile:
+    """One written file. ``bytes`` is its size, ``sha256`` hex."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export holds; the same as its ``manifest.json``.
+
+    ``source`` names what the columns were checked against. ``rollouts_per_group`` is the run's, or ``max_per_group``
+    where that is smaller: what a trainer with groups of equal size is to be told. ``dropped`` counts by reason.
+    """
+
+    to: str
+    source: str
+    run_id: str
+    fingerprint: str
+    data_source: str
+    url: str
+    filters: ExportFilters
+    columns: tuple[str, ...]
+    rollouts_read: int
+    rollouts: int
+    groups: int
+    rollouts_per_group: int
+    dropped: dict[str, int]
+    files: tuple[ExportFile, ...]
+
+
+def export_run(
+    run_dir: Path,
+    to: str,
+    out: str,
+    filters: ExportFilters | None = None,
+    transfer: Transfer | None = None,
+    *,
+    advantages: bool = False,
+) -> ExportReport:
+    """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
+
+    ``advantages`` adds the group-relative advantage of each rollout to a target that takes every column.
+
+    Raises ConfigError for an unfinished run, a target or filter that does not suit it, a place that holds something
+    else, or filters that leave nothing; UploadError or StorageError when the place does not take the files.
+    """
+    chosen = _format(to, advantages=advantages)
+    filters = filters or ExportFilters()
+    arms, samples = _shape(run_dir)
+    check_filters(filters, arms, samples)
+    _check_suits(chosen, filters, samples)
+    size = min(samples, filters.max_per_group or samples)
+    store = open_objects(out, transfer)
+    earlier = _own_files(store)
+    source = _data_source(run_dir)
+    counts, groups = DropCounts(), 0
+    columns: tuple[str, ...] = ()
+    files: list[ExportFile] = []
+    with tempfile.TemporaryDirectory(prefix="harvest-export-") as staging:
+        for index, rollouts in _filtered(run_dir, chosen, filters, size, counts):
+            if rollouts.is_empty():
+                continue
+            if not files:
+                store.delete(MANIFEST)
+            groups += rollouts["group_id"].n_unique()
+            frame = chosen.columns(rollouts, source)
+            columns = tuple(frame.columns)
+            name = DATA_NAME.format(index) + chosen.suffix
+            files.append(_write(frame, Path(staging) / name, store))
+    if not files:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.dropped.items())
+        raise ConfigError(f"none of the {counts.read} rollouts passes ({reasons}). Loosen the filters")
+    report = ExportReport(
+        to=chosen.name,
+        source=chosen.source,
+        run_id=run_dir.resolve().name,
+        fingerprint=run_fingerprint(run_dir),
+        data_source=source,
+        url=store.url,
+        filters=filters,
+        columns=columns,
+        rollouts_read=counts.read,
+        rollouts=sum(file.rows for file in files),
+        groups=groups,
+        rollouts_per_group=size,
+        dropped=counts.dropped,
+        files=tuple(files),
+    )
+    for name in earlier - {file.path for file in files} - {CARD}:
+        store.delete(name)
+    store.put_bytes(CARD, export_card(asdict(report), chosen.suffix).encode(), fingerprint="")
+    store.put_bytes(MANIFEST, json.dumps(asdict(report), indent=2).encode() + b"\n", fingerprint="")
+    return report
+
+
+def _format(to: str, *, advantages: bool) -> ExportFormat:
+    if to not in FORMATS:
+        raise ConfigError(f"cannot export to {to!r}; the targets are {', '.join(FORMATS)}")
+    chosen = FORMATS[to]
+    if advantages and chosen.for_training and not chosen.advantages:
+        raise ConfigError(f"{to} has no column for advantages: the trainer makes its own. Use parquet or jsonl")
+    return replace(chosen, advantages=chosen.advantages or advantages)
+
+
+def _shape(run_dir: Path) -> tuple[list[str], int]:
+    """The arms and the most rollouts of any group."""
+    check_scored(run_dir)
+    groups = (
+        pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+        .group_by("arm_id", "group_id")
+        .agg(pl.len())
+        .group_by("arm_id")
+        .agg(pl.col("len").max())
+        .sort("arm_id")
+        .collect(engine="streaming")
+    )
+    return groups["arm_id"].to_list(), max(groups["len"].to_list())
+
+
+def _check_suits(chosen: ExportFormat, filters: ExportFilters, samples: int) -> None:
+    if chosen.for_training and filters.include_errors:
+        raise ConfigError(
+            f"{chosen.name} cannot take error rows: they have no tokens. Use parquet or jsonl, or leave them out"
+        )
+    size = min(samples, filters.max_per_group or samples)
+    if chosen.needs_group and size < 2:
+        limit = "samples_per_arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
+        raise ConfigError(
+            f"{chosen.name} compares the rollouts of a group, and here a group has one ({limit}). Generate with "
+            "samples_per_arm >= 2, or export to verl, openrlhf, parquet or jsonl"
+        )
+    if chosen.advantages and samples < 2:
+        raise ConfigError(
+            "an advantage compares the rollouts of a group, and here a group has one (samples_per_arm was 1). Generate "
+            "with --samples-per-arm 2 or more, or export without advantages"
+        )
+
+
+def _filtered(
+    run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    for index, scored in scored_shards(run_dir, SCORED_COLUMNS):
+        # before the filters: a rollout that is left out still belongs to the group that its siblings are compared with
+        rollouts = group_advantages(scored) if chosen.advantages else scored
+        rollouts = apply_filters(rollouts, filters, counts)
+        if chosen.for_training:
+            rollouts = keep_trainable(rollouts, counts)
+        if chosen.equal_groups and size > 1:
+            rollouts = keep_complete_groups(rollouts, size, counts)
+        yield index, rollouts
+
+
+def _own_files(store: Objects) -> set[str]:
+    """Files of an earlier export at the same place. Raises ConfigError when anything else is there."""
+    there = {name for name in store.listing() if not is_temporary(Path(name))}
+    strangers = sorted(
+        name for name in there if name not in (MANIFEST, CARD) and not name.startswith(DATA_NAME.partition("{")[0])
+    )
+    if strangers:
+        raise ConfigError(f"{store.url} holds other files, such as {strangers[0]}. Give an empty or a new directory")
+    return there
+
+
+def _data_source(run_dir: Path) -> str:
+    dataset = run_config(run_dir).get("config", {}).get("dataset")
+    path = dataset.get("path") if isinstance(dataset, dict) else None
+    return str(path or run_dir.resolve().name)
+
+
+def _write(frame: pl.DataFrame, staged: Path, store: Objects) -> ExportFile:
+    if staged.suffix == ".jsonl":
+        frame.write_ndjson(staged)
+    else:
+        frame.write_parquet(staged, compression="zstd", statistics=True)
+    with staged.open("rb") as file:
+        digest = digest_file(file, store.transfer.part_bytes)
+        store.put_file(staged.name, file, digest, fingerprint="")
+    staged.unlink()
+    return ExportFile(path=staged.name, rows=frame.height, bytes=digest.size, sha256=digest.sha256)

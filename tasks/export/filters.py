@@ -1,0 +1,124 @@
+"""Which rollouts of a run become training data."""
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from tasks.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFilters:
+    """What is left out. Applied in the order of the fields, so that ``max_per_group`` counts what is left."""
+
+    arms: tuple[str, ...] = ()
+    """Only these arms; empty takes all."""
+    include_errors: bool = False
+    """Keep error rows, which have no completion and no reward."""
+    drop_gold_suspects: bool = False
+    """Leave out the questions whose ground truth is known to be wrong, so that right answers are paid nothing."""
+    drop_zero_variance: bool = False
+    """Leave out groups whose rewards are all equal: their advantages are 0."""
+    drop_truncated: bool = False
+    min_reward: float | None = None
+    """Least reward; a rollout without a reward does not pass."""
+    max_per_group: int | None = None
+    """Most rollouts per group, the first ones in sample order."""
+
+
+@dataclass(kw_only=True)
+class DropCounts:
+    """Rollouts left out, by reason; a rollout counts under the first reason that applies."""
+
+    read: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def add(self, reason: str, count: int) -> None:
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None:
+    """Raise ConfigError for an unknown arm, or a filter that cannot mean anything for this run.
+
+    ``arms`` are the run's, ``samples`` its rollouts per group.
+    """
+    if unknown := sorted({*filters.arms} - {*arms}):
+        raise ConfigError(f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}")
+    if filters.max_per_group is not None and filters.max_per_group < 1:
+        raise ConfigError(f"max_per_group is {filters.max_per_group}; it must be at least 1")
+    if filters.drop_zero_variance and samples < 2:
+        raise ConfigError(
+            "every group of this run has one rollout (samples_per_arm 1), so its rewards have no variance and all "
+            "would be left out. Generate with samples_per_arm >= 2, or leave drop_zero_variance off"
+        )
+
+
+def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCounts) -> pl.DataFrame:
+    """The rows of one shard that pass, in order; ``counts`` is updated. Groups never span shards."""
+    counts.read += rollouts.height
+    if filters.arms:
+        rollouts = _keep(rollouts, pl.col("arm_id").is_in(filters.arms), "arm", counts)
+    if not filters.include_errors:
+        rollouts = _keep(rollouts, pl.col("error").is_null(), "error", counts)
+    if filters.drop_gold_suspects:
+        rollouts = _keep(rollouts, ~pl.col("gold_suspect"), "suspect ground truth", counts)
+    if filters.drop_zero_variance:
+        varied = pl.col("reward").min().over("group_id") < pl.col("reward").max().over("group_id")
+        rollouts = _keep(rollouts, varied.fill_null(False), "zero variance", counts)
+    if filters.drop_truncated:
+        rollouts = _keep(rollouts, ~pl.col("is_truncated"), "truncated", counts)
+    if filters.min_reward is not None:
+        rollouts = _keep(rollouts, (pl.col("reward") >= filters.min_reward).fill_null(False), "reward", counts)
+    if filters.max_per_group is not None:
+        rank = pl.int_range(pl.len()).over("group_id")
+        rollouts = _keep(rollouts, rank < filters.max_per_group, "more than max_per_group", counts)
+    return rollouts
+
+
+def keep_complete_groups(rollouts: pl.DataFrame, size: int, counts: DropCounts) -> pl.DataFrame:
+    """Only groups of exactly ``size`` rollouts, for trainers that cut the rows into groups by counting."""
+    return _keep(rollouts, pl.len().over("group_id") == size, "incomplete group", counts)
+
+
+def keep_trainable(rollouts: pl.DataFrame, counts: DropCounts) -> pl.DataFrame:
+    """Only rollouts with a completion of at least one token and with a reward."""
+    rollouts = _keep(rollouts, pl.col("num_completion_tokens") > 0, "empty completion", counts)
+    return _keep(rollouts, pl.col("reward").is_not_null(), "no reward", counts)
+
+
+def _keep(rollouts: pl.DataFrame, condition: pl.Expr, reason: str, counts: DropCounts) -> pl.DataFrame:
+    kept = rollouts.filter(condition)
+    counts.add(reason, rollouts.height - kept.height)
+    return kept
+
+
+# MERGED from @advantages: Group-relative advantages for GRPO: a view derived from scored rollouts, not a stage.
+#
+# ``(reward - group mean) / (group standard deviation + EPSILON)``, the group being the rollouts that share an identical
+# prompt. Shao et al. 2024, DeepSeekMath, section 4.1.2 (https://arxiv.org/abs/2402.03300). The standard deviation is the
+# sample's (n - 1) and EPSILON 1e-4, as in TRL's ``GRPOTrainer``.
+EPSILON = 1e-4
+
+
+def group_advantages(rollouts: pl.DataFrame) -> pl.DataFrame:
+    """``rollouts``, with ``group_id`` and ``reward``, plus a float64 column ``advantage``.
+
+    A group whose rewards are all equal gets 0 throughout. A row with a null reward (an error) has a null
+    advantage and takes no part in its group's statistics. Raises ConfigError when a group has a single row, which has
+    nothing to be compared with.
+    """
+    sizes = rollouts.group_by("group_id").len()["len"]
+    alone = int((sizes == 1).sum())
+    if alone:
+        raise ConfigError(
+            f"{alone} of {len(sizes)} groups have size 1 (one sample per question and arm), so their rollouts have no "
+            "baseline. Generate with samples_per_arm >= 2"
+        )
+    reward = pl.col("reward").cast(pl.Float64)
+    is_flat = reward.min().over("group_id") == reward.max().over("group_id")
+    centred = reward - reward.mean().over("group_id")
+    spread = reward.std(ddof=1).over("group_id")
+    return rollouts.with_columns(
+        advantage=pl.when(is_flat & reward.is_not_null()).then(0.0).otherwise(centred / (spread + EPSILON))
+    )

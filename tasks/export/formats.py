@@ -1,0 +1,134 @@
+"""The columns that each trainer reads, made from scored rollouts. Token ids are those that were sampled.
+
+Checked against these sources:
+
+- verl 0.9.1: ``verl/experimental/agent_loop/agent_loop.py`` (``AgentLoopOutput.as_dict``) for the rollout,
+  ``verl/utils/dataset/rl_dataset.py`` (``RLHFDataset``) and the reward managers for the question.
+- TRL 1.16.0: ``trl/trainer/grpo_trainer.py`` (``RolloutFunc``, ``GRPOTrainer._generate``).
+- OpenRLHF 0.11.2: ``openrlhf/trainer/ppo_utils/experience.py`` (``Experience``) and ``samples_generator.py``.
+- prime-rl at commit b944873: ``src/prime_rl/transports/batch/types.py`` (``TrainingSample``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.plan.prompts import TEXT
+
+Target = Literal["verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFormat:
+    """How one target's files look.
+
+    ``columns`` maps filtered rollouts (with ``advantage`` when ``advantages``) and the data source's name to what is
+    written. ``equal_groups``: the trainer cuts rows into groups by counting, so that all must have one size.
+    """
+
+    name: Target
+    source: str
+    columns: Callable[[pl.DataFrame, str], pl.DataFrame]
+    suffix: str = ".parquet"
+    for_training: bool = True
+    needs_group: bool = False
+    equal_groups: bool = False
+    advantages: bool = False
+
+
+def _verl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
+    tokens = pl.col("num_completion_tokens")
+    return rollouts.select(
+        "prompt",
+        data_source=pl.lit(data_source),
+        reward_model=pl.struct(style=pl.lit("rule"), ground_truth="ground_truth"),
+        extra_info=pl.struct("example_id", "arm_id", "sample_index", "rollout_id", "is_truncated"),
+        uid="group_id",
+        prompts="prompt_ids",
+        responses="completion_ids",
+        response_mask=_repeat(1, tokens, pl.Int8),
+        rollout_log_probs="logprobs",
+        # the reward of an outcome is given at the last token
+        rm_scores=pl.concat_list(_repeat(0.0, tokens - 1, pl.Float32), pl.col("reward").cast(pl.Float32)),
+        reward_score="reward",
+    )
+
+
+def _trl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
+    first = pl.col("prompt").list.first().struct
+    plain = rollouts.select(first.field("role") == TEXT).to_series()
+    if plain.any() and not plain.all():
+        raise ConfigError("TRL takes chats or texts, and the arms of this run mix both. Export them apart, with --arms")
+    return rollouts.select(
+        # TRL's standard format for text that is completed, its conversational one for chats
+        first.field("content").alias("prompt") if plain.all() else pl.col("prompt"),
+        pl.col("completion")
+        if plain.all()
+        else pl.concat_list(pl.struct(role=pl.lit("assistant"), content="completion")).alias("completion"),
+        "prompt_ids",
+        "completion_ids",
+        "logprobs",
+        "reward",
+        "ground_truth",
+        "group_id",
+        "arm_id",
+        "rollout_id",
+    )
+
+
+def _openrlhf(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
+    total = pl.col("num_prompt_tokens") + pl.col("num_completion_tokens")
+    # position t of the mask and the log-probabilities is for the token t + 1 of the sequence
+    context = pl.col("num_prompt_tokens") - 1
+    return rollouts.select(
+        sequences=pl.concat_list("prompt_ids", "completion_ids"),
+        attention_mask=_repeat(1, total, pl.Int8),
+        action_mask=pl.concat_list(_repeat(0, context, pl.Int8), _repeat(1, "num_completion_tokens", pl.Int8)),
+        rollout_log_probs=pl.concat_list(_repeat(0.0, context, pl.Float32), "logprobs"),
+        rewards="reward",
+        scores="reward",
+        response_length="num_completion_tokens",
+        truncated="is_truncated",
+        total_length=total,
+        prompts=pl.col("prompt").list.last().struct.field("content"),
+        labels="ground_truth",
+    )
+
+
+def _prime_rl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
+    prompt, completion = pl.col("num_prompt_tokens"), pl.col("num_completion_tokens")
+    return rollouts.select(
+        token_ids=pl.concat_list("prompt_ids", "completion_ids"),
+        mask=pl.concat_list(_repeat(False, prompt, pl.Boolean), _repeat(True, completion, pl.Boolean)),
+        logprobs=pl.concat_list(_repeat(0.0, prompt, pl.Float32), "logprobs"),
+        temperatures=pl.col("temperature").cast(pl.Float32).repeat_by(prompt + completion),
+        env_name=pl.lit(data_source),
+        advantages=pl.concat_list(
+            _repeat(0.0, prompt, pl.Float32), pl.col("advantage").cast(pl.Float32).repeat_by(completion)
+        ),
+        reward="reward",
+    )
+
+
+def _all_columns(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
+    return rollouts
+
+
+def _repeat(value: float | bool, times: pl.Expr | str, kind: type[pl.DataType]) -> pl.Expr:
+    return pl.lit(value, kind).repeat_by(times)
+
+
+FORMATS: dict[str, ExportFormat] = {
+    item.name: item
+    for item in (
+        ExportFormat(name="verl", source="verl 0.9.1", columns=_verl),
+        ExportFormat(name="trl", source="TRL 1.16.0", columns=_trl, needs_group=True, equal_groups=True),
+        ExportFormat(name="openrlhf", source="OpenRLHF 0.11.2", columns=_openrlhf, equal_groups=True),
+        ExportFormat(name="prime-rl", source="prime-rl b944873", columns=_prime_rl, needs_group=True, advantages=True),
+        ExportFormat(name="parquet", source="tasks.records", columns=_all_columns, for_training=False),
+        ExportFormat(name="jsonl", source="tasks.records", columns=_all_columns, suffix=".jsonl", for_training=False),
+    )
+}

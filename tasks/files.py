@@ -1,0 +1,124 @@
+"""Files of a run: written beside their final place and published by one atomic rename.
+
+A reader therefore sees a whole file or none. Left-over temporary files of a killed writer are named
+``.NAME.PID.tmp`` and removed by ``remove_stale_temporaries``.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.errors import StorageError
+
+DISK_FLOOR = 1 << 30
+"""Bytes that stay free on every disk that we write to."""
+
+_TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; publish it as ``path`` on a clean exit, remove it on an error.
+
+    Raises StorageError when the disk is full or the file may not be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        _remove_quietly(temporary)
+        raise _storage_error(path, error) from error
+    except BaseException as error:
+        _remove_quietly(temporary)
+        if _is_disk_full(error):
+            raise _storage_error(path, error) from error
+        raise
+
+
+def publish_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write ``frame`` as zstd Parquet and publish it at ``path``."""
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd", statistics=True)
+
+
+def publish_json(value: Any, path: Path) -> None:
+    """Write ``value`` as indented JSON and publish it at ``path``."""
+    publish_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def publish_text(text: str, path: Path) -> None:
+    """Write ``text`` as UTF-8 and publish it at ``path``."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value at ``path``, or None when the file does not exist or is torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether ``path`` is a temporary file of ``atomic_path``."""
+    return _TEMPORARY.match(path.name) is not None
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove temporary files below ``directory`` whose writer no longer lives."""
+    for path in directory.rglob(".*.tmp"):
+        match = _TEMPORARY.match(path.name)
+        if match and not Path(f"/proc/{match.group(1)}").exists():
+            _remove_quietly(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_quietly(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # polars raises its own error type for a failed write and keeps only the text
+    text = str(error)
+    return isinstance(error, Exception) and any(
+        os.strerror(code) in text for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+    )
+
+
+def _storage_error(path: Path, error: BaseException) -> StorageError:
+    return StorageError(f"could not write {path}: {error}. Free space or fix permissions, then run the same command")
+
+
+def nearest_existing(path: Path) -> Path:
+    """``path``, or the innermost directory above it that is there: where it would be made."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

@@ -1,0 +1,130 @@
+"""A node's record, kept up to date while it works and closed when it ends, however it ends."""
+
+import threading
+import time
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+from tasks.errors import HarvestError
+from tasks.files import read_json
+from tasks.fleet.ledger import Ledger
+from tasks.fleet.node_record import NodeRecord, NodeState, telemetry_key, write_record
+from tasks.generation.journal import read_journal
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.plan.run_plan import RunPlan
+
+LAST_WORDS_SECONDS = 8.0
+"""How long a node that is being ended tries to say so; what it has published is safe without."""
+
+
+class NodeAccount:
+    """Use as a context manager around all that a node does. ``beat`` is safe from any thread."""
+
+    def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
+        self._ledger = ledger
+        self._node = node
+        self._attempt = attempt
+        self._logs = logs
+        self._state: NodeState = "starting"
+        self._error: dict[str, str] | None = None
+        self._plan: RunPlan | None = None
+        self._pool: ReplicaPool | None = None
+        self._gpus = 0
+        self._published: dict[int, int] = {}
+        self._beat = 0
+        self._lock = threading.Lock()
+
+    @property
+    def published(self) -> tuple[int, ...]:
+        """Shards that this node has published."""
+        return tuple(sorted(self._published))
+
+    def planned(self, plan: RunPlan) -> None:
+        """What is generated is known from here on."""
+        self._plan = plan
+
+    def generating(self, pool: ReplicaPool, gpus: int) -> None:
+        self._pool, self._gpus, self._state = pool, gpus, "generating"
+
+    def add(self, index: int, num_rollouts: int) -> None:
+        """A shard of so many rollouts is published."""
+        self._published[index] = num_rollouts
+
+    def beat(self) -> None:
+        """Write the record as it is now."""
+        with self._lock:
+            self._beat += 1
+            write_record(self._ledger.store, self._record())
+
+    def __enter__(self) -> Self:
+        self.beat()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._state = "ended" if error is None else "failed"
+        if error is not None:
+            self._error = {"type": type(error).__name__, "message": str(error)}
+        last = threading.Thread(target=self._close, name="last-words", daemon=True)
+        last.start()
+        last.join(None if error is None else LAST_WORDS_SECONDS)
+
+    def _close(self) -> None:
+        try:
+            for index in self._ledger.held:
+                self._ledger.release(index)
+            if self._plan is not None and self._plan.paths.telemetry.is_file():
+                data = self._plan.paths.telemetry.read_bytes()
+                self._ledger.store.put_bytes(telemetry_key(self._ledger.owner), data, "")
+            self.beat()
+        except HarvestError:
+            # a storage that is away: the leases expire, and the last record stands
+            return
+
+    def _record(self) -> NodeRecord:
+        pool, plan = self._pool, self._plan
+        counters: dict[str, Any] = {}
+        if pool is not None:
+            done = pool.rollouts_finished + pool.rollouts_resumed
+            counters = {
+                "rollouts": pool.rollouts_finished,
+                "in_progress": max(0, done - sum(self._published.values())),
+                "tokens": pool.tokens_generated,
+                "start_seconds": pool.engine_start_seconds,
+                "restarts": pool.restarts,
+                "rung_changes": tuple(asdict(change) for change in pool.rung_changes),
+                "first_admitted_at": _clock(pool.first_admitted_at),
+                "last_finished_at": _clock(pool.last_finish_at),
+            }
+        return NodeRecord(
+            owner=self._ledger.owner,
+            node=self._node,
+            attempt=self._attempt,
+            state=self._state,
+            beat=self._beat,
+            lease_s=self._ledger.lease_s,
+            logs=self._logs,
+            published=self.published,
+            holding=tuple(self._ledger.held),
+            replicas=plan.profile.replicas if plan else 0,
+            gpus=self._gpus,
+            preflight=read_json(plan.paths.preflight) if plan else None,
+            error=self._error,
+            **counters,
+        )
+
+
+def shards_begun(plan: RunPlan, indices: list[int]) -> list[int]:
+    """Those of ``indices`` of which a journal on this node holds rollouts."""
+    return [
+        index
+        for index in indices
+        if (path := plan.paths.journal(index)).is_file() and read_journal(path, keep_rollouts=False).finished
+    ]
+
+
+def _clock(monotonic: float | None) -> float | None:
+    """Seconds since the epoch of a moment on the monotonic clock."""
+    return None if monotonic is None else time.time() - (time.monotonic() - monotonic)

@@ -1,0 +1,113 @@
+"""What the nodes' work came to, brought into the run's own files: sessions, OOM rungs, telemetry, preflight."""
+
+import datetime
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from tasks.files import publish_json, publish_parquet
+from tasks.fleet.node_record import NodeRecord, read_telemetry
+from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.oom_ladder import RungChange, RungState
+from tasks.node.telemetry import TELEMETRY_SCHEMA
+from tasks.plan.run_plan import RunPlan
+from tasks.storage.objects import Objects
+
+_WORST = ("fail", "warn", "pass")
+
+
+def bring_accounts(store: Objects, plan: RunPlan, records: Sequence[NodeRecord]) -> None:
+    """Add to the run's directory what ``records``, and the files of these nodes, say of the generation.
+
+    Nodes of one attempt ran at the same time and make one session.
+    """
+    paths = plan.paths
+    telemetry = {record.owner: _telemetry(store, record.owner) for record in records}
+    for attempt in dict.fromkeys(record.attempt for record in records):
+        nodes = [record for record in records if record.attempt == attempt]
+        if any(record.first_admitted_at is not None for record in nodes):
+            sampled = {owner for owner, frame in telemetry.items() if frame is not None}
+            add_session(paths.state / "generation.json", session_of(nodes, sampled))
+    rungs = RungState(paths.state / "oom_ladder.json")
+    rungs.record(RungChange(**{**change, "node": record.node}) for record in records for change in record.rung_changes)
+    frames = [frame for frame in telemetry.values() if frame is not None]
+    if frames:
+        before = [pl.read_parquet(paths.telemetry)] if paths.telemetry.is_file() else []
+        publish_parquet(pl.concat([*before, *frames]), paths.telemetry)
+    if checked := {record.node: record.preflight for record in records if record.preflight}:
+        publish_json(_preflight(checked), paths.preflight)
+
+
+def session_of(nodes: Sequence[NodeRecord], sampled: set[str]) -> GenerationSession:
+    """One session of all nodes; ``sampled`` are the owners whose telemetry came back."""
+    first = min((node.first_admitted_at for node in nodes if node.first_admitted_at is not None), default=0.0)
+    last = max((node.last_finished_at for node in nodes if node.last_finished_at is not None), default=first)
+    return GenerationSession(
+        started_at=datetime.datetime.fromtimestamp(first, datetime.UTC).isoformat(timespec="seconds"),
+        seconds=max(0.0, last - first),
+        start_seconds=sum(node.start_seconds for node in nodes),
+        tokens=sum(node.tokens for node in nodes),
+        rollouts=sum(node.rollouts for node in nodes),
+        restarts=sum(node.restarts for node in nodes),
+        replicas=sum(node.replicas for node in nodes),
+        gpus=sum(node.gpus for node in nodes),
+        nodes=tuple(_account(node, node.owner in sampled) for node in nodes),
+    )
+
+
+def _account(node: NodeRecord, sampled: bool) -> dict[str, Any]:
+    return {
+        "node": node.node,
+        "flow_run_id": node.owner,
+        # a node that did not say how it ended is counted as of its last sign of life
+        "ended": {"ended": "well", "failed": "failed"}.get(node.state, "lost"),
+        "shards": list(node.published),
+        "rollouts": node.rollouts,
+        "tokens": node.tokens,
+        "start_seconds": round(node.start_seconds, 3),
+        "restarts": node.restarts,
+        "replicas": node.replicas,
+        "gpus": node.gpus,
+        "telemetry": sampled,
+        "logs": node.logs,
+        "error": node.error,
+    }
+
+
+def telemetry_scope(sessions: Sequence[GenerationSession], summary: dict[str, Any]) -> dict[str, Any]:
+    """``summary`` as it may be said of several nodes: what it cannot tell of all of them is None, and it says why."""
+    accounts = [node for session in sessions for node in session.nodes]
+    if not accounts:
+        return summary
+    names = {node["node"] for node in accounts}
+    silent = sorted({node["node"] for node in accounts if not node["telemetry"]})
+    note = (
+        f"sampled on each of {len(names)} nodes: means are per node, elapsed_s, idle_s and GPU seconds add up over the "
+        "nodes; for tokens per second of all see generation"
+    )
+    unknown: list[str] = ["tokens_per_s"]
+    if silent:
+        note += f"; none came back from {', '.join(silent)}, so totals are not known"
+        unknown += ["elapsed_s", "idle_s", "preemptions", "generation_tokens"]
+        unknown += [name for name in summary if name.startswith(("gpu_seconds", "cost_usd"))]
+    gpus = {node["node"]: node["gpus"] for node in accounts}
+    return {**summary, **dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
+
+
+def _telemetry(store: Objects, owner: str) -> pl.DataFrame | None:
+    data = read_telemetry(store, owner)
+    if data is None:
+        return None
+    frame = pl.read_parquet(io.BytesIO(data))
+    return frame if frame.schema == TELEMETRY_SCHEMA else None
+
+
+def _preflight(checked: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    checks = [
+        {**check, "name": f"{node}: {check['name']}"} for node, report in checked.items() for check in report["checks"]
+    ]
+    found = {report["worst"] for report in checked.values()}
+    worst = next((status for status in _WORST if status in found), "pass")
+    return {"worst": worst, "checks": checks, "plan": next(iter(checked.values()))["plan"]}

@@ -1,0 +1,235 @@
+"""A run on shared storage: what a node needs to generate its shards, and what comes back of each.
+
+``SHARED/RUN_ID/`` holds the resolved configuration, the questions, the ledger and the finished shards. A node resolves
+model and versions for itself and compares the fingerprint, so that no node answers with other weights.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+
+from profiles.schema import ArmSet, Profile
+from tasks.comparison.baseline import AUTO
+from tasks.errors import ConfigError
+from tasks.files import atomic_path, publish_parquet
+from tasks.fleet.ledger import RUN, Ledger, finished_key, read_object, rollouts_key
+from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
+from tasks.plan.model_source import find_model
+from tasks.plan.run_config import build_config
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard, mark_finished
+from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths
+from tasks.storage.destination import check_destination, open_objects
+from tasks.storage.filesystems import Transfer
+from tasks.storage.objects import Objects
+
+_TRIES = 3
+_PAUSE_SECONDS = 2.0
+
+
+def check_nodes(
+    nodes: int, shared: str | None, baseline: str | None, check: Callable[[str], None] = check_destination
+) -> None:
+    """Raise ConfigError or UploadError when a run cannot be spread over so many nodes with ``shared`` between them."""
+    if nodes < 1:
+        raise ConfigError(f"nodes is {nodes}; it must be at least 1")
+    if nodes > 1 and baseline == AUTO:
+        raise ConfigError(
+            f"baseline is auto, which is generated where the collection runs, and nodes is {nodes}. Collect the "
+            "baseline first, and give its run id"
+        )
+    if nodes > 1 or shared is not None:
+        _check_shared(shared, check)
+
+
+def _check_shared(shared: str | None, check: Callable[[str], None]) -> None:
+    if not shared:
+        raise ConfigError(
+            "several nodes need a place that all of them reach, and none is given. Set shared to a directory of a "
+            "shared file system or to s3://BUCKET/PREFIX"
+        )
+    if not urlsplit(shared).scheme and not Path(shared).is_absolute():
+        raise ConfigError(
+            f"shared is {shared!r}, which every node would look for in a directory of its own. Give an absolute path "
+            "on a shared file system, or s3://BUCKET/PREFIX"
+        )
+    check(shared)
+
+
+def open_shared(shared: str, run_id: str, state: Path | None = None, transfer: Transfer | None = None) -> Objects:
+    """The objects of one run below ``shared``; ``state`` is where half-done uploads are recorded."""
+    return open_objects(f"{shared.rstrip('/')}/{run_id}", transfer, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOrder:
+    """What the nodes are to do: the run as planned, and the shards that are wanted of it.
+
+    The plan's questions are those of the wanted shards alone, one shard after the other.
+    """
+
+    plan: RunPlan
+    shards: tuple[Shard, ...]
+    nodes: int
+
+
+def publish_order(store: Objects, plan: RunPlan, shards: Sequence[Shard], nodes: int) -> None:
+    """Tell the nodes what to do; the questions first, so that whoever sees the order can carry it out.
+
+    Raises ConfigError when ``store`` holds another run.
+    """
+    known = read_object(store, RUN)
+    if known and known["plan"]["fingerprint"] != plan.fingerprint:
+        raise ConfigError(f"{store.url} holds another run of this name. Give another name or another shared location")
+    for shard in shards:
+        data = plan.paths.questions(shard.index).read_bytes()
+        store.put_bytes(_questions_key(shard.index), data, plan.fingerprint)
+    order = {"plan": plan.to_json(), "wanted": [shard.index for shard in shards], "nodes": nodes}
+    store.put_bytes(RUN, json.dumps(order, ensure_ascii=False).encode(), plan.fingerprint)
+
+
+def receive_order(store: Objects, run_id: str, scratch: Path) -> SharedOrder:
+    """The order at ``store``, with the run planned for this node below ``scratch``.
+
+    Raises ConfigError when there is none, or when this node would not generate the same: another model, tokenizer or
+    engine version.
+    """
+    order = read_object(store, RUN)
+    if not order:
+        raise ConfigError(f"{store.url} holds no run. Start the collection with nodes; it starts its nodes by itself")
+    planned = order["plan"]
+    config = build_config(planned["config"])
+    profile = Profile.model_validate(planned["profile"])
+    arms = ArmSet.model_validate({"arms": planned["arms"]})
+    model = find_model(planned["model"]["name"], load_format=profile.engine.load_format)
+    # a shard that is finished has no questions here; the fingerprint knows all of them by their digest
+    questions = [_questions(store, index) for index in order["wanted"]]
+    asked = pl.concat(questions) if questions else pl.DataFrame(schema=QUESTION_SCHEMA)
+    comparable = comparable_settings(config, arms, model, asked) | {"dataset": planned["comparable"]["dataset"]}
+    tested = tested_settings(profile, planned["shard_size"])
+    _refuse_difference(planned, comparable, tested)
+    digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
+    plan = RunPlan(
+        config=config,
+        profile=profile,
+        arms=arms,
+        model=model,
+        questions=asked,
+        shard_size=planned["shard_size"],
+        comparable=comparable,
+        tested=tested,
+        fingerprint=digest,
+        paths=RunPaths(root=scratch / run_id),
+    )
+    shards = []
+    for index, frame in zip(order["wanted"], questions, strict=True):
+        rollouts = frame.height * plan.rollouts_per_question
+        shards.append(Shard(index=index, num_questions=frame.height, num_rollouts=rollouts))
+    return SharedOrder(plan=plan, shards=tuple(shards), nodes=order["nodes"])
+
+
+def unpack_questions(order: SharedOrder) -> None:
+    """Publish the wanted shards' questions where this node's replicas read them."""
+    start = 0
+    for shard in order.shards:
+        questions = order.plan.questions.slice(start, shard.num_questions)
+        publish_parquet(questions, order.plan.paths.questions(shard.index))
+        start += shard.num_questions
+
+
+def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
+    """Bring a finished shard into the run's directory as if it had been generated here; the node that made it.
+
+    None when what is stored is not the shard, in which case the ledger says that it is wanted again.
+    """
+    for attempt in range(_TRIES):
+        time.sleep(attempt * _PAUSE_SECONDS)
+        mark = read_object(ledger.store, finished_key(shard.index))
+        if mark and _fetch(ledger.store, mark, plan, shard):
+            mark_finished(plan.paths, "rollouts", shard.index, plan.paths.rollouts(shard.index))
+            plan.paths.journal(shard.index).unlink(missing_ok=True)
+            return str(mark["node"])
+    ledger.reopen(shard.index)
+    return None
+
+
+def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
+    """What is wrong with a shard's rollouts, or None: their schema, their number, and which they are."""
+    try:
+        lazy = pl.scan_parquet(path)
+        if lazy.collect_schema() != ROLLOUT_SCHEMA:
+            return "its columns are not those of rollouts"
+        found = lazy.select("run_id", *ROLLOUT_KEY).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return f"it cannot be read: {error}"
+    if found.height != shard.num_rollouts:
+        return f"it has {found.height} rows instead of {shard.num_rollouts}"
+    if not found.equals(_expected_keys(plan, shard)):
+        return "its rollouts are not those of this shard"
+    return None
+
+
+def _fetch(store: Objects, mark: dict[str, Any], plan: RunPlan, shard: Shard) -> bool:
+    stored = store.head(rollouts_key(shard.index))
+    # two nodes may have finished it at the same time: then the mark of the later one is on its way
+    if stored is None or stored.size != mark["bytes"]:
+        return False
+    digest = hashlib.sha256()
+    with contextlib.suppress(_NotTheShardError), atomic_path(plan.paths.rollouts(shard.index)) as temporary:
+        with temporary.open("wb") as copy:
+            for data in store.windows(rollouts_key(shard.index), stored.size):
+                digest.update(data)
+                copy.write(data)
+        if digest.hexdigest() != mark["sha256"] or check_rollouts(temporary, plan, shard) is not None:
+            raise _NotTheShardError
+        return True
+    return False
+
+
+class _NotTheShardError(Exception):
+    """The stored object is not what its mark says."""
+
+
+def _expected_keys(plan: RunPlan, shard: Shard) -> pl.DataFrame:
+    questions = plan.questions.slice(shard.index * plan.shard_size, shard.num_questions)
+    rows = [
+        (plan.run_id, example_id, arm.id, sample)
+        for example_id in questions["example_id"]
+        for arm in plan.arms.arms
+        for sample in range(plan.config.sampling.samples_per_arm)
+    ]
+    schema = pl.Schema({name: ROLLOUT_SCHEMA[name] for name in ("run_id", *ROLLOUT_KEY)})
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _refuse_difference(planned: dict[str, Any], comparable: dict[str, Any], tested: dict[str, Any]) -> None:
+    # through JSON, as the order came
+    here = json.loads(json.dumps(comparable | tested))
+    there = planned["comparable"] | planned["tested"]
+    differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+    if differing:
+        told = "; ".join(f"{name} is {here.get(name)} here and {there.get(name)} there" for name in differing)
+        raise ConfigError(
+            f"this node would not generate the same as the run was planned for: {told}. Give every node the same model "
+            "files and the same versions"
+        )
+
+
+def _questions(store: Objects, index: int) -> pl.DataFrame:
+    data = store.read(_questions_key(index))
+    if data is None:
+        raise ConfigError(f"{_questions_key(index)} is missing from {store.url}. Start the collection again")
+    return pl.read_parquet(io.BytesIO(data))
+
+
+def _questions_key(index: int) -> str:
+    return f"questions/{SHARD_NAME.format(index)}"

@@ -1,0 +1,143 @@
+"""A reference loop as a run: in its own process, stored as a run directory that can be compared with any other."""
+
+import datetime
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.files import read_json
+from tasks.generation.engine import EngineSpec, engine_environment
+from tasks.generation.failure_classifier import classify_exit, oom_kill_count
+from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceOrder, ReferenceTiming
+from tasks.generation.shard_feed import GenerationSpec, ShardWork
+from tasks.parent_death import guarded_python_path
+from tasks.plan.fingerprint import fingerprint, tested_settings
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import is_finished, mark_finished, rollouts_finished, scores_made_from, shard_dataset
+from tasks.scoring.score_shard import load_scorer, score_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRun:
+    """A stored reference run and how long its calls took."""
+
+    plan: RunPlan
+    timing: ReferenceTiming
+
+
+def reference_plan(
+    plan: RunPlan, loop: LoopName, runs_dir: Path, *, name: str, order_seed: int | None = None
+) -> RunPlan:
+    """``plan`` with ``loop`` in place of our generation: comparable with it, under a fingerprint of its own."""
+    per_call = QUESTIONS_PER_CALL[loop] or plan.num_questions
+    profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop"})
+    tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
+    if order_seed is not None:
+        tested["order_seed"] = order_seed
+    digest = fingerprint(plan.comparable, tested, plan.config.sampling.top_logprobs)
+    root = runs_dir / f"{name}-{digest[:10]}"
+    return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=replace(plan.paths, root=root))
+
+
+def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = None) -> ReferenceRun:
+    """Generate and score ``plan``, made by ``reference_plan``, anew. Raises EngineError with the process's log."""
+    paths = plan.paths
+    open_run(plan)
+    for directory in (paths.root / "rollouts", paths.root / "scores", paths.state):
+        shutil.rmtree(directory, ignore_errors=True)
+    shards = shard_dataset(plan)
+    timing_path = paths.state / "timing.json"
+    order = ReferenceOrder(
+        loop=loop,
+        engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
+        generation=GenerationSpec(
+            run_id=plan.run_id,
+            arms=plan.arms.arms,
+            sampling=plan.config.sampling,
+            model=plan.model.name,
+            model_revision=plan.model.revision,
+            max_model_len=plan.profile.engine.max_model_len,
+            question_batch_size=plan.profile.question_batch_size,
+            max_num_seqs=plan.profile.engine.max_num_seqs,
+            oom_rung=0,
+            loop=True,
+        ),
+        shards=tuple(
+            ShardWork(
+                index=shard.index,
+                questions=paths.questions(shard.index),
+                journal=paths.journal(shard.index),
+                rollouts=paths.rollouts(shard.index),
+            )
+            for shard in shards
+        ),
+        timing=timing_path,
+        order_seed=order_seed,
+    )
+    _run_process(order, paths.logs / "reference.log")
+    scorer = load_scorer(plan.config.scorer)
+    for index in (shard.index for shard in shards):
+        mark_finished(paths, "rollouts", index, paths.rollouts(index))
+        scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+        mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
+        paths.journal(index).unlink()
+    timing = ReferenceTiming(**read_json(timing_path))
+    _log_session(plan, timing)
+    return ReferenceRun(plan=plan, timing=timing)
+
+
+def reference_finished(plan: RunPlan) -> bool:
+    """True when every shard of the reference run is generated, scored and intact."""
+    config = read_json(plan.paths.config)
+    if not isinstance(config, dict) or config.get("fingerprint") != plan.fingerprint:
+        return False
+    paths, scorer = plan.paths, load_scorer(plan.config.scorer)
+    return all(
+        rollouts_finished(paths, shard)
+        and is_finished(
+            paths, "scores", shard.index, paths.scores(shard.index), scores_made_from(paths, shard.index, scorer)
+        )
+        for shard in shard_dataset(plan)
+    )
+
+
+def _run_process(order: ReferenceOrder, log_path: Path) -> None:
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    oom_kills = oom_kill_count()
+    with log_path.open("wb") as log:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "tasks.generation.reference_loops", str(os.getpid())],
+            input=pickle.dumps(order),
+            stdout=log,
+            stderr=log,
+            env=engine_environment(order.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()},
+            check=False,
+        )
+    if ended.returncode:
+        ready = READY_LINE.encode() in log_path.read_bytes()
+        raise classify_exit(
+            ended.returncode, log_path, "run" if ready else "start", oom_kills=oom_kill_count() - oom_kills
+        )
+
+
+def _log_session(plan: RunPlan, timing: ReferenceTiming) -> None:
+    on_gpu = plan.profile.expect.device == "cuda"
+    add_session(
+        plan.paths.state / "generation.json",
+        GenerationSession(
+            started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds=timing.finished - timing.started,
+            start_seconds=timing.start_seconds,
+            tokens=timing.tokens,
+            rollouts=timing.rollouts,
+            restarts=0,
+            replicas=1,
+            gpus=plan.profile.engine.tensor_parallel_size if on_gpu else 0,
+        ),
+    )

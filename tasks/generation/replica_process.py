@@ -1,0 +1,245 @@
+"""The parent's side of one replica process: start it, hear it, judge whether it lives, end it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
+from tasks.generation.engine import EngineStats, engine_environment
+from tasks.generation.failure_classifier import classify_exit, classify_report, oom_kill_count
+from tasks.generation.replica_messages import (
+    Failed,
+    FromReplica,
+    Heartbeat,
+    Ready,
+    ShardGenerated,
+    ShardStarted,
+    Start,
+    ToReplica,
+)
+from tasks.generation.rollout_frame import EngineFacts
+from tasks.parent_death import guarded_python_path
+from tasks.plan.shards import Shard
+from tasks.process_tree import ProcessRecord, kill_all, record_processes
+
+STOP_SECONDS = 5.0
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    at: float
+    mark: tuple[int, int]
+
+
+class ReplicaProcess:
+    """One attempt at running a replica: from spawn to exit. Raises StorageError when it cannot be recorded."""
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        order: Start,
+        gpus: list[str] | None,
+        log_path: Path,
+        pid_path: Path,
+        stall_timeout_s: float,
+        start_timeout_s: float,
+    ) -> None:
+        self.index = index
+        self.rung = order.generation.oom_rung
+        self.log_path = log_path
+        self.facts: EngineFacts | None = None
+        self.stats = EngineStats()
+        self.num_finished = 0
+        self.first_admitted_at: float | None = None
+        self.last_finished_at: float | None = None
+        self.batch_rollouts = order.generation.batch_rollouts
+        self._num_assigned = 0
+        self.shards: set[int] = set()
+        self.started_shards: set[int] = set()
+        """Those of ``shards`` whose journal the replica has opened."""
+        self._pid_path = pid_path
+        self._stall_timeout_s = stall_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._oom_kills = oom_kill_count()
+        self._processes: list[ProcessRecord] = []
+        self._failure: HarvestError | None = None
+        self._in_flight = 0
+        self._spawned_at = time.monotonic()
+        self._ready_at: float | None = None
+        self.connection, child_end = Pipe()
+        try:
+            self._process = self._spawn(child_end, _environment(order, gpus))
+        except OSError as error:
+            raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
+        finally:
+            child_end.close()
+        self._progress = _Progress(at=time.monotonic(), mark=(0, 0))
+        try:
+            if record := ProcessRecord.of(self.pid):
+                self._processes = [record]
+                record_processes(self._pid_path, self._processes)
+        except StorageError:
+            self.end()
+            raise
+        self.send(order)
+
+    def _spawn(
+        self, child_end: "Connection[ToReplica, FromReplica]", environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            # not multiprocessing's spawn: that would run the flow's own main module again in the child
+            return subprocess.Popen(
+                # -P: a folder named "tasks" in the user's working directory is not ours
+                [sys.executable, "-P", "-m", "tasks.generation.replica", str(child_end.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[child_end.fileno()],
+                env=environment,
+            )
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None
+
+    @property
+    def _phase(self) -> Phase:
+        return "run" if self.ready else "start"
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds from spawn until ready, or until now."""
+        return (self._ready_at or time.monotonic()) - self._spawned_at
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def pids(self) -> set[int]:
+        """The replica and, once it is ready, its engine's own processes."""
+        return {self.pid, *(record.pid for record in self._processes)}
+
+    @property
+    def num_unfinished(self) -> int:
+        """Rollouts that it was given and has not finished, as of its last heartbeat."""
+        return self._num_assigned - self.num_finished
+
+    def send(self, message: ToReplica) -> None:
+        """Send, unless the replica is already gone: its exit is noticed by ``receive``."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def receive(self) -> list[FromReplica]:
+        """Messages that have come. Raises the failure that the replica reports, or that its exit amounts to."""
+        messages: list[FromReplica] = []
+        try:
+            while self._failure is None and self.connection.poll():
+                message = self.connection.recv()
+                if isinstance(message, Failed):
+                    self._failure = self._reported(message)
+                else:
+                    self._note(message)
+                    messages.append(message)
+        except (EOFError, ConnectionResetError):
+            self._failure = self._exited()
+        # what it said before it failed still counts
+        if self._failure is not None and not messages:
+            raise self._failure
+        return messages
+
+    def check_alive(self) -> None:
+        """Raise EngineStalled or EngineStartError when the replica has made no progress for too long."""
+        waited = time.monotonic() - self._progress.at
+        if not self.ready:
+            if waited > self._start_timeout_s:
+                raise EngineStartError(
+                    f"the engine was not ready after {self._start_timeout_s:g} s",
+                    log_path=self.log_path,
+                    remedy="See where the log stops; raise start_timeout_s in the profile if loading takes longer",
+                )
+        elif (self.shards or self._in_flight) and waited > self._stall_timeout_s:
+            raise EngineStalled(
+                f"no new token for {self._stall_timeout_s:g} s with {self._in_flight} requests in flight",
+                log_path=self.log_path,
+                remedy="The replica was ended and its unfinished rollouts are generated again; raise stall_timeout_s "
+                "in the profile if steps take longer",
+            )
+
+    def assign(self, shard: Shard) -> None:
+        """Note a shard as this replica's; waiting for its first token counts from now."""
+        if not self.shards:
+            self._progress.at = time.monotonic()
+        self.shards.add(shard.index)
+        self._num_assigned += shard.num_rollouts
+
+    def end(self, *, graceful: bool = False) -> None:
+        """End the replica and every process under it, and wait until they are gone."""
+        if graceful:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        kill_all(self._processes)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        self.connection.close()
+        with contextlib.suppress(OSError):
+            self._pid_path.unlink()
+
+    def _note(self, message: FromReplica) -> None:
+        if isinstance(message, Ready):
+            self.facts = message.facts
+            self._ready_at = self._progress.at = time.monotonic()
+            self._processes += message.processes
+            record_processes(self._pid_path, self._processes)
+        elif isinstance(message, Heartbeat):
+            self.stats, self.num_finished = message.stats, message.num_finished
+            self._in_flight = message.in_flight
+            self.first_admitted_at, self.last_finished_at = message.first_admitted_at, message.last_finished_at
+            mark = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
+            # without requests there is no token to wait for: a shard may be read or published meanwhile
+            if mark != self._progress.mark or not message.in_flight:
+                self._progress = _Progress(at=time.monotonic(), mark=mark)
+        elif isinstance(message, ShardStarted):
+            self.started_shards.add(message.index)
+            self._num_assigned -= message.num_resumed
+        elif isinstance(message, ShardGenerated):
+            self.started_shards.discard(message.index)
+
+    def _reported(self, failed: Failed) -> HarvestError:
+        if failed.kind == "config":
+            return ConfigError(failed.message)
+        if failed.kind == "storage":
+            return StorageError(failed.message)
+        phase: Phase = "start" if failed.starting else "run"
+        return classify_report(
+            failed.text, self._exit_code(), self.log_path, phase, oom_kills=oom_kill_count() - self._oom_kills
+        )
+
+    def _exited(self) -> EngineError:
+        return classify_exit(
+            self._exit_code(), self.log_path, self._phase, oom_kills=oom_kill_count() - self._oom_kills
+        )
+
+    def _exit_code(self) -> int:
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return 0
+
+
+def _environment(order: Start, gpus: list[str] | None) -> dict[str, str]:
+    inherited: Mapping[str, str] = os.environ
+    environment = engine_environment(order.engine.settings, inherited)
+    environment["PYTHONPATH"] = guarded_python_path()
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return environment

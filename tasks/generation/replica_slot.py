@@ -1,0 +1,106 @@
+"""A place for a replica on the node: its GPUs, and what its processes came to, one after another."""
+
+import time
+from pathlib import Path
+
+from tasks.generation.engine import EngineSpec
+from tasks.generation.oom_ladder import Rung
+from tasks.generation.recovery import RestartBudget
+from tasks.generation.replica_messages import FromReplica, Start
+from tasks.generation.replica_process import ReplicaProcess
+from tasks.generation.shard_feed import GenerationSpec
+from tasks.plan.run_plan import RunPlan
+
+
+class ReplicaSlot:
+    """At most one replica process at a time; counters add up over all of them."""
+
+    def __init__(self, index: int, gpus: list[str] | None, plan: RunPlan) -> None:
+        self.index = index
+        self.gpus = gpus
+        self.budget = RestartBudget()
+        self.process: ReplicaProcess | None = None
+        self.num_tokens = 0
+        self.num_rollouts = 0
+        self.first_admitted_at: float | None = None
+        self.last_finished_at: float | None = None
+        self._plan = plan
+        self._not_before = 0.0
+        self._start_seconds = 0.0
+        self._ended_tokens = 0
+        self._ended_rollouts = 0
+
+    @property
+    def start_seconds(self) -> float:
+        """What engine starts took so far, in seconds, from spawn to ready or to failure, over all attempts."""
+        return self._start_seconds + (self.process.start_seconds if self.process else 0.0)
+
+    @property
+    def may_start(self) -> bool:
+        return self.process is None and time.monotonic() >= self._not_before
+
+    def wait(self, seconds: float) -> None:
+        """Leave the place empty for so long."""
+        self._not_before = time.monotonic() + seconds
+
+    def start(self, rung: Rung) -> None:
+        """Spawn a replica at ``rung``. Raises StorageError when its log or its record cannot be written."""
+        profile, paths = self._plan.profile, self._plan.paths
+        self.process = ReplicaProcess(
+            index=self.index,
+            order=_order(self._plan, rung),
+            gpus=self.gpus,
+            log_path=_new_log(paths.logs, self.index),
+            pid_path=paths.state / f"replica-{self.index}.pid.json",
+            stall_timeout_s=profile.stall_timeout_s,
+            start_timeout_s=profile.start_timeout_s,
+        )
+
+    def receive(self) -> list[FromReplica]:
+        """What the replica said. Raises the failure that it reports, that its exit amounts to, or its silence."""
+        if self.process is None:
+            return []
+        try:
+            messages = self.process.receive()
+            self.process.check_alive()
+        finally:
+            self._count(self.process)
+        return messages
+
+    def end(self, *, graceful: bool = False) -> None:
+        """End the replica and all that is under it."""
+        if self.process is not None:
+            self.process.end(graceful=graceful)
+            self._start_seconds += self.process.start_seconds
+            self._ended_tokens, self._ended_rollouts = self.num_tokens, self.num_rollouts
+            self.process = None
+
+    def _count(self, process: ReplicaProcess) -> None:
+        self.num_rollouts = self._ended_rollouts + process.num_finished
+        self.num_tokens = self._ended_tokens + process.stats.generation_tokens
+        if self.first_admitted_at is None:
+            self.first_admitted_at = process.first_admitted_at
+        self.last_finished_at = process.last_finished_at or self.last_finished_at
+
+
+def _order(plan: RunPlan, rung: Rung) -> Start:
+    return Start(
+        engine=EngineSpec(model_path=plan.model.path, settings=rung.engine),
+        generation=GenerationSpec(
+            run_id=plan.run_id,
+            arms=plan.arms.arms,
+            sampling=plan.config.sampling,
+            model=plan.model.name,
+            model_revision=plan.model.revision,
+            max_model_len=rung.engine.max_model_len,
+            question_batch_size=rung.question_batch_size,
+            max_num_seqs=rung.engine.max_num_seqs,
+            oom_rung=rung.index,
+            loop=plan.profile.generation == "loop",
+        ),
+    )
+
+
+def _new_log(logs: Path, index: int) -> Path:
+    attempts = [int(path.stem.rsplit("-", 1)[1]) for path in logs.glob(f"replica-{index}-*.log")]
+    return logs / f"replica-{index}-{max(attempts, default=0) + 1:03d}.log"

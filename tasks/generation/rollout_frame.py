@@ -1,0 +1,145 @@
+"""From a finished shard's journal to its published Parquet file."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.errors import StorageError
+from tasks.files import publish_parquet
+from tasks.generation.journal import Key, read_journal, unpack
+from tasks.generation.rollout_request import completion_limit
+from tasks.generation.shard_feed import GenerationSpec, ShardWork, read_questions
+from tasks.plan.prompts import Message, build_messages, request_seed
+from tasks.records import ROLLOUT_SCHEMA
+
+_Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What the engine says of itself, stored with every rollout."""
+
+    version: str
+    dtype: str
+
+
+def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) -> int:
+    """Publish the shard's finished rollouts in question, arm, sample order; return how many are error rows.
+
+    Raises StorageError when a file cannot be written, or its journal has lost a rollout since it was written.
+    """
+    finished = read_journal(work.journal).finished
+    questions = list(read_questions(work.questions).iter_rows())
+    prompts: list[list[Message]] = []
+    truths: list[str] = []
+    records: list[dict[str, Any]] = []
+    for example_id, question, ground_truth in questions:
+        for arm in spec.arms:
+            messages = build_messages(arm, question)
+            for sample_index in range(spec.sampling.samples_per_arm):
+                key = (example_id, arm.id, sample_index)
+                if key not in finished:
+                    raise StorageError(
+                        f"{work.journal} has lost the rollout {key}: the disk is failing. Run the same command, which "
+                        "generates it again"
+                    )
+                records.append(finished[key])
+                prompts.append(messages)
+                truths.append(ground_truth)
+    frame = _frame(records, prompts, truths, spec, facts)
+    publish_parquet(frame, work.rollouts)
+    return int(frame["error"].is_not_null().sum())
+
+
+def _frame(
+    records: list[dict[str, Any]],
+    prompts: list[list[Message]],
+    truths: list[str],
+    spec: GenerationSpec,
+    facts: EngineFacts,
+) -> pl.DataFrame:
+    keys: list[Key] = [(record["example_id"], record["arm_id"], record["sample_index"]) for record in records]
+    seeds = [request_seed(spec.sampling.seed, *key) for key in keys]
+    groups = [f"{spec.run_id}/{example_id}/{arm_id}" for example_id, arm_id, _ in keys]
+    prompt_ids = [unpack(record["prompt_ids"], "i4") for record in records]
+    completion_ids = [unpack(record.get("completion_ids", ""), "i4") for record in records]
+    top = [record.get("top") for record in records]
+    finish_reasons = [record.get("finish_reason") for record in records]
+    columns = {
+        "rollout_id": [f"{group}/{key[2]}" for group, key in zip(groups, keys, strict=True)],
+        "run_id": spec.run_id,
+        "group_id": groups,
+        "example_id": [key[0] for key in keys],
+        "arm_id": [key[1] for key in keys],
+        "sample_index": [key[2] for key in keys],
+        "prompt": _chats(prompts),
+        "completion": [record.get("completion") for record in records],
+        "prompt_ids": _lists(prompt_ids, np.int32),
+        "completion_ids": _lists(completion_ids, np.int32),
+        "logprobs": _lists([unpack(record.get("logprobs", ""), "f4") for record in records], np.float32),
+        "top_logprob_ids": _nested_lists([item and (item[0], unpack(item[1], "i4")) for item in top], np.int32),
+        "top_logprobs": _nested_lists([item and (item[0], unpack(item[2], "f4")) for item in top], np.float32),
+        "finish_reason": finish_reasons,
+        "stop_reason": [record.get("stop_reason") for record in records],
+        "is_truncated": [reason == "length" for reason in finish_reasons],
+        "error": [record.get("error") for record in records],
+        "num_prompt_tokens": [len(ids) for ids in prompt_ids],
+        "num_completion_tokens": [len(ids) for ids in completion_ids],
+        "ground_truth": truths,
+        "temperature": spec.sampling.temperature,
+        "top_p": spec.sampling.top_p,
+        "max_tokens": [completion_limit(spec.sampling, seed) for seed in seeds],
+        "seed": seeds,
+        "model": spec.model,
+        "model_revision": spec.model_revision,
+        "engine_version": facts.version,
+        "dtype": facts.dtype,
+        "question_batch_size": [record["question_batch_size"] for record in records],
+        "max_num_seqs": [record["max_num_seqs"] for record in records],
+        "oom_rung": [record["oom_rung"] for record in records],
+        "created_at": [datetime.datetime.fromisoformat(record["created_at"]) for record in records],
+    }
+    return pl.DataFrame(columns, schema=ROLLOUT_SCHEMA, strict=True)
+
+
+def _chats(prompts: Sequence[list[Message]]) -> pl.Series:
+    messages = pl.DataFrame(
+        {key: [message[key] for prompt in prompts for message in prompt] for key in ("role", "content")},
+        schema={"role": pl.String, "content": pl.String},
+    )
+    offsets = _offsets([len(prompt) for prompt in prompts])
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, messages.to_struct().to_arrow())))
+
+
+def _lists(arrays: Sequence[_Array], dtype: type[np.generic]) -> pl.Series:
+    # one flat buffer and its offsets: building nested lists value by value takes a second per shard
+    offsets = _offsets([len(array) for array in arrays])
+    values = _arrow(np.concatenate(arrays) if arrays else np.empty(0), dtype)
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
+
+
+def _nested_lists(items: Sequence[tuple[int, _Array] | None], dtype: type[np.generic]) -> pl.Series:
+    widths = [np.full(len(item[1]) // item[0], item[0]) if item else np.empty(0, dtype=np.int64) for item in items]
+    flat = np.concatenate([np.empty(0, dtype=dtype), *[item[1] for item in items if item]])
+    inner = pa.LargeListArray.from_arrays(
+        _offsets(np.concatenate([np.empty(0, dtype=np.int64), *widths])), _arrow(flat, dtype)
+    )
+    missing = np.packbits([item is None for item in items], bitorder="little")
+    mask = pa.Array.from_buffers(pa.bool_(), len(items), [None, pa.py_buffer(missing)])
+    offsets = _offsets([len(width) for width in widths])
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, inner, mask=mask)))
+
+
+def _offsets(lengths: Sequence[int] | _Array) -> pa.Array:
+    return _arrow(np.concatenate([[0], np.cumsum(lengths)]), np.int64)
+
+
+def _arrow(values: _Array, dtype: type[np.generic]) -> pa.Array:
+    # not pa.array, which imports pandas: that would hold the interpreter for a second amid generation
+    values = np.ascontiguousarray(values, dtype=dtype)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])

@@ -1,0 +1,30 @@
+"""The engine request of one rollout: the same one whoever sends it, our generation loop or a reference loop."""
+
+from tasks.generation.engine import EngineRequest
+from tasks.plan.prompts import request_seed
+from tasks.plan.run_config import Sampling
+
+
+def build_request(
+    request_id: str, prompt_ids: list[int], sampling: Sampling, example_id: str, arm_id: str, sample_index: int
+) -> EngineRequest:
+    """The request that makes this rollout; its seed, and any drawn length, depend on the rollout's key alone."""
+    seed = request_seed(sampling.seed, example_id, arm_id, sample_index)
+    return EngineRequest(
+        request_id=request_id,
+        prompt_ids=prompt_ids,
+        max_tokens=completion_limit(sampling, seed),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=seed,
+        top_logprobs=sampling.top_logprobs,
+        ignore_eos=sampling.lengths is not None,
+        stop=sampling.stop,
+    )
+
+
+def completion_limit(sampling: Sampling, seed: int) -> int:
+    """Most tokens of the completion whose request has ``seed``."""
+    if sampling.lengths is None:
+        return sampling.max_tokens
+    return sampling.lengths.draw(seed, sampling.max_tokens)

@@ -1,0 +1,185 @@
+"""Why a run may be slower than the hardware allows, as a checklist over the settings; it changes nothing by itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from profiles.schema import Profile
+from tasks.node.memory_plan import MemoryPlan
+from tasks.node.prompt_lengths import PromptLengths
+
+FAR_ABOVE = 2.0
+"""max_model_len beyond this many times what the sequences need counts as far above."""
+
+GOOD_UTILIZATION = 0.90
+BEST_UTILIZATION = 0.95
+HELD_BACK = 1.5
+"""KV cache for this many times the question batch counts as unused."""
+
+USUAL_LARGEST_BATCH = 512
+LONG_PREFIX = 64
+HIGH_TRUNCATION = 0.05
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One suggestion, why it is made, and what it should bring. ``setting`` is what it is about."""
+
+    setting: str
+    suggestion: str
+    reason: str
+    effect: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What advice is drawn from. ``truncation_rate`` is a previous run's share of cut completions, ``free_bytes`` the
+    free memory of the fullest GPU now, and ``replan`` makes the memory plan of a changed profile."""
+
+    profile: Profile
+    plan: MemoryPlan
+    max_tokens: int
+    prompts: PromptLengths | None = None
+    truncation_rate: float | None = None
+    free_bytes: int | None = None
+    replan: Callable[[Profile], MemoryPlan] | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.profile.expect.device == "cuda"
+
+
+def give_advice(situation: Situation) -> tuple[Advice, ...]:
+    """Every piece of advice that applies, the likely largest effect first."""
+    rules = (
+        _eager,
+        _parallel_size,
+        _question_batch,
+        _in_flight,
+        _prefix_caching,
+        _utilization,
+        _model_length,
+        _truncation,
+    )
+    return tuple(advice for advice in (rule(situation) for rule in rules) if advice is not None)
+
+
+def _eager(now: Situation) -> Advice | None:
+    if not now.on_gpu or not now.profile.engine.enforce_eager:
+        return None
+    return Advice(
+        setting="enforce_eager",
+        suggestion="set enforce_eager = false",
+        reason="every decode step launches its kernels one by one from Python, and the GPU waits for them",
+        effect="CUDA graphs: faster decoding, most of all for small models and batches; start-up takes a little longer "
+        "and the graphs take about 1 GiB",
+    )
+
+
+def _parallel_size(now: Situation) -> Advice | None:
+    size = now.profile.engine.tensor_parallel_size
+    if not now.on_gpu or now.replan is None:
+        return None
+    for smaller in (candidate for candidate in range(1, size) if size % candidate == 0):
+        replicas = now.profile.replicas * size // smaller
+        engine = now.profile.engine.model_copy(update={"tensor_parallel_size": smaller})
+        plan = now.replan(now.profile.model_copy(update={"engine": engine, "replicas": replicas}))
+        if plan.batch_fits and not (plan.problems or plan.doubts):
+            return Advice(
+                setting="tensor_parallel_size",
+                suggestion=f"use {replicas} replicas of tensor_parallel_size {smaller} on the same GPUs",
+                reason=f"the model ({(plan.weight_bytes or 0) / _GIB:.1f} GiB of weights per GPU) and its batch fit "
+                f"at {smaller}; at {size} the GPUs exchange activations twice a layer",
+                effect="no or less communication between GPUs, and as many questions in flight per replica as before",
+            )
+    return None
+
+
+def _question_batch(now: Situation) -> Advice | None:
+    plan, batch = now.plan, now.profile.question_batch_size
+    per_question = plan.in_flight // batch
+    if not now.on_gpu or plan.sequences_at_expected is None:
+        return None
+    seats = min(plan.sequences_at_expected, max(now.profile.engine.max_num_seqs, USUAL_LARGEST_BATCH))
+    better = seats // per_question
+    if seats < HELD_BACK * plan.in_flight or better <= batch:
+        return None
+    needed = better * per_question
+    also = f" and max_num_seqs = {needed}" if needed > now.profile.engine.max_num_seqs else ""
+    return Advice(
+        setting="question_batch_size",
+        suggestion=f"set question_batch_size = {better}{also}",
+        reason=f"{plan.in_flight} sequences are in flight, but the KV cache holds {plan.sequences_at_expected:,} of "
+        f"the expected {plan.expected_length} tokens",
+        effect="more sequences per decode step: decoding is bound by reading the weights, which larger batches share",
+    )
+
+
+def _in_flight(now: Situation) -> Advice | None:
+    seats = now.profile.engine.max_num_seqs
+    if now.plan.in_flight <= seats:
+        return None
+    per_question = now.plan.in_flight // now.profile.question_batch_size
+    return Advice(
+        setting="max_num_seqs",
+        suggestion=f"raise max_num_seqs to {now.plan.in_flight}, "
+        f"or set question_batch_size = {max(1, seats // per_question)}",
+        reason=f"{now.plan.in_flight} sequences are in flight, and {seats} may run: the others wait in the queue",
+        effect="a larger decode batch if the KV cache holds it; else only fewer half-done questions at a time",
+    )
+
+
+def _prefix_caching(now: Situation) -> Advice | None:
+    engine, prompts = now.profile.engine, now.prompts
+    if engine.enable_prefix_caching or engine.batch_invariant or prompts is None or prompts.shared_prefix < LONG_PREFIX:
+        return None
+    share = prompts.shared_prefix / prompts.mean
+    return Advice(
+        setting="enable_prefix_caching",
+        suggestion="set enable_prefix_caching = true",
+        reason=f"the prompts of an arm share their first {prompts.shared_prefix:.0f} tokens of {prompts.mean:.0f}",
+        effect=f"about {100 * share:.0f}% of the prompt tokens are computed once instead of for every question",
+    )
+
+
+def _utilization(now: Situation) -> Advice | None:
+    engine, plan = now.profile.engine, now.plan
+    if not now.on_gpu or plan.device_bytes is None or engine.gpu_memory_utilization >= GOOD_UTILIZATION:
+        return None
+    if now.free_bytes is not None and now.free_bytes < BEST_UTILIZATION * plan.device_bytes:
+        return None
+    gained = int((BEST_UTILIZATION - engine.gpu_memory_utilization) * plan.device_bytes)
+    tokens = f", {gained // plan.kv_bytes_per_token:,} tokens" if plan.kv_bytes_per_token else ""
+    return Advice(
+        setting="gpu_memory_utilization",
+        suggestion=f"raise gpu_memory_utilization from {engine.gpu_memory_utilization:g} to {BEST_UTILIZATION:g}",
+        reason=f"{(1 - engine.gpu_memory_utilization) * plan.device_bytes / _GIB:.1f} GiB of each GPU stay unused",
+        effect=f"{gained / _GIB:.1f} GiB more KV cache per GPU{tokens}",
+    )
+
+
+def _model_length(now: Situation) -> Advice | None:
+    length, prompts = now.profile.engine.max_model_len, now.prompts
+    if prompts is None or length <= FAR_ABOVE * (prompts.p99 + now.max_tokens):
+        return None
+    enough = -(-(prompts.longest + now.max_tokens) // 256) * 256
+    return Advice(
+        setting="max_model_len",
+        suggestion=f"set max_model_len = {enough}",
+        reason=f"99% of the prompts have at most {prompts.p99} tokens and completions at most {now.max_tokens}, "
+        f"but the engine is built for {length}",
+        effect="smaller buffers, and a start that does not insist on memory for one sequence that long; a prompt "
+        f"longer than the longest of the {prompts.sampled} sampled ({prompts.longest}) would give error rows",
+    )
+
+
+def _truncation(now: Situation) -> Advice | None:
+    if now.truncation_rate is None or now.truncation_rate <= HIGH_TRUNCATION:
+        return None
+    return Advice(
+        setting="max_tokens",
+        suggestion=f"raise max_tokens above {now.max_tokens}",
+        reason=f"{100 * now.truncation_rate:.0f}% of the previous run's completions were cut at the limit",
+        effect="completions reach their answer, so rewards rise; cut ones cost their GPU time and score 0",
+    )

@@ -1,0 +1,130 @@
+"""Is a GPU free for us: who is on it, how much memory is left, and in which mode is it?"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from tasks.node.check_result import CheckResult
+from tasks.node.gpu_health import unreadable
+from tasks.node.gpu_reading import GpuProcess, GpuReading
+
+SPARE_BYTES = 1 << 29
+"""Kept free above what the engine takes: the CUDA context and NCCL come before vLLM's own accounting."""
+
+_GIB = 1 << 30
+_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+
+
+def tenant_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) -> list[CheckResult]:
+    """Processes, free memory, MIG, compute and persistence mode; ``utilization`` is gpu_memory_utilization."""
+    return [
+        _free_memory(gpu, utilization, runs_dir),
+        _processes(gpu, runs_dir),
+        _mig(gpu),
+        _compute_mode(gpu),
+        _persistence(gpu),
+    ]
+
+
+def needed_bytes(gpu: GpuReading, utilization: float) -> int | None:
+    """Free memory that an engine needs on this GPU before it starts, in bytes."""
+    if gpu.memory_total is None:
+        return None
+    return int((gpu.memory_total - (gpu.memory_reserved or 0)) * utilization) + SPARE_BYTES
+
+
+def is_leftover(pid: int, runs_dir: Path, proc: Path = Path("/proc")) -> bool:
+    """True when the process writes to a log below ``runs_dir``, as every engine process of a run does."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if (proc / str(pid) / "fd" / str(descriptor)).readlink().is_relative_to(runs_dir.resolve()):
+                return True
+    return False
+
+
+def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckResult:
+    needed = needed_bytes(gpu, utilization)
+    if needed is None or gpu.memory_free is None:
+        return unreadable("free memory", gpu, "memory_free")
+    short = gpu.memory_free < needed
+    remedy = ""
+    if short:
+        holders = _describe(gpu.processes or (), runs_dir)
+        who = f"Stop {holders}" if holders else "Find the holder (another container's processes are not listed)"
+        remedy = f"{who}, or lower gpu_memory_utilization"
+    return CheckResult(
+        name="free memory",
+        status="fail" if short else "pass",
+        value=f"{gpu.memory_free / _GIB:.1f} GiB",
+        limit=f"{needed / _GIB:.1f} GiB for gpu_memory_utilization {utilization:g}",
+        remedy=remedy,
+        gpu=gpu.index,
+    )
+
+
+def _processes(gpu: GpuReading, runs_dir: Path) -> CheckResult:
+    if gpu.processes is None:
+        return unreadable("foreign processes", gpu, "processes")
+    foreign = tuple(process for process in gpu.processes if process.pid != os.getpid())
+    if not foreign:
+        return CheckResult(name="foreign processes", status="pass", value="none", gpu=gpu.index)
+    leftover = any(is_leftover(process.pid, runs_dir) for process in foreign)
+    return CheckResult(
+        name="foreign processes",
+        status="warn",
+        value=_describe(foreign, runs_dir),
+        limit="none",
+        remedy="Kill the left-over engine of the earlier run"
+        if leftover
+        else "They take GPU time from this run: stop them",
+        gpu=gpu.index,
+    )
+
+
+def _describe(processes: tuple[GpuProcess, ...], runs_dir: Path) -> str:
+    parts = []
+    for process in processes:
+        held = "memory unknown" if process.used_bytes is None else f"{process.used_bytes / _GIB:.1f} GiB"
+        mark = ", left over from a run here" if is_leftover(process.pid, runs_dir) else ""
+        parts.append(f"pid {process.pid} ({held}{mark})")
+    return ", ".join(parts)
+
+
+def _mig(gpu: GpuReading) -> CheckResult:
+    if gpu.mig_enabled is None:
+        return unreadable("MIG", gpu, "mig_enabled")
+    return CheckResult(
+        name="MIG",
+        status="fail" if gpu.mig_enabled else "pass",
+        value="on" if gpu.mig_enabled else "off",
+        limit="off",
+        remedy="The GPU is split and its whole memory cannot be used: nvidia-smi -mig 0" if gpu.mig_enabled else "",
+        gpu=gpu.index,
+    )
+
+
+def _compute_mode(gpu: GpuReading) -> CheckResult:
+    if gpu.compute_mode is None:
+        return unreadable("compute mode", gpu, "compute_mode")
+    prohibited = gpu.compute_mode == 2
+    return CheckResult(
+        name="compute mode",
+        status="fail" if prohibited else "pass" if gpu.compute_mode == 0 else "warn",
+        value=_COMPUTE_MODES.get(gpu.compute_mode, str(gpu.compute_mode)),
+        limit="default",
+        remedy="" if gpu.compute_mode == 0 else "nvidia-smi --compute-mode=0",
+        gpu=gpu.index,
+    )
+
+
+def _persistence(gpu: GpuReading) -> CheckResult:
+    if gpu.persistence_mode is None:
+        return unreadable("persistence mode", gpu, "persistence_mode")
+    return CheckResult(
+        name="persistence mode",
+        status="pass" if gpu.persistence_mode else "warn",
+        value="on" if gpu.persistence_mode else "off",
+        limit="on",
+        remedy="" if gpu.persistence_mode else "Every start waits for the driver: run nvidia-persistenced",
+        gpu=gpu.index,
+    )

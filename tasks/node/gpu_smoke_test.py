@@ -1,0 +1,105 @@
+"""A short real computation on every GPU, in child processes with a time limit: NVML can call a dead GPU healthy.
+
+Each GPU multiplies matrices whose product is known; then, with several GPUs, NCCL adds one number from each. Run as
+``python -m tasks.node.gpu_smoke_test GPUS`` inside the child, which prints one line for each step that succeeded. Child and
+workers die with the process that they work for, since one that hangs would hold its GPU.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.node.check_result import CheckResult
+from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+
+TIME_LIMIT_S = 120.0
+
+_SIDE = 2048
+
+
+def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, child: Sequence[str] = ()) -> CheckResult:
+    """Run the test on these NVML indices. ``child`` replaces the command, which is this module in a new process."""
+    command = [*(child or (sys.executable, "-m", "tasks.node.gpu_smoke_test")), str(len(gpus))]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    environment = os.environ | {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    output = ""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=time_limit_s)
+            said = f"exit code {process.returncode}: {_last_line(output)}"
+        except subprocess.TimeoutExpired:
+            said = f"no end within {time_limit_s:g} s"
+        finally:
+            process.kill()
+    passed = process.returncode == 0
+    return CheckResult(
+        name="smoke test",
+        status="pass" if passed else "fail",
+        value=_last_line(output) if passed else said,
+        limit=f"matrix product and all-reduce on {len(gpus)} GPUs within {time_limit_s:g} s",
+        remedy=""
+        if passed
+        else f"Reset the GPUs or reboot the node; run the test alone: python -m tasks.node.gpu_smoke_test {len(gpus)}",
+    )
+
+
+def run_smoke(gpus: int) -> None:
+    """Inside the child: compute on ``gpus`` GPUs. Raises on a wrong result."""
+    import torch
+
+    if gpus == 1:
+        _multiply(torch, 0)
+    else:
+        import torch.multiprocessing as processes
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes.spawn(_worker, args=(gpus, port, os.getpid()), nprocs=gpus)
+    print(f"{gpus} GPUs computed the right result", flush=True)
+
+
+def _worker(rank: int, world: int, port: int, parent_pid: int) -> None:
+    # torch has asked for SIGINT at the parent's death, which one that hangs in the driver does not heed
+    die_with_parent(parent_pid)
+    import torch
+    import torch.distributed as dist
+
+    _multiply(torch, rank)
+    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    total = torch.full((1 << 20,), float(rank + 1), device=f"cuda:{rank}")
+    dist.all_reduce(total)
+    expected = world * (world + 1) / 2
+    if not bool((total == expected).all()):
+        raise RuntimeError(f"all-reduce on GPU {rank} gave {total[0].item()}, not {expected}")
+    dist.destroy_process_group()
+
+
+def _multiply(torch: Any, gpu: int) -> None:
+    torch.cuda.set_device(gpu)
+    ones = torch.ones(_SIDE, _SIDE, device=f"cuda:{gpu}", dtype=torch.bfloat16)
+    product = ones @ ones  # every element is the sum of _SIDE ones, exact in bfloat16
+    if not bool((product == _SIDE).all()):
+        raise RuntimeError(f"the matrix product on GPU {gpu} is wrong")
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+if __name__ == "__main__":
+    if PARENT_VARIABLE in os.environ:
+        die_with_parent(int(os.environ[PARENT_VARIABLE]))
+    run_smoke(int(sys.argv[1]))

@@ -1,0 +1,79 @@
+"""How busy the GPUs were in a stretch of time: sampled beside processes that do not report it themselves."""
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from profiles.schema import Profile
+from tasks.node.gpu_checks import usable_gpus
+from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
+from tasks.node.nvml import PynvmlReader
+
+INTERVAL_S = 0.5
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuUse:
+    """Means over the GPUs and the time; memory is the highest of any GPU."""
+
+    utilization_percent: float | None
+    max_memory_gib: float | None
+
+
+class GpuWatch:
+    """Samples the GPUs that ``profile`` uses from entry to exit; on a node without a driver it samples nothing."""
+
+    def __init__(self, profile: Profile, reader: NvmlReader | None = None, interval_s: float = INTERVAL_S) -> None:
+        self._reader: NvmlReader = reader or PynvmlReader()
+        self._interval_s = interval_s
+        self._indices = self._used(profile)
+        self._samples: list[tuple[float, GpuSample]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gpu watch", daemon=True)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """NVML indices of the GPUs that are watched."""
+        return self._indices
+
+    def use_between(self, started: float, finished: float) -> GpuUse:
+        """What was sampled between two moments of ``time.time``."""
+        samples = [sample for at, sample in list(self._samples) if started <= at <= finished]
+        busy = [sample.utilization_percent for sample in samples if sample.utilization_percent is not None]
+        memory = [sample.memory_used for sample in samples if sample.memory_used is not None]
+        return GpuUse(
+            utilization_percent=sum(busy) / len(busy) if busy else None,
+            max_memory_gib=max(memory) / _GIB if memory else None,
+        )
+
+    def __enter__(self) -> Self:
+        if self._indices:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _used(self, profile: Profile) -> tuple[int, ...]:
+        if profile.expect.device == "cpu":
+            return ()
+        try:
+            present = [self._reader.gpu(index) for index in range(self._reader.driver().gpu_count)]
+        except NoDriverError:
+            return ()
+        return tuple(gpu.index for gpu in usable_gpus(profile, present))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            for index in self._indices:
+                try:
+                    self._samples.append((time.time(), self._reader.sample(index)))
+                except NoDriverError:
+                    return

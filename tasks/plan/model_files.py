@@ -1,0 +1,188 @@
+"""The files of a local model directory: are they all there, and whole, before an engine tries to load them?"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError
+
+# MERGED from @safetensors_header: The header of a safetensors file: what tensors it holds, read without loading one.
+#
+# Format: 8 bytes, the little-endian length N of the header; N bytes of JSON, name to dtype, shape and data_offsets; then
+# the data, whose length the largest data offset gives (https://github.com/huggingface/safetensors#format).
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One stored tensor; ``nbytes`` as stored in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
+    """The tensors of ``path``, in the header's order.
+
+    Raises ConfigError when the file is no safetensors file, or is shorter or longer than its header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_LENGTH_BYTES)
+        if start and _LFS_POINTER.startswith(start):
+            raise ConfigError(f"{path} is a Git LFS pointer, not the weights. Run `git lfs pull` in {path.parent}")
+        length = int.from_bytes(start, "little")
+        if len(start) < _LENGTH_BYTES or not 2 <= length <= _LARGEST_HEADER:
+            raise ConfigError(f"{path} ({size} bytes) is not a safetensors file. Download the file again")
+        text = file.read(length)
+    if len(text) < length:
+        raise _wrong_size(path, size, at_least=_LENGTH_BYTES + length)
+    tensors, data_bytes = _parse(path, text)
+    expected = _LENGTH_BYTES + length + data_bytes
+    if size != expected:
+        raise _wrong_size(path, size, at_least=expected)
+    return tensors
+
+
+def _parse(path: Path, text: bytes) -> tuple[tuple[TensorInfo, ...], int]:
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        tensors = tuple(
+            TensorInfo(
+                name=name,
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+            )
+            for name, entry in header.items()
+        )
+        data_bytes = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"the safetensors header of {path} cannot be read: {error}. Download the file again"
+        ) from error
+    return tensors, data_bytes
+
+
+def _wrong_size(path: Path, size: int, *, at_least: int) -> ConfigError:
+    what = "truncated" if size < at_least else "longer than its header says"
+    return ConfigError(f"{path} is {what}: {size} bytes instead of {at_least}. Download the file again")
+
+
+# END MERGED
+INDEX = "model.safetensors.index.json"
+
+_TOKENIZERS = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("tekken.json",),
+)
+
+
+def check_model_files(path: Path, *, load_format: str = "auto") -> None:
+    """Raise ConfigError, naming the file, when ``path`` is not a complete model directory.
+
+    Looks at config.json, the tokenizer and, unless ``load_format`` is "dummy", every safetensors shard: present as
+    the index says, as long as its header says, and holding the tensors that the index puts there. Weights in another
+    format (PyTorch .bin or .pt, GGUF) are only checked to exist. Reads headers, never weights.
+    """
+    if not path.is_dir():
+        found = "a file" if path.exists() else "missing"
+        raise ConfigError(f"model directory {path} is {found}. Give the path of a directory with config.json")
+    read_model_config(path)
+    _check_tokenizer(path)
+    if load_format != "dummy":
+        _check_weights(path)
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """The model's config.json. Raises ConfigError when it is missing or not a JSON object."""
+    return _read_object(path / "config.json", missing="the engine needs it: download the model's config.json")
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that an engine loads from ``path``: the index's shards, else every file, by name.
+
+    Empty when the weights have another format. Raises ConfigError when the index cannot be read.
+    """
+    index = path / INDEX
+    if index.exists():
+        return sorted({path / shard for shard in _weight_map(index).values()})
+    files = sorted(path.glob("*.safetensors"))
+    # Mistral repositories hold the weights twice; vLLM loads the Hugging Face ones
+    return [file for file in files if not file.name.startswith("consolidated")] or files
+
+
+def read_weights(path: Path) -> tuple[TensorInfo, ...]:
+    """Every tensor of the model's safetensors files. Raises ConfigError when a file is missing or damaged."""
+    return tuple(tensor for file in _present(path) for tensor in read_safetensors_header(file))
+
+
+def _check_tokenizer(path: Path) -> None:
+    complete = any(all((path / name).is_file() for name in names) for names in _TOKENIZERS)
+    if not complete and not any(path.glob("*.tiktoken")):
+        choices = ", ".join(" with ".join(names) for names in _TOKENIZERS)
+        raise ConfigError(f"no tokenizer in {path}: expected one of {choices}. Download the model's tokenizer files")
+
+
+def _check_weights(path: Path) -> None:
+    files = _present(path)
+    if not files:
+        if any(match for suffix in ("bin", "pt", "gguf") for match in path.glob(f"*.{suffix}")):
+            return
+        raise ConfigError(f'no weights in {path}: expected *.safetensors. Download them, or set load_format to "dummy"')
+    holder = {tensor.name: file.name for file in files for tensor in read_safetensors_header(file)}
+    index = path / INDEX
+    if index.exists():
+        for name, shard in _weight_map(index).items():
+            if holder.get(name) != shard:
+                raise ConfigError(
+                    f"{path / shard} does not hold the tensor {name} that {INDEX} puts there: the files are of "
+                    "different revisions. Download the whole model again"
+                )
+
+
+def _present(path: Path) -> list[Path]:
+    files = weight_files(path)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ConfigError(
+            f"{len(missing)} of {len(files)} shards of {path} are missing: {', '.join(missing)} (named in {INDEX}). "
+            "Download them"
+        )
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    content = _read_object(index, missing="download it")
+    mapping = content.get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise ConfigError(f"{index} has no weight_map. Download the file again")
+    return mapping
+
+
+def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; {missing}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Download the file again") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds {type(value).__name__}, not a JSON object. Download the file again")
+    return value

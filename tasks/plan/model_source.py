@@ -1,0 +1,179 @@
+"""Where the model's files are, and which weights they hold."""
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError, PreflightFailed
+from tasks.files import DISK_FLOOR, nearest_existing
+from tasks.plan.model_files import check_model_files, weight_files
+
+# MERGED from @model_hub: Models of the Hugging Face hub: how much of one is still to come, and fetching it into the hub's cache.
+_LEFT_OUT = ["*.pth", "original/*", "*.gguf", "*.onnx"]
+_GIB = 1 << 30
+
+
+class ModelHub(Protocol):
+    """Where models come from when they are no directory here."""
+
+    @property
+    def cache(self) -> Path:
+        """Directory into which models are fetched."""
+        ...
+
+    def missing_bytes(self, name: str) -> int | None:
+        """What a fetch of the model would add to the cache, or None when the hub cannot be asked."""
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """The model's directory in the cache, named by its commit, after fetching what is missing of it."""
+        ...
+
+
+class HuggingFaceHub:
+    """The real hub, or its cache alone where it cannot be reached."""
+
+    @property
+    def cache(self) -> Path:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return Path(HF_HUB_CACHE)
+
+    def missing_bytes(self, name: str) -> int | None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import DryRunError
+
+        try:
+            files = snapshot_download(name, ignore_patterns=_LEFT_OUT, dry_run=True)
+        except DryRunError:  # no such model, no right to it or no connection: fetching it tells which
+            return None
+        return sum(file.file_size or 0 for file in files if file.will_download)
+
+    def fetch(self, name: str) -> Path:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, ignore_patterns=_LEFT_OUT))
+
+
+def fetch_model(name: str, hub: ModelHub) -> Path:
+    """The local directory of the model ``name``, named by its commit.
+
+    Raises ConfigError when the hub does not give the model, PreflightFailed when the disk of the cache cannot take it.
+    """
+    try:
+        missing = hub.missing_bytes(name)
+        _check_disk(name, missing or 0, nearest_existing(hub.cache))
+        return hub.fetch(name)
+    except PreflightFailed:
+        raise
+    except Exception as error:  # the library raises many unrelated types for a missing or unreachable repository
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"model {name!r} is neither a local directory nor a hub repository that can be fetched: {reason}. "
+            'Check the name, or give a directory with config.json, or "demo"'
+        ) from error
+
+
+def _check_disk(name: str, missing: int, target: Path) -> None:
+    free = shutil.disk_usage(target).free
+    if missing and free < missing + DISK_FLOOR:
+        raise PreflightFailed(
+            f"model {name} needs {missing / _GIB:.1f} GiB more on {target}, which has {free / _GIB:.1f} GiB free, and "
+            f"{DISK_FLOOR / _GIB:g} GiB must stay free. Free space, or set HF_HOME to a directory on a larger disk"
+        )
+
+
+# END MERGED
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_SAMPLES_PER_FILE = 1024
+_SAMPLE_BYTES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A model as given, its local files, and the identity of what they hold.
+
+    ``revision`` is the hub commit, or the first 12 hex digits of ``weights_digest`` for a local directory.
+    """
+
+    name: str
+    path: Path
+    revision: str
+    weights_digest: str
+    tokenizer_digest: str
+    chat_template_digest: str
+
+
+def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
+    """Locate and check the model ``name``: "demo", a local directory, or a hub id.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
+    path, commit = locate_model(name)
+    check_model_files(path, load_format=load_format)
+    weights = weights_digest(path)
+    return ModelSource(
+        name=name,
+        path=path,
+        revision=commit or weights[:12],
+        weights_digest=weights,
+        tokenizer_digest=_files_digest(
+            path, ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "tekken", "spiece")
+        ),
+        chat_template_digest=_files_digest(path, ("chat_template", "tokenizer_config")),
+    )
+
+
+def weights_digest(path: Path) -> str:
+    """Hex digest that changes when config.json or any training step changes the weights in ``path``.
+
+    Reads the whole of small files and, of large ones, the size, the first mebibyte and evenly spread samples: a
+    training step moves almost every weight, and reading 140 GB to learn that would take minutes.
+    """
+    digest = hashlib.sha256()
+    files = [path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))]
+    for file in files:
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size};".encode())
+        with file.open("rb") as opened:
+            if size <= _SAMPLES_PER_FILE * _SAMPLE_BYTES * 8:
+                digest.update(opened.read())
+                continue
+            digest.update(opened.read(1 << 20))
+            for sample in range(_SAMPLES_PER_FILE):
+                opened.seek(size * sample // _SAMPLES_PER_FILE)
+                digest.update(opened.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def locate_model(name: str, hub: ModelHub | None = None) -> tuple[Path, str | None]:
+    """The model's directory, and its commit when it came from the hub; looks into no file.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
+    if name == "demo":
+        return DEMO_MODEL, None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve(), None
+    if path.exists() or not _HUB_ID.match(name) or name.startswith((".", "/", "~")):
+        raise ConfigError(
+            f"model {name!r} is not a directory. Give a directory with config.json, a hub id such as org/name, "
+            'or "demo"'
+        )
+    snapshot = fetch_model(name, hub or HuggingFaceHub())
+    return snapshot, snapshot.name
+
+
+def _files_digest(path: Path, prefixes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file() and file.name.startswith(prefixes):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]

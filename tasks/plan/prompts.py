@@ -1,0 +1,169 @@
+"""From a question and an arm to prompt token ids, and from completion ids to text."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from pydantic import ValidationError
+
+from profiles.load import explain
+from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
+from tasks.errors import ConfigError, PromptTooLong
+from tasks.plan.run_config import RunConfig
+
+Message = dict[str, str]
+
+TEXT = "text"
+"""Role of the single message of a plain prompt: its content is given to the model as it is."""
+
+
+def build_messages(arm: Arm, question: str) -> list[Message]:
+    """What asks ``question`` under ``arm``: system prompt, few-shot turns, question; or one TEXT message."""
+    if arm.prompt_format == "plain":
+        return [{"role": TEXT, "content": _plain_text(arm, question)}]
+    messages = [{"role": "system", "content": arm.system_prompt}] if arm.system_prompt else []
+    for turn in arm.few_shot:
+        messages.append({"role": "user", "content": turn.user})
+        messages.append({"role": "assistant", "content": turn.assistant})
+    return [*messages, {"role": "user", "content": question}]
+
+
+def _plain_text(arm: Arm, question: str) -> str:
+    template = arm.template or PLAIN_TEMPLATE
+
+    def ask(words: str) -> str:
+        # a question that itself holds {question} stays as it is
+        return re.sub(r"\{question\}", lambda match: words, template)
+
+    parts = [f"{arm.system_prompt}\n\n"] if arm.system_prompt else []
+    parts += [f"{ask(turn.user)}{turn.assistant}\n\n" for turn in arm.few_shot]
+    return "".join([*parts, ask(question)])
+
+
+def has_chat_template(model_path: Path) -> bool:
+    """Whether the model's files bring a chat template; reads no weights."""
+    if any((model_path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        config = json.loads((model_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def until_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first of the stop strings; the token that completed one may hold more text."""
+    ends = [at for at in (text.find(string) for string in stop) if at >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def request_seed(run_seed: int, example_id: str, arm_id: str, sample_index: int) -> int:
+    """Seed of one rollout in [0, 2**63): depends on nothing that sharding, resume or batch size change."""
+    key = f"{run_seed}\x1f{example_id}\x1f{arm_id}\x1f{sample_index}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def check_length(num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
+    """Raise PromptTooLong when a completion of ``max_tokens`` would not fit behind the prompt."""
+    if num_prompt_tokens + max_tokens > max_model_len:
+        raise PromptTooLong(num_prompt_tokens=num_prompt_tokens, max_tokens=max_tokens, max_model_len=max_model_len)
+
+
+class ChatTokenizer:
+    """The model's own tokenizer and, where a prompt is a chat, its chat template."""
+
+    def __init__(self, model_path: Path, *, trust_remote_code: bool = False) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+        self._path = model_path
+
+    def encode(self, messages: list[Message], template_kwargs: Mapping[str, Any] | None = None) -> list[int]:
+        """Prompt token ids, ending where the completion begins; ``template_kwargs`` are for the chat template.
+
+        Raises ConfigError for a chat without a chat template, or one that does not take the messages.
+        """
+        if len(messages) == 1 and messages[0]["role"] == TEXT:
+            return list(self._tokenizer(messages[0]["content"])["input_ids"])
+        return list(self._encode_chats(messages, template_kwargs))
+
+    def encode_all(
+        self, prompts: Sequence[list[Message]], template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[list[int]]:
+        """What ``encode`` makes of each of ``prompts``, for less: a tokenizer's call costs as much as its work."""
+        if not self._takes_batches or any(messages[0]["role"] == TEXT for messages in prompts):
+            return [self.encode(messages, template_kwargs) for messages in prompts]
+        return [list(ids) for ids in self._encode_chats(prompts, template_kwargs)]
+
+    @property
+    def _takes_batches(self) -> bool:
+        from transformers import PreTrainedTokenizerBase
+
+        # a model's own code may know of one chat only
+        return type(self._tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
+
+    def _encode_chats(self, chats: Sequence[Any], template_kwargs: Mapping[str, Any] | None) -> Any:
+        if not self._tokenizer.chat_template:
+            raise ConfigError(no_chat_template(self._path))
+        try:
+            return self._tokenizer.apply_chat_template(
+                chats, add_generation_prompt=True, tokenize=True, return_dict=False, **(template_kwargs or {})
+            )
+        except TemplateError as error:
+            raise ConfigError(
+                f"the chat template of {self._path} does not take this prompt: {error}. Change the arm, or the template"
+            ) from None
+
+    def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
+        """Completion text without special tokens, up to the first stop string."""
+        return until_stop(str(self._tokenizer.decode(completion_ids, skip_special_tokens=True)), stop)
+
+
+def no_chat_template(model_path: Path) -> str:
+    """What to tell who gives a chat to a model without a chat template."""
+    return (
+        f"model {model_path} has no chat template, so a system prompt cannot be given to it as a chat. Use an "
+        "instruction-tuned model, add chat_template.jinja to its directory, or ask it to complete text with "
+        "--prompt-format plain"
+    )
+
+
+# MERGED from @arm_prompts: Arms as a run asks them: what the run says of every prompt, and whether the model can be asked so.
+def arms_as_asked(arms: ArmSet, config: RunConfig) -> ArmSet:
+    """``arms`` with the run's prompt_format, prompt_template and chat_template_kwargs. Raises ConfigError."""
+    changed = tuple(_as_asked(arm, config) for arm in arms.arms)
+    plain = any(arm.prompt_format == "plain" for arm in changed)
+    if config.prompt_template is not None and not plain:
+        raise ConfigError("prompt_template is given, but no arm is plain. Add --prompt-format plain")
+    if config.chat_template_kwargs and all(arm.prompt_format == "plain" for arm in changed):
+        raise ConfigError(
+            "chat_template_kwargs are given, but every arm is plain: there is no chat template. Remove them"
+        )
+    return ArmSet(arms=changed)
+
+
+def check_prompts(arms: ArmSet, model_path: Path) -> None:
+    """Raise ConfigError when an arm is a chat and the model has no chat template."""
+    if any(arm.prompt_format == "chat" for arm in arms.arms) and not has_chat_template(model_path):
+        raise ConfigError(no_chat_template(model_path))
+
+
+def _as_asked(arm: Arm, config: RunConfig) -> Arm:
+    values: dict[str, Any] = arm.model_dump(exclude_defaults=True)
+    if config.prompt_format is not None and config.prompt_format != arm.prompt_format:
+        # what belongs to the other format would contradict this one
+        values = {name: value for name, value in values.items() if name not in ("template", "chat_template_kwargs")}
+        values["prompt_format"] = config.prompt_format
+    if values.get("prompt_format", "chat") == "plain":
+        if config.prompt_template is not None:
+            values["template"] = config.prompt_template
+    elif config.chat_template_kwargs:
+        values["chat_template_kwargs"] = {**arm.chat_template_kwargs, **config.chat_template_kwargs}
+    try:
+        return Arm.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"arm {arm.id}: {explain(error, Arm)}") from None

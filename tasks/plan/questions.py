@@ -1,0 +1,181 @@
+"""Questions from any source, in one schema, with every bad row found before an engine starts.
+
+The rule for bad rows: what makes rows ambiguous or untyped refuses the dataset (a repeated id, a question or answer
+that is not text or a number, a missing column), since any guess would be silent. A question that is merely empty
+stays, and its rollouts become error rows. A row without a usable answer is refused too: it could never be scored.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.plan.dataset_rows import open_rows
+from tasks.plan.row_filter import RowFilter, parse_filters
+from tasks.plan.run_config import DatasetSource
+from tasks.records import QUESTION_SCHEMA
+
+_GROUPED_NUMBER = re.compile(r"[-+]?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+
+
+def load_questions(source: DatasetSource) -> pl.DataFrame:
+    """Questions of ``source`` as a frame in QUESTION_SCHEMA: those that pass its filters, in dataset or shuffled order.
+
+    Ids made from the row number are those of the unfiltered dataset. Raises ConfigError for a missing file, split or
+    column, a repeated id, or a row that is not usable.
+    """
+    filters = parse_filters(source.filters)
+    # shuffled questions are drawn from all of them
+    most = source.questions if source.shuffle_seed is None else None
+    example_ids: list[str] = []
+    questions: list[str] = []
+    truths: list[str] = []
+    seen: dict[str, int] = {}
+    index = -1
+    for index, row in enumerate(open_rows(source)):
+        if len(example_ids) == most:
+            break
+        if index == 0:
+            _check_columns(row, source, filters)
+        if not all(wanted.passes(row) for wanted in filters):
+            continue
+        example_id = _example_id(row, index, source)
+        if example_id in seen:
+            raise ConfigError(
+                f"dataset {source.path}: rows {seen[example_id]} and {index} share the id {example_id!r}; ids must be "
+                "unique. Fix the rows, or choose another id_column"
+            )
+        seen[example_id] = index
+        example_ids.append(example_id)
+        questions.append(_text(row, source.question_column, index, source))
+        truths.append(_truth(row, index, source))
+    if index < 0:
+        raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give one that has questions")
+    if not example_ids:
+        raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
+    frame = pl.DataFrame(
+        {"example_id": example_ids, "question": questions, "ground_truth": truths}, schema=QUESTION_SCHEMA
+    )
+    return (
+        frame
+        if source.shuffle_seed is None
+        else _shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
+    )
+
+
+def _shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """In the order of a hash of seed and id: the same on every machine, and a smaller draw begins a larger one."""
+    order = [hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest() for name in questions["example_id"]]
+    return questions.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order").drop("order")
+
+
+def ground_truth(answer: str) -> str:
+    """The answer that a completion is compared with: what follows the last ``####``, or the bare answer.
+
+    Commas go from one grouped number only: in "(3,4)" or "1, 2" they part values that another scorer compares. The
+    form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+    """
+    truth = answer.rsplit("####", 1)[-1].strip()
+    is_one_number = _GROUPED_NUMBER.fullmatch(truth) is not None
+    return truth.replace(",", "") if is_one_number or not truth.strip(", ") else truth  # commas alone are no answer
+
+
+def _check_columns(row: Mapping[str, Any], source: DatasetSource, filters: list[RowFilter]) -> None:
+    wanted = [("question_column", source.question_column), ("answer_column", source.answer_column)]
+    if source.id_column is not None:
+        wanted.append(("id_column", source.id_column))
+    wanted += [("filter", item.column) for item in filters]
+    for setting, column in wanted:
+        if column not in row:
+            raise ConfigError(
+                f"dataset {source.path} has no column {column!r}; it has {', '.join(map(str, row))}. Set {setting}"
+            )
+
+
+def _example_id(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
+    if source.path == "demo":
+        return str(row["id"])
+    if source.id_column is None:
+        return f"{source.split}-{index:06d}"
+    value = row.get(source.id_column)
+    if not isinstance(value, str | int) or isinstance(value, bool) or str(value).strip() == "":
+        raise ConfigError(
+            f"dataset {source.path} row {index}: id column {source.id_column!r} is {value!r}; it must be text or an "
+            "integer"
+        )
+    return str(value)
+
+
+def _text(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> str:
+    value = _cell(row, column, index, source)
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    raise ConfigError(
+        f"dataset {source.path} row {index}: {column!r} is {value!r} ({type(value).__name__}); it must be text. "
+        "Fix or remove the row"
+    )
+
+
+def _truth(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
+    value = _cell(row, source.answer_column, index, source)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return ground_truth(str(value))
+    if isinstance(value, str) and (truth := ground_truth(value)):
+        return truth
+    shown = f"…{value[-40:]}" if isinstance(value, str) and len(value) > 40 else value
+    raise ConfigError(
+        f"dataset {source.path} row {index}: {source.answer_column!r} is {shown!r}; it must be a number or text, with "
+        "a value after its last '####' if it has one. Fix or remove the row"
+    )
+
+
+def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> Any:
+    # every line of a JSON file has columns of its own; an absent one is not an empty question
+    if column not in row:
+        raise ConfigError(
+            f"dataset {source.path} row {index} has no {column!r}; it has {', '.join(map(str, row))}. "
+            "Fix or remove the row"
+        )
+    return row[column]
+
+
+# MERGED from @duplicate_questions: Questions that a dataset holds more than once under different ids.
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """``repeated`` counts questions beyond the first of each text, whatever their case and spacing; ``conflicting``
+    counts texts that have more than one ground truth. ``example`` names two ids of one text, if there are any."""
+
+    repeated: int
+    conflicting: int
+    example: tuple[str, str] | None
+
+    def __str__(self) -> str:
+        if self.example is None:
+            return "no question occurs twice"
+        conflict = f", {self.conflicting} of the texts with different ground truths" if self.conflicting else ""
+        first, second = self.example
+        return f"{self.repeated} questions repeat an earlier one{conflict}; such as {first} and {second}"
+
+
+def find_duplicates(questions: pl.DataFrame) -> Duplicates:
+    """Count duplicates among ``questions``, in QUESTION_SCHEMA."""
+    same = pl.col("question").str.replace_all(r"\s+", " ").str.strip_chars().str.to_lowercase()
+    groups = (
+        questions.lazy()
+        .group_by(same.hash().alias("same"), maintain_order=True)
+        .agg(pl.len(), pl.col("ground_truth").n_unique().alias("truths"), pl.col("example_id").head(2))
+        .filter(pl.col("len") > 1)
+        .collect()
+    )
+    if groups.is_empty():
+        return Duplicates(repeated=0, conflicting=0, example=None)
+    first, second = groups["example_id"][0]
+    return Duplicates(
+        repeated=int(groups["len"].sum()) - groups.height,
+        conflicting=int((groups["truths"] > 1).sum()),
+        example=(first, second),
+    )

@@ -1,0 +1,135 @@
+"""A configuration with every name resolved: what will run, on which questions, into which directory."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from profiles.load import SettingsError, load_arms, load_profile
+from profiles.schema import ArmSet, Profile
+from tasks.errors import ConfigError
+from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
+from tasks.plan.model_source import ModelSource, find_model
+from tasks.plan.prompts import arms_as_asked, check_prompts
+from tasks.plan.questions import find_duplicates, load_questions
+from tasks.plan.run_config import RunConfig
+from tasks.records import RunPaths
+
+MAX_SHARDS = 95
+"""A shard costs up to three task runs and Prefect's server tires at thousands, so a run stays below about 300."""
+MIN_SHARD_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Everything a run needs to know, resolved and checked; made without writing anything.
+
+    ``questions`` has one row per question, in QUESTION_SCHEMA.
+    """
+
+    config: RunConfig
+    profile: Profile
+    arms: ArmSet
+    model: ModelSource
+    questions: pl.DataFrame
+    shard_size: int
+    comparable: dict[str, Any]
+    tested: dict[str, Any]
+    fingerprint: str
+    paths: RunPaths
+
+    @property
+    def run_id(self) -> str:
+        return self.paths.run_id
+
+    @property
+    def num_questions(self) -> int:
+        return self.questions.height
+
+    @property
+    def rollouts_per_question(self) -> int:
+        return len(self.arms.arms) * self.config.sampling.samples_per_arm
+
+    @property
+    def num_rollouts(self) -> int:
+        return self.num_questions * self.rollouts_per_question
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_questions // self.shard_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """What config.json holds: enough to reproduce the run and to compare it with another."""
+        return {
+            "run_id": self.run_id,
+            "fingerprint": self.fingerprint,
+            "comparable": self.comparable,
+            "tested": self.tested,
+            "config": self.config.model_dump(mode="json"),
+            "profile": self.profile.model_dump(mode="json"),
+            "arms": self.arms.model_dump(mode="json")["arms"],
+            "model": {"name": self.model.name, "path": str(self.model.path), "revision": self.model.revision},
+            "num_questions": self.num_questions,
+            "num_rollouts": self.num_rollouts,
+            "num_shards": self.num_shards,
+            "shard_size": self.shard_size,
+            "duplicate_questions": asdict(find_duplicates(self.questions)),
+        }
+
+
+def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
+    """Resolve ``config``: read profile, arms, model files and questions; writes nothing in ``runs_dir``.
+
+    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    """
+    try:
+        profile = load_profile(config.profile)
+        arms = arms_as_asked(load_arms(config.arms), config)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    if config.question_batch_size is not None:
+        profile = profile.model_copy(update={"question_batch_size": config.question_batch_size})
+    model_name = config.model or profile.model
+    if model_name is None:
+        raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
+    model = find_model(model_name, load_format=profile.engine.load_format)
+    check_prompts(arms, model.path)
+    _check_context(config, profile)
+    questions = load_questions(config.dataset)
+    shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size)
+    comparable = comparable_settings(config, arms, model, questions)
+    tested = tested_settings(profile, shard_size)
+    digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
+    name = config.name or "-".join((profile.name, _slug(model_name), _slug(config.dataset.path)))
+    return RunPlan(
+        config=config,
+        profile=profile,
+        arms=arms,
+        model=model,
+        questions=questions,
+        shard_size=shard_size,
+        comparable=comparable,
+        tested=tested,
+        fingerprint=digest,
+        paths=RunPaths(root=runs_dir / f"{name}-{digest[:10]}"),
+    )
+
+
+def default_shard_size(num_questions: int, question_batch_size: int) -> int:
+    """Questions per shard: at least a question batch, and few enough shards for one flow run."""
+    return max(MIN_SHARD_SIZE, question_batch_size, -(-num_questions // MAX_SHARDS))
+
+
+def _check_context(config: RunConfig, profile: Profile) -> None:
+    if config.sampling.max_tokens >= profile.engine.max_model_len:
+        raise ConfigError(
+            f"max_tokens is {config.sampling.max_tokens}, but profile {profile.name} has max_model_len "
+            f"{profile.engine.max_model_len}, which must also hold the prompt. Lower max_tokens or raise max_model_len"
+        )
+
+
+def _slug(name: str) -> str:
+    stem = Path(name).stem if name.endswith((".jsonl", ".json", ".csv", ".parquet")) else Path(name).name
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", stem).strip("-.").lower() or "unnamed"

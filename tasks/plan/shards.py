@@ -1,0 +1,85 @@
+"""Fixed slices of the questions: the unit of a task run, of resume and of upload."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.files import publish_json, publish_parquet, read_json, sha256_file
+from tasks.plan.run_plan import RunPlan
+from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, RunPaths
+from tasks.scoring.score import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One slice of a run's questions, and how many rollouts it must come to."""
+
+    index: int
+    num_questions: int
+    num_rollouts: int
+
+
+def shard_dataset(plan: RunPlan) -> list[Shard]:
+    """Publish the question shards that are missing or torn; return all shards in order."""
+    shards = []
+    for index in range(plan.num_shards):
+        questions = plan.questions.slice(index * plan.shard_size, plan.shard_size)
+        path = plan.paths.questions(index)
+        if not _same_questions(path, questions):
+            publish_parquet(questions, path)
+        shards.append(
+            Shard(
+                index=index,
+                num_questions=questions.height,
+                num_rollouts=questions.height * plan.rollouts_per_question,
+            )
+        )
+    return shards
+
+
+def mark_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> None:
+    """Record that ``file`` is the finished output of ``stage`` for shard ``index``, with its checksum.
+
+    ``made_from`` names what it was made from: when that changes, the file no longer counts as finished.
+    """
+    publish_json(
+        {"sha256": sha256_file(file), "bytes": file.stat().st_size, "made_from": made_from},
+        _marker(paths, stage, index),
+    )
+
+
+def is_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> bool:
+    """True when ``file`` is, byte for byte, what ``mark_finished`` recorded, made from the same."""
+    record = read_json(_marker(paths, stage, index))
+    if not isinstance(record, dict) or not file.is_file() or file.stat().st_size != record.get("bytes"):
+        return False
+    return record.get("made_from") == made_from and record.get("sha256") == sha256_file(file)
+
+
+def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
+    """What a shard's scores are made from: its rollouts, and the scorer in its version."""
+    record = read_json(_marker(paths, "rollouts", index))
+    rollouts = record.get("sha256") if isinstance(record, dict) else None
+    return f"{rollouts} {scorer.name}@{scorer.version}"
+
+
+def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
+    """True when the shard's rollouts are published, intact and complete."""
+    path = paths.rollouts(shard.index)
+    if not is_finished(paths, "rollouts", shard.index, path):
+        return False
+    lazy = pl.scan_parquet(path)
+    return lazy.collect_schema() == ROLLOUT_SCHEMA and lazy.select(pl.len()).collect().item() == shard.num_rollouts
+
+
+def _marker(paths: RunPaths, stage: str, index: int) -> Path:
+    return paths.state / stage / f"shard-{index:05d}.json"
+
+
+def _same_questions(path: Path, questions: pl.DataFrame) -> bool:
+    try:
+        stored = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+    return stored.schema == QUESTION_SCHEMA and stored.equals(questions)

@@ -1,0 +1,100 @@
+"""Finding rollouts of a run to look at, shard by shard, in a run of any state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from tasks.comparison.paired_statistics import CORRECT_ABOVE
+from tasks.errors import ConfigError
+from tasks.records import SCORE_SCHEMA, RunPaths, shard_indices
+
+_ROLLOUT_COLUMNS = (
+    "rollout_id",
+    "example_id",
+    "arm_id",
+    "sample_index",
+    "prompt",
+    "completion",
+    "finish_reason",
+    "stop_reason",
+    "is_truncated",
+    "error",
+    "num_prompt_tokens",
+    "num_completion_tokens",
+    "ground_truth",
+    "oom_rung",
+)
+Outcome = Literal["right", "wrong", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutFilter:
+    """Which rollouts to show; None and False take all."""
+
+    arm: str | None = None
+    example: str | None = None
+    outcome: Outcome | None = None
+    truncated: bool = False
+
+    @property
+    def condition(self) -> pl.Expr:
+        """True for the rows that pass; needs the columns of a rollout and its score."""
+        wanted = pl.lit(True)
+        if self.arm is not None:
+            wanted &= pl.col("arm_id") == self.arm
+        if self.example is not None:
+            wanted &= pl.col("example_id") == self.example
+        if self.truncated:
+            wanted &= pl.col("is_truncated")
+        match self.outcome:
+            case "right":
+                wanted &= pl.col("reward") > CORRECT_ABOVE
+            case "wrong":
+                wanted &= pl.col("reward") <= CORRECT_ABOVE
+            case "error":
+                wanted &= pl.col("error").is_not_null()
+        return wanted
+
+
+def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, Any]]:
+    """Rollouts that pass, in order, each with its score; a reward is None where there is no score yet.
+
+    Raises ConfigError when the run has no rollouts yet, or no such arm or example.
+    """
+    check_names(run_dir, wanted)
+    for shard in shard_indices(run_dir / "rollouts"):
+        yield from _scan(RunPaths(root=run_dir), shard).filter(wanted.condition).collect().iter_rows(named=True)
+
+
+def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
+    """How many rollouts pass."""
+    shards = shard_indices(run_dir / "rollouts")
+    scans = [_scan(RunPaths(root=run_dir), shard).filter(wanted.condition).select(pl.len()) for shard in shards]
+    return sum(int(counted.item()) for counted in pl.collect_all(scans))
+
+
+def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
+    """Raise ConfigError when the run has no rollouts, or none of the arm or the example asked for."""
+    if not shard_indices(run_dir / "rollouts"):
+        raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
+    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    if wanted.arm is not None:
+        arms = rollouts.select(pl.col("arm_id").unique().sort()).collect()["arm_id"].to_list()
+        if wanted.arm not in arms:
+            raise ConfigError(f"the run has no arm {wanted.arm!r}; it has {', '.join(arms)}")
+    if wanted.example is not None:
+        match = rollouts.filter(pl.col("example_id") == wanted.example).select(pl.len()).collect().item()
+        if not match:
+            some = rollouts.select("example_id").head(1).collect().item()
+            raise ConfigError(f"the run has no example {wanted.example!r}; its ids look like {some!r}")
+
+
+def _scan(paths: RunPaths, shard: int) -> pl.LazyFrame:
+    rollouts = pl.scan_parquet(paths.rollouts(shard)).select(_ROLLOUT_COLUMNS)
+    if paths.scores(shard).exists():
+        return rollouts.join(pl.scan_parquet(paths.scores(shard)), on="rollout_id", how="left", maintain_order="left")
+    unscored = {name: pl.lit(None, kind) for name, kind in SCORE_SCHEMA.items() if name != "rollout_id"}
+    return rollouts.with_columns(**unscored)

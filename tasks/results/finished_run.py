@@ -1,0 +1,120 @@
+"""Is there anything left to do for a run, and is there one to go on with?"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.comparison.equivalence_report import TIERS, Tier
+from tasks.errors import ConfigError
+from tasks.files import read_json
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
+from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.scoring.score_shard import load_scorer
+from tasks.storage.manifest import missing_shards
+from tasks.storage.transfer_errors import redact
+from tasks.storage.upload_receipt import read_receipt
+
+
+def planned_shards(plan: RunPlan) -> list[Shard]:
+    """All shards of a run, whether they are on disk or not."""
+    shards = []
+    for index in range(plan.num_shards):
+        num_questions = min(plan.shard_size, plan.num_questions - index * plan.shard_size)
+        shards.append(
+            Shard(index=index, num_questions=num_questions, num_rollouts=num_questions * plan.rollouts_per_question)
+        )
+    return shards
+
+
+def finished_report(
+    plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None
+) -> dict[str, Any] | None:
+    """The report of a run that has nothing left to do, or None.
+
+    Finished means: every rollout and every score is there byte for byte, the manifest is written, the outputs are
+    known to be equivalent as far as ``require`` asks, and the upload, when one is asked for, is complete at that URL.
+    """
+    paths, scorer = plan.paths, load_scorer(plan.config.scorer)
+    report = read_json(paths.report)
+    if not isinstance(report, dict) or report.get("fingerprint") != plan.fingerprint or not paths.manifest.is_file():
+        return None
+    for shard in planned_shards(plan):
+        made_from = scores_made_from(paths, shard.index, scorer)
+        if not rollouts_finished(paths, shard):
+            return None
+        if not is_finished(paths, "scores", shard.index, paths.scores(shard.index), made_from):
+            return None
+    if require is not None and not _is_equivalent(plan, require):
+        return None
+    return report if upload_url is None or _is_uploaded(plan, upload_url) else None
+
+
+def unfinished_name(plan: RunPlan) -> str | None:
+    """The name of an unfinished run in the same runs directory with the same fingerprint, or None."""
+    runs_dir, suffix = plan.paths.root.parent, f"-{plan.fingerprint[:10]}"
+    for config in sorted(runs_dir.glob(f"*{suffix}/config.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        root: Path = config.parent
+        value = read_json(config)
+        known = value.get("fingerprint") if isinstance(value, dict) else None
+        if known == plan.fingerprint and not (root / "manifest.json").is_file():
+            return root.name.removesuffix(suffix)
+    return None
+
+
+def _is_equivalent(plan: RunPlan, require: Tier) -> bool:
+    known = read_json(plan.paths.equivalence)
+    return isinstance(known, dict) and known.get("verdict") in TIERS[: TIERS.index(require) + 1]
+
+
+def _is_uploaded(plan: RunPlan, url: str) -> bool:
+    receipt = read_receipt(plan.paths.root)
+    return receipt is not None and receipt.complete and receipt.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
+
+
+# MERGED from @scored_shards: The shards of a finished run, each rollout beside its score, one shard in memory at a time.
+def check_scored(run_dir: Path) -> list[int]:
+    """The shard indices of a finished and scored run. Raises ConfigError when a shard or its scores are missing."""
+    indices = shard_indices(run_dir / "rollouts")
+    if not indices or missing_shards(run_dir):
+        raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
+    if missing := sorted({*indices} - {*shard_indices(run_dir / "scores")}):
+        raise ConfigError(
+            f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
+            "Run the command that made it again; it scores without generating"
+        )
+    return indices
+
+
+def scored_shards(
+    run_dir: Path, columns: Sequence[str] | None = None, *, where: pl.Expr | None = None
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Every shard in order: ROLLOUT_SCHEMA and SCORE_SCHEMA joined, or the named columns; only rows with ``where``.
+
+    Raises ConfigError for a run that is not finished and scored, or a shard that cannot be read.
+    """
+    paths = RunPaths(root=run_dir)
+    for index in check_scored(run_dir):
+        scores = pl.scan_parquet(paths.scores(index))
+        frame = pl.scan_parquet(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
+        if where is not None:
+            frame = frame.filter(where)
+        if columns is not None:
+            frame = frame.select(columns)
+        try:
+            yield index, frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"shard {index} of {run_dir} cannot be read: {reason}. Restore it") from error
+
+
+SCORED_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
+"""Columns of a scored shard, in order."""
+
+
+def run_config(run_dir: Path) -> dict[str, Any]:
+    """config.json of the run, or an empty mapping."""
+    config = read_json(run_dir / "config.json")
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,115 @@
+"""report.html: a finished run on one page that needs no network, no script and no other file.
+
+Every text from a model, a dataset or a configuration is escaped where it enters the page, and the page's own policy
+forbids scripts and requests, so that what a model writes is read and never run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tasks.files import publish_text
+from tasks.plain_text import one_line, shortened, visible
+from tasks.plan.run_directory import reproduce_command
+from tasks.records import RunPaths
+from tasks.results.report_data import LISTED_DIVERGENCES, ReportData, read_report_data, real_contrasts
+from tasks.results.report_plots import ArmPoint, length_plot, reward_plot, timeline_plot
+
+_LISTED_CONTRASTS = 10
+_LISTED_EXAMPLES = 6
+_EXAMPLE_CHARACTERS = 800
+
+
+def publish_report(run_dir: Path) -> Path:
+    """Make and publish ``report.html`` of the finished run at ``run_dir``; returns its path. Raises ConfigError."""
+    path = RunPaths(root=run_dir).report_html
+    publish_text(render_report(read_report_data(run_dir)), path)
+    return path
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("tasks.results", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=_number, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
+    )
+    report = data.report
+    contrasts = real_contrasts(report.get("contrasts", ()))
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        report=report,
+        reward_plot=reward_plot(_ranked(report["arms"])),
+        length_plot=length_plot(data.lengths),
+        timeline_plot=None if data.timeline is None else timeline_plot(data.timeline),
+        contrasts=contrasts[:_LISTED_CONTRASTS],
+        more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
+        compared=len(report.get("contrasts", ())),
+        divergences=data.equivalence.get("tokens", {}).get("worst", [])[:LISTED_DIVERGENCES],
+        examples=data.equivalence.get("examples", [])[:_LISTED_EXAMPLES],
+        command=_command(data.config),
+        settings=_settings(data.config),
+    )
+
+
+def _ranked(arms: list[dict[str, Any]]) -> list[ArmPoint]:
+    points = [_point(arm) for arm in arms if arm["mean_reward"] is not None]
+    return sorted(points, key=lambda point: -point.mean)
+
+
+def _point(arm: dict[str, Any]) -> ArmPoint:
+    interval = arm["mean_reward_interval"] or {}
+    return ArmPoint(name=arm["arm_id"], mean=arm["mean_reward"], low=interval.get("low"), high=interval.get("high"))
+
+
+def _command(config: dict[str, Any]) -> str | None:
+    try:
+        return reproduce_command(config["config"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """What decides the outputs, flat, by name."""
+    flat: list[tuple[str, str]] = []
+    for part in ("comparable", "tested"):
+        for name, value in config.get(part, {}).items():
+            items = value.items() if isinstance(value, dict) else [("", value)]
+            flat += [(f"{name} {key}".strip(), _line(item, 200)) for key, item in items]
+    return flat
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d} h" if hours else f"{minutes}:{seconds:02d} min"
+
+
+def _line(value: object, most: int = 120) -> str:
+    return one_line(str(value), most)
+
+
+def _shown(value: object, most: int = _EXAMPLE_CHARACTERS) -> str:
+    return visible(shortened("" if value is None else str(value), most))

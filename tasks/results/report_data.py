@@ -1,0 +1,153 @@
+"""What the report shows, read from the files of a run alone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.files import read_json
+from tasks.records import RunPaths
+from tasks.results.finished_run import check_scored, run_config
+from tasks.results.metrics import run_metrics
+from tasks.results.report_plots import LengthBins
+from tasks.results.report_samples import Sample, pick_samples
+from tasks.results.report_timeline import Timeline, read_timeline
+from tasks.results.summary import load_scored
+from tasks.storage.page_verdict import Tone, Verdict
+from tasks.storage.upload_receipt import read_receipt
+from tasks.storage.uploaded_report import upload_verdict
+
+BINS = 40
+LISTED_DIVERGENCES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything on the page. ``report`` is report.json, or what of it the rollouts alone tell."""
+
+    run_id: str
+    config: dict[str, Any]
+    report: dict[str, Any]
+    verdicts: tuple[Verdict, ...]
+    preflight: dict[str, Any]
+    equivalence: dict[str, Any]
+    bench: dict[str, Any] | None
+    lengths: LengthBins
+    timeline: Timeline | None
+    samples: tuple[Sample, ...]
+
+
+def read_report_data(run_dir: Path) -> ReportData:
+    """Gather the page of the finished and scored run at ``run_dir``. Raises ConfigError when it is neither."""
+    check_scored(run_dir)
+    paths = RunPaths(root=run_dir)
+    rows = load_scored(paths)
+    config = run_config(run_dir)
+    report = _object(paths.report) or _measured(rows, paths)
+    preflight, equivalence = _object(paths.preflight), _object(paths.equivalence)
+    return ReportData(
+        run_id=run_dir.resolve().name,
+        config=config,
+        report=report,
+        verdicts=(_health(report, preflight), _equivalence(equivalence), upload_verdict(read_receipt(run_dir))),
+        preflight=preflight,
+        equivalence=equivalence,
+        bench=find_bench(run_dir, config),
+        lengths=length_bins(rows),
+        timeline=read_timeline(paths.telemetry, report.get("oom_ladder", ())),
+        samples=pick_samples(run_dir, rows),
+    )
+
+
+def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
+    """Completion lengths of the rows without an error, in at most ``bins`` bins of whole tokens."""
+    done = rows.filter(pl.col("error").is_null())
+    longest = max(done["num_completion_tokens"].to_list(), default=0)
+    width = max(1, -(-(longest + 1) // bins))
+    count = -(-(longest + 1) // width)
+    table = done.group_by((pl.col("num_completion_tokens") // width).alias("bin")).agg(
+        (~pl.col("is_truncated")).sum().alias("ended"), pl.col("is_truncated").sum().alias("truncated")
+    )
+    found = {row["bin"]: row for row in table.iter_rows(named=True)}
+    return LengthBins(
+        edges=tuple(float(width * index) for index in range(count + 1)),
+        ended=tuple(found[index]["ended"] if index in found else 0 for index in range(count)),
+        truncated=tuple(found[index]["truncated"] if index in found else 0 for index in range(count)),
+    )
+
+
+def find_bench(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The newest benchmark near the run, of the same profile and model; None when there is none."""
+    profile, model = (config.get(name, {}).get("name") for name in ("profile", "model"))
+    near = [run_dir.resolve().parent, *run_dir.resolve().parents[1:3]]
+    files = {file for folder in near for file in [*folder.glob("bench-*/bench.json"), folder / "bench.json"]}
+    for file in sorted(files, key=lambda file: file.parent.name, reverse=True):
+        bench = _object(file)
+        if bench.get("standings") and (bench.get("profile"), bench.get("model")) == (profile, model):
+            return bench
+    return None
+
+
+def _measured(rows: pl.DataFrame, paths: RunPaths) -> dict[str, Any]:
+    metrics = run_metrics(rows)
+    return {
+        "num_questions": metrics.overall.questions,
+        "num_rollouts": rows.height,
+        "num_errors": metrics.overall.errors,
+        "mean_reward": metrics.overall.mean_reward,
+        "overall": asdict(metrics.overall),
+        "arms": [asdict(arm) for arm in metrics.arms],
+        "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
+    }
+
+
+def _health(report: dict[str, Any], preflight: dict[str, Any]) -> Verdict:
+    generation, telemetry = report.get("generation") or {}, report.get("telemetry") or {}
+    missed = [target["name"] for target in telemetry.get("targets", ()) if target["met"] is False]
+    troubles = [
+        *([f"error rows: {report['num_errors']:,}"] if report["num_errors"] else []),
+        *([f"steps down for lack of memory: {len(report['oom_ladder'])}"] if report.get("oom_ladder") else []),
+        *([f"engine restarts: {generation['restarts']}"] if generation.get("restarts") else []),
+        *([f"targets missed: {', '.join(missed)}"] if missed else []),
+        *([f"preflight: {preflight['worst']}"] if preflight.get("worst") in ("warn", "fail") else []),
+    ]
+    if troubles:
+        return Verdict(name="Health", word="needs a look", tone="careful", reason="; ".join(troubles))
+    checked = f"{len(preflight['checks'])} checks passed before the start; " if preflight.get("checks") else ""
+    return Verdict(name="Health", word="good", tone="good", reason=f"{checked}no error rows and no failures.")
+
+
+def _equivalence(equivalence: dict[str, Any]) -> Verdict:
+    if not equivalence:
+        return Verdict(name="Equivalence", word="not compared", tone="unknown", reason="No baseline was given.")
+    verdict = str(equivalence.get("verdict"))
+    tone: Tone = "good" if equivalence.get("meets_required") else "careful" if verdict == "inconclusive" else "bad"
+    baseline = (equivalence.get("baseline") or {}).get("run_id", "the baseline")
+    reason = f"Against {baseline}: {equivalence.get('reason')}"
+    return Verdict(name="Equivalence", word=verdict, tone=tone, reason=reason)
+
+
+def real_contrasts(contrasts: Sequence[dict[str, Any]], level: float = 0.05) -> list[dict[str, Any]]:
+    """Contrasts whose Holm-adjusted p is below ``level``, the better arm first, the largest difference first."""
+    turned = [
+        item
+        if item["mean_difference"] >= 0
+        else {
+            **item,
+            "arm_id": item["other_arm_id"],
+            "other_arm_id": item["arm_id"],
+            "mean_difference": -item["mean_difference"],
+            "low": None if item["high"] is None else -item["high"],
+            "high": None if item["low"] is None else -item["low"],
+        }
+        for item in contrasts
+        if item["p_holm"] < level
+    ]
+    return sorted(turned, key=lambda item: -item["mean_difference"])
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,151 @@
+"""Telemetry made small enough to draw: a few hundred points, however long the run was."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from tasks.node.telemetry import INTERVAL_S
+
+POINTS = 240
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One measure over time; ``points`` are (seconds, value), the value None where it was not recorded."""
+
+    name: str
+    highest: float
+    points: tuple[tuple[float, float | None], ...]
+
+    def runs(self) -> Iterator[list[tuple[float, float]]]:
+        """The points without gaps, piece by piece."""
+        run: list[tuple[float, float]] = []
+        for at, value in self.points:
+            if value is not None:
+                run.append((at, value))
+            elif run:
+                yield run
+                run = []
+        if run:
+            yield run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Something that happened, in seconds from the start."""
+
+    seconds: float
+    kind: Literal["oom", "restart", "session"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The sessions of a run one after the other, what lay between them left out."""
+
+    seconds: float
+    panels: tuple[Panel, ...]
+    marks: tuple[Mark, ...]
+
+
+def read_timeline(path: Path, rungs: Sequence[Mapping[str, Any]] = ()) -> Timeline | None:
+    """The timeline in the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
+    if not path.is_file():
+        return None
+    frame = pl.read_parquet(path)
+    if frame.is_empty():
+        return None
+    clock = _clock(frame)
+    frame = frame.join(clock, on=["session", "time"])
+    seconds = float(clock["at"].max())  # type: ignore[arg-type]
+    # a few samples to a bucket, so that their number does not matter
+    points = max(1, min(POINTS, clock.height // 4))
+    width = seconds / points or 1.0
+    bucket = (pl.col("at") / width).floor().cast(pl.Int32).clip(0, points - 1).alias("bucket")
+    devices = (
+        frame.filter(pl.col("source").is_in(["gpu", "host"]))
+        .group_by(bucket)
+        .agg(
+            pl.col("utilization_percent").mean().alias("utilization"),
+            (pl.col("memory_used").mean() / _GIB).alias("memory"),
+        )
+    )
+    on_gpu = bool((frame["source"] == "gpu").any())
+    rates = _tokens(frame).group_by("at").agg((pl.col("grown") / pl.col("since")).sum().alias("rate"))
+    tokens = rates.group_by(bucket).agg(pl.col("rate").mean().alias("tokens"))
+    table = (
+        pl.DataFrame({"bucket": range(points)}, schema={"bucket": pl.Int32})
+        .join(devices, on="bucket", how="left")
+        .join(tokens, on="bucket", how="left")
+        .sort("bucket")
+        .with_columns(((pl.col("bucket") + 0.5) * width).alias("at"))
+    )
+    names = {
+        "utilization": "GPU utilization, % (mean of the GPUs)" if on_gpu else "CPU of the run, % of one core",
+        "memory": "GPU memory, GiB (mean of the GPUs)" if on_gpu else "resident memory of the run, GiB",
+        "tokens": "tokens/s",
+    }
+    panels = [
+        _panel(table, name, title, 100.0 if name == "utilization" and on_gpu else 0.0) for name, title in names.items()
+    ]
+    return Timeline(
+        seconds=seconds,
+        panels=tuple(panel for panel in panels if panel is not None),
+        marks=tuple(sorted([*_starts(frame, clock), *_rungs(clock, rungs)], key=lambda mark: mark.seconds)),
+    )
+
+
+def _clock(frame: pl.DataFrame) -> pl.DataFrame:
+    """``at`` for every (session, time): seconds, with the sessions one after the other."""
+    moments = frame.select("session", "time").unique().sort("session", "time")
+    sessions = moments.group_by("session").agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
+    length = (pl.col("last") - pl.col("first")).dt.total_microseconds() / 1e6
+    sessions = sessions.sort("session").with_columns(length.cum_sum().shift(1, fill_value=0.0).alias("before"))
+    since = (pl.col("time") - pl.col("first")).dt.total_microseconds() / 1e6
+    return moments.join(sessions, on="session").select("session", "time", (since + pl.col("before")).alias("at"))
+
+
+def _tokens(frame: pl.DataFrame) -> pl.DataFrame:
+    """Tokens that each replica's sample adds; a counter that fell counts from zero: the engine was started again."""
+    before = pl.col("generation_tokens").shift(1, fill_value=0).over("session", "index")
+    fell = pl.col("generation_tokens") < before
+    return (
+        frame.filter(pl.col("source") == "replica")
+        .sort("session", "index", "time")
+        .with_columns(
+            fell.alias("restarted"),
+            (pl.col("at") - pl.col("at").shift(1).over("session", "index")).fill_null(INTERVAL_S).alias("since"),
+            pl.when(fell).then("generation_tokens").otherwise(pl.col("generation_tokens") - before).alias("grown"),
+        )
+    )
+
+
+def _panel(table: pl.DataFrame, name: str, title: str, least: float) -> Panel | None:
+    values = table[name].to_list()
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    points = tuple(zip(table["at"].to_list(), values, strict=True))
+    return Panel(name=title, highest=max(least, *known, 1e-9), points=points)
+
+
+def _starts(frame: pl.DataFrame, clock: pl.DataFrame) -> Iterator[Mark]:
+    for at in clock.group_by("session").agg(pl.col("at").min())["at"].sort().to_list()[1:]:
+        yield Mark(seconds=at, kind="session", text="the run was resumed")
+    for at, replica in _tokens(frame).filter("restarted").select("at", "index").iter_rows():
+        yield Mark(seconds=at, kind="restart", text=f"replica {replica} was started again")
+
+
+def _rungs(clock: pl.DataFrame, rungs: Sequence[Mapping[str, Any]]) -> Iterator[Mark]:
+    times = clock["time"].to_list()
+    seconds = clock["at"].to_list()
+    for change in rungs:
+        moment = datetime.fromisoformat(change["at"])
+        nearest = min(range(len(times)), key=lambda index: abs((times[index] - moment).total_seconds()))
+        text = f"out of {change['kind']} memory: rung {change['from_rung']} to {change['to_rung']}"
+        yield Mark(seconds=seconds[nearest], kind="oom", text=text)

@@ -1,0 +1,116 @@
+"""Scoring a finished run again, without generating.
+
+New score files go to ``scores@SCORER-VERSION/`` beside the run's own ``scores/``, which stay as they are; so does
+every other stage's output. ``changes.parquet`` in the new directory lists every rollout whose reward changed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.files import publish_parquet
+from tasks.records import RunPaths, shard_indices
+from tasks.scoring.score import Scorer
+from tasks.scoring.score_shard import load_scorer, read_scorable, score_frame
+
+LISTED_CHANGES = 50
+"""How many changes a report carries; the file has all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardChange:
+    """One rollout whose reward differs; a null reward (an error, an unparseable gold) is None."""
+
+    rollout_id: str
+    old_reward: float | None
+    new_reward: float | None
+    old_extracted: str | None
+    new_extracted: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreReport:
+    """What re-scoring a run changed.
+
+    ``rollouts`` were scored anew, ``changed`` of them differ in reward from the run's own scores, and ``unscored`` had
+    no score before (they are not compared). Mean rewards are over all rows with a reward.
+    """
+
+    scorer: str
+    scorer_version: str
+    directory: Path
+    shards: int
+    rollouts: int
+    changed: int
+    unscored: int
+    old_mean_reward: float | None
+    new_mean_reward: float | None
+    changes: tuple[RewardChange, ...]
+
+
+def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
+    """Score every shard of the run at ``run_dir`` with ``scorer`` and compare with the run's own scores.
+
+    Raises ConfigError when the run has no rollouts or the scorer is not known.
+    """
+    loaded = load_scorer(scorer)
+    paths = RunPaths(root=run_dir)
+    indices = shard_indices(run_dir / "rollouts")
+    if not indices:
+        raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
+    directory = rescore_directory(run_dir, loaded)
+    compared = []
+    for index in indices:
+        new = score_frame(read_scorable(paths.rollouts(index)), loaded)
+        publish_parquet(new, directory / paths.scores(index).name)
+        compared.append(_beside_old(new, paths.scores(index)))
+    rows = pl.concat(compared)
+    changes = rows.filter(pl.col("is_scored") & pl.col("old_reward").ne_missing(pl.col("new_reward"))).drop("is_scored")
+    publish_parquet(changes, directory / "changes.parquet")
+    return RescoreReport(
+        scorer=loaded.name,
+        scorer_version=loaded.version,
+        directory=directory,
+        shards=len(indices),
+        rollouts=rows.height,
+        changed=changes.height,
+        unscored=rows.height - int(rows["is_scored"].sum()),
+        old_mean_reward=_mean(rows["old_reward"]),
+        new_mean_reward=_mean(rows["new_reward"]),
+        changes=tuple(RewardChange(**row) for row in changes.head(LISTED_CHANGES).iter_rows(named=True)),
+    )
+
+
+def rescore_directory(run_dir: Path, scorer: Scorer) -> Path:
+    """``RUN/scores@NAME-VERSION``, with what a file name should not hold replaced by ``-``."""
+    return run_dir / f"scores@{re.sub(r'[^A-Za-z0-9._-]+', '-', f'{scorer.name}-{scorer.version}')}"
+
+
+def _beside_old(new: pl.DataFrame, old_path: Path) -> pl.DataFrame:
+    columns = ["rollout_id", "reward", "extracted_answer"]
+    old = pl.read_parquet(old_path, columns=columns) if old_path.exists() else new.select(columns).clear()
+    return (
+        new.select("rollout_id", new_reward="reward", new_extracted="extracted_answer")
+        .join(
+            old.select("rollout_id", old_reward="reward", old_extracted="extracted_answer", is_scored=pl.lit(True)),
+            on="rollout_id",
+            how="left",
+            maintain_order="left",
+        )
+        .select(
+            "rollout_id",
+            "old_reward",
+            "new_reward",
+            "old_extracted",
+            "new_extracted",
+            pl.col("is_scored").fill_null(False),
+        )
+    )
+
+
+def _mean(rewards: pl.Series) -> float | None:
+    present = rewards.drop_nulls().cast(pl.Float64)
+    return float(present.sum()) / len(present) if len(present) else None

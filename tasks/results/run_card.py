@@ -1,0 +1,203 @@
+"""README.md of a run directory: the dataset card that makes the directory a dataset repository as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.files import publish_text, read_json
+from tasks.plain_text import one_line
+from tasks.plan.run_directory import reproduce_command
+from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.results.finished_run import check_scored, run_config
+from tasks.storage.manifest import run_fingerprint
+
+CARD = "README.md"
+FOLDERS = {"rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA, "questions": QUESTION_SCHEMA}
+"""Folder, which is also the name of the configuration, and its schema; the first is the default."""
+
+MEANINGS = {
+    "rollout_id": "unique name: run, question, arm, sample",
+    "run_id": "the run",
+    "group_id": "rollouts with the same one have the same prompt",
+    "example_id": "the question",
+    "arm_id": "the system prompt, by name",
+    "sample_index": "0 to samples per arm - 1",
+    "prompt": "messages as the chat template was given them, or one message of role text",
+    "completion": "text, without special tokens; null for an error row",
+    "prompt_ids": "prompt token ids",
+    "completion_ids": "token ids as sampled",
+    "logprobs": "natural logarithm of each sampled token's probability, under the sampling distribution",
+    "top_logprob_ids": "most likely token ids per position; null when not stored",
+    "top_logprobs": "their log-probabilities",
+    "finish_reason": "stop or length; null for an error row",
+    "stop_reason": "the stop string or token, when one ended it",
+    "is_truncated": "cut off by max_tokens",
+    "error": "why there is no completion; null when there is one",
+    "num_prompt_tokens": "length of prompt_ids",
+    "num_completion_tokens": "length of completion_ids",
+    "ground_truth": "the dataset's answer",
+    "temperature": "sampling temperature",
+    "top_p": "nucleus sampling mass",
+    "max_tokens": "longest completion allowed",
+    "seed": "the request's own seed",
+    "model": "model name",
+    "model_revision": "digest or revision of its weights",
+    "engine_version": "engine and its version",
+    "dtype": "number format of the weights",
+    "question_batch_size": "questions in flight when it was generated",
+    "max_num_seqs": "most sequences the engine ran at once",
+    "oom_rung": "step of the out-of-memory ladder, 0 for none",
+    "created_at": "when it finished, UTC",
+    "reward": "1 for right, 0 for wrong with the shipped scorers; null for an error row",
+    "extracted_answer": "what was read from the completion",
+    "extraction_method": "how it was read",
+    "correct_flexible": "the last number is right, whatever its form",
+    "gold_suspect": "the ground truth looks wrong",
+    "scorer": "which scorer",
+    "scorer_version": "and its version",
+    "question": "text of the question",
+}
+
+_LOAD = """
+## Loading
+
+```python
+from datasets import concatenate_datasets, load_dataset
+
+RUN = "{run_id}"  # this directory, seen from the one above
+rollouts = load_dataset(RUN, split="train")
+scores = load_dataset(RUN, "scores", split="train").remove_columns("rollout_id")
+scored = concatenate_datasets([rollouts, scores], axis=1)
+```
+
+The rows of `rollouts` and `scores` are in the same order. `questions` is the third configuration.
+"""
+
+
+_CARD = """---
+license: other
+tags:
+- rollouts
+- reinforcement-learning
+- vllm
+---
+
+# {run_id}
+
+{rollouts} rollouts of {questions} questions under {arms} system prompts (*arms*), each with token ids,
+log-probabilities and a reward.
+
+| | |
+| --- | --- |
+| model | {model} |
+| engine | vLLM {engine} |
+| precision | {dtype} |
+| sampling | temperature {temperature}, top_p {top_p}, at most {max_tokens} tokens |
+| scorer | {scorer} |
+| error rows | {errors} |
+| mean reward | {reward} |
+| equivalence to the baseline | {verdict} |
+| fingerprint | `{fingerprint}` |
+
+A group, as group-relative methods such as GRPO normalise over it, is the rows with the same `group_id`. `logprobs` are
+natural logarithms under the sampling distribution, one for each of `completion_ids`.
+"""
+
+
+def publish_card(run_dir: Path) -> Path:
+    """Make and publish the card of the finished and scored run at ``run_dir``; returns its path. Raises ConfigError."""
+    path = run_dir / CARD
+    publish_text(build_run_card(run_dir), path)
+    return path
+
+
+def build_run_card(run_dir: Path) -> str:
+    """The card's text: header, facts, how to load it, schema, provenance."""
+    from huggingface_hub import DatasetCard
+
+    check_scored(run_dir)
+    card = DatasetCard(build_card(run_dir))
+    card.data.configs = [
+        {
+            "config_name": folder,
+            "data_files": [{"split": "train", "path": f"{folder}/shard-*.parquet"}],
+            **({"default": True} if folder == "rollouts" else {}),
+        }
+        for folder in FOLDERS
+    ]
+    card.text = (
+        "\n".join(
+            [card.text.rstrip(), _LOAD.format(run_id=run_dir.resolve().name), *_schema(run_dir), *_provenance(run_dir)]
+        )
+        + "\n"
+    )
+    return str(card)
+
+
+def _schema(run_dir: Path) -> list[str]:
+    lines = ["## Columns"]
+    for folder, schema in FOLDERS.items():
+        rows = pl.scan_parquet(run_dir / folder / "shard-*.parquet").select(pl.len()).collect().item()
+        lines += ["", f"### {folder}: {rows:,} rows", "", "| column | type | meaning |", "| --- | --- | --- |"]
+        lines += [f"| {name} | {_type(kind)} | {MEANINGS[name]} |" for name, kind in schema.items()]
+    return lines
+
+
+def _provenance(run_dir: Path) -> list[str]:
+    config = run_config(run_dir)
+    lines = ["", "## Provenance", ""]
+    if "dataset" in config.get("config", {}):
+        lines += ["Made by", "", "```", one_line(reproduce_command(config["config"]), 4_000), "```", ""]
+    versions = config.get("tested", {}).get("versions", {})
+    if versions:
+        lines += [", ".join(f"{name} {version}" for name, version in versions.items()), ""]
+    if RunPaths(root=run_dir).report_html.is_file():
+        lines.append("`report.html` shows the run on one page; `manifest.json` lists every file with its sha256.")
+    return lines
+
+
+def _type(kind: pl.DataType) -> str:
+    match kind:
+        case pl.List(inner=inner):
+            return f"list of {_type(inner)}"  # type: ignore[arg-type]
+        case pl.Struct(fields=fields):
+            return "{" + ", ".join(field.name for field in fields) + "}"
+    return str(kind).partition("(")[0].lower()
+
+
+def build_card(run_dir: Path) -> str:
+    """The text of the dataset card, with YAML header."""
+    paths = RunPaths(root=run_dir)
+    comparison = read_json(paths.equivalence)
+    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    facts: dict[str, Any] = (
+        rollouts.select(
+            pl.len().alias("rollouts"),
+            pl.col(ROLLOUT_KEY[0]).n_unique().alias("questions"),
+            pl.col(ROLLOUT_KEY[1]).n_unique().alias("arms"),
+            pl.col("error").is_not_null().sum().alias("errors"),
+            engine=pl.col("engine_version").first(),
+            **{name: pl.col(name).first() for name in ("model", "dtype", "temperature", "top_p", "max_tokens")},
+        )
+        .collect()
+        .row(0, named=True)
+    )
+    scores = scan_scores(run_dir)
+    return _CARD.format(
+        run_id=run_dir.resolve().name,
+        fingerprint=run_fingerprint(run_dir),
+        verdict=(comparison or {}).get("verdict") or "not compared",
+        scorer="none"
+        if scores is None
+        else " ".join(scores.select("scorer", "scorer_version").first().collect().row(0)),
+        reward="none" if scores is None else f"{scores.select(pl.col('reward').mean()).collect().item():.4f}",
+        **facts,
+    )
+
+
+def scan_scores(run_dir: Path) -> pl.LazyFrame | None:
+    """The scores of a run, or None for a run that is not scored."""
+    if not shard_indices(run_dir / "scores"):
+        return None
+    return pl.scan_parquet(run_dir / "scores" / "shard-*.parquet")

@@ -1,0 +1,136 @@
+"""Which rollouts are right in one run and wrong in another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.comparison.paired_statistics import CORRECT_ABOVE, Flips, count_flips
+from tasks.errors import ConfigError
+from tasks.records import ROLLOUT_KEY
+from tasks.results.finished_run import scored_shards
+
+_COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """One rollout in both runs; ``won`` when only the second is right."""
+
+    example_id: str
+    arm_id: str
+    sample_index: int
+    won: bool
+    ground_truth: str
+    first_answer: str | None
+    second_answer: str | None
+    first_completion: str
+    second_completion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmFlips:
+    """Flips within one arm: ``lost`` only the first run has right, ``won`` only the second."""
+
+    arm_id: str
+    rollouts: int
+    lost: int
+    won: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDiff:
+    """Two runs, rollout by rollout, over what both have scored.
+
+    ``first_only`` and ``second_only`` count rollouts without a scored partner. ``examples`` are the first flips in the
+    order of the second run.
+    """
+
+    first: str
+    second: str
+    first_mean: float
+    second_mean: float
+    flips: Flips
+    arms: tuple[ArmFlips, ...]
+    first_only: int
+    second_only: int
+    examples: tuple[Flip, ...]
+
+
+def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = None) -> RunDiff:
+    """Compare the rewards of two scored runs; ``most`` flips are listed with their texts.
+
+    The runs may differ in everything but their questions. Raises ConfigError when they share no rollout, or when equal
+    ids stand for different questions.
+    """
+    sides = [_scored(run, arm) for run in (first, second)]
+    pairs = sides[1].join(sides[0], on=ROLLOUT_KEY, how="inner", suffix="_first", maintain_order="left")
+    if pairs.is_empty():
+        raise ConfigError(
+            f"{first.name} and {second.name} share no scored rollout: no ({', '.join(ROLLOUT_KEY)}) is in both. "
+            "Compare runs over the same questions and arms"
+        )
+    other = pairs.filter(pl.col("ground_truth") != pl.col("ground_truth_first"))
+    if other.height:
+        raise ConfigError(
+            f"{other.height} of {pairs.height} shared ids stand for questions with another ground truth, such as "
+            f"{other['example_id'][0]!r}. Compare runs over the same dataset"
+        )
+    pairs = pairs.rename(
+        {
+            "reward_first": "base_reward",
+            "reward": "cand_reward",
+            "extracted_answer_first": "base_answer",
+            "extracted_answer": "cand_answer",
+        }
+    ).with_columns(
+        lost=(pl.col("base_reward") > CORRECT_ABOVE) & (pl.col("cand_reward") <= CORRECT_ABOVE),
+        won=(pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORRECT_ABOVE),
+    )
+    arms = pairs.group_by("arm_id", maintain_order=True).agg(
+        pl.len().alias("rollouts"), pl.col("lost").sum(), pl.col("won").sum()
+    )
+    flipped = pairs.filter(pl.col("lost") | pl.col("won")).head(most)
+    return RunDiff(
+        first=first.name,
+        second=second.name,
+        first_mean=float(pairs["base_reward"].cast(pl.Float64).sum()) / pairs.height,
+        second_mean=float(pairs["cand_reward"].cast(pl.Float64).sum()) / pairs.height,
+        flips=count_flips(pairs),
+        arms=tuple(ArmFlips(**row) for row in arms.iter_rows(named=True)),
+        first_only=sides[0].height - pairs.height,
+        second_only=sides[1].height - pairs.height,
+        examples=tuple(_flips(first, second, flipped)),
+    )
+
+
+def _scored(run_dir: Path, arm: str | None) -> pl.DataFrame:
+    where = pl.col("reward").is_not_null()
+    if arm is not None:
+        where &= pl.col("arm_id") == arm
+    return pl.concat([frame for _, frame in scored_shards(run_dir, _COLUMNS, where=where)])
+
+
+def _flips(first: Path, second: Path, flipped: pl.DataFrame) -> Iterator[Flip]:
+    texts = [_completions(run, flipped.select(ROLLOUT_KEY)) for run in (first, second)]
+    for row in flipped.iter_rows(named=True):
+        key = tuple(row[name] for name in ROLLOUT_KEY)
+        yield Flip(
+            example_id=row["example_id"],
+            arm_id=row["arm_id"],
+            sample_index=row["sample_index"],
+            won=row["won"],
+            ground_truth=row["ground_truth"],
+            first_answer=row["base_answer"],
+            second_answer=row["cand_answer"],
+            first_completion=texts[0][key],
+            second_completion=texts[1][key],
+        )
+
+
+def _completions(run_dir: Path, keys: pl.DataFrame) -> dict[tuple[Any, ...], str]:
+    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    wanted = rollouts.join(keys.lazy(), on=ROLLOUT_KEY, how="semi").select(*ROLLOUT_KEY, "completion")
+    return {row[:-1]: row[-1] for row in wanted.collect().iter_rows()}

@@ -1,0 +1,204 @@
+"""The part of a completion that counts as the assistant's answer text.
+
+In this order: cut at an end-of-turn token, reasoning inside think tags removed, cut at a question invented after an
+answer, characters mapped by an explicit table, GSM8K calculator annotations ``<<9*2=18>>`` removed. NFKC is not used:
+it turns "3½" into "31⁄2". Every pattern is linear in the text's length.
+"""
+
+import re
+from dataclasses import dataclass
+
+from tasks.scoring.answer_value import read_value
+
+_ZERO_WIDTH = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+_LINE_BREAKS = "\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_FULL_WIDTH = "\uff01-\uff5e"
+MAPPED_CLASS = _ZERO_WIDTH + _LINE_BREAKS + _FULL_WIDTH
+"""The characters that cleaning removes, turns into a newline, or into ASCII: the inside of a regex class."""
+
+_MAPPED = re.compile(f"[{MAPPED_CLASS}]")
+_CHARACTERS = str.maketrans(
+    {
+        character: "" if re.match(f"[{_ZERO_WIDTH}]", character) else "\n"
+        for character in map(chr, range(0x10000))
+        if re.match(f"[{_ZERO_WIDTH}{_LINE_BREAKS}]", character)
+    }
+    | {chr(wide): chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)}
+)
+
+TURN_TOKENS = (
+    "<|im_end|>",  # ChatML: Qwen, Yi, SmolLM
+    "<|im_start|>",
+    "<|eot_id|>",  # Llama 3
+    "<|eom_id|>",
+    "<|start_header_id|>",
+    "<|begin_of_text|>",
+    "<|end_of_text|>",  # Llama 3, Granite
+    "<|start_of_role|>",
+    "<|eot|>",  # Llama 4
+    "<|header_start|>",
+    "<|endoftext|>",  # GPT-2, Phi, Qwen, OLMo
+    "<|end|>",  # Phi, gpt-oss
+    "<|return|>",
+    "<|start|>",
+    "<|user|>",  # GLM, Phi, Zephyr
+    "<|assistant|>",
+    "<|system|>",
+    "<|observation|>",
+    "<|EOT|>",  # DeepSeek Coder
+    "<｜end▁of▁sentence｜>",  # DeepSeek V3 and R1, with full-width bars
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<|end_of_turn|>",  # OpenChat
+    "<|END_OF_TURN_TOKEN|>",  # Command R
+    "<|START_OF_TURN_TOKEN|>",
+    "<end_of_turn>",  # Gemma
+    "<start_of_turn>",
+    "<eos>",
+    "<turn|>",
+    "<|turn>",
+    "</s>",  # Llama 2, Mistral
+    "[INST]",
+    "[/INST]",
+    "[EOS]",
+)
+"""Tokens at which a turn ends or another begins; text from the first of them on is not the answer's."""
+
+# a common first character lets the search skip ahead
+_TURN = re.compile(r"[<\[](?:" + "|".join(re.escape(token[1:]) for token in TURN_TOKENS) + ")")
+_OPENING_HEADER = re.compile(
+    r"\s*(?:<\|begin_of_text\|>)?(?:<\|(?:im_start|start_header_id|header_start|start_of_role|assistant|start"
+    r"|START_OF_TURN_TOKEN)\|>|<start_of_turn>|<\|turn>)(?:assistant|model)?(?:<\|(?:end_header_id|header_end|end_of_role)\|>)?"
+)
+_HARMONY = re.compile(r"\s*<\|channel\|>")
+_HARMONY_FINAL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>")
+
+THINK_NAMES = ("think", "thinking", "thought", "reasoning", "analysis", "scratchpad")
+"""Names of the tags around reasoning, written as here, capitalised, or in capitals."""
+
+_THINK_FORMS = "|".join(form for name in THINK_NAMES for form in (name, name.capitalize(), name.upper()))
+_THINK = re.compile(
+    rf"[<\[◁](?:(?P<open>(?:{_THINK_FORMS})[ \t]?>|THINK\]|think▷|\|begin_of_thought\|>)"
+    rf"|/(?:{_THINK_FORMS})[ \t]?>|/THINK\]|/think▷|\|end_of_thought\|>)"
+)
+
+_NUMBERED = r"[ \t]{0,2}#?[0-9]{0,4}[*_]{0,3}[ \t]{0,2}"
+_NEXT_QUESTION_LINE = (
+    r"[\n\r](?i:[ \t>*_#]{0,12}(?:[0-9]{1,3}[.)][ \t]{0,2}[*_]{0,3})?"
+    r"(?:(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )?"
+    rf"(?:(?:question|problem|exercise|task|instruction|user|human|q){_NUMBERED}[:：]"
+    r"|(?:question|problem|exercise|q)[ \t]{0,2}#?[0-9]{1,4}[*_]{0,3}[ \t]{0,2}[.)]"
+    rf"|(?:question|problem|exercise){_NUMBERED}(?:[\r\n]|$)"
+    r"|(?:user|human|assistant)[ \t]{0,4}[\r\n]))"
+)
+
+MAYBE_NEXT_QUESTION = (
+    r"[\n\r][^a-zA-Z\n\r]{0,24}(?i:q(?:uestion|[\W0-9])|problem|exercise|task|instruction|user|human|assistant"
+    r"|(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )"
+)
+"""Found wherever a next question's line is, and elsewhere, in a fraction of the time; in Python's and Rust's syntax."""
+
+SAME_LINE_QUESTION = rf"[ \t.!*$}})](?:Question|Problem|Exercise|Q){_NUMBERED}:"
+"""Another question on the answer's own line: capitalised, since prose may end in "the question:"."""
+
+_NEXT_QUESTION = re.compile(_NEXT_QUESTION_LINE)
+_SAME_LINE_QUESTION = re.compile(SAME_LINE_QUESTION)
+QUESTION_WORDS = ["Q", "Problem", "Exercise"]
+"""One of them starts what SAME_LINE_QUESTION finds."""
+
+# written so that the search skips to the next first character
+_ANSWER = re.compile(
+    r"[#\\Aa](?:(?P<hash>(?<=#)(?<!##)###(?!#))|(?<=\\)(?:boxed|fbox) ?\{[^}\n]{0,80}?[0-9]"
+    r"|(?<=[Aa])(?:nswer|NSWER)(?: is|[ *_]{0,4}:)[^\n#\\]{0,80}?[0-9])"
+)
+_LIST_NUMBER = re.compile(r" ?[0-9][.)]? ?")
+_MOST_VALUE_CHARS = 200
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerText:
+    """Cleaned text, and whether its end is known to be the end of the turn (so that nothing can be missing)."""
+
+    text: str
+    is_ended: bool
+
+
+def answer_text(completion: str) -> AnswerText:
+    """The text of ``completion`` in which an answer may stand."""
+    text, is_ended = _cut_at_turn_token(completion)
+    return spoken_text(_without_reasoning(text), is_ended=is_ended)
+
+
+def spoken_text(text: str, *, is_ended: bool = False) -> AnswerText:
+    """The same for a text without turn tokens and reasoning; ``is_ended`` when a turn token stood at its end."""
+    text, question_followed = _cut_at_next_question(text)
+    if _MAPPED.search(text):  # translating costs far more than finding nothing to translate
+        text = text.replace("\r\n", "\n").translate(_CHARACTERS)
+    return AnswerText(text=_ANNOTATION.sub("", text), is_ended=is_ended or question_followed)
+
+
+def _cut_at_turn_token(text: str) -> tuple[str, bool]:
+    header = _OPENING_HEADER.match(text)
+    start = header.end() if header else 0
+    if _HARMONY.match(text, start):
+        # gpt-oss: every channel but `final` is reasoning, and `<|end|>` closes a channel, not the turn
+        final = _HARMONY_FINAL.search(text, start)
+        if final is None:
+            return "", False
+        start = final.end()
+    end = _TURN.search(text, start)
+    return (text[start:], False) if end is None else (text[start : end.start()], True)
+
+
+def _without_reasoning(text: str) -> str:
+    """Text outside think blocks, each block replaced by a newline.
+
+    A closing tag without an opening one ends reasoning that the prompt's template opened, so all before it goes.
+    The first closing tag closes, however many were opened: models name the tag inside their reasoning. An unclosed
+    block runs to the end.
+    """
+    pieces: list[str] = []
+    visible_from: int | None = 0
+    for tag in _THINK.finditer(text):
+        if tag["open"]:
+            if visible_from is not None:
+                pieces.append(text[visible_from : tag.start()])
+            visible_from = None
+        else:
+            if visible_from is not None:
+                pieces.clear()
+            pieces.append("\n")
+            visible_from = tag.end()
+    if visible_from is not None:
+        pieces.append(text[visible_from:])
+    elif pieces:
+        pieces.append("\n")
+    return "".join(pieces)
+
+
+def _cut_at_next_question(text: str) -> tuple[str, bool]:
+    """Cut at the first question heading after an answer; before any answer it restates the question, or a part."""
+    if not any(word in text for word in QUESTION_WORDS) and _NEXT_QUESTION.search(text) is None:
+        return text, False
+    given = next((found.end() for found in _ANSWER.finditer(text) if _gives_answer(text, found)), None)
+    if given is None:
+        return text, False
+    line_end = text.find("\n", given)
+    same_line = _SAME_LINE_QUESTION.search(text, given, len(text) if line_end < 0 else line_end)
+    heading = same_line or _NEXT_QUESTION.search(text, given)
+    return (text, False) if heading is None else (text[: heading.start()] + "\n", True)
+
+
+def _gives_answer(text: str, found: re.Match[str]) -> bool:
+    """Whether an answer stands at ``found``: for a ``####``, that its line or the next attempts a value."""
+    if not found["hash"]:
+        return True
+    start = found.end()
+    for line in text[start : start + _MOST_VALUE_CHARS].split("\n", 3)[:3]:
+        value, *after = _SAME_LINE_QUESTION.split(line.split("####", 1)[0], maxsplit=1)
+        kind = read_value(value, "hash").kind
+        if kind != "empty":
+            # "#### 1. Question: ..." numbers a heading, "#### 18. Question: ..." is an answer run into the next
+            return kind != "prose" and not (after and _LIST_NUMBER.fullmatch(value))
+    return False

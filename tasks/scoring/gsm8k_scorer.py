@@ -1,0 +1,76 @@
+"""The strict GSM8K scorer.
+
+It pays only what the completion states as its answer, after the last ``####`` or in the last ``\\boxed{}``, and only
+when that is exactly one number equal to the ground truth. What counts as text, marker and number is said in
+``answer_text``, ``answer_marker`` and ``answer_value``.
+"""
+
+import math
+
+import polars as pl
+
+from tasks.scoring.answer_columns import answer_columns
+from tasks.scoring.answer_marker import find_answer
+from tasks.scoring.answer_text import answer_text
+from tasks.scoring.answer_value import read_value
+from tasks.scoring.number_text import canonical_run, last_number_run
+from tasks.scoring.score import CUT_FINISH_REASONS, Score
+
+SCORER_NAME = "gsm8k"
+SCORER_VERSION = "2"
+"""Raised with every change that can change a reward."""
+
+
+def score_answer(completion: str, ground_truth: str, finish_reason: str | None = "stop") -> Score:
+    """Strict GSM8K score of one completion; see ``Score`` for the fields.
+
+    A completion that was cut (``finish_reason`` "length") while its answer was being written scores 0 with method
+    ``truncated``. A ``ground_truth`` that is not one number gives a NaN reward and method ``gold_unparseable``.
+    """
+    cleaned = answer_text(completion)
+    answer = find_answer(cleaned, is_cut=finish_reason in CUT_FINISH_REASONS)
+    gold = gold_number(ground_truth)
+    if gold is None:
+        return Score(
+            reward=math.nan, extracted_answer=answer.canonical, method="gold_unparseable", correct_flexible=False
+        )
+    return Score(
+        reward=float(answer.canonical == gold),
+        extracted_answer=answer.canonical,
+        method=answer.method,
+        correct_flexible=canonical_run(last_number_run(cleaned.text)) == gold,
+    )
+
+
+def gold_number(ground_truth: str) -> str | None:
+    """Canonical value of a ground truth such as "18", "1,234", "$18" or "18.0", or of what follows its ``####``."""
+    return read_value(ground_truth.rsplit("####", 1)[-1], "boxed").canonical
+
+
+class Gsm8kScorer:
+    """The same as ``score_answer`` for every row of a shard."""
+
+    name = SCORER_NAME
+    version = SCORER_VERSION
+
+    def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
+        answers = answer_columns(rows["completion"], rows["finish_reason"])
+        truths = rows["ground_truth"]
+        distinct = truths.drop_nulls().unique()
+        golds = pl.DataFrame(
+            {"ground_truth": distinct, "gold": pl.Series([gold_number(truth) for truth in distinct], dtype=pl.String)}
+        )
+        gold = pl.col("gold")
+        is_right = (pl.col("extracted_answer") == gold).fill_null(False)
+        return (
+            answers.with_columns(truths.alias("ground_truth"))
+            .join(golds, on="ground_truth", how="left", maintain_order="left")
+            .select(
+                reward=pl.when(gold.is_not_null()).then(is_right).cast(pl.Float32),
+                extracted_answer="extracted_answer",
+                extraction_method=pl.when(gold.is_null())
+                .then(pl.lit("gold_unparseable"))
+                .otherwise("extraction_method"),
+                correct_flexible=(pl.col("flexible") == gold).fill_null(False),
+            )
+        )

@@ -1,0 +1,120 @@
+"""The ``math`` scorer: Math-Verify on the answer that the completion marks, for expressions that are not one number.
+
+https://github.com/huggingface/Math-Verify. The answer is looked for as the strict GSM8K scorer does (last ``####`` line
+or ``\\boxed{}``); what counts as equal is Math-Verify's judgement, which takes 18% and 1800% both for 18%.
+"""
+
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.scoring.answer_marker import MarkedValue, marked_values
+from tasks.scoring.answer_text import answer_text
+from tasks.scoring.answer_value import read_value
+from tasks.scoring.gsm8k_scorer import gold_number
+from tasks.scoring.math_workers import LIMIT_S, Comparison, Verdict, verify_all
+from tasks.scoring.number_text import canonical_run, last_number_run
+from tasks.scoring.score import CUT_FINISH_REASONS, Score, columns_of
+
+MAX_CANDIDATE_CHARS = 1_000
+"""A longer answer is not compared."""
+
+_LABEL = re.compile(r"(?:the )?(?:final )?answer(?: is(?![a-z])| ?:) *", re.IGNORECASE)
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_EXPRESSION = re.compile(r"[\\^=+*/(]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tail:
+    candidate: str | None
+    method: str
+    last_number: str | None
+
+
+class MathScorer:
+    """Rewards 1 where Math-Verify finds the marked answer equal to the ground truth; method ``math``.
+
+    Other methods: ``none`` and ``truncated`` as for ``gsm8k``, ``timeout`` when the comparison exceeded its limit
+    (reward 0), ``gold_unparseable`` (reward null). Raises ConfigError when Math-Verify is not installed.
+    """
+
+    name = "math"
+
+    def __init__(self, *, limit_s: float = LIMIT_S, workers: int | None = None) -> None:
+        self._limit_s = limit_s
+        self._workers = workers
+        _ = self.version
+
+    @cached_property
+    def version(self) -> str:
+        """The rule's own version and Math-Verify's."""
+        try:
+            return f"2-{importlib.metadata.version('math-verify')}"
+        except importlib.metadata.PackageNotFoundError:
+            raise ConfigError(
+                "scorer 'math' needs the package math-verify, which is not installed. Install the extra: "
+                "pip install 'rollout-harvest[math]'"
+            ) from None
+
+    def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
+        tails = [_tail(text, reason) for text, reason in rows.select("completion", "finish_reason").iter_rows()]
+        golds = rows["ground_truth"].to_list()
+        verdicts = self._verify([(tail.candidate, gold) for tail, gold in zip(tails, golds, strict=True)])
+        return columns_of([_score(*row) for row in zip(tails, golds, verdicts, strict=True)])
+
+    def _verify(self, pairs: list[tuple[str | None, str]]) -> list[Verdict | None]:
+        """A verdict per pair, None where there is no candidate; equal pairs are compared once."""
+        distinct = {pair: Comparison(candidate=pair[0], gold=pair[1]) for pair in pairs if pair[0] is not None}
+        verdicts = verify_all(list(distinct.values()), workers=self._workers, limit_s=self._limit_s)
+        known = dict(zip(distinct, verdicts, strict=True))
+        return [known.get(pair) for pair in pairs]
+
+
+def _tail(completion: str, finish_reason: str | None) -> _Tail:
+    cleaned = answer_text(completion)
+    is_cut = finish_reason in CUT_FINISH_REASONS and not cleaned.is_ended
+    filled = [marked for marked in marked_values(cleaned.text) if _value(marked)]
+    # words may be the answer here, so a heading is passed over only for an answer before it
+    marked = next((marked for marked in filled if not _is_heading(marked)), filled[0] if filled else None)
+    last_number = canonical_run(last_number_run(cleaned.text))
+    if marked is None or (is_cut and marked.is_open):
+        return _Tail(candidate=None, method="truncated" if is_cut else "none", last_number=last_number)
+    is_unusable = marked.is_unclosed_box or marked.is_partial or len(marked.raw) > MAX_CANDIDATE_CHARS
+    if is_unusable or not _is_balanced(marked.raw):
+        return _Tail(candidate=None, method="ambiguous", last_number=last_number)
+    return _Tail(candidate=_value(marked), method="math", last_number=last_number)
+
+
+def _value(marked: MarkedValue) -> str:
+    value = marked.raw.strip()
+    label = _LABEL.match(value)
+    return value[label.end() :] if label else value
+
+
+def _is_heading(marked: MarkedValue) -> bool:
+    """Whether a ``####`` line is words, with or without a number before them, and no expression."""
+    is_words = len(marked.raw.strip()) > 1 and _EXPRESSION.search(marked.raw) is None
+    return marked.kind == "hash" and is_words and read_value(marked.raw, "hash").kind == "prose"
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for brace in _BRACE.findall(text):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _score(tail: _Tail, gold: str, verdict: Verdict | None) -> Score:
+    methods = {"timeout": "timeout", "bad_gold": "gold_unparseable"}
+    return Score(
+        reward=float("nan") if verdict == "bad_gold" else float(verdict == "right"),
+        extracted_answer=tail.candidate,
+        method=methods.get(verdict or "", tail.method),
+        correct_flexible=verdict == "right" or (tail.last_number is not None and tail.last_number == gold_number(gold)),
+    )

@@ -1,0 +1,96 @@
+"""Scoring: completions and ground truths in, rewards out.
+
+``score_answer`` scores one completion and ``score_frame`` a shard, with the same result. A scorer is chosen by name:
+``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the user's own).
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.files import publish_parquet
+from tasks.records import SCORE_SCHEMA
+from tasks.scoring.custom_scorer import CustomScorer
+from tasks.scoring.gold_suspects import suspect_flags
+from tasks.scoring.gsm8k_scorer import SCORER_NAME, SCORER_VERSION, Gsm8kScorer, gold_number, score_answer
+from tasks.scoring.math_scorer import MathScorer
+from tasks.scoring.score import SCORED_COLUMNS, Score, Scorer
+
+__all__ = [
+    "SCORER_NAME",
+    "SCORER_VERSION",
+    "Score",
+    "Scorer",
+    "gold_number",
+    "load_scorer",
+    "read_scorable",
+    "score_answer",
+    "score_frame",
+    "score_shard",
+]
+
+
+def load_scorer(name: str) -> Scorer:
+    """The scorer called ``name``: ``gsm8k``, ``math`` or ``package.module:function``.
+
+    Raises ConfigError for another name, for ``math`` without Math-Verify installed, and for a path at which no
+    function can be imported.
+    """
+    if name == SCORER_NAME:
+        return Gsm8kScorer()
+    if name == "math":
+        return MathScorer()
+    if ":" in name:
+        return CustomScorer.load(name)
+    raise ConfigError(f"scorer {name!r} is not known; give gsm8k, math or package.module:function")
+
+
+def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:
+    """Scores in SCORE_SCHEMA, one row per rollout in order; by the strict GSM8K scorer unless another is given.
+
+    ``rollouts`` has ``rollout_id``, ``completion``, ``ground_truth`` and ``finish_reason``, and may have ``error`` (a
+    row with one has a null reward and method ``error``) and ``question`` (without it no gold is flagged as suspect).
+    """
+    scorer = scorer or Gsm8kScorer()
+    failed = pl.col("completion").is_null()
+    if "error" in rollouts.columns:
+        failed |= pl.col("error").is_not_null()
+    is_failed = rollouts.select(failed.alias("is_failed"))["is_failed"]
+    scored = scorer.score_columns(rollouts.filter(~is_failed)).select(
+        pl.col(name).cast(kind) for name, kind in SCORED_COLUMNS.items()
+    )
+    errors = pl.DataFrame(
+        {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
+        schema=SCORED_COLUMNS,
+    ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
+    positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
+    rows = pl.concat([scored, errors]).with_columns(positions.alias("position")).sort("position")
+    no_suspects = pl.repeat(False, rollouts.height, eager=True).alias("gold_suspect")
+    return rows.with_columns(
+        rollouts["rollout_id"],
+        suspect_flags(rollouts["question"]) if "question" in rollouts.columns else no_suspects,
+        scorer=pl.lit(scorer.name),
+        scorer_version=pl.lit(scorer.version),
+    ).select(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items())
+
+
+def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = SCORER_NAME) -> Path:
+    """Score the rollouts of one shard and publish the scores at ``scores_path``, which is returned.
+
+    The shard's questions, for the suspect golds, are read from ``../questions`` beside the rollouts when they exist.
+    """
+    loaded = load_scorer(scorer)
+    publish_parquet(score_frame(read_scorable(rollouts_path), loaded), scores_path)
+    return scores_path
+
+
+def read_scorable(rollouts_path: Path) -> pl.DataFrame:
+    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions are at hand."""
+    columns = ["rollout_id", "example_id", "completion", "ground_truth", "finish_reason", "error"]
+    rollouts = pl.read_parquet(rollouts_path, columns=columns)
+    questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name
+    if not questions_path.exists():
+        return rollouts
+    questions = pl.read_parquet(questions_path, columns=["example_id", "question"])
+    return rollouts.join(questions, on="example_id", how="left", maintain_order="left")

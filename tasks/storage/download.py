@@ -1,0 +1,99 @@
+"""Download of an uploaded run: verified file by file, resumable, and only what ``_SUCCESS`` vouches for."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tasks.errors import ConfigError, UploadError
+from tasks.files import atomic_path, publish_json, read_json, remove_stale_temporaries, sha256_file
+from tasks.storage.destination import open_objects
+from tasks.storage.filesystems import Transfer
+from tasks.storage.manifest import MANIFEST, ManifestFile
+from tasks.storage.objects import Objects
+from tasks.storage.verify import trusted_manifest
+
+_MARK = "state/download.json"
+_TRIES = 3
+
+
+class _DamagedError(UploadError):
+    """The bytes that came are not those of the manifest."""
+
+
+def download_run(url: str, directory: Path, transfer: Transfer | None = None) -> Path:
+    """Bring the run at ``url`` (``.../RUN_ID``) to ``directory/RUN_ID`` and return that path.
+
+    Files that are already there with the right bytes are kept; the manifest comes last, so that a directory with one
+    is whole. Raises UploadError when the upload is incomplete or
+    damaged, ConfigError when the directory holds a run of its own that differs.
+    """
+    transfer = transfer or Transfer()
+    store = open_objects(url, transfer)
+    manifest, body = trusted_manifest(store)
+    target = directory / _name(manifest.run_id)
+    wanted = [file for file in manifest.files if not _is_here(target, file)]
+    _refuse_other_run(target, store.url, wanted)
+    publish_json({"url": store.url}, target / _MARK)
+    remove_stale_temporaries(target)
+    if wanted:
+        # of a killed download, or of an earlier upload: it must not vouch for a mixture
+        (target / MANIFEST).unlink(missing_ok=True)
+    with ThreadPoolExecutor(transfer.workers, thread_name_prefix="download") as pool:
+        futures = [pool.submit(_fetch, store, file, target) for file in wanted]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            store.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    with atomic_path(target / MANIFEST) as temporary:
+        temporary.write_bytes(body)
+    return target
+
+
+def _name(run_id: str) -> str:
+    if not run_id or run_id in (".", "..") or "/" in run_id or "\\" in run_id:
+        raise UploadError(f"the manifest's run_id {run_id!r} is no directory name. Upload the run again")
+    return run_id
+
+
+def _is_here(target: Path, file: ManifestFile) -> bool:
+    path = target / file.path
+    return path.is_file() and path.stat().st_size == file.bytes and sha256_file(path) == file.sha256
+
+
+def _refuse_other_run(target: Path, url: str, wanted: list[ManifestFile]) -> None:
+    mark = read_json(target / _MARK)
+    if mark is not None and mark.get("url") == url:
+        return
+    clashes = [file.path for file in wanted if (target / file.path).exists()]
+    if clashes:
+        raise ConfigError(
+            f"{target} is not a download of {url}, and its {clashes[0]} differs. Choose another directory"
+        )
+
+
+def _fetch(store: Objects, file: ManifestFile, target: Path) -> None:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with atomic_path(target / file.path) as temporary:
+                _copy(store, file, temporary)
+            return
+        except _DamagedError:
+            # damage on the way heals with another read, damage at rest does not
+            if attempt == _TRIES:
+                raise
+
+
+def _copy(store: Objects, file: ManifestFile, temporary: Path) -> None:
+    digest = hashlib.sha256()
+    with temporary.open("wb") as copy:
+        for data in store.windows(file.path, file.bytes):
+            digest.update(data)
+            copy.write(data)
+    if digest.hexdigest() != file.sha256:
+        raise _DamagedError(
+            f"{file.path} at {store.url} is damaged: its sha256 is {digest.hexdigest()}, the manifest says "
+            f"{file.sha256}. Upload the run again"
+        )

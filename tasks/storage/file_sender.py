@@ -1,0 +1,118 @@
+"""One file to the destination, and how it is known that it arrived."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from tasks.errors import UploadError
+from tasks.files import sha256_file
+from tasks.storage.digests import Digest, digest_file
+from tasks.storage.objects import Objects, RemoteObject
+from tasks.storage.upload_receipt import FileReceipt, Verified
+
+logger = logging.getLogger(__name__)
+Verify = Literal["sample", "full"]
+
+_SAMPLE_EVERY = 20
+_ROUNDS = 3
+
+
+class Sender:
+    """Sends files of a run that the destination does not hold yet; safe to use from several threads.
+
+    ``before_change`` is called before anything is sent. With ``verify`` "sample" the first and then every twentieth
+    file is read back after it was sent, with "full" every file, also those that were there before. Files named in
+    ``elsewhere`` are read there instead of in the run directory.
+    """
+
+    def __init__(
+        self, store: Objects, run_dir: Path, fingerprint: str, *, verify: Verify, before_change: Callable[[], None]
+    ) -> None:
+        self.files_sent = self.bytes_sent = 0
+        self.elsewhere: dict[str, Path] = {}
+        self._store = store
+        self._run_dir = run_dir
+        self._fingerprint = fingerprint
+        self._verify = verify
+        self._before_change = before_change
+        self._lock = threading.Lock()
+        self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+    def bring(self, name: str, *, listed: bool, known: FileReceipt | None) -> FileReceipt:
+        """See to it that the store holds the file; ``listed`` says that it has an object of this name.
+
+        Raises UploadError when it holds other bytes each time after the file was sent.
+        """
+        path = self.elsewhere.get(name, self._run_dir / name)
+        with path.open("rb") as file:
+            before = _identity(os.fstat(file.fileno()))
+            digest = digest_file(file, self._store.transfer.part_bytes)
+            self._hashes[path] = (before, digest.sha256)
+            stored = self._store.head(name) if listed else None
+            proof = self._proof_before(name, digest, stored, known) if stored else None
+            if stored is None or proof is None:
+                stored, proof = self._send(name, file, digest)
+        return FileReceipt(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=proof)
+
+    def sha256_of(self, path: Path) -> str:
+        """Hex sha256 of the file, from when it was sent if the file is still the same."""
+        identity, sha256 = self._hashes.get(path, (None, ""))
+        return sha256 if identity == _identity(path.stat()) else sha256_file(path)
+
+    def _send(self, name: str, file: BinaryIO, digest: Digest) -> tuple[RemoteObject, Verified]:
+        self._before_change()
+        with self._lock:
+            read_back = self._verify == "full" or self.files_sent % _SAMPLE_EVERY == 0
+            self.files_sent += 1
+        for _ in range(_ROUNDS):
+            stored = self._store.put_file(name, file, digest, self._fingerprint)
+            with self._lock:
+                self.bytes_sent += digest.size
+            if proof := self._proof_after(name, digest, stored, read_back):
+                return stored, proof
+            logger.warning("%s at %s is not what was sent; sending it again", name, self._store.url)
+        raise UploadError(
+            f"{name} was sent {_ROUNDS} times, and each time {self._store.url} then held other bytes. The network or "
+            "the store damages data: check them; _SUCCESS was not written"
+        )
+
+    def _proof_before(
+        self, name: str, digest: Digest, stored: RemoteObject, known: FileReceipt | None
+    ) -> Verified | None:
+        """How it is known that an object found in place is the file; None when it has to be sent."""
+        if not _can_be(stored, digest):
+            return None
+        if self._verify == "sample":
+            if stored.etag_is_md5 and stored.etag == digest.etag:
+                return "etag"
+            if known and (known.sha256, known.etag) == (digest.sha256, stored.etag):
+                return known.verified
+        return self._proof_by_reading(name, digest)
+
+    def _proof_after(self, name: str, digest: Digest, stored: RemoteObject, read_back: bool) -> Verified | None:
+        """How it is known that an object just sent arrived undamaged; None when it did not."""
+        if not _can_be(stored, digest):
+            return None
+        if not read_back:
+            if stored.checksum_verified:
+                return "checksum"
+            if not stored.etag_is_md5:
+                return "size"
+            if stored.etag == digest.etag:
+                return "etag"
+        # also for stores whose ETags follow another rule than S3's
+        return self._proof_by_reading(name, digest)
+
+    def _proof_by_reading(self, name: str, digest: Digest) -> Verified | None:
+        return "read" if self._store.sha256(name, digest.size) == digest.sha256 else None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _can_be(stored: RemoteObject, digest: Digest) -> bool:
+    return stored.size == digest.size and stored.sha256 in (None, digest.sha256)

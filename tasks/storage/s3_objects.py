@@ -1,0 +1,239 @@
+"""Objects of an S3 bucket: digests in the metadata, checksums on the way, multipart uploads that leave no orphans."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tasks.errors import HarvestError, UploadError
+from tasks.storage.digests import Digest, digest_bytes
+from tasks.storage.filesystems import Transfer
+from tasks.storage.multipart_uploads import OpenUploads
+from tasks.storage.objects import BODIES, Objects, RemoteObject
+from tasks.storage.request_body import Body, sign_with_known_hashes
+
+LAST_SECONDS = 5.0
+"""What a request after ``stop`` may take: whoever ends a process does not wait for a server that hangs."""
+
+
+class S3Objects(Objects):
+    """Objects below an ``s3://`` URL, through s3fs's client."""
+
+    def __init__(self, url: str, transfer: Transfer, filesystem: Any, root: str, state: Path | None) -> None:
+        super().__init__(url, transfer, filesystem, root)
+        self._bucket, prefix, _ = filesystem.split_path(self._root)
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._tls = filesystem.s3.meta.endpoint_url.startswith("https")
+        sign_with_known_hashes(filesystem.s3)
+        self._native_checksums = filesystem.s3.meta.config.request_checksum_calculation == "when_supported"
+        self._uploads = OpenUploads(state) if state else None
+        self._in_flight: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+
+    def head(self, key: str) -> RemoteObject | None:
+        try:
+            answer = self._head(key)
+        except FileNotFoundError:
+            return None
+        encryption = answer.get("ServerSideEncryption", "")
+        return RemoteObject(
+            size=int(answer["ContentLength"]),
+            etag=answer["ETag"].strip('"'),
+            etag_is_md5="kms" not in encryption and "SSECustomerAlgorithm" not in answer,
+            sha256=answer.get("Metadata", {}).get("sha256"),
+        )
+
+    def listing(self) -> dict[str, RemoteObject]:
+        found: dict[str, RemoteObject] = {}
+        more: dict[str, Any] = {}
+        while True:
+            page = self._request("listing", "list_objects_v2", Prefix=self._prefix, **more)
+            for item in page.get("Contents", []):
+                key = item["Key"].removeprefix(self._prefix)
+                found[key] = RemoteObject(size=int(item["Size"]), etag=item["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return found
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> RemoteObject:
+        if len(digest.part_md5s) > 1:
+            self._put_parts(key, file, digest, fingerprint)
+            return self._after_put(key)
+        with BODIES:
+            return self._put_one(key, os.pread(file.fileno(), digest.size, 0), digest, fingerprint)
+
+    def put_bytes(self, key: str, data: bytes, fingerprint: str) -> RemoteObject:
+        return self._put_one(key, data, digest_bytes(data), fingerprint)
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._request(f"deleting {key}", "delete_object", Key=self._key(key))
+
+    def stop(self) -> None:
+        super().stop()
+        with self._lock:
+            running = tuple(self._in_flight)
+        for future in running:
+            future.cancel()
+
+    def abort_orphans(self) -> int:
+        if self._uploads is None:
+            return 0
+        aborted = 0
+        for left in self._uploads.left_by_the_dead(self._bucket, self._prefix):
+            aborted += self._abort_at(left.key, left.upload_id, unknown=True)
+            left.close()
+        return aborted
+
+    def _put_one(self, key: str, data: bytes, digest: Digest, fingerprint: str) -> RemoteObject:
+        checksum: dict[str, Any] = {}
+        if self._native_checksums:
+            checksum = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(digest.sha256)).decode()}
+        answer = self._request(
+            f"writing {key}",
+            "put_object",
+            Key=self._key(key),
+            Body=Body(data, digest.sha256),
+            Metadata=_metadata(digest, fingerprint),
+            **self._content_md5(digest.part_md5s[0]),
+            **checksum,
+        )
+        stored = self._after_put(key)
+        if not checksum:
+            return stored
+        # AWS answers with the checksum that it compared; other servers may tell only when asked
+        found = answer.get("ChecksumSHA256") or self._head(key, ChecksumMode="ENABLED").get("ChecksumSHA256")
+        return replace(stored, checksum_verified=found == checksum["ChecksumSHA256"])
+
+    def _put_parts(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> None:
+        target = self._key(key)
+        record = self._uploads.begin(self._bucket, target) if self._uploads else None
+        upload_id: str | None = None
+        tries = 0
+
+        def create() -> Any:
+            nonlocal tries
+            tries += 1
+            metadata = _metadata(digest, fingerprint)
+            return self._fs._call_s3("create_multipart_upload", Bucket=self._bucket, Key=target, Metadata=metadata)
+
+        try:
+            upload_id = str(self._call(f"opening {key}", lambda: self._wait(create()))["UploadId"])
+            if record:
+                record.opened(upload_id)
+            parts = self._send_parts(key, file, digest, upload_id)
+            self._complete(key, digest, upload_id, parts)
+        except BaseException:
+            # a record that cannot be closed now is left to the next run
+            with contextlib.suppress(HarvestError):
+                self._abort_at(target, upload_id, unknown=upload_id is None or tries > 1)
+                if record:
+                    record.close()
+            raise
+        if tries > 1:
+            self._abort_at(target, None, unknown=True)
+        if record:
+            record.close()
+
+    def _send_parts(self, key: str, file: BinaryIO, digest: Digest, upload_id: str) -> list[dict[str, Any]]:
+        def send(index: int) -> dict[str, Any]:
+            with BODIES:
+                body = Body(os.pread(file.fileno(), digest.part_bytes, index * digest.part_bytes))
+                answer = self._request(
+                    f"writing part {index + 1} of {key}",
+                    "upload_part",
+                    Key=self._key(key),
+                    UploadId=upload_id,
+                    PartNumber=index + 1,
+                    Body=body,
+                    **self._content_md5(digest.part_md5s[index]),
+                )
+            checksums = {
+                name: value
+                for name, value in answer.items()
+                if name.startswith("Checksum") and name != "ChecksumType" and value
+            }
+            return {"PartNumber": index + 1, "ETag": answer["ETag"], **checksums}
+
+        with ThreadPoolExecutor(self.transfer.workers, thread_name_prefix="upload-part") as pool:
+            futures = [pool.submit(send, index) for index in range(len(digest.part_md5s))]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _complete(self, key: str, digest: Digest, upload_id: str, parts: list[dict[str, Any]]) -> None:
+        try:
+            self._request(
+                f"completing {key}",
+                "complete_multipart_upload",
+                Key=self._key(key),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+            )
+        except FileNotFoundError:
+            # an earlier attempt succeeded and only its answer was lost: then the object is there
+            stored = self.head(key)
+            if stored is None or (stored.size, stored.sha256) != (digest.size, digest.sha256):
+                text = f"the multipart upload of {key} to {self.url} vanished; run it again"
+                raise UploadError(text, retryable=True) from None
+
+    def _head(self, key: str, **arguments: Any) -> dict[str, Any]:
+        return self._request(f"looking up {key}", "head_object", Key=self._key(key), **arguments)
+
+    def _abort_at(self, target: str, upload_id: str | None, *, unknown: bool) -> int:
+        """Abort ``upload_id``, and with ``unknown`` whatever is open at the very key: ids whose answer was lost."""
+        # taking back is part of stopping, so it runs once even after a stop
+        retry = not self._stop.is_set()
+        ids = {upload_id} if upload_id else set()
+        if unknown:
+            page = self._request("listing open uploads", "list_multipart_uploads", retry=retry, Prefix=target)
+            ids |= {item["UploadId"] for item in page.get("Uploads", []) if item["Key"] == target}
+        for each in ids:
+            with contextlib.suppress(FileNotFoundError):
+                self._request("aborting an upload", "abort_multipart_upload", retry=retry, Key=target, UploadId=each)
+        return len(ids)
+
+    def _get(self, key: str, span: tuple[int, int] | None) -> bytes:
+        start, end = span or (None, None)
+        return bytes(self._wait(self._fs._cat_file(f"{self._bucket}/{self._key(key)}", start=start, end=end)))
+
+    def _content_md5(self, md5: bytes) -> dict[str, Any]:
+        # over plain HTTP the request's signature covers the body already; over TLS it does not, given this header
+        return {"ContentMD5": base64.b64encode(md5).decode()} if self._tls else {}
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}{key}"
+
+    def _request(self, what: str, method: str, *, retry: bool = True, **arguments: Any) -> dict[str, Any]:
+        def request() -> dict[str, Any]:
+            if body := arguments.get("Body"):
+                body.seek(0)
+            answer: dict[str, Any] = self._wait(self._fs._call_s3(method, Bucket=self._bucket, **arguments))
+            return answer
+
+        return self._call(what, request, retry=retry)
+
+    def _wait(self, coroutine: Any) -> Any:
+        # on s3fs's own loop, but through a future that stop() can cancel in the middle of a body
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
+        with self._lock:
+            self._in_flight.add(future)
+        try:
+            return future.result(LAST_SECONDS if self._stop.is_set() else None)
+        except TimeoutError:
+            future.cancel()
+            raise
+        finally:
+            with self._lock:
+                self._in_flight.discard(future)
+
+
+def _metadata(digest: Digest, fingerprint: str) -> dict[str, str]:
+    return {"sha256": digest.sha256, "size": str(digest.size), "fingerprint": fingerprint}

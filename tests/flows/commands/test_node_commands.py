@@ -1,0 +1,92 @@
+"""``harvest preflight`` and ``harvest plan`` as a user runs them, also on a node that looks like 8 H100s."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tests.support.harvest_command import Outcome, harvest
+from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
+from tests.tasks.test_model_files import SECOND, model
+
+__all__ = ["model"]
+
+
+def test_the_demo_profile_passes_here(tmp_path: Path) -> None:
+    outcome = harvest("preflight", "--json", "--runs-dir", tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.report["worst"] in ("pass", "warn")
+    assert {check["name"] for check in outcome.report["checks"]} >= {"model files", "memory plan", "disk"}
+
+
+def test_a_gpu_profile_without_a_driver_says_which_profile_fits(tmp_path: Path) -> None:
+    outcome = harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, COLUMNS="200")
+    if "no NVIDIA driver" not in outcome.stdout:
+        pytest.skip("this machine has an NVIDIA driver")
+    assert outcome.code == 1
+    assert "use a profile that fits this node: cpu-demo" in outcome.stdout
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not has_compiler():
+        pytest.skip("gcc is not installed, so the stub cannot be built")
+    return build_stub(tmp_path_factory.mktemp("nvml"))
+
+
+def on_eight_gpus(stub: Path, tmp_path: Path, fault: str = "") -> Outcome:
+    environment = stub_environment(stub, fault, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7", COLUMNS="200")
+    return harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, **environment)
+
+
+def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
+    outcome = on_eight_gpus(stub, tmp_path)
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
+    (answering,) = [line for line in outcome.stdout.splitlines() if "answers" in line]
+    assert answering.split()[:3] == ["pass", "answers", "0-7"]
+    assert "NVIDIA H100 80GB HBM3" in answering
+    assert not any(line.startswith("fail") for line in outcome.stdout.splitlines())
+
+
+def test_a_faulty_gpu_fails_with_its_remedy(stub: Path, tmp_path: Path) -> None:
+    outcome = on_eight_gpus(stub, tmp_path, "remap_pending")
+    assert outcome.code == 1
+    lines = outcome.stdout.splitlines()
+    (at,) = [place for place, line in enumerate(lines) if line.startswith("fail")]
+    assert lines[at].split()[:4] == ["fail", "row", "remapping", "3"]
+    assert "-> Reset the GPU" in lines[at + 1]
+
+
+@pytest.mark.parametrize(("name", "damage"), [("model.safetensors", "truncate"), ("tokenizer.json", "remove")])
+def test_a_damaged_model_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    if damage == "remove":
+        (model / name).unlink()
+    else:
+        (model / name).write_bytes((model / name).read_bytes()[:-100])
+    for command in ("preflight", "run"):
+        outcome = harvest(command, "--model", model, "--runs-dir", tmp_path / "runs")
+        assert outcome.code == 2
+        assert name.split(".")[0] in outcome.stdout + outcome.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/logs"))
+
+
+def test_a_missing_shard_is_named(model: Path, tmp_path: Path) -> None:
+    (model / SECOND).unlink()
+    for command in ("preflight", "run"):
+        outcome = harvest(command, "--model", model, "--runs-dir", tmp_path / "runs")
+        assert outcome.code == 2
+        assert SECOND in outcome.stdout + outcome.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plan_measures_the_dataset_and_advises(tmp_path: Path) -> None:
+    outcome = harvest("plan", "--json", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    value = json.loads(outcome.stdout)
+    assert value["plan"]["kv_tokens"] > 0
+    assert value["prompts"]["longest"] < 200
+    assert any(advice["setting"] == "max_model_len" for advice in value["advice"])

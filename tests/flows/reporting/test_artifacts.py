@@ -1,0 +1,43 @@
+"""What of a run becomes a table in Prefect's UI."""
+
+from typing import Any, cast
+
+from flows.reporting.artifacts import report_upload
+from flows.reporting.reporter import Reporter
+from tasks.storage.upload_receipt import FileReceipt, UploadReceipt, Verified
+
+
+class Tables:
+    """A reporter that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, Any]] = {}
+
+    def table(self, key: str, rows: list[dict[str, Any]], description: str) -> None:
+        self.tables[key] = {row["figure"]: row["value"] for row in rows}
+
+
+def test_the_receipt_of_an_upload() -> None:
+    proofs: tuple[Verified, ...] = ("etag", "etag", "read")
+    receipt = UploadReceipt(
+        url="s3://bucket/run",
+        run_id="run",
+        fingerprint="f",
+        complete=True,
+        manifest_sha256="abc",
+        files={f"{n}": FileReceipt(size=700, sha256="s", etag="e", verified=proof) for n, proof in enumerate(proofs)},
+        files_sent=2,
+        bytes_sent=1400,
+    )
+    tables = Tables()
+    report_upload(cast(Reporter, tables), receipt)
+    assert tables.tables["harvest-upload"] == {
+        "url": "s3://bucket/run",
+        "complete": "yes",
+        "files": "3",
+        "bytes": "2,100",
+        "files sent last": "2",
+        "bytes sent last": "1,400",
+        "verified by": "etag: 2, read: 1",
+        "sha256 of the manifest": "abc",
+    }

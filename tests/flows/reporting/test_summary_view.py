@@ -1,0 +1,62 @@
+"""The summary that ``harvest run`` prints without ``--json``."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows.reporting.summary_view import print_summary
+from tasks.files import publish_json, publish_parquet
+from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.plan.run_config import DatasetSource, RunConfig
+from tasks.plan.run_plan import plan_run
+from tasks.results.summary import summarize_run
+from tests.support.synthetic import ARMS, write_run
+
+
+def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    write_run(plan.paths.root, accuracy={arm: float(arm in ("concise", "verify")) for arm in ARMS})
+    session = GenerationSession(
+        started_at="", seconds=2, start_seconds=1, tokens=2468, rollouts=64, restarts=3, replicas=1, gpus=0
+    )
+    add_session(plan.paths.state / "generation.json", session)
+
+    publish_json(plan.to_json(), plan.paths.config)
+    print_summary(summarize_run(plan.paths.root))
+
+    shown = capsys.readouterr().out
+    assert "8 questions x 8 arms: 64 rollouts" in shown
+    means = dict(re.findall(r"^│ (\w+) +│ +([\d.]+) │ +[\d.]+-[\d.]+ │", shown, re.MULTILINE))
+    assert means == {arm: "1.000" if arm in ("concise", "verify") else "0.000" for arm in ARMS} | {"all": "0.250"}
+    assert "generated 2,468 tokens in 2.0 s: 1,234 tokens/s (engine start 1.0 s, 3 restarts)" in shown
+    assert shown.endswith(f"run directory: {plan.paths.root}\n")
+    assert "suspect" not in shown
+
+
+def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    write_run(plan.paths.root, shards=2, questions_per_shard=4, accuracy=1.0)
+    is_suspect = pl.col("rollout_id").is_in(
+        pl.read_parquet(plan.paths.rollouts(0)).filter(pl.col("example_id") == "q0000001")["rollout_id"].to_list()
+    )
+    scores = pl.read_parquet(plan.paths.scores(0))
+    publish_parquet(
+        scores.with_columns(
+            gold_suspect=is_suspect, reward=pl.when(is_suspect).then(0.0).otherwise("reward").cast(pl.Float32)
+        ),
+        plan.paths.scores(0),
+    )
+
+    publish_json(plan.to_json(), plan.paths.config)
+    report = summarize_run(plan.paths.root)
+    print_summary(report)
+
+    assert (report["gold_suspects"], report["mean_reward"], report["mean_reward_without_suspects"]) == (1, 7 / 8, 1.0)
+    assert "mean reward without suspect ground truths (questions: 1): 1.000" in capsys.readouterr().out

@@ -1,0 +1,189 @@
+"""Credentials from blocks of a real Prefect server, against real S3 servers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, task
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.collect import collect_rollouts
+from flows.server.aws_credentials import load_credentials, transfer_of_flow_run, transfer_with
+from tasks.errors import ConfigError, UploadError
+from tasks.storage.destination import check_destination
+from tasks.storage.filesystems import Credentials
+from tasks.storage.upload import upload_run
+from tasks.storage.verify import verify_upload
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import harvest
+from tests.support.prefect_blocks import aws_block, make_block
+from tests.support.prefect_server import free_port
+from tests.support.s3_servers import Bucket
+from tests.support.synthetic import write_run
+
+KEY, SECRET, TOKEN = "AKIAOFTHEBLOCK", "secret/of+the/block", "token/of+the/block=="
+PAIR = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def server(prefect_api: str) -> Iterator[str]:
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield prefect_api
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment that leads to no S3 server and has no credentials; to be asked for after a bucket."""
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "AWS_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (PAIR, Credentials(access_key_id=KEY, secret_access_key=SECRET)),
+        (
+            {**PAIR, "region_name": "eu-west-1", "profile_name": None},
+            Credentials(access_key_id=KEY, secret_access_key=SECRET, region="eu-west-1"),
+        ),
+        ({"profile_name": "team"}, Credentials(profile="team")),
+        (
+            {**PAIR, "aws_client_parameters": {"endpoint_url": "http://s3", "verify": False, "use_ssl": True}},
+            Credentials(access_key_id=KEY, secret_access_key=SECRET, endpoint_url="http://s3", verify=False),
+        ),
+        (
+            {"aws_client_parameters": {"verify_cert_path": "/ca.pem", "config": {"s3": {"addressing_style": "path"}}}},
+            Credentials(verify="/ca.pem", client_settings={"s3": {"addressing_style": "path"}}),
+        ),
+    ],
+)
+def test_what_a_block_says(fields: dict[str, Any], expected: Credentials, server: str) -> None:
+    assert load_credentials(aws_block(server, **fields)) == expected
+    assert load_credentials(f"secret/{make_block(server, 'secret', {'value': fields})}") == expected
+
+
+def test_a_session_token_is_taken_from_a_secret_only(server: str) -> None:
+    fields = {**PAIR, "aws_session_token": TOKEN}
+    secret = make_block(server, "secret", {"value": json.dumps(fields)})
+    expected = Credentials(access_key_id=KEY, secret_access_key=SECRET, session_token=TOKEN)
+    assert load_credentials(f"secret/{secret}") == expected
+    with pytest.raises(ConfigError, match=r"keeps in clear .* Secret block") as caught:
+        load_credentials(aws_block(server, **fields))
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("slug", "data", "expected"),
+    [
+        ("aws-credentials", {"aws_secret_access_key": SECRET}, "only one of aws_access_key_id"),
+        ("aws-credentials", {**PAIR, "assume_role_arn": "arn:aws:iam::1:role/x"}, "give the block its profile_name"),
+        ("aws-credentials", {**PAIR, "aws_client_parameters": {"proxy": SECRET}}, "the field proxy; known are"),
+        ("secret", {"value": SECRET}, "holds no JSON object"),
+        ("secret", {"value": f'"{SECRET}"'}, "holds no JSON object"),
+        ("secret", {"value": {"secret": SECRET}}, "the field secret; known are aws_access_key_id"),
+        ("secret", {"value": {**PAIR, "aws_session_token": [SECRET]}}, "aws_session_token of the block .* is no text"),
+        ("secret", {"value": {**PAIR, "aws_client_parameters": SECRET}}, "is no object of endpoint_url"),
+    ],
+)
+def test_a_block_that_cannot_be_used(slug: str, data: dict[str, Any], expected: str, server: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load_credentials(f"{slug}/{make_block(server, slug, data)}")
+    assert SECRET not in str(caught.value)
+
+
+def test_a_block_that_does_not_exist(server: str) -> None:
+    with pytest.raises(ConfigError, match=f"aws-credentials/nosuch does not exist on the Prefect server {server}"):
+        load_credentials("nosuch")
+
+
+def test_a_flow_without_its_block_writes_nothing(server: str, bucket: Bucket, tmp_path: Path) -> None:
+    profile, runs = write_fake_profile(tmp_path), tmp_path / "runs"
+    collect = collect_rollouts.with_options(retries=0)
+    with pytest.raises(ConfigError, match="aws-credentials/nosuch does not exist"):
+        collect(str(profile), questions=2, upload=bucket.url, aws_credentials_block="nosuch", runs_dir=str(runs))
+    assert not runs.exists()
+    assert bucket.listing() == []
+
+
+def test_a_server_that_does_not_answer() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}),
+        pytest.raises(UploadError, match=r"could not be read from the Prefect server .*Check that it runs") as caught,
+    ):
+        load_credentials("any")
+    assert caught.value.retryable
+
+
+def test_a_block_alone_opens_the_store(bucket: Bucket, bare: None, server: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=2)
+    with pytest.raises(UploadError, match="or a Prefect block"):
+        check_destination(bucket.url)
+    block = aws_block(server, **PAIR, aws_client_parameters={"endpoint_url": bucket.server.endpoint})
+
+    assert upload_run(run.root, bucket.url, transfer=transfer_with(block)).complete
+    assert verify_upload(f"{bucket.url}/run", transfer_with(block)).ok
+    checked = harvest("verify", f"{bucket.url}/run", "--aws-credentials-block", block, PREFECT_API_URL=server)
+    assert checked.code == 0, checked.stderr
+    options = ("--runs-dir", tmp_path / "runs", "--aws-credentials-block", block)
+    compared = harvest("compare", f"{bucket.url}/run", f"{bucket.url}/run", *options, PREFECT_API_URL=server)
+    assert compared.code == 0, compared.stderr
+    exported = ("--to", "jsonl", "--out", f"{bucket.url}/exported")
+    written = harvest("export", f"{bucket.url}/run", *exported, *options, PREFECT_API_URL=server)
+    assert written.code == 0, written.stderr
+    assert any("/exported/" in key for key in bucket.listing())
+
+
+def test_a_block_names_the_authority_to_trust(tls_bucket: Bucket, bare: None, server: str) -> None:
+    way = {"endpoint_url": tls_bucket.server.endpoint, "verify_cert_path": tls_bucket.server.ca_bundle}
+    check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=way)))
+    del way["verify_cert_path"]
+    with pytest.raises(UploadError, match="not trusted"):
+        check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=way)))
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"profile_name": "nosuch"}, r"profile \(nosuch\) could not be found"),
+        ({**PAIR, "aws_client_parameters": {"endpoint_url": "no url"}}, "Invalid endpoint: no url"),
+        ({**PAIR, "region_name": "no region!"}, "doesn't match a supported format"),
+        ({**PAIR, "aws_client_parameters": {"config": {"nosuch": SECRET}}}, "unexpected keyword argument 'nosuch'"),
+    ],
+)
+def test_settings_that_the_client_refuses(fields: dict[str, Any], expected: str, server: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as caught:
+        check_destination("s3://bucket/x", transfer_with(aws_block(server, **fields)))
+    assert "Correct the AWS settings" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_task_finds_the_block_of_its_flow_run(server: str) -> None:
+    @task
+    def key_in_a_task() -> str | None:
+        transfer = transfer_of_flow_run()
+        return transfer.credentials().access_key_id if transfer.credentials else None
+
+    @flow
+    def with_parameter(aws_credentials_block: str | None = None) -> str | None:
+        return key_in_a_task.submit().result()
+
+    @flow
+    def without_parameter() -> str | None:
+        return key_in_a_task.submit().result()
+
+    assert with_parameter(aws_block(server, **PAIR)) == KEY
+    assert with_parameter() is None
+    assert without_parameter() is None
+
+
+@pytest.mark.parametrize("given", [SECRET, "", "s3-bucket/store", "Store"])
+def test_what_is_no_name_is_refused_and_not_repeated(given: str) -> None:
+    refused = harvest("run", "--aws-credentials-block", given)
+    assert refused.code == 2
+    assert "it is no block's name" in refused.stderr
+    assert SECRET not in refused.stderr

@@ -1,0 +1,99 @@
+"""Signals that meet a process which is not prepared for them, and what it is still told about them."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flows.server.interruption import INTERRUPTED
+from tests.support.harvest_command import environment
+
+LOSES_INTERRUPTS = """
+import signal, sys, time
+from flows.server.interruption import Interruption
+Interruption("the last words")
+if sys.argv[1] == "handler":
+    # as Prefect does while a flow runs
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+said = False
+while True:
+    try:
+        if not said:
+            print("ready", flush=True)
+            said = True
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+BECOMES_ANOTHER_ERROR = """
+import os, signal
+from flows.server.interruption import Interruption
+interruption = Interruption("the last words")
+print(interruption.was_asked)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print(interruption.was_asked)
+"""
+
+LOSES_ONE_IN_A_FLOW = """
+import time
+from flows.server.interruption import Interruption
+Interruption("cut short")
+from prefect import flow
+from flows.reporting.ending import failures_explained
+
+@flow(retries=0)
+def lose():
+    with failures_explained():
+        try:
+            print("ready", flush=True)
+            time.sleep(60)
+        except BaseException:
+            print("lost", flush=True)
+        time.sleep(60)
+
+try:
+    lose()
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("number", "who"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
+def test_who_loses_an_interrupt_is_cut_short(number: int, who: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOSES_INTERRUPTS, who],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (INTERRUPTED, "the last words\n")
+
+
+def test_an_interrupt_is_known_where_it_became_another_error() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BECOMES_ANOTHER_ERROR], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.slow
+def test_a_flow_that_goes_on_is_asked_again(prefect_api: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOSES_ONE_IN_A_FLOW],
+        env=environment(PREFECT_API_URL=prefect_api),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=60)
+    assert told.splitlines() == ["lost", "ended in order"]

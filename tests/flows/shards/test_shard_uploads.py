@@ -1,0 +1,100 @@
+"""Few uploads at a time, and what an outage leaves for the end of the run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flows.shards.in_flight import InFlight
+from flows.shards.shard_uploads import MOST, ShardUploads
+from tasks.errors import UploadError
+from tasks.plan.shards import Shard
+
+AWAY = UploadError("no answer", retryable=True)
+
+
+class Future:
+    """An upload that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[Any], None]] = []
+        self._error: UploadError | None = None
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        self._calls.append(call)
+
+    def end(self, error: UploadError | None = None) -> None:
+        self._error = error
+        for call in self._calls:
+            call(self)
+
+    def result(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.begun: dict[int, Future] = {}
+        self.told: list[str] = []
+        self.in_flight = InFlight(lambda: None)
+        self.uploads = ShardUploads(self.in_flight, self._submit, self.told.append)
+
+    def _submit(self, shard: Shard) -> Any:
+        return self.begun.setdefault(shard.index, Future())
+
+    def add(self, *indices: int) -> None:
+        for index in indices:
+            self.uploads.add(Shard(index=index, num_questions=1, num_rollouts=8))
+
+    def end(self, index: int, error: UploadError | None = None) -> None:
+        self.begun[index].end(error)
+        self.in_flight.settle()
+
+
+def test_a_few_go_up_at_a_time_in_order() -> None:
+    scene = Scene()
+    scene.add(*range(MOST + 3))
+    assert list(scene.begun) == list(range(MOST))
+    scene.end(1)
+    scene.end(0)
+    assert list(scene.begun) == list(range(MOST + 2))
+    assert len(scene.in_flight) == MOST
+    assert scene.told == []
+
+
+def test_those_that_wait_are_left_to_the_end_with_the_first_that_an_outage_fails() -> None:
+    scene = Scene()
+    scene.add(*range(MOST + 2))
+    scene.end(2, AWAY)
+    scene.end(0, AWAY)
+    assert scene.told == [
+        f"shards 2, {MOST}, {MOST + 1} go up at the end of the run, as the upload failed now: no answer",
+        "shard 0 goes up at the end of the run, for the same reason",
+    ]
+    assert list(scene.begun) == list(range(MOST)), "none of those was tried for the same outage"
+
+
+def test_shards_that_come_later_are_tried_again() -> None:
+    scene = Scene()
+    scene.add(0)
+    scene.end(0, AWAY)
+    scene.add(1, 2)
+    scene.end(1)
+    scene.end(2, AWAY)
+    assert [text.partition(" ")[2].partition(" ")[0] for text in scene.told] == ["0", "2"]
+    assert scene.told[1].endswith("as the upload failed now: no answer"), "another outage is explained again"
+    assert len(scene.in_flight) == 0
+
+
+def test_what_is_no_outage_ends_the_flow() -> None:
+    scene = Scene()
+    scene.add(0)
+    with pytest.raises(UploadError, match="access denied"):
+        scene.end(0, UploadError("access denied"))
+
+
+def test_without_a_destination_nothing_is_submitted() -> None:
+    scene = Scene()
+    ShardUploads(scene.in_flight, None, scene.told.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
+    assert (len(scene.in_flight), scene.told) == (0, [])

@@ -1,0 +1,100 @@
+"""What of the pipeline's stages is Prefect's part: what is tried again, and what an interrupt leaves."""
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_type_hints
+
+import polars as pl
+import pytest
+from prefect import Task, flow, task
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Failed
+
+from flows.reporting.ending import failures_explained
+from flows.shards import steps
+from flows.shards.open_ledgers import ledger_named, name_of
+from flows.shards.steps import fetch_shard, is_retryable, publish_shard, upload, upload_shard
+from tasks.comparison.equivalence_report import Tier
+from tasks.errors import ConfigError, EngineCrashed, UploadError
+from tasks.fleet.ledger import Ledger
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
+from tasks.storage.destination import open_objects
+from tasks.storage.filesystems import Transfer
+from tasks.storage.upload import upload_run
+from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.s3_servers import SMALLEST_PART, Bucket
+from tests.support.synthetic import write_run
+
+
+@pytest.fixture
+def server(prefect_api: str) -> Iterator[str]:
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield prefect_api
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (UploadError("no answer", retryable=True), True),
+        (UploadError("access denied"), False),
+        (ConfigError("no such bucket"), False),
+        (EngineCrashed("it ended"), True),
+        (KeyError("a bug"), False),
+    ],
+)
+def test_what_can_succeed_later_is_tried_again(error: Exception, again: bool) -> None:
+    assert is_retryable(None, None, Failed(data=error)) is again
+
+
+def test_what_needs_a_store_outlasts_an_outage() -> None:
+    for step in (upload_shard, publish_shard, fetch_shard, upload):
+        assert (step.retries, step.retry_condition_fn) == (4, is_retryable), step.name
+
+
+def test_no_task_is_given_what_holds_a_secret() -> None:
+    plain = (RunPlan, Shard, ReplicaPool, Path, str, str | None, Tier, float)
+    for step in (value for value in vars(steps).values() if isinstance(value, Task)):
+        taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
+        assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name
+
+
+def test_a_task_finds_a_ledger_by_its_name(tmp_path: Path) -> None:
+    first, second = (
+        Ledger(open_objects(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
+    )
+    names = [name_of(first), name_of(second)]
+    assert [ledger_named(name) for name in names] == [first, second]
+    assert all(isinstance(name, str) for name in names)
+
+
+def test_an_interrupted_flow_waits_for_no_upload_and_leaves_none_open(
+    server: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", shards=1)
+    noise = random.Random(7).randbytes(2 * SMALLEST_PART)
+    pl.DataFrame({"noise": [noise]}).write_parquet(run.telemetry, compression="uncompressed")
+
+    @task
+    def send() -> None:
+        upload_run(run.root, bucket.url, transfer=Transfer(part_bytes=SMALLEST_PART))
+
+    @flow
+    def interrupted() -> None:
+        with failures_explained():
+            send.submit()
+            while not any("partNumber" in path for _, path, _ in proxy.requests):
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with fault_proxy(bucket.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        proxy.faults.append(Fault(kind="hang", method="PUT", path="partNumber", times=99, seconds=110))
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert time.monotonic() - began < 60
+    assert bucket.open_uploads() == []

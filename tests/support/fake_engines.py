@@ -1,0 +1,161 @@
+"""Engines for faults that cannot be provoked on a healthy machine, and a cheap one for many kills and long runs.
+
+Settings come as environment variables, because an engine is built in a replica's own process.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+
+_ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops")
+if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
+    # the tokenizer of such a process comes from transformers, which takes seconds to import torch wherever it finds it
+    sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+class FakeEngine:
+    """One token per request and step. Completions depend on the request's seed alone.
+
+    ``FAKE_STEP_SECONDS`` is how long a step takes, ``FAKE_START_SECONDS`` how long the engine takes to load, and
+    ``FAKE_TOKENS`` makes it so many tokens per request and step, for completions of 2 to 12 times that.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        time.sleep(float(os.environ.get("FAKE_START_SECONDS", "0")))
+        self.stats = EngineStats()
+        self.running: dict[str, tuple[EngineRequest, list[int]]] = {}
+        self.most_running = 0
+        self._step_seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
+        self._step_tokens = int(os.environ.get("FAKE_TOKENS", "1"))
+
+    @property
+    def version(self) -> str:
+        return "fake 1"
+
+    @property
+    def dtype(self) -> str:
+        return "float32"
+
+    def add(self, request: EngineRequest) -> None:
+        self.running[request.request_id] = (request, [])
+        self.most_running = max(self.most_running, len(self.running))
+        self.stats.prompt_tokens += len(request.prompt_ids)
+
+    def step(self) -> list[EngineOutput]:
+        time.sleep(self._step_seconds)
+        self.stats.running = len(self.running)
+        finished = []
+        for request, tokens in self.running.values():
+            before = len(tokens)
+            self._generate(request, tokens)
+            self.stats.generation_tokens += len(tokens) - before
+            if len(tokens) >= min(request.max_tokens, (2 + request.seed % 11) * self._step_tokens):
+                finished.append(_output(request, tokens))
+        for output in finished:
+            del self.running[output.request_id]
+        return finished
+
+    def _generate(self, request: EngineRequest, tokens: list[int]) -> None:
+        if self._step_tokens == 1:
+            tokens.append(5 + (request.seed >> (4 * len(tokens))) % 90)
+            return
+        # a seed has bits for a few tokens only, and a text of one repeated token takes up no room in a file
+        count = min(self._step_tokens, request.max_tokens - len(tokens))
+        tokens += [5 + byte % 90 for byte in random.Random(request.seed + len(tokens)).randbytes(count)]
+
+    def ended_process(self) -> str | None:
+        return None
+
+
+def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
+    return EngineOutput(
+        request_id=request.request_id,
+        completion_ids=tokens,
+        logprobs=[-0.5] * len(tokens),
+        finish_reason="stop" if len(tokens) < request.max_tokens else "length",
+    )
+
+
+class GatedEngine(FakeEngine):
+    """Makes no token before the file ``FAKE_GATE`` is there. Its version says which GPUs it was given."""
+
+    @property
+    def version(self) -> str:
+        return f"fake on {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+
+    def step(self) -> list[EngineOutput]:
+        if not Path(os.environ["FAKE_GATE"]).exists():
+            time.sleep(0.05)
+            return []
+        return super().step()
+
+
+class StragglingEngine(FakeEngine):
+    """One completion in sixteen ends only when nothing else has been running for two seconds."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._busy_at = time.monotonic()
+
+    def step(self) -> list[EngineOutput]:
+        stragglers = {key: item for key, item in self.running.items() if item[0].seed % 16 == 0}
+        if len(stragglers) < len(self.running):
+            self._busy_at = time.monotonic()
+        if time.monotonic() > self._busy_at + 2:
+            return super().step()
+        for request_id in stragglers:
+            del self.running[request_id]
+        try:
+            return super().step()
+        finally:
+            self.running |= stragglers
+
+
+class StuckEngine(FakeEngine):
+    """Its step does not return, once: ``STUCK_MARKER`` is the file that says it has happened."""
+
+    def step(self) -> list[EngineOutput]:
+        marker = Path(os.environ["STUCK_MARKER"])
+        if self.stats.generation_tokens > 200 and not marker.exists():
+            marker.touch()
+            time.sleep(3600)
+        return super().step()
+
+
+class PoisonedEngine(FakeEngine):
+    """Killed by the requests whose seeds ``POISON_SEEDS`` lists, at their second token."""
+
+    def step(self) -> list[EngineOutput]:
+        poison = {int(seed) for seed in os.environ.get("POISON_SEEDS", "").split(",") if seed}
+        if any(request.seed in poison and tokens for request, tokens in self.running.values()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step()
+
+
+class BrokenEngine(FakeEngine):
+    """Never starts."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        raise ValueError("this engine does not start")
+
+
+class GreedyEngine(FakeEngine):
+    """Needs two GiB of host memory to start."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self.weights = b"x" * 2 * 2**30
+
+
+class CrowdedEngine(FakeEngine):
+    """Tells of a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+
+    def step(self) -> list[EngineOutput]:
+        if len(self.running) > int(os.environ["MEMORY_LIMIT"]):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
+        return super().step()

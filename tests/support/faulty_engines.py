@@ -1,0 +1,42 @@
+"""Engines that are real, or need real memory, and have faults. Settings come as environment variables."""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from tasks.generation.engine import EngineOutput, EngineSpec, VllmEngine
+from tests.support.fake_engines import FakeEngine
+
+
+class HungryEngine(FakeEngine):
+    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        grown = Path("/proc/self/statm").read_text().split()[0]
+        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**29
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    def step(self) -> list[EngineOutput]:
+        torch.empty(len(self.running) * 2**29, dtype=torch.uint8)
+        return super().step()
+
+
+class SlowEngine(VllmEngine):
+    """vLLM whose steps take ``FAKE_STEP_SECONDS`` more."""
+
+    def step(self) -> list[EngineOutput]:
+        time.sleep(float(os.environ["FAKE_STEP_SECONDS"]))
+        return super().step()
+
+
+class OutOfMemoryEngine(VllmEngine):
+    """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+
+    def step(self) -> list[EngineOutput]:
+        if self._engine.get_num_unfinished_requests() > int(os.environ["MEMORY_LIMIT"]):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
+        return super().step()

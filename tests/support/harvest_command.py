@@ -1,0 +1,42 @@
+"""The ``harvest`` command as a user runs it: a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        assert self.stdout, f"exit code {self.code}: {self.stderr}"
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **extra}
+
+
+def harvest(*arguments: str | Path, cwd: Path | None = None, timeout: float = 480, **extra: str) -> Outcome:
+    """Run ``harvest`` with these arguments and, as keywords, additional environment variables."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**extra),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Outcome(code=finished.returncode, stdout=finished.stdout, stderr=finished.stderr)

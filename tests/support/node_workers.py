@@ -1,0 +1,53 @@
+"""Two nodes on one machine: workers with scratch directories of their own, and the deployment that they run."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.harvest_command import harvest
+from tests.support.prefect_worker import Api, running_worker
+
+LEASE_SECONDS = 8
+NODES = ("node-1", "node-2")
+
+
+@pytest.fixture(scope="session")
+def node_api(prefect_api: str) -> Api:
+    """A server with the nodes' deployment, whose leases are short."""
+    deployed = harvest("deploy", "generate-shards", PREFECT_API_URL=prefect_api)
+    assert deployed.code == 0, deployed.stdout + deployed.stderr
+    api = Api(url=prefect_api)
+    deployment = api.deployment("generate-shards", flow="generate-shards")
+    api.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"lease_seconds": LEASE_SECONDS}})
+    return api
+
+
+@contextlib.contextmanager
+def running_node(api: Api, home: Path, name: str, **extra: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The worker of node ``name``; ``extra`` are environment variables of its own."""
+    # the server's SQLite locks up under several workers that poll every second
+    extra = {"PREFECT_WORKER_QUERY_SECONDS": "3", **extra}
+    with running_worker(api.url, home / name, name, "harvest-nodes", **extra) as worker:
+        yield worker
+
+
+@contextlib.contextmanager
+def running_nodes(api: Api, home: Path, **extra: str) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """The workers of all nodes by their names."""
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(running_node(api, home, name, **extra)) for name in NODES}
+
+
+def kill_node(worker: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """SIGKILL a worker with all that is under it, as if its machine had lost power; what was killed."""
+    process = psutil.Process(worker.pid)
+    tree = [process, *process.children(recursive=True)]
+    for each in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    worker.wait(20)
+    return tree

@@ -1,0 +1,92 @@
+"""A real Prefect server on a free port, shared by the tests of one session."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.harvest_command import environment
+
+START_SECONDS = 300
+# many flows and workers at a time on one SQLite file: without the first line the server stands still for a minute now
+# and then
+PREFECT = """
+from flows.server.embedded_server import collect_garbage_apart; collect_garbage_apart()
+import runpy; runpy.run_module("prefect", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a running Prefect server."""
+    with running_server(tmp_path_factory.mktemp("prefect-home"), free_port()) as url:
+        yield url
+        _send_what_waits()
+
+
+def _send_what_waits() -> None:
+    """Send logs and events of flows that ran in this process: once the server is gone, its exit tries for a minute."""
+    if "prefect.logging.handlers" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=5)
+
+
+@contextlib.contextmanager
+def running_server(home: Path, port: int) -> Iterator[str]:
+    """A Prefect server with its database in ``home``; its API URL. The same arguments again bring it back."""
+    with (home / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=environment(
+                PREFECT_HOME=str(home),
+                PREFECT_API_URL="",
+                PREFECT_UI_URL=f"http://127.0.0.1:{port}",
+                PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
+                PREFECT_SERVER_ANALYTICS_ENABLED="false",
+                # remembered by the database's path, outside of this home: an earlier database of the same path has them
+                PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION="false",
+                DO_NOT_TRACK="1",
+            ),
+            stdout=log,
+            stderr=log,
+        )
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            _wait_until_healthy(url, server, home / "server.log")
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise AssertionError(f"the Prefect server did not start: {log.read_text()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,119 @@
+"""A Prefect worker of the ``harvest`` pool, and the few calls of Prefect's API that the tests make."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.harvest_command import environment
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """Prefect's REST API at ``url``."""
+
+    url: str
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=120) as answer:
+                    raw = answer.read()
+                return json.loads(raw) if raw else None
+            except urllib.error.HTTPError as error:
+                # SQLite is locked; Prefect's own client tries again too
+                if error.code != 503:
+                    raise
+                time.sleep(0.5)
+
+    def deployment(self, name: str, flow: str = "collect-rollouts") -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"/deployments/name/{flow}/{name}")
+        return found
+
+    def trigger(self, deployment: str, parameters: dict[str, Any], **environment: str) -> str:
+        """Create a flow run of ``deployment``; the keywords are environment variables of its process."""
+        body: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        if environment:
+            body["job_variables"] = {"env": environment}
+        path = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
+        return str(self.call("POST", path, body)["id"])
+
+    def flow_run(self, flow_run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"/flow_runs/{flow_run_id}")
+        return found
+
+    def set_state(self, flow_run_id: str, kind: str, *, force: bool = False, **details: Any) -> None:
+        self.call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, **details}, "force": force})
+
+    def wait(self, flow_run_id: str, kinds: Sequence[str] | set[str] = FINAL, seconds: float = 300) -> dict[str, Any]:
+        """The flow run as soon as its state is one of ``kinds``."""
+        deadline = time.monotonic() + seconds
+        while (found := self.flow_run(flow_run_id))["state_type"] not in kinds:
+            assert time.monotonic() < deadline, f"{found['state_type']} {found['state']}: {self.logs(flow_run_id)}"
+            time.sleep(0.5)
+        return found
+
+    def logs(self, flow_run_id: str) -> str:
+        found = self.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run_id]}}})
+        return "\n".join(log["message"] for log in found)
+
+    def events(self, name: str, resource: str) -> list[dict[str, Any]]:
+        """Events of this name about this resource, waited for: the server stores them some time after they came."""
+        body = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
+        deadline = time.monotonic() + 60
+        while not (found := self.call("POST", "/events/filter", body)["events"]):
+            assert time.monotonic() < deadline, f"no event {name} about {resource}"
+            time.sleep(0.5)
+        return list(found)
+
+    def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
+        found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}})
+        return {artifact["key"]: artifact for artifact in found}
+
+
+@contextlib.contextmanager
+def running_worker(
+    api_url: str, home: Path, name: str = "node-1", pool: str = "harvest", **extra: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker process of ``pool``, with ``extra`` environment variables; ended, with its flow runs, on leaving."""
+    home.mkdir(parents=True, exist_ok=True)
+    variables = {
+        "PREFECT_API_URL": api_url,
+        "PREFECT_HOME": str(home / ".prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "HARVEST_HOME": str(home),
+        "DO_NOT_TRACK": "1",
+        **extra,
+    }
+    with (home / f"{name}.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "worker", "--name", name, "--pool", pool],
+            env=environment(**variables),
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield worker
+        finally:
+            if worker.poll() is None:
+                worker.terminate()
+                try:
+                    worker.wait(60)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.wait()

@@ -1,0 +1,82 @@
+"""TRL's own GRPO trainer takes an export, with the code of the export's README."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tasks.export.export_run import export_run
+from tasks.export.filters import group_advantages
+from tasks.files import publish_parquet
+from tests.support.card_code import run_card_code
+from tests.support.synthetic import write_run
+
+SAMPLES = 4
+GROUPS = 2
+
+
+@pytest.mark.slow
+def test_grpo_trains_on_the_stored_rollouts(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import GRPOConfig, GRPOTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    run = write_run(tmp_path / "run", shards=1, questions_per_shard=8, arms=1, samples=SAMPLES, min_tokens=3)
+    within = pl.element() % len(tokenizer)
+    rollouts = pl.read_parquet(run.rollouts(0)).with_columns(pl.col("prompt_ids", "completion_ids").list.eval(within))
+    publish_parquet(rollouts, run.rollouts(0))
+    export_run(run.root, "trl", str(tmp_path / "out"))
+    card = run_card_code(tmp_path / "out")
+
+    batches: list[dict[str, Any]] = []
+
+    class Recording(GRPOTrainer):  # type: ignore[misc]
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            batches.append(batch)
+            return batch
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
+    before = model.lm_head.weight.detach().clone()
+    trainer = Recording(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=card["stored_reward"],
+        rollout_func=card["stored_rollouts"],
+        train_dataset=card["prompts"],
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "trained"),
+            num_generations=card["NUM_GENERATIONS"],
+            per_device_train_batch_size=GROUPS * SAMPLES,
+            max_steps=1,
+            learning_rate=1e-2,
+            shuffle_dataset=False,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+        ),
+    )
+    trainer.train()
+
+    batch = batches[0]
+    expected = group_advantages(
+        rollouts.join(pl.read_parquet(run.scores(0)), on="rollout_id", maintain_order="left")
+    ).head(GROUPS * SAMPLES)
+    for position, rollout in enumerate(expected.iter_rows(named=True)):
+        for name in ("prompt", "completion"):
+            ids = batch[f"{name}_ids"][position][batch[f"{name}_mask"][position].bool()]
+            assert ids.tolist() == rollout[f"{name}_ids"]
+    assert batch["advantages"].tolist() == pytest.approx(expected["advantage"].to_list(), abs=1e-5)
+    assert not torch.equal(model.lm_head.weight, before)

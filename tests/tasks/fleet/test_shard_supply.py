@@ -1,0 +1,144 @@
+"""Nodes that share out a run's shards: threads on one ledger, as on different machines."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.errors import ConfigError, HarvestError, UploadError
+from tasks.fleet.ledger import RUN, Ledger
+from tasks.fleet.shard_supply import ShardSupply
+from tasks.storage.destination import open_objects
+from tasks.storage.objects import Objects
+
+SHARDS = list(range(12))
+LEASE_S = 6.0
+"""Long enough that a busy machine does not miss a renewal by it."""
+PATIENCE_S = 60.0
+
+
+class Failing:
+    """A store that cannot be listed the first three times."""
+
+    def __init__(self, store: Objects, error: HarvestError) -> None:
+        self._store, self._error, self._failures = store, error, 3
+
+    def listing(self) -> Any:
+        if self._failures:
+            self._failures -= 1
+            raise self._error
+        return self._store.listing()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class Node:
+    """One node that publishes what it takes at once."""
+
+    def __init__(
+        self, folder: Path, name: str, place: int, first: tuple[int, ...] = (), fails: HarvestError | None = None
+    ) -> None:
+        store: Any = open_objects(str(folder / "shared"))
+        if fails is not None:
+            store = Failing(store, fails)
+        self.ledger = Ledger(store, owner=name, node=name, lease_s=LEASE_S)
+        self.told: list[str] = []
+        self.beats = 0
+        self.made: list[int] = []
+        self._file = folder / "rollouts"
+        self._file.write_bytes(b"rows")
+        self.supply = ShardSupply(
+            self.ledger,
+            SHARDS,
+            first=first,
+            nodes=2,
+            place=place,
+            beat=self._beat,
+            tell=self.told.append,
+            wake=lambda: None,
+        )
+
+    def work(self) -> None:
+        self.supply.want(2)
+        for index in self.supply.take():
+            self.made.append(index)
+            self.ledger.publish(index, self._file, "f")
+
+    def _beat(self) -> None:
+        self.beats += 1
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Callable[..., Node]:
+    open_objects(str(tmp_path / "shared")).put_bytes(RUN, b"{}", "")
+    return lambda *arguments, **options: Node(tmp_path, *arguments, **options)
+
+
+def until(condition: Callable[[], object], step: Callable[[], object] = lambda: None) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        step()
+        time.sleep(0.02)
+
+
+def test_two_nodes_make_every_shard_once_each_from_its_own_place(node: Callable[..., Node]) -> None:
+    a, b = node("a", 0), node("b", 1)
+    with a.supply, b.supply:
+        until(lambda: a.supply.over and b.supply.over, lambda: (a.work(), b.work()))
+    assert sorted(a.made + b.made) == SHARDS
+    assert (a.made[0], b.made[0]) == (0, 6)
+    assert a.supply.num_finished == len(SHARDS)
+
+
+def test_a_node_begins_with_what_it_has_begun(node: Callable[..., Node]) -> None:
+    a = node("a", 0, first=(7, 3))
+    with a.supply:
+        until(lambda: len(a.made) >= 2, a.work)
+    assert a.made[:2] == [7, 3]
+
+
+def test_a_silent_nodes_shards_are_taken_over_and_a_working_nodes_are_not(node: Callable[..., Node]) -> None:
+    lost, slow, quick = node("lost", 0), node("slow", 1), node("quick", 0)
+    lost.ledger.claim([0, 1], 2)
+    with slow.supply:
+        slow.supply.want(1)
+        until(lambda: slow.ledger.held)
+        held = slow.ledger.held
+        with quick.supply:
+            until(lambda: len(quick.made) == len(SHARDS) - 1, quick.work)
+        assert slow.ledger.held == held
+        assert slow.beats > 1
+    assert {0, 1} <= set(quick.made)
+    assert sum("taken over" in text for text in quick.told) == 2
+
+
+def test_a_run_that_is_taken_away_is_over(node: Callable[..., Node]) -> None:
+    a = node("a", 0)
+    with a.supply:
+        until(lambda: a.made, a.work)
+        a.ledger.close()
+        until(lambda: a.supply.over)
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        pytest.param(UploadError("away"), False, id="away for a while"),
+        pytest.param(ConfigError("no such bucket"), True, id="not there at all"),
+    ],
+)
+def test_a_storage_that_is_away_for_a_while_costs_nothing(
+    node: Callable[..., Node], error: HarvestError, fatal: bool
+) -> None:
+    a = node("a", 0, fails=error)
+    with a.supply:
+        if fatal:
+            with pytest.raises(ConfigError, match="no such bucket"):
+                until(lambda: a.supply.over)
+        else:
+            until(lambda: a.supply.over, a.work)
+    assert (sorted(a.made) == SHARDS) is not fatal

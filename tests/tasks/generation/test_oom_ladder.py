@@ -1,0 +1,132 @@
+"""The OOM ladder: what each rung changes, where it ends, and what of it is kept on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles.load import load_profile
+from profiles.schema import EngineSettings, ExpectedNode, Profile
+from tasks.generation.oom_ladder import RungChange, RungState, build_ladder
+
+
+def profile(batch: int, *, device: str = "cuda", **engine: Any) -> Profile:
+    return Profile(
+        name="p",
+        question_batch_size=batch,
+        engine=EngineSettings(**{"max_num_seqs": 64, **engine}),
+        expect=ExpectedNode.model_validate({"device": device}),
+    )
+
+
+def column(rungs: list[Any], name: str) -> list[Any]:
+    return [rung.describe()[name] for rung in rungs]
+
+
+def test_each_rung_halves_the_batch_its_sequences_and_its_tokens_down_to_one_question_eager() -> None:
+    rungs = build_ladder(profile(8, max_num_batched_tokens=8192, gpu_memory_utilization=0.9), 8)
+    assert column(rungs, "rung") == [0, 1, 2, 3, 4]
+    assert column(rungs, "question_batch_size") == [8, 4, 2, 1, 1]
+    assert column(rungs, "max_num_seqs") == [64, 32, 16, 8, 8]
+    assert column(rungs, "max_num_batched_tokens") == [8192, 4096, 2048, 1024, 1024]
+    assert column(rungs, "gpu_memory_utilization") == [0.9, 0.85, 0.8, 0.75, 0.75]
+    assert column(rungs, "max_cudagraph_capture_size") == [None, None, 64, 64, None]
+    assert column(rungs, "enforce_eager") == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "expected"),
+    [
+        pytest.param({"max_num_seqs": 8}, "max_num_seqs", [8, 4, 2, 2], id="the profile's own limit is halved"),
+        pytest.param({"max_num_seqs": 500}, "max_num_seqs", [32, 16, 8, 8], id="no more than the batch needs"),
+        pytest.param({"gpu_memory_utilization": 0.32}, "gpu_memory_utilization", [0.32, 0.3, 0.3, 0.3], id="floor"),
+        pytest.param({"gpu_memory_utilization": 0.2}, "gpu_memory_utilization", [0.2] * 4, id="never more than before"),
+        pytest.param({}, "max_num_batched_tokens", [None, 4096, 2048, 2048], id="half of vLLM's own default"),
+        pytest.param(
+            {"enable_chunked_prefill": False, "max_num_batched_tokens": 3000, "max_model_len": 2048},
+            "max_num_batched_tokens",
+            [3000, 2048, 2048, 2048],
+            id="a whole prompt must fit into a step",
+        ),
+        pytest.param({"kv_cache_space_gib": 4}, "kv_cache_space_gib", [4, 2, 1, 1], id="the CPU's KV cache"),
+        pytest.param(
+            {"max_cudagraph_capture_size": 32}, "max_cudagraph_capture_size", [32, 32, 32, None], id="smaller graphs"
+        ),
+    ],
+)
+def test_settings_along_the_ladder(engine: dict[str, Any], name: str, expected: list[Any]) -> None:
+    assert column(build_ladder(profile(4, **engine), 8), name) == expected
+
+
+def test_an_eager_profile_has_no_rung_beyond_one_question() -> None:
+    assert column(build_ladder(profile(2, enforce_eager=True), 8), "question_batch_size") == [2, 1]
+    assert len(build_ladder(profile(1, enforce_eager=True), 8)) == 1
+
+
+@pytest.mark.parametrize("path", sorted(Path("profiles").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_profile_has_a_ladder_of_valid_settings(path: Path) -> None:
+    shipped = load_profile(path.stem)
+    for before, after in zip(build_ladder(shipped, 8), build_ladder(shipped, 8)[1:], strict=False):
+        assert EngineSettings.model_validate(after.engine.model_dump()) == after.engine
+        assert after.question_batch_size <= before.question_batch_size
+        assert after.engine != before.engine
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        pytest.param("a100-40gb-x8", 8192, id="less than 70 GiB"),
+        pytest.param("a100-80gb-x8", 8192, id="an A100, whatever its memory"),
+        pytest.param("h100x4", 16384, id="four H100"),
+        pytest.param("h100x8", 16384, id="eight H100"),
+        pytest.param("h100x8-replicas", 16384, id="eight engines"),
+        pytest.param("h200x1", 16384, id="an H200"),
+    ],
+)
+def test_the_first_rung_halves_what_vllm_takes_on_the_profiles_gpus(name: str, default: int) -> None:
+    before, after = build_ladder(load_profile(name), 8)[:2]
+    assert before.engine.max_num_batched_tokens is None
+    assert after.engine.max_num_batched_tokens == default // 2
+
+
+def change(to_rung: int) -> RungChange:
+    return RungChange(
+        at="2026-01-01T00:00:00+00:00",
+        from_rung=to_rung - 1,
+        to_rung=to_rung,
+        kind="device",
+        phase="run",
+        reason="CUDA out of memory",
+        settings={"rung": to_rung},
+    )
+
+
+def test_the_rung_outlives_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "oom.json"
+    state = RungState(path)
+    assert (state.rung, state.changes) == (0, [])
+    state.step_down(change(1))
+    state.step_down(change(2))
+    again = RungState(path)
+    assert (again.rung, again.changes) == (2, [change(1), change(2)])
+
+
+def test_a_fresh_run_begins_where_it_is_told_and_a_resumed_one_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "oom.json"
+    fresh = RungState(path)
+    fresh.begin_at(0)
+    assert not path.exists()
+    fresh.begin_at(2)
+    assert RungState(path).rung == 2
+    resumed = RungState(path)
+    resumed.begin_at(4)
+    assert (resumed.rung, RungState(path).rung) == (2, 2)
+
+
+def test_starting_over_keeps_what_was_tried(tmp_path: Path) -> None:
+    path = tmp_path / "oom.json"
+    state = RungState(path)
+    state.step_down(change(1))
+    state.start_over()
+    again = RungState(path)
+    assert (again.rung, again.changes) == (0, [change(1)])

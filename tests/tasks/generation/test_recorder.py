@@ -1,0 +1,90 @@
+"""The process that records rollouts, as its replica sees it when something is wrong."""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import StorageError
+from tasks.generation.engine import EngineOutput
+from tasks.generation.journal import JournalWriter, read_journal
+from tasks.generation.recorder import Recorder
+from tasks.generation.shard_feed import FinishedRollout, ShardWork
+from tests.support.replica_parts import ByteTokenizer, make_shard, make_spec
+
+Make = Callable[[ByteTokenizer], Recorder]
+
+
+class SlowTokenizer(ByteTokenizer):
+    def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
+        time.sleep(0.01)
+        return super().decode(completion_ids, stop)
+
+
+def rollout(number: int) -> FinishedRollout:
+    output = EngineOutput(request_id="", completion_ids=[49], logprobs=[-0.5], finish_reason="stop")
+    return FinishedRollout(example_id=f"q{number}", arm_id="plain", sample_index=0, prompt_ids=[1], output=output)
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[Recorder] = []
+
+    def make_one(tokenizer: ByteTokenizer) -> Recorder:
+        made.append(Recorder(tokenizer, make_spec(), most_waiting=5))
+        return made[-1]
+
+    yield make_one
+    for recorder in made:
+        recorder.end()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> ShardWork:
+    shard = make_shard(tmp_path, 3, ["a"])
+    JournalWriter(shard.journal).close()
+    return shard
+
+
+def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork, make: Make) -> None:
+    recorder = make(SlowTokenizer())
+    recorder.open(work)
+    recorded = 0
+    for number in range(30):
+        recorder.record([(work.index, rollout(number))])
+        assert len(read_journal(work.journal).finished) >= number + 1 - 5
+        recorded += recorder.take_recorded()[work.index]
+    recorder.drain()
+    assert recorded + recorder.take_recorded()[work.index] == 30
+    assert len(read_journal(work.journal).finished) == 30
+
+
+def test_its_end_is_told(work: ShardWork, make: Make) -> None:
+    recorder = make(ByteTokenizer())
+    recorder.open(work)
+    recorder.drain()
+    os.kill(recorder.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="the process that records rollouts ended with exit code -9"):
+        record_for_ever(recorder, work)
+
+
+def record_for_ever(recorder: Recorder, work: ShardWork) -> None:
+    for number in itertools.count():
+        recorder.record([(work.index, rollout(number))])
+
+
+def test_a_journal_that_it_cannot_write_is_a_storage_error(work: ShardWork, make: Make) -> None:
+    work.journal.unlink()
+    work.journal.mkdir()
+    recorder = make(ByteTokenizer())
+    with pytest.raises(StorageError, match=r"could not write .*\.jsonl: .*Is a directory"):
+        open_and_wait(recorder, work)
+
+
+def open_and_wait(recorder: Recorder, work: ShardWork) -> None:
+    recorder.open(work)
+    recorder.drain()

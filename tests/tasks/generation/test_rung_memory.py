@@ -1,0 +1,65 @@
+"""The rung that worked is remembered for the same model, profile and device, and forgotten on request."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import RunLocked
+from tasks.generation.oom_ladder import RungChange, RungState, forget_rung, recall_rung, remember_rung
+from tasks.locks import run_lock
+from tasks.plan.run_config import RunConfig
+from tasks.plan.run_plan import RunPlan, plan_run
+
+
+def make_plan(folder: Path, *, batch: int = 8, seed: int = 0, name: str = "small") -> RunPlan:
+    profile = folder / f"{name}.toml"
+    profile.write_text(
+        f'name = "{name}"\nmodel = "demo"\nquestion_batch_size = {batch}\n[engine]\ndtype = "float32"\n'
+        '[expect]\ndevice = "cpu"\n'
+    )
+    config = RunConfig.model_validate({"profile": str(profile), "sampling": {"seed": seed}})
+    return plan_run(config, folder / "runs")
+
+
+def test_a_later_run_of_the_same_kind_recalls_the_rung_and_another_kind_does_not(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    assert recall_rung(plan) == 0
+    remember_rung(plan, 2)
+    assert recall_rung(plan) == 2
+    other_run, renamed = make_plan(tmp_path, seed=1), make_plan(tmp_path, name="renamed")
+    assert other_run.run_id != plan.run_id
+    assert (recall_rung(other_run), recall_rung(renamed)) == (2, 2)
+    assert recall_rung(make_plan(tmp_path, batch=4)) == 0
+
+
+def test_a_run_that_never_stepped_down_stores_nothing(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    remember_rung(plan, 0)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_forgetting_begins_at_the_full_batch_again_in_this_run_too(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    assert not forget_rung(plan)
+    remember_rung(plan, 1)
+    step_down(plan)
+    assert forget_rung(plan)
+    assert recall_rung(plan) == 0
+    state = RungState(plan.paths.state / "oom_ladder.json")
+    assert state.rung == 0
+    assert len(state.changes) == 1
+    assert not forget_rung(plan)
+
+
+def test_a_run_that_is_being_worked_on_keeps_its_rung(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    step_down(plan)
+    with run_lock(plan.paths.state / "lock"), pytest.raises(RunLocked):
+        forget_rung(plan)
+    assert RungState(plan.paths.state / "oom_ladder.json").rung == 1
+
+
+def step_down(plan: RunPlan) -> None:
+    RungState(plan.paths.state / "oom_ladder.json").step_down(
+        RungChange(at="now", from_rung=0, to_rung=1, kind="device", phase="run", reason="CUDA", settings={})
+    )

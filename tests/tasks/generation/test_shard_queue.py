@@ -1,0 +1,81 @@
+"""The shard queue: whoever waits is answered, whatever happens."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tasks.errors import EngineCrashed, HarvestError, StorageError
+from tasks.generation.shard_queue import ShardQueue, ShardResult
+from tasks.plan.shards import Shard
+
+
+def shard(index: int) -> Shard:
+    return Shard(index=index, num_questions=2, num_rollouts=16)
+
+
+class Waiters:
+    """Threads that wait for shards of one queue."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._arrived = threading.Semaphore(0)
+        self.queue = ShardQueue(self._arrived.release)
+        self._threads = threads
+
+    def wait_for(self, index: int) -> "Future[ShardResult]":
+        future = self._threads.submit(self.queue.wait_for, shard(index))
+        assert self._arrived.acquire(timeout=10)
+        return future
+
+
+@pytest.fixture
+def waiters():  # type: ignore[no-untyped-def]
+    with ThreadPoolExecutor(8) as threads:
+        waiting = Waiters(threads)
+        yield waiting
+        waiting.queue.close(HarvestError("the test has ended"))
+
+
+def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters) -> None:
+    futures = [waiters.wait_for(index) for index in (3, 1)]
+    queue = waiters.queue
+    assert [queue.take(), queue.take(), queue.take()] == [shard(3), shard(1), None]
+    assert queue.started(1, 5) == 5
+    queue.finished(1, 2)
+    assert futures[1].result(10) == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
+    assert queue.busy
+    queue.finished(3, 0)
+    assert futures[0].result(10).num_resumed == 0
+    assert not queue.busy
+
+
+def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(waiters: Waiters) -> None:
+    first = waiters.wait_for(0)
+    queue = waiters.queue
+    queue.take()
+    assert queue.started(0, 4) == 4
+    queue.failed([0], EngineCrashed("boom"))
+    with pytest.raises(EngineCrashed):
+        first.result(10)
+    second = waiters.wait_for(0)
+    assert queue.take() == shard(0)
+    # what this session itself has put there was not resumed
+    assert queue.started(0, 11) is None
+    queue.finished(0, 0)
+    assert second.result(10).num_resumed == 4
+    assert queue.num_resumed == 4
+
+
+def test_closing_answers_all_who_wait_and_all_who_come(waiters: Waiters) -> None:
+    queued, taken = waiters.wait_for(0), waiters.wait_for(1)
+    queue = waiters.queue
+    queue.take()
+    queue.close(StorageError("disk full"))
+    queue.close(EngineCrashed("closed later"))
+    for future in (queued, taken):
+        with pytest.raises(StorageError):
+            future.result(10)
+    with pytest.raises(StorageError):
+        queue.wait_for(shard(2))
+    assert queue.take() is None
+    assert not queue.busy

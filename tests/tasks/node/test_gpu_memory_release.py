@@ -1,0 +1,68 @@
+"""A GPU is asked for again when what the dead engine held is free, and not before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from tasks.node.gpu_memory_release import SETTLED_READINGS, wait_for_free_memory
+from tasks.node.gpu_reading import GpuProcess, GpuReading
+from tests.support.fake_nvml import FakeReader, healthy
+
+GIB = 1 << 30
+OURS, OTHERS = 4711, 815
+SOON_S = 0.002
+
+
+@dataclass
+class FreeingReader(FakeReader):
+    """GPU 1 goes through ``moments`` of (free GiB, pids on it), one per reading, and stays at the last one."""
+
+    moments: Sequence[tuple[int, tuple[int, ...]]] = ()
+    read: list[int] = field(default_factory=list)
+
+    def gpu(self, index: int) -> GpuReading:
+        if index != 1:
+            return self.gpus[index]
+        free, pids = self.moments[min(len(self.read), len(self.moments) - 1)]
+        self.read.append(free)
+        processes = tuple(GpuProcess(pid=pid, used_bytes=None) for pid in pids)
+        return replace(self.gpus[1], memory_free=free * GIB, processes=processes)
+
+
+@pytest.mark.parametrize("name", ["1", "GPU-00000001-0000", "GPU-00000001"])
+@pytest.mark.parametrize(
+    ("moments", "changes"),
+    [
+        pytest.param([(80, ())], 0, id="free from the start"),
+        pytest.param([(10, ()), (10, ()), (10, ()), (50, ()), (80, ())], 4, id="begins to be freed after a while"),
+        pytest.param([(80, (OURS,))] * 9 + [(80, ())], 8, id="ours is still listed"),
+        pytest.param([(10, (OURS, OTHERS)), (80, (OTHERS,))], 1, id="another one's process stays"),
+    ],
+)
+def test_the_wait_ends_when_memory_is_still_and_ours_is_gone(
+    name: str, moments: list[tuple[int, tuple[int, ...]]], changes: int
+) -> None:
+    reader = FreeingReader(gpus=[healthy(0), healthy(1)], moments=moments)
+    # the names are looked up in a reading of their own
+    reader.moments = [moments[0], *moments]
+    wait_for_free_memory([name], {OURS}, reader=reader, interval_s=SOON_S)
+    assert len(reader.read) == 2 + changes + SETTLED_READINGS
+
+
+def test_the_wait_ends_at_its_limit() -> None:
+    reader = FreeingReader(gpus=[healthy(0), healthy(1)], moments=[(80, (OURS,))])
+    wait_for_free_memory(["1"], {OURS}, reader=reader, interval_s=SOON_S, timeout=0.05)
+    assert len(reader.read) > 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "reader"),
+    [
+        pytest.param(None, FreeingReader(), id="a CPU profile"),
+        pytest.param(["1"], FreeingReader(no_driver="no driver"), id="no driver"),
+        pytest.param(["MIG-1234"], FreeingReader(gpus=[healthy(0)]), id="a name that NVML does not list"),
+    ],
+)
+def test_where_there_is_no_gpu_to_ask_nothing_is_waited_for(gpus: list[str] | None, reader: FreeingReader) -> None:
+    wait_for_free_memory(gpus, {OURS}, reader=reader, interval_s=3600)

@@ -1,0 +1,67 @@
+"""Parameters that move: the day in a format of choice, and the newest complete model."""
+
+import datetime
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError
+from tasks.plan.placeholders import is_moving, resolve_moving
+
+DAY = datetime.date(2026, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ({"name": "nightly-{date}"}, {"name": "nightly-2026-03-09"}),
+        ({"dataset": "data/{date:%Y/%m}/{date:%d}.jsonl"}, {"dataset": "data/2026/03/09.jsonl"}),
+        ({"upload": "s3://bucket/{date:%G-W%V}"}, {"upload": "s3://bucket/2026-W11"}),
+        ({"seed": "{date}"}, {"seed": 20260309}),
+        ({"seed": 7, "questions": 3, "model": None}, {"seed": 7, "questions": 3, "model": None}),
+        ({"scorer": "{date}"}, {"scorer": "{date}"}),
+        ({"dataset": "{dates}.jsonl"}, {"dataset": "{dates}.jsonl"}),
+    ],
+)
+def test_dates(given: dict[str, Any], resolved: dict[str, Any]) -> None:
+    assert resolve_moving(given, DAY) == resolved
+    assert resolve_moving(resolved, DAY + datetime.timedelta(1)) == resolved
+
+
+def test_a_seed_must_come_to_a_number() -> None:
+    with pytest.raises(ConfigError, match="seed is '7x'"):
+        resolve_moving({"seed": "7x"}, DAY)
+
+
+def test_the_newest_complete_model_is_taken(tmp_path: Path) -> None:
+    for age, step in enumerate(("step-1000", "step-900", "step-1100")):
+        _model(tmp_path / step, written=2_000_000_000 - 60 * age)
+    (tmp_path / "step-1200").mkdir()
+    half = _model(tmp_path / "step-1300", written=2_000_000_500)
+    weights = half / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    pattern = str(tmp_path / "step-*")
+    assert is_moving({"model": pattern}, "model")
+    assert resolve_moving({"model": pattern}, DAY)["model"] == str(tmp_path / "step-1000")
+
+
+def test_a_link_to_the_latest_model_is_followed(tmp_path: Path) -> None:
+    model = _model(tmp_path / "step-5", written=2_000_000_000)
+    (tmp_path / "latest").symlink_to(model)
+    assert resolve_moving({"model": str(tmp_path / "latest")}, DAY)["model"] == str(model)
+
+
+def test_a_pattern_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "step-1").mkdir()
+    with pytest.raises(ConfigError, match="matches 1 paths, none of them a directory with a complete model"):
+        resolve_moving({"model": str(tmp_path / "step-*")}, DAY)
+
+
+def _model(path: Path, *, written: int) -> Path:
+    shutil.copytree(DEMO_MODEL, path)
+    os.utime(path / "model.safetensors", (written, written))
+    return path

@@ -1,0 +1,71 @@
+"""Filters say which rows count; nothing in them is run."""
+
+from typing import Any
+
+import pytest
+
+from tasks.errors import ConfigError
+from tasks.plan.row_filter import parse_filters
+
+ROW: dict[str, Any] = {
+    "level": 5,
+    "score": "3.50",
+    "subject": "algebra",
+    "solved": True,
+    "tags": ["hard", "geometry"],
+    "note": None,
+    "a b": "x = y",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("level=5", True),
+        ("level == 5.0", True),
+        ("level!=5", False),
+        ("level>4", True),
+        ("level >= 5.5", False),
+        ("score<10", True),
+        ("score=3.5", True),
+        ("subject=algebra", True),
+        ("subject~^alg", True),
+        ("subject!~geo", True),
+        ("subject~(?i)ALGEBRA", True),
+        ("solved=true", True),
+        ("solved=1", False),
+        ("tags=geometry", True),
+        ("tags!=geometry", False),
+        ("tags~^h", True),
+        ("note=None", False),
+        ("note!=x", True),
+        ("note!~x", True),
+        ("a b=x = y", True),
+        ("subject=__import__('os').system('false')", False),
+        ("subject=", False),
+    ],
+)
+def test_filters(text: str, passes: bool) -> None:
+    (found,) = parse_filters([text])
+    assert found.passes(ROW) is passes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("level", "is not COLUMN OPERATOR VALUE"),
+        ("=5", "is not COLUMN OPERATOR VALUE"),
+        ("", "is not COLUMN OPERATOR VALUE"),
+        ("subject~(", "is no regular expression"),
+    ],
+)
+def test_bad_filters(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_filters([text])
+
+
+@pytest.mark.parametrize("text", ["subject<3", "level>high"])
+def test_order_needs_numbers(text: str) -> None:
+    (found,) = parse_filters([text])
+    with pytest.raises(ConfigError, match="needs two numbers"):
+        found.passes(ROW)

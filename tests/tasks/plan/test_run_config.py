@@ -1,0 +1,22 @@
+"""The flow's parameters as one record."""
+
+from typing import Any
+
+import pytest
+
+from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS, config_from_parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "stored"),
+    [
+        pytest.param({}, 0, id="a run"),
+        pytest.param({"baseline": "auto"}, DEFAULT_TOP_LOGPROBS, id="a run that is compared"),
+        pytest.param({"profile": "h100x8-baseline"}, DEFAULT_TOP_LOGPROBS, id="a run that others are compared with"),
+        pytest.param({"profile": "h100x8-baseline", "top_logprobs": 0}, 0, id="as the user says"),
+        pytest.param({"baseline": "auto", "top_logprobs": 20}, 20, id="as the user says, more"),
+        pytest.param({"profile": "no-such-profile"}, 0, id="a profile that is refused later"),
+    ],
+)
+def test_runs_that_are_compared_store_top_logprobs(parameters: dict[str, Any], stored: int) -> None:
+    assert config_from_parameters(parameters).sampling.top_logprobs == stored

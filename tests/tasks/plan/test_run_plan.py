@@ -1,0 +1,118 @@
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError
+from tasks.plan.run_config import build_config, config_from_parameters
+from tasks.plan.run_plan import MAX_SHARDS, RunPlan, default_shard_size, plan_run
+
+
+def plan(runs_dir: Path, **parameters: Any) -> RunPlan:
+    return plan_run(config_from_parameters({"questions": 8, **parameters}), runs_dir)
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    made = plan(tmp_path / "runs")
+    assert (made.num_rollouts, made.num_shards) == (64, 1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
+    assert plan(tmp_path).run_id == plan(tmp_path).run_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0.8},
+        {"top_p": 0.9},
+        {"max_tokens": 64},
+        {"seed": 1},
+        {"samples_per_arm": 2},
+        {"top_logprobs": 5},
+        {"questions": 9},
+        {"split": "train"},
+        {"shard_size": 4},
+        {"question_batch_size": 3},
+        {"profile": "cpu-demo-baseline"},
+    ],
+    ids=str,
+)
+def test_whatever_changes_an_output_changes_the_run(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert plan(tmp_path, **change).fingerprint != plan(tmp_path).fingerprint
+
+
+@pytest.mark.parametrize("change", [{"scorer": "math"}, {"name": "other"}], ids=str)
+def test_what_changes_no_output_keeps_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert plan(tmp_path, **change).fingerprint == plan(tmp_path).fingerprint
+
+
+def test_arms_and_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    arms = tmp_path / "arms.toml"
+    arms.write_text('[[arms]]\nid = "a"\nsystem_prompt = "Be brief."\n')
+    first = plan(tmp_path, arms=str(arms)).fingerprint
+    arms.write_text('[[arms]]\nid = "a"\nsystem_prompt = "Be brief!"\n')
+    assert plan(tmp_path, arms=str(arms)).fingerprint != first
+
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    same = plan(tmp_path, model=str(model))
+    assert same.fingerprint == plan(tmp_path).fingerprint  # where the files are does not matter
+    weights = model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1000] ^= 1
+    weights.write_bytes(data)
+    assert plan(tmp_path, model=str(model)).fingerprint != same.fingerprint
+
+
+def test_what_a_comparison_may_vary_is_kept_apart(tmp_path: Path) -> None:
+    ours, baseline = plan(tmp_path), plan(tmp_path, profile="cpu-demo-baseline", shard_size=4)
+    assert ours.comparable == baseline.comparable
+    assert ours.tested != baseline.tested
+
+
+@pytest.mark.parametrize(("questions", "batch"), [(1, 16), (64, 16), (1_319, 16), (7_473, 24), (1_000_000, 16)])
+def test_the_default_shard_size_bounds_the_task_runs(questions: int, batch: int) -> None:
+    size = default_shard_size(questions, batch)
+    assert size >= batch
+    assert -(-questions // size) <= MAX_SHARDS
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"profile": "nope"}, "unknown profile 'nope'"),
+        ({"arms": "nope"}, "unknown arms 'nope'"),
+        ({"model": "./nope"}, "'./nope' is not a directory"),
+        ({"model": "nope"}, "'nope' is not a directory"),
+        ({"profile": "h100x8"}, "names no model"),
+        ({"max_tokens": 2048}, "max_tokens is 2048, but profile cpu-demo has max_model_len 2048"),
+        ({"questions": 0}, "dataset.questions is 0"),
+        ({"temperature": -1.0}, "sampling.temperature is -1.0"),
+        ({"temperature": 0.0, "samples_per_arm": 2}, "samples_per_arm is 2 at temperature 0"),
+        ({"question_batch_size": 0}, "question_batch_size is 0"),
+        ({"name": "a/b"}, "name is 'a/b'"),
+    ],
+)
+def test_bad_input_is_one_clear_error(tmp_path: Path, parameters: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)) as caught:
+        plan(tmp_path, **parameters)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_an_incomplete_model_is_named(tmp_path: Path, missing: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model)
+    (model / missing).unlink()
+    with pytest.raises(ConfigError, match=missing.split(".")[0]):
+        plan(tmp_path, model=str(model))
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key sampling\.temprature"):
+        build_config({"sampling": {"temprature": 1.0}})

@@ -1,0 +1,104 @@
+"""Arms are ranked, told apart where the questions tell them apart, and put to a vote."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tasks.errors import ConfigError
+from tasks.results.arm_ranking import agreement, compare_arms, majority_credit, oracle_credit
+from tasks.results.browse_view import render_arms
+from tasks.results.summary import load_scored
+from tests.support.harvest_command import harvest
+from tests.support.report_run import write_report_run
+from tests.support.synthetic import write_run
+
+VOTES = [
+    # question, arm, answer, reward
+    ("q1", "a", "4", 1.0),
+    ("q1", "b", "4", 1.0),
+    ("q1", "c", "5", 0.0),
+    ("q2", "a", "7", 0.0),
+    ("q2", "b", "8", 1.0),
+    ("q2", "c", "7", 0.0),
+    ("q3", "a", "1", 1.0),
+    ("q3", "b", "2", 0.0),
+    ("q3", "c", None, 0.0),
+    ("q4", "a", None, 0.0),
+    ("q4", "b", None, 0.0),
+    ("q4", "c", None, 0.0),
+]
+
+
+@pytest.fixture
+def votes() -> pl.DataFrame:
+    frame = pl.DataFrame(VOTES, schema=["example_id", "arm_id", "extracted_answer", "reward"], orient="row")
+    return frame.with_columns(sample_index=pl.lit(0))
+
+
+def test_majority_and_oracle(votes: pl.DataFrame) -> None:
+    majority = majority_credit(votes)
+    oracle = oracle_credit(votes)
+
+    assert dict(majority.select("example_id", "reward").iter_rows()) == {"q1": 1.0, "q2": 0.0, "q3": 0.5, "q4": 0.0}
+    assert dict(oracle.select("example_id", "reward").iter_rows()) == {"q1": 1.0, "q2": 1.0, "q3": 1.0, "q4": 0.0}
+
+
+def test_agreement_is_about_answers_that_were_given(votes: pl.DataFrame) -> None:
+    assert agreement(votes, ["a", "b", "c"]) == ((0.75, 0.25, 0.25), (0.25, 0.75, 0.0), (0.25, 0.0, 0.5))
+    without = votes.filter((pl.col("arm_id") != "c") | (pl.col("example_id") == "q1"))
+    assert agreement(without, ["a", "c"]) == ((0.75, 0.0), (0.0, 1.0))
+    apart = votes.filter((pl.col("arm_id") == "a") ^ (pl.col("example_id") == "q1"))
+    assert agreement(apart, ["a", "b"])[0][1] is None
+
+
+def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> None:
+    accuracy = {"step_by_step": 0.9, "concise": 0.85, "algebra": 0.3}
+    run = write_run(tmp_path / "run", questions_per_shard=50, arms=3, samples=2, tokens=30, accuracy=accuracy)
+    report = compare_arms(run.root)
+    standings = {arm.arm_id: arm for arm in report.arms}
+
+    assert [arm.rank for arm in report.arms] == [1, 2, 3]
+    assert {*standings["algebra"].worse_than} == {"step_by_step", "concise"}
+    assert standings["step_by_step"].better_than == ("algebra",)
+    assert report.real_differences == 2
+    assert report.oracle.accuracy > report.arms[0].mean_reward
+    rows = load_scored(run).filter(pl.col("arm_id") == "algebra")
+    correct = int((rows["reward"] == 1).sum())
+    assert standings["algebra"].correct == correct
+    assert standings["algebra"].tokens_per_correct == pytest.approx(200 * 30 / correct)
+    assert standings["algebra"].gpu_seconds_per_correct is None
+
+
+def test_gpu_time_is_shared_by_tokens(tmp_path: Path) -> None:
+    run = write_report_run(tmp_path / "run", questions_per_shard=10, arms=2, samples=2, top_k=3, accuracy=0.6)
+    report = compare_arms(run.root)
+
+    spent = [arm.gpu_seconds_per_correct * arm.correct for arm in report.arms if arm.gpu_seconds_per_correct]
+    assert sum(spent) == pytest.approx(2 * 480)
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1 scored arms; two are needed"):
+        compare_arms(write_run(tmp_path / "single", arms=1).root)
+    assert harvest("arms", "nowhere").code == 2
+
+
+@pytest.mark.parametrize("accuracy", [0.5, {"step_by_step": 1.0, "concise": 0.0}])
+def test_view(accuracy: float | dict[str, float], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", questions_per_shard=20, arms=2, accuracy=accuracy)
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(render_arms(compare_arms(run.root)))
+    shown = captured.get()
+
+    assert ("1 of 1 pairs really differ" in shown) == isinstance(accuracy, dict)
+    assert ("more questions would tell" in shown) == isinstance(accuracy, float)
+    assert "majority vote over arms" in shown
+
+
+def test_command(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", arms=2)
+    assert len(harvest("arms", run.root, "--json").report["arms"]) == 2
+    assert "Arms of run" in harvest("arms", run.root).stdout

@@ -1,0 +1,187 @@
+"""Rollouts are found and shown, runs listed and compared."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console, RenderableType
+
+from tasks.errors import ConfigError
+from tasks.files import publish_parquet
+from tasks.locks import run_lock
+from tasks.records import RunPaths
+from tasks.results.browse import RolloutFilter, count_rollouts, find_rollouts
+from tasks.results.browse_view import render_diff, render_rollouts, render_runs
+from tasks.results.finished_run import scored_shards
+from tasks.results.run_diff import diff_runs
+from tasks.results.run_list import list_runs
+from tasks.storage.manifest import write_manifest
+from tests.support.harvest_command import harvest
+from tests.support.synthetic import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    return write_run(tmp_path_factory.mktemp("runs") / "run", arms=3, samples=2, truncated=0.3, error_rows=0.2)
+
+
+def text_of(content: RenderableType) -> str:
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured:
+        console.print(content)
+    return captured.get()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "condition"),
+    [
+        (RolloutFilter(), pl.lit(True)),
+        (RolloutFilter(arm="concise"), pl.col("arm_id") == "concise"),
+        (RolloutFilter(example="q0000005"), pl.col("example_id") == "q0000005"),
+        (RolloutFilter(outcome="wrong"), pl.col("reward") == 0),
+        (RolloutFilter(outcome="right", truncated=True), (pl.col("reward") == 1) & pl.col("is_truncated")),
+        (
+            RolloutFilter(outcome="error", arm="algebra"),
+            pl.col("error").is_not_null() & (pl.col("arm_id") == "algebra"),
+        ),
+    ],
+)
+def test_filters(wanted: RolloutFilter, condition: pl.Expr, run: RunPaths) -> None:
+    expected = pl.concat([frame for _, frame in scored_shards(run.root, ["rollout_id"], where=condition)])
+
+    found = [rollout["rollout_id"] for rollout in find_rollouts(run.root, wanted)]
+    assert found == expected["rollout_id"].to_list() != []
+    assert count_rollouts(run.root, wanted) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (RolloutFilter(arm="poetry"), "has no arm 'poetry'; it has algebra, concise, step_by_step"),
+        (RolloutFilter(example="q1"), "has no example 'q1'; its ids look like 'q0000000'"),
+    ],
+)
+def test_unknown_names(wanted: RolloutFilter, message: str, run: RunPaths) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list(find_rollouts(run.root, wanted))
+
+
+def test_a_run_in_progress_can_be_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", arms=1)
+    run.scores(1).unlink()
+    run.rollouts(0).unlink()
+
+    rollouts = list(find_rollouts(run.root, RolloutFilter()))
+    assert [rollout["reward"] for rollout in rollouts] == [None] * 4
+    assert "not scored" in text_of(render_rollouts(rollouts, shown=4, found=4))
+    assert [listed.state for listed in list_runs(tmp_path)] == ["interrupted"]
+
+
+def test_hostile_text_is_shown_not_obeyed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=1, questions_per_shard=1, arms=1)
+    evil = "[bold]not markup[/bold] \x1b]0;owned\x07\x1b[2J"
+    publish_parquet(
+        pl.read_parquet(run.rollouts(0)).with_columns(
+            completion=pl.lit(evil),
+            prompt=pl.lit(
+                [{"role": "user", "content": evil}], dtype=pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+            ),
+        ),
+        run.rollouts(0),
+    )
+    publish_parquet(pl.read_parquet(run.scores(0)).with_columns(extracted_answer=pl.lit(evil)), run.scores(0))
+
+    rollouts = list(find_rollouts(run.root, RolloutFilter()))
+    shown = text_of(render_rollouts(rollouts, shown=1, found=1))
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert shown.count("[bold]not markup[/bold]") == 3
+
+
+def test_states_of_runs(tmp_path: Path) -> None:
+    done, running, started = (write_run(tmp_path / name, arms=1) for name in ("done", "running", "started"))
+    write_manifest(done.root)
+    for index in (0, 1):
+        started.rollouts(index).unlink()
+    with run_lock(running.state / "lock"):
+        runs = {run.run_id: run for run in list_runs(tmp_path)}
+
+    assert {name: run.state for name, run in runs.items()} == {
+        "done": "done",
+        "running": "running",
+        "started": "started",
+    }
+    files = [path for path in done.root.rglob("*") if path.is_file()]
+    assert (runs["done"].rollouts, runs["done"].bytes) == (8, sum(path.stat().st_size for path in files))
+    assert "done" in text_of(render_runs(list(runs.values())))
+
+
+def test_diff_counts_what_changed(tmp_path: Path) -> None:
+    first, second = (
+        write_run(tmp_path / name, questions_per_shard=20, arms=2, variant=variant, divergence=0.5)
+        for variant, name in enumerate(("first", "second"))
+    )
+    rewards = [
+        pl.concat([frame for _, frame in scored_shards(run.root, ["arm_id", "reward"])]) for run in (first, second)
+    ]
+    pairs = rewards[0].with_columns(other=rewards[1]["reward"])
+
+    diff = diff_runs(first.root, second.root, most=3)
+    assert diff.flips.correct_only_in_baseline == pairs.filter(pl.col("reward") > pl.col("other")).height > 0
+    assert diff.flips.correct_only_in_candidate == pairs.filter(pl.col("reward") < pl.col("other")).height > 0
+    assert sum(arm.lost for arm in diff.arms) == diff.flips.correct_only_in_baseline
+    assert (diff.first_mean, diff.second_mean) == pytest.approx((pairs["reward"].mean(), pairs["other"].mean()))
+    assert len(diff.examples) == 3
+    shown = text_of(render_diff(diff))
+    assert all(flip.first_completion in shown for flip in diff.examples)
+
+
+def test_diff_refuses_other_questions(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", arms=1)
+    others = write_run(tmp_path / "others", arms=1, seed=7)
+
+    with pytest.raises(ConfigError, match="another ground truth"):
+        diff_runs(first.root, others.root)
+    with pytest.raises(ConfigError, match="share no scored rollout"):
+        diff_runs(first.root, write_run(tmp_path / "arms", arms=["poetry"]).root)
+
+
+def test_commands(run: RunPaths, tmp_path: Path) -> None:
+    runs_dir = run.root.parent
+    shown = harvest("show", "run", "--wrong", "--limit", "2", "--runs-dir", runs_dir)
+    assert (shown.code, shown.stdout.count("wrong")) == (0, 2), shown.stderr
+    lines = harvest("show", run.root, "--json", "--limit", "0").stdout.splitlines()
+    assert len(lines) == 48
+    assert {"completion", "reward", "prompt"} <= json.loads(lines[0]).keys()
+    assert harvest("runs", "--runs-dir", runs_dir).stdout.count("run") >= 2
+    assert [item["run_id"] for item in json.loads(harvest("runs", "--runs-dir", runs_dir, "--json").stdout)] == ["run"]
+    assert harvest("diff", "run", "run", "--runs-dir", runs_dir, "--json").report["flips"]["answers_changed"] == 0
+    exported = harvest("export", "run", "--runs-dir", runs_dir, "--to", "verl", "--out", tmp_path / "out", "--json")
+    assert (exported.code, exported.report["to"]) == (0, "verl"), exported.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "nowhere"),
+        ("show", "run", "--arm", "poetry"),
+        ("show", "run", "--wrong", "--right"),
+        ("show", "run", "--limit", "-1"),
+        ("diff", "run", "nowhere"),
+        ("score", "run", "--scorer", "poetry"),
+        ("export", "run", "--to", "verl", "--out", ""),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], run: RunPaths) -> None:
+    outcome = harvest(*arguments, "--runs-dir", run.root.parent)
+    assert (outcome.code, outcome.stderr.count("\n"), outcome.stdout) == (2, 1, ""), outcome.stderr
+
+
+def test_score_counts_changed_rewards(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", arms=1)
+    outcome = harvest("score", run.root, "--scorer", "gsm8k", "--json")
+    # the synthetic completions hold the right answer, whatever their synthetic score says
+    assert outcome.report["rollouts"] == 8
+    assert Path(outcome.report["directory"]).is_dir()
+    assert "rewards changed" in harvest("score", run.root).stdout

@@ -1,0 +1,93 @@
+"""When a run has nothing left to do, and which unfinished run is gone on with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.files import publish_json, publish_parquet
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.shards import mark_finished, scores_made_from, shard_dataset
+from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
+from tasks.results.finished_run import finished_report, planned_shards, unfinished_name
+from tasks.scoring.score_shard import load_scorer
+from tasks.storage.upload_receipt import UploadReceipt, update_receipt
+
+URL = "s3://bucket/rollouts"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RunPlan:
+    """A finished run of 5 questions in 2 shards, made without an engine."""
+    plan = _plan(tmp_path, "nightly")
+    open_run(plan)
+    for shard in shard_dataset(plan):
+        index, paths = shard.index, plan.paths
+        rollouts = pl.DataFrame([pl.Series(name, [None] * shard.num_rollouts, kind) for name, kind in _types()])
+        publish_parquet(rollouts, paths.rollouts(index))
+        mark_finished(paths, "rollouts", index, paths.rollouts(index))
+        publish_parquet(pl.DataFrame(schema=SCORE_SCHEMA), paths.scores(index))
+        made_from = scores_made_from(paths, index, load_scorer("gsm8k"))
+        mark_finished(paths, "scores", index, paths.scores(index), made_from)
+    publish_json({"fingerprint": plan.fingerprint, "num_rollouts": 40}, plan.paths.report)
+    publish_json({"verdict": "statistical"}, plan.paths.equivalence)
+    publish_json({}, plan.paths.manifest)
+    receipt = UploadReceipt(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
+    update_receipt(plan.paths.root, receipt)
+    return plan
+
+
+def test_planned_shards_are_those_that_are_made(plan: RunPlan) -> None:
+    assert planned_shards(plan) == shard_dataset(plan)
+
+
+def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
+    report = finished_report(plan, upload_url=f"{URL}/", require="statistical")
+    assert report is not None
+    assert report["num_rollouts"] == 40
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda plan: plan.paths.manifest.unlink(),
+        lambda plan: plan.paths.report.unlink(),
+        lambda plan: publish_json({"fingerprint": "other"}, plan.paths.report),
+        lambda plan: plan.paths.rollouts(1).unlink(),
+        lambda plan: plan.paths.scores(0).write_bytes(b"torn"),
+        lambda plan: publish_json({"verdict": "inconclusive"}, plan.paths.equivalence),
+        lambda plan: plan.paths.equivalence.unlink(),
+        lambda plan: plan.paths.upload_receipt.unlink(),
+        lambda plan: update_receipt(
+            plan.paths.root, UploadReceipt(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint)
+        ),
+    ],
+)
+def test_whatever_is_missing_makes_it_unfinished(plan: RunPlan, damage: Callable[[RunPlan], object]) -> None:
+    damage(plan)
+    assert finished_report(plan, upload_url=URL, require="statistical") is None
+
+
+def test_another_scorer_an_upload_elsewhere_and_a_stronger_tier_are_something_to_do(plan: RunPlan) -> None:
+    assert finished_report(_plan(plan.paths.root.parent, "nightly", scorer="math")) is None
+    assert finished_report(plan, upload_url="s3://elsewhere") is None
+    assert finished_report(plan, require="bitwise") is None
+
+
+def test_an_unfinished_run_of_the_same_fingerprint_is_gone_on_with(plan: RunPlan) -> None:
+    tomorrow = _plan(plan.paths.root.parent, "nightly-2")
+    assert unfinished_name(tomorrow) is None
+    plan.paths.manifest.unlink()
+    assert unfinished_name(tomorrow) == "nightly"
+    assert unfinished_name(_plan(plan.paths.root.parent, "nightly-2", seed=1)) is None
+
+
+def _plan(runs_dir: Path, name: str, **values: object) -> RunPlan:
+    return plan_run(config_from_parameters({"questions": 5, "shard_size": 3, "name": name, **values}), runs_dir)
+
+
+def _types() -> list[tuple[str, pl.DataType]]:
+    return list(ROLLOUT_SCHEMA.items())

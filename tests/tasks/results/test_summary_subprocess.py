@@ -1,0 +1,46 @@
+"""A summary made in a process of its own is the same, and fails as it would here."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import StorageError
+from tasks.files import publish_json, read_json
+from tasks.plan.run_config import DatasetSource, RunConfig
+from tasks.plan.run_plan import plan_run
+from tasks.records import RunPaths
+from tasks.results.summary_subprocess import summarize_apart
+from tests.support.synthetic import write_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    run = write_run(plan.paths.root, accuracy=1.0)
+    publish_json(plan.to_json(), run.config)
+    return run
+
+
+def test_it_makes_the_report_and_the_views(run: RunPaths) -> None:
+    report = summarize_apart(run.root)
+
+    assert report == read_json(run.report)
+    assert (report["num_rollouts"], report["mean_reward"], report["run_dir"]) == (64, 1.0, str(run.root))
+    assert run.report_html.is_file()
+    assert (run.root / "README.md").is_file()
+
+
+def test_a_failure_has_its_type(run: RunPaths) -> None:
+    run.report.mkdir()
+    with pytest.raises(StorageError, match=r"could not write .*report\.json"):
+        summarize_apart(run.root)
+
+
+def test_a_view_that_fails_is_a_warning(run: RunPaths, caplog: pytest.LogCaptureFixture) -> None:
+    run.report_html.mkdir()
+    assert summarize_apart(run.root)["num_rollouts"] == 64
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("report.html could not be made")
+    assert "StorageError" in (run.logs / "summary.log").read_text()
+    assert (run.root / "README.md").is_file()

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.errors import ConfigError
+from tasks.scoring.score_shard import load_scorer, score_frame
+
+ROWS = pl.DataFrame(
+    {
+        "rollout_id": ["a", "b"],
+        "completion": ["it is 18", "five"],
+        "ground_truth": ["18", "18"],
+        "finish_reason": "stop",
+    }
+)
+
+
+def test_a_function_that_returns_scores() -> None:
+    scorer = load_scorer("tests.support.custom_scorers:last_word")
+    scores = score_frame(ROWS, scorer)
+    assert scores.select("reward", "extracted_answer", "extraction_method").rows() == [
+        (1.0, "18", "last_word"),
+        (0.0, "five", "last_word"),
+    ]
+    assert set(scores.select("scorer", "scorer_version").rows()) == {("tests.support.custom_scorers:last_word", "7")}
+
+
+def test_a_function_that_returns_rewards() -> None:
+    scores = score_frame(ROWS, load_scorer("tests.support.custom_scorers:length"))
+    assert scores["reward"].to_list() == pytest.approx([0.8, 0.4])
+
+
+def test_without_a_declared_version_it_is_the_source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a scorer in the working directory is found
+    source = "def exact(completion, ground_truth, finish_reason):\n    return float(completion == ground_truth)\n"
+    Path("one_scorer.py").write_text(source)
+    Path("same_scorer.py").write_text(source)
+    Path("other_scorer.py").write_text(source + "# changed\n")
+    versions = [load_scorer(f"{name}_scorer:exact").version for name in ("one", "same", "other")]
+    assert len(versions[0]) == 12
+    assert versions[0] == versions[1] != versions[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_package.module:score", "'no_such_package.module' cannot be imported"),
+        ("tests.support.custom_scorers:absent", "'absent' does not exist"),
+        ("tests.support.custom_scorers:CONSTANT", "'CONSTANT' is not callable"),
+        ("tests.support.custom_scorers:two_parameters", "cannot be called with"),
+        ("tests.support.custom_scorers:", "is not a path"),
+        (":length", "is not a path"),
+    ],
+)
+def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_scorer(path)
+
+
+@pytest.mark.parametrize(("name", "message"), [("failing", "KeyError"), ("text", "returned 'right'")])
+def test_a_function_that_misbehaves_is_named(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        score_frame(ROWS, load_scorer(f"tests.support.custom_scorers:{name}"))

@@ -1,0 +1,69 @@
+import threading
+
+import polars as pl
+import psutil
+import pytest
+
+from tasks.scoring.math_scorer import MathScorer
+from tasks.scoring.math_workers import Comparison, verify_all
+from tasks.scoring.score_shard import load_scorer, score_frame
+
+BOMB = "9^{9^{9^{9}}}"
+
+pytestmark = pytest.mark.slow
+
+
+def test_expressions_are_compared_and_a_bomb_costs_its_own_reward_only() -> None:
+    cases = [
+        ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "\\frac{36}{2}", "math", False)),
+        ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "$\\frac{1}{2}$", "math", False)),
+        ("\\boxed{x^2+2x+1}", "(x+1)^2", "stop", (1.0, "x^2+2x+1", "math", False)),
+        ("\\boxed{19}", "18", "stop", (0.0, "19", "math", False)),
+        (f"\\boxed{{{BOMB}}}", "18", "stop", (0.0, BOMB, "timeout", False)),
+        ("\\boxed{18}\n#### Explanation\nNine times two.", "18", "stop", (1.0, "18", "math", False)),
+        ("#### Answer: 18", "18", "stop", (1.0, "18", "math", False)),
+        ("#### \\frac{36}{2", "18", "stop", (0.0, None, "ambiguous", False)),
+        ("\\boxed{18}/2", "18", "stop", (0.0, None, "ambiguous", False)),
+        ("It is 18", "18", "stop", (0.0, None, "none", True)),
+        ("\\boxed{1", "18", "length", (0.0, None, "truncated", False)),
+        ("<think>\\boxed{18}</think>", "18", "stop", (0.0, None, "none", False)),
+        ("\\boxed{18}", "", "stop", (None, "18", "gold_unparseable", False)),
+    ]
+    rows = pl.DataFrame(
+        {
+            "rollout_id": [str(index) for index in range(len(cases))],
+            "completion": [case[0] for case in cases],
+            "ground_truth": [case[1] for case in cases],
+            "finish_reason": [case[2] for case in cases],
+        }
+    )
+    scorer = load_scorer("math")
+    scores = score_frame(rows, scorer)
+    columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
+    got = scores.select(columns).rows()
+    # a right answer counts as right for the flexible column as well
+    expected = [(reward, text, method, flexible or reward == 1) for *_, (reward, text, method, flexible) in cases]
+    assert got == expected
+    assert scores["scorer_version"].unique().to_list() == [scorer.version]
+
+
+def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    verdicts: list[str] = []
+
+    def compare() -> None:
+        pairs = [Comparison(candidate=BOMB, gold="18"), Comparison(candidate="\\frac{36}{2}", gold="18")]
+        verdicts.extend(verify_all(pairs, workers=1, limit_s=2.0))
+
+    thread = threading.Thread(target=compare)
+    thread.start()
+    thread.join()
+    assert verdicts == ["timeout", "right"]
+    left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
+    # multiprocessing keeps one tracker of its own
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
+
+
+def test_nothing_to_compare_starts_nothing() -> None:
+    assert verify_all([]) == []
+    assert MathScorer().version.startswith("2-")

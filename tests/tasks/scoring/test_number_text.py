@@ -1,0 +1,65 @@
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.scoring.number_text import canonical_number, match_number
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("18", "18"),
+        ("+18", "18"),
+        ("- 18", "-18"),
+        ("018.50", "18.5"),
+        ("1,234,567.80", "1234567.8"),
+        (".5", "0.5"),
+        ("-0.0", "0"),
+        ("2e3", "2000"),
+        ("2.5E-3", "0.0025"),
+        ("1234e-2", "12.34"),
+        ("9" * 300, "9" * 300),
+        ("9" * 301, None),
+        ("1e100", "1" + "0" * 100),
+        ("1e101", None),
+        ("1e-101", None),
+        ("1,23", None),
+        ("1,2345", None),
+        ("0,123", None),
+        ("1.2.3", None),
+        ("5.", None),
+        (".", None),
+        ("", None),
+        ("1_000", None),
+        ("١٨", None),
+    ],
+)
+def test_canonical_number(text: str, canonical: str | None) -> None:
+    assert canonical_number(text) == canonical
+
+
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**12), max_value=10**12),
+    st.integers(-20, 20),
+)
+def test_canonical_text_is_the_exact_value(value: object, exponent: int) -> None:
+    literal = f"{value:f}e{exponent}"
+    canonical = canonical_number(literal)
+    assert canonical is not None
+    assert Fraction(canonical) == Fraction(literal)
+    assert canonical_number(canonical) == canonical
+
+
+@given(st.fractions(max_denominator=1), st.integers(0, 4))
+def test_equal_numbers_have_equal_text(number: Fraction, zeros: int) -> None:
+    whole = int(number)
+    point = "." if zeros else ""
+    assert canonical_number(f"{whole}{point}{'0' * zeros}") == str(whole)
+
+
+def test_a_match_ends_where_the_literal_does() -> None:
+    match = match_number("1,234 dollars")
+    assert match is not None
+    assert (match.canonical, match.end) == ("1234", 5)

@@ -1,0 +1,66 @@
+"""Files appear whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.errors import StorageError
+from tasks.files import atomic_path, publish_json, publish_parquet, read_json, remove_stale_temporaries, sha256_file
+
+
+def test_published_values_read_back(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"reward": [1.0, None]})
+    publish_parquet(frame, tmp_path / "a" / "scores.parquet")
+    publish_json({"text": "größer"}, tmp_path / "a" / "config.json")
+
+    assert pl.read_parquet(tmp_path / "a" / "scores.parquet").equals(frame)
+    assert read_json(tmp_path / "a" / "config.json") == {"text": "größer"}
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "scores.parquet"]
+
+
+def test_a_failed_writer_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    publish_json({"version": 1}, tmp_path / "config.json")
+    with pytest.raises(RuntimeError, match="half way"), atomic_path(tmp_path / "config.json") as temporary:  # noqa: PT012
+        temporary.write_text('{"vers')
+        raise RuntimeError("half way")
+
+    assert read_json(tmp_path / "config.json") == {"version": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cut', b"\xff\xfe"])
+def test_a_torn_json_file_reads_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.json").write_bytes(content)
+    assert read_json(tmp_path / "state.json") is None
+
+
+def test_a_directory_in_the_way_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(StorageError, match=r"config\.json"):
+        publish_json({}, tmp_path / "config.json")
+
+
+def test_a_killed_writer_leaves_a_temporary_that_is_removed_later(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from tasks.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "report.json")], cwd=Path.cwd(), check=False)
+    mine = tmp_path / f".other.json.{os.getpid()}.tmp"
+    mine.write_text("of a living writer")
+
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "report.json").exists()
+    remove_stale_temporaries(tmp_path)
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    assert sha256_file(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
