@@ -14,6 +14,7 @@ EngineStalled       1    the engine lives but makes no token; it was killed; ret
 EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
+DamagedFile         1    a file of a run is not what it should be; the message names the file and what is wrong
 UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written; after an outage
                          the task is tried again, for minutes
 NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
@@ -74,6 +75,10 @@ class PromptTooLong(HarvestError):
 
 class StorageError(HarvestError):
     """A file could not be written or published."""
+
+
+class DamagedFile(HarvestError):
+    """A file of a run cannot be read; the message names the file and what is wrong with it."""
 
 
 class UploadError(HarvestError):

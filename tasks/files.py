@@ -12,11 +12,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
-from tasks.errors import StorageError
+from tasks.errors import DamagedFile, StorageError
+
+Record = TypeVar("Record")
 
 DISK_FLOOR = 1 << 30
 """Bytes that stay free on every disk that we write to."""
@@ -71,6 +73,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """The record of type ``kind``, a frozen dataclass, in the JSON file at ``path``; None when there is no file.
+
+    Keys that ``kind`` does not have are ignored. Raises DamagedFile for anything else than such a record.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DamagedFile(f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -54,7 +54,8 @@ def describe_holder(descriptor: int) -> str:
         return "another process"
 
 
-# MERGED from @upload_lock: Who may change what a destination holds of a run: any number that send files, or one that says it is complete.
+# MERGED from @upload_lock: Who may change what a destination holds of a run: any number that send
+# files, or one that says it is complete.
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2

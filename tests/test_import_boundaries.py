@@ -68,7 +68,9 @@ def test_packages_import_only_downwards(module: Path) -> None:
 def test_rooms_import_only_rooms_before_them(module: Path) -> None:
     dotted = ".".join(module.with_suffix("").parts)
     later = ROOMS[ROOMS.index(room_of(dotted)) + 1 :]
-    assert not [name for name in imported_modules(ROOT / module) if name.startswith("tasks.") and room_of(name) in later]
+    assert not [
+        name for name in imported_modules(ROOT / module) if name.startswith("tasks.") and room_of(name) in later
+    ]
 
 
 def test_every_folder_of_tasks_is_a_room() -> None:

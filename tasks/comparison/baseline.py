@@ -68,7 +68,8 @@ def find_baseline(name: str, runs_dir: Path, transfer: Transfer | None = None) -
     return download_run(name, runs_dir / ".baselines", transfer)
 
 
-# MERGED from @baseline_sample: ``--baseline auto``: a sample of the baseline, generated once and kept for runs of the same comparable settings.
+# MERGED from @baseline_sample: ``--baseline auto``: a sample of the baseline, generated once and
+# kept for runs of the same comparable settings.
 KEPT_IN = ".baselines"
 """Below the runs directory."""
 

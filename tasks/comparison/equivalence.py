@@ -12,8 +12,8 @@ of each claim in tests/tasks/test_equivalence.py unless another file is named:
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
    apart. ``test_equal_tokens_are_bitwise``
 4. ``numerical``: where tokens part, the text before is the same and floating point explains the flip: each run's token
-   is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie derives the gap for
-   greedy and for sampled tokens). ``test_rounding_is_numerical``
+   is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie
+   derives the gap for greedy and for sampled tokens). ``test_rounding_is_numerical``
 5. ``statistical``: two one-sided tests put the mean reward difference per question inside +-epsilon at level 0.05
    (tasks.comparison.tost). At a true difference of epsilon this errs at most 5% of the time.
    ``test_statistical_without_top_logprobs``,

@@ -99,7 +99,8 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
     )
 
 
-# MERGED from @noise_memory: The measured noise floor of a model on a device, kept for every later comparison in the same runs directory.
+# MERGED from @noise_memory: The measured noise floor of a model on a device, kept for every later
+# comparison in the same runs directory.
 def remember_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
     """Keep ``floor`` for runs that compute like the one in ``run_dir``; return where. Raises ConfigError."""
     path = noise_floor_path(run_dir, runs_dir)

@@ -96,7 +96,8 @@ def _keep(rollouts: pl.DataFrame, condition: pl.Expr, reason: str, counts: DropC
 # MERGED from @advantages: Group-relative advantages for GRPO: a view derived from scored rollouts, not a stage.
 #
 # ``(reward - group mean) / (group standard deviation + EPSILON)``, the group being the rollouts that share an identical
-# prompt. Shao et al. 2024, DeepSeekMath, section 4.1.2 (https://arxiv.org/abs/2402.03300). The standard deviation is the
+# prompt. Shao et al. 2024, DeepSeekMath, section 4.1.2 (https://arxiv.org/abs/2402.03300). The
+# standard deviation is the
 # sample's (n - 1) and EPSILON 1e-4, as in TRL's ``GRPOTrainer``.
 EPSILON = 1e-4
 

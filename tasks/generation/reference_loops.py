@@ -5,8 +5,8 @@
 - limit: every prompt in one call: the engine with nothing around it.
 
 What is timed is the calls alone: prompts are encoded before, and rollouts stored after. Each loop runs in a process of
-its own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment; its order is pickled to standard
-input.
+its own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment; its
+order is pickled to standard input.
 """
 
 import os
@@ -49,7 +49,8 @@ from tasks.plan.prompts import ChatTokenizer, build_messages, check_length
 from tasks.process_tree import descendants, kill_all
 
 
-# MERGED from @engine_calls: An engine as scripts use it: a call with many prompts, which returns when the last of them has ended.
+# MERGED from @engine_calls: An engine as scripts use it: a call with many prompts, which returns
+# when the last of them has ended.
 class EngineCalls(Protocol):
     """What a reference loop needs of an engine. What a call returned is read only after the last call was timed."""
 

@@ -1,7 +1,7 @@
 """The replica process: owns one engine for a whole run, and dies with its parent.
 
-Run as ``python -m tasks.generation.replica FD PARENT_PID``; everything else comes over the socket behind the file descriptor.
-Standard output and error are the replica's log file.
+Run as ``python -m tasks.generation.replica FD PARENT_PID``; everything else comes over the socket behind the file
+descriptor. Standard output and error are the replica's log file.
 """
 
 import contextlib

@@ -61,7 +61,8 @@ def kv_bytes_per_token(shape: ModelShape, tensor_parallel_size: int) -> int:
     return 2 * shape.layers * heads * shape.head_dim * shape.dtype_bytes
 
 
-# MERGED from @engine_reserve: What a CUDA engine takes beside weights and KV cache: an estimate, since vLLM measures it only when it starts.
+# MERGED from @engine_reserve: What a CUDA engine takes beside weights and KV cache: an estimate,
+# since vLLM measures it only when it starts.
 #
 # vLLM profiles one forward pass of max_num_batched_tokens and one sampling of max_num_seqs rows (v1/worker/
 # gpu_worker.py, ``determine_available_memory``) and gives the rest of ``gpu_memory_utilization`` to the KV cache. The
@@ -111,7 +112,8 @@ def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu
     return max(layer, sampler) + graphs + WORKSPACE_BYTES
 
 
-# MERGED from @weight_memory: Weights per GPU under tensor parallelism, from safetensors headers or, for a dense model, from its config.
+# MERGED from @weight_memory: Weights per GPU under tensor parallelism, from safetensors headers or,
+# for a dense model, from its config.
 #
 # vLLM's rule (model_executor/layers/linear.py, vocab_parallel_embedding.py): projections and embeddings are split over
 # the GPUs, K and V repeated where there are fewer KV heads than GPUs; norms, routers and the biases of row-parallel

@@ -1,8 +1,8 @@
 """A short real computation on every GPU, in child processes with a time limit: NVML can call a dead GPU healthy.
 
 Each GPU multiplies matrices whose product is known; then, with several GPUs, NCCL adds one number from each. Run as
-``python -m tasks.node.gpu_smoke_test GPUS`` inside the child, which prints one line for each step that succeeded. Child and
-workers die with the process that they work for, since one that hangs would hold its GPU.
+``python -m tasks.node.gpu_smoke_test GPUS`` inside the child, which prints one line for each step that
+succeeded. Child and workers die with the process that they work for, since one that hangs would hold its GPU.
 """
 
 import os

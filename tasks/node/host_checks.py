@@ -14,7 +14,8 @@ from profiles.schema import Profile
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.node.check_result import CheckResult, Status
 
-# MERGED from @host_memory: Host memory as this process may use it: the machine's, or the cgroup's limit where that is lower.
+# MERGED from @host_memory: Host memory as this process may use it: the machine's, or the cgroup's
+# limit where that is lower.
 _ROOT = Path("/")
 
 

@@ -66,9 +66,11 @@ def _common_prefix(prompts: Sequence[list[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-# MERGED from @prompt_estimate: How long a run's prompts are, told without transformers, whose import takes longer than all of preflight.
+# MERGED from @prompt_estimate: How long a run's prompts are, told without transformers, whose
+# import takes longer than all of preflight.
 #
-# The questions and arms are encoded with the model's own vocabulary; what a chat template puts around them is estimated.
+# The questions and arms are encoded with the model's own vocabulary; what a chat template puts
+# around them is estimated.
 MARKUP_TOKENS = 5
 """Around each message of a chat: a start, the role, a line break, an end, a line break."""
 

@@ -19,7 +19,8 @@ from tasks.plan.run_config import DatasetSource
 from tasks.storage.filesystems import open_filesystem
 from tasks.storage.transfer_errors import redact
 
-# MERGED from @dataset_files: Files of dataset rows: JSON lines, JSON, CSV or Parquet, compressed or not, one or all that match, here or remote.
+# MERGED from @dataset_files: Files of dataset rows: JSON lines, JSON, CSV or Parquet, compressed or
+# not, one or all that match, here or remote.
 Row = Mapping[str, Any]
 
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")

@@ -10,7 +10,8 @@ from tasks.errors import ConfigError
 
 # MERGED from @safetensors_header: The header of a safetensors file: what tensors it holds, read without loading one.
 #
-# Format: 8 bytes, the little-endian length N of the header; N bytes of JSON, name to dtype, shape and data_offsets; then
+# Format: 8 bytes, the little-endian length N of the header; N bytes of JSON, name to dtype, shape
+# and data_offsets; then
 # the data, whose length the largest data offset gives (https://github.com/huggingface/safetensors#format).
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library

@@ -12,7 +12,8 @@ from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.plan.model_files import check_model_files, weight_files
 
-# MERGED from @model_hub: Models of the Hugging Face hub: how much of one is still to come, and fetching it into the hub's cache.
+# MERGED from @model_hub: Models of the Hugging Face hub: how much of one is still to come, and
+# fetching it into the hub's cache.
 _LEFT_OUT = ["*.pth", "original/*", "*.gguf", "*.onnx"]
 _GIB = 1 << 30
 

@@ -132,7 +132,8 @@ def no_chat_template(model_path: Path) -> str:
     )
 
 
-# MERGED from @arm_prompts: Arms as a run asks them: what the run says of every prompt, and whether the model can be asked so.
+# MERGED from @arm_prompts: Arms as a run asks them: what the run says of every prompt, and whether
+# the model can be asked so.
 def arms_as_asked(arms: ArmSet, config: RunConfig) -> ArmSet:
     """``arms`` with the run's prompt_format, prompt_template and chat_template_kwargs. Raises ConfigError."""
     changed = tuple(_as_asked(arm, config) for arm in arms.arms)

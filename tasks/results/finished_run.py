@@ -74,7 +74,8 @@ def _is_uploaded(plan: RunPlan, url: str) -> bool:
     return receipt is not None and receipt.complete and receipt.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
 
 
-# MERGED from @scored_shards: The shards of a finished run, each rollout beside its score, one shard in memory at a time.
+# MERGED from @scored_shards: The shards of a finished run, each rollout beside its score, one shard
+# in memory at a time.
 def check_scored(run_dir: Path) -> list[int]:
     """The shard indices of a finished and scored run. Raises ConfigError when a shard or its scores are missing."""
     indices = shard_indices(run_dir / "rollouts")

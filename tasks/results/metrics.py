@@ -8,7 +8,8 @@ import polars as pl
 from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.results.reward_statistics import ArmContrast, Interval, contrast_arms, mean_reward_interval
 
-# MERGED from @sampling_metrics: What several samples of one prompt show: pass@k, maj@k and groups without a learning signal.
+# MERGED from @sampling_metrics: What several samples of one prompt show: pass@k, maj@k and groups
+# without a learning signal.
 #
 # A group is the rollouts of one (example_id, arm_id), which share an identical prompt; rows without a reward are left
 # out beforehand. A rollout is correct when its reward is above ``CORRECT_ABOVE``.

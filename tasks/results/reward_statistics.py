@@ -82,8 +82,10 @@ def _normal_interval(clusters: pl.DataFrame) -> Interval:
 # MERGED from @arm_contrasts: How arms differ in mean reward, question by question.
 #
 # Per pair of arms: the mean over their common questions of (mean reward under one arm - mean reward under the other),
-# its 95% t interval, and the two-sided sign-flip permutation test of a difference that is symmetric about 0 (Fisher 1935,
-# The Design of Experiments, section 21), whose p is (extreme + 1) / (flips + 1) (Phipson & Smyth 2010, Stat. Appl. Genet.
+# its 95% t interval, and the two-sided sign-flip permutation test of a difference that is symmetric
+# about 0 (Fisher 1935,
+# The Design of Experiments, section 21), whose p is (extreme + 1) / (flips + 1) (Phipson & Smyth
+# 2010, Stat. Appl. Genet.
 # Mol. Biol. 9:39). Over all pairs the p values are adjusted by Holm (1979, Scand. J. Stat. 6:65).
 FLIPS = 10_000
 MAX_DISTINCT = 2_000

@@ -14,9 +14,11 @@ from typing import Literal
 from tasks.scoring.answer_text import AnswerText
 from tasks.scoring.answer_value import NUMBER_WORD, MarkerKind, read_value
 
-# MERGED from @answer_surroundings: What stands beside an answer marker and makes another value of it, or one of several.
+# MERGED from @answer_surroundings: What stands beside an answer marker and makes another value of
+# it, or one of several.
 #
-# A box is often a part of the mathematics around it: ``-\boxed{18}``, ``\boxed{18}^2``, ``\boxed{2} million``. Only what
+# A box is often a part of the mathematics around it: ``-\boxed{18}``, ``\boxed{18}^2``, ``\boxed{2}
+# million``. Only what
 # adjoins the box on its own line is looked at; the rest of the line is chatter and may hold other numbers.
 _REACH = 80
 _DELIMITERS = re.compile(r"\\?\$|\\[(\[)\]]|\\(?:displaystyle|left|right)(?![a-z])|\*\*|__")

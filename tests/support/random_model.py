@@ -1,5 +1,8 @@
 """A randomly initialised Qwen2 of 26 million parameters with the demo model's tokenizer: large enough that engine
-steps, not Python, take the time, and that bfloat16 rounding changes tokens. ``python -m tests.support.random_model DIR``."""
+steps, not Python, take the time, and that bfloat16 rounding changes tokens.
+
+``python -m tests.support.random_model DIR``
+"""
 
 import shutil
 import sys

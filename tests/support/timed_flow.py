@@ -1,4 +1,6 @@
-"""Collections with a time limit, in a process that lives on after each: ``python -m tests.support.timed_flow PARAMETERS``.
+"""Collections with a time limit, in a process that lives on after each.
+
+``python -m tests.support.timed_flow PARAMETERS``.
 
 Each line of its input is one run, as JSON: the limit in seconds or null, and the fake engine's seconds per step. Each
 line of its output is the state in which that run has ended. Nothing dies here because its parent does.

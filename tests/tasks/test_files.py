@@ -9,8 +9,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.errors import StorageError
-from tasks.files import atomic_path, publish_json, publish_parquet, read_json, remove_stale_temporaries, sha256_file
+from tasks.errors import DamagedFile, StorageError
+from tasks.files import (
+    atomic_path,
+    publish_json,
+    publish_parquet,
+    read_json,
+    read_record,
+    remove_stale_temporaries,
+    sha256_file,
+)
+from tasks.storage.manifest import ManifestFile
 
 
 def test_published_values_read_back(tmp_path: Path) -> None:
@@ -64,3 +73,28 @@ def test_a_killed_writer_leaves_a_temporary_that_is_removed_later(tmp_path: Path
 def test_sha256_is_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert sha256_file(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_record_reads_back_and_unknown_keys_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    assert read_record(path, ManifestFile) is None
+    publish_json({"path": "a", "rows": None, "bytes": 3, "sha256": "00", "newer": 1}, path)
+    assert read_record(path, ManifestFile) == ManifestFile(path="a", rows=None, bytes=3, sha256="00")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "Invalid JSON"),
+        ("[" * 100_000, "Invalid JSON"),
+        ("[]", "object"),
+        ('{"path": "a", "rows": "many", "bytes": 3, "sha256": "00"}', "rows"),
+        ('{"path": "a"}', "rows"),
+    ],
+    ids=["empty", "deep", "list", "wrong type", "missing"],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, text: str, wrong: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(DamagedFile, match=f"file.json is damaged: .*{wrong}"):
+        read_record(path, ManifestFile)

@@ -95,7 +95,8 @@ def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: 
 
 
 IN_THE_MAIN_THREAD = (
-    "import sys; from pathlib import Path; from tasks.storage.upload import upload_run; from tasks.storage.filesystems import Transfer\n"
+    "import sys; from pathlib import Path; from tasks.storage.upload import upload_run\n"
+    "from tasks.storage.filesystems import Transfer\n"
     f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=Transfer(part_bytes={PART}))"
 )
 
