@@ -14,10 +14,8 @@ from tasks.results.metrics import run_metrics
 from tasks.results.report_plots import LengthBins
 from tasks.results.report_samples import Sample, pick_samples
 from tasks.results.report_timeline import Timeline, read_timeline
+from tasks.results.status_item import StatusItem, Tone
 from tasks.results.summary import load_scored
-from tasks.storage.page_verdict import Tone, Verdict
-from tasks.storage.upload_receipt import read_receipt
-from tasks.storage.uploaded_report import upload_verdict
 
 BINS = 40
 LISTED_DIVERGENCES = 10
@@ -30,7 +28,7 @@ class ReportData:
     run_id: str
     config: dict[str, Any]
     report: dict[str, Any]
-    verdicts: tuple[Verdict, ...]
+    status: tuple[StatusItem, ...]
     preflight: dict[str, Any]
     equivalence: dict[str, Any]
     bench: dict[str, Any] | None
@@ -51,7 +49,7 @@ def read_report_data(run_dir: Path) -> ReportData:
         run_id=run_dir.resolve().name,
         config=config,
         report=report,
-        verdicts=(_health(report, preflight), _equivalence(equivalence), upload_verdict(read_receipt(run_dir))),
+        status=(_health(report, preflight), _equivalence(equivalence)),
         preflight=preflight,
         equivalence=equivalence,
         bench=find_bench(run_dir, config),
@@ -103,7 +101,7 @@ def _measured(rows: pl.DataFrame, paths: RunPaths) -> dict[str, Any]:
     }
 
 
-def _health(report: dict[str, Any], preflight: dict[str, Any]) -> Verdict:
+def _health(report: dict[str, Any], preflight: dict[str, Any]) -> StatusItem:
     generation, telemetry = report.get("generation") or {}, report.get("telemetry") or {}
     missed = [target["name"] for target in telemetry.get("targets", ()) if target["met"] is False]
     troubles = [
@@ -114,19 +112,19 @@ def _health(report: dict[str, Any], preflight: dict[str, Any]) -> Verdict:
         *([f"preflight: {preflight['worst']}"] if preflight.get("worst") in ("warn", "fail") else []),
     ]
     if troubles:
-        return Verdict(name="Health", word="needs a look", tone="careful", reason="; ".join(troubles))
+        return StatusItem(name="Health", word="needs a look", tone="careful", reason="; ".join(troubles))
     checked = f"{len(preflight['checks'])} checks passed before the start; " if preflight.get("checks") else ""
-    return Verdict(name="Health", word="good", tone="good", reason=f"{checked}no error rows and no failures.")
+    return StatusItem(name="Health", word="good", tone="good", reason=f"{checked}no error rows and no failures.")
 
 
-def _equivalence(equivalence: dict[str, Any]) -> Verdict:
+def _equivalence(equivalence: dict[str, Any]) -> StatusItem:
     if not equivalence:
-        return Verdict(name="Equivalence", word="not compared", tone="unknown", reason="No baseline was given.")
+        return StatusItem(name="Equivalence", word="not compared", tone="unknown", reason="No baseline was given.")
     verdict = str(equivalence.get("verdict"))
     tone: Tone = "good" if equivalence.get("meets_required") else "careful" if verdict == "inconclusive" else "bad"
     baseline = (equivalence.get("baseline") or {}).get("run_id", "the baseline")
     reason = f"Against {baseline}: {equivalence.get('reason')}"
-    return Verdict(name="Equivalence", word=verdict, tone=tone, reason=reason)
+    return StatusItem(name="Equivalence", word=verdict, tone=tone, reason=reason)
 
 
 def real_contrasts(contrasts: Sequence[dict[str, Any]], level: float = 0.05) -> list[dict[str, Any]]:

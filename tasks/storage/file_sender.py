@@ -24,15 +24,13 @@ class Sender:
     """Sends files of a run that the destination does not hold yet; safe to use from several threads.
 
     ``before_change`` is called before anything is sent. With ``verify`` "sample" the first and then every twentieth
-    file is read back after it was sent, with "full" every file, also those that were there before. Files named in
-    ``elsewhere`` are read there instead of in the run directory.
+    file is read back after it was sent, with "full" every file, also those that were there before.
     """
 
     def __init__(
         self, store: Objects, run_dir: Path, fingerprint: str, *, verify: Verify, before_change: Callable[[], None]
     ) -> None:
         self.files_sent = self.bytes_sent = 0
-        self.elsewhere: dict[str, Path] = {}
         self._store = store
         self._run_dir = run_dir
         self._fingerprint = fingerprint
@@ -46,7 +44,7 @@ class Sender:
 
         Raises UploadError when it holds other bytes each time after the file was sent.
         """
-        path = self.elsewhere.get(name, self._run_dir / name)
+        path = self._run_dir / name
         with path.open("rb") as file:
             before = _identity(os.fstat(file.fileno()))
             digest = digest_file(file, self._store.transfer.part_bytes)

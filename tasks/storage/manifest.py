@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Any
 
 from tasks.errors import ConfigError, StorageError
@@ -14,14 +13,13 @@ from tasks.records import RunPaths, shard_indices
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
 CONFIG = "config.json"
-REPORT = "report.html"
 SHARD_FOLDERS = ("questions", "rollouts", "scores")
 _SINGLE_FILES = (
     CONFIG,
     "preflight.json",
     "equivalence.json",
     "report.json",
-    REPORT,
+    "report.html",
     "telemetry.parquet",
     "README.md",
 )
@@ -84,19 +82,16 @@ def build_manifest(
     equivalence: str | None,
     *,
     sha256_of: Callable[[Path], str] = sha256_file,
-    elsewhere: Mapping[str, Path] = MappingProxyType({}),
 ) -> Manifest:
     """The manifest of the files now in ``run_dir``; ``sha256_of`` serves callers who have hashed them already.
 
-    Those named in ``elsewhere`` are read there instead. Raises StorageError for a Parquet file that cannot be read.
+    Raises StorageError for a Parquet file that cannot be read.
     """
     return Manifest(
         run_id=run_dir.resolve().name,
         fingerprint=fingerprint,
         equivalence=equivalence,
-        files=tuple(
-            _manifest_file(name, elsewhere.get(name, run_dir / name), sha256_of) for name in published_files(run_dir)
-        ),
+        files=tuple(_manifest_file(name, run_dir / name, sha256_of) for name in published_files(run_dir)),
     )
 
 
@@ -104,12 +99,11 @@ def write_manifest(
     run_dir: Path,
     *,
     sha256_of: Callable[[Path], str] = sha256_file,
-    elsewhere: Mapping[str, Path] = MappingProxyType({}),
 ) -> Manifest:
     """Build (see ``build_manifest``) and publish ``manifest.json``; the same files give the same bytes."""
     comparison = read_json(run_dir / "equivalence.json")
     verdict = comparison.get("verdict") if isinstance(comparison, dict) else None
-    manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of, elsewhere=elsewhere)
+    manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of)
     publish_json(asdict(manifest), run_dir / MANIFEST)
     return manifest
 

@@ -36,7 +36,6 @@ from tasks.storage.manifest import (
 )
 from tasks.storage.objects import RemoteObject
 from tasks.storage.upload_receipt import FileReceipt, UploadReceipt, read_receipt, update_receipt
-from tasks.storage.uploaded_report import judge_upload, report_to_send
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ class Uploader:
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
                 "Run the command that made it again; it resumes"
             )
-        with self._lock_uploads(alone=True), report_to_send(self.run_dir, self.url) as self._sender.elsewhere:
+        with self._lock_uploads(alone=True):
             return self._finish()
 
     def _finish(self) -> UploadReceipt:
@@ -128,7 +127,7 @@ class Uploader:
         there = {*(self._present or {}), *self._settled}
         self._bring([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
-            manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of, elsewhere=self._sender.elsewhere)
+            manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of)
             present = self._store.listing()
             self._load_earlier()
             known = {**self._earlier, **self._settled}
@@ -200,7 +199,6 @@ class Uploader:
         with self._lock:
             if not self._retracted and self._store.head(SUCCESS) is not None:
                 self._record({})
-                judge_upload(self.run_dir)
                 self._store.delete(SUCCESS)
             self._retracted = True
 

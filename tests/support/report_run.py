@@ -17,7 +17,6 @@ from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices
 from tasks.results.metrics import run_metrics
 from tasks.results.summary import load_scored
-from tasks.storage.upload_receipt import UploadReceipt, update_receipt
 from tests.support.synthetic import write_run
 
 HOSTILE = (
@@ -30,7 +29,7 @@ STARTED = datetime(2026, 10, 1, 9, 0, tzinfo=UTC)
 
 
 def write_report_run(root: Path, **arguments: Any) -> RunPaths:
-    """A run of two sessions on two GPUs with an OOM rung and a restart, compared, benchmarked and half uploaded."""
+    """A run of two sessions on two GPUs with an OOM rung and a restart, compared and benchmarked."""
     baseline = write_run(root.parent / "baseline", truncated=0.1, error_rows=0.02, **arguments)
     run = write_run(root, divergence=0.2, variant=1, truncated=0.1, error_rows=0.02, **arguments)
     for paths in (baseline, run):
@@ -49,10 +48,6 @@ def write_report_run(root: Path, **arguments: Any) -> RunPaths:
             ],
         },
         run.preflight,
-    )
-    update_receipt(
-        run.root,
-        UploadReceipt(url="s3://bucket/team/run", run_id=run.run_id, fingerprint=read_json(run.config)["fingerprint"]),
     )
     return run
 

@@ -1,4 +1,4 @@
-"""A judgement at the top of report.html."""
+"""One line of the status list at the top of report.html, such as "Health: good"."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +13,8 @@ _ITEM = Markup('<li class="{tone}"><span>{name}</span><b>{word}</b>{reason}</li>
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """``name`` is what is judged. ``reason`` is shown on one line of at most 500 characters."""
+class StatusItem:
+    """What the page says about ``name``: a short ``word``, and its ``reason`` on one line of at most 500 characters."""
 
     name: str
     word: str
@@ -22,7 +22,7 @@ class Verdict:
     reason: str
 
     def __html__(self) -> str:
-        """Its item in the page's list."""
+        """Return the item of the page's list."""
         return _ITEM.format(
             tone=self.tone, name=self.name, word=one_line(self.word, 120), reason=one_line(self.reason, 500)
         )
