@@ -91,7 +91,7 @@ class _Node:
             # whoever holds the lock is the only one here: claims that were made from here are of the dead
             if left := ledger.drop_here():
                 self._log.info("shards %s were claimed from here before and are taken up again", left)
-            ledger.store.abort_orphans()
+            ledger.store.abort_orphaned_uploads()
             with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=self._log.info):
                 preflight_run(plan, None)
                 self._serve(place)

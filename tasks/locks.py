@@ -1,4 +1,8 @@
-"""One process at a time works on a run: a ``flock`` that the kernel drops with its holder, however that ends."""
+"""Locks of a run: one process works on it, and an upload that finishes has its destination to itself.
+
+Both are ``flock`` locks, which the kernel releases when the holder ends, however it ends. The package ``filelock`` does
+not fit: it truncates the lock file, in which the holder is named, and has no shared mode.
+"""
 
 import contextlib
 import datetime
@@ -12,28 +16,44 @@ from pathlib import Path
 
 from tasks.errors import RunLocked
 
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+"""How often an upload that waits for the lock tries to take it."""
+
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
     """Hold the lock at ``path``. Raises RunLocked, naming the holder, when another process has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _open_lock_file(path) as descriptor:
+        if not _try_lock(descriptor, fcntl.LOCK_EX):
             raise RunLocked(
                 f"run {path.parent.parent.name} is in use by {describe_holder(descriptor)}. Wait for it or end it; "
                 "then run the same command, which resumes"
-            ) from None
+            )
         write_holder(descriptor)
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def upload_lock(state: Path, *, exclusive: bool, wait: Callable[[float], None]) -> Iterator[None]:
+    """Hold the upload lock in the run's ``state`` directory: ``exclusive``, or shared with others that are not.
+
+    While another upload has the lock, calls ``wait`` with the seconds to wait; ``wait`` may raise to give up.
+    """
+    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    with _open_lock_file(state / "upload.lock") as descriptor:
+        # a thread that blocks in flock could not be stopped, so poll
+        if not _try_lock(descriptor, mode):
+            logger.info("waiting for another upload of %s", state.parent.name)
+            wait(POLL_SECONDS)
+            while not _try_lock(descriptor, mode):
+                wait(POLL_SECONDS)
+        yield
 
 
 def write_holder(descriptor: int, **details: str) -> None:
-    """Say in a lock file that this process holds it."""
+    """Write to an open lock file that this process holds it."""
     value = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -45,7 +65,7 @@ def write_holder(descriptor: int, **details: str) -> None:
 
 
 def describe_holder(descriptor: int) -> str:
-    """Who holds a lock file, in words."""
+    """Return who holds an open lock file, such as "process 12 on node-1 since 2026-10-01T09:00:00+00:00"."""
     try:
         value = json.loads(os.pread(descriptor, 4096, 0))
         run = f"run {value['run_id']}, " if "run_id" in value else ""
@@ -54,32 +74,19 @@ def describe_holder(descriptor: int) -> str:
         return "another process"
 
 
-# MERGED from @upload_lock: Who may change what a destination holds of a run: any number that send
-# files, or one that says it is complete.
-logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.2
-
-
 @contextlib.contextmanager
-def upload_lock(state: Path, *, alone: bool, pause: Callable[[float], None]) -> Iterator[None]:
-    """Hold the lock of uploads in the run's ``state`` directory, ``alone`` or beside others that do not ask for that.
-
-    While others are in the way it calls ``pause`` with seconds to wait, which may raise to give up.
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state / "upload.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    told = False
+def _open_lock_file(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        while True:
-            # a blocking flock in a thread could not be given up
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-                break
-            if not told:
-                logger.info("waiting for another upload of %s", state.parent.name)
-                told = True
-            pause(POLL_SECONDS)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int, mode: int) -> bool:
+    try:
+        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PARENT_VARIABLE = "HARVEST_PARENT_PID"
-INTERPRETER_PATH = Path(__file__).parent / "interpreter"
+SITECUSTOMIZE_DIRECTORY = Path(__file__).parent / "interpreter"
 """To be on PYTHONPATH of whatever owns an engine, and so of all that it spawns."""
 
 _PR_SET_PDEATHSIG = 1
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 def guarded_python_path() -> str:
     """PYTHONPATH with which a process imports what this one would, and whatever it spawns is guarded."""
-    return os.pathsep.join([str(INTERPRETER_PATH), *(path or str(Path.cwd()) for path in sys.path)])
+    return os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *(path or str(Path.cwd()) for path in sys.path)])
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -30,7 +30,7 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def guard_spawned() -> None:
+def die_with_spawning_parent() -> None:
     """Die with the process named by the environment, and have those that this one spawns die with it in turn.
 
     Only processes that ``multiprocessing`` spawned: helpers may be started from threads that end before they do.

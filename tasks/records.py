@@ -118,7 +118,7 @@ class RunPaths:
         return self.root / "telemetry.parquet"
 
     @property
-    def upload_receipt(self) -> Path:
+    def upload_record(self) -> Path:
         return self.root / "upload_receipt.json"
 
     @property

@@ -1,7 +1,7 @@
-"""One piece of work in a process of its own, whose memory goes with it.
+"""Call a function in a subprocess, so that the memory it needs is free again afterwards.
 
-What polars takes to read all rollouts of a run is not given back before the process ends. So whatever reads them does
-it in a process that is not the flow's, which stays as small at the end of a run as it was while it generated.
+Polars does not return the memory that reading all rollouts of a run takes. The flow therefore has a subprocess read
+them, and is as small at the end of a run as while it generated.
 """
 
 import contextlib
@@ -18,59 +18,69 @@ from typing import ParamSpec, TypeVar
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
 
-Given = ParamSpec("Given")
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def work_apart(
-    work: Callable[Given, Result], log_path: Path, doing: str, *arguments: Given.args, **options: Given.kwargs
+def call_in_subprocess(
+    function: Callable[Parameters, Result],
+    label: str,
+    log_path: Path,
+    *arguments: Parameters.args,
+    **options: Parameters.kwargs,
 ) -> Result:
-    """The result of ``work``, a function of a module, called with the rest in a process that ends with this one.
+    """Return ``function(*arguments, **options)``, called in a subprocess that dies with this process.
 
-    Raises the HarvestError that it raised, or one that names the log: "the process that ``doing`` was killed".
+    ``function`` is a module's function: it is pickled by name. ``label`` says what the call does, such as "summary of
+    RUN_ID"; error messages and the system's list of processes show it. The output goes to ``log_path``.
+
+    Raises the HarvestError that the function raised. Raises a HarvestError that names the log when the function raised
+    anything else or the subprocess was killed.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         ended = subprocess.run(
-            # what it works on is for those who look at the list of processes
-            [sys.executable, "-P", "-m", "tasks.subprocess_call", str(os.getpid()), doing],
-            input=pickle.dumps((work, arguments, options)),
+            [sys.executable, "-P", "-m", "tasks.subprocess_call", str(os.getpid()), label],
+            input=pickle.dumps((function, arguments, options)),
             stdout=subprocess.PIPE,
             stderr=log,
             check=False,
         )
     if ended.returncode:
         raise HarvestError(
-            f"the process that {doing} {_ending(ended.returncode, log_path)} (log: {log_path}). "
-            "Run the same command again: it generates nothing anew"
+            f"{label}: the process {_how_it_ended(ended.returncode, log_path)} (log: {log_path}). "
+            "Run the same command again; finished rollouts are kept"
         )
     error, result = pickle.loads(ended.stdout)
     if error is not None:
         raise error
-    worked: Result = result
-    return worked
+    returned: Result = result
+    return returned
 
 
-def _ending(code: int, log_path: Path) -> str:
+def _how_it_ended(code: int, log_path: Path) -> str:
     if code == -signal.SIGKILL:
         return "was killed, as the kernel does when memory runs out"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     lines = log_path.read_text(errors="replace").strip().splitlines()
-    return f"ended with code {code}: {lines[-1].strip() if lines else 'it said nothing'}"
+    return f"ended with code {code}: {lines[-1].strip() if lines else 'the log is empty'}"
 
 
 def main(parent_pid: int) -> None:
-    """The process: what becomes of the work goes to its standard output, everything else to its log."""
+    """Run the call that standard input holds, and write the pickled error and result to standard output.
+
+    What the function prints goes to standard error, which is the log.
+    """
     die_with_parent(parent_pid)
     logging.basicConfig(level=logging.INFO)
     error, result = None, None
     with contextlib.redirect_stdout(sys.stderr):
-        work, arguments, options = pickle.load(sys.stdin.buffer)
+        function, arguments, options = pickle.load(sys.stdin.buffer)
         try:
-            result = work(*arguments, **options)
+            result = function(*arguments, **options)
         except HarvestError as raised:
-            logging.exception("it could not be done")
+            logging.exception("the call failed")
             error = raised
     sys.stdout.buffer.write(pickle.dumps((error, result)))
 

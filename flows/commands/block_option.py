@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.storage.filesystems import Transfer
+    from tasks.storage.filesystems import TransferSettings
 
 
 def add_block_option(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def _name(text: str) -> str:
     return text
 
 
-def chosen_transfer(options: argparse.Namespace, runs_dir: Path) -> "Transfer | None":
+def chosen_transfer(options: argparse.Namespace, runs_dir: Path) -> "TransferSettings | None":
     """With the credentials of the block that was named; None when none was. Raises ConfigError."""
     block: str | None = options.aws_credentials_block
     if block is None:

@@ -46,9 +46,9 @@ def execute_upload(options: argparse.Namespace) -> int:
 
     run_dir = find_run(options.run, options.runs_dir)
     transfer = chosen_transfer(options, options.runs_dir)
-    receipt = upload_run(run_dir, options.url, verify=options.verify, transfer=transfer)
-    text = f"{receipt.url}: {len(receipt.files)} files, {receipt.files_sent} sent now ({receipt.bytes_sent:,} bytes)"
-    return _print(options, asdict(receipt), text)
+    record = upload_run(run_dir, options.url, verify=options.verify, transfer=transfer)
+    text = f"{record.url}: {len(record.files)} files, {record.files_sent} sent now ({record.bytes_sent:,} bytes)"
+    return _print(options, asdict(record), text)
 
 
 def execute_verify(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from flows.reporting.reporter import Reporter, Row
 from tasks.files import read_json
 from tasks.records import RunPaths
-from tasks.storage.upload_receipt import UploadReceipt
+from tasks.storage.upload_record import UploadRecord
 
 
 def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
@@ -41,21 +41,21 @@ def report_run(reporter: Reporter, report: dict[str, Any], upload_url: str | Non
     reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
 
 
-def report_upload(reporter: Reporter, receipt: UploadReceipt) -> None:
-    """Show the receipt: what the destination is known to hold, and how that is known."""
-    proofs = Counter(file.verified for file in receipt.files.values())
+def report_upload(reporter: Reporter, record: UploadRecord) -> None:
+    """Show the record: what the destination is known to hold, and how that is known."""
+    proofs = Counter(file.verified for file in record.files.values())
     values = {
-        "url": receipt.url,
-        "complete": "yes" if receipt.complete else "no",
-        "files": f"{len(receipt.files):,}",
-        "bytes": f"{sum(file.size for file in receipt.files.values()):,}",
-        "files sent last": f"{receipt.files_sent:,}",
-        "bytes sent last": f"{receipt.bytes_sent:,}",
+        "url": record.url,
+        "complete": "yes" if record.complete else "no",
+        "files": f"{len(record.files):,}",
+        "bytes": f"{sum(file.size for file in record.files.values()):,}",
+        "files sent last": f"{record.files_sent:,}",
+        "bytes sent last": f"{record.bytes_sent:,}",
         "verified by": ", ".join(f"{proof}: {count:,}" for proof, count in sorted(proofs.items())),
-        "sha256 of the manifest": receipt.manifest_sha256 or "-",
+        "sha256 of the manifest": record.manifest_sha256 or "-",
     }
     rows = [{"figure": name, "value": value} for name, value in values.items()]
-    reporter.table("harvest-upload", rows, f"Upload to {receipt.url}")
+    reporter.table("harvest-upload", rows, f"Upload to {record.url}")
 
 
 def run_markdown(report: dict[str, Any], upload_url: str | None) -> str:

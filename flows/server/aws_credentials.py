@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from tasks.errors import ConfigError, UploadError
-from tasks.storage.filesystems import Credentials, Transfer
+from tasks.storage.filesystems import Credentials, TransferSettings
 
 AWS_TYPE, SECRET_TYPE = "aws-credentials", "secret"
 _OWN_FIELDS = {
@@ -28,20 +28,20 @@ _AWAY = (429, 500, 502, 503, 504)
 _WAY_FIELDS = ("endpoint_url", "verify", "verify_cert_path", "config", "use_ssl", "api_version")
 
 
-def transfer_of_flow_run(**settings: Any) -> Transfer:
+def transfer_of_flow_run(**settings: Any) -> TransferSettings:
     """``transfer_with`` the block that the current flow run's parameter ``aws_credentials_block`` names, if any."""
     return transfer_with(runtime.flow_run.parameters.get("aws_credentials_block"), **settings)
 
 
-def transfer_with(block: str | None, **settings: Any) -> Transfer:
-    """A Transfer, with these settings, that takes the credentials of ``block`` where one is named.
+def transfer_with(block: str | None, **settings: Any) -> TransferSettings:
+    """TransferSettings, with these settings, that take the credentials of ``block`` where one is named.
 
     For use within one task. Raises ConfigError for a block that does not exist or cannot be used.
     """
     if block is None:
-        return Transfer(**settings)
+        return TransferSettings(**settings)
     credentials = load_credentials(block)
-    return Transfer(credentials=lambda: credentials, **settings)
+    return TransferSettings(credentials=lambda: credentials, **settings)
 
 
 def load_credentials(block: str) -> Credentials:

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import runtime
 
 from tasks.errors import ConfigError
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.transfer_scope import wait_in_scope
 
 VARIABLE = "HARVEST_OUTAGE_SECONDS"
@@ -28,8 +28,11 @@ def wait_before_retry() -> None:
 
 
 def transfer_delays() -> dict[str, Any]:
-    """Settings of a Transfer whose delays are in proportion to those of the tasks."""
-    return {"base_delay_s": Transfer.base_delay_s * _scale(), "max_delay_s": Transfer.max_delay_s * _scale()}
+    """Delays for TransferSettings, scaled like those between the tries of a task."""
+    return {
+        "base_delay_s": TransferSettings.base_delay_s * _scale(),
+        "max_delay_s": TransferSettings.max_delay_s * _scale(),
+    }
 
 
 def outage_seconds() -> float:

@@ -27,8 +27,8 @@ from tasks.results.summary_subprocess import summarize_apart
 from tasks.scoring.score_shard import load_scorer
 from tasks.scoring.score_shard import score_shard as _score_shard
 from tasks.storage.destination import CHECK_ATTEMPTS
-from tasks.storage.upload import Uploader
-from tasks.storage.upload_receipt import UploadReceipt
+from tasks.storage.upload import RunUploader
+from tasks.storage.upload_record import UploadRecord
 
 ENGINE_RETRIES = 1_000_000
 """No limit: the pool decides when to give up. Every death of an engine fails all of its shards in flight, and to find
@@ -140,7 +140,7 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     wait_before_retry()
     paths = plan.paths
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
-    with Uploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
+    with RunUploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
 
 
@@ -152,7 +152,7 @@ def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     retries=len(DELAYS_SECONDS),
     retry_condition_fn=is_retryable,
 )
-def upload(run_dir: Path, url: str) -> UploadReceipt:
+def upload(run_dir: Path, url: str) -> UploadRecord:
     wait_before_retry()
-    with Uploader(run_dir, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
+    with RunUploader(run_dir, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         return uploader.finish()

@@ -19,7 +19,7 @@ from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
 from tasks.scoring.score_shard import load_scorer
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 
 AUTO = "auto"
 """In place of a run: generate a sample of the baseline, once."""
@@ -43,7 +43,7 @@ def check_fits(baseline: Path, plan: RunPlan) -> None:
 
 
 def obtain_baseline(
-    name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None, transfer: Transfer | None = None
+    name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None, transfer: TransferSettings | None = None
 ) -> Path:
     """The local directory of the baseline for ``plan``: ``find_baseline``'s, or for "auto" a generated sample.
 
@@ -56,7 +56,7 @@ def obtain_baseline(
     return baseline
 
 
-def find_baseline(name: str, runs_dir: Path, transfer: Transfer | None = None) -> Path:
+def find_baseline(name: str, runs_dir: Path, transfer: TransferSettings | None = None) -> Path:
     """The local directory of a run: an id, a directory, or a URL that is downloaded and verified first.
 
     Raises ConfigError or UploadError.

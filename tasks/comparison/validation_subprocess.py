@@ -5,7 +5,7 @@ from pathlib import Path
 from tasks.comparison.equivalence_report import EquivalenceReport, Tier
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.records import RunPaths
-from tasks.subprocess_call import work_apart
+from tasks.subprocess_call import call_in_subprocess
 
 
 def validate_apart(
@@ -13,9 +13,9 @@ def validate_apart(
 ) -> EquivalenceReport:
     """``tasks.comparison.equivalence.validate_run``, with its log in the candidate's directory. Raises HarvestError."""
     paths = RunPaths(root=candidate_dir)
-    doing = f"compares {paths.run_id} with {baseline_dir}"
-    return work_apart(
-        _validate, paths.logs / "validate.log", doing, candidate_dir, baseline_dir, epsilon, noise_floor, require
+    label = f"comparison of {paths.run_id} with {baseline_dir}"
+    return call_in_subprocess(
+        _validate, label, paths.logs / "validate.log", candidate_dir, baseline_dir, epsilon, noise_floor, require
     )
 
 

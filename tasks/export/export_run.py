@@ -27,11 +27,11 @@ from tasks.export.filters import (
 from tasks.export.formats import FORMATS, ExportFormat
 from tasks.files import is_temporary
 from tasks.results.finished_run import SCORED_COLUMNS, check_scored, run_config, scored_shards
-from tasks.storage.destination import open_objects
+from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import run_fingerprint
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -77,7 +77,7 @@ def export_run(
     to: str,
     out: str,
     filters: ExportFilters | None = None,
-    transfer: Transfer | None = None,
+    transfer: TransferSettings | None = None,
     *,
     advantages: bool = False,
 ) -> ExportReport:
@@ -94,7 +94,7 @@ def export_run(
     check_filters(filters, arms, samples)
     _check_suits(chosen, filters, samples)
     size = min(samples, filters.max_per_group or samples)
-    store = open_objects(out, transfer)
+    store = open_store(out, transfer)
     earlier = _own_files(store)
     source = _data_source(run_dir)
     counts, groups = DropCounts(), 0
@@ -194,7 +194,7 @@ def _filtered(
         yield index, rollouts
 
 
-def _own_files(store: Objects) -> set[str]:
+def _own_files(store: ObjectStore) -> set[str]:
     """Files of an earlier export at the same place. Raises ConfigError when anything else is there."""
     there = {name for name in store.listing() if not is_temporary(Path(name))}
     strangers = sorted(
@@ -211,7 +211,7 @@ def _data_source(run_dir: Path) -> str:
     return str(path or run_dir.resolve().name)
 
 
-def _write(frame: pl.DataFrame, staged: Path, store: Objects) -> ExportFile:
+def _write(frame: pl.DataFrame, staged: Path, store: ObjectStore) -> ExportFile:
     if staged.suffix == ".jsonl":
         frame.write_ndjson(staged)
     else:

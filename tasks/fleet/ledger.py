@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.records import SHARD_NAME
 from tasks.storage.digests import digest_file
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 
 RUN = "run.json"
 _CLAIM = re.compile(r"^claims/shard-(\d{5,})\.([\w-]+)\.json$")
@@ -46,12 +46,12 @@ class Ledger:
     """The ledger below ``store``, as ``owner`` sees it; ``owner`` consists of letters, digits, ``_`` and ``-``.
 
     ``place`` is a directory that no two live owners share. ``look``, ``claim`` and ``renew`` belong to one thread; the
-    rest is safe from any. Every method may raise what ``Objects`` raises.
+    rest is safe from any. Every method may raise what ``ObjectStore`` raises.
     """
 
     def __init__(
         self,
-        store: Objects,
+        store: ObjectStore,
         *,
         owner: str,
         node: str,
@@ -225,7 +225,7 @@ def node_key(owner: str) -> str:
     return f"nodes/{owner}.json"
 
 
-def read_object(store: Objects, key: str) -> dict[str, Any]:
+def read_object(store: ObjectStore, key: str) -> dict[str, Any]:
     """The JSON object at ``key``; empty when there is none or it is torn."""
     try:
         value = json.loads(store.read(key) or b"{}")

@@ -13,12 +13,12 @@ from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.oom_ladder import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.plan.run_plan import RunPlan
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 
 _WORST = ("fail", "warn", "pass")
 
 
-def bring_accounts(store: Objects, plan: RunPlan, records: Sequence[NodeRecord]) -> None:
+def bring_accounts(store: ObjectStore, plan: RunPlan, records: Sequence[NodeRecord]) -> None:
     """Add to the run's directory what ``records``, and the files of these nodes, say of the generation.
 
     Nodes of one attempt ran at the same time and make one session.
@@ -96,7 +96,7 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: dict[str, An
     return {**summary, **dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
 
 
-def _telemetry(store: Objects, owner: str) -> pl.DataFrame | None:
+def _telemetry(store: ObjectStore, owner: str) -> pl.DataFrame | None:
     data = read_telemetry(store, owner)
     if data is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tasks.errors import UploadError
 from tasks.fleet.ledger import node_key, read_object
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 
 VARIABLE = "HARVEST_NODE"
 NodeState = Literal["starting", "generating", "ended", "failed"]
@@ -52,11 +52,11 @@ def node_name() -> str:
     return os.environ.get(VARIABLE) or socket.gethostname()
 
 
-def write_record(store: Objects, record: NodeRecord) -> None:
+def write_record(store: ObjectStore, record: NodeRecord) -> None:
     store.put_bytes(node_key(record.owner), json.dumps(asdict(record), ensure_ascii=False).encode(), "")
 
 
-def read_record(store: Objects, owner: str) -> NodeRecord | None:
+def read_record(store: ObjectStore, owner: str) -> NodeRecord | None:
     value = read_object(store, node_key(owner))
     if not value:
         return None
@@ -64,7 +64,7 @@ def read_record(store: Objects, owner: str) -> NodeRecord | None:
     return NodeRecord(**{**value, **lists})
 
 
-def read_records(store: Objects, owners: Iterable[str]) -> list[NodeRecord]:
+def read_records(store: ObjectStore, owners: Iterable[str]) -> list[NodeRecord]:
     return [record for owner in sorted(owners) if (record := read_record(store, owner)) is not None]
 
 
@@ -72,7 +72,7 @@ def telemetry_key(owner: str) -> str:
     return f"telemetry/{owner}.parquet"
 
 
-def read_telemetry(store: Objects, owner: str) -> bytes | None:
+def read_telemetry(store: ObjectStore, owner: str) -> bytes | None:
     """The node's telemetry file, or None when it ended before it could send it."""
     try:
         return store.read(telemetry_key(owner))

@@ -28,9 +28,9 @@ from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths
-from tasks.storage.destination import check_destination, open_objects
-from tasks.storage.filesystems import Transfer
-from tasks.storage.objects import Objects
+from tasks.storage.destination import check_destination, open_store
+from tasks.storage.filesystems import TransferSettings
+from tasks.storage.object_store import ObjectStore
 
 _TRIES = 3
 _PAUSE_SECONDS = 2.0
@@ -65,9 +65,11 @@ def _check_shared(shared: str | None, check: Callable[[str], None]) -> None:
     check(shared)
 
 
-def open_shared(shared: str, run_id: str, state: Path | None = None, transfer: Transfer | None = None) -> Objects:
+def open_shared(
+    shared: str, run_id: str, state: Path | None = None, transfer: TransferSettings | None = None
+) -> ObjectStore:
     """The objects of one run below ``shared``; ``state`` is where half-done uploads are recorded."""
-    return open_objects(f"{shared.rstrip('/')}/{run_id}", transfer, state)
+    return open_store(f"{shared.rstrip('/')}/{run_id}", transfer, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class SharedOrder:
     nodes: int
 
 
-def publish_order(store: Objects, plan: RunPlan, shards: Sequence[Shard], nodes: int) -> None:
+def publish_order(store: ObjectStore, plan: RunPlan, shards: Sequence[Shard], nodes: int) -> None:
     """Tell the nodes what to do; the questions first, so that whoever sees the order can carry it out.
 
     Raises ConfigError when ``store`` holds another run.
@@ -97,7 +99,7 @@ def publish_order(store: Objects, plan: RunPlan, shards: Sequence[Shard], nodes:
     store.put_bytes(RUN, json.dumps(order, ensure_ascii=False).encode(), plan.fingerprint)
 
 
-def receive_order(store: Objects, run_id: str, scratch: Path) -> SharedOrder:
+def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder:
     """The order at ``store``, with the run planned for this node below ``scratch``.
 
     Raises ConfigError when there is none, or when this node would not generate the same: another model, tokenizer or
@@ -178,7 +180,7 @@ def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
     return None
 
 
-def _fetch(store: Objects, mark: dict[str, Any], plan: RunPlan, shard: Shard) -> bool:
+def _fetch(store: ObjectStore, mark: dict[str, Any], plan: RunPlan, shard: Shard) -> bool:
     stored = store.head(rollouts_key(shard.index))
     # two nodes may have finished it at the same time: then the mark of the later one is on its way
     if stored is None or stored.size != mark["bytes"]:
@@ -186,7 +188,7 @@ def _fetch(store: Objects, mark: dict[str, Any], plan: RunPlan, shard: Shard) ->
     digest = hashlib.sha256()
     with contextlib.suppress(_NotTheShardError), atomic_path(plan.paths.rollouts(shard.index)) as temporary:
         with temporary.open("wb") as copy:
-            for data in store.windows(rollouts_key(shard.index), stored.size):
+            for data in store.read_chunks(rollouts_key(shard.index), stored.size):
                 digest.update(data)
                 copy.write(data)
         if digest.hexdigest() != mark["sha256"] or check_rollouts(temporary, plan, shard) is not None:
@@ -224,7 +226,7 @@ def _refuse_difference(planned: dict[str, Any], comparable: dict[str, Any], test
         )
 
 
-def _questions(store: Objects, index: int) -> pl.DataFrame:
+def _questions(store: ObjectStore, index: int) -> pl.DataFrame:
     data = store.read(_questions_key(index))
     if data is None:
         raise ConfigError(f"{_questions_key(index)} is missing from {store.url}. Start the collection again")

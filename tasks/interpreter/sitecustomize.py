@@ -4,11 +4,11 @@ import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
-from tasks.parent_death import INTERPRETER_PATH, guard_spawned
+from tasks.parent_death import SITECUSTOMIZE_DIRECTORY, die_with_spawning_parent
 
-guard_spawned()
+die_with_spawning_parent()
 
 # the one that this one hides, if there is any
-hidden = PathFinder.find_spec("sitecustomize", [path for path in sys.path if path != str(INTERPRETER_PATH)])
+hidden = PathFinder.find_spec("sitecustomize", [path for path in sys.path if path != str(SITECUSTOMIZE_DIRECTORY)])
 if hidden is not None and hidden.loader is not None:
     hidden.loader.exec_module(module_from_spec(hidden))

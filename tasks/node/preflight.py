@@ -25,7 +25,7 @@ from tasks.node.prompt_lengths import estimate_prompts
 from tasks.plan.model_files import check_model_files
 from tasks.plan.run_plan import RunPlan
 from tasks.records import shard_indices
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 
 _RANK: dict[Status, int] = {"pass": 0, "skipped": 0, "warn": 1, "fail": 2}
 
@@ -75,7 +75,7 @@ def run_preflight(
     runs_dir: Path,
     output: OutputSize | None = None,
     upload_url: str | None = None,
-    transfer: Transfer | None = None,
+    transfer: TransferSettings | None = None,
     reader: NvmlReader | None = None,
     smoke: bool = False,
     arms: int = 1,
@@ -170,7 +170,7 @@ def _model_files(profile: Profile, path: Path) -> CheckResult:
     )
 
 
-def _destination(url: str, transfer: Transfer | None) -> CheckResult:
+def _destination(url: str, transfer: TransferSettings | None) -> CheckResult:
     from tasks.storage.destination import check_destination
 
     return _guarded("destination", lambda: check_destination(url, transfer), passed=f"{url} takes writes and deletes")
@@ -250,7 +250,7 @@ whose answers are not mostly cut off exceed this."""
 
 
 def preflight_run(
-    plan: RunPlan, upload_url: str | None, transfer: Transfer | None = None, *, reader: NvmlReader | None = None
+    plan: RunPlan, upload_url: str | None, transfer: TransferSettings | None = None, *, reader: NvmlReader | None = None
 ) -> PreflightReport:
     """Check the node for ``plan``, publish preflight.json, and raise PreflightFailed when a check failed.
 

@@ -15,7 +15,7 @@ from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.manifest import missing_shards
 from tasks.storage.transfer_errors import redact
-from tasks.storage.upload_receipt import read_receipt
+from tasks.storage.upload_record import read_upload_record
 
 
 def planned_shards(plan: RunPlan) -> list[Shard]:
@@ -70,8 +70,8 @@ def _is_equivalent(plan: RunPlan, require: Tier) -> bool:
 
 
 def _is_uploaded(plan: RunPlan, url: str) -> bool:
-    receipt = read_receipt(plan.paths.root)
-    return receipt is not None and receipt.complete and receipt.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
+    record = read_upload_record(plan.paths.root)
+    return record is not None and record.complete and record.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
 
 
 # MERGED from @scored_shards: The shards of a finished run, each rollout beside its score, one shard

@@ -46,7 +46,7 @@ def summarize_directory(run_dir: Path) -> RunSummary:
     paths = RunPaths(root=run_dir)
     config = run_config(run_dir)
     report = _object(paths.report)
-    receipt = _object(paths.upload_receipt)
+    record = _object(paths.upload_record)
     stats = [path.stat() for path in run_dir.rglob("*") if path.is_file()]
     rollouts = sum(_rows(paths.rollouts(index)) for index in shard_indices(run_dir / "rollouts"))
     planned = config.get("num_rollouts")
@@ -58,7 +58,7 @@ def summarize_directory(run_dir: Path) -> RunSummary:
         rollouts_planned=planned,
         mean_reward=report.get("mean_reward"),
         verdict=_object(paths.equivalence).get("verdict"),
-        uploaded=receipt.get("url") if receipt.get("complete") else None,
+        uploaded=record.get("url") if record.get("complete") else None,
         bytes=sum(stat.st_size for stat in stats),
         updated=datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), UTC),
     )

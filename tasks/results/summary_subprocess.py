@@ -6,7 +6,7 @@ from typing import Any
 
 from tasks.files import read_json
 from tasks.records import RunPaths
-from tasks.subprocess_call import work_apart
+from tasks.subprocess_call import call_in_subprocess
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def summarize_apart(run_dir: Path) -> dict[str, Any]:
     """
     paths = RunPaths(root=run_dir)
     log_path = paths.logs / "summary.log"
-    for view in work_apart(_summarize, log_path, f"summarizes {paths.run_id}", run_dir):
+    for view in call_in_subprocess(_summarize, f"summary of {paths.run_id}", log_path, run_dir):
         logger.warning("%s could not be made (log: %s); make it again with harvest report", view, log_path)
     report: dict[str, Any] = read_json(paths.report)
     return report

@@ -5,35 +5,35 @@ from pathlib import Path
 from uuid import uuid4
 
 from tasks.errors import UploadError
-from tasks.storage.filesystems import Transfer, open_filesystem
-from tasks.storage.objects import Objects, protocols
-from tasks.storage.s3_objects import S3Objects
-from tasks.storage.transfer_scope import in_scope
+from tasks.storage.filesystems import TransferSettings, open_filesystem
+from tasks.storage.object_store import ObjectStore, protocols
+from tasks.storage.s3_object_store import S3ObjectStore
+from tasks.storage.transfer_scope import add_to_scope
 
 CHECK_PREFIX = ".harvest-check-"
 CHECK_ATTEMPTS = 3
 """Somebody may be waiting for the answer of a check."""
 
 
-def open_objects(url: str, transfer: Transfer | None = None, state: Path | None = None) -> Objects:
+def open_store(url: str, transfer: TransferSettings | None = None, state: Path | None = None) -> ObjectStore:
     """The objects below ``url``; ``state`` is where multipart uploads are recorded, for those who upload.
 
     Raises ConfigError for a URL that cannot be a destination.
     """
-    transfer = transfer or Transfer()
+    transfer = transfer or TransferSettings()
     filesystem, root = open_filesystem(url, transfer)
     if "s3" in protocols(filesystem):
-        return in_scope(S3Objects(url, transfer, filesystem, root, state))
-    return in_scope(Objects(url, transfer, filesystem, root))
+        return add_to_scope(S3ObjectStore(url, transfer, filesystem, root, state))
+    return add_to_scope(ObjectStore(url, transfer, filesystem, root))
 
 
-def check_destination(url: str, transfer: Transfer | None = None) -> None:
+def check_destination(url: str, transfer: TransferSettings | None = None) -> None:
     """Write an object below ``url``, read it back and delete it.
 
     Raises ConfigError when the URL cannot be right (unknown protocol, no such bucket), UploadError when the
     destination refuses or does not answer; the text says what to do and holds no secret.
     """
-    store = open_objects(url, transfer or Transfer(attempts=CHECK_ATTEMPTS))
+    store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS))
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
     # without the right to list, S3 answers 403 instead of 404 for what does not exist: say so before a run starts
     store.head(key)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tasks.errors import ConfigError, UploadError
 from tasks.files import atomic_path, publish_json, read_json, remove_stale_temporaries, sha256_file
-from tasks.storage.destination import open_objects
-from tasks.storage.filesystems import Transfer
+from tasks.storage.destination import open_store
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import MANIFEST, ManifestFile
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 from tasks.storage.verify import trusted_manifest
 
 _MARK = "state/download.json"
@@ -20,15 +20,15 @@ class _DamagedError(UploadError):
     """The bytes that came are not those of the manifest."""
 
 
-def download_run(url: str, directory: Path, transfer: Transfer | None = None) -> Path:
+def download_run(url: str, directory: Path, transfer: TransferSettings | None = None) -> Path:
     """Bring the run at ``url`` (``.../RUN_ID``) to ``directory/RUN_ID`` and return that path.
 
     Files that are already there with the right bytes are kept; the manifest comes last, so that a directory with one
     is whole. Raises UploadError when the upload is incomplete or
     damaged, ConfigError when the directory holds a run of its own that differs.
     """
-    transfer = transfer or Transfer()
-    store = open_objects(url, transfer)
+    transfer = transfer or TransferSettings()
+    store = open_store(url, transfer)
     manifest, body = trusted_manifest(store)
     target = directory / _name(manifest.run_id)
     wanted = [file for file in manifest.files if not _is_here(target, file)]
@@ -74,7 +74,7 @@ def _refuse_other_run(target: Path, url: str, wanted: list[ManifestFile]) -> Non
         )
 
 
-def _fetch(store: Objects, file: ManifestFile, target: Path) -> None:
+def _fetch(store: ObjectStore, file: ManifestFile, target: Path) -> None:
     for attempt in range(1, _TRIES + 1):
         try:
             with atomic_path(target / file.path) as temporary:
@@ -86,10 +86,10 @@ def _fetch(store: Objects, file: ManifestFile, target: Path) -> None:
                 raise
 
 
-def _copy(store: Objects, file: ManifestFile, temporary: Path) -> None:
+def _copy(store: ObjectStore, file: ManifestFile, temporary: Path) -> None:
     digest = hashlib.sha256()
     with temporary.open("wb") as copy:
-        for data in store.windows(file.path, file.bytes):
+        for data in store.read_chunks(file.path, file.bytes):
             digest.update(data)
             copy.write(data)
     if digest.hexdigest() != file.sha256:

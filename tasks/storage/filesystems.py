@@ -48,11 +48,11 @@ class Credentials:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class TransferSettings:
     """How bytes travel. The defaults hold an upload of any size under about 500 MB of memory."""
 
     workers: int = 8
-    """Files in flight per uploader. Bodies in memory are bounded per process, see ``tasks.storage.objects``."""
+    """Files in flight per uploader. Bodies in memory are bounded per process, see ``tasks.storage.object_store``."""
     part_bytes: int = 8 * 2**20
     """Size of a part, in bytes; a larger file goes up in several parts."""
     attempts: int = 8
@@ -66,7 +66,7 @@ class Transfer:
     """Called where a filesystem is opened, so that a secret is never part of what tasks exchange."""
 
 
-def open_filesystem(url: str, transfer: Transfer | None = None) -> tuple[Any, str]:
+def open_filesystem(url: str, transfer: TransferSettings | None = None) -> tuple[Any, str]:
     """The fsspec filesystem of ``url`` and the path within it.
 
     Takes ``s3://bucket/prefix``, ``file:///path``, a plain path, and every other protocol that fsspec knows. Raises
@@ -74,7 +74,7 @@ def open_filesystem(url: str, transfer: Transfer | None = None) -> tuple[Any, st
     """
     import fsspec
 
-    transfer = transfer or Transfer()
+    transfer = transfer or TransferSettings()
     check_url(url)
     protocol = urlsplit(url).scheme
     if protocol in ("s3", "s3a"):
@@ -107,7 +107,7 @@ def check_url(url: str) -> None:
         )
 
 
-def _open_s3(url: str, transfer: Transfer) -> Any:
+def _open_s3(url: str, transfer: TransferSettings) -> Any:
     given = transfer.credentials() if transfer.credentials else Credentials()
     try:
         return _connect(transfer, given)
@@ -119,7 +119,7 @@ def _open_s3(url: str, transfer: Transfer) -> Any:
         ) from None
 
 
-def _connect(transfer: Transfer, given: Credentials) -> Any:
+def _connect(transfer: TransferSettings, given: Credentials) -> Any:
     endpoint = given.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
     filesystem = _s3_filesystem(transfer, given, endpoint, _checksum_mode(endpoint))
     if endpoint is None:
@@ -147,7 +147,7 @@ def _service_models() -> Any:
     return create_loader()
 
 
-def _s3_filesystem(transfer: Transfer, given: Credentials, endpoint: str | None, checksum_mode: str) -> Any:
+def _s3_filesystem(transfer: TransferSettings, given: Credentials, endpoint: str | None, checksum_mode: str) -> Any:
     import s3fs
     from aiobotocore.session import AioSession
 
@@ -181,7 +181,12 @@ def _s3_filesystem(transfer: Transfer, given: Credentials, endpoint: str | None,
 
 
 def with_retries(
-    call: Callable[[], Result], *, what: str, transfer: Transfer, stop: threading.Event, secrets: tuple[str, ...] = ()
+    call: Callable[[], Result],
+    *,
+    what: str,
+    transfer: TransferSettings,
+    stop: threading.Event,
+    secrets: tuple[str, ...] = (),
 ) -> Result:
     """The result of ``call``, tried again after transient failures; the last failure propagates unchanged.
 

@@ -10,7 +10,7 @@ from tasks.storage.transfer_errors import TransferStoppedError
 
 
 class Stoppable(Protocol):
-    """What ``tasks.storage.objects`` calls a store, as far as it matters here."""
+    """What ``tasks.storage.object_store`` calls a store, as far as it matters here."""
 
     def stop(self) -> None: ...
 
@@ -65,7 +65,7 @@ class TransferScope:
 _current: contextvars.ContextVar[TransferScope | None] = contextvars.ContextVar("transfers", default=None)
 
 
-def in_scope(store: Store) -> Store:
+def add_to_scope(store: Store) -> Store:
     """``store``, which the scope of the calling thread stops with all others, where there is one."""
     if (scope := _current.get()) is not None:
         scope.add(store)

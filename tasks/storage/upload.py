@@ -20,9 +20,9 @@ from typing import Any, NoReturn, Self
 
 from tasks.errors import ConfigError, UploadError
 from tasks.locks import upload_lock
-from tasks.storage.destination import CHECK_PREFIX, open_objects
-from tasks.storage.file_sender import Sender, Verify
-from tasks.storage.filesystems import Transfer
+from tasks.storage.destination import CHECK_PREFIX, open_store
+from tasks.storage.file_upload import FileUploader, Verify
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import (
     CONFIG,
     MANIFEST,
@@ -34,15 +34,15 @@ from tasks.storage.manifest import (
     run_fingerprint,
     write_manifest,
 )
-from tasks.storage.objects import RemoteObject
-from tasks.storage.upload_receipt import FileReceipt, UploadReceipt, read_receipt, update_receipt
+from tasks.storage.object_store import StoredObject
+from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
 
 logger = logging.getLogger(__name__)
 
 _ROUNDS = 3
 
 
-class Uploader:
+class RunUploader:
     """Uploads files of one run to ``URL/RUN_ID``; create it in the task that uses it.
 
     ``upload_files`` may be called from several threads, and several uploaders may work on one run at once; ``finish``
@@ -50,20 +50,24 @@ class Uploader:
     context manager it takes back half-done uploads when it is left by SIGTERM or an interrupt.
     """
 
-    def __init__(self, run_dir: Path, url: str, *, verify: Verify = "sample", transfer: Transfer | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, url: str, *, verify: Verify = "sample", transfer: TransferSettings | None = None
+    ) -> None:
         self.run_dir = run_dir.resolve()
         self.run_id = self.run_dir.name
         self.fingerprint = run_fingerprint(self.run_dir)
         self._verify = verify
-        self._transfer = transfer or Transfer()
-        self._store = open_objects(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
+        self._transfer = transfer or TransferSettings()
+        self._store = open_store(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
         self.url = self._store.url
         self._lock = threading.Lock()
-        self._present: Mapping[str, RemoteObject] | None = None
+        self._present: Mapping[str, StoredObject] | None = None
         self._retracted = False
-        self._settled: dict[str, FileReceipt] = {}
-        self._earlier: Mapping[str, FileReceipt] = {}
-        self._sender = Sender(self._store, self.run_dir, self.fingerprint, verify=verify, before_change=self._retract)
+        self._settled: dict[str, UploadedFile] = {}
+        self._earlier: Mapping[str, UploadedFile] = {}
+        self._sender = FileUploader(
+            self._store, self.run_dir, self.fingerprint, verify=verify, before_change=self._retract
+        )
         self._previous_handler: Any = None
 
     def __enter__(self) -> Self:
@@ -79,7 +83,7 @@ class Uploader:
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def upload_files(self, paths: Iterable[str]) -> dict[str, FileReceipt]:
+    def upload_files(self, paths: Iterable[str]) -> dict[str, UploadedFile]:
         """Bring these files of the run, given relative to it, to the destination; skip what is already there.
 
         Raises ConfigError when the destination belongs to a different run, UploadError when a file cannot be stored.
@@ -87,12 +91,12 @@ class Uploader:
         names = list(dict.fromkeys(paths))
         if strangers := sorted({*names} - {*published_files(self.run_dir)}):
             raise ConfigError(f"{strangers[0]!r} is not a published file of {self.run_dir}")
-        with self._lock_uploads(alone=False):
+        with self._lock_uploads(exclusive=False):
             return self._bring(names)
 
-    def _bring(self, names: Iterable[str]) -> dict[str, FileReceipt]:
+    def _bring(self, names: Iterable[str]) -> dict[str, UploadedFile]:
         self._claim()
-        done: dict[str, FileReceipt] = {}
+        done: dict[str, UploadedFile] = {}
         pool = ThreadPoolExecutor(self._transfer.workers, thread_name_prefix="upload")
         futures = {pool.submit(self._upload, name): name for name in names}
         try:
@@ -109,7 +113,7 @@ class Uploader:
                 self._record(done)
         return done
 
-    def finish(self) -> UploadReceipt:
+    def finish(self) -> UploadRecord:
         """Upload what is missing, then the manifest, then ``_SUCCESS``. The receipt is also in the run directory.
 
         Raises ConfigError when the run itself is not finished.
@@ -119,10 +123,10 @@ class Uploader:
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
                 "Run the command that made it again; it resumes"
             )
-        with self._lock_uploads(alone=True):
+        with self._lock_uploads(exclusive=True):
             return self._finish()
 
-    def _finish(self) -> UploadReceipt:
+    def _finish(self) -> UploadRecord:
         self._claim()
         there = {*(self._present or {}), *self._settled}
         self._bring([name for name in published_files(self.run_dir) if name not in there])
@@ -150,9 +154,9 @@ class Uploader:
         self._store.stop()
 
     @contextlib.contextmanager
-    def _lock_uploads(self, *, alone: bool) -> Iterator[None]:
+    def _lock_uploads(self, *, exclusive: bool) -> Iterator[None]:
         # beside an upload that is being finished, files would change under its _SUCCESS
-        with upload_lock(self.run_dir / "state", alone=alone, pause=self._store.pause):
+        with upload_lock(self.run_dir / "state", exclusive=exclusive, wait=self._store.wait):
             # others may have finished one since
             self._retracted = False
             yield
@@ -175,13 +179,13 @@ class Uploader:
                     f"{self.url} holds a different run: its fingerprint is {other}, this run's is {self.fingerprint}. "
                     "Choose another URL; nothing was changed there"
                 )
-            if aborted := self._store.abort_orphans():
+            if aborted := self._store.abort_orphaned_uploads():
                 logger.info("aborted %d half-done uploads that an earlier upload of this run left", aborted)
             self._present = present
         if theirs is None:
             self._record({CONFIG: self._upload(CONFIG)})
 
-    def _upload(self, name: str) -> FileReceipt:
+    def _upload(self, name: str) -> UploadedFile:
         known = self._settled.get(name) or self._earlier.get(name)
         receipt = self._sender.bring(name, listed=name in (self._present or {}), known=known)
         with self._lock:
@@ -190,7 +194,7 @@ class Uploader:
 
     def _load_earlier(self) -> None:
         """Read the receipts of earlier and parallel uploaders, unless everything is to be read back."""
-        earlier = read_receipt(self.run_dir) if self._verify == "sample" else None
+        earlier = read_upload_record(self.run_dir) if self._verify == "sample" else None
         if earlier and (earlier.url, earlier.fingerprint) == (self.url, self.fingerprint):
             self._earlier = earlier.files
 
@@ -202,7 +206,7 @@ class Uploader:
                 self._store.delete(SUCCESS)
             self._retracted = True
 
-    def _refuse_strangers(self, present: Mapping[str, RemoteObject], own: set[str]) -> None:
+    def _refuse_strangers(self, present: Mapping[str, StoredObject], own: set[str]) -> None:
         strangers = sorted(
             key for key in present if key.startswith(SHARD_FOLDERS) and not key.endswith("/") and key not in own
         )
@@ -212,7 +216,7 @@ class Uploader:
                 "Remove them or choose another URL; _SUCCESS was not written"
             )
 
-    def _publish(self, manifest: bytes, success: bytes, present: Mapping[str, RemoteObject]) -> None:
+    def _publish(self, manifest: bytes, success: bytes, present: Mapping[str, StoredObject]) -> None:
         if SUCCESS in present and (self._store.read(SUCCESS), self._store.read(MANIFEST)) == (success, manifest):
             return
         self._retract()
@@ -228,9 +232,9 @@ class Uploader:
                 )
 
     def _record(
-        self, files: Mapping[str, FileReceipt], *, complete: bool = False, manifest_sha256: str | None = None
-    ) -> UploadReceipt:
-        receipt = UploadReceipt(
+        self, files: Mapping[str, UploadedFile], *, complete: bool = False, manifest_sha256: str | None = None
+    ) -> UploadRecord:
+        receipt = UploadRecord(
             url=self.url,
             run_id=self.run_id,
             fingerprint=self.fingerprint,
@@ -240,18 +244,18 @@ class Uploader:
             files_sent=self._sender.files_sent,
             bytes_sent=self._sender.bytes_sent,
         )
-        return update_receipt(self.run_dir, receipt)
+        return update_upload_record(self.run_dir, receipt)
 
 
 def upload_run(
-    run_dir: Path, url: str, *, verify: Verify = "sample", transfer: Transfer | None = None
-) -> UploadReceipt:
+    run_dir: Path, url: str, *, verify: Verify = "sample", transfer: TransferSettings | None = None
+) -> UploadRecord:
     """Upload a finished run to ``URL/RUN_ID``, or complete an upload that was cut short."""
-    with Uploader(run_dir, url, verify=verify, transfer=transfer) as uploader:
+    with RunUploader(run_dir, url, verify=verify, transfer=transfer) as uploader:
         return uploader.finish()
 
 
-def _is_settled(file: ManifestFile, known: Mapping[str, FileReceipt], present: Mapping[str, RemoteObject]) -> bool:
+def _is_settled(file: ManifestFile, known: Mapping[str, UploadedFile], present: Mapping[str, StoredObject]) -> bool:
     mine, stored = known.get(file.path), present.get(file.path)
     if mine is None or stored is None:
         return False

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tasks.errors import UploadError
-from tasks.storage.destination import open_objects
-from tasks.storage.filesystems import Transfer
+from tasks.storage.destination import open_store
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, SUCCESS, Manifest, ManifestFile, parse_manifest
-from tasks.storage.objects import Objects
+from tasks.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +27,13 @@ class VerifyReport:
         return not self.problems
 
 
-def verify_upload(url: str, transfer: Transfer | None = None) -> VerifyReport:
+def verify_upload(url: str, transfer: TransferSettings | None = None) -> VerifyReport:
     """Hash every object of the run at ``url`` (``.../RUN_ID``) and compare it with the manifest.
 
     Whatever is wrong is listed; raises ConfigError or UploadError only when the destination cannot be read at all.
     """
-    transfer = transfer or Transfer()
-    store = open_objects(url, transfer)
+    transfer = transfer or TransferSettings()
+    store = open_store(url, transfer)
     present = store.listing()
     try:
         manifest, _ = trusted_manifest(store)
@@ -57,7 +57,7 @@ def verify_upload(url: str, transfer: Transfer | None = None) -> VerifyReport:
     )
 
 
-def trusted_manifest(store: Objects) -> tuple[Manifest, bytes]:
+def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
     """The manifest that ``_SUCCESS`` vouches for, and its bytes. Raises UploadError when there is none."""
     success = store.read(SUCCESS)
     if success is None:
@@ -78,7 +78,7 @@ def trusted_manifest(store: Objects) -> tuple[Manifest, bytes]:
         raise UploadError(f"{SUCCESS} or {MANIFEST} at {store.url} is damaged: {error}. Upload the run again") from None
 
 
-def _problem(store: Objects, file: ManifestFile) -> str | None:
+def _problem(store: ObjectStore, file: ManifestFile) -> str | None:
     stored = store.head(file.path)
     if stored is None:
         return f"{file.path} is missing"

@@ -74,8 +74,8 @@ def _measure(server: S3Server, upload: Callable[[str], None]) -> float:
 
 
 def _ours(bucket: str, run: Path) -> None:
-    receipt = upload_run(run, f"s3://{bucket}/prefix")
-    assert receipt.complete
+    record = upload_run(run, f"s3://{bucket}/prefix")
+    assert record.complete
 
 
 def _boto3(server: S3Server, bucket: str, run: Path, threads: int) -> None:

@@ -136,8 +136,8 @@ def test_a_run_by_hand_says_what_it_is_and_what_came_of_it(
     assert {row["check"] for row in json.loads(artifacts["harvest-preflight"]["data"])} >= {"memory plan"}
     assert any(row["figure"] == "tokens per second" for row in json.loads(artifacts["harvest-throughput"]["data"]))
     assert run_dir.as_uri() in artifacts["harvest-report"]["data"]
-    receipt = {row["figure"]: row["value"] for row in json.loads(artifacts["harvest-upload"]["data"])}
-    assert (receipt["url"], receipt["complete"]) == (str(home / "bucket" / run_dir.name), "yes")
+    record = {row["figure"]: row["value"] for row in json.loads(artifacts["harvest-upload"]["data"])}
+    assert (record["url"], record["complete"]) == (str(home / "bucket" / run_dir.name), "yes")
 
     tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
     assert {task["name"] for task in tasks} >= {"shard 0 · 16 q", "score shard 5", "preflight", "summarize"}

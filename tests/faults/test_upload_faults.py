@@ -12,7 +12,7 @@ from tasks.errors import UploadError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import published_files
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_upload
@@ -22,7 +22,7 @@ from tests.support.synthetic import write_run
 from tests.support.upload_process import start_upload
 
 PART = SMALLEST_PART
-QUICK = Transfer(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=3.0)
+QUICK = TransferSettings(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=3.0)
 SUCCESS = "team/rollouts/run/_SUCCESS"
 
 
@@ -72,10 +72,10 @@ def test_a_passing_fault_heals(name: str, bucket: Bucket, proxy: FaultProxy, run
     fault.hits = 0
     proxy.faults.append(fault)
 
-    receipt = upload_run(run.root, bucket.url, transfer=QUICK)
+    record = upload_run(run.root, bucket.url, transfer=QUICK)
 
     assert fault.hits > 0, "the fault never happened"
-    assert receipt.complete
+    assert record.complete
     check_complete(bucket, run)
 
 
@@ -269,7 +269,7 @@ def confirmed(bucket: Bucket) -> list[str]:
 
 def upload_and_kill(run_dir: Path, bucket: Bucket, reached: Callable[[], bool], delay: float = 0.0) -> None:
     """Upload in a process of its own, and kill it when ``reached`` says so, or when it is done by then."""
-    process = start_upload(run_dir, bucket.url, Transfer(part_bytes=PART))
+    process = start_upload(run_dir, bucket.url, TransferSettings(part_bytes=PART))
     deadline = time.monotonic() + 60
     while not reached() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)

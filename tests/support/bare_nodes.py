@@ -12,7 +12,7 @@ from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.node_account import NodeAccount
 from tasks.fleet.shared_run import open_shared
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tests.support.harvest_command import environment
 from tests.support.node_workers import LEASE_SECONDS, kill_node
 from tests.support.prefect_worker import Api
@@ -39,7 +39,7 @@ def lose(api: Api, flow_run_id: str, message: str) -> None:
     api.set_state(flow_run_id, "CRASHED", message=message, force=True)
 
 
-def claim_as_node(flow_run: dict[str, Any], name: str, transfer: Transfer) -> list[int]:
+def claim_as_node(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> list[int]:
     """Do what node ``name`` does before it is lost: say that it is there, and claim two shards; these."""
     ledger = _ledger(flow_run, name, transfer)
     _account(ledger, flow_run, name).beat()
@@ -48,12 +48,12 @@ def claim_as_node(flow_run: dict[str, Any], name: str, transfer: Transfer) -> li
 
 def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestError) -> None:
     """Do what node ``name`` does that fails of ``error``."""
-    with contextlib.suppress(HarvestError), _account(_ledger(flow_run, name, Transfer()), flow_run, name):
+    with contextlib.suppress(HarvestError), _account(_ledger(flow_run, name, TransferSettings()), flow_run, name):
         raise error
     api.set_state(flow_run["id"], "FAILED", message=str(error), force=True)
 
 
-def _ledger(flow_run: dict[str, Any], name: str, transfer: Transfer) -> Ledger:
+def _ledger(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> Ledger:
     given = flow_run["parameters"]
     store = open_shared(given["shared"], given["run"], transfer=transfer)
     return Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE_SECONDS)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import s3fs  # noqa: F401  # imported here so that no upload has to
 
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.upload_process"])
 
 
-def start_upload(run_dir: Path, url: str, transfer: Transfer) -> ForkServerProcess:
+def start_upload(run_dir: Path, url: str, transfer: TransferSettings) -> ForkServerProcess:
     """Begin ``upload_run`` under the environment of now; ``pid`` is a real process, to be killed."""
     process = _CONTEXT.Process(target=_upload, args=(run_dir, url, transfer, dict(os.environ)), daemon=True)
     process.start()
     return process
 
 
-def _upload(run_dir: Path, url: str, transfer: Transfer, environment: dict[str, str]) -> None:
+def _upload(run_dir: Path, url: str, transfer: TransferSettings, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     upload_run(run_dir, url, transfer=transfer)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.files import publish_json, read_json
-from tasks.parent_death import INTERPRETER_PATH, PARENT_VARIABLE
+from tasks.parent_death import PARENT_VARIABLE, SITECUSTOMIZE_DIRECTORY
 from tasks.process_tree import ProcessRecord, end_leftovers, kill_all, record_processes
 
 SLEEPER = "import time; time.sleep(300)"
@@ -94,7 +94,7 @@ def test_a_replica_dies_when_its_flow_is_killed() -> None:
 
 
 def test_what_a_replica_spawns_dies_with_it_down_to_the_last() -> None:
-    paths = os.pathsep.join([str(INTERPRETER_PATH), *filter(None, sys.path)])
+    paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
     replica = subprocess.Popen(
         [sys.executable, "-c", REPLICA], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
     )
@@ -107,7 +107,7 @@ def test_what_a_replica_spawns_dies_with_it_down_to_the_last() -> None:
 
 
 def test_a_process_dies_with_its_replica_before_it_has_imported_anything() -> None:
-    paths = os.pathsep.join([str(INTERPRETER_PATH), *filter(None, sys.path)])
+    paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
     # the parent that is named is not the one that it has: as when the replica died a moment ago
     spawned = subprocess.run(
         [sys.executable, "-c", "print('still here')", "--multiprocessing-fork"],
@@ -121,7 +121,7 @@ def test_a_process_dies_with_its_replica_before_it_has_imported_anything() -> No
 
 def test_a_sitecustomize_of_the_users_still_runs(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hidden')")
-    paths = os.pathsep.join([str(INTERPRETER_PATH), str(tmp_path), *filter(None, sys.path)])
+    paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), str(tmp_path), *filter(None, sys.path)])
     started = subprocess.run(
         [sys.executable, "-c", "print('started')"],
         env={**os.environ, "PYTHONPATH": paths},

@@ -1,4 +1,4 @@
-"""Work in a process of its own fails as it would here, and leaves no process behind."""
+"""A call in a subprocess returns and fails as one in this process would, and leaves no process behind."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from tasks.errors import ConfigError, HarvestError, NotEquivalent, UploadError
-from tasks.subprocess_call import work_apart
+from tasks.subprocess_call import call_in_subprocess
 from tests.support.harvest_command import environment
 
 FLOW = """
 import sys, time
 from pathlib import Path
-from tasks.subprocess_call import work_apart
-work_apart(time.sleep, Path(sys.argv[1]), "sleeps", 60)
+from tasks.subprocess_call import call_in_subprocess
+call_in_subprocess(time.sleep, "sleep", Path(sys.argv[1]), 60)
 """
 
 
@@ -30,10 +30,10 @@ def double(number: int) -> int:
 
 
 def fail(kind: type[Exception]) -> None:
-    raise kind("said by the work")
+    raise kind("raised by the function")
 
 
-def fail_for_now() -> None:
+def fail_retryably() -> None:
     raise UploadError("no answer", retryable=True)
 
 
@@ -49,48 +49,48 @@ def wait_for(condition: Callable[[], object]) -> None:
     raise AssertionError("waited for 30 s")
 
 
-def test_its_result_comes_back_and_its_words_are_kept(tmp_path: Path) -> None:
-    log = tmp_path / "logs" / "work.log"
-    assert work_apart(double, log, "doubles", 21) == 42
+def test_the_result_is_returned_and_the_output_logged(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "call.log"
+    assert call_in_subprocess(double, "double", log, 21) == 42
     assert log.read_text() == "to standard output\n"
 
 
 @pytest.mark.parametrize("kind", [ConfigError, NotEquivalent])
-def test_a_failure_has_its_type_and_so_its_exit_code(kind: type[HarvestError], tmp_path: Path) -> None:
-    with pytest.raises(kind, match=r"^said by the work$"):
-        work_apart(fail, tmp_path / "log", "fails", kind)
-    assert "said by the work" in (tmp_path / "log").read_text()
+def test_a_failure_keeps_its_type_and_so_its_exit_code(kind: type[HarvestError], tmp_path: Path) -> None:
+    with pytest.raises(kind, match=r"^raised by the function$"):
+        call_in_subprocess(fail, "failure", tmp_path / "log", kind)
+    assert "raised by the function" in (tmp_path / "log").read_text()
 
 
-def test_whether_it_can_succeed_later_is_kept(tmp_path: Path) -> None:
+def test_a_failure_stays_retryable(tmp_path: Path) -> None:
     with pytest.raises(UploadError) as raised:
-        work_apart(fail_for_now, tmp_path / "log", "uploads")
+        call_in_subprocess(fail_retryably, "upload", tmp_path / "log")
     assert raised.value.retryable
 
 
-def test_a_defect_names_the_log(tmp_path: Path) -> None:
+def test_an_unexpected_error_names_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with pytest.raises(HarvestError, match=rf"the process that fails ended with code 1: KeyError: .*\(log: {log}\)"):
-        work_apart(fail, log, "fails", KeyError)
+    with pytest.raises(HarvestError, match=rf"failure: the process ended with code 1: KeyError: .*\(log: {log}\)"):
+        call_in_subprocess(fail, "failure", log, KeyError)
 
 
-def test_one_that_is_killed_says_so(tmp_path: Path) -> None:
+def test_the_error_says_that_the_process_was_killed(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(work_apart, time.sleep, tmp_path / "log", "sleeps", 60)
-        wait_for(lambda: children_of(os.getpid()) or work.done())
+        call = pool.submit(call_in_subprocess, time.sleep, "sleep", tmp_path / "log", 60)
+        wait_for(lambda: children_of(os.getpid()) or call.done())
         children_of(os.getpid())[0].kill()
-        with pytest.raises(HarvestError, match="sleeps was killed, as the kernel does when memory runs out"):
-            work.result()
+        with pytest.raises(HarvestError, match="sleep: the process was killed, as the kernel does when memory runs"):
+            call.result()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_it_dies_with_the_flow(number: signal.Signals, tmp_path: Path) -> None:
+def test_the_subprocess_dies_with_the_flow(number: signal.Signals, tmp_path: Path) -> None:
     flow = subprocess.Popen(
         [sys.executable, "-c", FLOW, str(tmp_path / "log")], env=environment(), stderr=subprocess.DEVNULL
     )
     wait_for(lambda: children_of(flow.pid))
-    (work,) = children_of(flow.pid)
+    (child,) = children_of(flow.pid)
     flow.send_signal(number)
     flow.wait(timeout=30)
-    # who adopts it may leave it as a zombie
-    wait_for(lambda: not work.is_running() or work.status() == psutil.STATUS_ZOMBIE)
+    # the process that adopts it may leave it as a zombie
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from flows.reporting.artifacts import report_upload
 from flows.reporting.reporter import Reporter
-from tasks.storage.upload_receipt import FileReceipt, UploadReceipt, Verified
+from tasks.storage.upload_record import UploadedFile, UploadRecord, Verified
 
 
 class Tables:
@@ -19,18 +19,18 @@ class Tables:
 
 def test_the_receipt_of_an_upload() -> None:
     proofs: tuple[Verified, ...] = ("etag", "etag", "read")
-    receipt = UploadReceipt(
+    record = UploadRecord(
         url="s3://bucket/run",
         run_id="run",
         fingerprint="f",
         complete=True,
         manifest_sha256="abc",
-        files={f"{n}": FileReceipt(size=700, sha256="s", etag="e", verified=proof) for n, proof in enumerate(proofs)},
+        files={f"{n}": UploadedFile(size=700, sha256="s", etag="e", verified=proof) for n, proof in enumerate(proofs)},
         files_sent=2,
         bytes_sent=1400,
     )
     tables = Tables()
-    report_upload(cast(Reporter, tables), receipt)
+    report_upload(cast(Reporter, tables), record)
     assert tables.tables["harvest-upload"] == {
         "url": "s3://bucket/run",
         "complete": "yes",

@@ -4,7 +4,7 @@ import pytest
 
 from flows.server.outage import outage_seconds, transfer_delays
 from tasks.errors import ConfigError
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 
 
 @pytest.mark.parametrize(("given", "share"), [(None, 1.0), ("", 1.0), ("24", 0.1), ("480", 2.0)])
@@ -12,7 +12,7 @@ def test_delays_are_in_proportion(given: str | None, share: float, monkeypatch: 
     monkeypatch.delenv("HARVEST_OUTAGE_SECONDS", raising=False)
     if given is not None:
         monkeypatch.setenv("HARVEST_OUTAGE_SECONDS", given)
-    transfer = Transfer(**transfer_delays())
+    transfer = TransferSettings(**transfer_delays())
     assert (transfer.base_delay_s, transfer.max_delay_s) == pytest.approx((0.25 * share, 20.0 * share))
 
 

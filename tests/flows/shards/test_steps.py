@@ -22,8 +22,8 @@ from tasks.fleet.ledger import Ledger
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
-from tasks.storage.destination import open_objects
-from tasks.storage.filesystems import Transfer
+from tasks.storage.destination import open_store
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.s3_servers import SMALLEST_PART, Bucket
@@ -64,7 +64,7 @@ def test_no_task_is_given_what_holds_a_secret() -> None:
 
 def test_a_task_finds_a_ledger_by_its_name(tmp_path: Path) -> None:
     first, second = (
-        Ledger(open_objects(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
+        Ledger(open_store(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
     )
     names = [name_of(first), name_of(second)]
     assert [ledger_named(name) for name in names] == [first, second]
@@ -80,7 +80,7 @@ def test_an_interrupted_flow_waits_for_no_upload_and_leaves_none_open(
 
     @task
     def send() -> None:
-        upload_run(run.root, bucket.url, transfer=Transfer(part_bytes=SMALLEST_PART))
+        upload_run(run.root, bucket.url, transfer=TransferSettings(part_bytes=SMALLEST_PART))
 
     @flow
     def interrupted() -> None:

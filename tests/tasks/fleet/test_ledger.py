@@ -10,9 +10,9 @@ import pytest
 
 from tasks.errors import UploadError
 from tasks.fleet.ledger import RUN, Ledger, finished_key, read_object, rollouts_key
-from tasks.storage.destination import open_objects
-from tasks.storage.filesystems import Transfer
-from tasks.storage.objects import Objects
+from tasks.storage.destination import open_store
+from tasks.storage.filesystems import TransferSettings
+from tasks.storage.object_store import ObjectStore
 from tests.support.s3_servers import Bucket
 
 LEASE = 60.0
@@ -34,7 +34,7 @@ class Clock:
 class InStep:
     """A store whose calls each wait for one of the other node's: both nodes take the same steps at the same time."""
 
-    def __init__(self, store: Objects, together: threading.Barrier) -> None:
+    def __init__(self, store: ObjectStore, together: threading.Barrier) -> None:
         self._store = store
         self._together = together
 
@@ -64,7 +64,7 @@ def join(url: str, clock: Clock) -> Join:
     """A further node of the same ledger."""
 
     def join(owner: str, place: str = "", in_step: threading.Barrier | None = None) -> Ledger:
-        store: Any = open_objects(url, Transfer(attempts=2, base_delay_s=0.01))
+        store: Any = open_store(url, TransferSettings(attempts=2, base_delay_s=0.01))
         if in_step is not None:
             store = InStep(store, in_step)
         return Ledger(store, owner=owner, node=owner, place=place or owner, lease_s=LEASE, clock=clock)
@@ -204,6 +204,6 @@ def test_a_closed_ledger_is_empty_and_says_so(join: Join) -> None:
 
 def test_a_storage_that_is_away_is_an_error_with_a_remedy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    store = open_objects(bucket.url, Transfer(attempts=1, connect_timeout_s=1))
+    store = open_store(bucket.url, TransferSettings(attempts=1, connect_timeout_s=1))
     with pytest.raises(UploadError, match="check the endpoint"):
         Ledger(store, owner="a", node="a", lease_s=LEASE).claim([0], 1)

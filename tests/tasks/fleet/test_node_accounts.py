@@ -16,7 +16,7 @@ from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.results.summary import summarize_telemetry
-from tasks.storage.destination import open_objects
+from tasks.storage.destination import open_store
 from tests.support.fake_profile import write_fake_profile
 
 CHANGE = {
@@ -68,7 +68,7 @@ def telemetry(minute: int) -> pl.DataFrame:
 
 
 def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_path: Path) -> None:
-    store = open_objects(str(tmp_path / "shared"))
+    store = open_store(str(tmp_path / "shared"))
     written = [
         record("a", rung_changes=(CHANGE,), preflight={"worst": "pass", "checks": [{"name": "disk"}], "plan": None}),
         record("b", first_admitted_at=1010.0, last_finished_at=1080.0, state="generating"),
@@ -97,7 +97,7 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_
 
 
 def test_attempts_are_sessions_of_their_own(plan: RunPlan, tmp_path: Path) -> None:
-    store = open_objects(str(tmp_path / "shared"))
+    store = open_store(str(tmp_path / "shared"))
     later = record("b", attempt="two", first_admitted_at=9000.0, last_finished_at=9010.0)
     bring_accounts(store, plan, [record("a"), later])
     assert [session.seconds for session in read_sessions(plan.paths.state / "generation.json")] == [50.0, 10.0]
@@ -122,7 +122,7 @@ def test_the_summary_says_only_what_is_known_of_all(
 ) -> None:
     publish_parquet(pl.concat([telemetry(0), telemetry(5)]), plan.paths.telemetry)
     summary = summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=10, correct=5).to_json()
-    store = open_objects(str(tmp_path / "shared"))
+    store = open_store(str(tmp_path / "shared"))
     for owner, sampled in nodes:
         if sampled:
             publish_parquet(telemetry(0), tmp_path / "telemetry.parquet")

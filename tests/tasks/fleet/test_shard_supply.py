@@ -10,8 +10,8 @@ import pytest
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.fleet.ledger import RUN, Ledger
 from tasks.fleet.shard_supply import ShardSupply
-from tasks.storage.destination import open_objects
-from tasks.storage.objects import Objects
+from tasks.storage.destination import open_store
+from tasks.storage.object_store import ObjectStore
 
 SHARDS = list(range(12))
 LEASE_S = 6.0
@@ -22,7 +22,7 @@ PATIENCE_S = 60.0
 class Failing:
     """A store that cannot be listed the first three times."""
 
-    def __init__(self, store: Objects, error: HarvestError) -> None:
+    def __init__(self, store: ObjectStore, error: HarvestError) -> None:
         self._store, self._error, self._failures = store, error, 3
 
     def listing(self) -> Any:
@@ -41,7 +41,7 @@ class Node:
     def __init__(
         self, folder: Path, name: str, place: int, first: tuple[int, ...] = (), fails: HarvestError | None = None
     ) -> None:
-        store: Any = open_objects(str(folder / "shared"))
+        store: Any = open_store(str(folder / "shared"))
         if fails is not None:
             store = Failing(store, fails)
         self.ledger = Ledger(store, owner=name, node=name, lease_s=LEASE_S)
@@ -73,7 +73,7 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Callable[..., Node]:
-    open_objects(str(tmp_path / "shared")).put_bytes(RUN, b"{}", "")
+    open_store(str(tmp_path / "shared")).put_bytes(RUN, b"{}", "")
     return lambda *arguments, **options: Node(tmp_path, *arguments, **options)
 
 

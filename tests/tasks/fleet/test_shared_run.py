@@ -15,7 +15,7 @@ from tasks.plan.run_config import RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA
-from tasks.storage.destination import open_objects
+from tasks.storage.destination import open_store
 from tests.support.fake_profile import write_fake_profile
 
 
@@ -27,7 +27,7 @@ def plan(tmp_path: Path) -> RunPlan:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(open_objects(str(tmp_path / "shared")), owner="a", node="node-a", lease_s=60)
+    return Ledger(open_store(str(tmp_path / "shared")), owner="a", node="node-a", lease_s=60)
 
 
 def test_a_node_plans_the_run_that_was_planned(plan: RunPlan, ledger: Ledger, tmp_path: Path) -> None:

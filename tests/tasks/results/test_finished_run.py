@@ -14,7 +14,7 @@ from tasks.plan.shards import mark_finished, scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.finished_run import finished_report, planned_shards, unfinished_name
 from tasks.scoring.score_shard import load_scorer
-from tasks.storage.upload_receipt import UploadReceipt, update_receipt
+from tasks.storage.upload_record import UploadRecord, update_upload_record
 
 URL = "s3://bucket/rollouts"
 
@@ -35,8 +35,8 @@ def plan(tmp_path: Path) -> RunPlan:
     publish_json({"fingerprint": plan.fingerprint, "num_rollouts": 40}, plan.paths.report)
     publish_json({"verdict": "statistical"}, plan.paths.equivalence)
     publish_json({}, plan.paths.manifest)
-    receipt = UploadReceipt(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
-    update_receipt(plan.paths.root, receipt)
+    record = UploadRecord(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
+    update_upload_record(plan.paths.root, record)
     return plan
 
 
@@ -60,9 +60,9 @@ def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
         lambda plan: plan.paths.scores(0).write_bytes(b"torn"),
         lambda plan: publish_json({"verdict": "inconclusive"}, plan.paths.equivalence),
         lambda plan: plan.paths.equivalence.unlink(),
-        lambda plan: plan.paths.upload_receipt.unlink(),
-        lambda plan: update_receipt(
-            plan.paths.root, UploadReceipt(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint)
+        lambda plan: plan.paths.upload_record.unlink(),
+        lambda plan: update_upload_record(
+            plan.paths.root, UploadRecord(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint)
         ),
     ],
 )

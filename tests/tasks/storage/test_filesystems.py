@@ -9,14 +9,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tasks.errors import ConfigError, HarvestError, UploadError
-from tasks.storage.destination import check_destination, open_objects
+from tasks.storage.destination import check_destination, open_store
 from tasks.storage.digests import digest_file
-from tasks.storage.filesystems import Credentials, Transfer, open_filesystem, with_retries
+from tasks.storage.filesystems import Credentials, TransferSettings, open_filesystem, with_retries
 from tasks.storage.transfer_errors import explain, is_transient, redact
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
 
-QUICK = Transfer(attempts=2, base_delay_s=0.01, connect_timeout_s=2, read_timeout_s=2)
+QUICK = TransferSettings(attempts=2, base_delay_s=0.01, connect_timeout_s=2, read_timeout_s=2)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_credentials_from_elsewhere_reach_the_server_and_no_text(
 ) -> None:
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(variable)
-    transfer = Transfer(
+    transfer = TransferSettings(
         credentials=lambda: Credentials(access_key_id="AKIAOTHER", secret_access_key="other-secret"), attempts=1
     )
     check_destination(bucket.url, transfer)
@@ -163,7 +163,7 @@ def test_what_is_not_the_networks_fault_is_not_tried_again() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        with_retries(fail, what="x", transfer=Transfer(), stop=threading.Event())
+        with_retries(fail, what="x", transfer=TransferSettings(), stop=threading.Event())
     assert len(calls) == 1
 
 
@@ -215,7 +215,7 @@ def test_a_listing_of_several_pages(bucket: Bucket) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(put, keys))
     put("run-2/neighbour")
-    found = open_objects(f"s3://{bucket.name}/run").listing()
+    found = open_store(f"s3://{bucket.name}/run").listing()
     assert {f"run/{key}" for key in found} == keys
     assert {stored.size for stored in found.values()} == {1}
 

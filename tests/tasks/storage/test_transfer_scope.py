@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tasks.storage.transfer_errors import TransferStoppedError
-from tasks.storage.transfer_scope import TransferScope, in_scope, wait_in_scope
+from tasks.storage.transfer_scope import TransferScope, add_to_scope, wait_in_scope
 
 
 class Store:
@@ -22,11 +22,11 @@ class Store:
     ("error", "stopped"), [(None, False), (ValueError("x"), False), (KeyboardInterrupt(), True), (SystemExit(), True)]
 )
 def test_only_what_ends_the_process_stops_transfers(error: BaseException | None, stopped: bool) -> None:
-    outside, inside = in_scope(Store()), Store()
+    outside, inside = add_to_scope(Store()), Store()
 
     def work() -> None:
         with TransferScope():
-            in_scope(inside)
+            add_to_scope(inside)
             if error is not None:
                 raise error
 
@@ -42,11 +42,11 @@ def test_threads_stop_too_also_where_they_open_a_store_later() -> None:
     waiting = threading.Event()
 
     def work() -> tuple[Store, Store]:
-        early = in_scope(Store())
+        early = add_to_scope(Store())
         waiting.set()
         with pytest.raises(TransferStoppedError):
             wait_in_scope(60)
-        return early, in_scope(Store())
+        return early, add_to_scope(Store())
 
     def interrupted() -> None:
         with TransferScope():

@@ -16,18 +16,18 @@ from tasks.files import publish_json, publish_parquet
 from tasks.locks import upload_lock
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import published_files, run_fingerprint
 from tasks.storage.transfer_errors import TransferStoppedError
-from tasks.storage.upload import Uploader, upload_run
-from tasks.storage.upload_receipt import read_receipt
+from tasks.storage.upload import RunUploader, upload_run
+from tasks.storage.upload_record import read_upload_record
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, make_bucket
 from tests.support.synthetic import write_run
 
 PART = 5 * 2**20
-PARTS = Transfer(part_bytes=PART, base_delay_s=0.01)
+PARTS = TransferSettings(part_bytes=PART, base_delay_s=0.01)
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -45,12 +45,12 @@ def rescore(run: RunPaths, index: int) -> None:
 
 
 def check_round_trip(run: RunPaths, url: str, directory: Path) -> None:
-    receipt = upload_run(run.root, url)
+    record = upload_run(run.root, url)
     report = verify_upload(f"{url}/{run.run_id}")
     copy = download_run(f"{url}/{run.run_id}", directory)
 
     expected = contents(run.root)
-    assert (receipt.complete, receipt.files_sent) == (True, len(expected))
+    assert (record.complete, record.files_sent) == (True, len(expected))
     assert (report.ok, report.files) == (True, len(expected))
     assert contents(copy) == expected
     assert (copy / "manifest.json").read_bytes() == run.manifest.read_bytes()
@@ -71,7 +71,7 @@ def test_any_fsspec_target(scheme: str, tmp_path: Path) -> None:
     check_round_trip(run, url, tmp_path / "copies")
 
     assert upload_run(run.root, url).files_sent == 0
-    run.upload_receipt.unlink()
+    run.upload_record.unlink()
     assert upload_run(run.root, url).files_sent == 0
     rescore(run, 1)
     assert upload_run(run.root, url).files_sent == 1
@@ -107,7 +107,7 @@ def test_shards_go_up_while_others_are_not_made_yet(bucket: Bucket, tmp_path: Pa
         for name in names:
             (run.root / name).parent.mkdir(parents=True, exist_ok=True)
             (run.root / name).write_bytes((finished.root / name).read_bytes())
-        with Uploader(run.root, bucket.url) as uploader:
+        with RunUploader(run.root, bucket.url) as uploader:
             uploader.upload_files(names)
             if step != 2:
                 with pytest.raises(ConfigError, match=r"not a finished run: rollouts/shard-0000\d\.parquet is missing"):
@@ -115,8 +115,8 @@ def test_shards_go_up_while_others_are_not_made_yet(bucket: Bucket, tmp_path: Pa
         assert {f"{base}/{name}" for name in names} <= set(bucket.listing())
         assert f"{base}/_SUCCESS" not in bucket.listing()
 
-    receipt = upload_run(run.root, bucket.url)
-    assert (receipt.complete, receipt.files_sent) == (True, 0)
+    record = upload_run(run.root, bucket.url)
+    assert (record.complete, record.files_sent) == (True, 0)
     assert verify_upload(f"{bucket.url}/run").ok
 
 
@@ -129,7 +129,7 @@ def test_a_repeated_upload_sends_nothing(any_bucket: Bucket, tmp_path: Path, mon
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         again = upload_run(run.root, any_bucket.url, transfer=PARTS)
         assert (again.complete, again.files_sent) == (True, 0)
-        run.upload_receipt.unlink()
+        run.upload_record.unlink()
         forgetful = upload_run(run.root, any_bucket.url, transfer=PARTS)
         assert (forgetful.complete, forgetful.files_sent) == (True, 0)
         assert {method for method, _, _ in proxy.requests} <= {"GET", "HEAD"}
@@ -148,13 +148,13 @@ def test_only_what_is_missing_or_differs_is_sent_and_success_goes_first(
 
     with fault_proxy(bucket.server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        receipt = upload_run(run.root, bucket.url)
+        record = upload_run(run.root, bucket.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.endpoint)
 
     changes = [
         path.split("/run/")[1].split("?")[0] for method, path, _ in proxy.requests if method in ("PUT", "DELETE")
     ]
-    assert receipt.files_sent == 3
+    assert record.files_sent == 3
     assert changes[0] == "_SUCCESS"
     assert set(changes[1:-2]) == {
         "rollouts/shard-00001.parquet",
@@ -211,10 +211,10 @@ def test_a_shard_that_is_not_of_the_run_keeps_success_away(bucket: Bucket, tmp_p
 def test_large_files_go_in_parts_and_leave_none_open(any_bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     add_large_file(run)
-    receipt = upload_run(run.root, any_bucket.url, transfer=PARTS)
+    record = upload_run(run.root, any_bucket.url, transfer=PARTS)
 
-    assert receipt.files["telemetry.parquet"].etag.endswith("-3")
-    assert receipt.files["telemetry.parquet"].verified == "etag"
+    assert record.files["telemetry.parquet"].etag.endswith("-3")
+    assert record.files["telemetry.parquet"].verified == "etag"
     assert any_bucket.get("team/rollouts/run/telemetry.parquet") == run.telemetry.read_bytes()
     assert any_bucket.open_uploads() == []
     assert list((run.state / "multipart").iterdir()) == []
@@ -224,9 +224,9 @@ def test_other_part_sizes_are_no_reason_to_send_again(bucket: Bucket, tmp_path: 
     run = write_run(tmp_path / "run", shards=1)
     add_large_file(run)
     upload_run(run.root, bucket.url, transfer=PARTS)
-    run.upload_receipt.unlink()
-    receipt = upload_run(run.root, bucket.url, transfer=Transfer(part_bytes=PART + 2**20))
-    assert (receipt.files_sent, receipt.files["telemetry.parquet"].verified) == (0, "read")
+    run.upload_record.unlink()
+    record = upload_run(run.root, bucket.url, transfer=TransferSettings(part_bytes=PART + 2**20))
+    assert (record.files_sent, record.files["telemetry.parquet"].verified) == (0, "read")
 
 
 def test_full_verification_reads_everything_back(bucket: Bucket, tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_native_checksums_where_the_endpoint_takes_them(
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
     run = write_run(tmp_path / "run", shards=3)
     add_large_file(run)
-    receipt = upload_run(run.root, bucket.url, transfer=PARTS)
-    assert receipt.files["rollouts/shard-00001.parquet"].verified == "checksum"
-    assert receipt.files["telemetry.parquet"].verified == "etag"
+    record = upload_run(run.root, bucket.url, transfer=PARTS)
+    assert record.files["rollouts/shard-00001.parquet"].verified == "checksum"
+    assert record.files["telemetry.parquet"].verified == "etag"
     assert verify_upload(f"{bucket.url}/run").ok
 
 
@@ -257,10 +257,10 @@ def test_etags_of_kms_encrypted_objects_are_not_taken_for_digests(bucket: Bucket
         Bucket=bucket.name, ServerSideEncryptionConfiguration={"Rules": [rule]}
     )
     run = write_run(tmp_path / "run", shards=3)
-    receipt = upload_run(run.root, bucket.url)
-    assert {file.verified for file in receipt.files.values()} == {"size", "read"}
+    record = upload_run(run.root, bucket.url)
+    assert {file.verified for file in record.files.values()} == {"size", "read"}
     assert upload_run(run.root, bucket.url).files_sent == 0
-    run.upload_receipt.unlink()
+    run.upload_record.unlink()
     forgetful = upload_run(run.root, bucket.url)
     assert ({file.verified for file in forgetful.files.values()}, forgetful.files_sent) == ({"read"}, 0)
 
@@ -269,14 +269,14 @@ def test_parallel_uploaders_of_one_run(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=8)
 
     def upload(index: int) -> None:
-        with Uploader(run.root, bucket.url) as uploader:
+        with RunUploader(run.root, bucket.url) as uploader:
             uploader.upload_files(f"{folder}/shard-{index:05d}.parquet" for folder in ("rollouts", "scores"))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(upload, range(8)))
-    receipt = read_receipt(run.root)
-    assert receipt is not None
-    assert len(receipt.files) == 17
+    record = read_upload_record(run.root)
+    assert record is not None
+    assert len(record.files) == 17
     finished = upload_run(run.root, bucket.url)
     assert (finished.complete, finished.files_sent) == (True, 8)
     assert verify_upload(f"{bucket.url}/run").ok
@@ -295,7 +295,7 @@ def test_what_changes_while_another_upload_finishes_takes_its_success_away(
             assert not finishing.done()
             time.sleep(0.01)
         rescore(run, 0)
-        Uploader(run.root, bucket.url).upload_files(["scores/shard-00000.parquet"])
+        RunUploader(run.root, bucket.url).upload_files(["scores/shard-00000.parquet"])
         assert finishing.result(timeout=60).complete
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.endpoint)
     assert key not in bucket.listing()
@@ -305,8 +305,8 @@ def test_what_changes_while_another_upload_finishes_takes_its_success_away(
 
 def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
-    uploader = Uploader(run.root, str(tmp_path / "bucket"))
-    with upload_lock(run.state, alone=False, pause=time.sleep):
+    uploader = RunUploader(run.root, str(tmp_path / "bucket"))
+    with upload_lock(run.state, exclusive=False, wait=time.sleep):
         uploader.upload_files(["config.json"])
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(uploader.finish)
@@ -319,9 +319,9 @@ def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None
 def test_another_destination_starts_a_receipt_of_its_own(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     upload_run(run.root, bucket.url)
-    receipt = upload_run(run.root, f"{bucket.url}/elsewhere")
-    assert receipt.files_sent == len(receipt.files) == 4
-    assert receipt.url == f"{bucket.url}/elsewhere/run"
+    record = upload_run(run.root, f"{bucket.url}/elsewhere")
+    assert record.files_sent == len(record.files) == 4
+    assert record.url == f"{bucket.url}/elsewhere/run"
 
 
 @pytest.mark.parametrize("name", ["../other/config.json", "state/secret.json", "rollouts/shard-00099.parquet"])
@@ -329,7 +329,7 @@ def test_only_published_files_of_the_run_leave_it(name: str, bucket: Bucket, tmp
     run = write_run(tmp_path / "run", shards=1)
     publish_json({}, run.state / "secret.json")
     with pytest.raises(ConfigError, match="is not a published file"):
-        Uploader(run.root, bucket.url).upload_files([name])
+        RunUploader(run.root, bucket.url).upload_files([name])
     assert bucket.listing() == []
 
 

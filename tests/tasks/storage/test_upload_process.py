@@ -11,14 +11,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.s3_servers import SMALLEST_PART, Bucket
 from tests.support.synthetic import write_run
 
 PART = SMALLEST_PART
-PARTS = Transfer(part_bytes=PART, base_delay_s=0.01)
+PARTS = TransferSettings(part_bytes=PART, base_delay_s=0.01)
 
 
 def test_sigterm_takes_open_uploads_of_ours_back(bucket: Bucket, tmp_path: Path) -> None:
@@ -44,13 +44,13 @@ IN_A_THREAD = f"""
 import contextvars, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.transfer_scope import TransferScope
 from tasks.storage.upload import upload_run
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 with ThreadPoolExecutor() as pool, TransferScope():
     context = contextvars.copy_context()
-    transfer = Transfer(part_bytes={PART})
+    transfer = TransferSettings(part_bytes={PART})
     pool.submit(context.run, upload_run, Path(sys.argv[1]), sys.argv[2], transfer=transfer).result()
 """
 
@@ -83,9 +83,9 @@ def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: 
         noise.write_parquet(run.rollouts(index), compression="uncompressed")
     script = (
         "import sys; from pathlib import Path; from concurrent.futures import ThreadPoolExecutor\n"
-        "from tasks.storage.upload import Uploader\n"
+        "from tasks.storage.upload import RunUploader\n"
         "def up(i):\n"
-        "    Uploader(Path(sys.argv[1]), sys.argv[2]).upload_files([f'rollouts/shard-{i:05d}.parquet'])\n"
+        "    RunUploader(Path(sys.argv[1]), sys.argv[2]).upload_files([f'rollouts/shard-{i:05d}.parquet'])\n"
         "with ThreadPoolExecutor(8) as pool: list(pool.map(up, range(8)))\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
@@ -96,8 +96,8 @@ def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: 
 
 IN_THE_MAIN_THREAD = (
     "import sys; from pathlib import Path; from tasks.storage.upload import upload_run\n"
-    "from tasks.storage.filesystems import Transfer\n"
-    f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=Transfer(part_bytes={PART}))"
+    "from tasks.storage.filesystems import TransferSettings\n"
+    f"upload_run(Path(sys.argv[1]), sys.argv[2], transfer=TransferSettings(part_bytes={PART}))"
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from tasks.errors import ConfigError, UploadError
 from tasks.files import publish_text
 from tasks.storage.download import download_run
-from tasks.storage.upload import Uploader, upload_run
+from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.verify import verify_upload
 from tests.support.synthetic import write_run
 
@@ -17,7 +17,7 @@ from tests.support.synthetic import write_run
 def test_an_unfinished_upload_is_not_trusted(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2)
     url = f"{tmp_path}/bucket"
-    Uploader(run.root, url).upload_files(["rollouts/shard-00000.parquet"])
+    RunUploader(run.root, url).upload_files(["rollouts/shard-00000.parquet"])
 
     report = verify_upload(f"{url}/run")
     assert not report.ok

@@ -13,19 +13,19 @@ from typing import Any, BinaryIO, TypeVar
 from tasks.errors import UploadError
 from tasks.files import atomic_path, is_temporary
 from tasks.storage.digests import Digest
-from tasks.storage.filesystems import Transfer, with_retries
+from tasks.storage.filesystems import TransferSettings, with_retries
 from tasks.storage.transfer_errors import TransferStoppedError, explain, is_missing, redact
 
 Result = TypeVar("Result")
 
-WINDOW_BYTES = 8 * 2**20
+CHUNK_BYTES = 8 * 2**20
 
 BODIES = threading.BoundedSemaphore(8)
 """Bodies in memory at once in this process, however many uploaders it runs: this is what bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteObject:
+class StoredObject:
     """What a store says about an object. ``etag`` has no quotes and changes with the content."""
 
     size: int
@@ -38,10 +38,10 @@ class RemoteObject:
     """Whether the server itself compared a strong checksum when it took the object."""
 
 
-class Objects:
+class ObjectStore:
     """Objects of any fsspec filesystem, which knows neither metadata nor ETags that follow from the bytes."""
 
-    def __init__(self, url: str, transfer: Transfer, filesystem: Any, root: str) -> None:
+    def __init__(self, url: str, transfer: TransferSettings, filesystem: Any, root: str) -> None:
         self.url = redact(url.rstrip("/"))
         self.transfer = transfer
         self._fs = filesystem
@@ -49,14 +49,14 @@ class Objects:
         self._stop = threading.Event()
         self._secrets = transfer.credentials().secrets() if transfer.credentials else ()
 
-    def head(self, key: str) -> RemoteObject | None:
+    def head(self, key: str) -> StoredObject | None:
         """What is stored at ``key``, or None."""
         try:
             return self._remote_object(self._call(f"looking up {key}", lambda: self._fs.info(self._path(key))))
         except FileNotFoundError:
             return None
 
-    def listing(self) -> dict[str, RemoteObject]:
+    def listing(self) -> dict[str, StoredObject]:
         """Every object below the URL, by key."""
         try:
             found = self._call("listing", lambda: self._fs.find(self._root))
@@ -76,10 +76,10 @@ class Objects:
         except FileNotFoundError:
             return None
 
-    def windows(self, key: str, size: int) -> Iterator[bytes]:
-        """The object's bytes in pieces of ``WINDOW_BYTES``. Raises UploadError when it ends early or is missing."""
-        for start in range(0, size, WINDOW_BYTES):
-            span = (start, min(size, start + WINDOW_BYTES))
+    def read_chunks(self, key: str, size: int) -> Iterator[bytes]:
+        """The object's bytes in pieces of ``CHUNK_BYTES``. Raises UploadError when it ends early or is missing."""
+        for start in range(0, size, CHUNK_BYTES):
+            span = (start, min(size, start + CHUNK_BYTES))
             try:
                 with BODIES:
                     data = self._call(f"reading {key}", partial(self._get, key, span))
@@ -93,11 +93,11 @@ class Objects:
     def sha256(self, key: str, size: int) -> str:
         """Hex sha256 of the stored bytes, read back."""
         digest = hashlib.sha256()
-        for data in self.windows(key, size):
+        for data in self.read_chunks(key, size):
             digest.update(data)
         return digest.hexdigest()
 
-    def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> RemoteObject:
+    def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> StoredObject:
         """Store the file; returns what the store then holds."""
 
         def put() -> None:
@@ -105,7 +105,7 @@ class Objects:
                 # from the open descriptor: the path may hold a newer file by now
                 with atomic_path(Path(self._path(key))) as temporary, temporary.open("wb") as copy:
                     file.seek(0)
-                    shutil.copyfileobj(file, copy, WINDOW_BYTES)
+                    shutil.copyfileobj(file, copy, CHUNK_BYTES)
             else:
                 with BODIES:
                     self._fs.put_file(file.name, self._path(key))
@@ -113,7 +113,7 @@ class Objects:
         self._call(f"writing {key}", put)
         return self._after_put(key)
 
-    def put_bytes(self, key: str, data: bytes, fingerprint: str) -> RemoteObject:
+    def put_bytes(self, key: str, data: bytes, fingerprint: str) -> StoredObject:
         """Store a small object; returns what the store then holds."""
 
         def put() -> None:
@@ -141,12 +141,12 @@ class Objects:
         """Make running and later calls end with TransferStoppedError, and take back what they left half done."""
         self._stop.set()
 
-    def pause(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait so long. Raises TransferStoppedError as soon as the store is stopped."""
         if self._stop.wait(seconds):
             raise TransferStoppedError(f"what waited for {self.url} was stopped")
 
-    def abort_orphans(self) -> int:
+    def abort_orphaned_uploads(self) -> int:
         """Abort half-done uploads that a killed process of ours left; returns how many there were."""
         return 0
 
@@ -157,15 +157,15 @@ class Objects:
         start, end = span or (None, None)
         return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
 
-    def _after_put(self, key: str) -> RemoteObject:
+    def _after_put(self, key: str) -> StoredObject:
         stored = self.head(key)
         if stored is None:
             raise UploadError(f"{key} is not at {self.url} although the store accepted it")
         return stored
 
-    def _remote_object(self, info: dict[str, Any]) -> RemoteObject:
+    def _remote_object(self, info: dict[str, Any]) -> StoredObject:
         marks = [info.get(name) for name in ("ETag", "etag", "md5Hash", "mtime", "created", "LastModified", "ino")]
-        return RemoteObject(size=int(info["size"]), etag="/".join(str(mark) for mark in marks if mark is not None))
+        return StoredObject(size=int(info["size"]), etag="/".join(str(mark) for mark in marks if mark is not None))
 
     def _call(self, what: str, call: Callable[[], Result], *, retry: bool = True) -> Result:
         """Run ``call`` with retries. Raises FileNotFoundError for a missing object, else a typed error."""

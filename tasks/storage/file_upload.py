@@ -10,8 +10,8 @@ from typing import BinaryIO, Literal
 from tasks.errors import UploadError
 from tasks.files import sha256_file
 from tasks.storage.digests import Digest, digest_file
-from tasks.storage.objects import Objects, RemoteObject
-from tasks.storage.upload_receipt import FileReceipt, Verified
+from tasks.storage.object_store import ObjectStore, StoredObject
+from tasks.storage.upload_record import UploadedFile, Verified
 
 logger = logging.getLogger(__name__)
 Verify = Literal["sample", "full"]
@@ -20,7 +20,7 @@ _SAMPLE_EVERY = 20
 _ROUNDS = 3
 
 
-class Sender:
+class FileUploader:
     """Sends files of a run that the destination does not hold yet; safe to use from several threads.
 
     ``before_change`` is called before anything is sent. With ``verify`` "sample" the first and then every twentieth
@@ -28,7 +28,7 @@ class Sender:
     """
 
     def __init__(
-        self, store: Objects, run_dir: Path, fingerprint: str, *, verify: Verify, before_change: Callable[[], None]
+        self, store: ObjectStore, run_dir: Path, fingerprint: str, *, verify: Verify, before_change: Callable[[], None]
     ) -> None:
         self.files_sent = self.bytes_sent = 0
         self._store = store
@@ -39,7 +39,7 @@ class Sender:
         self._lock = threading.Lock()
         self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
-    def bring(self, name: str, *, listed: bool, known: FileReceipt | None) -> FileReceipt:
+    def bring(self, name: str, *, listed: bool, known: UploadedFile | None) -> UploadedFile:
         """See to it that the store holds the file; ``listed`` says that it has an object of this name.
 
         Raises UploadError when it holds other bytes each time after the file was sent.
@@ -53,14 +53,14 @@ class Sender:
             proof = self._proof_before(name, digest, stored, known) if stored else None
             if stored is None or proof is None:
                 stored, proof = self._send(name, file, digest)
-        return FileReceipt(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=proof)
+        return UploadedFile(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=proof)
 
     def sha256_of(self, path: Path) -> str:
         """Hex sha256 of the file, from when it was sent if the file is still the same."""
         identity, sha256 = self._hashes.get(path, (None, ""))
         return sha256 if identity == _identity(path.stat()) else sha256_file(path)
 
-    def _send(self, name: str, file: BinaryIO, digest: Digest) -> tuple[RemoteObject, Verified]:
+    def _send(self, name: str, file: BinaryIO, digest: Digest) -> tuple[StoredObject, Verified]:
         self._before_change()
         with self._lock:
             read_back = self._verify == "full" or self.files_sent % _SAMPLE_EVERY == 0
@@ -78,7 +78,7 @@ class Sender:
         )
 
     def _proof_before(
-        self, name: str, digest: Digest, stored: RemoteObject, known: FileReceipt | None
+        self, name: str, digest: Digest, stored: StoredObject, known: UploadedFile | None
     ) -> Verified | None:
         """How it is known that an object found in place is the file; None when it has to be sent."""
         if not _can_be(stored, digest):
@@ -90,7 +90,7 @@ class Sender:
                 return known.verified
         return self._proof_by_reading(name, digest)
 
-    def _proof_after(self, name: str, digest: Digest, stored: RemoteObject, read_back: bool) -> Verified | None:
+    def _proof_after(self, name: str, digest: Digest, stored: StoredObject, read_back: bool) -> Verified | None:
         """How it is known that an object just sent arrived undamaged; None when it did not."""
         if not _can_be(stored, digest):
             return None
@@ -112,5 +112,5 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _can_be(stored: RemoteObject, digest: Digest) -> bool:
+def _can_be(stored: StoredObject, digest: Digest) -> bool:
     return stored.size == digest.size and stored.sha256 in (None, digest.sha256)

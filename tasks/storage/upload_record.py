@@ -13,7 +13,7 @@ Verified = Literal["size", "etag", "checksum", "read"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileReceipt:
+class UploadedFile:
     """One stored file. ``verified`` is the strongest proof that the store holds its bytes.
 
     ``size``: size and, where kept, recorded sha256; ``etag``: MD5 computed by the server; ``checksum``: sha256
@@ -27,7 +27,7 @@ class FileReceipt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadReceipt:
+class UploadRecord:
     """What was uploaded where. ``complete`` means that ``_SUCCESS`` was written over exactly these files."""
 
     url: str
@@ -35,30 +35,30 @@ class UploadReceipt:
     fingerprint: str
     complete: bool = False
     manifest_sha256: str | None = None
-    files: Mapping[str, FileReceipt] = field(default_factory=dict)
+    files: Mapping[str, UploadedFile] = field(default_factory=dict)
     files_sent: int = 0
     bytes_sent: int = 0
     """Sent by the last upload; what it found in place is not counted."""
 
 
-def read_receipt(run_dir: Path) -> UploadReceipt | None:
+def read_upload_record(run_dir: Path) -> UploadRecord | None:
     """The receipt in ``run_dir``, or None when there is none that can be read."""
-    raw = read_json(RunPaths(root=run_dir).upload_receipt)
+    raw = read_json(RunPaths(root=run_dir).upload_record)
     try:
-        return UploadReceipt(**{**raw, "files": {name: FileReceipt(**entry) for name, entry in raw["files"].items()}})
+        return UploadRecord(**{**raw, "files": {name: UploadedFile(**entry) for name, entry in raw["files"].items()}})
     except (TypeError, KeyError, AttributeError):
         return None
 
 
-def update_receipt(run_dir: Path, update: UploadReceipt) -> UploadReceipt:
+def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
     """Merge ``update`` into the receipt on disk, under a lock: several uploaders may work on one run."""
     paths = RunPaths(root=run_dir)
     paths.state.mkdir(parents=True, exist_ok=True)
     with (paths.state / "upload_receipt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        before = read_receipt(run_dir)
+        before = read_upload_record(run_dir)
         same = before is not None and (before.url, before.fingerprint) == (update.url, update.fingerprint)
-        files: dict[str, FileReceipt] = {**(before.files if before and same else {}), **update.files}
+        files: dict[str, UploadedFile] = {**(before.files if before and same else {}), **update.files}
         merged = replace(update, files=dict(sorted(files.items())))
-        publish_json(asdict(merged), paths.upload_receipt)
+        publish_json(asdict(merged), paths.upload_record)
     return merged

@@ -12,19 +12,19 @@ from typing import Any, BinaryIO
 
 from tasks.errors import HarvestError, UploadError
 from tasks.storage.digests import Digest, digest_bytes
-from tasks.storage.filesystems import Transfer
+from tasks.storage.filesystems import TransferSettings
 from tasks.storage.multipart_uploads import OpenUploads
-from tasks.storage.objects import BODIES, Objects, RemoteObject
+from tasks.storage.object_store import BODIES, ObjectStore, StoredObject
 from tasks.storage.request_body import Body, sign_with_known_hashes
 
 LAST_SECONDS = 5.0
 """What a request after ``stop`` may take: whoever ends a process does not wait for a server that hangs."""
 
 
-class S3Objects(Objects):
+class S3ObjectStore(ObjectStore):
     """Objects below an ``s3://`` URL, through s3fs's client."""
 
-    def __init__(self, url: str, transfer: Transfer, filesystem: Any, root: str, state: Path | None) -> None:
+    def __init__(self, url: str, transfer: TransferSettings, filesystem: Any, root: str, state: Path | None) -> None:
         super().__init__(url, transfer, filesystem, root)
         self._bucket, prefix, _ = filesystem.split_path(self._root)
         self._prefix = f"{prefix}/" if prefix else ""
@@ -35,39 +35,39 @@ class S3Objects(Objects):
         self._in_flight: set[Future[Any]] = set()
         self._lock = threading.Lock()
 
-    def head(self, key: str) -> RemoteObject | None:
+    def head(self, key: str) -> StoredObject | None:
         try:
             answer = self._head(key)
         except FileNotFoundError:
             return None
         encryption = answer.get("ServerSideEncryption", "")
-        return RemoteObject(
+        return StoredObject(
             size=int(answer["ContentLength"]),
             etag=answer["ETag"].strip('"'),
             etag_is_md5="kms" not in encryption and "SSECustomerAlgorithm" not in answer,
             sha256=answer.get("Metadata", {}).get("sha256"),
         )
 
-    def listing(self) -> dict[str, RemoteObject]:
-        found: dict[str, RemoteObject] = {}
+    def listing(self) -> dict[str, StoredObject]:
+        found: dict[str, StoredObject] = {}
         more: dict[str, Any] = {}
         while True:
             page = self._request("listing", "list_objects_v2", Prefix=self._prefix, **more)
             for item in page.get("Contents", []):
                 key = item["Key"].removeprefix(self._prefix)
-                found[key] = RemoteObject(size=int(item["Size"]), etag=item["ETag"].strip('"'))
+                found[key] = StoredObject(size=int(item["Size"]), etag=item["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> RemoteObject:
+    def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> StoredObject:
         if len(digest.part_md5s) > 1:
             self._put_parts(key, file, digest, fingerprint)
             return self._after_put(key)
         with BODIES:
             return self._put_one(key, os.pread(file.fileno(), digest.size, 0), digest, fingerprint)
 
-    def put_bytes(self, key: str, data: bytes, fingerprint: str) -> RemoteObject:
+    def put_bytes(self, key: str, data: bytes, fingerprint: str) -> StoredObject:
         return self._put_one(key, data, digest_bytes(data), fingerprint)
 
     def delete(self, key: str) -> None:
@@ -81,7 +81,7 @@ class S3Objects(Objects):
         for future in running:
             future.cancel()
 
-    def abort_orphans(self) -> int:
+    def abort_orphaned_uploads(self) -> int:
         if self._uploads is None:
             return 0
         aborted = 0
@@ -90,7 +90,7 @@ class S3Objects(Objects):
             left.close()
         return aborted
 
-    def _put_one(self, key: str, data: bytes, digest: Digest, fingerprint: str) -> RemoteObject:
+    def _put_one(self, key: str, data: bytes, digest: Digest, fingerprint: str) -> StoredObject:
         checksum: dict[str, Any] = {}
         if self._native_checksums:
             checksum = {"ChecksumSHA256": base64.b64encode(bytes.fromhex(digest.sha256)).decode()}
