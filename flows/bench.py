@@ -36,7 +36,7 @@ from tasks.plan.fingerprint import engine_versions
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
-from tasks.results.throughput import PROJECTION_ASSUMPTION, Measurement, Standing, standings
+from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
 
 PIPELINE = "pipeline"
 CONTESTANTS = ("baseline", "script", "limit", PIPELINE)

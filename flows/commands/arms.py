@@ -25,15 +25,15 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
-    from tasks.results.arm_ranking import compare_arms
+    from tasks.results.arm_ranking import rank_arms
 
-    report = compare_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
+    report = rank_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
     if options.json:
         print(json.dumps(asdict(report), indent=2))
         return 0
 
     from flows.commands.pager import print_paged
-    from tasks.results.browse_view import render_arms
+    from tasks.results.arm_ranking_view import render_ranking
 
-    print_paged(render_arms(report))
+    print_paged(render_ranking(report))
     return 0

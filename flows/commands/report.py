@@ -26,11 +26,11 @@ def add(commands: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
-    from tasks.results.report import publish_report
+    from tasks.results.report_page import publish_page
     from tasks.results.run_card import publish_card
 
     run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
-    path = publish_report(run_dir)
+    path = publish_page(run_dir)
     publish_card(run_dir)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if options.json else f"report: {path}")
     if options.open and not webbrowser.open(path.as_uri()):

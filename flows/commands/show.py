@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.errors import ConfigError
-    from tasks.results.browse import RolloutFilter, count_rollouts, find_rollouts
+    from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
@@ -51,7 +51,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
 
     from flows.commands.pager import print_paged
-    from tasks.results.browse_view import render_rollouts
+    from tasks.results.rollout_view import render_rollouts
 
     chosen = list(rollouts)
     print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.bench import BenchResult
-from tasks.results.throughput import PROJECTED_QUESTIONS, PROJECTION_ASSUMPTION, Spread
+from tasks.results.bench_statistics import PROJECTED_QUESTIONS, PROJECTION_ASSUMPTION, Spread
 
 LEGEND = {
     "baseline": "one question under its arms per LLM.generate call, with the baseline profile's engine",

@@ -14,19 +14,20 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
+from tasks.export.advantages import group_advantages
 from tasks.export.card import export_card
 from tasks.export.filters import (
     DropCounts,
     ExportFilters,
     apply_filters,
     check_filters,
-    group_advantages,
     keep_complete_groups,
     keep_trainable,
 )
 from tasks.export.formats import FORMATS, ExportFormat
 from tasks.files import is_temporary
-from tasks.results.finished_run import SCORED_COLUMNS, check_scored, run_config, scored_shards
+from tasks.results.finished_run import read_config
+from tasks.results.scored_rollouts import SCORED_ROLLOUT_COLUMNS, check_scored, scored_shards
 from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
 from tasks.storage.filesystems import TransferSettings
@@ -49,7 +50,7 @@ class ExportFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class ExportManifest:
     """What an export holds; the same as its ``manifest.json``.
 
     ``source`` names what the columns were checked against. ``rollouts_per_group`` is the run's, or ``max_per_group``
@@ -80,7 +81,7 @@ def export_run(
     transfer: TransferSettings | None = None,
     *,
     advantages: bool = False,
-) -> ExportReport:
+) -> ExportManifest:
     """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
 
     ``advantages`` adds the group-relative advantage of each rollout to a target that takes every column.
@@ -114,7 +115,7 @@ def export_run(
     if not files:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.dropped.items())
         raise ConfigError(f"none of the {counts.read} rollouts passes ({reasons}). Loosen the filters")
-    report = ExportReport(
+    report = ExportManifest(
         to=chosen.name,
         source=chosen.source,
         run_id=run_dir.resolve().name,
@@ -183,7 +184,7 @@ def _check_suits(chosen: ExportFormat, filters: ExportFilters, samples: int) -> 
 def _filtered(
     run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    for index, scored in scored_shards(run_dir, SCORED_COLUMNS):
+    for index, scored in scored_shards(run_dir, SCORED_ROLLOUT_COLUMNS):
         # before the filters: a rollout that is left out still belongs to the group that its siblings are compared with
         rollouts = group_advantages(scored) if chosen.advantages else scored
         rollouts = apply_filters(rollouts, filters, counts)
@@ -206,7 +207,7 @@ def _own_files(store: ObjectStore) -> set[str]:
 
 
 def _data_source(run_dir: Path) -> str:
-    dataset = run_config(run_dir).get("config", {}).get("dataset")
+    dataset = read_config(run_dir).get("config", {}).get("dataset")
     path = dataset.get("path") if isinstance(dataset, dict) else None
     return str(path or run_dir.resolve().name)
 

@@ -10,7 +10,7 @@ import polars as pl
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths, shard_indices
-from tasks.results.run_card import build_card, scan_scores
+from tasks.results.run_card import build_hub_card, scan_scores
 from tasks.storage.manifest import missing_shards
 from tasks.storage.transfer_errors import redact
 
@@ -34,7 +34,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
         raise ConfigError(f"{repo_id!r} is no dataset repository: {error}. Write ORG/NAME") from None
     with tempfile.TemporaryDirectory(prefix="harvest-push-") as cache:
         dataset = build_dataset(run_dir, Path(cache))
-        card = DatasetCard(build_card(run_dir))
+        card = DatasetCard(build_hub_card(run_dir))
         try:
             HfApi().create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
             # the card first: push_to_hub keeps its text and adds the features to its header

@@ -1,5 +1,7 @@
-"""Arms as an experiment: which is best, which differences are real, what a correct rollout costs, and what voting over
-the arms would give."""
+"""The arms of a run compared as an experiment.
+
+Which arm is best, which differences are significant, what a correct rollout costs, and what voting over the arms gives.
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,76 +13,77 @@ from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.records import RunPaths
-from tasks.results.finished_run import check_scored
+from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import run_metrics
-from tasks.results.reward_statistics import ArmContrast, Interval, mean_reward_interval
-from tasks.results.summary import load_scored
+from tasks.results.reward_interval import Interval, mean_reward_interval
+from tasks.results.sampling_metrics import majority_credit
+from tasks.results.scored_rollouts import check_scored, load_metric_rows
 
-LEVEL = 0.05
-"""Holm-adjusted p below which a difference counts as real."""
-
-_VOTE = ["example_id", "sample_index"]
+_QUESTION_AND_SAMPLE = ["example_id", "sample_index"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmStanding:
-    """One arm. ``tokens_per_correct`` counts completion tokens of all its rollouts over its correct ones.
-
-    ``gpu_seconds_per_correct`` shares the run's GPU time among arms by completion tokens; None without GPU telemetry.
-    Both are None when no rollout is correct. ``better_than`` and ``worse_than`` list arms from which it really differs.
-    """
+    """One arm in the ranking."""
 
     rank: int
+    """1 for the highest mean reward."""
     arm_id: str
     mean_reward: float
     interval: Interval | None
     rollouts: int
+    """Rollouts with a reward."""
     correct: int
     tokens_per_correct: float | None
+    """Completion tokens of all its rollouts per correct one; None when none is correct."""
     gpu_seconds_per_correct: float | None
+    """The run's GPU time, shared among the arms by completion tokens, per correct rollout; None when no rollout is
+    correct, and without GPU telemetry."""
     better_than: tuple[str, ...]
+    """Arms with a significantly lower mean reward."""
     worse_than: tuple[str, ...]
+    """Arms with a significantly higher mean reward."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """An accuracy over all arms together, each question answered once by every arm."""
+    """The accuracy that all arms together reach."""
 
     accuracy: float
     interval: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmsReport:
-    """``agreement[i][j]`` is the share of (question, sample) pairs to which arms i and j gave the same answer, in the
-    order of ``arms``; None when they share none.
-
-    ``oracle`` counts a question as right when any arm is; ``majority`` when the most frequent answer is, a tie for the
-    share of the tied answers that are right (Wang et al. 2022, https://arxiv.org/abs/2203.11171).
-    """
+class ArmRanking:
+    """The arms of a run, best first, and how they relate."""
 
     run_id: str
     arms: tuple[ArmStanding, ...]
     contrasts: tuple[ArmContrast, ...]
     real_differences: int
+    """Number of significant contrasts."""
     agreement: tuple[tuple[float | None, ...], ...]
+    """In row i and column j, the share of (question, sample) pairs to which arms i and j of ``arms`` gave the same
+    answer; None when they share no pair."""
     oracle: Vote
+    """A (question, sample) pair counts as correct when any arm is correct."""
     majority: Vote
+    """The most frequent answer of the arms counts; see ``majority_credit``."""
 
 
-def compare_arms(run_dir: Path, *, seed: int = 0) -> ArmsReport:
-    """Compare the arms of a finished and scored run; the same seed gives the same intervals and p values.
+def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
+    """Rank the arms of a finished and scored run; the same seed gives the same intervals and p values.
 
     Raises ConfigError when the run is not finished and scored, or has a single arm.
     """
     check_scored(run_dir)
     paths = RunPaths(root=run_dir)
-    rows = load_scored(paths)
+    rows = load_metric_rows(paths)
     scored = rows.filter(pl.col("reward").is_not_null())
     if scored["arm_id"].n_unique() < 2:
         raise ConfigError(f"{run_dir.name} has {scored['arm_id'].n_unique()} scored arms; two are needed to compare")
     metrics = run_metrics(rows, seed=seed)
-    real = [contrast for contrast in metrics.contrasts if contrast.p_holm < LEVEL]
+    significant = [contrast.better_first() for contrast in metrics.contrasts if contrast.is_significant]
     ranked = sorted(
         (arm for arm in metrics.arms if arm.mean_reward is not None),
         key=lambda arm: (-(arm.mean_reward or 0.0), arm.arm_id or ""),
@@ -94,27 +97,32 @@ def compare_arms(run_dir: Path, *, seed: int = 0) -> ArmsReport:
             interval=arm.mean_reward_interval,
             rollouts=arm.scored,
             **costs[str(arm.arm_id)],  # type: ignore[arg-type]
-            better_than=tuple(_beaten(real, str(arm.arm_id))),
-            worse_than=tuple(_beating(real, str(arm.arm_id))),
+            better_than=tuple(item.other_arm_id for item in significant if item.arm_id == arm.arm_id),
+            worse_than=tuple(item.arm_id for item in significant if item.other_arm_id == arm.arm_id),
         )
         for rank, arm in enumerate(ranked, start=1)
     )
-    return ArmsReport(
+    return ArmRanking(
         run_id=run_dir.resolve().name,
         arms=standings,
         contrasts=metrics.contrasts,
-        real_differences=len(real),
+        real_differences=len(significant),
         agreement=agreement(scored, [standing.arm_id for standing in standings]),
         oracle=_vote(oracle_credit(scored), seed),
-        majority=_vote(majority_credit(scored), seed),
+        majority=_vote(majority_credit(scored, _QUESTION_AND_SAMPLE), seed),
     )
 
 
 def agreement(scored: pl.DataFrame, arms: list[str]) -> tuple[tuple[float | None, ...], ...]:
-    """Share of (question, sample) pairs with the same extracted answer; no answer agrees with nothing."""
-    answers = scored.pivot(on="arm_id", index=_VOTE, values="extracted_answer", aggregate_function="first")
+    """Share of (question, sample) pairs with the same extracted answer, per pair of ``arms``.
+
+    A missing answer agrees with no answer.
+    """
+    answers = scored.pivot(
+        on="arm_id", index=_QUESTION_AND_SAMPLE, values="extracted_answer", aggregate_function="first"
+    )
     answered = scored.with_columns(there=pl.lit(True)).pivot(
-        on="arm_id", index=_VOTE, values="there", aggregate_function="first"
+        on="arm_id", index=_QUESTION_AND_SAMPLE, values="there", aggregate_function="first"
     )
     return tuple(
         tuple(_same(answers[first], answers[second], answered[first] & answered[second]) for second in arms)
@@ -123,26 +131,9 @@ def agreement(scored: pl.DataFrame, arms: list[str]) -> tuple[tuple[float | None
 
 
 def oracle_credit(scored: pl.DataFrame) -> pl.DataFrame:
-    """``reward`` 1 per (question, sample) that any arm has right, else 0."""
-    return scored.group_by(_VOTE, maintain_order=True).agg(
+    """One row per (question, sample) pair: ``reward`` is 1 where any arm is correct, else 0."""
+    return scored.group_by(_QUESTION_AND_SAMPLE, maintain_order=True).agg(
         reward=(pl.col("reward") > CORRECT_ABOVE).any().cast(pl.Float64)
-    )
-
-
-def majority_credit(scored: pl.DataFrame) -> pl.DataFrame:
-    """``reward`` per (question, sample): the share of its most frequent answers that are right, 0 without answers."""
-    votes = (
-        scored.filter(pl.col("extracted_answer").is_not_null())
-        .group_by(*_VOTE, "extracted_answer")
-        .agg(votes=pl.len(), is_correct=(pl.col("reward") > CORRECT_ABOVE).any())
-    )
-    winners = votes.filter(pl.col("votes") == pl.col("votes").max().over(_VOTE))
-    credit = winners.group_by(_VOTE).agg(reward=pl.col("is_correct").mean())
-    return (
-        scored.select(_VOTE)
-        .unique(maintain_order=True)
-        .join(credit, on=_VOTE, how="left", maintain_order="left")
-        .with_columns(pl.col("reward").fill_null(0.0))
     )
 
 
@@ -176,13 +167,3 @@ def _costs(rows: pl.DataFrame, paths: RunPaths) -> dict[str, dict[str, float | i
         }
         for row in table.iter_rows(named=True)
     }
-
-
-def _beaten(real: list[ArmContrast], arm: str) -> list[str]:
-    won = [item.other_arm_id for item in real if item.arm_id == arm and item.mean_difference > 0]
-    return won + [item.arm_id for item in real if item.other_arm_id == arm and item.mean_difference < 0]
-
-
-def _beating(real: list[ArmContrast], arm: str) -> list[str]:
-    lost = [item.other_arm_id for item in real if item.arm_id == arm and item.mean_difference < 0]
-    return lost + [item.arm_id for item in real if item.other_arm_id == arm and item.mean_difference > 0]

@@ -1,19 +1,13 @@
-"""Is there anything left to do for a run, and is there one to go on with?"""
+"""Whether a run has nothing left to do, and which unfinished run can be resumed."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from tasks.comparison.equivalence_report import TIERS, Tier
-from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
-from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
 from tasks.scoring.score_shard import load_scorer
-from tasks.storage.manifest import missing_shards
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
 
@@ -74,48 +68,7 @@ def _is_uploaded(plan: RunPlan, url: str) -> bool:
     return record is not None and record.complete and record.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
 
 
-# MERGED from @scored_shards: The shards of a finished run, each rollout beside its score, one shard
-# in memory at a time.
-def check_scored(run_dir: Path) -> list[int]:
-    """The shard indices of a finished and scored run. Raises ConfigError when a shard or its scores are missing."""
-    indices = shard_indices(run_dir / "rollouts")
-    if not indices or missing_shards(run_dir):
-        raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
-    if missing := sorted({*indices} - {*shard_indices(run_dir / "scores")}):
-        raise ConfigError(
-            f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
-            "Run the command that made it again; it scores without generating"
-        )
-    return indices
-
-
-def scored_shards(
-    run_dir: Path, columns: Sequence[str] | None = None, *, where: pl.Expr | None = None
-) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Every shard in order: ROLLOUT_SCHEMA and SCORE_SCHEMA joined, or the named columns; only rows with ``where``.
-
-    Raises ConfigError for a run that is not finished and scored, or a shard that cannot be read.
-    """
-    paths = RunPaths(root=run_dir)
-    for index in check_scored(run_dir):
-        scores = pl.scan_parquet(paths.scores(index))
-        frame = pl.scan_parquet(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
-        if where is not None:
-            frame = frame.filter(where)
-        if columns is not None:
-            frame = frame.select(columns)
-        try:
-            yield index, frame.collect()
-        except (pl.exceptions.PolarsError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"shard {index} of {run_dir} cannot be read: {reason}. Restore it") from error
-
-
-SCORED_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
-"""Columns of a scored shard, in order."""
-
-
-def run_config(run_dir: Path) -> dict[str, Any]:
+def read_config(run_dir: Path) -> dict[str, Any]:
     """config.json of the run, or an empty mapping."""
     config = read_json(run_dir / "config.json")
     return config if isinstance(config, dict) else {}

@@ -13,6 +13,7 @@ import polars as pl
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths, shard_indices
+from tasks.results.metrics import mean
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import load_scorer, read_scorable, score_frame
 
@@ -78,8 +79,8 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
         rollouts=rows.height,
         changed=changes.height,
         unscored=rows.height - int(rows["is_scored"].sum()),
-        old_mean_reward=_mean(rows["old_reward"]),
-        new_mean_reward=_mean(rows["new_reward"]),
+        old_mean_reward=mean(rows["old_reward"]),
+        new_mean_reward=mean(rows["new_reward"]),
         changes=tuple(RewardChange(**row) for row in changes.head(LISTED_CHANGES).iter_rows(named=True)),
     )
 
@@ -109,8 +110,3 @@ def _beside_old(new: pl.DataFrame, old_path: Path) -> pl.DataFrame:
             pl.col("is_scored").fill_null(False),
         )
     )
-
-
-def _mean(rewards: pl.Series) -> float | None:
-    present = rewards.drop_nulls().cast(pl.Float64)
-    return float(present.sum()) / len(present) if len(present) else None

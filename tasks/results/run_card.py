@@ -9,7 +9,8 @@ from tasks.files import publish_text, read_json
 from tasks.plain_text import one_line
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
-from tasks.results.finished_run import check_scored, run_config
+from tasks.results.finished_run import read_config
+from tasks.results.scored_rollouts import check_scored
 from tasks.storage.manifest import run_fingerprint
 
 CARD = "README.md"
@@ -117,7 +118,7 @@ def build_run_card(run_dir: Path) -> str:
     from huggingface_hub import DatasetCard
 
     check_scored(run_dir)
-    card = DatasetCard(build_card(run_dir))
+    card = DatasetCard(build_hub_card(run_dir))
     card.data.configs = [
         {
             "config_name": folder,
@@ -145,7 +146,7 @@ def _schema(run_dir: Path) -> list[str]:
 
 
 def _provenance(run_dir: Path) -> list[str]:
-    config = run_config(run_dir)
+    config = read_config(run_dir)
     lines = ["", "## Provenance", ""]
     if "dataset" in config.get("config", {}):
         lines += ["Made by", "", "```", one_line(reproduce_command(config["config"]), 4_000), "```", ""]
@@ -166,7 +167,7 @@ def _type(kind: pl.DataType) -> str:
     return str(kind).partition("(")[0].lower()
 
 
-def build_card(run_dir: Path) -> str:
+def build_hub_card(run_dir: Path) -> str:
     """The text of the dataset card, with YAML header."""
     paths = RunPaths(root=run_dir)
     comparison = read_json(paths.equivalence)

@@ -10,7 +10,7 @@ import polars as pl
 from tasks.comparison.paired_statistics import CORRECT_ABOVE, Flips, count_flips
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY
-from tasks.results.finished_run import scored_shards
+from tasks.results.scored_rollouts import scored_shards
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 

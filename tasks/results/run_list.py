@@ -10,13 +10,13 @@ import pyarrow.parquet
 
 from tasks.files import read_json
 from tasks.records import RunPaths, shard_indices
-from tasks.results.finished_run import run_config
+from tasks.results.finished_run import read_config
 
 State = Literal["running", "done", "interrupted", "started"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSummary:
+class ListedRun:
     """One run. ``bytes`` counts every file of it, ``updated`` is when the last one changed (UTC).
 
     ``state``: "running" while a process holds it; "done" with a manifest over every shard; "interrupted" with some
@@ -35,22 +35,22 @@ class RunSummary:
     updated: datetime
 
 
-def list_runs(runs_dir: Path) -> list[RunSummary]:
+def list_runs(runs_dir: Path) -> list[ListedRun]:
     """Every run below ``runs_dir``, the last changed first; directories that are no runs are passed over."""
     runs = [summarize_directory(path.parent) for path in runs_dir.glob("*/config.json")]
     return sorted(runs, key=lambda run: run.updated, reverse=True)
 
 
-def summarize_directory(run_dir: Path) -> RunSummary:
+def summarize_directory(run_dir: Path) -> ListedRun:
     """What the files of the run at ``run_dir`` say."""
     paths = RunPaths(root=run_dir)
-    config = run_config(run_dir)
+    config = read_config(run_dir)
     report = _object(paths.report)
     record = _object(paths.upload_record)
     stats = [path.stat() for path in run_dir.rglob("*") if path.is_file()]
     rollouts = sum(_rows(paths.rollouts(index)) for index in shard_indices(run_dir / "rollouts"))
     planned = config.get("num_rollouts")
-    return RunSummary(
+    return ListedRun(
         run_id=run_dir.name,
         state=_state(paths, rollouts, planned),
         questions=config.get("num_questions"),

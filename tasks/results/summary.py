@@ -12,16 +12,17 @@ from tasks.fleet.node_accounts import telemetry_scope
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.oom_ladder import RungState
 from tasks.node.telemetry_summary import summarize_telemetry
-from tasks.records import RunPaths, shard_indices
-from tasks.results.finished_run import run_config
-from tasks.results.metrics import is_repetitive, run_metrics
+from tasks.records import RunPaths
+from tasks.results.finished_run import read_config
+from tasks.results.metrics import run_metrics
+from tasks.results.scored_rollouts import load_metric_rows
 
 
 def summarize_run(run_dir: Path) -> dict[str, Any]:
     """Make report.json from config.json and the published shards of the run, publish and return it."""
     paths = RunPaths(root=run_dir)
-    plan = run_config(run_dir)
-    rows = load_scored(paths, repetition=True)
+    plan = read_config(run_dir)
+    rows = load_metric_rows(paths, repetition=True)
     metrics = run_metrics(rows)
     order = [arm["id"] for arm in plan["arms"]]
     equivalence = read_json(paths.equivalence)
@@ -50,38 +51,6 @@ def summarize_run(run_dir: Path) -> dict[str, Any]:
     }
     publish_json(report, paths.report)
     return report
-
-
-def load_scored(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
-    """What metrics and pages need of all rollouts of a run and their scores: no prompts, texts or token lists.
-
-    ``repetition`` adds ``is_repetitive``, for which the texts are read, those of one shard at a time.
-    """
-    columns = [
-        pl.col(
-            "rollout_id",
-            "example_id",
-            "arm_id",
-            "sample_index",
-            "is_truncated",
-            "error",
-            "num_completion_tokens",
-            "oom_rung",
-        ),
-        *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),
-    ]
-    return pl.concat(
-        pl.scan_parquet(paths.rollouts(index))
-        .select(columns)
-        .join(
-            pl.scan_parquet(paths.scores(index)).drop("scorer", "scorer_version"),
-            on="rollout_id",
-            how="left",
-            maintain_order="left",
-        )
-        .collect()
-        for index in shard_indices(paths.root / "rollouts")
-    )
 
 
 def _error_counts(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""The end of a run in a process of its own: report.json, report.html and the dataset card."""
+"""The summary of a run, made in a subprocess: report.json, then the report page and the dataset card.
+
+Polars does not return the memory that reading all rollouts takes; the subprocess returns it when it ends.
+"""
 
 import logging
 from pathlib import Path
@@ -11,22 +14,36 @@ from tasks.subprocess_call import call_in_subprocess
 logger = logging.getLogger(__name__)
 
 
-def summarize_apart(run_dir: Path) -> dict[str, Any]:
-    """Make report.json and the views of the run at ``run_dir``; returns the report.
+def summarize_in_subprocess(run_dir: Path) -> dict[str, Any]:
+    """Make report.json, report.html and README.md of the run at ``run_dir``; returns the report.
 
-    Raises HarvestError. A view that could not be made is a warning.
+    Raises HarvestError. A page or card that could not be made is logged as a warning.
     """
     paths = RunPaths(root=run_dir)
     log_path = paths.logs / "summary.log"
-    for view in call_in_subprocess(_summarize, f"summary of {paths.run_id}", log_path, run_dir):
-        logger.warning("%s could not be made (log: %s); make it again with harvest report", view, log_path)
+    for name in call_in_subprocess(_summarize, f"summary of {paths.run_id}", log_path, run_dir):
+        logger.warning("%s could not be made (log: %s); make it again with harvest report", name, log_path)
     report: dict[str, Any] = read_json(paths.report)
     return report
 
 
+def publish_page_and_card(run_dir: Path) -> list[str]:
+    """Make report.html and README.md; returns the names of those that failed, whose errors are logged."""
+    from tasks.results.report_page import publish_page
+    from tasks.results.run_card import publish_card
+
+    failed = []
+    for name, publish in {"report.html": publish_page, "README.md": publish_card}.items():
+        try:
+            publish(run_dir)
+        except Exception:  # the run itself is complete without them
+            logger.exception("%s of %s failed; make it again with harvest report", name, run_dir)
+            failed.append(name)
+    return failed
+
+
 def _summarize(run_dir: Path) -> list[str]:
-    from tasks.results.run_views import publish_views
     from tasks.results.summary import summarize_run
 
     summarize_run(run_dir)
-    return publish_views(run_dir)
+    return publish_page_and_card(run_dir)

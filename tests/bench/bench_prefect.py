@@ -26,7 +26,7 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, mark_finished, scores_made_from, shard_dataset
-from tasks.results.summary_subprocess import summarize_apart
+from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import load_scorer, score_shard
 from tasks.storage.manifest import write_manifest
 from tests.support.fake_profile import write_fake_profile
@@ -91,7 +91,7 @@ def collect_alone(plan: RunPlan) -> None:
             pool.pump(0.5)
         for future in futures:
             future.result()
-    summarize_apart(plan.paths.root)
+    summarize_in_subprocess(plan.paths.root)
     write_manifest(plan.paths.root)
 
 

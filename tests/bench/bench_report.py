@@ -25,8 +25,8 @@ MOST_PAGE_MB = 5.0
 MAKE = """
 import sys
 from pathlib import Path
-from tasks.results.report import publish_report
-publish_report(Path(sys.argv[1]))
+from tasks.results.report_page import publish_page
+publish_page(Path(sys.argv[1]))
 """
 
 

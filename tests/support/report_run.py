@@ -16,7 +16,7 @@ from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices
 from tasks.results.metrics import run_metrics
-from tasks.results.summary import load_scored
+from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.synthetic import write_run
 
 HOSTILE = (
@@ -123,7 +123,7 @@ def _write_config(run: RunPaths) -> None:
 
 
 def _write_report(run: RunPaths) -> None:
-    rows = load_scored(run, repetition=True)
+    rows = load_metric_rows(run, repetition=True)
     metrics = run_metrics(rows)
     change = RungChange(
         at=(STARTED + timedelta(seconds=120)).isoformat(),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.results.report import publish_report
+from tasks.results.report_page import publish_page
 from tasks.storage.manifest import published_files
 from tests.support.harvest_command import harvest
 from tests.support.s3_servers import Bucket
@@ -11,7 +11,7 @@ from tests.support.synthetic import write_run
 
 def test_a_run_goes_up_is_checked_and_comes_back(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "run", shards=2)
-    publish_report(run.root)
+    publish_page(run.root)
     files = len(published_files(run.root))
     url, stored = f"{bucket.url}/run", "team/rollouts/run"
 
@@ -25,7 +25,7 @@ def test_a_run_goes_up_is_checked_and_comes_back(bucket: Bucket, tmp_path: Path)
     assert (again.report["complete"], again.report["files_sent"]) == (True, 0)
     page = run.report_html.read_bytes()
     assert f"<b>complete</b>At {url};".encode() in page
-    publish_report(run.root)
+    publish_page(run.root)
     assert run.report_html.read_bytes() == page
 
     good = harvest("verify", url)

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.export.filters import EPSILON, group_advantages
+from tasks.export.advantages import EPSILON, group_advantages
 
 
 def advantages(groups: list[str], rewards: list[float | None]) -> list[float | None]:

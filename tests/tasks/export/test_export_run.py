@@ -10,12 +10,13 @@ import pytest
 from datasets import load_dataset
 
 from tasks.errors import ConfigError
-from tasks.export.export_run import ExportReport, export_run
-from tasks.export.filters import ExportFilters, group_advantages
+from tasks.export.advantages import group_advantages
+from tasks.export.export_run import ExportManifest, export_run
+from tasks.export.filters import ExportFilters
 from tasks.export.formats import FORMATS
 from tasks.files import publish_parquet, sha256_file
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
-from tasks.results.finished_run import scored_shards
+from tasks.results.scored_rollouts import scored_shards
 from tests.support.card_code import run_card_code
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import write_run
@@ -46,7 +47,7 @@ def scored(run: RunPaths) -> pl.DataFrame:
     return pl.concat([frame for _, frame in scored_shards(run.root)])
 
 
-def exported(run: RunPaths, to: str, out: Path, **filters: Any) -> tuple[ExportReport, pl.DataFrame]:
+def exported(run: RunPaths, to: str, out: Path, **filters: Any) -> tuple[ExportManifest, pl.DataFrame]:
     report = export_run(run.root, to, str(out), ExportFilters(**filters))
     return report, pl.read_parquet(out / "train-*.parquet")
 

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from profiles.load import DEMO_MODEL
+from tasks.export.advantages import group_advantages
 from tasks.export.export_run import export_run
-from tasks.export.filters import group_advantages
 from tasks.files import publish_parquet
 from tests.support.card_code import run_card_code
 from tests.support.synthetic import write_run

@@ -10,7 +10,7 @@ from tasks.errors import ConfigError
 from tasks.export.hub import build_dataset, push_to_hub
 from tasks.files import publish_json
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
-from tasks.results.run_card import build_card
+from tasks.results.run_card import build_hub_card
 from tasks.storage.manifest import run_fingerprint
 from tests.support.synthetic import write_run
 
@@ -32,13 +32,13 @@ def test_the_dataset_has_every_rollout_with_its_score(tmp_path: Path) -> None:
 def test_a_run_without_scores_is_a_dataset_without_rewards(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1, with_scores=False)
     assert set(build_dataset(run.root, tmp_path / "cache").column_names) == set(ROLLOUT_SCHEMA.names())
-    assert "mean reward | none" in build_card(run.root)
+    assert "mean reward | none" in build_hub_card(run.root)
 
 
 def test_the_card_states_the_runs_facts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2, questions_per_shard=5, arms=3, accuracy=1.0)
     publish_json({"verdict": "equivalent"}, run.equivalence)
-    card = build_card(run.root)
+    card = build_hub_card(run.root)
 
     header = yaml.safe_load(card.split("---")[1])
     assert "rollouts" in header["tags"]

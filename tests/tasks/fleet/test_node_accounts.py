@@ -13,9 +13,9 @@ from tasks.fleet.node_record import NodeRecord, read_records, telemetry_key, wri
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.oom_ladder import RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
+from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.results.summary import summarize_telemetry
 from tasks.storage.destination import open_store
 from tests.support.fake_profile import write_fake_profile
 

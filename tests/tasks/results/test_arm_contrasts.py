@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from tasks.results.reward_statistics import MAX_DISTINCT, contrast_arms, holm, sign_flip_p
+from tasks.results.arm_contrasts import MAX_DISTINCT, contrast_arms, holm, sign_flip_p
 
 
 def test_holm_steps_down_and_keeps_the_order() -> None:

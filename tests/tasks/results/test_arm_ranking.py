@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from tasks.errors import ConfigError
-from tasks.results.arm_ranking import agreement, compare_arms, majority_credit, oracle_credit
-from tasks.results.browse_view import render_arms
-from tasks.results.summary import load_scored
+from tasks.results.arm_ranking import agreement, oracle_credit, rank_arms
+from tasks.results.arm_ranking_view import render_ranking
+from tasks.results.sampling_metrics import majority_credit
+from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.harvest_command import harvest
 from tests.support.report_run import write_report_run
 from tests.support.synthetic import write_run
@@ -38,7 +39,7 @@ def votes() -> pl.DataFrame:
 
 
 def test_majority_and_oracle(votes: pl.DataFrame) -> None:
-    majority = majority_credit(votes)
+    majority = majority_credit(votes, ["example_id", "sample_index"])
     oracle = oracle_credit(votes)
 
     assert dict(majority.select("example_id", "reward").iter_rows()) == {"q1": 1.0, "q2": 0.0, "q3": 0.5, "q4": 0.0}
@@ -56,7 +57,7 @@ def test_agreement_is_about_answers_that_were_given(votes: pl.DataFrame) -> None
 def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> None:
     accuracy = {"step_by_step": 0.9, "concise": 0.85, "algebra": 0.3}
     run = write_run(tmp_path / "run", questions_per_shard=50, arms=3, samples=2, tokens=30, accuracy=accuracy)
-    report = compare_arms(run.root)
+    report = rank_arms(run.root)
     standings = {arm.arm_id: arm for arm in report.arms}
 
     assert [arm.rank for arm in report.arms] == [1, 2, 3]
@@ -64,7 +65,7 @@ def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> No
     assert standings["step_by_step"].better_than == ("algebra",)
     assert report.real_differences == 2
     assert report.oracle.accuracy > report.arms[0].mean_reward
-    rows = load_scored(run).filter(pl.col("arm_id") == "algebra")
+    rows = load_metric_rows(run).filter(pl.col("arm_id") == "algebra")
     correct = int((rows["reward"] == 1).sum())
     assert standings["algebra"].correct == correct
     assert standings["algebra"].tokens_per_correct == pytest.approx(200 * 30 / correct)
@@ -73,7 +74,7 @@ def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> No
 
 def test_gpu_time_is_shared_by_tokens(tmp_path: Path) -> None:
     run = write_report_run(tmp_path / "run", questions_per_shard=10, arms=2, samples=2, top_k=3, accuracy=0.6)
-    report = compare_arms(run.root)
+    report = rank_arms(run.root)
 
     spent = [arm.gpu_seconds_per_correct * arm.correct for arm in report.arms if arm.gpu_seconds_per_correct]
     assert sum(spent) == pytest.approx(2 * 480)
@@ -81,7 +82,7 @@ def test_gpu_time_is_shared_by_tokens(tmp_path: Path) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 scored arms; two are needed"):
-        compare_arms(write_run(tmp_path / "single", arms=1).root)
+        rank_arms(write_run(tmp_path / "single", arms=1).root)
     assert harvest("arms", "nowhere").code == 2
 
 
@@ -90,11 +91,11 @@ def test_view(accuracy: float | dict[str, float], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", questions_per_shard=20, arms=2, accuracy=accuracy)
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(render_arms(compare_arms(run.root)))
+        console.print(render_ranking(rank_arms(run.root)))
     shown = captured.get()
 
     assert ("1 of 1 pairs really differ" in shown) == isinstance(accuracy, dict)
-    assert ("more questions would tell" in shown) == isinstance(accuracy, float)
+    assert ("More questions would tell" in shown) == isinstance(accuracy, float)
     assert "majority vote over arms" in shown
 
 

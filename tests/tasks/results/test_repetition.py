@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from tasks.results.metrics import is_repetitive
+from tasks.results.repetition import is_repetitive
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from datasets import load_dataset
 from tasks.errors import ConfigError
 from tasks.records import RunPaths
 from tasks.results.run_card import FOLDERS, MEANINGS, publish_card
-from tasks.results.run_views import publish_views
+from tasks.results.summary_subprocess import publish_page_and_card
 from tasks.storage.manifest import published_files
 from tests.support.card_code import run_card_code
 from tests.support.report_run import write_report_run
@@ -19,7 +19,7 @@ from tests.support.synthetic import write_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     run = write_report_run(tmp_path_factory.mktemp("runs") / "run", questions_per_shard=3, arms=2, samples=2, top_k=3)
-    publish_views(run.root)
+    publish_page_and_card(run.root)
     return run
 
 
@@ -64,5 +64,5 @@ def test_an_unscored_run_has_no_card(tmp_path: Path) -> None:
 
 def test_a_failing_view_leaves_the_run_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = write_run(tmp_path / "unscored", with_scores=False)
-    assert publish_views(run.root) == ["report.html", "README.md"]
+    assert publish_page_and_card(run.root) == ["report.html", "README.md"]
     assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["report.html", "README.md"]

@@ -3,7 +3,7 @@ import itertools
 import polars as pl
 import pytest
 
-from tasks.results.metrics import maj_at_k, pass_at_k, zero_variance_share
+from tasks.results.sampling_metrics import maj_at_k, pass_at_k, zero_variance_share
 
 
 def frame(groups: list[list[tuple[float, str | None]]]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from tasks.files import publish_json, read_json
 from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.plan.run_plan import plan_run
 from tasks.records import RunPaths
-from tasks.results.summary_subprocess import summarize_apart
+from tasks.results.summary_subprocess import summarize_in_subprocess
 from tests.support.synthetic import write_run
 
 
@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> RunPaths:
 
 
 def test_it_makes_the_report_and_the_views(run: RunPaths) -> None:
-    report = summarize_apart(run.root)
+    report = summarize_in_subprocess(run.root)
 
     assert report == read_json(run.report)
     assert (report["num_rollouts"], report["mean_reward"], report["run_dir"]) == (64, 1.0, str(run.root))
@@ -33,12 +33,12 @@ def test_it_makes_the_report_and_the_views(run: RunPaths) -> None:
 def test_a_failure_has_its_type(run: RunPaths) -> None:
     run.report.mkdir()
     with pytest.raises(StorageError, match=r"could not write .*report\.json"):
-        summarize_apart(run.root)
+        summarize_in_subprocess(run.root)
 
 
 def test_a_view_that_fails_is_a_warning(run: RunPaths, caplog: pytest.LogCaptureFixture) -> None:
     run.report_html.mkdir()
-    assert summarize_apart(run.root)["num_rollouts"] == 64
+    assert summarize_in_subprocess(run.root)["num_rollouts"] == 64
 
     (record,) = caplog.records
     assert record.getMessage().startswith("report.html could not be made")

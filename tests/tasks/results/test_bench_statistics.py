@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.results.throughput import Measurement, standings
+from tasks.results.bench_statistics import Measurement, standings
 
 
 def measured(contestant: str, repeat: int, seconds: float, tokens: int = 1000) -> Measurement:

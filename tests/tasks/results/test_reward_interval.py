@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from tasks.results.reward_statistics import MAX_DISTINCT_CLUSTERS, mean_reward_interval, wilson_interval
+from tasks.results.reward_interval import MAX_DISTINCT_CLUSTERS, mean_reward_interval, wilson_interval
 
 
 def frame(rewards: list[list[float]]) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Finding rollouts of a run to look at, shard by shard, in a run of any state."""
+"""Search for rollouts of a run, finished or not, one shard in memory at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Outcome = Literal["right", "wrong", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutFilter:
-    """Which rollouts to show; None and False take all."""
+    """Which rollouts to show; None and False select all."""
 
     arm: str | None = None
     example: str | None = None
@@ -41,7 +41,7 @@ class RolloutFilter:
 
     @property
     def condition(self) -> pl.Expr:
-        """True for the rows that pass; needs the columns of a rollout and its score."""
+        """True for the rows that pass; it reads columns of a rollout and its score."""
         wanted = pl.lit(True)
         if self.arm is not None:
             wanted &= pl.col("arm_id") == self.arm
@@ -60,9 +60,9 @@ class RolloutFilter:
 
 
 def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, Any]]:
-    """Rollouts that pass, in order, each with its score; a reward is None where there is no score yet.
+    """The rollouts that pass, in order, each with the columns of its score, which are None until it is scored.
 
-    Raises ConfigError when the run has no rollouts yet, or no such arm or example.
+    Raises ConfigError when the run has no rollouts, or not the arm or the example asked for.
     """
     check_names(run_dir, wanted)
     for shard in shard_indices(run_dir / "rollouts"):
@@ -70,14 +70,14 @@ def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, An
 
 
 def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
-    """How many rollouts pass."""
+    """The number of rollouts that pass."""
     shards = shard_indices(run_dir / "rollouts")
     scans = [_scan(RunPaths(root=run_dir), shard).filter(wanted.condition).select(pl.len()) for shard in shards]
     return sum(int(counted.item()) for counted in pl.collect_all(scans))
 
 
 def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
-    """Raise ConfigError when the run has no rollouts, or none of the arm or the example asked for."""
+    """Raise ConfigError when the run has no rollouts, or not the arm or the example asked for."""
     if not shard_indices(run_dir / "rollouts"):
         raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
     rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")

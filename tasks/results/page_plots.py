@@ -1,90 +1,14 @@
-"""The report's plots: reward by arm, completion lengths, and what the hardware did over time."""
+"""The plots of the report page: reward by arm, completion lengths, and the hardware over time."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from tasks.plain_text import one_line
-from tasks.results.report_timeline import Timeline
+from tasks.results.page_timeline import Timeline
+from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
 
-# MERGED from @report_svg: Small plots as SVG text: nothing is loaded, drawn by script or taken from a model unescaped.
-BLUE, ORANGE, GREY, RED = "#1f5fa8", "#b35900", "#6b7280", "#a11212"
-FONT_PX = 13
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Maps values in [low, high] to pixels from ``start`` to ``end``."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-
-def tag(name: str, content: object = "", **attributes: object) -> Markup:
-    """One element; attribute names have ``_`` for ``-``, and every value is escaped."""
-    pairs = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
-    )
-    return Markup(f"<{name}{pairs}>{escape(content)}</{name}>")
-
-
-def svg(width: int, height: int, title: str, parts: Iterable[Markup]) -> Markup:
-    """A picture with its title as text alternative; it grows and shrinks with the page."""
-    return tag(
-        "svg",
-        Markup("").join([tag("title", title), *parts]),
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        role="img",
-        aria_label=title,
-    )
-
-
-def text(x: float, y: float, words: object, anchor: str = "start", fill: str = "#1b1f24") -> Markup:
-    return tag("text", words, x=x, y=y, text_anchor=anchor, fill=fill, font_size=FONT_PX)
-
-
-def line(
-    x1: float, y1: float, x2: float, y2: float, stroke: str = "#c9ced6", width: float = 1, dash: str = ""
-) -> Markup:
-    extra = {"stroke_dasharray": dash} if dash else {}
-    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=stroke, stroke_width=width, **extra)
-
-
-def polyline(points: Sequence[tuple[float, float]], stroke: str) -> Markup:
-    joined = " ".join(f"{_number(x)},{_number(y)}" for x, y in points)
-    return tag("polyline", points=joined, fill="none", stroke=stroke, stroke_width=1.5)
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round values within [low, high]."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / max(1, count)
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def label(value: float) -> str:
-    """A tick's text: 1200 is 1,200, 0.25 is 0.25."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
-
-
-def _number(value: object) -> object:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
-
-
-# END MERGED
 WIDTH = 520
 _ROW = 26
 _PANEL = 110
@@ -92,7 +16,7 @@ _PANEL = 110
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPoint:
-    """Mean reward of one arm and its interval, where it has one."""
+    """Mean reward of one arm; ``low`` and ``high`` are its interval, None where it has none."""
 
     name: str
     mean: float
@@ -102,11 +26,14 @@ class ArmPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthBins:
-    """Completion lengths in equal bins: edges in tokens (one more than counts), ended by themselves or cut off."""
+    """A histogram of completion lengths, with bins of equal width."""
 
     edges: tuple[float, ...]
+    """In tokens, one more than there are bins."""
     ended: tuple[int, ...]
+    """Completions per bin that ended by themselves."""
     truncated: tuple[int, ...]
+    """Completions per bin that max_tokens cut off."""
 
 
 def reward_plot(points: Sequence[ArmPoint]) -> Markup:
@@ -128,7 +55,7 @@ def reward_plot(points: Sequence[ArmPoint]) -> Markup:
 
 
 def length_plot(bins: LengthBins) -> Markup:
-    """A histogram of completion lengths, what was cut off stacked on what ended by itself."""
+    """The histogram, with the truncated completions stacked on those that ended by themselves."""
     tallest = max((a + b for a, b in zip(bins.ended, bins.truncated, strict=True)), default=0) or 1
     x = Scale(low=bins.edges[0], high=bins.edges[-1], start=62, end=WIDTH - 14)
     y = Scale(low=0, high=tallest, start=190, end=24)
@@ -153,7 +80,7 @@ def length_plot(bins: LengthBins) -> Markup:
 
 
 def timeline_plot(timeline: Timeline) -> Markup:
-    """Utilization, memory and tokens per second over the time that engines were up, with failures marked."""
+    """One panel per measure over the time that engines were up, with failures and restarts marked."""
     x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=WIDTH - 14)
     parts: list[Markup] = []
     for index, panel in enumerate(timeline.panels):

@@ -1,4 +1,4 @@
-"""What a run comes to is read without holding its texts."""
+"""Rollouts and their scores are read without holding the texts."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from tasks.records import RunPaths
-from tasks.results.metrics import is_repetitive
-from tasks.results.summary import load_scored
+from tasks.results.repetition import is_repetitive
+from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.harvest_command import environment
 from tests.support.synthetic import write_run
 
@@ -21,12 +21,12 @@ GROWTH = """
 import resource, sys
 from pathlib import Path
 from tasks.records import RunPaths
-from tasks.results.report_samples import pick_samples
-from tasks.results.summary import load_scored
+from tasks.results.page_samples import pick_samples
+from tasks.results.scored_rollouts import load_metric_rows
 
 def peak(root):
     paths = RunPaths(root=Path(root))
-    pick_samples(paths.root, load_scored(paths, repetition=True))
+    pick_samples(paths.root, load_metric_rows(paths, repetition=True))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 small, large = map(peak, sys.argv[1:])
@@ -47,12 +47,12 @@ def write_texts(root: Path, shards: int, text: str) -> RunPaths:
 def test_repetition_is_told_for_every_rollout_and_texts_are_not_kept(tmp_path: Path) -> None:
     run = write_texts(tmp_path / "run", 2, "and so on, " * 40)
     one = pl.read_parquet(run.rollouts(1))
-    rows = load_scored(run, repetition=True)
+    rows = load_metric_rows(run, repetition=True)
     assert rows.height == 2 * ROWS_PER_SHARD
     assert "completion" not in rows.columns
     expected = one.select("rollout_id", is_repetitive(pl.col("completion")).alias("is_repetitive"))
     assert rows.select("rollout_id", "is_repetitive").tail(one.height).equals(expected)
-    assert "is_repetitive" not in load_scored(run).columns
+    assert "is_repetitive" not in load_metric_rows(run).columns
 
 
 @pytest.mark.slow

@@ -9,20 +9,20 @@ import polars as pl
 
 from tasks.files import read_json
 from tasks.records import RunPaths
-from tasks.results.finished_run import check_scored, run_config
+from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
-from tasks.results.report_plots import LengthBins
-from tasks.results.report_samples import Sample, pick_samples
-from tasks.results.report_timeline import Timeline, read_timeline
+from tasks.results.page_plots import LengthBins
+from tasks.results.page_samples import Sample, pick_samples
+from tasks.results.page_timeline import Timeline, read_timeline
+from tasks.results.scored_rollouts import check_scored, load_metric_rows
 from tasks.results.status_item import StatusItem, Tone
-from tasks.results.summary import load_scored
 
 BINS = 40
 LISTED_DIVERGENCES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportData:
+class PageData:
     """Everything on the page. ``report`` is report.json, or what of it the rollouts alone tell."""
 
     run_id: str
@@ -37,22 +37,22 @@ class ReportData:
     samples: tuple[Sample, ...]
 
 
-def read_report_data(run_dir: Path) -> ReportData:
+def read_page_data(run_dir: Path) -> PageData:
     """Gather the page of the finished and scored run at ``run_dir``. Raises ConfigError when it is neither."""
     check_scored(run_dir)
     paths = RunPaths(root=run_dir)
-    rows = load_scored(paths)
-    config = run_config(run_dir)
+    rows = load_metric_rows(paths)
+    config = read_config(run_dir)
     report = _object(paths.report) or _measured(rows, paths)
     preflight, equivalence = _object(paths.preflight), _object(paths.equivalence)
-    return ReportData(
+    return PageData(
         run_id=run_dir.resolve().name,
         config=config,
         report=report,
         status=(_health(report, preflight), _equivalence(equivalence)),
         preflight=preflight,
         equivalence=equivalence,
-        bench=find_bench(run_dir, config),
+        bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
         timeline=read_timeline(paths.telemetry, report.get("oom_ladder", ())),
         samples=pick_samples(run_dir, rows),
@@ -76,7 +76,7 @@ def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
     )
 
 
-def find_bench(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+def find_benchmark(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """The newest benchmark near the run, of the same profile and model; None when there is none."""
     profile, model = (config.get(name, {}).get("name") for name in ("profile", "model"))
     near = [run_dir.resolve().parent, *run_dir.resolve().parents[1:3]]

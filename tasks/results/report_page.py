@@ -13,22 +13,22 @@ from tasks.files import publish_text
 from tasks.plain_text import one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
-from tasks.results.report_data import LISTED_DIVERGENCES, ReportData, read_report_data, real_contrasts
-from tasks.results.report_plots import ArmPoint, length_plot, reward_plot, timeline_plot
+from tasks.results.page_data import LISTED_DIVERGENCES, PageData, read_page_data, real_contrasts
+from tasks.results.page_plots import ArmPoint, length_plot, reward_plot, timeline_plot
 
 _LISTED_CONTRASTS = 10
 _LISTED_EXAMPLES = 6
 _EXAMPLE_CHARACTERS = 800
 
 
-def publish_report(run_dir: Path) -> Path:
+def publish_page(run_dir: Path) -> Path:
     """Make and publish ``report.html`` of the finished run at ``run_dir``; returns its path. Raises ConfigError."""
     path = RunPaths(root=run_dir).report_html
-    publish_text(render_report(read_report_data(run_dir)), path)
+    publish_text(render_page(read_page_data(run_dir)), path)
     return path
 
 
-def render_report(data: ReportData) -> str:
+def render_page(data: PageData) -> str:
     """The page as text."""
     environment = Environment(
         loader=PackageLoader("tasks.results", "templates"),

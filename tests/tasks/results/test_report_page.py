@@ -17,10 +17,10 @@ from tasks.files import read_json
 from tasks.plan.run_config import build_config, config_from_parameters
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
-from tasks.results.report import publish_report
-from tasks.results.report_data import length_bins, real_contrasts
-from tasks.results.report_timeline import read_timeline
-from tasks.results.summary import load_scored
+from tasks.results.page_data import length_bins, real_contrasts
+from tasks.results.page_timeline import read_timeline
+from tasks.results.report_page import publish_page
+from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.manifest import published_files
 from tests.support.harvest_command import harvest
 from tests.support.report_run import HOSTILE, write_report_run
@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
         top_k=5,
         accuracy=accuracy,
     )
-    publish_report(run.root)
+    publish_page(run.root)
     return run
 
 
@@ -149,7 +149,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
 
 def test_a_run_without_anything_else(tmp_path: Path) -> None:
     run = write_run(tmp_path / "plain", arms=2)
-    publish_report(run.root)
+    publish_page(run.root)
 
     words = Page(run.report_html.read_text(encoding="utf-8")).words
     assert "not compared" in words
@@ -159,18 +159,18 @@ def test_a_run_without_anything_else(tmp_path: Path) -> None:
 
 def test_the_same_files_make_the_same_page(run: RunPaths) -> None:
     before = run.report_html.read_bytes()
-    assert publish_report(run.root).read_bytes() == before
+    assert publish_page(run.root).read_bytes() == before
 
 
 def test_an_unscored_run_has_no_report(tmp_path: Path) -> None:
     run = write_run(tmp_path / "unscored", with_scores=False)
     with pytest.raises(ConfigError, match="is not scored"):
-        publish_report(run.root)
+        publish_page(run.root)
 
 
 def test_every_completion_is_in_one_bin(run: RunPaths) -> None:
-    rows = load_scored(run).filter(pl.col("error").is_null())
-    bins = length_bins(load_scored(run), bins=7)
+    rows = load_metric_rows(run).filter(pl.col("error").is_null())
+    bins = length_bins(load_metric_rows(run), bins=7)
 
     assert (sum(bins.ended) + sum(bins.truncated), len(bins.ended)) == (rows.height, len(bins.edges) - 1)
     for index, (low, high) in enumerate(itertools.pairwise(bins.edges)):

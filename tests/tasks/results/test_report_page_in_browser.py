@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.records import RunPaths
-from tasks.results.report import publish_report
+from tasks.results.report_page import publish_page
 from tests.support.chromium import CHROMIUM, browser_tab
 from tests.support.report_run import write_report_run
 
@@ -24,7 +24,7 @@ WIDER = """
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     run = write_report_run(tmp_path_factory.mktemp("runs") / "run", questions_per_shard=4, arms=3, samples=2, top_k=5)
-    publish_report(run.root)
+    publish_page(run.root)
     return run
 
 

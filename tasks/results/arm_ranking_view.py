@@ -1,0 +1,105 @@
+"""The ranking of a run's arms on a terminal."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tasks.results.arm_contrasts import SIGNIFICANCE
+from tasks.results.arm_ranking import ArmRanking, Vote
+from tasks.results.reward_interval import Interval
+
+_LISTED = 12
+
+
+def render_ranking(ranking: ArmRanking) -> RenderableType:
+    """The ranked arms, their differences, their agreement, and what voting over them gives."""
+    return Group(*_parts(ranking))
+
+
+def _parts(ranking: ArmRanking) -> Iterator[RenderableType]:
+    yield _ranking(ranking)
+    yield from _differences(ranking)
+    yield _agreement(ranking)
+    best = ranking.arms[0]
+    yield Text(
+        f"any arm right (oracle): {_vote(ranking.oracle)}\n"
+        f"majority vote over arms: {_vote(ranking.majority)}\n"
+        f"best single arm, {best.arm_id}: {best.mean_reward:.3f} ({_interval(best.interval)})"
+    )
+
+
+def _ranking(ranking: ArmRanking) -> Table:
+    on_gpu = any(arm.gpu_seconds_per_correct is not None for arm in ranking.arms)
+    table = Table("", title=f"Arms of {ranking.run_id}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", no_wrap=True)
+    for name in ("reward", "95% interval", "correct", "tokens/correct"):
+        table.add_column(name, justify="right")
+    if on_gpu:
+        table.add_column("GPU s/correct", justify="right")
+    table.add_column("really better than")
+    for arm in ranking.arms:
+        row: list[str | Text] = [
+            str(arm.rank),
+            Text(arm.arm_id),
+            f"{arm.mean_reward:.3f}",
+            _interval(arm.interval),
+            f"{arm.correct:,}/{arm.rollouts:,}",
+            _number(arm.tokens_per_correct, 1),
+        ]
+        if on_gpu:
+            row.append(_number(arm.gpu_seconds_per_correct, 3))
+        table.add_row(*row, Text(", ".join(arm.better_than) or "-"))
+    return table
+
+
+def _differences(ranking: ArmRanking) -> Iterator[RenderableType]:
+    best = ranking.arms[0]
+    level = [arm.arm_id for arm in ranking.arms[1:] if arm.arm_id not in best.better_than]
+    if not ranking.real_differences:
+        yield Text(
+            f"No two arms really differ (sign-flip test by question, Holm-adjusted p < {SIGNIFICANCE} over "
+            f"{len(ranking.contrasts)} pairs). More questions would tell."
+        )
+        return
+    yield Text(
+        f"{ranking.real_differences} of {len(ranking.contrasts)} pairs really differ (sign-flip test by question, "
+        f"Holm-adjusted p < {SIGNIFICANCE}). Not told apart from the best, {best.arm_id}: {', '.join(level) or 'none'}."
+    )
+    table = Table("pair", title="Largest differences", title_justify="left")
+    for name in ("difference", "95% interval", "adjusted p", "real"):
+        table.add_column(name, justify="right")
+    for item in sorted(ranking.contrasts, key=lambda item: -abs(item.mean_difference))[:_LISTED]:
+        interval = "-" if item.low is None else f"{item.low:+.3f} to {item.high:+.3f}"
+        table.add_row(
+            Text(f"{item.arm_id} - {item.other_arm_id}"),
+            f"{item.mean_difference:+.3f}",
+            interval,
+            f"{item.p_holm:.3g}",
+            "yes" if item.is_significant else "no",
+        )
+    yield table
+
+
+def _agreement(ranking: ArmRanking) -> Table:
+    table = Table("", title="Same answer to the same question, %", title_justify="left", box=SIMPLE_HEAD)
+    for arm in ranking.arms:
+        table.add_column(str(arm.rank), justify="right")
+    for arm, row in zip(ranking.arms, ranking.agreement, strict=True):
+        shares = ["-" if share is None else f"{100 * share:.0f}" for share in row]
+        table.add_row(Text(f"{arm.rank} {arm.arm_id}"), *shares)
+    return table
+
+
+def _vote(vote: Vote) -> str:
+    return f"{vote.accuracy:.3f} ({_interval(vote.interval)})"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.low:.3f}-{interval.high:.3f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

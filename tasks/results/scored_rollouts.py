@@ -1,0 +1,85 @@
+"""Rollouts of a finished run joined with their scores, one shard in memory at a time."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import ConfigError
+from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.results.repetition import is_repetitive
+from tasks.storage.manifest import missing_shards
+
+SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
+"""Columns of a scored shard, in order."""
+
+
+def check_scored(run_dir: Path) -> list[int]:
+    """The shard indices of a finished and scored run.
+
+    Raises ConfigError when a shard or its scores are missing.
+    """
+    indices = shard_indices(run_dir / "rollouts")
+    if not indices or missing_shards(run_dir):
+        raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
+    if missing := sorted({*indices} - {*shard_indices(run_dir / "scores")}):
+        raise ConfigError(
+            f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
+            "Run the command that made it again; it scores without generating"
+        )
+    return indices
+
+
+def scored_shards(
+    run_dir: Path, columns: Sequence[str] | None = None, *, where: pl.Expr | None = None
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Every shard in order, as (index, rows with all columns of a rollout and its score).
+
+    ``columns`` selects some of the columns, ``where`` some of the rows. Raises ConfigError when the run is not finished
+    and scored, or a shard cannot be read.
+    """
+    paths = RunPaths(root=run_dir)
+    for index in check_scored(run_dir):
+        scores = pl.scan_parquet(paths.scores(index))
+        frame = pl.scan_parquet(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
+        if where is not None:
+            frame = frame.filter(where)
+        if columns is not None:
+            frame = frame.select(columns)
+        try:
+            yield index, frame.collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"shard {index} of {run_dir} cannot be read: {reason}. Restore it") from error
+
+
+def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
+    """What metrics need of all rollouts of a run and their scores: no prompts, texts or token lists.
+
+    ``repetition`` adds the column ``is_repetitive``, for which the texts are read, one shard at a time.
+    """
+    columns = [
+        pl.col(
+            "rollout_id",
+            "example_id",
+            "arm_id",
+            "sample_index",
+            "is_truncated",
+            "error",
+            "num_completion_tokens",
+            "oom_rung",
+        ),
+        *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),
+    ]
+    return pl.concat(
+        pl.scan_parquet(paths.rollouts(index))
+        .select(columns)
+        .join(
+            pl.scan_parquet(paths.scores(index)).drop("scorer", "scorer_version"),
+            on="rollout_id",
+            how="left",
+            maintain_order="left",
+        )
+        .collect()
+        for index in shard_indices(paths.root / "rollouts")
+    )
