@@ -22,7 +22,7 @@ import polars as pl
 from flows.commands.run import as_options
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
-from tasks.comparison.noise_floor import NoiseFloor, measure_noise_floor, recall_noise_floor, remember_noise_floor
+from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
 from tasks.errors import ConfigError, HarvestError
 from tasks.files import publish_json
 from tasks.generation.generation_log import read_sessions
@@ -121,7 +121,7 @@ class Bench:
                 runs.append(run_reference(plan, "baseline", order_seed=order_seed).plan.paths.root)
         floors = [measure_noise_floor(runs[0], other) for other in runs[1:]]
         floor = max(floors, key=lambda item: (item.measured, item.near_tie_limit, item.flip_rate))
-        return floor, remember_noise_floor(floor, runs[0], self._runs_dir)
+        return floor, save_noise_floor(floor, runs[0], self._runs_dir)
 
     def _node(self) -> AbstractContextManager[None]:
         return node_lock(gpus_of(self._plan), run_id=self.directory.name, waiting=self._say)
@@ -188,7 +188,7 @@ class Bench:
             return {}
         found = {}
         for contestant, run in runs.items():
-            floor = recall_noise_floor(run, self._runs_dir)
+            floor = find_noise_floor(run, self._runs_dir)
             compare = validate_run if contestant == PIPELINE else _compare
             report = compare(run, baseline, noise_floor=floor)
             found[contestant] = {

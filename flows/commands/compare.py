@@ -37,7 +37,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs
     from tasks.comparison.equivalence_view import render_equivalence
-    from tasks.comparison.noise_floor import recall_noise_floor
+    from tasks.comparison.noise_floor import find_noise_floor
 
     transfer = chosen_transfer(options, options.runs_dir)
     baseline = find_baseline(options.baseline, options.runs_dir, transfer)
@@ -46,7 +46,7 @@ def execute(options: argparse.Namespace) -> int:
         baseline,
         candidate,
         epsilon=DEFAULT_EPSILON if options.epsilon is None else options.epsilon,
-        noise_floor=recall_noise_floor(candidate, options.runs_dir, candidate.parent),
+        noise_floor=find_noise_floor(candidate, options.runs_dir, candidate.parent),
         require=options.require,
     )
     if options.json:

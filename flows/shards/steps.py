@@ -12,8 +12,8 @@ from flows.server.outage import DELAYS_SECONDS, transfer_delays, wait_before_ret
 from flows.shards.open_ledgers import ledger_named
 from tasks.comparison.baseline import obtain_baseline
 from tasks.comparison.equivalence_report import EquivalenceReport, Tier
-from tasks.comparison.noise_floor import recall_noise_floor
-from tasks.comparison.validation_subprocess import validate_apart
+from tasks.comparison.noise_floor import find_noise_floor
+from tasks.comparison.validation_subprocess import validate_in_subprocess
 from tasks.errors import HarvestError
 from tasks.fleet.shared_run import fetch_shard as _fetch_shard
 from tasks.generation.replica_pool import ReplicaPool
@@ -113,14 +113,14 @@ def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
 def baseline(plan: RunPlan, name: str) -> Path:
     found = obtain_baseline(name, plan, say, transfer_of_flow_run())
     # one that cannot be read is refused before hours of work
-    recall_noise_floor(plan.paths.root, plan.paths.root.parent)
+    find_noise_floor(plan.paths.root, plan.paths.root.parent)
     return found
 
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
 def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
-    floor = recall_noise_floor(run_dir, run_dir.parent)
-    return validate_apart(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
+    floor = find_noise_floor(run_dir, run_dir.parent)
+    return validate_in_subprocess(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)

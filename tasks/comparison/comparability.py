@@ -70,7 +70,7 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
     )
 
 
-def check_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
+def check_planned_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
     """Raise ConfigError, as ``check_comparable`` will, when a run of the ``planned`` settings could not be compared
     with ``baseline``: before it is generated."""
     # as config.json will hold them

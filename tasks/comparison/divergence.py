@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.comparison.near_tie import REAL_KINDS, RESOLUTION, Choice, Integers, classify
 from tasks.comparison.pairing import Pairing
-from tasks.comparison.run_index import RunIndex, read_rows
+from tasks.comparison.rollout_index import RolloutIndex, read_rollouts
 from tasks.distributions import poisson_sf
 from tasks.records import ROLLOUT_KEY
 
@@ -85,7 +85,9 @@ def _blocks(pairs: pl.DataFrame, block_tokens: int) -> Iterator[pl.DataFrame]:
 def _divergences_of(pairing: Pairing, block: pl.DataFrame, limit: float, real_factor: float) -> pl.DataFrame:
     block = block.sort("pair")
     sides = (("base", pairing.baseline), ("cand", pairing.candidate))
-    ids = [read_rows(index.paths, _places(block, side), ["completion_ids"])["completion_ids"] for side, index in sides]
+    ids = [
+        read_rollouts(index.paths, _places(block, side), ["completion_ids"])["completion_ids"] for side, index in sides
+    ]
     position = _first_differences(*ids)
     at = pl.Series("position", position)
     tokens = [series.list.get(at, null_on_oob=True).fill_null(-1).to_numpy().astype(np.int64) for series in ids]
@@ -147,9 +149,9 @@ def _first_differences(first: pl.Series, second: pl.Series) -> Integers:
     return shared
 
 
-def _choice(index: RunIndex, places: pl.DataFrame, token: Integers) -> Choice:
+def _choice(index: RolloutIndex, places: pl.DataFrame, token: Integers) -> Choice:
     columns = [pl.col(name).list.get(pl.col("position"), null_on_oob=True) for name in _CONTESTED]
-    rows = read_rows(index.paths, places, columns)
+    rows = read_rollouts(index.paths, places, columns)
     return Choice(
         token=token,
         logprob=rows["logprobs"].cast(pl.Float64).fill_null(np.nan).to_numpy(),

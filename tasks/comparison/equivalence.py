@@ -26,7 +26,7 @@ of each claim in tests/tasks/test_equivalence.py unless another file is named:
 8. Real divergences outweigh every tier; an interval outside +-epsilon outweighs ``numerical``.
    ``test_a_reward_shift_outweighs_near_ties``
 9. Where the number format (dtype, quantization) is what is tested, shifted distributions are expected and only rewards
-   decide. ``test_another_number_format_is_judged_by_rewards``
+   decide_verdict. ``test_another_number_format_is_judged_by_rewards``
 10. Without stored top logprobs ``numerical`` cannot be shown, and a swapped reply can be seen only by a contradiction:
     logprobs that do not fit the tokens, or another text or reward for the same tokens.
     ``test_tampering_is_different``
@@ -55,8 +55,8 @@ from tasks.comparison.near_tie import REAL_FACTOR, default_limit
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.paired_statistics import compare_finish_reasons, compare_lengths, compare_rewards
 from tasks.comparison.pairing import Pairing, pair_rollouts
-from tasks.comparison.run_index import index_run
-from tasks.comparison.tier_decision import decide
+from tasks.comparison.rollout_index import index_rollouts
+from tasks.comparison.tier_decision import decide_verdict
 from tasks.comparison.worst_examples import worst_examples
 from tasks.errors import ConfigError
 from tasks.files import publish_json
@@ -87,7 +87,7 @@ def compare_runs(
     if require not in TIERS:
         raise ConfigError(f"require is {require!r}; it must be one of {', '.join(TIERS)}")
     comparability = check_comparable(baseline, candidate)
-    pairing = pair_rollouts(index_run(RunPaths(root=baseline)), index_run(RunPaths(root=candidate)))
+    pairing = pair_rollouts(index_rollouts(RunPaths(root=baseline)), index_rollouts(RunPaths(root=candidate)))
     limits = _limits(pairing, noise_floor, number_format_differs=comparability.number_format_differs)
     divergences = find_divergences(
         pairing,
@@ -96,7 +96,7 @@ def compare_runs(
     ).sort("kind", "gap", descending=[False, True], nulls_last=True, maintain_order=True)
     tokens = _compare_tokens(pairing.frame, divergences)
     rewards = compare_rewards(pairing.frame, seed=seed)
-    decision = decide(
+    decision = decide_verdict(
         rows=pairing.counts,
         tokens=tokens,
         rewards=rewards,

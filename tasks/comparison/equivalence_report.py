@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tasks.comparison.comparability import RunIdentity, SettingDifference
-from tasks.comparison.near_tie import Kind
+from tasks.comparison.near_tie import DivergenceKind
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.paired_statistics import FinishReasonCount, LengthComparison, RewardComparison
 from tasks.comparison.pairing import RowCounts
@@ -35,7 +35,7 @@ class Divergence:
     example_id: str
     arm_id: str
     sample_index: int
-    kind: Kind
+    kind: DivergenceKind
     position: int | None
     baseline_token: int | None
     candidate_token: int | None

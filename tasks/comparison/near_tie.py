@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Kind = Literal[
+DivergenceKind = Literal[
     "near_tie",
     "wide",
     "redrawn",
@@ -54,7 +54,7 @@ Kind = Literal[
 - text, reward (real): the tokens are the same, and the text, or the reward of the same text, is not.
 """
 
-REAL_KINDS: tuple[Kind, ...] = ("settings", "inconsistent", "text", "reward", "cut", "shifted")
+REAL_KINDS: tuple[DivergenceKind, ...] = ("settings", "inconsistent", "text", "reward", "cut", "shifted")
 REAL_FACTOR = 2.0
 """How many near-tie limits the log-odds must move before rounding is ruled out."""
 
@@ -84,7 +84,7 @@ class Choice(NamedTuple):
     """(n, k), -inf where there are fewer."""
 
 
-class Verdicts(NamedTuple):
+class Classification(NamedTuple):
     """Per rollout: its kind, the gap (NaN when unknown, a lower bound for unseen) and the largest drift, in nats."""
 
     kind: npt.NDArray[np.object_]
@@ -97,7 +97,9 @@ def default_limit(dtypes: Set[str]) -> float:
     return max(DEFAULT_LIMITS.get(dtype.removeprefix("torch."), DEFAULT_LIMITS["bfloat16"]) for dtype in dtypes)
 
 
-def classify(baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Floats, real_limit: Floats) -> Verdicts:
+def classify(
+    baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Floats, real_limit: Floats
+) -> Classification:
     """Say of each divergence whether floating point explains it. ``greedy``, ``limit``, ``real_limit``: (n,)."""
     stored = [
         np.isfinite(choice.top_logprobs).any(axis=1) & ~np.isnan(choice.logprob) for choice in (baseline, candidate)
@@ -109,7 +111,7 @@ def classify(baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Fl
     drift = np.where(top_known, _drift(baseline, candidate), np.nan)
     with np.errstate(invalid="ignore"):
         not_largest = _below_largest(baseline) | _below_largest(candidate)
-        conditions: list[tuple[Kind, Any]] = [
+        conditions: list[tuple[DivergenceKind, Any]] = [
             ("cut", (baseline.token == _ENDED) | (candidate.token == _ENDED)),
             ("inconsistent", _inconsistent(baseline) | _inconsistent(candidate)),
             ("no_top_logprobs", ~top_known),
@@ -122,7 +124,7 @@ def classify(baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Fl
     kind = np.full(gap.shape, "near_tie", dtype=object)
     for name, holds in reversed(conditions):
         kind[holds] = name
-    return Verdicts(kind, gap, drift)
+    return Classification(kind, gap, drift)
 
 
 def _lead(choice: Choice, other: Integers) -> tuple[Floats, Booleans]:

@@ -12,7 +12,7 @@ from tasks.comparison.divergence import find_divergences
 from tasks.comparison.near_tie import default_limit
 from tasks.comparison.paired_statistics import count_flips
 from tasks.comparison.pairing import pair_rollouts
-from tasks.comparison.run_index import index_run
+from tasks.comparison.rollout_index import index_rollouts
 from tasks.errors import ConfigError
 from tasks.files import publish_json, read_json
 from tasks.generation.oom_ladder import device_name
@@ -67,7 +67,7 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
     Raises ConfigError when the runs differ by more than the order of work can explain, or lack top logprobs.
     """
     comparability = check_comparable(run_a, run_b)
-    pairing = pair_rollouts(index_run(RunPaths(root=run_a)), index_run(RunPaths(root=run_b)))
+    pairing = pair_rollouts(index_rollouts(RunPaths(root=run_a)), index_rollouts(RunPaths(root=run_b)))
     if not pairing.counts.compared:
         raise ConfigError(f"{run_a} and {run_b} share no rollout that succeeded in both: nothing can be measured")
     dtypes = pairing.baseline.dtypes | pairing.candidate.dtypes
@@ -101,23 +101,23 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
 
 # MERGED from @noise_memory: The measured noise floor of a model on a device, kept for every later
 # comparison in the same runs directory.
-def remember_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
+def save_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
     """Keep ``floor`` for runs that compute like the one in ``run_dir``; return where. Raises ConfigError."""
-    path = noise_floor_path(run_dir, runs_dir)
+    path = _noise_floor_path(run_dir, runs_dir)
     floor.save(path)
     return path
 
 
-def recall_noise_floor(run_dir: Path, *runs_dirs: Path) -> NoiseFloor | None:
+def find_noise_floor(run_dir: Path, *runs_dirs: Path) -> NoiseFloor | None:
     """The floor measured for runs that compute like the one in ``run_dir``, from the first directory that has one."""
     for runs_dir in runs_dirs:
-        path = noise_floor_path(run_dir, runs_dir)
+        path = _noise_floor_path(run_dir, runs_dir)
         if path.is_file():
             return NoiseFloor.load(path)
     return None
 
 
-def noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
+def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
     """Where the floor is kept: rounding depends on the model, the number format, the kernels and the device, and on
     neither questions nor seed."""
     config = read_config(run_dir)

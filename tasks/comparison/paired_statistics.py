@@ -8,9 +8,7 @@ import polars as pl
 
 from tasks.comparison.tost import LEVEL, MeanInterval, mean_interval
 from tasks.distributions import chi2_sf, sign_test_p, t_ppf
-
-CORRECT_ABOVE = 0.5
-"""A rollout counts as correct when its reward is above this."""
+from tasks.scoring.score import CORRECT_ABOVE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.comparison.run_index import RunIndex, check_scorers
+from tasks.comparison.rollout_index import RolloutIndex, check_same_scorer
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY
 
@@ -42,19 +42,19 @@ class Pairing:
     """``frame`` has one row per rollout that succeeded in both runs: ``pair``, ROLLOUT_KEY, and the columns of the two
     indices, prefixed ``base_`` and ``cand_``."""
 
-    baseline: RunIndex
-    candidate: RunIndex
+    baseline: RolloutIndex
+    candidate: RolloutIndex
     frame: pl.DataFrame
     counts: RowCounts
 
 
-def pair_rollouts(baseline: RunIndex, candidate: RunIndex) -> Pairing:
+def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
     """Join two runs by ROLLOUT_KEY.
 
     Raises ConfigError when no row has a partner, when partners differ in prompt or ground truth, or when the two runs
     were scored by different scorers.
     """
-    check_scorers((baseline.paths.root, baseline.scorers), (candidate.paths.root, candidate.scorers))
+    check_same_scorer((baseline.paths.root, baseline.scorers), (candidate.paths.root, candidate.scorers))
     joined = _prefixed(baseline, "base_").join(
         _prefixed(candidate, "cand_"), on=ROLLOUT_KEY, how="full", coalesce=True, maintain_order="left_right"
     )
@@ -74,11 +74,11 @@ def pair_rollouts(baseline: RunIndex, candidate: RunIndex) -> Pairing:
     )
 
 
-def _prefixed(index: RunIndex, prefix: str) -> pl.DataFrame:
+def _prefixed(index: RolloutIndex, prefix: str) -> pl.DataFrame:
     return index.frame.rename(lambda name: name if name in ROLLOUT_KEY else prefix + name)
 
 
-def _check_questions(baseline: RunIndex, candidate: RunIndex, succeeded: pl.DataFrame) -> None:
+def _check_questions(baseline: RolloutIndex, candidate: RolloutIndex, succeeded: pl.DataFrame) -> None:
     for name, what in (("prompt", "prompt tokens"), ("gold", "ground truth")):
         other = succeeded.filter(pl.col(f"base_{name}") != pl.col(f"cand_{name}"))
         if other.height:

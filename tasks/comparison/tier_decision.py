@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 from tasks.comparison.equivalence_report import Tier, TierResult, TokenComparison, Verdict
-from tasks.comparison.near_tie import REAL_KINDS, Kind
+from tasks.comparison.near_tie import REAL_KINDS, DivergenceKind
 from tasks.comparison.paired_statistics import RewardComparison
 from tasks.comparison.pairing import RowCounts
 from tasks.comparison.tost import MeanInterval, minimum_questions, questions_needed
 
-_WHY: dict[Kind, str] = {
+_WHY: dict[DivergenceKind, str] = {
     "settings": "state another temperature, top_p or seed than the baseline, although the configurations agree",
     "inconsistent": "have logprobs that do not belong to their tokens",
     "text": "have the same tokens and another text",
@@ -31,7 +31,7 @@ class Decision(NamedTuple):
     questions_needed: int | None
 
 
-def decide(
+def decide_verdict(
     *,
     rows: RowCounts,
     tokens: TokenComparison,

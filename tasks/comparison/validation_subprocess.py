@@ -8,7 +8,7 @@ from tasks.records import RunPaths
 from tasks.subprocess_call import call_in_subprocess
 
 
-def validate_apart(
+def validate_in_subprocess(
     candidate_dir: Path, baseline_dir: Path, *, epsilon: float, noise_floor: NoiseFloor | None, require: Tier
 ) -> EquivalenceReport:
     """``tasks.comparison.equivalence.validate_run``, with its log in the candidate's directory. Raises HarvestError."""

@@ -7,7 +7,7 @@ import polars as pl
 from tasks.comparison.equivalence_report import Example
 from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.pairing import Pairing
-from tasks.comparison.run_index import RunIndex, read_rows
+from tasks.comparison.rollout_index import RolloutIndex, read_rollouts
 from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
 
 MOST_EXAMPLES = 10
@@ -45,8 +45,8 @@ def worst_examples(pairing: Pairing, divergences: pl.DataFrame, *, most: int = M
     )
 
 
-def _texts(index: RunIndex, places: pl.DataFrame) -> pl.DataFrame:
-    rows = read_rows(index.paths, places, ["completion", "ground_truth", "rollout_id"])
+def _texts(index: RolloutIndex, places: pl.DataFrame) -> pl.DataFrame:
+    rows = read_rollouts(index.paths, places, ["completion", "ground_truth", "rollout_id"])
     answers = [_answers(index.paths, shard) for shard in places["shard"].unique()]
     return rows.join(pl.concat(answers), on="rollout_id", how="left", maintain_order="left")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.records import RunPaths
@@ -18,6 +17,7 @@ from tasks.results.metrics import run_metrics
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.sampling_metrics import majority_credit
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
+from tasks.scoring.score import CORRECT_ABOVE
 
 _QUESTION_AND_SAMPLE = ["example_id", "sample_index"]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.results.arm_contrasts import ArmContrast, contrast_arms
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.sampling_metrics import PassAtK, maj_at_k, pass_at_k, zero_variance_share
+from tasks.scoring.score import CORRECT_ABOVE
 
 UNREADABLE_METHODS = ("none", "ambiguous")
 """Extraction methods of a completion that was not truncated and in which no answer was found."""

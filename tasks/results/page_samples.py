@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.plain_text import one_line, shortened, visible
 from tasks.records import RunPaths, shard_indices
+from tasks.scoring.score import CORRECT_ABOVE
 
 Kind = Literal["right", "wrong", "truncated", "error"]
 MOST = 2

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.errors import ConfigError
 from tasks.records import SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.scoring.score import CORRECT_ABOVE
 
 _ROLLOUT_COLUMNS = (
     "rollout_id",

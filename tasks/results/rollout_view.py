@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
 from tasks.plain_text import one_line, visible
+from tasks.scoring.score import CORRECT_ABOVE
 
 
 def render_rollouts(rollouts: Iterable[dict[str, Any]], *, shown: int, found: int) -> RenderableType:

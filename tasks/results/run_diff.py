@@ -7,10 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE, Flips, count_flips
+from tasks.comparison.paired_statistics import Flips, count_flips
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY
 from tasks.results.scored_rollouts import scored_shards
+from tasks.scoring.score import CORRECT_ABOVE
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 

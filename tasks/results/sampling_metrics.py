@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import CORRECT_ABOVE
+from tasks.scoring.score import CORRECT_ABOVE
 
 GROUP = ["example_id", "arm_id"]
 

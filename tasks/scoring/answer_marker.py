@@ -46,15 +46,15 @@ _TAKEN_AFTER = re.compile(
 )
 
 
-def is_taken_in(text: str, start: int, end: int) -> bool:
+def _is_part_of_expression(text: str, start: int, end: int) -> bool:
     """Whether the box at ``text[start:end]`` is a part of the expression, the number or the list around it."""
-    if is_alternative(text, start) or _TAKEN_BEFORE.search(_line_before(text, start)):
+    if _is_alternative(text, start) or _TAKEN_BEFORE.search(_line_before(text, start)):
         return True
     after = _DELIMITERS.sub("", text[end : end + _REACH].split("\n", 1)[0].lstrip("}"))
     return _TAKEN_AFTER.match(after) is not None
 
 
-def is_alternative(text: str, start: int) -> bool:
+def _is_alternative(text: str, start: int) -> bool:
     """Whether the marker at ``start`` gives another choice beside a marker on the same line."""
     return _ALTERNATIVE.search(_line_before(text, start)) is not None
 
@@ -158,7 +158,7 @@ def _enclosing_box(text: str, markers: list[re.Match[str]], index: int) -> int:
 def _boxed_value(text: str, marker: re.Match[str]) -> MarkedValue:
     closing = _closing_brace(text, marker.end())
     if closing is not None:
-        is_partial = is_taken_in(text, marker.start(), closing + 1)
+        is_partial = _is_part_of_expression(text, marker.start(), closing + 1)
         return MarkedValue(raw=text[marker.end() : closing], kind="boxed", is_partial=is_partial)
     end = marker.end() + MAX_BOX_CHARS
     return MarkedValue(raw=text[marker.end() : end], kind="boxed", is_open=end >= len(text), is_unclosed_box=True)
@@ -176,7 +176,7 @@ def _closing_brace(text: str, start: int) -> int | None:
 def _line_value(text: str, marker: re.Match[str], following: int) -> MarkedValue:
     """The rest of the marker's line, or the next line when only a label stands there."""
     end, is_open = _line_end(text, marker.end())
-    is_partial = is_alternative(text, marker.start())
+    is_partial = _is_alternative(text, marker.start())
     if following < end:
         return MarkedValue(raw=text[marker.end() : following], kind="hash", is_partial=is_partial)
     line = MarkedValue(raw=text[marker.end() : end], kind="hash", is_open=is_open, is_partial=is_partial)

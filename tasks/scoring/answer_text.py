@@ -127,10 +127,10 @@ class AnswerText:
 def answer_text(completion: str) -> AnswerText:
     """The text of ``completion`` in which an answer may stand."""
     text, is_ended = _cut_at_turn_token(completion)
-    return spoken_text(_without_reasoning(text), is_ended=is_ended)
+    return clean_visible_text(_without_reasoning(text), is_ended=is_ended)
 
 
-def spoken_text(text: str, *, is_ended: bool = False) -> AnswerText:
+def clean_visible_text(text: str, *, is_ended: bool = False) -> AnswerText:
     """The same for a text without turn tokens and reasoning; ``is_ended`` when a turn token stood at its end."""
     text, question_followed = _cut_at_next_question(text)
     if _MAPPED.search(text):  # translating costs far more than finding nothing to translate

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.scoring.answer_markup import plain_value
-from tasks.scoring.number_text import canonical_number, end_of_spelling, match_number
+from tasks.scoring.number_text import canonical_number, end_of_number_words, match_number
 
 ReadingKind = Literal["number", "ambiguous", "empty", "prose"]
 MarkerKind = Literal["hash", "boxed"]
@@ -142,7 +142,7 @@ def _without_repetition(rest: str, canonical: str) -> str:
     if again and canonical_number(again[1]) == canonical:
         return again[2]
     spelled = _SPELLED_AGAIN.fullmatch(rest)
-    end = end_of_spelling(spelled[2], canonical) if spelled else None
+    end = end_of_number_words(spelled[2], canonical) if spelled else None
     return rest if spelled is None or end is None else spelled[1] + spelled[2][end:]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.scoring.score import Score, columns_of
+from tasks.scoring.score import Score, scorer_output
 
 ScoreFunction = Callable[[str, str, str | None], Score | float]
 
@@ -67,7 +67,7 @@ class CustomScorer:
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Raises ConfigError with the row's texts when the function fails or returns something else."""
-        return columns_of([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
+        return scorer_output([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
 
     def _score(self, completion: str, ground_truth: str, finish_reason: str | None) -> Score:
         try:

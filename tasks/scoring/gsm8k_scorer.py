@@ -9,19 +9,19 @@ import math
 
 import polars as pl
 
-from tasks.scoring.answer_columns import answer_columns
 from tasks.scoring.answer_marker import find_answer
 from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
+from tasks.scoring.gsm8k_answers import find_answers
 from tasks.scoring.number_text import canonical_run, last_number_run
 from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
-SCORER_NAME = "gsm8k"
-SCORER_VERSION = "2"
+GSM8K_NAME = "gsm8k"
+GSM8K_VERSION = "2"
 """Raised with every change that can change a reward."""
 
 
-def score_answer(completion: str, ground_truth: str, finish_reason: str | None = "stop") -> Score:
+def score_gsm8k(completion: str, ground_truth: str, finish_reason: str | None = "stop") -> Score:
     """Strict GSM8K score of one completion; see ``Score`` for the fields.
 
     A completion that was cut (``finish_reason`` "length") while its answer was being written scores 0 with method
@@ -48,13 +48,13 @@ def gold_number(ground_truth: str) -> str | None:
 
 
 class Gsm8kScorer:
-    """The same as ``score_answer`` for every row of a shard."""
+    """The same as ``score_gsm8k`` for every row of a shard."""
 
-    name = SCORER_NAME
-    version = SCORER_VERSION
+    name = GSM8K_NAME
+    version = GSM8K_VERSION
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        answers = answer_columns(rows["completion"], rows["finish_reason"])
+        answers = find_answers(rows["completion"], rows["finish_reason"])
         truths = rows["ground_truth"]
         distinct = truths.drop_nulls().unique()
         golds = pl.DataFrame(

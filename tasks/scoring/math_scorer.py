@@ -16,9 +16,9 @@ from tasks.scoring.answer_marker import MarkedValue, marked_values
 from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
 from tasks.scoring.gsm8k_scorer import gold_number
-from tasks.scoring.math_workers import LIMIT_S, Comparison, Verdict, verify_all
+from tasks.scoring.math_workers import LIMIT_S, AnswerPair, Outcome, verify_all
 from tasks.scoring.number_text import canonical_run, last_number_run
-from tasks.scoring.score import CUT_FINISH_REASONS, Score, columns_of
+from tasks.scoring.score import CUT_FINISH_REASONS, Score, scorer_output
 
 MAX_CANDIDATE_CHARS = 1_000
 """A longer answer is not compared."""
@@ -63,14 +63,14 @@ class MathScorer:
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
         tails = [_tail(text, reason) for text, reason in rows.select("completion", "finish_reason").iter_rows()]
         golds = rows["ground_truth"].to_list()
-        verdicts = self._verify([(tail.candidate, gold) for tail, gold in zip(tails, golds, strict=True)])
-        return columns_of([_score(*row) for row in zip(tails, golds, verdicts, strict=True)])
+        outcomes = self._verify([(tail.candidate, gold) for tail, gold in zip(tails, golds, strict=True)])
+        return scorer_output([_score(*row) for row in zip(tails, golds, outcomes, strict=True)])
 
-    def _verify(self, pairs: list[tuple[str | None, str]]) -> list[Verdict | None]:
-        """A verdict per pair, None where there is no candidate; equal pairs are compared once."""
-        distinct = {pair: Comparison(candidate=pair[0], gold=pair[1]) for pair in pairs if pair[0] is not None}
-        verdicts = verify_all(list(distinct.values()), workers=self._workers, limit_s=self._limit_s)
-        known = dict(zip(distinct, verdicts, strict=True))
+    def _verify(self, pairs: list[tuple[str | None, str]]) -> list[Outcome | None]:
+        """A outcome per pair, None where there is no candidate; equal pairs are compared once."""
+        distinct = {pair: AnswerPair(candidate=pair[0], gold=pair[1]) for pair in pairs if pair[0] is not None}
+        outcomes = verify_all(list(distinct.values()), workers=self._workers, limit_s=self._limit_s)
+        known = dict(zip(distinct, outcomes, strict=True))
         return [known.get(pair) for pair in pairs]
 
 
@@ -110,11 +110,11 @@ def _is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _score(tail: _Tail, gold: str, verdict: Verdict | None) -> Score:
+def _score(tail: _Tail, gold: str, outcome: Outcome | None) -> Score:
     methods = {"timeout": "timeout", "bad_gold": "gold_unparseable"}
     return Score(
-        reward=float("nan") if verdict == "bad_gold" else float(verdict == "right"),
+        reward=float("nan") if outcome == "bad_gold" else float(outcome == "right"),
         extracted_answer=tail.candidate,
-        method=methods.get(verdict or "", tail.method),
-        correct_flexible=verdict == "right" or (tail.last_number is not None and tail.last_number == gold_number(gold)),
+        method=methods.get(outcome or "", tail.method),
+        correct_flexible=outcome == "right" or (tail.last_number is not None and tail.last_number == gold_number(gold)),
     )

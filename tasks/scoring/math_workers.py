@@ -33,11 +33,11 @@ MEMORY_BYTES = 4 << 30
 ANSWERS_PER_WORKER = 2_000
 """SymPy's caches grow; a worker is replaced after this many answers."""
 
-Verdict = Literal["right", "wrong", "bad_gold", "timeout"]
+Outcome = Literal["right", "wrong", "bad_gold", "timeout"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class AnswerPair:
     """A candidate, as the model wrote it, and the ground truth. LaTeX or plain expressions."""
 
     candidate: str
@@ -54,14 +54,14 @@ class _Worker:
 
 
 def verify_all(
-    comparisons: Sequence[Comparison], *, workers: int | None = None, limit_s: float = LIMIT_S
-) -> list[Verdict]:
-    """One verdict per comparison, in order, ``limit_s`` processor seconds each.
+    comparisons: Sequence[AnswerPair], *, workers: int | None = None, limit_s: float = LIMIT_S
+) -> list[Outcome]:
+    """One outcome per comparison, in order, ``limit_s`` processor seconds each.
 
     ``timeout`` also stands for a comparison that ended its worker otherwise (out of memory).
     Raises HarvestError when a worker does not start.
     """
-    verdicts: list[Verdict] = ["timeout"] * len(comparisons)
+    outcomes: list[Outcome] = ["timeout"] * len(comparisons)
     queue = deque(range(len(comparisons)))
     count = min(workers or len(os.sched_getaffinity(0)), len(comparisons))
     pool: list[_Worker] = []
@@ -70,14 +70,14 @@ def verify_all(
         while pool:
             _wait(pool)
             for worker in list(pool):
-                successor = _advance(worker, queue, comparisons, verdicts, limit_s)
+                successor = _advance(worker, queue, comparisons, outcomes, limit_s)
                 pool.remove(worker)
                 if successor is not None:
                     pool.append(successor)
     finally:
         for worker in pool:
             _stop(worker)
-    return verdicts
+    return outcomes
 
 
 def _wait(pool: list[_Worker]) -> None:
@@ -88,7 +88,7 @@ def _wait(pool: list[_Worker]) -> None:
 
 
 def _advance(
-    worker: _Worker, queue: deque[int], comparisons: Sequence[Comparison], verdicts: list[Verdict], limit_s: float
+    worker: _Worker, queue: deque[int], comparisons: Sequence[AnswerPair], outcomes: list[Outcome], limit_s: float
 ) -> _Worker | None:
     """Take what ``worker`` has and give it more; the worker to go on with, or None when there is no more to do."""
     if not worker.connection.poll():
@@ -96,11 +96,11 @@ def _advance(
             return worker
         return _replace(worker, queue, limit_s, "did not start in time")
     try:
-        verdict = worker.connection.recv()
+        outcome = worker.connection.recv()
     except (EOFError, ConnectionError):
         return _replace(worker, queue, limit_s, "ended while it started")
     if worker.index is not None:
-        verdicts[worker.index] = verdict
+        outcomes[worker.index] = outcome
         worker.answered += 1
     if worker.answered >= ANSWERS_PER_WORKER:
         return _replace(worker, queue, limit_s)
@@ -140,7 +140,7 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     logging.disable(logging.CRITICAL)  # Math-Verify logs every expression that it cannot read
     # what the libraries load and cache on first use is no answer's cost
-    connection.send(_compare(Comparison(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
+    connection.send(_compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
     while True:
         try:
             comparison = connection.recv()
@@ -148,12 +148,12 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
             return
         # SIGPROF keeps its default action, which ends the process even inside C code
         signal.setitimer(signal.ITIMER_PROF, limit_s)
-        verdict = _compare(comparison)
+        outcome = _compare(comparison)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(verdict)
+        connection.send(outcome)
 
 
-def _compare(comparison: Comparison) -> Verdict:
+def _compare(comparison: AnswerPair) -> Outcome:
     from math_verify import parse, verify
 
     gold = parse(f"\\boxed{{{comparison.gold}}}", parsing_timeout=None)

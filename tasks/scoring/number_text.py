@@ -77,7 +77,7 @@ _BETWEEN = re.compile("(?:,? |-)(?:and )?")
 _AFTER = re.compile("(?= |$)(?! one(?: |$))")
 
 
-def end_of_spelling(text: str, canonical: str) -> int | None:
+def end_of_number_words(text: str, canonical: str) -> int | None:
     """Where the words at the start of ``text`` that spell ``canonical`` end; None when they spell no or another number.
 
     Hyphens, commas and "and" may stand between the words. Only whole numbers from 0 on are known.

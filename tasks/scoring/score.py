@@ -5,7 +5,7 @@ from typing import Protocol
 
 import polars as pl
 
-SCORED_COLUMNS = pl.Schema(
+SCORER_OUTPUT = pl.Schema(
     {
         "reward": pl.Float32,
         "extracted_answer": pl.String,
@@ -14,6 +14,9 @@ SCORED_COLUMNS = pl.Schema(
     }
 )
 """What a scorer's ``score_columns`` returns, one row per row of its input."""
+
+CORRECT_ABOVE = 0.5
+"""A completion counts as correct when its reward is above this."""
 
 CUT_FINISH_REASONS = ("length", "abort", "error", "repetition", "max_tokens", "content_filter")
 """Finish reasons of a generation that something other than the model ended: its last characters may be missing."""
@@ -46,12 +49,12 @@ class Scorer(Protocol):
     def version(self) -> str: ...
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """SCORED_COLUMNS for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order."""
+        """SCORER_OUTPUT for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order."""
         ...
 
 
-def columns_of(scores: list[Score]) -> pl.DataFrame:
-    """``scores`` as a frame in SCORED_COLUMNS; a NaN reward becomes null."""
+def scorer_output(scores: list[Score]) -> pl.DataFrame:
+    """``scores`` as a frame in SCORER_OUTPUT; a NaN reward becomes null."""
     return pl.DataFrame(
         {
             "reward": [score.reward for score in scores],
@@ -59,6 +62,6 @@ def columns_of(scores: list[Score]) -> pl.DataFrame:
             "extraction_method": [score.method for score in scores],
             "correct_flexible": [score.correct_flexible for score in scores],
         },
-        schema=SCORED_COLUMNS,
+        schema=SCORER_OUTPUT,
         strict=False,
     ).with_columns(pl.col("reward").fill_nan(None))

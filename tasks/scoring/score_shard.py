@@ -1,6 +1,6 @@
 """Scoring: completions and ground truths in, rewards out.
 
-``score_answer`` scores one completion and ``score_frame`` a shard, with the same result. A scorer is chosen by name:
+``score_gsm8k`` scores one completion and ``score_frame`` a shard, with the same result. A scorer is chosen by name:
 ``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the user's own).
 """
 
@@ -12,23 +12,10 @@ from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.records import SCORE_SCHEMA
 from tasks.scoring.custom_scorer import CustomScorer
-from tasks.scoring.gold_suspects import suspect_flags
-from tasks.scoring.gsm8k_scorer import SCORER_NAME, SCORER_VERSION, Gsm8kScorer, gold_number, score_answer
+from tasks.scoring.gsm8k_gold_suspects import suspect_flags
+from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
 from tasks.scoring.math_scorer import MathScorer
-from tasks.scoring.score import SCORED_COLUMNS, Score, Scorer
-
-__all__ = [
-    "SCORER_NAME",
-    "SCORER_VERSION",
-    "Score",
-    "Scorer",
-    "gold_number",
-    "load_scorer",
-    "read_scorable",
-    "score_answer",
-    "score_frame",
-    "score_shard",
-]
+from tasks.scoring.score import SCORER_OUTPUT, Scorer
 
 
 def load_scorer(name: str) -> Scorer:
@@ -37,7 +24,7 @@ def load_scorer(name: str) -> Scorer:
     Raises ConfigError for another name, for ``math`` without Math-Verify installed, and for a path at which no
     function can be imported.
     """
-    if name == SCORER_NAME:
+    if name == GSM8K_NAME:
         return Gsm8kScorer()
     if name == "math":
         return MathScorer()
@@ -58,11 +45,11 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
         failed |= pl.col("error").is_not_null()
     is_failed = rollouts.select(failed.alias("is_failed"))["is_failed"]
     scored = scorer.score_columns(rollouts.filter(~is_failed)).select(
-        pl.col(name).cast(kind) for name, kind in SCORED_COLUMNS.items()
+        pl.col(name).cast(kind) for name, kind in SCORER_OUTPUT.items()
     )
     errors = pl.DataFrame(
         {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
-        schema=SCORED_COLUMNS,
+        schema=SCORER_OUTPUT,
     ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
     positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
     rows = pl.concat([scored, errors]).with_columns(positions.alias("position")).sort("position")
@@ -75,7 +62,7 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
     ).select(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items())
 
 
-def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = SCORER_NAME) -> Path:
+def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME) -> Path:
     """Score the rollouts of one shard and publish the scores at ``scores_path``, which is returned.
 
     The shard's questions, for the suspect golds, are read from ``../questions`` beside the rollouts when they exist.

@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 import polars as pl
 
-from tasks.scoring.score_shard import score_answer, score_frame
+from tasks.scoring.gsm8k_scorer import score_gsm8k
+from tasks.scoring.score_shard import score_frame
 
 ROWS = 60_000
 CHARACTERS = 1_000
@@ -89,7 +90,7 @@ def plain_regex(rows: pl.DataFrame) -> pl.DataFrame:
 def scalar(rows: pl.DataFrame) -> list[float]:
     """The scalar path, row by row."""
     columns = rows.select("completion", "ground_truth", "finish_reason")
-    return [score_answer(*row).reward for row in columns.iter_rows()]
+    return [score_gsm8k(*row).reward for row in columns.iter_rows()]
 
 
 def answers_per_second(score: Callable[[pl.DataFrame], object], rows: pl.DataFrame) -> float:

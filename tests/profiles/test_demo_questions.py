@@ -10,7 +10,7 @@ import pytest
 from profiles.demo.questions import NAMES, OBJECTS, TEMPLATES, Split, draw_problem, generate_questions
 from profiles.demo.styles import STYLED_ARMS, completion
 from profiles.load import load_arms
-from tasks.scoring.score_shard import score_answer
+from tasks.scoring.gsm8k_scorer import score_gsm8k
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 STEP = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+) \S.*")
@@ -94,7 +94,7 @@ def test_styles_cover_the_default_arms() -> None:
 
 def test_gold_answers_score_one() -> None:
     for row in generate_questions(500):
-        assert score_answer(row.answer, row.answer).reward == 1
+        assert score_gsm8k(row.answer, row.answer).reward == 1
 
 
 @pytest.mark.parametrize("count", [0, -1])

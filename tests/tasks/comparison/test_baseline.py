@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 
 from tasks.comparison.baseline import check_baseline, find_baseline, obtain_baseline, sample_questions
-from tasks.comparison.noise_floor import NoiseFloor, recall_noise_floor, remember_noise_floor
+from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, save_noise_floor
 from tasks.errors import ConfigError
 from tasks.files import publish_json, publish_parquet
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.scoring.score_shard import SCORER_NAME, SCORER_VERSION
+from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION
 from tasks.storage.upload import upload_run
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import write_run
@@ -56,7 +56,7 @@ def test_a_baseline_that_cannot_be_compared_with_is_refused_before_anything_is_g
     made = write_run(tmp_path / "runs" / "made")
     publish_json({"run_id": "made", "comparable": planned(tmp_path).comparable}, made.config)
     for path in (made.root / "scores").iterdir():
-        scorer = {"scorer": pl.lit(SCORER_NAME), "scorer_version": pl.lit(SCORER_VERSION)}
+        scorer = {"scorer": pl.lit(GSM8K_NAME), "scorer_version": pl.lit(GSM8K_VERSION)}
         publish_parquet(pl.read_parquet(path).with_columns(**scorer), path)
     plan = planned(tmp_path, **changed)
     if refusal is None:
@@ -99,7 +99,7 @@ def test_a_noise_floor_is_found_again_by_runs_that_compute_alike(tmp_path: Path)
         dtype="bfloat16",
         source_run_ids=("a", "b"),
     )
-    assert recall_noise_floor(same, tmp_path) is None
-    remember_noise_floor(floor, same, tmp_path)
-    assert recall_noise_floor(other_order, tmp_path / "elsewhere", tmp_path) == floor
-    assert recall_noise_floor(other_dtype, tmp_path) is None
+    assert find_noise_floor(same, tmp_path) is None
+    save_noise_floor(floor, same, tmp_path)
+    assert find_noise_floor(other_order, tmp_path / "elsewhere", tmp_path) == floor
+    assert find_noise_floor(other_dtype, tmp_path) is None

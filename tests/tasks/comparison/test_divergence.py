@@ -5,13 +5,13 @@ import pytest
 
 from tasks.comparison.divergence import find_divergences
 from tasks.comparison.pairing import pair_rollouts
-from tasks.comparison.run_index import index_run
+from tasks.comparison.rollout_index import index_rollouts
 from tasks.records import ROLLOUT_KEY, RunPaths
 from tests.support.toy_model import edit, write_toy_run
 
 
 def divergences(baseline: RunPaths, candidate: RunPaths, **options: int) -> pl.DataFrame:
-    pairing = pair_rollouts(index_run(baseline), index_run(candidate))
+    pairing = pair_rollouts(index_rollouts(baseline), index_rollouts(candidate))
     return find_divergences(pairing, near_tie_limit=0.25, real_limit=1.0, **options).sort(ROLLOUT_KEY)
 
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tasks.comparison.pairing import Pairing, pair_rollouts
-from tasks.comparison.run_index import index_run
+from tasks.comparison.rollout_index import index_rollouts
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths
@@ -13,7 +13,7 @@ from tests.support.toy_model import edit, write_toy_run
 
 
 def paired(baseline: RunPaths, candidate: RunPaths) -> Pairing:
-    return pair_rollouts(index_run(baseline), index_run(candidate))
+    return pair_rollouts(index_rollouts(baseline), index_rollouts(candidate))
 
 
 def keep(path: Path, condition: pl.Expr) -> None:
@@ -102,8 +102,8 @@ def test_a_torn_shard_and_a_run_without_shards_are_refused(tmp_path: Path) -> No
     content = run.rollouts(1).read_bytes()
     run.rollouts(1).write_bytes(content[: len(content) // 2])
     with pytest.raises(ConfigError, match="cannot be read"):
-        index_run(run)
+        index_rollouts(run)
     for shard in range(2):
         run.rollouts(shard).unlink()
     with pytest.raises(ConfigError, match="holds no shards"):
-        index_run(run)
+        index_rollouts(run)

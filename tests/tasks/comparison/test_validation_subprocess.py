@@ -7,7 +7,7 @@ import pytest
 from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor
-from tasks.comparison.validation_subprocess import validate_apart
+from tasks.comparison.validation_subprocess import validate_in_subprocess
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tests.support.toy_model import write_toy_run
@@ -25,7 +25,7 @@ FLOOR = NoiseFloor(
 
 
 def validate(candidate: Path, baseline: Path, floor: NoiseFloor) -> EquivalenceReport:
-    return validate_apart(candidate, baseline, epsilon=DEFAULT_EPSILON, noise_floor=floor, require="numerical")
+    return validate_in_subprocess(candidate, baseline, epsilon=DEFAULT_EPSILON, noise_floor=floor, require="numerical")
 
 
 def test_it_compares_as_it_would_here(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import psutil
 import pytest
 
 from tasks.scoring.math_scorer import MathScorer
-from tasks.scoring.math_workers import Comparison, verify_all
+from tasks.scoring.math_workers import AnswerPair, verify_all
 from tasks.scoring.score_shard import load_scorer, score_frame
 
 BOMB = "9^{9^{9^{9}}}"
@@ -49,16 +49,16 @@ def test_expressions_are_compared_and_a_bomb_costs_its_own_reward_only() -> None
 
 def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
-    verdicts: list[str] = []
+    outcomes: list[str] = []
 
     def compare() -> None:
-        pairs = [Comparison(candidate=BOMB, gold="18"), Comparison(candidate="\\frac{36}{2}", gold="18")]
-        verdicts.extend(verify_all(pairs, workers=1, limit_s=2.0))
+        pairs = [AnswerPair(candidate=BOMB, gold="18"), AnswerPair(candidate="\\frac{36}{2}", gold="18")]
+        outcomes.extend(verify_all(pairs, workers=1, limit_s=2.0))
 
     thread = threading.Thread(target=compare)
     thread.start()
     thread.join()
-    assert verdicts == ["timeout", "right"]
+    assert outcomes == ["timeout", "right"]
     left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
     # multiprocessing keeps one tracker of its own
     assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)

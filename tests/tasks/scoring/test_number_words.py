@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.scoring.number_text import end_of_spelling
+from tasks.scoring.number_text import end_of_number_words
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from tasks.scoring.number_text import end_of_spelling
     ],
 )
 def test_a_number_is_known_by_its_words(canonical: str, text: str) -> None:
-    assert end_of_spelling(text, canonical) == len(text)
-    assert end_of_spelling(f"{text} eggs", canonical) == len(text)
+    assert end_of_number_words(text, canonical) == len(text)
+    assert end_of_number_words(f"{text} eggs", canonical) == len(text)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def test_a_number_is_known_by_its_words(canonical: str, text: str) -> None:
     ],
 )
 def test_other_words_are_not_taken_for_it(canonical: str, text: str) -> None:
-    assert end_of_spelling(text, canonical) is None
+    assert end_of_number_words(text, canonical) is None

@@ -7,15 +7,8 @@ import pytest
 
 from tasks.errors import ConfigError
 from tasks.records import SCORE_SCHEMA
-from tasks.scoring.score_shard import (
-    SCORER_NAME,
-    SCORER_VERSION,
-    gold_number,
-    load_scorer,
-    score_answer,
-    score_frame,
-    score_shard,
-)
+from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION, gold_number, score_gsm8k
+from tasks.scoring.score_shard import load_scorer, score_frame, score_shard
 from tests.support.shared_data import gsm8k_rows
 
 CASES = [
@@ -37,7 +30,7 @@ def frame(texts: list[str], golds: list[str], reasons: list[str | None] | None =
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["why"])
 def test_case(case: dict[str, str]) -> None:
-    score = score_answer(case["text"], case["gold"], case.get("finish_reason", "stop"))
+    score = score_gsm8k(case["text"], case["gold"], case.get("finish_reason", "stop"))
     assert (score.extracted_answer, score.reward) == (case["extracted"], case["reward"])
 
 
@@ -67,7 +60,7 @@ def test_cases_score_the_same_as_a_shard() -> None:
     ],
 )
 def test_method_says_how_or_why_not(text: str, reason: str | None, method: str) -> None:
-    assert score_answer(text, "18", reason).method == method
+    assert score_gsm8k(text, "18", reason).method == method
 
 
 @pytest.mark.parametrize(
@@ -83,7 +76,7 @@ def test_method_says_how_or_why_not(text: str, reason: str | None, method: str) 
     ],
 )
 def test_flexible_reads_the_last_number_and_never_pays(text: str, flexible: bool) -> None:
-    score = score_answer(text, "18")
+    score = score_gsm8k(text, "18")
     assert score.correct_flexible is flexible
     assert score.reward == 0
 
@@ -122,7 +115,7 @@ def test_every_gsm8k_gold_scores_1_in_each_form(form: str) -> None:
     wrong = [pair for pair, reward in zip(zip(texts, golds, strict=True), scores["reward"], strict=True) if reward != 1]
     assert wrong == []
     sample = range(0, len(texts), 97)
-    assert all(score_answer(texts[index], golds[index]).reward == 1 for index in sample)
+    assert all(score_gsm8k(texts[index], golds[index]).reward == 1 for index in sample)
 
 
 def test_a_wrong_gsm8k_answer_is_not_paid() -> None:
@@ -148,7 +141,7 @@ def test_gold_number(truth: str, number: str | None) -> None:
 
 
 def test_an_unparseable_gold_has_no_reward_and_leaves_the_rest() -> None:
-    assert math.isnan(score_answer("#### 18", "eighteen").reward)
+    assert math.isnan(score_gsm8k("#### 18", "eighteen").reward)
     scores = score_frame(frame(["#### 18", "#### 18"], ["eighteen", "18"]))
     assert scores.select("reward", "extraction_method").rows() == [(None, "gold_unparseable"), (1.0, "hash")]
 
@@ -193,7 +186,7 @@ def test_score_shard_publishes_scores_with_the_scorer_and_the_suspects(tmp_path:
     scores = pl.read_parquet(path)
     assert scores.schema == SCORE_SCHEMA
     assert scores["gold_suspect"].to_list() == [True, False]
-    assert set(scores.select("scorer", "scorer_version").rows()) == {(SCORER_NAME, SCORER_VERSION)}
+    assert set(scores.select("scorer", "scorer_version").rows()) == {(GSM8K_NAME, GSM8K_VERSION)}
 
 
 @pytest.mark.parametrize("name", ["gsm9k", "", "math-verify", "exact_match"])

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.scoring.answer_columns import answer_columns
-from tasks.scoring.score_shard import Score, score_answer, score_frame
+from tasks.scoring.gsm8k_answers import find_answers
+from tasks.scoring.gsm8k_scorer import score_gsm8k
+from tasks.scoring.score import Score
+from tasks.scoring.score_shard import score_frame
 from tests.support.answer_texts import PIECES, completions
 
 GOLDS = ["18", "1,234", "-10", "5", "not a number"]
@@ -36,7 +38,7 @@ def vectorised(rows: list[tuple[str, str, str | None]]) -> list[Score]:
 @given(st.lists(st.tuples(completions, st.sampled_from(GOLDS), st.sampled_from(REASONS)), min_size=1, max_size=30))
 def test_scalar_and_vectorised_agree_on_random_text(rows: list[tuple[str, str, str | None]]) -> None:
     # repr makes NaN equal to itself
-    assert [*map(repr, vectorised(rows))] == [repr(score_answer(*row)) for row in rows]
+    assert [*map(repr, vectorised(rows))] == [repr(score_gsm8k(*row)) for row in rows]
 
 
 def test_scalar_and_vectorised_agree_on_texts_that_end_in_a_marker() -> None:
@@ -52,13 +54,13 @@ def test_scalar_and_vectorised_agree_on_texts_that_end_in_a_marker() -> None:
         return rng.choice(starts) + marked + rng.choice(ends)
 
     rows = [(text(), "18", rng.choice(REASONS)) for _ in range(20_000)]
-    assert [*map(repr, vectorised(rows))] == [repr(score_answer(*row)) for row in rows]
+    assert [*map(repr, vectorised(rows))] == [repr(score_gsm8k(*row)) for row in rows]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(), st.text(), st.one_of(st.none(), st.text(max_size=8)))
 def test_any_strings_give_a_score(completion: str, ground_truth: str, finish_reason: str | None) -> None:
-    score = score_answer(completion, ground_truth, finish_reason)
+    score = score_gsm8k(completion, ground_truth, finish_reason)
     assert math.isnan(score.reward) == (score.method == "gold_unparseable")
     assert score.reward != 1 or score.extracted_answer is not None
 
@@ -108,20 +110,20 @@ HOSTILE = {
 def test_a_megabyte_of_anything_is_scored_in_bounded_time(pattern: str) -> None:
     head, _, repeated = pattern.partition("|")
     text = head + repeated * (MEGABYTE // max(1, len(repeated)))
-    score = score_answer(text, "18")
+    score = score_gsm8k(text, "18")
     assert len(score.extracted_answer or "") < 1_000
     part = text[: MEGABYTE // 10]
-    assert repr(vectorised([(part, "18", "stop")])[0]) == repr(score_answer(part, "18"))
+    assert repr(vectorised([(part, "18", "stop")])[0]) == repr(score_gsm8k(part, "18"))
 
 
 def test_deeply_nested_boxes() -> None:
     text = "\\boxed{" * 50_000 + "18" + "}" * 50_000
-    assert score_answer(text, "18").reward == vectorised([(text, "18", "stop")])[0].reward
+    assert score_gsm8k(text, "18").reward == vectorised([(text, "18", "stop")])[0].reward
 
 
 def test_equal_texts_are_read_once_and_rows_keep_their_order() -> None:
     texts = ["#### 18", "\\boxed{5}", "x", "#### 18"] * 1_000
-    columns = answer_columns(pl.Series(texts), pl.Series(["stop"] * len(texts)))
+    columns = find_answers(pl.Series(texts), pl.Series(["stop"] * len(texts)))
     assert columns["extracted_answer"].to_list() == ["18", "5", None, "18"] * 1_000
 
 
@@ -129,7 +131,7 @@ def test_equal_texts_are_read_once_and_rows_keep_their_order() -> None:
     "text", ["so \\boxed{~.USD 5.}", "#### \\,007~ ", "\\boxed{.5 eggs}", "#### 7^2", "#### 18. Eggs"]
 )
 def test_forms_that_do_not_read_alike_for_every_integer_agree_as_well(text: str) -> None:
-    assert repr(vectorised([(text, "5", "stop")])[0]) == repr(score_answer(text, "5"))
+    assert repr(vectorised([(text, "5", "stop")])[0]) == repr(score_gsm8k(text, "5"))
 
 
 @pytest.mark.parametrize(
@@ -146,4 +148,4 @@ def test_forms_that_do_not_read_alike_for_every_integer_agree_as_well(text: str)
     ],
 )
 def test_reasoning_that_opens_or_closes_more_than_once_agrees_as_well(text: str) -> None:
-    assert repr(vectorised([(text, "18", "stop")])[0]) == repr(score_answer(text, "18"))
+    assert repr(vectorised([(text, "18", "stop")])[0]) == repr(score_gsm8k(text, "18"))

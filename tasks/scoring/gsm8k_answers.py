@@ -17,7 +17,7 @@ from tasks.scoring.answer_text import (
     SAME_LINE_QUESTION,
     THINK_NAMES,
     answer_text,
-    spoken_text,
+    clean_visible_text,
 )
 from tasks.scoring.number_text import canonical_run, last_number_run
 from tasks.scoring.score import CUT_FINISH_REASONS
@@ -50,7 +50,7 @@ _SPECIAL_TOKENS = [
 ]
 
 
-def answer_columns(completions: pl.Series, finish_reasons: pl.Series) -> pl.DataFrame:
+def find_answers(completions: pl.Series, finish_reasons: pl.Series) -> pl.DataFrame:
     """ANSWER_COLUMNS for completions without nulls, in their order; ``flexible`` is the last number, canonical."""
     rows = pl.DataFrame(
         {"completion": completions, "is_cut": finish_reasons.is_in(CUT_FINISH_REASONS).fill_null(False)}
@@ -197,6 +197,6 @@ def _with_whole_rows(fast: pl.DataFrame, rows: pl.DataFrame, is_whole: pl.Series
 
 
 def _whole_answer(text: str, is_cut: bool, is_spoken: bool) -> Sequence[str | None]:
-    cleaned = spoken_text(text) if is_spoken else answer_text(text)
+    cleaned = clean_visible_text(text) if is_spoken else answer_text(text)
     answer = find_answer(cleaned, is_cut=is_cut)
     return answer.canonical, answer.method, canonical_run(last_number_run(cleaned.text))

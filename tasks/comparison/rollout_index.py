@@ -27,7 +27,7 @@ _SCORE_COLUMNS = ("rollout_id", "reward", "extracted_answer", "scorer", "scorer_
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunIndex:
+class RolloutIndex:
     """``frame`` has ROLLOUT_KEY, where the rollout is stored (``shard``, ``row``), its hashes, and its score."""
 
     paths: RunPaths
@@ -37,7 +37,7 @@ class RunIndex:
     """Name and version of each scorer that made the scores; empty when the run is not scored."""
 
 
-def index_run(paths: RunPaths) -> RunIndex:
+def index_rollouts(paths: RunPaths) -> RolloutIndex:
     """Index every published rollout shard of a run.
 
     Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout is there twice.
@@ -66,7 +66,7 @@ def index_run(paths: RunPaths) -> RunIndex:
             f"{paths.root} holds {twice.height} rollouts under a key that is there twice, such as ({example}). "
             f"({', '.join(ROLLOUT_KEY)}) must be unique: generate the run again"
         )
-    return RunIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
+    return RolloutIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
 
 
 def scorers_of(run_dir: Path) -> frozenset[str]:
@@ -76,7 +76,7 @@ def scorers_of(run_dir: Path) -> frozenset[str]:
     return frozenset(_scorer_names(pl.concat(shards))) if shards else frozenset()
 
 
-def check_scorers(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[str]]) -> None:
+def check_same_scorer(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[str]]) -> None:
     """Raise ConfigError when two run directories, each with its scorers, were scored differently."""
     (first, first_scorers), (second, second_scorers) = baseline, candidate
     if first_scorers and second_scorers and first_scorers != second_scorers:
@@ -87,7 +87,7 @@ def check_scorers(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[st
         )
 
 
-def read_rows(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr | str]) -> pl.DataFrame:
+def read_rollouts(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr | str]) -> pl.DataFrame:
     """Read ``columns`` of the rollouts at ``rows`` (``pair``, ``shard``, ``row``, and any column that ``columns``
     use), in the order of ``pair``. Only the shards that hold such rows are read, one at a time.
     """

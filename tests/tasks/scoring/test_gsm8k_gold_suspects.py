@@ -1,6 +1,6 @@
 import polars as pl
 
-from tasks.scoring.gold_suspects import is_gold_suspect, question_hash, suspect_flags
+from tasks.scoring.gsm8k_gold_suspects import is_gold_suspect, question_hash, suspect_flags
 from tests.support.shared_data import gsm8k_rows
 
 
