@@ -47,7 +47,7 @@ from flows.cli import main
 main()
 """
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,9 @@ class BenchResult:
 class Bench:
     """One benchmark of one configuration, in a directory of its own below the runs directory."""
 
-    def __init__(self, parameters: Mapping[str, Any], *, baseline_profile: str | None, say: Say) -> None:
+    def __init__(self, parameters: Mapping[str, Any], *, baseline_profile: str | None, log: Log) -> None:
         self._given = dict(parameters)
-        self._say = say
+        self._log = log
         self._runs_dir = Path(self._given.pop("runs_dir"))
         self._plan = plan_run(config_from_parameters(self._given), self._runs_dir)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -116,7 +116,7 @@ class Bench:
         baseline, runs = self._baseline_plan(), []
         with self._node():
             for name, order_seed in (("first", None), ("again", None), ("reordered", 1)):
-                self._say(f"baseline, {name}")
+                self._log(f"baseline, {name}")
                 plan = reference_plan(baseline, "baseline", self.directory, name=f"noise-{name}", order_seed=order_seed)
                 runs.append(run_reference(plan, "baseline", order_seed=order_seed).plan.paths.root)
         floors = [measure_noise_floor(runs[0], other) for other in runs[1:]]
@@ -124,7 +124,7 @@ class Bench:
         return floor, save_noise_floor(floor, runs[0], self._runs_dir)
 
     def _node(self) -> AbstractContextManager[None]:
-        return node_lock(gpus_of(self._plan), run_id=self.directory.name, waiting=self._say)
+        return node_lock(gpus_of(self._plan), run_id=self.directory.name, waiting=self._log)
 
     def _baseline_plan(self) -> RunPlan:
         if self._baseline_profile is None:
@@ -136,7 +136,7 @@ class Bench:
         return plan_run(config_from_parameters(values), self._runs_dir)
 
     def _measure(self, contestant: str, repeat: int, watch: GpuWatch) -> Measurement:
-        self._say(f"repeat {repeat}: {contestant} ...")
+        self._log(f"repeat {repeat}: {contestant} ...")
         wait_for_free_memory([str(index) for index in watch.gpus])
         directory = self.directory / f"repeat-{repeat}"
         paths, finished = (
@@ -156,7 +156,7 @@ class Bench:
             tokens=tokens,
             **asdict(watch.use_between(finished - seconds, finished)),
         )
-        self._say(f"repeat {repeat}: {contestant}: {measurement.tokens_per_s:,.0f} tokens/s in {seconds:.1f} s")
+        self._log(f"repeat {repeat}: {contestant}: {measurement.tokens_per_s:,.0f} tokens/s in {seconds:.1f} s")
         return measurement
 
     def _run_loop(self, contestant: str, directory: Path) -> tuple[RunPaths, float]:

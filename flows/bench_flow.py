@@ -1,6 +1,5 @@
-"""The benchmark as a flow, so that it can be scheduled: the figures of a node, week by week."""
+"""The benchmark as a flow, so that a schedule can measure a node every week."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import State, flow, runtime
@@ -10,12 +9,10 @@ from pydantic import Field
 
 from flows import parameters as form
 from flows.bench import CONTESTANTS, Bench
-from flows.reporting.ending import failures_explained
+from flows.reporting.flow_failures import explain_failures
 from flows.reporting.reporter import Reporter
-from flows.reporting.run_identity import settle_parameters
-from tasks.node.gpu_lock import gpus_of, node_lock
-from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS, config_from_parameters
-from tasks.plan.run_plan import plan_run
+from flows.reporting.resolved_parameters import resolve_parameters
+from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
 
 
 def _name() -> str:
@@ -33,14 +30,12 @@ def bench(
     seed: form.Seed = 0,
     runs_dir: form.RunsDir = "runs",
 ) -> "State[dict[str, Any]]":
-    """Measure the pipeline beside the loops that it replaces, on this node."""
+    """Measure the pipeline and the loops that it replaces, on this node."""
     given = {name: value for name, value in locals().items() if name != "repeats" and value is not None}
     log = get_run_logger()
-    with failures_explained(), Reporter() as reporter:
-        settled = {"top_logprobs": DEFAULT_TOP_LOGPROBS, **settle_parameters(given)}
-        plan = plan_run(config_from_parameters(settled), Path(runs_dir))
-        measured = Bench(settled, baseline_profile=None, say=log.info)
-        with node_lock(gpus_of(plan), run_id=measured.directory.name, waiting=log.info):
-            result = measured.run(CONTESTANTS, repeats).to_json()
-        reporter.table("harvest-bench", result["standings"], f"Benchmark of {profile} in {measured.directory}")
-    return Completed(message=f"Measured {len(result['measurements'])} times: {measured.directory}", data=result)
+    with explain_failures(), Reporter() as reporter:
+        parameters = {"top_logprobs": DEFAULT_TOP_LOGPROBS, **resolve_parameters(given)}
+        benchmark = Bench(parameters, baseline_profile=None, log=log.info)
+        result = benchmark.run(CONTESTANTS, repeats).to_json()
+        reporter.table("harvest-bench", result["standings"], f"Benchmark of {profile} in {benchmark.directory}")
+    return Completed(message=f"Measured {len(result['measurements'])} times: {benchmark.directory}", data=result)

@@ -12,21 +12,17 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
 from flows.reporting.artifacts import report_equivalence, report_preflight, report_run, report_upload
-from flows.reporting.ending import failures_explained
-from flows.reporting.progress import say
+from flows.reporting.flow_failures import explain_failures
+from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planned_flow_run_name
+from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
-from flows.reporting.run_identity import (
-    changed_parameters,
-    flow_run_name,
-    flow_run_tags,
-    planned_name,
-    settle_parameters,
-)
+from flows.reporting.resolved_parameters import changed_parameters, resolve_parameters
 from flows.server.aws_credentials import load_credentials
-from flows.server.outage import outage_seconds
-from flows.shards import steps
+from flows.server.transfer_retries import outage_seconds
+from flows.shards import stages
 from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
-from flows.shards.generate import find_missing, generate_run
+from flows.shards.local_generation import generate_locally
+from flows.shards.remaining_shards import find_remaining
 from tasks.comparison.baseline import AUTO
 from tasks.comparison.equivalence import DEFAULT_EPSILON
 from tasks.locks import run_lock
@@ -89,23 +85,23 @@ def collect_rollouts(
 ) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
     given = dict(locals())
-    with failures_explained(), Reporter() as reporter:
-        settled = settle_parameters(given)
-        check_fan_out(nodes, shared, settled["baseline"])
+    with explain_failures(), Reporter() as reporter:
+        resolved = resolve_parameters(given)
+        check_fan_out(nodes, shared, resolved["baseline"])
         outage_seconds()  # so that a wrong value is refused before anything is written
-        plan = plan_run(config_from_parameters(settled), Path(runs_dir))
+        plan = plan_run(config_from_parameters(resolved), Path(runs_dir))
         reporter.describe_flow_run(
-            name=planned_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, settled)
+            name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
         )
         if aws_credentials_block is not None:
             load_credentials(aws_credentials_block)  # so that a wrong name is refused before anything is written
-        required = require if settled["baseline"] else None
-        if skip_finished and (known := finished_report(plan, upload_url=settled["upload"], require=required)):
+        required = require if resolved["baseline"] else None
+        if skip_finished and (known := finished_report(plan, upload_url=resolved["upload"], require=required)):
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known)
         report = _collect(
             plan,
-            upload=settled["upload"],
-            baseline=settled["baseline"],
+            upload=resolved["upload"],
+            baseline=resolved["baseline"],
             require=require,
             epsilon=epsilon,
             nodes=nodes,
@@ -129,9 +125,9 @@ def _collect(
     with run_lock(plan.paths.state / "lock"):
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
-        shards = steps.shard_dataset(plan)
+        shards = stages.shard_dataset(plan)
         if shared is not None and nodes > 1:
-            baseline_dir = steps.baseline(plan, baseline) if baseline else None
+            baseline_dir = stages.baseline(plan, baseline) if baseline else None
             generate_on_nodes(plan, shards, upload, to, nodes=nodes, shared=shared)
         else:
             if shared is not None:
@@ -139,19 +135,19 @@ def _collect(
             with _node(plan, shards, baseline) as node:
                 if node:
                     try:
-                        steps.preflight(plan, upload)
+                        stages.preflight(plan, upload)
                     finally:
                         report_preflight(to, plan.paths)
-                baseline_dir = steps.baseline(plan, baseline) if baseline else None
-                generate_run(plan, shards, upload, to)
+                baseline_dir = stages.baseline(plan, baseline) if baseline else None
+                generate_locally(plan, shards, upload, to)
         if shared is not None:
             close_shared(plan, shared)
             report_preflight(to, plan.paths)
-        verdict = steps.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
-        report = steps.summarize(plan.paths.root)
+        verdict = stages.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
+        report = stages.summarize(plan.paths.root)
         write_manifest(plan.paths.root)
         if upload is not None:
-            report_upload(to, steps.upload(plan.paths.root, upload))
+            report_upload(to, stages.upload(plan.paths.root, upload))
         report_equivalence(to, plan.paths)
         report_run(to, report, upload)
         if verdict is not None and not verdict.meets(require):
@@ -164,10 +160,10 @@ def _collect(
 def _node(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[bool]:
     """Hold this node's GPUs; False without them, where nothing is left to generate: what remains to be done of a run,
     such as a comparison or an upload, any machine can do."""
-    if baseline != AUTO and not find_missing(plan, shards).to_generate:
+    if baseline != AUTO and not find_remaining(plan, shards).to_generate:
         yield False
         return
-    with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=say):
+    with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=log_and_print):
         yield True
 
 

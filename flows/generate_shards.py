@@ -12,13 +12,13 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import parameters as form
-from flows.reporting.ending import failures_explained
+from flows.reporting.flow_failures import explain_failures
+from flows.reporting.generation_events import report_pool_event
 from flows.reporting.reporter import Reporter
 from flows.server.aws_credentials import transfer_with
 from flows.server.parent_watch import ParentWatch
-from flows.shards.generate import report_event
+from flows.shards.generation_session import generation_session, num_gpus
 from flows.shards.node_driver import NodeDriver
-from flows.shards.warm_pool import num_gpus, warm_pool
 from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.node_account import NodeAccount, shards_begun
@@ -52,7 +52,7 @@ def generate_shards(
     assert context is not None
     assert context.flow_run is not None
     node, root = node_name(), Path(scratch).resolve()
-    with failures_explained(), Reporter() as reporter:
+    with explain_failures(), Reporter() as reporter:
         reporter.describe_flow_run(name=f"{run} · {node}", tags={f"run:{run}", f"node:{node}"}, parameters={})
         ledger = Ledger(
             open_shared(shared, run, root / run / "state", transfer_with(aws_credentials_block)),
@@ -99,8 +99,8 @@ class _Node:
     def _serve(self, place: int) -> None:
         plan, account = self._plan, self._account
         shards = {shard.index: shard for shard in self._order.shards}
-        with warm_pool(
-            plan, listener=lambda event: report_event(event, plan, self._reporter), say=self._log.info
+        with generation_session(
+            plan, listener=lambda event: report_pool_event(event, plan.run_id, self._reporter), log=self._log.info
         ) as pool:
             account.generating(pool, num_gpus(plan))
             supply = ShardSupply(
@@ -119,8 +119,8 @@ class _Node:
                 self._log.info("shard %d is published", shard.index)
 
             def on_tick() -> None:
-                if self._parent.over is not None:
-                    raise HarvestError(f"the collection ended before its nodes: {self._parent.over}")
+                if self._parent.final_state is not None:
+                    raise HarvestError(f"the collection ended before its nodes: {self._parent.final_state}")
                 share = 100 * supply.num_finished / len(shards)
                 self._reporter.progress(share, f"{len(account.published)} shards from here, of {len(shards)} wanted")
 

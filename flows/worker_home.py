@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.errors import ConfigError
 
-VARIABLE = "HARVEST_HOME"
+HOME_VARIABLE = "HARVEST_HOME"
 
 
 def enter_harvest_home() -> dict[str, str]:
@@ -17,13 +17,13 @@ def enter_harvest_home() -> dict[str, str]:
 
     Raises ConfigError when it cannot be made.
     """
-    directory = Path(os.environ.get(VARIABLE) or "~/rollout-harvest").expanduser()
+    directory = Path(os.environ.get(HOME_VARIABLE) or "~/rollout-harvest").expanduser()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         os.chdir(directory)
     except OSError as error:
         raise ConfigError(
-            f"the worker cannot work in {directory}: {error}. Set {VARIABLE} in its environment to a directory that it "
-            "may write to"
+            f"the worker cannot work in {directory}: {error}. Set {HOME_VARIABLE} in its environment to a directory "
+            "that it may write to"
         ) from error
     return {"directory": str(Path.cwd())}

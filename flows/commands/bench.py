@@ -66,7 +66,7 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
 
     parameters.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
-    bench = Bench(parameters, baseline_profile=options.baseline_profile, say=_say)
+    bench = Bench(parameters, baseline_profile=options.baseline_profile, log=_say)
     if options.noise_floor:
         floor, path = bench.noise_floor()
         if options.json:

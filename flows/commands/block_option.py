@@ -34,9 +34,9 @@ def chosen_transfer(options: argparse.Namespace, runs_dir: Path) -> "TransferSet
     if block is None:
         return None
     from flows.server.embedded_server import EmbeddedServer
-    from flows.server.prefect_environment import prepare_prefect
+    from flows.server.prefect_environment import configure_prefect
 
-    if prepare_prefect(runs_dir):
+    if configure_prefect(runs_dir):
         EmbeddedServer().wait_until_ready()
 
     from flows.server.aws_credentials import transfer_with

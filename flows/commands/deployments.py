@@ -85,10 +85,10 @@ def execute_worker(options: argparse.Namespace) -> int:
     need_server()
 
     from flows.server.worker import run_worker
-    from tasks.fleet.node_record import VARIABLE
+    from tasks.fleet.node_record import NODE_NAME_VARIABLE
 
     name = options.name or socket.gethostname()
-    os.environ.setdefault(VARIABLE, name)
+    os.environ.setdefault(NODE_NAME_VARIABLE, name)
     return run_worker(["--pool", options.pool, "--name", name, "--type", "process", "--limit", "1"])
 
 

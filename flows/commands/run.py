@@ -163,11 +163,11 @@ def execute(options: argparse.Namespace) -> int:
 
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
-    from flows.server.prefect_environment import import_prefect, prepare_prefect
+    from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
 
-    server = EmbeddedServer() if prepare_prefect(runs_dir, verbose=options.verbose) else None
+    server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)
-    import_prefect()
+    import_prefect_without_pandas()
 
     from flows.collect import collect_rollouts
     from flows.reporting.progress import console_output
@@ -180,7 +180,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
     except Exception:
-        if interruption.was_asked:
+        if interruption.was_signalled:
             # where Prefect was not prepared for it
             raise KeyboardInterrupt from None
         raise
@@ -217,11 +217,11 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 def need_server(why: str = "") -> None:
     """Raise ConfigError without a Prefect server that outlives this command."""
-    from flows.server.prefect_environment import import_prefect, set_defaults
+    from flows.server.prefect_environment import import_prefect_without_pandas, set_prefect_defaults
     from tasks.errors import ConfigError
 
-    set_defaults()
-    import_prefect()
+    set_prefect_defaults()
+    import_prefect_without_pandas()
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():

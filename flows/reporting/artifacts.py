@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from flows.reporting.reporter import Reporter, Row
+from flows.reporting.reporter import Reporter, TableRow
 from tasks.files import read_json
 from tasks.records import RunPaths
 from tasks.storage.upload_record import UploadRecord
@@ -94,7 +94,7 @@ def browse_url(url: str) -> str:
     return f"https://s3.console.aws.amazon.com/s3/buckets/{parts.netloc}?prefix={quote(key)}/"
 
 
-def _checks(checks: list[dict[str, Any]]) -> list[Row]:
+def _checks(checks: list[dict[str, Any]]) -> list[TableRow]:
     return [
         {
             "check": check["name"] if check["gpu"] is None else f"GPU {check['gpu']} {check['name']}",
@@ -107,14 +107,14 @@ def _checks(checks: list[dict[str, Any]]) -> list[Row]:
     ]
 
 
-def _tiers(found: dict[str, Any]) -> list[Row]:
+def _tiers(found: dict[str, Any]) -> list[TableRow]:
     return [
         {"tier": tier["tier"], "holds": "yes" if tier["holds"] else "no", "reason": tier["reason"]}
         for tier in found["tiers"]
     ]
 
 
-def _arm(arm: dict[str, Any]) -> Row:
+def _arm(arm: dict[str, Any]) -> TableRow:
     interval = arm["mean_reward_interval"]
     return {
         "arm": arm["arm_id"],
@@ -125,7 +125,7 @@ def _arm(arm: dict[str, Any]) -> Row:
     }
 
 
-def _rung(change: dict[str, Any]) -> Row:
+def _rung(change: dict[str, Any]) -> TableRow:
     return {
         "at": change["at"],
         "from rung": change["from_rung"],
@@ -137,7 +137,7 @@ def _rung(change: dict[str, Any]) -> Row:
     }
 
 
-def _throughput(report: dict[str, Any]) -> list[Row]:
+def _throughput(report: dict[str, Any]) -> list[TableRow]:
     generation, telemetry = report["generation"], report["telemetry"] or {}
     values = {
         "tokens generated": f"{generation['tokens']:,}",

@@ -1,4 +1,4 @@
-"""How a run is watched while it runs: counters, lines on the terminal, and Prefect's log."""
+"""Shows how far a run is: its counters, the progress line on the terminal, and messages for the log."""
 
 import sys
 import time
@@ -10,16 +10,15 @@ from typing import Protocol, TextIO
 import polars as pl
 from prefect.logging import get_run_logger
 
-from tasks.generation.recovery import PoolEvent
-
 console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
-"""Where the command line wants progress; None under a Prefect worker."""
+"""Where the command line shows progress; None under a Prefect worker."""
 
 LINE_SECONDS = 10.0
+"""Time between two progress lines where the output is no terminal."""
 
 
 class Counters(Protocol):
-    """What a Progress reads: a replica pool's counters, or those of all nodes together."""
+    """The counters that Progress reads: those of a replica pool, or the sums over all nodes."""
 
     @property
     def rollouts_finished(self) -> int: ...
@@ -33,7 +32,7 @@ class Counters(Protocol):
 
 @dataclass(kw_only=True)
 class Progress:
-    """Counters of a run, updated from the flow's main thread. Rewards are of the shards scored so far."""
+    """How far a run is. The flow's main thread updates it. Rewards are those of the shards scored so far."""
 
     total: int
     done_before: int = 0
@@ -83,7 +82,7 @@ class Progress:
 
 
 class ProgressDisplay:
-    """Draws a Progress: one line rewritten on a terminal, one line every ten seconds elsewhere."""
+    """Shows a Progress: one line that is rewritten on a terminal, one line every ten seconds elsewhere."""
 
     def __init__(self, progress: Progress, stream: TextIO | None) -> None:
         self._progress = progress
@@ -92,7 +91,7 @@ class ProgressDisplay:
         self._shown_at = time.monotonic()
         self._drawn = False
 
-    def tick(self) -> None:
+    def refresh(self) -> None:
         if self._stream is None:
             return
         if self._live:
@@ -101,10 +100,10 @@ class ProgressDisplay:
             self._drawn = True
         elif time.monotonic() - self._shown_at >= LINE_SECONDS:
             self._shown_at = time.monotonic()
-            self.say(self._progress.line())
+            self.print_line(self._progress.line())
 
-    def say(self, text: str) -> None:
-        """Print a line of its own, above the progress line."""
+    def print_line(self, text: str) -> None:
+        """Print ``text`` as a line of its own, above the progress line."""
         if self._stream is None:
             return
         start = "\r\x1b[K" if self._drawn else ""
@@ -112,12 +111,9 @@ class ProgressDisplay:
         self._stream.write(f"{start}{text}\n")
         self._stream.flush()
 
-    def event(self, event: PoolEvent) -> None:
-        self.say(f"{event.kind}: {event.message}")
-
     def close(self) -> None:
         if self._drawn:
-            self.say(self._progress.line())
+            self.print_line(self._progress.line())
 
 
 def _duration(seconds: float) -> str:
@@ -126,13 +122,30 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def say(text: str) -> None:
-    """Tell Prefect's log and, from the command line, the terminal."""
+class FlowLog:
+    """Writes messages to the flow run's log and to the terminal, above the progress line."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self._log = get_run_logger()
+        self._display = display
+
+    def info(self, text: str) -> None:
+        self._log.info(text)
+        self._display.print_line(text)
+
+    def warning(self, text: str) -> None:
+        self._log.warning(text)
+        self._display.print_line(f"warning: {text}")
+
+
+def log_and_print(text: str) -> None:
+    """Write ``text`` to the flow run's log and, if the command line runs the flow, to the terminal."""
     get_run_logger().info(text)
     if (stream := console_output.get()) is not None:
         stream.write(f"{text}\n")
         stream.flush()
 
 
-def stderr_display(progress: Progress) -> ProgressDisplay:
+def open_display(progress: Progress) -> ProgressDisplay:
+    """Return a display on the command line's output, or on stderr if that is a terminal, or one that shows nothing."""
     return ProgressDisplay(progress, console_output.get() or (sys.stderr if sys.stderr.isatty() else None))

@@ -30,8 +30,9 @@ REQUEST_SECONDS = 15.0
 FLUSH_SECONDS = 60.0
 """How long the end of a flow waits for the next of its artifacts to reach the server."""
 
-Row = dict[str, Any]
-Send = Callable[[SyncPrefectClient], object]
+TableRow = dict[str, Any]
+Request = Callable[[SyncPrefectClient], object]
+"""Sends one thing to the Prefect server."""
 
 
 class Reporter:
@@ -42,7 +43,7 @@ class Reporter:
         assert flow_context is not None
         assert flow_context.flow_run is not None
         self._flow_run = flow_context.flow_run
-        self._queue: queue.SimpleQueue[Send | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._patience: float | None = None
         self._last_sent = 0.0
         self._progress_id: UUID | None = None
@@ -76,7 +77,7 @@ class Reporter:
             self._progress_due = time.monotonic() + PROGRESS_SECONDS
             self._queue.put(self._send_progress)
 
-    def table(self, key: str, rows: list[Row], description: str) -> None:
+    def table(self, key: str, rows: list[TableRow], description: str) -> None:
         if rows:
             self._artifact(key, "table", json.dumps(rows), description)
 
@@ -127,32 +128,19 @@ class Reporter:
     def _send_all(self) -> None:
         # the client's own retries take minutes, and do not know when the flow ends
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
-            while (send := self._queue.get()) is not None:
-                while not _sent(send):
+            while (request := self._queue.get()) is not None:
+                while not _sent(request):
                     if self._given_up:
                         return
                     time.sleep(RETRY_SECONDS)
                 self._last_sent = time.monotonic()
 
 
-def _sent(send: Send) -> bool:
+def _sent(request: Request) -> bool:
     try:
         with get_client(sync_client=True) as client:
-            send(client)
+            request(client)
     except Exception as error:
         logger.debug("could not report to Prefect: %s", error)
         return False
     return True
-
-
-def retry_no_more() -> None:
-    """Make Prefect accept this flow run's failure as final, whatever its ``retries``."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or not context.flow_run.empirical_policy.retries:
-        return
-    policy = context.flow_run.empirical_policy.model_copy(update={"retries": 0})
-    try:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(context.flow_run.id, empirical_policy=policy)
-    except Exception as error:
-        logger.debug("could not end the retries: %s", error)

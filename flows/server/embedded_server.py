@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from flows.server.prefect_environment import import_prefect
+from flows.server.prefect_environment import import_prefect_without_pandas
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
 
@@ -104,7 +104,7 @@ class EmbeddedServer:
         return lines[-1].strip() if lines else "it said nothing"
 
 
-def collect_garbage_apart() -> None:
+def collect_garbage_in_thread() -> None:
     """Have this process's garbage collected by a thread that does nothing else.
 
     Where a statement of Prefect's fails because SQLite is locked, its traceback is garbage that holds a cursor. To free
@@ -127,8 +127,8 @@ def _collect() -> None:
 def main(parent_pid: int, port: int) -> None:
     """The server's process."""
     die_with_parent(parent_pid)
-    collect_garbage_apart()
-    import_prefect()
+    collect_garbage_in_thread()
+    import_prefect_without_pandas()
     import uvicorn
 
     uvicorn.run(

@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM of a command that runs a flow itself: it ends in seconds, wherever they met the flow.
+"""Ends a command that runs a flow within seconds of Ctrl-C or SIGTERM, whatever the flow is doing.
 
-An interrupt can meet Prefect where it is not prepared for one: it then becomes another error, or is lost, or the flow
-waits for a thread that does not end. So what was asked is noted where nothing can lose it, and whatever the flow is
-still about some seconds later is cut short. That costs nothing but the flow run's last words: what is on disk is
-resumable at any moment, and every process under this one ends with it.
+Prefect is not prepared for an interrupt everywhere: there, the interrupt becomes another error, is lost, or leaves the
+flow waiting for a thread that does not end. So a thread of its own notes every signal, and ends the process if the flow
+has not ended some seconds later. No data is lost by that: the files on disk can be resumed at any moment, and every
+process below this one ends with it.
 """
 
 import os
@@ -11,65 +11,84 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 GRACE_SECONDS = 7.0
-"""What a flow has to end in order, of the ten seconds in which a command ends."""
+"""How long a flow has for an orderly end. The whole command ends within ten seconds."""
 NOTE_SECONDS = 0.1
-"""Within this time of a signal it is noted."""
-AGAIN_SECONDS = 3.0
-"""After which a flow that is still under way is asked again: longer than an orderly end takes."""
+"""The longest time from a signal until the thread has noted it."""
+REPEAT_SECONDS = 3.0
+"""After this time a flow that still runs gets SIGTERM again. An orderly end takes less."""
 STATE_SECONDS = 2.0
-"""What a flow run that is cut short has to tell the server so."""
+"""How long a flow run whose process is being ended has to report its state to the server."""
 INTERRUPTED = 130
 """Exit code, as shells have it for Ctrl-C."""
 
 RESUMES = "harvest: interrupted; the same command resumes"
-"""Last words of a command that does."""
+"""The last words of a command that can be resumed."""
 
 _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
-class Interruption:
-    """Watches for SIGINT and SIGTERM from its creation on; ``last_words`` are said by a command that is cut short.
+class InterruptibleFlow(Protocol):
+    """What an interruption needs of the flow in this process."""
 
-    SIGTERM is made to interrupt as Ctrl-C does. To be created in the main thread, once in a process.
+    @property
+    def is_running(self) -> bool:
+        """Whether the flow's body runs, its context managers included."""
+
+    def report_crashed(self, timeout: float) -> None:
+        """Tell the Prefect server, within ``timeout`` seconds, that the flow run is over."""
+
+
+_flow: InterruptibleFlow | None = None
+
+
+def set_interruptible_flow(flow: InterruptibleFlow) -> None:
+    """Make ``flow`` the one that a later interruption asks to end."""
+    global _flow
+    _flow = flow
+
+
+class Interruption:
+    """Watches for SIGINT and SIGTERM from its creation on. ``last_words`` go to stderr if the process is cut short.
+
+    It makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Create it once in a process, in the main thread.
     """
 
     def __init__(self, last_words: str) -> None:
         self._last_words = last_words
-        self._asked = threading.Event()
+        self._signalled = threading.Event()
         self._pipe, noted = os.pipe()
         os.set_blocking(noted, False)
-        # written by the interpreter itself, whoever handles the signal
+        # the interpreter itself writes to it, whoever handles the signal
         signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, _interrupt)
         threading.Thread(target=self._watch, name="interruption", daemon=True).start()
 
     @property
-    def was_asked(self) -> bool:
+    def was_signalled(self) -> bool:
         """Whether a signal asked this process to end."""
-        return self._asked.wait(NOTE_SECONDS)
+        return self._signalled.wait(NOTE_SECONDS)
 
     def _watch(self) -> None:
         while not _SIGNALS.intersection(os.read(self._pipe, 1)):
             pass
-        self._asked.set()
+        self._signalled.set()
         deadline = time.monotonic() + GRACE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(AGAIN_SECONDS, left))
-            ending = sys.modules.get("flows.reporting.ending")
-            if ending is not None and ending.goes_on():
-                # in a flow, Prefect's handler is there for it, also where Ctrl-C is ignored
+            time.sleep(min(REPEAT_SECONDS, left))
+            if _flow is not None and _flow.is_running:
+                # while a flow runs, Prefect handles SIGTERM, even where Ctrl-C is ignored
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        if (ending := sys.modules.get("flows.reporting.ending")) is not None:
-            ending.say_crashed(STATE_SECONDS)
+        if _flow is not None:
+            _flow.report_crashed(STATE_SECONDS)
         sys.stderr.write(f"{self._last_words}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    # Prefect's own handler is for flow runs that a worker started, and while a flow runs it stands before this one
+    # Prefect's own handler is for flow runs that a worker started; it replaces this one while a flow runs
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.strsignal(number))

@@ -16,14 +16,14 @@ class ParentWatch:
 
     def __init__(self, flow_run_id: UUID | None) -> None:
         self._flow_run_id = flow_run_id
-        self._over: str | None = None
+        self._final_state: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="parent-watch", daemon=True)
 
     @property
-    def over(self) -> str | None:
+    def final_state(self) -> str | None:
         """The final state of the flow run that is watched, in words; None while it goes on."""
-        return self._over
+        return self._final_state
 
     def __enter__(self) -> Self:
         if self._flow_run_id is not None:
@@ -37,11 +37,11 @@ class ParentWatch:
 
     def _run(self) -> None:
         assert self._flow_run_id is not None
-        while not self._stop.wait(POLL_SECONDS) and self._over is None:
+        while not self._stop.wait(POLL_SECONDS) and self._final_state is None:
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
                     state = client.read_flow_run(self._flow_run_id).state
             except Exception:
                 continue
             if state is not None and state.is_final():
-                self._over = f"{state.name}: {state.message or 'no message'}"
+                self._final_state = f"{state.name}: {state.message or 'no message'}"

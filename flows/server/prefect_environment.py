@@ -22,13 +22,13 @@ _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
 
 
-def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
+def set_prefect_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set what every process of ours that uses Prefect is to have, and the user has not set otherwise."""
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
 
 
-def import_prefect() -> None:
+def import_prefect_without_pandas() -> None:
     """Import prefect a second sooner, and 40 MB smaller, than by itself.
 
     Its cache policies import pandas, for cache keys of data frames, if it is there, and ``datasets`` brings it. No task
@@ -45,7 +45,7 @@ def import_prefect() -> None:
         del modules["pandas"]
 
 
-def prepare_prefect(
+def configure_prefect(
     runs_dir: Path, environment: MutableMapping[str, str] = os.environ, *, verbose: bool = False
 ) -> bool:
     """Use the user's Prefect where there is one, and otherwise a home of our own below ``runs_dir``.
@@ -53,7 +53,7 @@ def prepare_prefect(
     Returns:
         Whether no server is set up anywhere; ``PREFECT_HOME`` is then set.
     """
-    set_defaults(environment)
+    set_prefect_defaults(environment)
     if not verbose:
         # Prefect's database keeps the whole log; the terminal shows progress instead
         environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

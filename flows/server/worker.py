@@ -19,21 +19,21 @@ from uuid import UUID
 
 import psutil
 
-from flows.worker_home import VARIABLE
+from flows.worker_home import HOME_VARIABLE
 from tasks.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import State
 
-FLOW_SECONDS = 30.0
+FLOW_END_SECONDS = 30.0
 """What a flow run has to end its replicas and to tell the server."""
-REPORT_SECONDS = 5.0
+WORKER_REPORT_SECONDS = 5.0
 """What Prefect's worker has to report flow runs that ended without a word, such as while they imported, before this
 process does."""
-SETTLE_SECONDS = 30.0
+REPORT_TIMEOUT_SECONDS = 30.0
 """How long a server that is slow or away is asked for the states of flow runs that have ended."""
-WORKER_SECONDS = 15.0
+WORKER_END_SECONDS = 15.0
 _FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 
@@ -47,7 +47,7 @@ def run_worker(arguments: Sequence[str]) -> int:
     The flow runs work in HARVEST_HOME, which is this process's directory unless it is set.
     """
     environment = dict(os.environ)
-    environment.setdefault(VARIABLE, str(Path.cwd()))
+    environment.setdefault(HOME_VARIABLE, str(Path.cwd()))
     # a session of its own: Ctrl-C in a terminal is for this process to pass on, in the right order
     worker = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", *arguments],
@@ -66,7 +66,7 @@ def run_worker(arguments: Sequence[str]) -> int:
         _end_flow_runs(worker.pid)
         worker.terminate()
         try:
-            worker.wait(WORKER_SECONDS)
+            worker.wait(WORKER_END_SECONDS)
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
@@ -86,11 +86,11 @@ def _end_flow_runs(worker_pid: int) -> None:
             process.terminate()
         except psutil.NoSuchProcess:
             continue
-    deadline = time.monotonic() + FLOW_SECONDS
+    deadline = time.monotonic() + FLOW_END_SECONDS
     # the worker reaps them, and a zombie has said all it had to say
     while any(_lives(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
-    settle(flow_run_ids)
+    report_ended(flow_run_ids)
 
 
 def _flow_run_of(process: psutil.Process) -> UUID | None:
@@ -100,30 +100,30 @@ def _flow_run_of(process: psutil.Process) -> UUID | None:
         return None
 
 
-def settle(flow_run_ids: list[UUID]) -> None:
+def report_ended(flow_run_ids: list[UUID]) -> None:
     """Have the server know that these flow runs, whose processes have ended, are over."""
     # imported here: a worker that waits for years needs none of it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     began = time.monotonic()
-    unsettled = set(flow_run_ids)
-    while unsettled and time.monotonic() < began + SETTLE_SECONDS:
-        late = time.monotonic() >= began + REPORT_SECONDS
-        for flow_run_id in list(unsettled):
+    unreported = set(flow_run_ids)
+    while unreported and time.monotonic() < began + REPORT_TIMEOUT_SECONDS:
+        late = time.monotonic() >= began + WORKER_REPORT_SECONDS
+        for flow_run_id in list(unreported):
             # one that the server will not take must not stand in the way of the others
             with (
                 contextlib.suppress(Exception),
                 temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
                 get_client(sync_client=True) as client,
             ):
-                if _is_over(client, flow_run_id, say=late):
-                    unsettled.discard(flow_run_id)
-        if unsettled:
+                if _is_over(client, flow_run_id, report=late):
+                    unreported.discard(flow_run_id)
+        if unreported:
             time.sleep(0.5)
 
 
-def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, say: bool) -> bool:
+def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, report: bool) -> bool:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelled, Crashed
 
@@ -134,11 +134,11 @@ def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, say: bool) -> bo
     # one that waits for its retry is another worker's
     if state is None or state.is_final() or state.is_scheduled():
         return True
-    if say:
+    if report:
         message = "The worker was shut down. The same run again goes on where this one stopped."
         ended: State[Any] = Cancelled(message=message) if state.is_cancelling() else Crashed(message=message)
         client.set_flow_run_state(flow_run_id, ended, force=True)
-    return say
+    return report
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from prefect import runtime
 from prefect.logging import get_run_logger
 
-from flows.reporting.progress import Progress, say, stderr_display
-from flows.reporting.pulse import Pulse
+from flows.reporting.generation_events import GenerationEvents
+from flows.reporting.progress import FlowLog, Progress, log_and_print, open_display
 from flows.reporting.reporter import Reporter
 from flows.server.aws_credentials import transfer_of_flow_run
-from flows.shards.drive import score_and_upload
-from flows.shards.generate import Missing, find_missing
-from flows.shards.in_flight import InFlight
 from flows.shards.node_runs import NodeRun, NodeRuns, check_deployment
-from flows.shards.open_ledgers import name_of
-from flows.shards.shard_uploads import ShardUploads, submit_to
-from flows.shards.steps import fetch_shard
+from flows.shards.open_ledgers import register_ledger
+from flows.shards.pending_tasks import PendingTasks
+from flows.shards.remaining_shards import RemainingShards, find_remaining
+from flows.shards.shard_pipeline import score_and_upload
+from flows.shards.shard_uploads import ShardUploads, upload_submitter
+from flows.shards.stages import fetch_shard
 from tasks.errors import ConfigError, HarvestError, NodesLost
 from tasks.fleet.ledger import Ledger, View
 from tasks.fleet.node_accounts import bring_accounts
@@ -30,11 +30,11 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.storage.destination import CHECK_ATTEMPTS, check_destination
 
-LOOK_SECONDS = 2.0
-FETCHES = 8
-ROUNDS = 3
+POLL_SECONDS = 2.0
+MAX_CONCURRENT_FETCHES = 8
+MAX_STARTS = 3
 """How often nodes are started anew when none is left and nothing was finished in between."""
-END_SECONDS = 60.0
+SHUTDOWN_SECONDS = 60.0
 """How long nodes have to end by themselves when all is done; their last figures come with their end."""
 
 _FINAL = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
@@ -52,9 +52,9 @@ def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
     """Bring shards that are finished on shared storage alone, for a collection that goes on without nodes."""
     ledger = _open_ledger(plan, shared)
     finished = ledger.look().finished
-    for shard in find_missing(plan, shards).to_generate:
+    for shard in find_remaining(plan, shards).to_generate:
         if shard.index in finished and (node := fetch_one(ledger, plan, shard)):
-            say(f"shard {shard.index} was finished by {node} before")
+            log_and_print(f"shard {shard.index} was finished by {node} before")
 
 
 def close_shared(plan: RunPlan, shared: str) -> None:
@@ -68,13 +68,13 @@ def generate_on_nodes(
     plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter, *, nodes: int, shared: str
 ) -> None:
     """Have ``nodes`` nodes generate what is missing; fetch and score it shard by shard; finished shards are skipped."""
-    missing = find_missing(plan, shards)
+    missing = find_remaining(plan, shards)
     if not missing:
         return
     if upload_url is not None:
         _check_destination(upload_url)
     fan_out = _FanOut(plan, missing, upload_url, reporter, nodes=nodes, shared=shared)
-    with Pulse(reporter, plan.run_id):
+    with GenerationEvents(reporter, plan.run_id):
         fan_out.run()
 
 
@@ -99,7 +99,14 @@ class _Counters:
 
 class _FanOut:
     def __init__(
-        self, plan: RunPlan, missing: Missing, upload_url: str | None, reporter: Reporter, *, nodes: int, shared: str
+        self,
+        plan: RunPlan,
+        missing: RemainingShards,
+        upload_url: str | None,
+        reporter: Reporter,
+        *,
+        nodes: int,
+        shared: str,
     ) -> None:
         self._plan = plan
         self._missing = missing
@@ -108,36 +115,38 @@ class _FanOut:
         self._ledger = _open_ledger(plan, shared)
         self._runs = NodeRuns(plan.run_id, shared, runtime.flow_run.parameters.get("aws_credentials_block"))
         self._awake = threading.Event()
-        self._in_flight = InFlight(self._awake.set)
+        self._pending = PendingTasks(self._awake.set)
         self._waiting = {shard.index: shard for shard in missing.to_generate}
         self._fetching: set[int] = set()
         self._made: dict[str, int] = {}
         self._counters = _Counters()
         done_before = sum(shard.num_rollouts for shard in missing.generated)
         self._progress = Progress(total=plan.num_rollouts, done_before=done_before, counters=self._counters)
-        self._display = stderr_display(self._progress)
+        self._display = open_display(self._progress)
         self._rounds = 0
         self._failing_since: float | None = None
-        self._log = get_run_logger()
-        self._uploads = ShardUploads(self._in_flight, submit_to(plan, upload_url), self._warn)
+        self._log = FlowLog(self._display)
+        self._uploads = ShardUploads(self._pending, upload_submitter(plan, upload_url), self._log.warning)
 
     def run(self) -> None:
         """Raises NodesLost or ConfigError when the nodes cannot do it, and what fetching or scoring failed of."""
         if self._missing.generated:
-            self._say(f"resuming {self._plan.run_id}: {len(self._missing.generated)} shards are finished and skipped")
+            self._log.info(
+                f"resuming {self._plan.run_id}: {len(self._missing.generated)} shards are finished and skipped"
+            )
         for shard in self._missing.to_score:
             self._score(shard)
         try:
             self._begin()
-            while self._waiting or self._in_flight:
+            while self._waiting or self._pending:
                 view = self._look()
                 if view is not None:
                     self._fetch(view)
                     self._watch(view)
                 self._tick()
-                self._awake.wait(LOOK_SECONDS)
+                self._awake.wait(POLL_SECONDS)
                 self._awake.clear()
-                self._in_flight.settle()
+                self._pending.run_callbacks()
             self._await_end()
         finally:
             # also when this flow is cancelled or killed by SIGTERM
@@ -162,7 +171,7 @@ class _FanOut:
         except HarvestError as error:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
-            self._log.warning("the shared storage is out of reach: %s", error)
+            get_run_logger().warning("the shared storage is out of reach: %s", error)
             if isinstance(error, ConfigError) or now - self._failing_since > GIVE_UP_SECONDS:
                 raise
             return None
@@ -171,24 +180,26 @@ class _FanOut:
 
     def _fetch(self, view: View) -> None:
         for index in sorted((view.finished & self._waiting.keys()) - self._fetching):
-            if len(self._fetching) == FETCHES:
+            if len(self._fetching) == MAX_CONCURRENT_FETCHES:
                 return
             self._fetching.add(index)
             shard = self._waiting[index]
-            self._in_flight.watch(fetch_shard.submit(name_of(self._ledger), self._plan, shard), self._fetched(shard))
+            self._pending.add(
+                fetch_shard.submit(register_ledger(self._ledger), self._plan, shard), self._fetched(shard)
+            )
 
     def _fetched(self, shard: Shard) -> Callable[[str | None], None]:
         def follow(node: str | None) -> None:
             self._fetching.discard(shard.index)
             if node is None:
-                self._say(f"shard {shard.index} came damaged from the shared storage and is generated again")
+                self._log.info(f"shard {shard.index} came damaged from the shared storage and is generated again")
                 return
             del self._waiting[shard.index]
             self._rounds = 0
             self._made[node] = self._made.get(node, 0) + 1
             self._counters.fetched += shard.num_rollouts
             done = len(self._missing.to_generate) - len(self._waiting)
-            self._say(f"shard {shard.index} came from {node} ({done} of {len(self._missing.to_generate)})")
+            self._log.info(f"shard {shard.index} came from {node} ({done} of {len(self._missing.to_generate)})")
             self._score(shard)
 
         return follow
@@ -197,7 +208,7 @@ class _FanOut:
         def on_scored(scored: Shard) -> None:
             self._progress.add_scores(self._plan.paths.scores(scored.index))
 
-        score_and_upload(self._in_flight, self._plan, shard, self._uploads, on_scored)
+        score_and_upload(self._pending, self._plan, shard, self._uploads, on_scored)
 
     def _watch(self, view: View) -> None:
         unfinished = [shard for index, shard in self._waiting.items() if index not in view.finished]
@@ -217,16 +228,16 @@ class _FanOut:
         publish_order(self._ledger.store, self._plan, unfinished, self._nodes)
         started = self._runs.start(min(self._nodes, len(unfinished)))
         self._counters.live = {run.owner for run in self._runs.live}
-        self._say(
+        self._log.info(
             f"{len(unfinished)} shards for {len(started)} nodes, which begin as workers of harvest-nodes take them"
         )
 
     def _ended(self, run: NodeRun, unfinished: bool) -> None:
         record = self._counters.records.get(run.owner)
         name = record.node if record else f"node {run.number + 1}"
-        self._say(f"{name} ended ({run.describe()})")
+        self._log.info(f"{name} ended ({run.describe()})")
         if unfinished and (free := self._ledger.drop_from(run.owner)):
-            self._say(f"shards {', '.join(map(str, free))} of {name} are free for the other nodes")
+            self._log.info(f"shards {', '.join(map(str, free))} of {name} are free for the other nodes")
 
     def _refuse_in_vain(self) -> None:
         told = {run.owner: run.describe() for run in self._runs.runs}
@@ -240,7 +251,7 @@ class _FanOut:
         if errors and len(errors) == len(told) and all(error["type"] in _FINAL for error in errors):
             kind = ConfigError if all(error["type"] == "ConfigError" for error in errors) else NodesLost
             raise kind(f"no node can generate: {causes}")
-        if self._rounds >= ROUNDS:
+        if self._rounds >= MAX_STARTS:
             raise NodesLost(
                 f"nodes were started {self._rounds} times and finished nothing: {causes}. Mend the cause, then run the "
                 "same command, which resumes"
@@ -250,13 +261,13 @@ class _FanOut:
         counters = self._counters
         if counters.first_admitted_at is None and counters.tokens_generated:
             counters.first_admitted_at = time.monotonic()
-        self._display.tick()
+        self._display.refresh()
         shares = [f"{node} {count} shards" for node, count in sorted(self._made.items())]
         self._reporter.progress(self._progress.percent, " · ".join([self._progress.line(), *shares]))
 
     def _await_end(self) -> None:
         """Nodes end when they see that nothing is left; those that never began are not waited for."""
-        deadline = time.monotonic() + END_SECONDS
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
         while time.monotonic() < deadline and any(run.working for run in self._runs.live):
             view = self._look()
             if view is not None:
@@ -264,15 +275,7 @@ class _FanOut:
                 # whoever lives writes a record when it sees that nothing is left
                 for run in self._runs.poll(view.nodes, leases, leases=1):
                     self._ended(run, unfinished=False)
-            time.sleep(LOOK_SECONDS)
-
-    def _say(self, text: str) -> None:
-        self._log.info(text)
-        self._display.say(text)
-
-    def _warn(self, text: str) -> None:
-        self._log.warning(text)
-        self._display.say(f"warning: {text}")
+            time.sleep(POLL_SECONDS)
 
 
 def _check_destination(url: str) -> None:

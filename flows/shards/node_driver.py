@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from flows.shards.drive import PUMP_SECONDS
-from flows.shards.in_flight import InFlight
-from flows.shards.open_ledgers import name_of
-from flows.shards.steps import generate_shard, publish_shard
+from flows.shards.open_ledgers import register_ledger
+from flows.shards.pending_tasks import PendingTasks
+from flows.shards.shard_pipeline import PUMP_SECONDS
+from flows.shards.stages import generate_shard, publish_shard
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.shard_supply import ShardSupply
 from tasks.generation.replica_pool import ReplicaPool
@@ -21,7 +21,7 @@ class NodeDriver:
         self._pool = pool
         self._ledger = ledger
         self._shards = shards
-        self._in_flight = InFlight(pool.wake)
+        self._pending = PendingTasks(pool.wake)
         self._generating: set[int] = set()
 
     def run(self, supply: ShardSupply, *, on_published: Callable[[Shard], None], on_tick: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class NodeDriver:
             supply.want(self._pool.capacity - len(self._generating))
             self._pool.pump(PUMP_SECONDS)
             on_tick()
-            self._in_flight.settle()
+            self._pending.run_callbacks()
 
     def _generate(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
         def generated(_: object) -> None:
@@ -47,11 +47,11 @@ class NodeDriver:
             self._publish(shard, on_published)
             return
         self._generating.add(shard.index)
-        self._in_flight.watch(generate_shard.submit(self._pool, shard), generated)
+        self._pending.add(generate_shard.submit(self._pool, shard), generated)
 
     def _publish(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
         def published(was_first: bool) -> None:
             if was_first:
                 on_published(shard)
 
-        self._in_flight.watch(publish_shard.submit(name_of(self._ledger), self._plan, shard), published)
+        self._pending.add(publish_shard.submit(register_ledger(self._ledger), self._plan, shard), published)

@@ -1,6 +1,6 @@
-"""The ledgers that this process has open, by name: all that a task run is given of one.
+"""The ledgers that this process has open, by name. A task run gets only the name.
 
-A ledger holds a filesystem and so a secret, and Prefect is free to log, hash or serialise what it passes to a task.
+A ledger holds a filesystem and with it a secret, and Prefect may log, hash or serialise what it passes to a task.
 """
 
 from weakref import WeakValueDictionary
@@ -10,12 +10,12 @@ from tasks.fleet.ledger import Ledger
 _open: WeakValueDictionary[str, Ledger] = WeakValueDictionary()
 
 
-def name_of(ledger: Ledger) -> str:
-    """The name under which ``ledger_named`` finds ``ledger``, for as long as its owner keeps it."""
+def register_ledger(ledger: Ledger) -> str:
+    """Return the name for ``find_ledger``. It is valid for as long as the caller keeps the ledger."""
     name = f"{ledger.store.url}#{ledger.owner}"
     _open[name] = ledger
     return name
 
 
-def ledger_named(name: str) -> Ledger:
+def find_ledger(name: str) -> Ledger:
     return _open[name]

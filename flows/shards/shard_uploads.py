@@ -1,4 +1,4 @@
-"""Uploads of finished shards beside generation, which neither waits for the store nor ends for it."""
+"""Uploads finished shards while others are generated. An outage of the destination does not stop generation."""
 
 from collections import deque
 from collections.abc import Callable
@@ -6,65 +6,69 @@ from functools import partial
 
 from prefect.futures import PrefectFuture
 
-from flows.shards.in_flight import InFlight
-from flows.shards.steps import upload_shard
+from flows.shards.pending_tasks import PendingTasks
+from flows.shards.stages import upload_shard
 from tasks.errors import HarvestError
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 
-MOST = 4
-"""Uploads in flight: one that outlasts an outage holds a thread of the flow's, and generation needs threads too."""
+MAX_CONCURRENT_UPLOADS = 4
+"""An upload that waits for the end of an outage holds one of the flow's threads, and generation needs threads too."""
+
+SubmitUpload = Callable[[Shard], PrefectFuture[None]]
 
 
-Submit = Callable[[Shard], PrefectFuture[None]]
-
-
-def submit_to(plan: RunPlan, url: str | None) -> Submit | None:
-    """What submits a shard's upload to ``url``, if there is one."""
+def upload_submitter(plan: RunPlan, url: str | None) -> SubmitUpload | None:
+    """Return a function that submits the upload of a shard to ``url``; None without a URL."""
     return None if url is None else lambda shard: upload_shard.submit(plan, shard, url)
 
 
 class ShardUploads:
-    """Uploads shards as they come, by ``submit``; does nothing without.
+    """Uploads each added shard with ``submit``; does nothing when ``submit`` is None.
 
-    ``warn`` is told of what an outage leaves for the end of the run, where the upload stage sends whatever is missing.
+    When an outage makes an upload fail, ``warn`` gets a message and the shard is left out. The upload stage at the end
+    of the run sends whatever is missing.
     """
 
-    def __init__(self, in_flight: InFlight, submit: Submit | None, warn: Callable[[str], None]) -> None:
-        self._in_flight = in_flight
+    def __init__(self, pending: PendingTasks, submit: SubmitUpload | None, warn: Callable[[str], None]) -> None:
+        self._pending = pending
         self._submit = submit
         self._warn = warn
         self._waiting: deque[Shard] = deque()
-        self._under_way = 0
-        self._told: str | None = None
+        self._uploading = 0
+        self._last_error: str | None = None
 
     def add(self, shard: Shard) -> None:
         if self._submit is None:
             return
         self._waiting.append(shard)
-        self._begin(self._submit)
+        self._submit_waiting(self._submit)
 
-    def _begin(self, submit: Submit) -> None:
-        while self._waiting and self._under_way < MOST:
+    def _submit_waiting(self, submit: SubmitUpload) -> None:
+        while self._waiting and self._uploading < MAX_CONCURRENT_UPLOADS:
             shard = self._waiting.popleft()
-            self._under_way += 1
-            self._in_flight.watch(submit(shard), partial(self._uploaded, submit), let_pass=partial(self._leave, shard))
+            self._uploading += 1
+            self._pending.add(
+                submit(shard),
+                partial(self._on_uploaded, submit),
+                on_retryable_error=partial(self._on_outage, shard),
+            )
 
-    def _uploaded(self, submit: Submit, _: object) -> None:
-        self._under_way -= 1
-        self._told = None
-        self._begin(submit)
+    def _on_uploaded(self, submit: SubmitUpload, _: object) -> None:
+        self._uploading -= 1
+        self._last_error = None
+        self._submit_waiting(submit)
 
-    def _leave(self, shard: Shard, error: HarvestError) -> None:
-        self._under_way -= 1
-        # those that wait would each wait as long for the same outage
-        self._tell([shard, *self._waiting], str(error))
+    def _on_outage(self, shard: Shard, error: HarvestError) -> None:
+        self._uploading -= 1
+        # the waiting shards are left out too: each would wait as long for the end of the same outage
+        self._warn_of([shard, *self._waiting], str(error))
         self._waiting.clear()
 
-    def _tell(self, left: list[Shard], error: str) -> None:
-        names = ", ".join(str(shard.index) for shard in left)
-        later = f"shard {names} goes" if len(left) == 1 else f"shards {names} go"
-        # uploads in flight fail of one outage one after the other
-        reason = "for the same reason" if error == self._told else f"as the upload failed now: {error}"
-        self._told = error
+    def _warn_of(self, shards: list[Shard], error: str) -> None:
+        names = ", ".join(str(shard.index) for shard in shards)
+        later = f"shard {names} goes" if len(shards) == 1 else f"shards {names} go"
+        # uploads in progress fail one after the other from the same outage
+        reason = "for the same reason" if error == self._last_error else f"as the upload failed now: {error}"
+        self._last_error = error
         self._warn(f"{later} up at the end of the run, {reason}")

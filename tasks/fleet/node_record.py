@@ -11,7 +11,7 @@ from tasks.errors import UploadError
 from tasks.fleet.ledger import node_key, read_object
 from tasks.storage.object_store import ObjectStore
 
-VARIABLE = "HARVEST_NODE"
+NODE_NAME_VARIABLE = "HARVEST_NODE"
 NodeState = Literal["starting", "generating", "ended", "failed"]
 
 
@@ -49,7 +49,7 @@ class NodeRecord:
 
 def node_name() -> str:
     """How this node is called in logs and reports: its worker's name, or the host's."""
-    return os.environ.get(VARIABLE) or socket.gethostname()
+    return os.environ.get(NODE_NAME_VARIABLE) or socket.gethostname()
 
 
 def write_record(store: ObjectStore, record: NodeRecord) -> None:

@@ -20,7 +20,7 @@ import polars as pl
 import psutil
 import pytest
 
-from flows.server.worker import settle
+from flows.server.worker import report_ended
 from tasks.generation.journal import read_journal
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
@@ -236,7 +236,7 @@ def test_a_worker_says_it_for_flow_runs_that_ended_without_a_word(api: Api) -> N
             api.set_state(flow_run_id, state, force=True)
     with temporary_settings({PREFECT_API_URL: api.url}):
         # one of them was deleted meanwhile
-        settle([uuid4(), *(UUID(flow_run_id) for flow_run_id in runs.values())])
+        report_ended([uuid4(), *(UUID(flow_run_id) for flow_run_id in runs.values())])
     ended = {state: api.flow_run(flow_run_id)["state_type"] for state, flow_run_id in runs.items()}
     assert ended == {"RUNNING": "CRASHED", "CANCELLING": "CANCELLED", "SCHEDULED": "SCHEDULED"}
     api.set_state(runs["SCHEDULED"], "CANCELLED", force=True)

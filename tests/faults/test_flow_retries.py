@@ -8,7 +8,7 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.shards.steps import generate_shard
+from flows.shards.stages import generate_shard
 from tasks.errors import EngineCrashed
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.prompts import request_seed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from flows.shards.shard_uploads import MOST
+from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS
 from tasks.files import read_json
 from tasks.storage.manifest import missing_shards
 from tasks.storage.verify import verify_upload
@@ -21,7 +21,7 @@ from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
 
-SHARDS = MOST + 2
+SHARDS = MAX_CONCURRENT_UPLOADS + 2
 """More than go up at once."""
 
 

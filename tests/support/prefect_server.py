@@ -18,7 +18,7 @@ START_SECONDS = 300
 # many flows and workers at a time on one SQLite file: without the first line the server stands still for a minute now
 # and then
 PREFECT = """
-from flows.server.embedded_server import collect_garbage_apart; collect_garbage_apart()
+from flows.server.embedded_server import collect_garbage_in_thread; collect_garbage_in_thread()
 import runpy; runpy.run_module("prefect", run_name="__main__")
 """
 

@@ -10,9 +10,9 @@ import json
 import os
 import sys
 
-from flows.server.prefect_environment import set_defaults
+from flows.server.prefect_environment import set_prefect_defaults
 
-set_defaults()
+set_prefect_defaults()
 
 from flows.collect import collect_rollouts  # noqa: E402  # the settings must be there first
 

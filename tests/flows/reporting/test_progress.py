@@ -69,9 +69,9 @@ class Terminal(io.StringIO):
 def test_a_terminal_has_one_line_that_is_rewritten_and_events_above_it() -> None:
     terminal = Terminal()
     display = ProgressDisplay(Progress(total=8), terminal)
-    display.tick()
-    display.say("started")
-    display.tick()
+    display.refresh()
+    display.print_line("started")
+    display.refresh()
     display.close()
     clear, line = "\r\x1b[K", "0/8 rollouts · 0 tokens/s"
     assert terminal.getvalue() == f"{clear}{line}{clear}started\n{clear}{line}{clear}{line}\n"
@@ -80,7 +80,7 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_events_above_it() -> None
 def test_a_log_gets_no_line_for_every_tick() -> None:
     log = io.StringIO()
     display = ProgressDisplay(Progress(total=8), log)
-    display.tick()
-    display.say("started")
+    display.refresh()
+    display.print_line("started")
     display.close()
     assert log.getvalue() == "started\n"

@@ -33,8 +33,8 @@ time.sleep(600)
 # a connection that waits for SQLite's lock, and garbage that holds a cursor of it: to free that waits as well
 GARBAGE = """
 import contextlib, gc, sqlite3, sys, threading, time
-from flows.server.embedded_server import collect_garbage_apart
-collect_garbage_apart()
+from flows.server.embedded_server import collect_garbage_in_thread
+collect_garbage_in_thread()
 waits = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False, timeout=0)
 waits.execute("CREATE TABLE numbers (number)")
 holds = sqlite3.connect(sys.argv[1], isolation_level=None)

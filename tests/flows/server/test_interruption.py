@@ -30,11 +30,11 @@ BECOMES_ANOTHER_ERROR = """
 import os, signal
 from flows.server.interruption import Interruption
 interruption = Interruption("the last words")
-print(interruption.was_asked)
+print(interruption.was_signalled)
 try:
     os.kill(os.getpid(), signal.SIGTERM)
 except KeyboardInterrupt:
-    print(interruption.was_asked)
+    print(interruption.was_signalled)
 """
 
 LOSES_ONE_IN_A_FLOW = """
@@ -42,11 +42,11 @@ import time
 from flows.server.interruption import Interruption
 Interruption("cut short")
 from prefect import flow
-from flows.reporting.ending import failures_explained
+from flows.reporting.flow_failures import explain_failures
 
 @flow(retries=0)
 def lose():
-    with failures_explained():
+    with explain_failures():
         try:
             print("ready", flush=True)
             time.sleep(60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.server.prefect_environment import prepare_prefect, set_defaults
+from flows.server.prefect_environment import configure_prefect, set_prefect_defaults
 from tests.support.harvest_command import ROOT
 
 SERVER = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://prefect.example.com/api"\n'
@@ -44,7 +44,7 @@ def test_home(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     environment = {"HOME": str(tmp_path / "home"), **variables}
-    assert prepare_prefect(tmp_path / "runs", environment) == (home is not None)
+    assert configure_prefect(tmp_path / "runs", environment) == (home is not None)
     if home is not None:
         assert environment["PREFECT_HOME"] == str(tmp_path / home)
         assert Path(environment["PREFECT_HOME"]).is_dir()
@@ -54,7 +54,7 @@ def test_home(
 
 def test_heartbeats_are_as_frequent_as_the_automations_expect() -> None:
     environment = {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}
-    prepare_prefect(Path("runs"), environment)
+    configure_prefect(Path("runs"), environment)
     [zombie, *_] = yaml.safe_load((ROOT / "infra" / "automations.yaml").read_text(encoding="utf-8"))["automations"]
     program = "from prefect.settings import get_current_settings as s; print(s().flows.heartbeat_frequency)"
     seen = subprocess.run(
@@ -65,15 +65,15 @@ def test_heartbeats_are_as_frequent_as_the_automations_expect() -> None:
 
 def test_a_setting_of_the_users_stands() -> None:
     environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
-    set_defaults(environment)
+    set_prefect_defaults(environment)
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "60"
 
 
 def test_the_flow_is_imported_without_pandas_which_can_still_be_imported() -> None:
     script = """
 import sys
-from flows.server.prefect_environment import import_prefect
-import_prefect()
+from flows.server.prefect_environment import import_prefect_without_pandas
+import_prefect_without_pandas()
 import flows.collect
 assert "pandas" not in sys.modules
 import pandas

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from flows.shards.in_flight import InFlight
-from flows.shards.shard_uploads import MOST, ShardUploads
+from flows.shards.pending_tasks import PendingTasks
+from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS as LIMIT
+from flows.shards.shard_uploads import ShardUploads
 from tasks.errors import UploadError
 from tasks.plan.shards import Shard
 
@@ -37,8 +38,8 @@ class Scene:
     def __init__(self) -> None:
         self.begun: dict[int, Future] = {}
         self.told: list[str] = []
-        self.in_flight = InFlight(lambda: None)
-        self.uploads = ShardUploads(self.in_flight, self._submit, self.told.append)
+        self.pending = PendingTasks(lambda: None)
+        self.uploads = ShardUploads(self.pending, self._submit, self.told.append)
 
     def _submit(self, shard: Shard) -> Any:
         return self.begun.setdefault(shard.index, Future())
@@ -49,30 +50,30 @@ class Scene:
 
     def end(self, index: int, error: UploadError | None = None) -> None:
         self.begun[index].end(error)
-        self.in_flight.settle()
+        self.pending.run_callbacks()
 
 
 def test_a_few_go_up_at_a_time_in_order() -> None:
     scene = Scene()
-    scene.add(*range(MOST + 3))
-    assert list(scene.begun) == list(range(MOST))
+    scene.add(*range(LIMIT + 3))
+    assert list(scene.begun) == list(range(LIMIT))
     scene.end(1)
     scene.end(0)
-    assert list(scene.begun) == list(range(MOST + 2))
-    assert len(scene.in_flight) == MOST
+    assert list(scene.begun) == list(range(LIMIT + 2))
+    assert len(scene.pending) == LIMIT
     assert scene.told == []
 
 
 def test_those_that_wait_are_left_to_the_end_with_the_first_that_an_outage_fails() -> None:
     scene = Scene()
-    scene.add(*range(MOST + 2))
+    scene.add(*range(LIMIT + 2))
     scene.end(2, AWAY)
     scene.end(0, AWAY)
     assert scene.told == [
-        f"shards 2, {MOST}, {MOST + 1} go up at the end of the run, as the upload failed now: no answer",
+        f"shards 2, {LIMIT}, {LIMIT + 1} go up at the end of the run, as the upload failed now: no answer",
         "shard 0 goes up at the end of the run, for the same reason",
     ]
-    assert list(scene.begun) == list(range(MOST)), "none of those was tried for the same outage"
+    assert list(scene.begun) == list(range(LIMIT)), "none of those was tried for the same outage"
 
 
 def test_shards_that_come_later_are_tried_again() -> None:
@@ -84,7 +85,7 @@ def test_shards_that_come_later_are_tried_again() -> None:
     scene.end(2, AWAY)
     assert [text.partition(" ")[2].partition(" ")[0] for text in scene.told] == ["0", "2"]
     assert scene.told[1].endswith("as the upload failed now: no answer"), "another outage is explained again"
-    assert len(scene.in_flight) == 0
+    assert len(scene.pending) == 0
 
 
 def test_what_is_no_outage_ends_the_flow() -> None:
@@ -96,5 +97,5 @@ def test_what_is_no_outage_ends_the_flow() -> None:
 
 def test_without_a_destination_nothing_is_submitted() -> None:
     scene = Scene()
-    ShardUploads(scene.in_flight, None, scene.told.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
-    assert (len(scene.in_flight), scene.told) == (0, [])
+    ShardUploads(scene.pending, None, scene.told.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
+    assert (len(scene.pending), scene.told) == (0, [])

@@ -10,7 +10,7 @@ from tasks.errors import ConfigError
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.transfer_scope import wait_in_scope
 
-VARIABLE = "HARVEST_OUTAGE_SECONDS"
+OUTAGE_VARIABLE = "HARVEST_OUTAGE_SECONDS"
 """Environment variable: about how long a task tries, in all, when its store does not answer."""
 DEFAULT_SECONDS = 240.0
 DELAYS_SECONDS = (5.0, 15.0, 45.0, 120.0)
@@ -37,13 +37,13 @@ def transfer_delays() -> dict[str, Any]:
 
 def outage_seconds() -> float:
     """What ``HARVEST_OUTAGE_SECONDS`` says. Raises ConfigError when it is no positive number."""
-    text = os.environ.get(VARIABLE) or str(DEFAULT_SECONDS)
+    text = os.environ.get(OUTAGE_VARIABLE) or str(DEFAULT_SECONDS)
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise ConfigError(f"{VARIABLE} is {text!r}; it must be a number of seconds above 0, such as 240")
+        raise ConfigError(f"{OUTAGE_VARIABLE} is {text!r}; it must be a number of seconds above 0, such as 240")
     return seconds
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.server.outage import outage_seconds, transfer_delays
+from flows.server.transfer_retries import outage_seconds, transfer_delays
 from tasks.errors import ConfigError
 from tasks.storage.filesystems import TransferSettings
 

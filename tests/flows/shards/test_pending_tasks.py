@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows.shards.in_flight import InFlight
+from flows.shards.pending_tasks import PendingTasks
 from tasks.errors import ConfigError, HarvestError, UploadError
 
 
@@ -41,13 +41,13 @@ AWAY = UploadError("no answer", retryable=True)
 def test_only_an_outage_may_pass(result: Any, may_pass: bool, raised: bool) -> None:
     followed: list[Any] = []
     passed: list[HarvestError] = []
-    in_flight = InFlight(lambda: None)
-    in_flight.watch(Future(result), followed.append, let_pass=passed.append if may_pass else None)  # type: ignore[arg-type]
+    pending = PendingTasks(lambda: None)
+    pending.add(Future(result), followed.append, on_retryable_error=passed.append if may_pass else None)  # type: ignore[arg-type]
     if raised:
         with pytest.raises(type(result)):
-            in_flight.settle()
+            pending.run_callbacks()
         assert (followed, passed) == ([], [])
         return
-    in_flight.settle()
+    pending.run_callbacks()
     assert (followed, passed) == (([], [AWAY]) if result is AWAY else (["done"], []))
-    assert len(in_flight) == 0
+    assert len(pending) == 0

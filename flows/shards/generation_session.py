@@ -13,21 +13,21 @@ from tasks.plan.run_plan import RunPlan
 
 
 @contextlib.contextmanager
-def warm_pool(
-    plan: RunPlan, *, listener: Callable[[PoolEvent], None], say: Callable[[str], None]
+def generation_session(
+    plan: RunPlan, *, listener: Callable[[PoolEvent], None], log: Callable[[str], None]
 ) -> Iterator[ReplicaPool]:
     """A pool for ``plan`` on this node; its engines start with the first shard and stay until the end."""
     rung = RungState(plan.paths.state / "oom_ladder.json")
     rung.begin_at(recall_rung(plan))
     pool = ReplicaPool(plan, rung=rung, listener=listener)
     if rung.rung:
-        say(
+        log(
             f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}), which "
             "memory allowed before; --forget-oom-rung begins at the full batch"
         )
     wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
     if (held := MOST_SHARD_TASKS * plan.shard_size) < wanted:
-        say(
+        log(
             f"only {held} of {wanted} questions can be in flight: {MOST_SHARD_TASKS} shards of {plan.shard_size} are "
             f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
             "full"

@@ -12,10 +12,10 @@ from prefect import Task, flow, task
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Failed
 
-from flows.reporting.ending import failures_explained
-from flows.shards import steps
-from flows.shards.open_ledgers import ledger_named, name_of
-from flows.shards.steps import fetch_shard, is_retryable, publish_shard, upload, upload_shard
+from flows.reporting.flow_failures import explain_failures
+from flows.shards import stages
+from flows.shards.open_ledgers import find_ledger, register_ledger
+from flows.shards.stages import fetch_shard, is_retryable, publish_shard, upload, upload_shard
 from tasks.comparison.equivalence_report import Tier
 from tasks.errors import ConfigError, EngineCrashed, UploadError
 from tasks.fleet.ledger import Ledger
@@ -57,7 +57,7 @@ def test_what_needs_a_store_outlasts_an_outage() -> None:
 
 def test_no_task_is_given_what_holds_a_secret() -> None:
     plain = (RunPlan, Shard, ReplicaPool, Path, str, str | None, Tier, float)
-    for step in (value for value in vars(steps).values() if isinstance(value, Task)):
+    for step in (value for value in vars(stages).values() if isinstance(value, Task)):
         taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
         assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name
 
@@ -66,8 +66,8 @@ def test_a_task_finds_a_ledger_by_its_name(tmp_path: Path) -> None:
     first, second = (
         Ledger(open_store(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
     )
-    names = [name_of(first), name_of(second)]
-    assert [ledger_named(name) for name in names] == [first, second]
+    names = [register_ledger(first), register_ledger(second)]
+    assert [find_ledger(name) for name in names] == [first, second]
     assert all(isinstance(name, str) for name in names)
 
 
@@ -84,7 +84,7 @@ def test_an_interrupted_flow_waits_for_no_upload_and_leaves_none_open(
 
     @flow
     def interrupted() -> None:
-        with failures_explained():
+        with explain_failures():
             send.submit()
             while not any("partNumber" in path for _, path, _ in proxy.requests):
                 time.sleep(0.05)

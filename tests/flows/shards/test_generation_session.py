@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.shards.warm_pool import warm_pool
+from flows.shards.generation_session import generation_session
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import plan_run
 from tests.support.fake_profile import FAKE_PROFILE
@@ -31,7 +31,7 @@ def test_a_shard_size_that_cannot_fill_the_batch_is_told(
         {"profile": str(profile), "dataset": {"path": str(dataset)}, "shard_size": shard_size}
     )
     said: list[str] = []
-    with warm_pool(plan_run(config, tmp_path / "runs"), listener=lambda event: None, say=said.append):
+    with generation_session(plan_run(config, tmp_path / "runs"), listener=lambda event: None, log=said.append):
         pass
     assert len(said) == (told is not None)
     assert told is None or told in said[0]

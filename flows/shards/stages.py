@@ -6,10 +6,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.reporting.progress import say
+from flows.reporting.progress import log_and_print
 from flows.server.aws_credentials import transfer_of_flow_run
-from flows.server.outage import DELAYS_SECONDS, transfer_delays, wait_before_retry
-from flows.shards.open_ledgers import ledger_named
+from flows.server.transfer_retries import DELAYS_SECONDS, transfer_delays, wait_before_retry
+from flows.shards.open_ledgers import find_ledger
 from tasks.comparison.baseline import obtain_baseline
 from tasks.comparison.equivalence_report import EquivalenceReport, Tier
 from tasks.comparison.noise_floor import find_noise_floor
@@ -49,7 +49,7 @@ def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
 @task(name="shard dataset", task_run_name="shard dataset", cache_policy=NO_CACHE, persist_result=False)
 def shard_dataset(plan: RunPlan) -> list[Shard]:
     if (found := find_duplicates(plan.questions)).repeated:
-        say(f"duplicate questions: {found}")
+        log_and_print(f"duplicate questions: {found}")
     return _shard_dataset(plan)
 
 
@@ -93,7 +93,7 @@ def score_shard(plan: RunPlan, shard: Shard) -> Path:
 )
 def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
     wait_before_retry()
-    return ledger_named(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
+    return find_ledger(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
 
 
 @task(
@@ -106,12 +106,12 @@ def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
 )
 def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
     wait_before_retry()
-    return _fetch_shard(ledger_named(ledger), plan, shard)
+    return _fetch_shard(find_ledger(ledger), plan, shard)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
 def baseline(plan: RunPlan, name: str) -> Path:
-    found = obtain_baseline(name, plan, say, transfer_of_flow_run())
+    found = obtain_baseline(name, plan, log_and_print, transfer_of_flow_run())
     # one that cannot be read is refused before hours of work
     find_noise_floor(plan.paths.root, plan.paths.root.parent)
     return found

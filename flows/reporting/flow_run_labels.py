@@ -1,0 +1,40 @@
+"""The name and the tags under which a flow run is found in Prefect's UI."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+
+from flows.parameters import DEFAULT_PROFILE
+from profiles.load import SettingsError, load_arms, load_profile
+from tasks.plan.run_plan import RunPlan
+
+
+def flow_run_name() -> str:
+    """Return the current flow run's name from its parameters, such as ``h100x8 · abel · 500 q x 8``.
+
+    Bad parameters raise nothing here: the flow itself refuses them.
+    """
+    given: Mapping[str, Any] = runtime.flow_run.parameters
+    profile, model = str(given.get("profile") or DEFAULT_PROFILE), given.get("model")
+    try:
+        model = model or load_profile(profile).model
+        completions = len(load_arms(given.get("arms")).arms) * int(given.get("samples_per_arm") or 1)
+    except SettingsError:
+        completions = 0
+    return _name(Path(profile).stem, str(model or "no model"), given.get("questions") or "all", completions or "?")
+
+
+def planned_flow_run_name(plan: RunPlan) -> str:
+    """Return the name with the values that ``plan`` has settled, such as the number of questions."""
+    return _name(plan.profile.name, plan.model.name, plan.num_questions, plan.rollouts_per_question)
+
+
+def flow_run_tags(plan: RunPlan) -> set[str]:
+    """Return the profile, the model, and the run id that leads from a run directory to its flow runs."""
+    return {plan.profile.name, Path(plan.model.name).name, f"run:{plan.run_id}"}
+
+
+def _name(profile: str, model: str, questions: int | str, completions: int | str) -> str:
+    return f"{profile} · {Path(model).name} · {questions} q x {completions}"

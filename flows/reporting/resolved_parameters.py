@@ -1,0 +1,49 @@
+"""The flow's parameters with their placeholders, such as ``{date}`` and ``checkpoints/*``, replaced by values."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+from prefect.context import FlowRunContext
+
+from tasks.plan.placeholders import is_moving, resolve_moving
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import plan_run
+from tasks.results.finished_run import unfinished_name
+
+
+def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given`` with every placeholder resolved. A retry of the flow run gets the values of the first attempt.
+
+    A date is that of the scheduled start, in this machine's time zone. A ``name`` with a placeholder becomes the name
+    of the unfinished run with the same fingerprint, if there is one. Raises ConfigError.
+    """
+    resolved = dict(given)
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        recorded = context.flow_run.parameters
+        resolved |= {name: recorded[name] for name in _with_placeholder(resolved) if name in recorded}
+    unresolved = _with_placeholder(resolved)
+    if unresolved:
+        resolved = resolve_moving(resolved, scheduled_day())
+    if "name" in unresolved:
+        plan = plan_run(config_from_parameters(resolved), Path(resolved["runs_dir"]))
+        resolved["name"] = unfinished_name(plan) or resolved["name"]
+    return resolved
+
+
+def changed_parameters(given: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of ``resolved`` that differ from those ``given``."""
+    return {name: resolved[name] for name in given if resolved[name] != given[name]}
+
+
+def scheduled_day() -> datetime.date:
+    """Return the day for which the current flow run was scheduled, or today when it was not scheduled."""
+    start = runtime.flow_run.scheduled_start_time
+    return datetime.datetime.fromtimestamp(start.timestamp()).date() if start else datetime.date.today()
+
+
+def _with_placeholder(parameters: Mapping[str, Any]) -> list[str]:
+    return [name for name in parameters if is_moving(parameters, name)]
