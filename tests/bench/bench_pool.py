@@ -76,7 +76,11 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
         command = ["-m", "flows.cli", "run", "--json", "--top-logprobs", "0", *map(str, options)]
     else:
         parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": MAX_TOKENS}
-        command = ["-m", "tests.faults.drive", json.dumps({"runs_dir": str(runs_dir), "parameters": parameters})]
+        command = [
+            "-m",
+            "tests.faults.generation_process",
+            json.dumps({"runs_dir": str(runs_dir), "parameters": parameters}),
+        ]
     began = time.monotonic()
     peak, cpu, peaks = _watch(command)
     [config] = runs_dir.glob("*/config.json")

@@ -18,7 +18,7 @@ from flows.collect import collect_rollouts
 from flows.commands.deployments import AUTOMATIONS_FILE
 from flows.reporting.reporter import Reporter
 from flows.server.automations import install_automations
-from tests.faults.runs import the_run
+from tests.faults.runs import only_run_dir
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
 from tests.support.prefect_blocks import make_block
@@ -72,7 +72,7 @@ def test_every_automation_fires_and_says_what_it_is_about(tmp_path: Path, prefec
     crashed = api.wait(silent, {"CRASHED"}, seconds=120)
     assert crashed["state"]["message"].startswith("No sign of life for five minutes.")
     assert crashed["state"]["message"] in hook.wait_for("Rollout Harvest: prefect.flow-run.Crashed", crashed["name"])
-    run_id = the_run(runs_dir).name
+    run_id = only_run_dir(runs_dir).name
     body = hook.wait_for("Rollout Harvest: no progress", run_id)
     assert body == f"{run_id} has finished no rollout for half an hour."
     # what had an end is left as it is

@@ -15,7 +15,7 @@ from flows.server.aws_credentials import transfer_with
 from tasks.errors import NodesLost, PreflightFailed
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
-from tests.faults.runs import read_rows, the_run
+from tests.faults.runs import only_run_dir, read_rows
 from tests.support.bare_nodes import await_node_runs, claim_as_node, fail_as_node, lose, node_runs, running_node_run
 from tests.support.fake_profile import write_fake_profile
 from tests.support.leaks import find_leaks
@@ -79,7 +79,7 @@ def test_others_are_started_when_every_node_is_lost_and_all_of_them_read_the_blo
         aws_credentials_block=block,
         runs_dir=str(tmp_path / "runs"),
     )
-    assert len(read_rows(the_run(tmp_path / "runs"))) == QUESTIONS * 8
+    assert len(read_rows(only_run_dir(tmp_path / "runs"))) == QUESTIONS * 8
     [session] = report["generation"]["sessions"]
     nodes = {node["node"]: (node["ended"], len(node["shards"])) for node in session["nodes"]}
     assert nodes == {"node-1": ("lost", 0), "node-3": ("well", QUESTIONS // SHARD_SIZE)}

@@ -14,7 +14,7 @@ import pytest
 from flows.shards import node_runs
 from flows.shards.node_runs import check_deployment
 from tasks.errors import ConfigError
-from tests.faults.runs import read_rows, the_run
+from tests.faults.runs import only_run_dir, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import harvest
 from tests.support.node_workers import running_nodes
@@ -70,7 +70,7 @@ def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finish
     assert own["rollouts"] == (QUESTIONS - SHARD_SIZE * finished) * 8
     assert {node["node"] for node in of_nodes["nodes"]} == {"node-1", "node-2"}
     assert of_nodes["rollouts"] >= SHARD_SIZE * finished * 8
-    assert len(read_rows(the_run(runs_dir))) == QUESTIONS * 8
+    assert len(read_rows(only_run_dir(runs_dir))) == QUESTIONS * 8
     assert not [path for path in shared.rglob("*") if path.is_file()]
 
 

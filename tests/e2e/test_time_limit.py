@@ -9,7 +9,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from tests.faults.runs import assert_nothing_left, journaled, read_rows, the_run
+from tests.faults.runs import assert_nothing_left, num_saved_rollouts, only_run_dir, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
 from tests.support.prefect_worker import Api
@@ -46,7 +46,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
             seen = {child.pid: child.create_time() for child in psutil.Process(process.pid).children(recursive=True)}
             assert_nothing_left(seen)
             assert (timed_out["type"], timed_out["name"]) == ("FAILED", "TimedOut"), timed_out
-            if made_before := journaled(the_run(tmp_path / "runs")):
+            if made_before := num_saved_rollouts(only_run_dir(tmp_path / "runs")):
                 break
         assert 0 < made_before < QUESTIONS * 8
         flow_run = Api(url=prefect_api).flow_run(timed_out["id"])
@@ -55,7 +55,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
         done = _run(process.stdin, process.stdout, limit=None, step_seconds=0)
         process.stdin.close()
     assert done["type"] == "COMPLETED", done
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     assert len(read_rows(root)) == QUESTIONS * 8
     sessions = json.loads((root / "state" / "generation.json").read_text())
     assert sessions[-1]["rollouts"] == QUESTIONS * 8 - made_before

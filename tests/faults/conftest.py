@@ -8,16 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import ARMS, ROLLOUTS, SHARD_SIZE, Drive, Rows, drive, logs, read_rows, the_run, write_profile
+from tests.faults.runs import (
+    ARMS,
+    ROLLOUTS,
+    SHARD_SIZE,
+    GenerationProcess,
+    Rows,
+    logs,
+    only_run_dir,
+    read_rows,
+    start_generation,
+    write_profile,
+)
 
 
 @pytest.fixture(autouse=True)
 def _end_what_a_failed_test_left() -> Iterator[None]:
     yield
-    for run in Drive.started:
+    for run in GenerationProcess.started:
         run.process.kill()
         run.process.communicate()
-    Drive.started.clear()
+    GenerationProcess.started.clear()
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +57,9 @@ def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:
 
 
 def _generate(folder: Path, backend: str) -> Rows:
-    outcome = drive(folder / "runs", write_profile(folder, backend=backend)).finish()
+    outcome = start_generation(folder / "runs", write_profile(folder, backend=backend)).finish()
     assert outcome["restarts"] == 0
-    root = the_run(folder / "runs")
+    root = only_run_dir(folder / "runs")
     # one engine for all shards
     assert (len(outcome["shards"]), len(logs(root))) == (ROLLOUTS // (SHARD_SIZE * ARMS), 1)
     rows = read_rows(root)

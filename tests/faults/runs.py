@@ -1,4 +1,4 @@
-"""Runs to disturb: a small one of the real engine, a cheap one of a fake, and what must hold of their rows."""
+"""Small runs for tests to disturb, with the real engine or a cheap fake, and checks of their rows and processes."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from tasks.generation.journal import Key, read_journal
 from tasks.records import ROLLOUT_SCHEMA
 from tests.support.harvest_command import environment
 
-REAL = """
+PROFILE = """
 name = "faults"
 model = "demo"
 question_batch_size = 4
@@ -49,7 +49,7 @@ Rows = dict[Key, tuple[tuple[int, ...], str | None]]
 
 def write_profile(folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = 120, **_: Any) -> Path:
     path = folder / f"{backend.rpartition(':')[2].lower()}-{kv}.toml"
-    path.write_text(REAL.format(backend=backend, kv=kv, stall=stall))
+    path.write_text(PROFILE.format(backend=backend, kv=kv, stall=stall))
     return path
 
 
@@ -65,19 +65,24 @@ def parameters(profile: Path, **changes: Any) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
-class Drive:
-    """One process that generates a run; see ``tests.faults.drive``."""
+class GenerationProcess:
+    """One process that generates a run, as ``tests.faults.generation_process`` does."""
 
     runs_dir: Path
-    order: dict[str, Any]
+    request: dict[str, Any]
     variables: dict[str, str] = field(default_factory=dict)
     seen: dict[int, float] = field(default_factory=dict, init=False)
-    started: ClassVar[list["Drive"]] = []
+    started: ClassVar[list["GenerationProcess"]] = []
 
     def __post_init__(self) -> None:
         self.started.append(self)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.drive", json.dumps({"runs_dir": str(self.runs_dir), **self.order})],
+            [
+                sys.executable,
+                "-m",
+                "tests.faults.generation_process",
+                json.dumps({"runs_dir": str(self.runs_dir), **self.request}),
+            ],
             env=environment(**self.variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -89,7 +94,7 @@ class Drive:
         return next((path.parent for path in self.runs_dir.glob("*/config.json")), None)
 
     def descendants(self) -> list[psutil.Process]:
-        """Live processes under this one; every one is remembered for ``assert_nothing_left``."""
+        """Return the live processes under this one, and remember each in ``seen`` for ``assert_nothing_left``."""
         with contextlib.suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.process.pid).children(recursive=True)
             self.seen |= {process.pid: process.create_time() for process in found}
@@ -107,16 +112,16 @@ class Drive:
         )
 
     def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> None:
-        """Wait for ``condition``; fails when the process ends first."""
+        """Wait for ``condition``. Fails when the process ends first."""
         deadline = time.monotonic() + timeout
         while not condition():
             assert self.process.poll() is None, f"ended early: {self.process.communicate()}"
-            assert time.monotonic() < deadline, "it does not happen"
+            assert time.monotonic() < deadline, "the condition did not hold in time"
             time.sleep(0.05)
         self.descendants()
 
     def wait_for_rollouts(self, count: int) -> None:
-        self.wait_until(lambda: journaled(self.root) >= count)
+        self.wait_until(lambda: num_saved_rollouts(self.root) >= count)
 
     def finish(self, timeout: float = 280) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
@@ -126,7 +131,7 @@ class Drive:
                 stdout, stderr = self.process.communicate(timeout=0.5)
                 break
             except subprocess.TimeoutExpired:
-                assert time.monotonic() < deadline, "it does not end"
+                assert time.monotonic() < deadline, "the process does not end"
         assert stdout.startswith("{"), stderr
         outcome: dict[str, Any] = json.loads(stdout)
         return outcome
@@ -138,22 +143,22 @@ class Drive:
 
 
 def command(process: psutil.Process) -> list[str]:
-    """The words of its command line; none of one that has just ended."""
+    """Return the words of the process's command line, or none when it has just ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()
     return []
 
 
-def drive(
+def start_generation(
     runs_dir: Path, profile: Path, *, limits: dict[str, int] | None = None, cgroup: Path | None = None, **variables: str
-) -> Drive:
-    """Begin to generate a run; ``limits`` are resource limits by name, ``cgroup`` is a file that takes its pid."""
-    order = {"parameters": parameters(profile), "limits": limits or {}, "cgroup": cgroup and str(cgroup)}
-    return Drive(runs_dir=runs_dir, order=order, variables=variables)
+) -> GenerationProcess:
+    """Start to generate a run. ``limits`` are resource limits by name; the process writes its pid to ``cgroup``."""
+    request = {"parameters": parameters(profile), "limits": limits or {}, "cgroup": cgroup and str(cgroup)}
+    return GenerationProcess(runs_dir=runs_dir, request=request, variables=variables)
 
 
-def journaled(root: Path | None) -> int:
-    """Rollouts that are safe: in the journals, or in a published shard whose journal is gone."""
+def num_saved_rollouts(root: Path | None) -> int:
+    """Count the rollouts that a restart keeps: in a journal, or in a published shard whose journal is gone."""
     if root is None:
         return 0
     journals = {path.stem: path for path in (root / "state" / "journal").glob("*.jsonl")}
@@ -161,8 +166,8 @@ def journaled(root: Path | None) -> int:
     return SHARD_SIZE * ARMS * len(published) + sum(len(read_journal(path).finished) for path in journals.values())
 
 
-def made_at(root: Path) -> dict[Key, str]:
-    """When each rollout that is safe was made."""
+def creation_times(root: Path) -> dict[Key, str]:
+    """Return when each saved rollout was made, by its key."""
     stamps = {
         key: record["created_at"]
         for path in (root / "state" / "journal").glob("*.jsonl")
@@ -175,7 +180,7 @@ def made_at(root: Path) -> dict[Key, str]:
 
 
 def read_rows(root: Path) -> Rows:
-    """Every rollout of a run by its key. Fails on a duplicate and on a wrong schema."""
+    """Return every rollout of a run by its key. Fails on a duplicate and on a wrong schema."""
     rows: Rows = {}
     for path in sorted((root / "rollouts").glob("*.parquet")):
         frame = pl.read_parquet(path)
@@ -187,7 +192,8 @@ def read_rows(root: Path) -> Rows:
     return rows
 
 
-def the_run(runs_dir: Path) -> Path:
+def only_run_dir(runs_dir: Path) -> Path:
+    """Return the directory of the one run below ``runs_dir``."""
     (config,) = runs_dir.glob("*/config.json")
     return config.parent
 
@@ -197,7 +203,7 @@ def logs(root: Path) -> list[Path]:
 
 
 def assert_nothing_left(seen: dict[int, float], within: float = 10.0) -> None:
-    """No process of ``seen`` (pids with start times) lives any more, ``within`` seconds from now."""
+    """Fail unless every process of ``seen`` (start times by pid) has ended ``within`` seconds."""
     deadline = time.monotonic() + within
     while alive := list(_alive(seen)):
         assert time.monotonic() < deadline, [command(process) for process in alive]

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
-from tests.faults.runs import Drive, Rows, parameters, read_rows, the_run, write_profile
+from tests.faults.runs import GenerationProcess, Rows, only_run_dir, parameters, read_rows, write_profile
 from tests.support.harvest_command import harvest
 
 pytestmark = pytest.mark.slow
@@ -41,11 +41,11 @@ def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_compl
     ]
     dataset = write(tmp_path / "bad.jsonl", [*good[:3], EMPTY, OVER_LONG, *good[3:]])
     changes = {"dataset": str(dataset), "id_column": "id", "questions": None}
-    run = Drive(runs_dir=tmp_path / "runs", order={"parameters": parameters(profile, **changes)})
+    run = GenerationProcess(runs_dir=tmp_path / "runs", request={"parameters": parameters(profile, **changes)})
     outcome = run.finish()
     assert outcome["restarts"] == 0
     assert sum(shard["num_errors"] for shard in outcome["shards"]) == 16
-    found = read_rows(the_run(tmp_path / "runs"))
+    found = read_rows(only_run_dir(tmp_path / "runs"))
     errors = {key[0]: row[1] for key, row in found.items() if row[1] is not None}
     assert set(errors) == {"empty", "long"}
     assert errors["empty"] == "the question is empty"

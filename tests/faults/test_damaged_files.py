@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.faults.runs import Rows, drive, journaled, read_rows, the_run, write_profile
+from tests.faults.runs import Rows, num_saved_rollouts, only_run_dir, read_rows, start_generation, write_profile
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished run's directory and its profile."""
     folder = tmp_path_factory.mktemp("finished")
     profile = write_profile(folder, backend="tests.support.fake_engines:FakeEngine")
-    drive(folder / "runs", profile).finish()
+    start_generation(folder / "runs", profile).finish()
     return folder / "runs", profile
 
 
@@ -44,14 +44,14 @@ def test_damaged_shards_are_generated_again_and_no_others(
 ) -> None:
     runs_dir, profile = tmp_path / "runs", finished_run[1]
     shutil.copytree(finished_run[0], runs_dir)
-    root = the_run(runs_dir)
+    root = only_run_dir(runs_dir)
     damages: list[Callable[[Path], None]] = [tear, empty, wrong_schema]
     shards = sorted((root / "rollouts").glob("*.parquet"))
     for damage, path in zip(damages, shards, strict=False):
         damage(path)
     tear(root / "questions" / "shard-00001.parquet")
     before = {path: path.stat().st_mtime_ns for path in shards}
-    outcome = drive(runs_dir, profile).finish()
+    outcome = start_generation(runs_dir, profile).finish()
     assert read_rows(root) == undisturbed_fake
     assert sorted(shard["index"] for shard in outcome["shards"]) == [0, 1, 2]
     assert outcome["rollouts_finished"] == 3 * 32
@@ -63,13 +63,13 @@ def test_a_damaged_journal_loses_only_the_damaged_records(
     tmp_path: Path, undisturbed_fake: Rows, damage: Callable[[Path], None]
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.1")
+    run = start_generation(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.1")
     run.wait_for_rollouts(60)
     run.kill()
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     journals = sorted((root / "state" / "journal").glob("*.jsonl"))
     damage(max(journals, key=lambda path: path.stat().st_size))
-    kept = journaled(root)
-    outcome = drive(tmp_path / "runs", profile).finish()
+    kept = num_saved_rollouts(root)
+    outcome = start_generation(tmp_path / "runs", profile).finish()
     assert read_rows(root) == undisturbed_fake
     assert outcome["rollouts_finished"] == len(undisturbed_fake) - kept

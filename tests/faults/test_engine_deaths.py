@@ -10,12 +10,12 @@ from tests.faults.runs import (
     Rows,
     assert_nothing_left,
     command,
-    drive,
-    journaled,
+    creation_times,
     logs,
-    made_at,
+    num_saved_rollouts,
+    only_run_dir,
     read_rows,
-    the_run,
+    start_generation,
     write_profile,
 )
 
@@ -25,16 +25,16 @@ pytestmark = pytest.mark.slow
 def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollouts(
     tmp_path: Path, undisturbed: Rows
 ) -> None:
-    run = drive(tmp_path / "runs", write_profile(tmp_path, stall=15))
+    run = start_generation(tmp_path / "runs", write_profile(tmp_path, stall=15))
     run.wait_for_rollouts(10)
     run.replica().send_signal(signal.SIGKILL)
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     run.wait_until(lambda: len(logs(root)) == 2)
-    kept = made_at(root)
+    kept = creation_times(root)
     assert len(kept) >= 10
-    run.wait_until(lambda: journaled(root) >= len(kept) + 10)
+    run.wait_until(lambda: num_saved_rollouts(root) >= len(kept) + 10)
     run.replica().send_signal(signal.SIGSTOP)
-    kept |= made_at(root)
+    kept |= creation_times(root)
     outcome = run.finish()
     assert read_rows(root) == undisturbed
     assert outcome["restarts"] == 2
@@ -43,12 +43,12 @@ def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollout
     assert "no new token for 15 s" in restarts[1]
     assert str(logs(root)[1]) in restarts[1]
     # nothing that was finished was made again
-    assert kept.items() <= made_at(root).items()
+    assert kept.items() <= creation_times(root).items()
     assert_nothing_left(run.seen)
 
 
 def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undisturbed: Rows) -> None:
-    run = drive(tmp_path / "runs", write_profile(tmp_path))
+    run = start_generation(tmp_path / "runs", write_profile(tmp_path))
     run.wait_for_rollouts(10)
     (recorder,) = run.replica().children()
     recorder.send_signal(signal.SIGKILL)
@@ -56,17 +56,17 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
     assert outcome["restarts"] == 1
     (message,) = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
     assert "the process that records rollouts ended with exit code -9" in message
-    assert read_rows(the_run(tmp_path / "runs")) == undisturbed
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed
     assert_nothing_left(run.seen)
 
 
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed_fake: Rows) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=5)
-    run = drive(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
+    run = start_generation(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
     outcome = run.finish()
     assert (tmp_path / "stuck").exists()
     assert outcome["restarts"] == 1
-    assert read_rows(the_run(tmp_path / "runs")) == undisturbed_fake
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
     assert_nothing_left(run.seen)
 
 
@@ -76,25 +76,25 @@ def test_a_killed_engine_core_is_noticed_costs_no_rollout_and_none_outlives_a_ki
     profile = write_profile(tmp_path)
     # as with several GPUs: the engine core is a process of its own, and vLLM would wait for it for ever
     own_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    run = drive(tmp_path / "runs", profile, **own_process)
+    run = start_generation(tmp_path / "runs", profile, **own_process)
     run.wait_for_rollouts(10)
-    root = the_run(tmp_path / "runs")
-    kept = made_at(root)
+    root = only_run_dir(tmp_path / "runs")
+    kept = creation_times(root)
     run.engine_core().send_signal(signal.SIGKILL)
     run.wait_until(lambda: len(logs(root)) == 2, timeout=60)
     assert "ended by signal 9" in logs(root)[0].read_text()
-    kept |= made_at(root)
+    kept |= creation_times(root)
     # the second engine core is somewhere in its start
     run.wait_until(lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()))
     run.kill()
     assert_nothing_left(run.seen)
 
-    run = drive(tmp_path / "runs", profile)
+    run = start_generation(tmp_path / "runs", profile)
     assert run.finish()["restarts"] == 0
     assert_nothing_left(run.seen)
     assert read_rows(root) == undisturbed
     # nothing that was finished before an engine or a flow was killed was made again
-    assert kept.items() <= made_at(root).items()
+    assert kept.items() <= creation_times(root).items()
 
 
 def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(
@@ -103,13 +103,13 @@ def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(
     keys = sorted(undisturbed_fake)
     poisoned = [keys[9], keys[70]]
     seeds = ",".join(str(request_seed(0, *key)) for key in poisoned)
-    run = drive(
+    run = start_generation(
         tmp_path / "runs",
         write_profile(tmp_path, backend="tests.support.fake_engines:PoisonedEngine"),
         POISON_SEEDS=seeds,
     )
     outcome = run.finish()
-    rows = read_rows(the_run(tmp_path / "runs"))
+    rows = read_rows(only_run_dir(tmp_path / "runs"))
     assert {key: row for key, row in rows.items() if key not in poisoned} == {
         key: row for key, row in undisturbed_fake.items() if key not in poisoned
     }

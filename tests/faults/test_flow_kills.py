@@ -14,11 +14,11 @@ import pytest
 from tests.faults.runs import (
     Rows,
     assert_nothing_left,
-    drive,
-    journaled,
+    num_saved_rollouts,
+    only_run_dir,
     parameters,
     read_rows,
-    the_run,
+    start_generation,
     write_profile,
 )
 from tests.support.harvest_command import environment, harvest
@@ -33,7 +33,7 @@ def test_a_flow_that_is_killed_ten_times_completes_as_if_undisturbed(tmp_path: P
     kept = 0
     for number in range(10):
         # slow enough that ten sessions do not finish the run
-        run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.35")
+        run = start_generation(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.35")
         if number % 2:
             run.wait_for_rollouts(min(kept + moments.randint(1, 12), len(undisturbed_fake) - 1))
         else:
@@ -41,19 +41,19 @@ def test_a_flow_that_is_killed_ten_times_completes_as_if_undisturbed(tmp_path: P
         run.kill()
         assert_nothing_left(run.seen)
         if run.root is not None:
-            assert journaled(run.root) >= kept
-            kept = journaled(run.root)
+            assert num_saved_rollouts(run.root) >= kept
+            kept = num_saved_rollouts(run.root)
     assert kept < len(undisturbed_fake)
-    outcome = drive(tmp_path / "runs", profile).finish()
-    assert read_rows(the_run(tmp_path / "runs")) == undisturbed_fake
+    outcome = start_generation(tmp_path / "runs", profile).finish()
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
     assert outcome["rollouts_finished"] + kept == len(undisturbed_fake)
 
 
 def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp_path: Path) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    run = drive(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.25")
+    run = start_generation(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.25")
     run.wait_for_rollouts(1)
-    (record,) = (the_run(tmp_path / "runs") / "state").glob("replica-*.pid.json")
+    (record,) = (only_run_dir(tmp_path / "runs") / "state").glob("replica-*.pid.json")
     text = record.read_text()
     run.kill()
     assert_nothing_left(run.seen)
@@ -64,7 +64,7 @@ def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp
         started = Path(f"/proc/{leftover.pid}/stat").read_text().rpartition(")")[2].split()[19]
         processes = f'[{{"pid": {leftover.pid}, "started": {started}}}, {{"pid": {stranger.pid}, "started": 1}}]'
         record.write_text(text[: text.index('"processes":')] + f'"processes": {processes}}}')
-        outcome = drive(tmp_path / "runs", profile).finish()
+        outcome = start_generation(tmp_path / "runs", profile).finish()
         assert outcome["leftovers"] == [leftover.pid]
         assert leftover.wait(10) == -signal.SIGKILL
         assert stranger.poll() is None
@@ -92,7 +92,7 @@ def tree(process: "subprocess.Popen[str]") -> dict[int, float]:
 
 def wait_for(runs_dir: Path, count: int, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 240
-    while not any(journaled(path.parent) >= count for path in runs_dir.glob("*/config.json")):
+    while not any(num_saved_rollouts(path.parent) >= count for path in runs_dir.glob("*/config.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -113,7 +113,7 @@ def test_harvest_run_with_the_real_engine_is_killed(tmp_path: Path, undisturbed:
     process.communicate()
     assert_nothing_left(seen)
     run_again(runs_dir, profile, PREFECT_API_URL=prefect_api)
-    assert read_rows(the_run(runs_dir)) == undisturbed
+    assert read_rows(only_run_dir(runs_dir)) == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
@@ -146,4 +146,4 @@ def test_an_interrupted_harvest_run_ends_in_ten_seconds_with_one_line_and_resume
     assert_nothing_left(seen, within=PATIENCE_SECONDS - (time.monotonic() - interrupted_at))
     if rollouts:
         run_again(runs_dir, profile, PREFECT_API_URL=prefect_api)
-        assert read_rows(the_run(runs_dir)) == undisturbed_fake
+        assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake

@@ -12,10 +12,10 @@ from tests.faults.runs import (
     SHARD_SIZE,
     Rows,
     assert_nothing_left,
-    drive,
+    only_run_dir,
     parameters,
     read_rows,
-    the_run,
+    start_generation,
     write_profile,
 )
 from tests.support.harvest_command import environment
@@ -34,11 +34,11 @@ LIMIT = 9_000
 
 def assert_resumes(runs_dir: Path, profile: Path, expected: Rows) -> None:
     """The same command completes the run, and makes no finished shard again."""
-    root = the_run(runs_dir)
+    root = only_run_dir(runs_dir)
     finished = {path.stem for path in (root / "state" / "rollouts").glob("*.json")}
     before = {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
     assert read_rows(root).items() <= expected.items()
-    outcome = drive(runs_dir, profile).finish()
+    outcome = start_generation(runs_dir, profile).finish()
     assert len(outcome["shards"]) + len(finished) == QUESTIONS // SHARD_SIZE
     assert read_rows(root) == expected
     assert before == {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_ends_the_run_clearly_and_it_resumes(
     ballast = small_disk / "ballast"
     # room for some shards, not for all
     ballast.write_bytes(b"x" * (1024 - 60) * 1024)
-    run = drive(runs_dir, profile)
+    run = start_generation(runs_dir, profile)
     outcome = run.finish()
     assert run.process.returncode == 1
     assert outcome["error"] == "StorageError"

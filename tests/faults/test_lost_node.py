@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import Rows, parameters, read_rows, the_run, write_profile
+from tests.faults.runs import Rows, only_run_dir, parameters, read_rows, write_profile
 from tests.support.harvest_command import environment
 from tests.support.node_workers import kill_node, running_node
 from tests.support.prefect_worker import Api
@@ -47,7 +47,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
         with running_node(node_api, tmp_path, "node-2", FAKE_STEP_SECONDS="0"):
             stdout, stderr = run.communicate(timeout=240)
     assert run.returncode == 0, stderr
-    assert read_rows(the_run(runs_dir)) == undisturbed
+    assert read_rows(only_run_dir(runs_dir)) == undisturbed
 
     report = json.loads(stdout)
     [session] = report["generation"]["sessions"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.faults.runs import GIB, Rows, assert_nothing_left, drive, read_rows, the_run, write_profile
+from tests.faults.runs import GIB, Rows, assert_nothing_left, only_run_dir, read_rows, start_generation, write_profile
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,9 @@ def rungs(root: Path) -> dict[int, set[int]]:
 
 
 def test_a_kv_cache_above_the_memory_limit_steps_down_the_ladder(tmp_path: Path, undisturbed: Rows) -> None:
-    run = drive(tmp_path / "runs", write_profile(tmp_path, kv=6), limits={"RLIMIT_AS": 15 * GIB // 2})
+    run = start_generation(tmp_path / "runs", write_profile(tmp_path, kv=6), limits={"RLIMIT_AS": 15 * GIB // 2})
     outcome = run.finish()
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     assert read_rows(root) == undisturbed
     assert rungs(root) == {1: {2}}
     (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
@@ -36,7 +36,7 @@ def test_a_kv_cache_above_the_memory_limit_steps_down_the_ladder(tmp_path: Path,
 
 
 def test_a_kv_cache_above_the_nodes_memory_stops_with_the_cause_and_the_remedy(tmp_path: Path) -> None:
-    run = drive(tmp_path / "runs", write_profile(tmp_path, kv=16384))
+    run = start_generation(tmp_path / "runs", write_profile(tmp_path, kv=16384))
     outcome = run.finish()
     assert run.process.returncode == 1
     assert outcome["error"] == "OutOfMemory"
@@ -49,9 +49,9 @@ def test_a_kv_cache_above_the_nodes_memory_stops_with_the_cause_and_the_remedy(t
 def test_device_memory_that_runs_out_while_generating_halves_the_batch_once(tmp_path: Path, undisturbed: Rows) -> None:
     profile = write_profile(tmp_path, backend="tests.support.faulty_engines:OutOfMemoryEngine")
     # two questions of eight arms fit, four do not
-    run = drive(tmp_path / "runs", profile, MEMORY_LIMIT="23")
+    run = start_generation(tmp_path / "runs", profile, MEMORY_LIMIT="23")
     outcome = run.finish()
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     assert read_rows(root) == undisturbed
     assert rungs(root) == {1: {2}}
     assert outcome["restarts"] == 1
@@ -66,9 +66,9 @@ def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HungryEngine")
     # memory for two questions of eight arms and the next one, which is admitted as they end, but not for four
-    run = drive(tmp_path / "runs", profile, MEMORY_LIMIT="28")
+    run = start_generation(tmp_path / "runs", profile, MEMORY_LIMIT="28")
     outcome = run.finish()
-    root = the_run(tmp_path / "runs")
+    root = only_run_dir(tmp_path / "runs")
     assert read_rows(root) == undisturbed_fake
     (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
     assert "out of memory (host, run)" in told["message"]
@@ -102,7 +102,7 @@ def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_out_of_memory(
     tmp_path: Path, small_memory: Path
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:GreedyEngine")
-    run = drive(tmp_path / "runs", profile, cgroup=small_memory)
+    run = start_generation(tmp_path / "runs", profile, cgroup=small_memory)
     outcome = run.finish()
     assert run.process.returncode == 1
     assert outcome["error"] == "OutOfMemory"

@@ -14,7 +14,7 @@ import pytest
 
 from flows.server.embedded_server import EmbeddedServer
 from tasks.errors import HarvestError
-from tests.faults.runs import assert_nothing_left, journaled
+from tests.faults.runs import assert_nothing_left, num_saved_rollouts
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
 
@@ -67,7 +67,7 @@ def test_it_outlives_a_ctrl_c_until_the_flows_last_state_is_stored_and_then_noth
     )
     try:
         deadline = time.monotonic() + 240
-        while not any(journaled(path.parent) for path in runs_dir.glob("*/config.json")):
+        while not any(num_saved_rollouts(path.parent) for path in runs_dir.glob("*/config.json")):
             assert run.poll() is None, run.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)

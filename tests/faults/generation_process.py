@@ -1,6 +1,8 @@
-"""Generates a run's rollouts without Prefect, which takes seconds to start: ``python -m tests.faults.drive JSON``.
+"""Generates a run's rollouts without Prefect, which takes seconds to start.
 
-Retries what a Prefect task would retry. Prints what came of it as JSON; ends like the command line does.
+    python -m tests.faults.generation_process JSON
+
+It retries what a Prefect task would retry, prints the outcome as JSON, and exits with the command line's exit codes.
 """
 
 import json
@@ -26,22 +28,22 @@ from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 
 
 def main() -> None:
-    order = json.loads(sys.argv[1])
-    for name, limit in order.get("limits", {}).items():
+    request = json.loads(sys.argv[1])
+    for name, limit in request.get("limits", {}).items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
-    if order.get("cgroup"):
-        Path(order["cgroup"]).write_text(str(os.getpid()))
+    if request.get("cgroup"):
+        Path(request["cgroup"]).write_text(str(os.getpid()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcome = drive(plan_run(config_from_parameters(order["parameters"]), Path(order["runs_dir"])))
+        outcome = generate_missing(plan_run(config_from_parameters(request["parameters"]), Path(request["runs_dir"])))
     except HarvestError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
         sys.exit(error.exit_code)
     print(json.dumps(outcome))
 
 
-def drive(plan: RunPlan) -> dict[str, Any]:
-    """Finish every shard of ``plan``; what happened on the way."""
+def generate_missing(plan: RunPlan) -> dict[str, Any]:
+    """Finish every shard of ``plan``; return what happened on the way."""
     events: list[PoolEvent] = []
     with run_lock(plan.paths.state / "lock"):
         leftovers = open_run(plan)
