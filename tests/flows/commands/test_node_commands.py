@@ -9,7 +9,7 @@ import pytest
 from profiles.load import DEMO_MODEL
 from tests.support.harvest_command import Outcome, harvest
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
-from tests.tasks.test_model_files import SECOND, model
+from tests.tasks.plan.test_model_files import SECOND, model
 
 __all__ = ["model"]
 

@@ -9,7 +9,7 @@ from profiles.schema import Arm, ArmSet, Profile
 from tasks.node.advice import Situation, give_advice
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
-from tests.tasks.test_memory_plan import LLAMA_8B, LLAMA_70B
+from tests.tasks.node.test_memory_plan import LLAMA_8B, LLAMA_70B
 
 GIB = 1 << 30
 

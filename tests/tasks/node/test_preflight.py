@@ -12,7 +12,7 @@ from tasks.node.memory_plan import MemoryPlan
 from tasks.node.preflight import PreflightReport, check_memory_plan, run_preflight
 from tasks.node.preflight_view import render_plan, render_preflight
 from tasks.storage.destination import CHECK_PREFIX
-from tests.tasks.test_model_files import FIRST, SECOND, model, truncate
+from tests.tasks.plan.test_model_files import FIRST, SECOND, model, truncate
 
 __all__ = ["model"]
 
