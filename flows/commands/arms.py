@@ -32,7 +32,7 @@ def execute(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(report), indent=2))
         return 0
 
-    from flows.commands.pager import print_paged
+    from flows.commands.terminal import print_paged
     from tasks.results.arm_ranking_view import render_ranking
 
     print_paged(render_ranking(report))

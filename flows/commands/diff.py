@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(diff), indent=2))
         return 0
 
-    from flows.commands.pager import print_paged
+    from flows.commands.terminal import print_paged
     from tasks.results.run_diff_view import render_diff
 
     print_paged(render_diff(diff))

@@ -153,9 +153,9 @@ def as_options(parameters: Mapping[str, Any]) -> list[str]:
 def execute(options: argparse.Namespace) -> int:
     import datetime
 
-    from tasks.plan.placeholders import resolve_moving
+    from tasks.plan.placeholders import fill_placeholders
 
-    parameters = resolve_moving(run_parameters(options), datetime.date.today())
+    parameters = fill_placeholders(run_parameters(options), datetime.date.today())
     runs_dir = Path(parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR))
     check_input(parameters, runs_dir, forget_rung=options.forget_oom_rung)
     if (nodes := parameters.get("nodes", 1)) > 1:

@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
             print(json.dumps(rollout))
         return 0
 
-    from flows.commands.pager import print_paged
+    from flows.commands.terminal import print_paged
     from tasks.results.rollout_view import render_rollouts
 
     chosen = list(rollouts)

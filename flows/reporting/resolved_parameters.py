@@ -8,7 +8,7 @@ from typing import Any
 from prefect import runtime
 from prefect.context import FlowRunContext
 
-from tasks.plan.placeholders import is_moving, resolve_moving
+from tasks.plan.placeholders import fill_placeholders, has_placeholder
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tasks.results.finished_run import unfinished_name
@@ -27,7 +27,7 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         resolved |= {name: recorded[name] for name in _with_placeholder(resolved) if name in recorded}
     unresolved = _with_placeholder(resolved)
     if unresolved:
-        resolved = resolve_moving(resolved, scheduled_day())
+        resolved = fill_placeholders(resolved, scheduled_day())
     if "name" in unresolved:
         plan = plan_run(config_from_parameters(resolved), Path(resolved["runs_dir"]))
         resolved["name"] = unfinished_name(plan) or resolved["name"]
@@ -46,4 +46,4 @@ def scheduled_day() -> datetime.date:
 
 
 def _with_placeholder(parameters: Mapping[str, Any]) -> list[str]:
-    return [name for name in parameters if is_moving(parameters, name)]
+    return [name for name in parameters if has_placeholder(parameters, name)]

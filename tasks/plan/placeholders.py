@@ -1,4 +1,4 @@
-"""Parameters that move: ``{date}`` and "the newest model", resolved once per run so that a schedule need not change."""
+"""Placeholders in parameters, ``{date}`` and patterns of model directories, filled once per run: a schedule stays as it is."""
 
 import datetime
 import glob
@@ -14,7 +14,7 @@ _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 _DATED = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
 
 
-def is_moving(parameters: Mapping[str, Any], name: str) -> bool:
+def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
     """True when the value of parameter ``name`` depends on when it is resolved."""
     value = parameters.get(name)
     if not isinstance(value, str) or name not in _DATED:
@@ -22,8 +22,8 @@ def is_moving(parameters: Mapping[str, Any], name: str) -> bool:
     return bool(_DATE.search(value)) or (name == "model" and (glob.has_magic(value) or Path(value).is_symlink()))
 
 
-def resolve_moving(parameters: Mapping[str, Any], day: datetime.date) -> dict[str, Any]:
-    """``parameters`` with each moving value replaced by what it means on ``day``; the same call again changes nothing.
+def fill_placeholders(parameters: Mapping[str, Any], day: datetime.date) -> dict[str, Any]:
+    """``parameters`` with each placeholder replaced by what it means on ``day``; the same call again changes nothing.
 
     ``{date}`` is ISO 8601, ``{date:FORMAT}`` is strftime's, and as a seed it is the number YYYYMMDD. A model with
     ``*``, ``?`` or ``[`` is the directory whose weights are newest among the complete models that match. Raises
@@ -31,11 +31,11 @@ def resolve_moving(parameters: Mapping[str, Any], day: datetime.date) -> dict[st
     """
     resolved = dict(parameters)
     for name in _DATED:
-        if is_moving(resolved, name):
+        if has_placeholder(resolved, name):
             resolved[name] = _dated(resolved[name], day, "%Y%m%d" if name == "seed" else "%Y-%m-%d")
     if isinstance(resolved.get("seed"), str):
         resolved["seed"] = _number(resolved["seed"])
-    if is_moving(resolved, "model"):
+    if has_placeholder(resolved, "model"):
         resolved["model"] = _newest_model(resolved["model"])
     return resolved
 

@@ -10,7 +10,7 @@ import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError
-from tasks.plan.placeholders import is_moving, resolve_moving
+from tasks.plan.placeholders import fill_placeholders, has_placeholder
 
 DAY = datetime.date(2026, 3, 9)
 
@@ -28,13 +28,13 @@ DAY = datetime.date(2026, 3, 9)
     ],
 )
 def test_dates(given: dict[str, Any], resolved: dict[str, Any]) -> None:
-    assert resolve_moving(given, DAY) == resolved
-    assert resolve_moving(resolved, DAY + datetime.timedelta(1)) == resolved
+    assert fill_placeholders(given, DAY) == resolved
+    assert fill_placeholders(resolved, DAY + datetime.timedelta(1)) == resolved
 
 
 def test_a_seed_must_come_to_a_number() -> None:
     with pytest.raises(ConfigError, match="seed is '7x'"):
-        resolve_moving({"seed": "7x"}, DAY)
+        fill_placeholders({"seed": "7x"}, DAY)
 
 
 def test_the_newest_complete_model_is_taken(tmp_path: Path) -> None:
@@ -45,20 +45,20 @@ def test_the_newest_complete_model_is_taken(tmp_path: Path) -> None:
     weights = half / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     pattern = str(tmp_path / "step-*")
-    assert is_moving({"model": pattern}, "model")
-    assert resolve_moving({"model": pattern}, DAY)["model"] == str(tmp_path / "step-1000")
+    assert has_placeholder({"model": pattern}, "model")
+    assert fill_placeholders({"model": pattern}, DAY)["model"] == str(tmp_path / "step-1000")
 
 
 def test_a_link_to_the_latest_model_is_followed(tmp_path: Path) -> None:
     model = _model(tmp_path / "step-5", written=2_000_000_000)
     (tmp_path / "latest").symlink_to(model)
-    assert resolve_moving({"model": str(tmp_path / "latest")}, DAY)["model"] == str(model)
+    assert fill_placeholders({"model": str(tmp_path / "latest")}, DAY)["model"] == str(model)
 
 
 def test_a_pattern_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "step-1").mkdir()
     with pytest.raises(ConfigError, match="matches 1 paths, none of them a directory with a complete model"):
-        resolve_moving({"model": str(tmp_path / "step-*")}, DAY)
+        fill_placeholders({"model": str(tmp_path / "step-*")}, DAY)
 
 
 def _model(path: Path, *, written: int) -> Path:
