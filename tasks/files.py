@@ -1,7 +1,7 @@
-"""Files of a run: written beside their final place and published by one atomic rename.
+"""Write files of a run by one atomic rename, and read them back as typed records.
 
-A reader therefore sees a whole file or none. Left-over temporary files of a killed writer are named
-``.NAME.PID.tmp`` and removed by ``remove_stale_temporaries``.
+A reader therefore sees a whole file or none. A writer that is killed leaves a temporary file ``.NAME.PID.tmp``, which
+``remove_stale_temporaries`` removes.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tasks.errors import DamagedFile, StorageError
 Record = TypeVar("Record")
 
 DISK_FLOOR = 1 << 30
-"""Bytes that stay free on every disk that we write to."""
+"""How many bytes stay free on every disk that a run writes to."""
 
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
 
@@ -68,7 +68,7 @@ def publish_text(text: str, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value at ``path``, or None when the file does not exist or is torn."""
+    """Return the JSON value in the file, or None when the file does not exist or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -76,41 +76,67 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """The record of type ``kind``, a frozen dataclass, in the JSON file at ``path``; None when there is no file.
+    """Return the record in the JSON file, of the frozen dataclass ``kind``; None when there is no file.
 
-    Keys that ``kind`` does not have are ignored. Raises DamagedFile for anything else than such a record.
+    Raises DamagedFile for anything else than such a record.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return parse_record(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise DamagedFile(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+
+
+def try_read_record(path: Path, kind: type[Record]) -> Record | None:
+    """Return the record in the JSON file as ``read_record`` does, and None also when the file is damaged."""
+    try:
+        return read_record(path, kind)
+    except DamagedFile:
+        return None
+
+
+def parse_record(data: bytes, kind: type[Record]) -> Record:
+    """Return the record in the JSON text ``data``, of the frozen dataclass ``kind``; unknown keys are ignored.
+
+    Raises ValueError, which says on one line what is wrong with the first wrong field.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DamagedFile(f"{path} is damaged: {where + ': ' if where else ''}{first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{field}: {first['msg']}" if field else first["msg"]) from None
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of the file's bytes."""
+    """Return the hex sha256 of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether ``path`` is a temporary file of ``atomic_path``."""
+    """Return whether ``path`` is a temporary file of ``atomic_path``."""
     return _TEMPORARY.match(path.name) is not None
 
 
 def remove_stale_temporaries(directory: Path) -> None:
-    """Remove temporary files below ``directory`` whose writer no longer lives."""
+    """Remove the temporary files below ``directory`` whose writer has ended."""
     for path in directory.rglob(".*.tmp"):
         match = _TEMPORARY.match(path.name)
         if match and not Path(f"/proc/{match.group(1)}").exists():
             _remove_quietly(path)
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return ``path`` if it exists, else its nearest parent directory that does."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _sync_directory(directory: Path) -> None:
@@ -127,7 +153,7 @@ def _remove_quietly(path: Path) -> None:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    # polars raises its own error type for a failed write and keeps only the text
+    # polars raises an error type of its own for a failed write, with the system's message in its text
     text = str(error)
     return isinstance(error, Exception) and any(
         os.strerror(code) in text for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -136,10 +162,3 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _storage_error(path: Path, error: BaseException) -> StorageError:
     return StorageError(f"could not write {path}: {error}. Free space or fix permissions, then run the same command")
-
-
-def nearest_existing(path: Path) -> Path:
-    """``path``, or the innermost directory above it that is there: where it would be made."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path

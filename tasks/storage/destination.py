@@ -1,4 +1,4 @@
-"""A destination: opened for transfers, and checked before a run depends on it."""
+"""Open the store at a destination URL, and check before a run that it can be written to."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,13 @@ from tasks.storage.s3_object_store import S3ObjectStore
 from tasks.storage.transfer_scope import add_to_scope
 
 CHECK_PREFIX = ".harvest-check-"
+"""Start of the name of the object that a check writes."""
 CHECK_ATTEMPTS = 3
-"""Somebody may be waiting for the answer of a check."""
+"""How often a check tries a request: fewer times than an upload, because a user may wait for the answer."""
 
 
 def open_store(url: str, transfer: TransferSettings | None = None, state: Path | None = None) -> ObjectStore:
-    """The objects below ``url``; ``state`` is where multipart uploads are recorded, for those who upload.
+    """Return the store at ``url``. A caller that uploads passes ``state``, the directory of multipart upload records.
 
     Raises ConfigError for a URL that cannot be a destination.
     """
@@ -30,12 +31,12 @@ def open_store(url: str, transfer: TransferSettings | None = None, state: Path |
 def check_destination(url: str, transfer: TransferSettings | None = None) -> None:
     """Write an object below ``url``, read it back and delete it.
 
-    Raises ConfigError when the URL cannot be right (unknown protocol, no such bucket), UploadError when the
-    destination refuses or does not answer; the text says what to do and holds no secret.
+    Raises ConfigError when the URL is wrong (unknown protocol, no such bucket), UploadError when the destination
+    refuses or does not answer. The message says what to do and contains no secret.
     """
     store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS))
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
-    # without the right to list, S3 answers 403 instead of 404 for what does not exist: say so before a run starts
+    # without the right to list, S3 answers 403 instead of 404 for a missing object: find that out before a run starts
     store.head(key)
     store.put_bytes(key, data, fingerprint="")
     try:

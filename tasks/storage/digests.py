@@ -1,4 +1,4 @@
-"""Digests of a file, all in one pass over its bytes."""
+"""Digests of a file: the sha256 of all bytes and the MD5 of each part, computed in one pass."""
 
 import hashlib
 import os
@@ -10,34 +10,38 @@ _READ_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Digest:
-    """What a file's bytes come to: ``sha256`` of all, and the MD5 of each part as it would be sent."""
+    """The digests of a file's bytes, and the parts in which it is uploaded."""
 
     size: int
+    """In bytes."""
     sha256: str
+    """Of all bytes, in hex."""
     part_bytes: int
+    """Size of every part but the last."""
     part_md5s: tuple[bytes, ...]
+    """The MD5 of each part."""
 
     @property
     def etag(self) -> str:
-        """The ETag that S3 gives to these bytes, uploaded in these parts, without KMS encryption.
+        """Return the ETag that S3 gives to these bytes, uploaded in these parts, without KMS encryption.
 
-        One part: the MD5 of the body. Several parts: the MD5 of the parts' MD5s and their count (the rule that all
-        S3 implementations follow; see "Checking object integrity" in the Amazon S3 user guide).
+        For one part it is the MD5 of the body. For several parts it is the MD5 of the parts' MD5s, and their number.
+        All S3 implementations follow this rule; see "Checking object integrity" in the Amazon S3 user guide.
         """
         if len(self.part_md5s) == 1:
             return self.part_md5s[0].hex()
         return f"{_md5(b''.join(self.part_md5s)).hex()}-{len(self.part_md5s)}"
 
 
-def digest_file(file: BinaryIO, least_part_bytes: int, most_parts: int = 10_000) -> Digest:
-    """Digest an open file, read from its start; parts grow when the file would need more than ``most_parts``.
+def digest_file(file: BinaryIO, min_part_bytes: int, max_parts: int = 10_000) -> Digest:
+    """Return the digest of an open file. Parts are larger when the file would need more than ``max_parts``.
 
-    Reads by position, so that parts can be sent from the same descriptor afterwards: a file replaced meanwhile by an
-    atomic rename keeps its old bytes here.
+    Leaves the file's position as it is. Parts can be sent from the same descriptor afterwards: when an atomic rename
+    replaces the file meanwhile, the descriptor keeps the old bytes. Raises OSError when the file becomes shorter.
     """
     descriptor = file.fileno()
     size = os.fstat(descriptor).st_size
-    part_bytes = max(least_part_bytes, -(-size // most_parts))
+    part_bytes = max(min_part_bytes, -(-size // max_parts))
     whole = hashlib.sha256()
     part_md5s: list[bytes] = []
     for start in range(0, max(1, size), part_bytes):
@@ -46,7 +50,7 @@ def digest_file(file: BinaryIO, least_part_bytes: int, most_parts: int = 10_000)
         for position in range(start, end, _READ_BYTES):
             data = os.pread(descriptor, min(_READ_BYTES, end - position), position)
             if len(data) < min(_READ_BYTES, end - position):
-                raise OSError(f"{file.name} was cut short while it was read")
+                raise OSError(f"{file.name} became shorter while it was read")
             whole.update(data)
             part.update(data)
         part_md5s.append(part.digest())
@@ -54,7 +58,7 @@ def digest_file(file: BinaryIO, least_part_bytes: int, most_parts: int = 10_000)
 
 
 def digest_bytes(data: bytes) -> Digest:
-    """Digest of bytes that are sent in one part."""
+    """Return the digest of bytes that are uploaded in one part."""
     return Digest(
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),

@@ -1,42 +1,50 @@
-"""Download of an uploaded run: verified file by file, resumable, and only what ``_SUCCESS`` vouches for."""
+"""Download an uploaded run: the files of the manifest whose hash is in ``_SUCCESS``, each verified, and resumable."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import ConfigError, UploadError
-from tasks.files import atomic_path, publish_json, read_json, remove_stale_temporaries, sha256_file
+from tasks.files import atomic_path, publish_json, remove_stale_temporaries, sha256_file, try_read_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import MANIFEST, ManifestFile
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.verify import trusted_manifest
 
-_MARK = "state/download.json"
+_SOURCE = "state/download.json"
 _TRIES = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where the files of a directory were downloaded from."""
+
+    url: str
+
+
 class _DamagedError(UploadError):
-    """The bytes that came are not those of the manifest."""
+    """The downloaded bytes are not those of the manifest."""
 
 
 def download_run(url: str, directory: Path, transfer: TransferSettings | None = None) -> Path:
-    """Bring the run at ``url`` (``.../RUN_ID``) to ``directory/RUN_ID`` and return that path.
+    """Download the run at ``url`` (``.../RUN_ID``) to ``directory/RUN_ID`` and return that path.
 
-    Files that are already there with the right bytes are kept; the manifest comes last, so that a directory with one
-    is whole. Raises UploadError when the upload is incomplete or
-    damaged, ConfigError when the directory holds a run of its own that differs.
+    Keeps files that are already there with the right bytes. Writes the manifest last, so that a directory with a
+    manifest is complete. Raises UploadError when the upload is incomplete or damaged, ConfigError when the directory
+    holds other files that were not downloaded from ``url``.
     """
     transfer = transfer or TransferSettings()
     store = open_store(url, transfer)
     manifest, body = trusted_manifest(store)
-    target = directory / _name(manifest.run_id)
+    target = directory / _directory_name(manifest.run_id)
     wanted = [file for file in manifest.files if not _is_here(target, file)]
     _refuse_other_run(target, store.url, wanted)
-    publish_json({"url": store.url}, target / _MARK)
+    publish_json(asdict(_Source(url=store.url)), target / _SOURCE)
     remove_stale_temporaries(target)
     if wanted:
-        # of a killed download, or of an earlier upload: it must not vouch for a mixture
+        # files are missing or old: without them a directory must not have a manifest
         (target / MANIFEST).unlink(missing_ok=True)
     with ThreadPoolExecutor(transfer.workers, thread_name_prefix="download") as pool:
         futures = [pool.submit(_fetch, store, file, target) for file in wanted]
@@ -52,7 +60,7 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     return target
 
 
-def _name(run_id: str) -> str:
+def _directory_name(run_id: str) -> str:
     if not run_id or run_id in (".", "..") or "/" in run_id or "\\" in run_id:
         raise UploadError(f"the manifest's run_id {run_id!r} is no directory name. Upload the run again")
     return run_id
@@ -64,8 +72,7 @@ def _is_here(target: Path, file: ManifestFile) -> bool:
 
 
 def _refuse_other_run(target: Path, url: str, wanted: list[ManifestFile]) -> None:
-    mark = read_json(target / _MARK)
-    if mark is not None and mark.get("url") == url:
+    if try_read_record(target / _SOURCE, _Source) == _Source(url=url):
         return
     clashes = [file.path for file in wanted if (target / file.path).exists()]
     if clashes:
@@ -81,7 +88,7 @@ def _fetch(store: ObjectStore, file: ManifestFile, target: Path) -> None:
                 _copy(store, file, temporary)
             return
         except _DamagedError:
-            # damage on the way heals with another read, damage at rest does not
+            # another try helps when the network damaged the bytes, not when the store did
             if attempt == _TRIES:
                 raise
 

@@ -1,4 +1,4 @@
-"""One file to the destination, and how it is known that it arrived."""
+"""Uploads one file of a run and verifies that it arrived."""
 
 import logging
 import os
@@ -14,21 +14,28 @@ from tasks.storage.object_store import ObjectStore, StoredObject
 from tasks.storage.upload_record import UploadedFile, Verified
 
 logger = logging.getLogger(__name__)
+
 Verify = Literal["sample", "full"]
+"""Which files are read back: every twentieth that was sent, or all, also those that were there before."""
 
 _SAMPLE_EVERY = 20
 _ROUNDS = 3
 
 
 class FileUploader:
-    """Sends files of a run that the destination does not hold yet; safe to use from several threads.
+    """Uploads the files of one run that the store does not hold yet. Several threads may use it.
 
-    ``before_change`` is called before anything is sent. With ``verify`` "sample" the first and then every twentieth
-    file is read back after it was sent, with "full" every file, also those that were there before.
+    It calls ``before_change`` before it sends a file.
     """
 
     def __init__(
-        self, store: ObjectStore, run_dir: Path, fingerprint: str, *, verify: Verify, before_change: Callable[[], None]
+        self,
+        store: ObjectStore,
+        run_dir: Path,
+        fingerprint: str,
+        *,
+        verify: Verify,
+        before_change: Callable[[], None],
     ) -> None:
         self.files_sent = self.bytes_sent = 0
         self._store = store
@@ -39,10 +46,11 @@ class FileUploader:
         self._lock = threading.Lock()
         self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
-    def bring(self, name: str, *, listed: bool, known: UploadedFile | None) -> UploadedFile:
-        """See to it that the store holds the file; ``listed`` says that it has an object of this name.
+    def upload(self, name: str, *, listed: bool, known: UploadedFile | None) -> UploadedFile:
+        """Make the store hold the file ``name`` of the run, and return how that was verified.
 
-        Raises UploadError when it holds other bytes each time after the file was sent.
+        ``listed``: the store has an object of this name. ``known``: what an earlier upload verified of it.
+        Raises UploadError when the store holds other bytes each time the file was sent.
         """
         path = self._run_dir / name
         with path.open("rb") as file:
@@ -50,13 +58,13 @@ class FileUploader:
             digest = digest_file(file, self._store.transfer.part_bytes)
             self._hashes[path] = (before, digest.sha256)
             stored = self._store.head(name) if listed else None
-            proof = self._proof_before(name, digest, stored, known) if stored else None
-            if stored is None or proof is None:
-                stored, proof = self._send(name, file, digest)
-        return UploadedFile(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=proof)
+            verified = self._verify_present(name, digest, stored, known) if stored else None
+            if stored is None or verified is None:
+                stored, verified = self._send(name, file, digest)
+        return UploadedFile(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=verified)
 
     def sha256_of(self, path: Path) -> str:
-        """Hex sha256 of the file, from when it was sent if the file is still the same."""
+        """Return the hex sha256 of the file: the one computed by ``upload`` when the file has not changed since."""
         identity, sha256 = self._hashes.get(path, (None, ""))
         return sha256 if identity == _identity(path.stat()) else sha256_file(path)
 
@@ -69,30 +77,30 @@ class FileUploader:
             stored = self._store.put_file(name, file, digest, self._fingerprint)
             with self._lock:
                 self.bytes_sent += digest.size
-            if proof := self._proof_after(name, digest, stored, read_back):
-                return stored, proof
-            logger.warning("%s at %s is not what was sent; sending it again", name, self._store.url)
+            if verified := self._verify_sent(name, digest, stored, read_back):
+                return stored, verified
+            logger.warning("%s holds other bytes of %s than were sent; sending them again", self._store.url, name)
         raise UploadError(
             f"{name} was sent {_ROUNDS} times, and each time {self._store.url} then held other bytes. The network or "
             "the store damages data: check them; _SUCCESS was not written"
         )
 
-    def _proof_before(
+    def _verify_present(
         self, name: str, digest: Digest, stored: StoredObject, known: UploadedFile | None
     ) -> Verified | None:
-        """How it is known that an object found in place is the file; None when it has to be sent."""
-        if not _can_be(stored, digest):
+        """Return how an object that was there before was verified; None when the file has to be sent."""
+        if not _may_match(stored, digest):
             return None
         if self._verify == "sample":
             if stored.etag_is_md5 and stored.etag == digest.etag:
                 return "etag"
             if known and (known.sha256, known.etag) == (digest.sha256, stored.etag):
                 return known.verified
-        return self._proof_by_reading(name, digest)
+        return self._verify_by_reading(name, digest)
 
-    def _proof_after(self, name: str, digest: Digest, stored: StoredObject, read_back: bool) -> Verified | None:
-        """How it is known that an object just sent arrived undamaged; None when it did not."""
-        if not _can_be(stored, digest):
+    def _verify_sent(self, name: str, digest: Digest, stored: StoredObject, read_back: bool) -> Verified | None:
+        """Return how an object that was just sent was verified; None when it holds other bytes."""
+        if not _may_match(stored, digest):
             return None
         if not read_back:
             if stored.checksum_verified:
@@ -101,10 +109,10 @@ class FileUploader:
                 return "size"
             if stored.etag == digest.etag:
                 return "etag"
-        # also for stores whose ETags follow another rule than S3's
-        return self._proof_by_reading(name, digest)
+        # a store may also compute ETags by another rule than S3's
+        return self._verify_by_reading(name, digest)
 
-    def _proof_by_reading(self, name: str, digest: Digest) -> Verified | None:
+    def _verify_by_reading(self, name: str, digest: Digest) -> Verified | None:
         return "read" if self._store.sha256(name, digest.size) == digest.sha256 else None
 
 
@@ -112,5 +120,5 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _can_be(stored: StoredObject, digest: Digest) -> bool:
+def _may_match(stored: StoredObject, digest: Digest) -> bool:
     return stored.size == digest.size and stored.sha256 in (None, digest.sha256)

@@ -1,13 +1,11 @@
 """The manifest of a run: every published file with its rows, size and sha256."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tasks.errors import ConfigError, StorageError
-from tasks.files import publish_json, read_json, sha256_file
+from tasks.files import parse_record, publish_json, sha256_file, try_read_record
 from tasks.records import RunPaths, shard_indices
 
 MANIFEST = "manifest.json"
@@ -27,26 +25,49 @@ _SINGLE_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestFile:
-    """One published file. ``rows`` is None for what is not Parquet, ``bytes`` its size, ``sha256`` hex."""
+    """One published file."""
 
     path: str
+    """Relative to the run directory."""
     rows: int | None
+    """None for a file that is not Parquet."""
     bytes: int
     sha256: str
+    """In hex."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a run consists of. ``equivalence`` is the verdict, None for a run that was not compared."""
+    """The contents of ``manifest.json``."""
 
     run_id: str
     fingerprint: str
     equivalence: str | None
+    """The verdict of the comparison with a baseline; None for a run that was not compared."""
     files: tuple[ManifestFile, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuccessMarker:
+    """The contents of ``_SUCCESS``, which is written last: the manifest with this hash describes a complete upload."""
+
+    run_id: str
+    manifest_sha256: str
+    """In hex."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    verdict: str | None = None
+
+
 def published_files(run_dir: Path) -> list[str]:
-    """The run's files that leave the machine, relative to ``run_dir``: no state, logs or temporary files."""
+    """Return the files of the run that an upload sends, relative to ``run_dir``: no state, logs or temporary files."""
     shards = [
         f"{folder}/{path.name}"
         for folder in SHARD_FOLDERS
@@ -56,17 +77,24 @@ def published_files(run_dir: Path) -> list[str]:
 
 
 def run_fingerprint(run_dir: Path) -> str:
-    """The fingerprint in the run's config.json. Raises ConfigError when ``run_dir`` is no run directory."""
-    config = read_json(run_dir / CONFIG)
-    if not isinstance(config, dict) or not config.get("fingerprint"):
+    """Return the fingerprint in the run's config.json. Raises ConfigError when ``run_dir`` is no run directory."""
+    try:
+        return parse_fingerprint((run_dir / CONFIG).read_bytes())
+    except (OSError, ValueError):
         raise ConfigError(
             f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
-        )
-    return str(config["fingerprint"])
+        ) from None
+
+
+def parse_fingerprint(config: bytes) -> str:
+    """Return the fingerprint in the text of a config.json. Raises ValueError when there is none."""
+    if fingerprint := parse_record(config, _Config).fingerprint:
+        return fingerprint
+    raise ValueError("fingerprint is empty")
 
 
 def missing_shards(run_dir: Path) -> list[str]:
-    """Shard files that a finished run would have: rollouts and, where any shard is scored, scores of every shard."""
+    """Return the shard files that the run lacks: rollouts of each shard, and scores of each shard if any is scored."""
     paths = RunPaths(root=run_dir)
     scored = shard_indices(run_dir / "scores")
     missing = []
@@ -83,9 +111,10 @@ def build_manifest(
     *,
     sha256_of: Callable[[Path], str] = sha256_file,
 ) -> Manifest:
-    """The manifest of the files now in ``run_dir``; ``sha256_of`` serves callers who have hashed them already.
+    """Return the manifest of the files that are in ``run_dir`` now.
 
-    Raises StorageError for a Parquet file that cannot be read.
+    A caller that has hashed the files already passes ``sha256_of``. Raises StorageError for a Parquet file that cannot
+    be read.
     """
     return Manifest(
         run_id=run_dir.resolve().name,
@@ -95,39 +124,23 @@ def build_manifest(
     )
 
 
-def write_manifest(
-    run_dir: Path,
-    *,
-    sha256_of: Callable[[Path], str] = sha256_file,
-) -> Manifest:
-    """Build (see ``build_manifest``) and publish ``manifest.json``; the same files give the same bytes."""
-    comparison = read_json(run_dir / "equivalence.json")
-    verdict = comparison.get("verdict") if isinstance(comparison, dict) else None
+def write_manifest(run_dir: Path, *, sha256_of: Callable[[Path], str] = sha256_file) -> Manifest:
+    """Publish ``manifest.json`` (see ``build_manifest``) and return it. The same files give the same bytes."""
+    comparison = try_read_record(RunPaths(root=run_dir).equivalence, _Comparison)
+    verdict = comparison.verdict if comparison else None
     manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of)
     publish_json(asdict(manifest), run_dir / MANIFEST)
     return manifest
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """The manifest in ``data``. Raises ValueError when it is none, or names a path outside the run."""
-    try:
-        raw: Mapping[str, Any] = json.loads(data)
-        files = tuple(
-            ManifestFile(path=_safe(file["path"]), rows=file["rows"], bytes=int(file["bytes"]), sha256=file["sha256"])
-            for file in raw["files"]
-        )
-        return Manifest(
-            run_id=raw["run_id"], fingerprint=raw["fingerprint"], equivalence=raw["equivalence"], files=files
-        )
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"it lacks {error}") from None
-
-
-def _safe(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-        raise ValueError(f"it names {path!r}, which is outside the run")
-    return path
+    """Return the manifest in ``data``. Raises ValueError when it is none, or names a path outside the run."""
+    manifest = parse_record(data, Manifest)
+    for file in manifest.files:
+        parts = PurePosixPath(file.path).parts
+        if not parts or file.path.startswith("/") or ".." in parts or "\\" in file.path:
+            raise ValueError(f"it names {file.path!r}, which is outside the run")
+    return manifest
 
 
 def _manifest_file(name: str, path: Path, sha256_of: Callable[[Path], str]) -> ManifestFile:
@@ -136,7 +149,7 @@ def _manifest_file(name: str, path: Path, sha256_of: Callable[[Path], str]) -> M
 
 
 def _rows(path: Path) -> int:
-    # from the footer alone; a polars scan costs as much as hashing the file
+    # pyarrow reads the footer alone; a polars scan costs as much as hashing the file
     import pyarrow.parquet
 
     try:

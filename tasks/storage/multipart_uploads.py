@@ -1,62 +1,72 @@
-"""A record of multipart uploads in progress, so that those of a killed process can be taken back.
+"""Records of open multipart uploads, so that a later process can abort those of a process that was killed.
 
-One small file per upload: written before the upload is opened, completed with its id, removed when nothing is open.
+Each upload has one small JSON file: written before the upload is opened, completed with its id, and removed when the
+upload is completed or aborted.
 """
 
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from tasks.files import publish_json, read_json
+from tasks.errors import DamagedFile
+from tasks.files import publish_json, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenUpload:
-    """One recorded upload. ``upload_id`` is None when the process died before it learnt the id."""
+class MultipartUpload:
+    """What the file says about one upload."""
 
-    path: Path
     bucket: str
     key: str
-    upload_id: str | None = None
+    upload_id: str | None
+    """None until the server has answered with the id."""
+    owner: tuple[int, float]
+    """The process that opened the upload: its pid, and its start in seconds since the epoch."""
 
-    def opened(self, upload_id: str) -> None:
+
+@dataclass(frozen=True)
+class MultipartRecord:
+    """An upload and the file that records it."""
+
+    path: Path
+    upload: MultipartUpload
+
+    def add_upload_id(self, upload_id: str) -> None:
         """Record the id that the server gave."""
-        _publish(self.path, self.bucket, self.key, upload_id)
+        publish_json(asdict(replace(self.upload, upload_id=upload_id)), self.path)
 
-    def close(self) -> None:
-        """Forget the upload: it was completed or aborted."""
+    def remove(self) -> None:
+        """Remove the record: the upload was completed or aborted."""
         self.path.unlink(missing_ok=True)
 
 
-class OpenUploads:
+class MultipartRecords:
     """The records of one run, in ``STATE/multipart/``."""
 
     def __init__(self, state: Path) -> None:
         self._directory = state / "multipart"
 
-    def begin(self, bucket: str, key: str) -> OpenUpload:
-        """Record that an upload to ``key`` is about to be opened."""
-        path = self._directory / f"{uuid.uuid4().hex}.json"
-        _publish(path, bucket, key, None)
-        return OpenUpload(path=path, bucket=bucket, key=key)
+    def add(self, bucket: str, key: str) -> MultipartRecord:
+        """Record that this process is about to open an upload to ``key``."""
+        owner = (os.getpid(), psutil.Process().create_time())
+        upload = MultipartUpload(bucket=bucket, key=key, upload_id=None, owner=owner)
+        record = MultipartRecord(self._directory / f"{uuid.uuid4().hex}.json", upload)
+        publish_json(asdict(upload), record.path)
+        return record
 
-    def left_by_the_dead(self, bucket: str, prefix: str) -> Iterator[OpenUpload]:
-        """Uploads below ``prefix`` whose process no longer lives."""
+    def orphans(self, bucket: str, prefix: str) -> Iterator[MultipartRecord]:
+        """Yield the records of uploads below ``prefix`` whose process has ended."""
         for path in sorted(self._directory.glob("*.json")):
-            entry = read_json(path)
-            if entry is None:
-                continue
-            if entry["bucket"] == bucket and entry["key"].startswith(prefix) and not _lives(entry["owner"]):
-                yield OpenUpload(path=path, bucket=bucket, key=entry["key"], upload_id=entry["upload_id"])
-
-
-def _publish(path: Path, bucket: str, key: str, upload_id: str | None) -> None:
-    owner = [os.getpid(), psutil.Process().create_time()]
-    publish_json({"bucket": bucket, "key": key, "upload_id": upload_id, "owner": owner}, path)
+            try:
+                upload = read_record(path, MultipartUpload)
+            except DamagedFile:
+                continue  # it names no upload that could be aborted
+            if upload and upload.bucket == bucket and upload.key.startswith(prefix) and not _lives(upload.owner):
+                yield MultipartRecord(path, upload)
 
 
 def _lives(owner: tuple[int, float]) -> bool:

@@ -1,8 +1,13 @@
-"""Objects of an S3 bucket: digests in the metadata, checksums on the way, multipart uploads that leave no orphans."""
+"""Objects of an S3 bucket: digests in the metadata, checksums in the requests, and multipart uploads without orphans.
+
+All bytes of an upload leave through one thread, s3fs's event loop. What that thread does to them besides sending limits
+the speed of an upload.
+"""
 
 import asyncio
 import base64
 import contextlib
+import io
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +18,23 @@ from typing import Any, BinaryIO
 from tasks.errors import HarvestError, UploadError
 from tasks.storage.digests import Digest, digest_bytes
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.multipart_uploads import OpenUploads
-from tasks.storage.object_store import BODIES, ObjectStore, StoredObject
-from tasks.storage.request_body import Body, sign_with_known_hashes
+from tasks.storage.multipart_uploads import MultipartRecords
+from tasks.storage.object_store import BODIES_IN_MEMORY, ObjectStore, StoredObject
 
-LAST_SECONDS = 5.0
-"""What a request after ``stop`` may take: whoever ends a process does not wait for a server that hangs."""
+SECONDS_AFTER_STOP = 5.0
+"""How long a request after ``stop`` may take, so that a process can end although a server hangs."""
+
+
+class RequestBody(io.BytesIO):
+    """The bytes of a request body."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._data = data
+
+    def getbuffer(self) -> memoryview:
+        # aiohttp calls this for the size; the buffer of BytesIO is writable, so making it copies all bytes
+        return memoryview(self._data)
 
 
 class S3ObjectStore(ObjectStore):
@@ -29,9 +45,8 @@ class S3ObjectStore(ObjectStore):
         self._bucket, prefix, _ = filesystem.split_path(self._root)
         self._prefix = f"{prefix}/" if prefix else ""
         self._tls = filesystem.s3.meta.endpoint_url.startswith("https")
-        sign_with_known_hashes(filesystem.s3)
         self._native_checksums = filesystem.s3.meta.config.request_checksum_calculation == "when_supported"
-        self._uploads = OpenUploads(state) if state else None
+        self._records = MultipartRecords(state) if state else None
         self._in_flight: set[Future[Any]] = set()
         self._lock = threading.Lock()
 
@@ -63,8 +78,8 @@ class S3ObjectStore(ObjectStore):
     def put_file(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> StoredObject:
         if len(digest.part_md5s) > 1:
             self._put_parts(key, file, digest, fingerprint)
-            return self._after_put(key)
-        with BODIES:
+            return self._head_written(key)
+        with BODIES_IN_MEMORY:
             return self._put_one(key, os.pread(file.fileno(), digest.size, 0), digest, fingerprint)
 
     def put_bytes(self, key: str, data: bytes, fingerprint: str) -> StoredObject:
@@ -82,12 +97,12 @@ class S3ObjectStore(ObjectStore):
             future.cancel()
 
     def abort_orphaned_uploads(self) -> int:
-        if self._uploads is None:
+        if self._records is None:
             return 0
         aborted = 0
-        for left in self._uploads.left_by_the_dead(self._bucket, self._prefix):
-            aborted += self._abort_at(left.key, left.upload_id, unknown=True)
-            left.close()
+        for record in self._records.orphans(self._bucket, self._prefix):
+            aborted += self._abort_uploads(record.upload.key, record.upload.upload_id, unknown_ids=True)
+            record.remove()
         return aborted
 
     def _put_one(self, key: str, data: bytes, digest: Digest, fingerprint: str) -> StoredObject:
@@ -98,21 +113,21 @@ class S3ObjectStore(ObjectStore):
             f"writing {key}",
             "put_object",
             Key=self._key(key),
-            Body=Body(data, digest.sha256),
+            Body=RequestBody(data),
             Metadata=_metadata(digest, fingerprint),
             **self._content_md5(digest.part_md5s[0]),
             **checksum,
         )
-        stored = self._after_put(key)
+        stored = self._head_written(key)
         if not checksum:
             return stored
-        # AWS answers with the checksum that it compared; other servers may tell only when asked
+        # AWS answers with the checksum that it compared; other servers may need a second request for it
         found = answer.get("ChecksumSHA256") or self._head(key, ChecksumMode="ENABLED").get("ChecksumSHA256")
         return replace(stored, checksum_verified=found == checksum["ChecksumSHA256"])
 
     def _put_parts(self, key: str, file: BinaryIO, digest: Digest, fingerprint: str) -> None:
         target = self._key(key)
-        record = self._uploads.begin(self._bucket, target) if self._uploads else None
+        record = self._records.add(self._bucket, target) if self._records else None
         upload_id: str | None = None
         tries = 0
 
@@ -125,25 +140,25 @@ class S3ObjectStore(ObjectStore):
         try:
             upload_id = str(self._call(f"opening {key}", lambda: self._wait(create()))["UploadId"])
             if record:
-                record.opened(upload_id)
+                record.add_upload_id(upload_id)
             parts = self._send_parts(key, file, digest, upload_id)
             self._complete(key, digest, upload_id, parts)
         except BaseException:
-            # a record that cannot be closed now is left to the next run
+            # when the server cannot be reached, the record stays, and the next upload of the run aborts it
             with contextlib.suppress(HarvestError):
-                self._abort_at(target, upload_id, unknown=upload_id is None or tries > 1)
+                self._abort_uploads(target, upload_id, unknown_ids=upload_id is None or tries > 1)
                 if record:
-                    record.close()
+                    record.remove()
             raise
         if tries > 1:
-            self._abort_at(target, None, unknown=True)
+            self._abort_uploads(target, None, unknown_ids=True)
         if record:
-            record.close()
+            record.remove()
 
     def _send_parts(self, key: str, file: BinaryIO, digest: Digest, upload_id: str) -> list[dict[str, Any]]:
         def send(index: int) -> dict[str, Any]:
-            with BODIES:
-                body = Body(os.pread(file.fileno(), digest.part_bytes, index * digest.part_bytes))
+            with BODIES_IN_MEMORY:
+                body = RequestBody(os.pread(file.fileno(), digest.part_bytes, index * digest.part_bytes))
                 answer = self._request(
                     f"writing part {index + 1} of {key}",
                     "upload_part",
@@ -178,21 +193,24 @@ class S3ObjectStore(ObjectStore):
                 MultipartUpload={"Parts": parts},
             )
         except FileNotFoundError:
-            # an earlier attempt succeeded and only its answer was lost: then the object is there
+            # when an earlier attempt succeeded and only its answer was lost, the object is there
             stored = self.head(key)
             if stored is None or (stored.size, stored.sha256) != (digest.size, digest.sha256):
-                text = f"the multipart upload of {key} to {self.url} vanished; run it again"
+                text = f"the multipart upload of {key} to {self.url} no longer exists there; run the command again"
                 raise UploadError(text, retryable=True) from None
 
     def _head(self, key: str, **arguments: Any) -> dict[str, Any]:
         return self._request(f"looking up {key}", "head_object", Key=self._key(key), **arguments)
 
-    def _abort_at(self, target: str, upload_id: str | None, *, unknown: bool) -> int:
-        """Abort ``upload_id``, and with ``unknown`` whatever is open at the very key: ids whose answer was lost."""
-        # taking back is part of stopping, so it runs once even after a stop
+    def _abort_uploads(self, target: str, upload_id: str | None, *, unknown_ids: bool) -> int:
+        """Abort the multipart upload ``upload_id``; return how many were aborted.
+
+        With ``unknown_ids`` abort all that are open at the key ``target``: an id is unknown when its answer was lost.
+        """
+        # runs once also after a stop, without retries
         retry = not self._stop.is_set()
         ids = {upload_id} if upload_id else set()
-        if unknown:
+        if unknown_ids:
             page = self._request("listing open uploads", "list_multipart_uploads", retry=retry, Prefix=target)
             ids |= {item["UploadId"] for item in page.get("Uploads", []) if item["Key"] == target}
         for each in ids:
@@ -205,7 +223,7 @@ class S3ObjectStore(ObjectStore):
         return bytes(self._wait(self._fs._cat_file(f"{self._bucket}/{self._key(key)}", start=start, end=end)))
 
     def _content_md5(self, md5: bytes) -> dict[str, Any]:
-        # over plain HTTP the request's signature covers the body already; over TLS it does not, given this header
+        # over plain HTTP the signature covers the body; over TLS botocore leaves the body out when this header is set
         return {"ContentMD5": base64.b64encode(md5).decode()} if self._tls else {}
 
     def _key(self, key: str) -> str:
@@ -221,12 +239,12 @@ class S3ObjectStore(ObjectStore):
         return self._call(what, request, retry=retry)
 
     def _wait(self, coroutine: Any) -> Any:
-        # on s3fs's own loop, but through a future that stop() can cancel in the middle of a body
+        # s3fs has a synchronous call too, but stop() can cancel this future in the middle of a body
         future = asyncio.run_coroutine_threadsafe(coroutine, self._fs.loop)
         with self._lock:
             self._in_flight.add(future)
         try:
-            return future.result(LAST_SECONDS if self._stop.is_set() else None)
+            return future.result(SECONDS_AFTER_STOP if self._stop.is_set() else None)
         except TimeoutError:
             future.cancel()
             raise

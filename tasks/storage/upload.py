@@ -1,9 +1,9 @@
-"""Upload of a run, file by file, so that readers of the destination see all of it or know that they do not.
+"""Uploads a run, file by file, so that a reader of the destination knows whether all of it is there.
 
-The order is the protocol. ``config.json`` goes first and claims ``URL/RUN_ID`` for the run's fingerprint. Every other
-file follows as soon as it is final, each checked after it was sent. ``manifest.json`` comes when the destination holds
-every file, and last ``_SUCCESS`` with the manifest's hash: the only thing that a reader trusts. A later change takes
-``_SUCCESS`` away first. Nothing depends on conditional writes, and nothing outside ``URL/RUN_ID`` is touched.
+The order of the files ensures that. ``config.json`` goes first and reserves ``URL/RUN_ID`` for the run's fingerprint.
+Every other file follows as soon as it is final, and is verified after it was sent. ``manifest.json`` follows when the
+destination holds every file, and ``_SUCCESS`` with the manifest's hash is last: readers trust nothing else. Before a
+later change, ``_SUCCESS`` is deleted. An upload needs no conditional writes and touches nothing outside its URL.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
@@ -29,7 +30,9 @@ from tasks.storage.manifest import (
     SHARD_FOLDERS,
     SUCCESS,
     ManifestFile,
+    SuccessMarker,
     missing_shards,
+    parse_fingerprint,
     published_files,
     run_fingerprint,
     write_manifest,
@@ -43,11 +46,11 @@ _ROUNDS = 3
 
 
 class RunUploader:
-    """Uploads files of one run to ``URL/RUN_ID``; create it in the task that uses it.
+    """Uploads files of one run to ``URL/RUN_ID``. Create it in the task that uses it.
 
-    ``upload_files`` may be called from several threads, and several uploaders may work on one run at once; ``finish``
-    waits until no other does, and others wait for it. As a
-    context manager it takes back half-done uploads when it is left by SIGTERM or an interrupt.
+    Several threads may call ``upload_files``, and several uploaders may work on one run. ``finish`` waits until no
+    other upload of the run is in progress, and other uploads wait for it. Used as a context manager, it aborts its
+    open multipart uploads when SIGTERM or an interrupt ends the block.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class RunUploader:
         self._store = open_store(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
         self.url = self._store.url
         self._lock = threading.Lock()
-        self._present: Mapping[str, StoredObject] | None = None
-        self._retracted = False
-        self._settled: dict[str, UploadedFile] = {}
-        self._earlier: Mapping[str, UploadedFile] = {}
-        self._sender = FileUploader(
-            self._store, self.run_dir, self.fingerprint, verify=verify, before_change=self._retract
+        self._listed: Mapping[str, StoredObject] | None = None
+        """What the destination held when it was last listed; None before it was reserved."""
+        self._uploaded: dict[str, UploadedFile] = {}
+        self._recorded: Mapping[str, UploadedFile] = {}
+        """What earlier and parallel uploaders recorded."""
+        self._success_deleted = False
+        self._files = FileUploader(
+            self._store, self.run_dir, self.fingerprint, verify=verify, before_change=self._delete_success
         )
         self._previous_handler: Any = None
 
@@ -84,18 +89,43 @@ class RunUploader:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
     def upload_files(self, paths: Iterable[str]) -> dict[str, UploadedFile]:
-        """Bring these files of the run, given relative to it, to the destination; skip what is already there.
+        """Make the destination hold these files, given relative to the run directory. Sends only what it lacks.
 
-        Raises ConfigError when the destination belongs to a different run, UploadError when a file cannot be stored.
+        Raises ConfigError when the destination holds a different run, UploadError when a file cannot be stored.
         """
         names = list(dict.fromkeys(paths))
-        if strangers := sorted({*names} - {*published_files(self.run_dir)}):
-            raise ConfigError(f"{strangers[0]!r} is not a published file of {self.run_dir}")
+        if unpublished := sorted({*names} - {*published_files(self.run_dir)}):
+            raise ConfigError(f"{unpublished[0]!r} is not a published file of {self.run_dir}")
         with self._lock_uploads(exclusive=False):
-            return self._bring(names)
+            return self._upload_all(names)
 
-    def _bring(self, names: Iterable[str]) -> dict[str, UploadedFile]:
-        self._claim()
+    def finish(self) -> UploadRecord:
+        """Upload what is missing, then the manifest, then ``_SUCCESS``. The record is also in the run directory.
+
+        Raises ConfigError when the run itself is not finished.
+        """
+        if missing := missing_shards(self.run_dir):
+            raise ConfigError(
+                f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
+                "Run the command that made it again; it resumes"
+            )
+        with self._lock_uploads(exclusive=True):
+            return self._finish()
+
+    def abort(self) -> None:
+        """Stop all transfers of this uploader and abort its open multipart uploads; finished files stay."""
+        self._store.stop()
+
+    @contextlib.contextmanager
+    def _lock_uploads(self, *, exclusive: bool) -> Iterator[None]:
+        # without the lock, files could change after the _SUCCESS of an upload that finishes
+        with upload_lock(self.run_dir / "state", exclusive=exclusive, wait=self._store.wait):
+            # another upload may have finished since
+            self._success_deleted = False
+            yield
+
+    def _upload_all(self, names: Iterable[str]) -> dict[str, UploadedFile]:
+        self._reserve_destination()
         done: dict[str, UploadedFile] = {}
         pool = ThreadPoolExecutor(self._transfer.workers, thread_name_prefix="upload")
         futures = {pool.submit(self._upload, name): name for name in names}
@@ -110,116 +140,91 @@ class RunUploader:
         finally:
             pool.shutdown()
             if done:
-                self._record(done)
+                self._save_record(done)
         return done
 
-    def finish(self) -> UploadRecord:
-        """Upload what is missing, then the manifest, then ``_SUCCESS``. The receipt is also in the run directory.
-
-        Raises ConfigError when the run itself is not finished.
-        """
-        if missing := missing_shards(self.run_dir):
-            raise ConfigError(
-                f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
-                "Run the command that made it again; it resumes"
-            )
-        with self._lock_uploads(exclusive=True):
-            return self._finish()
-
     def _finish(self) -> UploadRecord:
-        self._claim()
-        there = {*(self._present or {}), *self._settled}
-        self._bring([name for name in published_files(self.run_dir) if name not in there])
+        self._reserve_destination()
+        there = {*(self._listed or {}), *self._uploaded}
+        self._upload_all([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
-            manifest = write_manifest(self.run_dir, sha256_of=self._sender.sha256_of)
-            present = self._store.listing()
-            self._load_earlier()
-            known = {**self._earlier, **self._settled}
-            pending = [file.path for file in manifest.files if not _is_settled(file, known, present)]
+            manifest = write_manifest(self.run_dir, sha256_of=self._files.sha256_of)
+            listed = self._store.listing()
+            self._load_record()
+            known = {**self._recorded, **self._uploaded}
+            pending = [file.path for file in manifest.files if not _is_uploaded(file, known, listed)]
             if not pending:
                 break
-            self._present = present
-            self._bring(pending)
+            self._listed = listed
+            self._upload_all(pending)
         else:
             raise UploadError(f"{pending[0]} keeps changing, here or at {self.url}. Upload when nothing else writes")
-        self._refuse_strangers(present, {file.path for file in manifest.files})
+        self._refuse_foreign_shards(listed, {file.path for file in manifest.files})
         body = (self.run_dir / MANIFEST).read_bytes()
-        manifest_sha256 = hashlib.sha256(body).hexdigest()
-        self._publish(body, _success(self.run_id, manifest_sha256), present)
+        success = SuccessMarker(run_id=self.run_id, manifest_sha256=hashlib.sha256(body).hexdigest())
+        self._put_manifest_and_success(body, json.dumps(asdict(success)).encode() + b"\n", listed)
         files = {file.path: known[file.path] for file in manifest.files}
-        return self._record(files, complete=True, manifest_sha256=manifest_sha256)
+        return self._save_record(files, complete=True, manifest_sha256=success.manifest_sha256)
 
-    def abort(self) -> None:
-        """Stop all transfers of this uploader and abort its open multipart uploads; finished files stay."""
-        self._store.stop()
-
-    @contextlib.contextmanager
-    def _lock_uploads(self, *, exclusive: bool) -> Iterator[None]:
-        # beside an upload that is being finished, files would change under its _SUCCESS
-        with upload_lock(self.run_dir / "state", exclusive=exclusive, wait=self._store.wait):
-            # others may have finished one since
-            self._retracted = False
-            yield
-
-    def _claim(self) -> None:
-        """Take the destination for this run, or refuse: nothing is sent to a place that is not this run's."""
+    def _reserve_destination(self) -> None:
+        """Upload config.json to an empty destination. Raises ConfigError when it holds anything but this run."""
         with self._lock:
-            if self._present is not None:
+            if self._listed is not None:
                 return
-            self._load_earlier()
-            present = {key: value for key, value in self._store.listing().items() if not key.startswith(CHECK_PREFIX)}
-            theirs = self._store.read(CONFIG) if CONFIG in present else None
-            if theirs is None and present:
+            self._load_record()
+            listed = {key: value for key, value in self._store.listing().items() if not key.startswith(CHECK_PREFIX)}
+            config = self._store.read(CONFIG) if CONFIG in listed else None
+            if config is None and listed:
                 raise ConfigError(
-                    f"{self.url} already holds {len(present)} files (such as {min(present)}) but no {CONFIG}: they are "
+                    f"{self.url} already holds {len(listed)} files (such as {min(listed)}) but no {CONFIG}: they are "
                     "not of this run. Choose another URL"
                 )
-            if theirs is not None and (other := _fingerprint(theirs)) != self.fingerprint:
+            if config is not None and (other := _fingerprint_or_unreadable(config)) != self.fingerprint:
                 raise ConfigError(
                     f"{self.url} holds a different run: its fingerprint is {other}, this run's is {self.fingerprint}. "
                     "Choose another URL; nothing was changed there"
                 )
             if aborted := self._store.abort_orphaned_uploads():
-                logger.info("aborted %d half-done uploads that an earlier upload of this run left", aborted)
-            self._present = present
-        if theirs is None:
-            self._record({CONFIG: self._upload(CONFIG)})
+                logger.info("aborted %d multipart uploads that an earlier upload of this run left open", aborted)
+            self._listed = listed
+        if config is None:
+            self._save_record({CONFIG: self._upload(CONFIG)})
 
     def _upload(self, name: str) -> UploadedFile:
-        known = self._settled.get(name) or self._earlier.get(name)
-        receipt = self._sender.bring(name, listed=name in (self._present or {}), known=known)
+        known = self._uploaded.get(name) or self._recorded.get(name)
+        uploaded = self._files.upload(name, listed=name in (self._listed or {}), known=known)
         with self._lock:
-            self._settled[name] = receipt
-        return receipt
+            self._uploaded[name] = uploaded
+        return uploaded
 
-    def _load_earlier(self) -> None:
-        """Read the receipts of earlier and parallel uploaders, unless everything is to be read back."""
-        earlier = read_upload_record(self.run_dir) if self._verify == "sample" else None
-        if earlier and (earlier.url, earlier.fingerprint) == (self.url, self.fingerprint):
-            self._earlier = earlier.files
+    def _load_record(self) -> None:
+        """Read what earlier and parallel uploaders recorded, unless every file is to be read back."""
+        record = read_upload_record(self.run_dir) if self._verify == "sample" else None
+        if record and (record.url, record.fingerprint) == (self.url, self.fingerprint):
+            self._recorded = record.files
 
-    def _retract(self) -> None:
-        """Before anything changes at the destination, readers must no longer trust it."""
+    def _delete_success(self) -> None:
+        """Delete ``_SUCCESS`` before anything changes at the destination, so that readers do not trust a mixture."""
         with self._lock:
-            if not self._retracted and self._store.head(SUCCESS) is not None:
-                self._record({})
+            if not self._success_deleted and self._store.head(SUCCESS) is not None:
+                self._save_record({})
                 self._store.delete(SUCCESS)
-            self._retracted = True
+            self._success_deleted = True
 
-    def _refuse_strangers(self, present: Mapping[str, StoredObject], own: set[str]) -> None:
-        strangers = sorted(
-            key for key in present if key.startswith(SHARD_FOLDERS) and not key.endswith("/") and key not in own
+    def _refuse_foreign_shards(self, listed: Mapping[str, StoredObject], own: set[str]) -> None:
+        foreign = sorted(
+            key for key in listed if key.startswith(SHARD_FOLDERS) and not key.endswith("/") and key not in own
         )
-        if strangers:
+        if foreign:
             raise UploadError(
-                f"{self.url} holds {len(strangers)} shard files that are not of this run, such as {strangers[0]}. "
+                f"{self.url} holds {len(foreign)} shard files that are not of this run, such as {foreign[0]}. "
                 "Remove them or choose another URL; _SUCCESS was not written"
             )
 
-    def _publish(self, manifest: bytes, success: bytes, present: Mapping[str, StoredObject]) -> None:
-        if SUCCESS in present and (self._store.read(SUCCESS), self._store.read(MANIFEST)) == (success, manifest):
+    def _put_manifest_and_success(self, manifest: bytes, success: bytes, listed: Mapping[str, StoredObject]) -> None:
+        if SUCCESS in listed and (self._store.read(SUCCESS), self._store.read(MANIFEST)) == (success, manifest):
             return
-        self._retract()
+        self._delete_success()
         for key, body in ((MANIFEST, manifest), (SUCCESS, success)):
             for _ in range(_ROUNDS):
                 self._store.put_bytes(key, body, self.fingerprint)
@@ -231,45 +236,41 @@ class RunUploader:
                     f"{self.url} returns other bytes than were written as {key}; the upload is incomplete"
                 )
 
-    def _record(
+    def _save_record(
         self, files: Mapping[str, UploadedFile], *, complete: bool = False, manifest_sha256: str | None = None
     ) -> UploadRecord:
-        receipt = UploadRecord(
+        record = UploadRecord(
             url=self.url,
             run_id=self.run_id,
             fingerprint=self.fingerprint,
             complete=complete,
             manifest_sha256=manifest_sha256,
             files=files,
-            files_sent=self._sender.files_sent,
-            bytes_sent=self._sender.bytes_sent,
+            files_sent=self._files.files_sent,
+            bytes_sent=self._files.bytes_sent,
         )
-        return update_upload_record(self.run_dir, receipt)
+        return update_upload_record(self.run_dir, record)
 
 
 def upload_run(
     run_dir: Path, url: str, *, verify: Verify = "sample", transfer: TransferSettings | None = None
 ) -> UploadRecord:
-    """Upload a finished run to ``URL/RUN_ID``, or complete an upload that was cut short."""
+    """Upload a finished run to ``URL/RUN_ID``. Sends only what is missing there. Raises as ``RunUploader`` does."""
     with RunUploader(run_dir, url, verify=verify, transfer=transfer) as uploader:
         return uploader.finish()
 
 
-def _is_settled(file: ManifestFile, known: Mapping[str, UploadedFile], present: Mapping[str, StoredObject]) -> bool:
-    mine, stored = known.get(file.path), present.get(file.path)
-    if mine is None or stored is None:
+def _is_uploaded(file: ManifestFile, known: Mapping[str, UploadedFile], listed: Mapping[str, StoredObject]) -> bool:
+    uploaded, stored = known.get(file.path), listed.get(file.path)
+    if uploaded is None or stored is None:
         return False
-    return (mine.sha256, mine.size, mine.etag) == (file.sha256, stored.size, stored.etag)
+    return (uploaded.sha256, uploaded.size, uploaded.etag) == (file.sha256, stored.size, stored.etag)
 
 
-def _success(run_id: str, manifest_sha256: str) -> bytes:
-    return json.dumps({"run_id": run_id, "manifest_sha256": manifest_sha256}).encode() + b"\n"
-
-
-def _fingerprint(config: bytes) -> str:
+def _fingerprint_or_unreadable(config: bytes) -> str:
     try:
-        return str(json.loads(config)["fingerprint"])
-    except (ValueError, KeyError, TypeError):
+        return parse_fingerprint(config)
+    except ValueError:
         return "unreadable"
 
 

@@ -1,4 +1,4 @@
-"""The upload receipt: what a destination is known to hold, kept in the run directory."""
+"""The record of an upload: which files the destination is known to hold. It is ``upload_receipt.json`` of the run."""
 
 import fcntl
 from collections.abc import Mapping
@@ -6,52 +6,57 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tasks.files import publish_json, read_json
+from tasks.files import publish_json, try_read_record
 from tasks.records import RunPaths
 
 Verified = Literal["size", "etag", "checksum", "read"]
+"""How it is known that the store holds a file's bytes, the weakest first.
+
+``size``: the size is the file's, and so is the recorded sha256 where the store keeps one; ``etag``: the server computed
+the same MD5; ``checksum``: the server compared the sha256; ``read``: the bytes were read back and hashed.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UploadedFile:
-    """One stored file. ``verified`` is the strongest proof that the store holds its bytes.
-
-    ``size``: size and, where kept, recorded sha256; ``etag``: MD5 computed by the server; ``checksum``: sha256
-    compared by the server; ``read``: read back and hashed.
-    """
+    """One file that the destination holds."""
 
     size: int
+    """In bytes."""
     sha256: str
+    """In hex."""
     etag: str
     verified: Verified
 
 
 @dataclass(frozen=True, kw_only=True)
 class UploadRecord:
-    """What was uploaded where. ``complete`` means that ``_SUCCESS`` was written over exactly these files."""
+    """What was uploaded to which destination."""
 
     url: str
     run_id: str
     fingerprint: str
     complete: bool = False
+    """Whether ``_SUCCESS`` was written, for exactly these files."""
     manifest_sha256: str | None = None
+    """In hex; None until the upload is complete."""
     files: Mapping[str, UploadedFile] = field(default_factory=dict)
     files_sent: int = 0
+    """How many files the last upload sent; files that were there before do not count."""
     bytes_sent: int = 0
-    """Sent by the last upload; what it found in place is not counted."""
+    """How many bytes the last upload sent."""
 
 
 def read_upload_record(run_dir: Path) -> UploadRecord | None:
-    """The receipt in ``run_dir``, or None when there is none that can be read."""
-    raw = read_json(RunPaths(root=run_dir).upload_record)
-    try:
-        return UploadRecord(**{**raw, "files": {name: UploadedFile(**entry) for name, entry in raw["files"].items()}})
-    except (TypeError, KeyError, AttributeError):
-        return None
+    """Return the record in ``run_dir``, or None when there is none that can be read."""
+    return try_read_record(RunPaths(root=run_dir).upload_record, UploadRecord)
 
 
 def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
-    """Merge ``update`` into the receipt on disk, under a lock: several uploaders may work on one run."""
+    """Publish ``update``, which keeps the files of an earlier record of this run at this destination.
+
+    Works under a lock, since several uploaders may work on one run.
+    """
     paths = RunPaths(root=run_dir)
     paths.state.mkdir(parents=True, exist_ok=True)
     with (paths.state / "upload_receipt.lock").open("w") as lock:

@@ -1,26 +1,38 @@
-"""Checking what a destination holds against its manifest."""
+"""Verify an uploaded run: compare every object at the destination with the manifest."""
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tasks.errors import UploadError
+from tasks.files import parse_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, SUCCESS, Manifest, ManifestFile, parse_manifest
+from tasks.storage.manifest import (
+    MANIFEST,
+    SHARD_FOLDERS,
+    SUCCESS,
+    Manifest,
+    ManifestFile,
+    SuccessMarker,
+    parse_manifest,
+)
 from tasks.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """The result of a check. ``files`` and ``bytes`` are what the manifest lists."""
+    """The result of a verification."""
 
     url: str
     run_id: str | None
+    """None when there is no manifest that can be trusted."""
     files: int
+    """How many files the manifest lists."""
     bytes: int
+    """The size of all files that the manifest lists."""
     problems: tuple[str, ...]
+    """One sentence for each thing that is wrong."""
 
     @property
     def ok(self) -> bool:
@@ -28,9 +40,9 @@ class VerifyReport:
 
 
 def verify_upload(url: str, transfer: TransferSettings | None = None) -> VerifyReport:
-    """Hash every object of the run at ``url`` (``.../RUN_ID``) and compare it with the manifest.
+    """Hash every object of the run at ``url`` (``.../RUN_ID``), compare it with the manifest, and report problems.
 
-    Whatever is wrong is listed; raises ConfigError or UploadError only when the destination cannot be read at all.
+    Raises ConfigError or UploadError only when the destination cannot be read at all.
     """
     transfer = transfer or TransferSettings()
     store = open_store(url, transfer)
@@ -58,7 +70,7 @@ def verify_upload(url: str, transfer: TransferSettings | None = None) -> VerifyR
 
 
 def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
-    """The manifest that ``_SUCCESS`` vouches for, and its bytes. Raises UploadError when there is none."""
+    """Return the manifest whose hash is in ``_SUCCESS``, and its bytes. Raises UploadError when there is none."""
     success = store.read(SUCCESS)
     if success is None:
         runs = sorted(
@@ -70,11 +82,10 @@ def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
     if body is None:
         raise UploadError(f"{store.url} has {SUCCESS} but no {MANIFEST}. Upload the run again")
     try:
-        promised = json.loads(success)["manifest_sha256"]
-        if hashlib.sha256(body).hexdigest() != promised:
-            raise UploadError(f"{MANIFEST} at {store.url} is not the one that {SUCCESS} vouches for. Upload it again")
+        if hashlib.sha256(body).hexdigest() != parse_record(success, SuccessMarker).manifest_sha256:
+            raise UploadError(f"{MANIFEST} at {store.url} has another hash than {SUCCESS} says. Upload the run again")
         return parse_manifest(body), body
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise UploadError(f"{SUCCESS} or {MANIFEST} at {store.url} is damaged: {error}. Upload the run again") from None
 
 

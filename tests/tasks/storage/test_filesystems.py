@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.storage.destination import check_destination, open_store
 from tasks.storage.digests import digest_file
-from tasks.storage.filesystems import Credentials, TransferSettings, open_filesystem, with_retries
+from tasks.storage.filesystems import Credentials, TransferSettings, open_filesystem
+from tasks.storage.retries import with_retries
 from tasks.storage.transfer_errors import explain, is_transient, redact
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
@@ -25,8 +26,8 @@ QUICK = TransferSettings(attempts=2, base_delay_s=0.01, connect_timeout_s=2, rea
         ("", "the destination is empty"),
         ("s3://", "names no bucket"),
         ("nosuch://bucket/prefix", "Protocol not known"),
-        (f"s3://{ACCESS_KEY}:{SECRET_KEY.replace('/', '-')}@bucket/prefix", "carries credentials"),
-        ("sftp://user:hunter2@host/path", "carries credentials"),
+        (f"s3://{ACCESS_KEY}:{SECRET_KEY.replace('/', '-')}@bucket/prefix", "contains credentials"),
+        ("sftp://user:hunter2@host/path", "contains credentials"),
         ("s3://No_Such_Bucket!/x", "bucket"),
     ],
 )
@@ -223,5 +224,5 @@ def test_a_listing_of_several_pages(bucket: Bucket) -> None:
 def test_parts_grow_so_that_ten_thousand_suffice(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 1001)
     with (tmp_path / "file").open("rb") as file:
-        digest = digest_file(file, 10, most_parts=100)
+        digest = digest_file(file, 10, max_parts=100)
     assert (digest.part_bytes, len(digest.part_md5s)) == (11, 91)

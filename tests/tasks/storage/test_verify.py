@@ -1,13 +1,12 @@
 """What verify and download say of a destination that is not a whole run."""
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import ConfigError, UploadError
-from tasks.files import publish_text
+from tasks.files import publish_json, publish_text, sha256_file
 from tasks.storage.download import download_run
 from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.verify import verify_upload
@@ -38,10 +37,10 @@ def test_the_folder_above_a_run_names_the_runs_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("manifest.json", "{}", "is not the one that _SUCCESS vouches for"),
+        ("manifest.json", "{}", "has another hash than _SUCCESS says"),
         ("_SUCCESS", "", "damaged"),
         ("_SUCCESS", "[]", "damaged"),
-        ("_SUCCESS", '{"manifest_sha256": "0"}', "is not the one that _SUCCESS vouches for"),
+        ("_SUCCESS", '{"run_id": "run", "manifest_sha256": "0"}', "has another hash than _SUCCESS says"),
     ],
 )
 def test_a_damaged_marker_is_not_trusted(name: str, text: str, expected: str, tmp_path: Path) -> None:
@@ -88,6 +87,6 @@ def test_a_run_id_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "bucket" / "run"
     manifest = (folder / "manifest.json").read_text().replace('"run_id": "run"', '"run_id": "../../elsewhere"')
     publish_text(manifest, folder / "manifest.json")
-    publish_text(json.dumps({"manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest()}), folder / "_SUCCESS")
+    publish_json({"run_id": "run", "manifest_sha256": sha256_file(folder / "manifest.json")}, folder / "_SUCCESS")
     with pytest.raises(UploadError, match="is no directory name"):
         download_run(f"{tmp_path}/bucket/run", tmp_path / "copies" / "deep")
