@@ -1,7 +1,7 @@
-"""The pull step of every deployment: a worker's flow runs work in one directory of the node, not in one of their own.
+"""The pull step of every deployment: it moves a worker's flow run into one lasting directory of the node.
 
-Prefect starts each flow run in a temporary directory that it deletes; runs, models and datasets given by relative
-paths must outlive it.
+Prefect starts each flow run in a temporary directory and deletes it afterwards. Runs, models and datasets given by
+relative paths must outlive that.
 """
 
 import os
@@ -13,9 +13,9 @@ HOME_VARIABLE = "HARVEST_HOME"
 
 
 def enter_harvest_home() -> dict[str, str]:
-    """Change to the directory that HARVEST_HOME names on the worker, by default ~/rollout-harvest; make it first.
+    """Make the directory that HARVEST_HOME names, by default ~/rollout-harvest, and change to it.
 
-    Raises ConfigError when it cannot be made.
+    Raises ConfigError when that fails.
     """
     directory = Path(os.environ.get(HOME_VARIABLE) or "~/rollout-harvest").expanduser()
     try:

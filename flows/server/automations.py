@@ -1,4 +1,4 @@
-"""Installing infra/automations.yaml on a Prefect server; the same again updates what is there."""
+"""Installs the automations of infra/automations.yaml on a Prefect server, or updates those that are there."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from tasks.errors import ConfigError
 
-NOTIFY = "send-notification"
+_NOTIFY = "send-notification"
 
 
 def install_automations(file: Path, notify: str | None) -> list[str]:
-    """Create or replace the automations of ``file``; return their names.
+    """Create or replace the automations of ``file``, and return their names.
 
-    ``notify`` is the notification block, as TYPE/NAME; without it those that notify are left out. Raises ConfigError.
+    ``notify`` is a notification block as TYPE/NAME; without it, automations that send notifications are left out.
+    Raises ConfigError when the file or the block cannot be used.
     """
     with get_client(sync_client=True) as client:
         block_id = None if notify is None else _find_block(client, notify)
@@ -35,20 +36,22 @@ def _read(file: Path) -> list[dict[str, Any]]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         found = content["automations"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} holds no automations: {error}. Give --file") from error
+        raise ConfigError(f"no automations can be read from {file}: {error}. Name another file with --file") from error
     return list(found)
 
 
 def _parse(item: dict[str, Any], block_id: UUID | None) -> AutomationCore | None:
     actions = [
-        {**action, "block_document_id": block_id} if action["type"] == NOTIFY else action for action in item["actions"]
+        {**action, "block_document_id": block_id} if action["type"] == _NOTIFY else action for action in item["actions"]
     ]
-    if block_id is None and any(action["type"] == NOTIFY for action in actions):
+    if block_id is None and any(action["type"] == _NOTIFY for action in actions):
         return None
     try:
         return AutomationCore.model_validate({**item, "actions": actions})
     except ValidationError as error:
-        raise ConfigError(f"automation {item.get('name')!r} is not one of Prefect's: {error.errors()[0]}") from None
+        raise ConfigError(
+            f"Prefect does not accept the automation {item.get('name')!r}: {error.errors()[0]}. Correct the file"
+        ) from None
 
 
 def _find_block(client: SyncPrefectClient, name: str) -> UUID:

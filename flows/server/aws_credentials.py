@@ -1,7 +1,8 @@
-"""AWS credentials from a Prefect block, read in the task that uses them and handed to nobody.
+"""AWS credentials from a Prefect block. The task that uses them reads them itself and passes them to nobody.
 
-A flow's parameter is the block's name alone. The document is read as the server keeps it, so that a worker needs no
-``prefect-aws``: every Prefect server knows the type AWS Credentials. The type Secret holds the same fields as JSON.
+The flow's parameter is only the block's name. The block document is read as the server stores it, so a worker does not
+need ``prefect-aws``: every Prefect server knows the type AWS Credentials. A block of the type Secret holds the same
+fields as JSON.
 """
 
 import json
@@ -17,26 +18,26 @@ from tasks.errors import ConfigError, UploadError
 from tasks.storage.filesystems import Credentials, TransferSettings
 
 AWS_TYPE, SECRET_TYPE = "aws-credentials", "secret"
-_OWN_FIELDS = {
+_CREDENTIAL_FIELDS = {
     "aws_access_key_id": "access_key_id",
     "aws_secret_access_key": "secret_access_key",
     "aws_session_token": "session_token",
     "profile_name": "profile",
     "region_name": "region",
 }
-_AWAY = (429, 500, 502, 503, 504)
-_WAY_FIELDS = ("endpoint_url", "verify", "verify_cert_path", "config", "use_ssl", "api_version")
+_OUTAGE_STATUSES = (429, 500, 502, 503, 504)
+_CLIENT_FIELDS = ("endpoint_url", "verify", "verify_cert_path", "config", "use_ssl", "api_version")
 
 
 def transfer_of_flow_run(**settings: Any) -> TransferSettings:
-    """``transfer_with`` the block that the current flow run's parameter ``aws_credentials_block`` names, if any."""
+    """Return ``transfer_with`` the block that the current flow run's parameter ``aws_credentials_block`` names."""
     return transfer_with(runtime.flow_run.parameters.get("aws_credentials_block"), **settings)
 
 
 def transfer_with(block: str | None, **settings: Any) -> TransferSettings:
-    """TransferSettings, with these settings, that take the credentials of ``block`` where one is named.
+    """Return TransferSettings with ``settings`` and, if a ``block`` is named, its credentials. Use it in one task only.
 
-    For use within one task. Raises ConfigError for a block that does not exist or cannot be used.
+    Raises ConfigError for a block that does not exist or cannot be used, UploadError when the server cannot be asked.
     """
     if block is None:
         return TransferSettings(**settings)
@@ -45,9 +46,10 @@ def transfer_with(block: str | None, **settings: Any) -> TransferSettings:
 
 
 def load_credentials(block: str) -> Credentials:
-    """Read the block ``NAME`` (of the type AWS Credentials), ``aws-credentials/NAME`` or ``secret/NAME``.
+    """Read a block, named as ``NAME`` (of the type AWS Credentials), ``aws-credentials/NAME`` or ``secret/NAME``.
 
-    Raises ConfigError; its text has names of fields, never a value.
+    Raises ConfigError when the block cannot be used, and UploadError when the server cannot be asked. Messages name
+    fields, never values.
     """
     slug, _, name = block.rpartition("/")
     slug = slug or AWS_TYPE
@@ -60,17 +62,17 @@ def load_credentials(block: str) -> Credentials:
                 "(Blocks, AWS Credentials), or correct aws_credentials_block"
             ) from None
         except (PrefectHTTPStatusError, RequestError) as error:
-            away = isinstance(error, RequestError) or error.response.status_code in _AWAY
+            is_outage = isinstance(error, RequestError) or error.response.status_code in _OUTAGE_STATUSES
             raise UploadError(
                 f"the block {slug}/{name} could not be read from the Prefect server {client.api_url} "
                 f"({type(error).__name__}). Check that it runs and that PREFECT_API_KEY may read blocks",
-                retryable=away,
+                retryable=is_outage,
             ) from None
     if slug == AWS_TYPE and document.data.get("aws_session_token"):
-        # the type declares only the secret key as secret, so the event of saving the block quotes the token
+        # this block type marks only the secret key as secret, so the event of saving the block quotes the token
         raise ConfigError(
-            f"the block {slug}/{name} has an aws_session_token, which Prefect keeps in clear for this type of block. "
-            "Put the same fields as JSON into a Secret block and give secret/NAME"
+            f"the block {slug}/{name} has an aws_session_token, which Prefect does not keep secret in this type of "
+            "block. Put the same fields as JSON into a Secret block, and name that block as secret/NAME"
         )
     fields = document.data if slug == AWS_TYPE else _secret_fields(document.data, f"{slug}/{name}")
     return _credentials(fields, f"{slug}/{name}")
@@ -84,36 +86,40 @@ def _secret_fields(data: Mapping[str, Any], label: str) -> Mapping[str, Any]:
         except json.JSONDecodeError:
             value = None
     if not isinstance(value, dict):
-        raise ConfigError(f"the block {label} holds no JSON object. Give it the fields {', '.join(_OWN_FIELDS)}")
+        raise ConfigError(
+            f"the block {label} holds no JSON object. Give it an object with the fields {', '.join(_CREDENTIAL_FIELDS)}"
+        )
     return value
 
 
 def _credentials(fields: Mapping[str, Any], label: str) -> Credentials:
     given = {key: value for key, value in fields.items() if value not in (None, "", {})}
-    way = given.pop("aws_client_parameters", {})
+    client = given.pop("aws_client_parameters", {})
     if given.get("assume_role_arn"):
         raise ConfigError(
-            f"the block {label} assumes a role, which ends within the hour. Put role_arn into a profile of the "
-            "worker's AWS configuration and give the block its profile_name; such a role is renewed"
+            f"the block {label} assumes a role, whose credentials expire within the hour. Put role_arn into a profile "
+            "of the worker's AWS configuration and name that profile as profile_name in the block; it is then renewed"
         )
     given.pop("assume_role_kwargs", None)
-    if not isinstance(way, dict):
-        raise ConfigError(f"aws_client_parameters of the block {label} is no object of {', '.join(_WAY_FIELDS)}")
-    if unknown := sorted({*given} - {*_OWN_FIELDS}) + sorted({*way} - {*_WAY_FIELDS}):
+    if not isinstance(client, dict):
         raise ConfigError(
-            f"the block {label} has the field {unknown[0]}; known are {', '.join(_OWN_FIELDS)} and, in "
-            f"aws_client_parameters, {', '.join(_WAY_FIELDS)}"
+            f"aws_client_parameters of the block {label} must be an object with fields of {', '.join(_CLIENT_FIELDS)}"
         )
-    if wrong := [name for name in _OWN_FIELDS if not isinstance(given.get(name, ""), str)]:
-        raise ConfigError(f"{wrong[0]} of the block {label} is no text")
+    if unknown := sorted({*given} - {*_CREDENTIAL_FIELDS}) + sorted({*client} - {*_CLIENT_FIELDS}):
+        raise ConfigError(
+            f"the block {label} has the unknown field {unknown[0]}; the known ones are "
+            f"{', '.join(_CREDENTIAL_FIELDS)} and, in aws_client_parameters, {', '.join(_CLIENT_FIELDS)}"
+        )
+    if wrong := [name for name in _CREDENTIAL_FIELDS if not isinstance(given.get(name, ""), str)]:
+        raise ConfigError(f"{wrong[0]} of the block {label} must be a string")
     if ("aws_access_key_id" in given) != ("aws_secret_access_key" in given):
         raise ConfigError(
             f"the block {label} has only one of aws_access_key_id and aws_secret_access_key. Give it both, or neither "
-            "for the worker's own"
+            "to use the worker's own credentials"
         )
     return Credentials(
-        **{ours: given[theirs] for theirs, ours in _OWN_FIELDS.items() if theirs in given},
-        endpoint_url=way.get("endpoint_url"),
-        verify=way.get("verify_cert_path") or way.get("verify", True),
-        client_settings=way.get("config") or {},
+        **{ours: given[theirs] for theirs, ours in _CREDENTIAL_FIELDS.items() if theirs in given},
+        endpoint_url=client.get("endpoint_url"),
+        verify=client.get("verify_cert_path") or client.get("verify", True),
+        client_settings=client.get("config") or {},
     )

@@ -1,8 +1,8 @@
-"""Prefect's own server as a child of one run, for whoever has set none up.
+"""Prefect's server as a child process of one run, for users who have set up no server.
 
-Prefect would start the same server by itself, but only once the flow begins, after importing all of the server's code
-into the flow's process as well, and it leaves the server behind when the flow is killed. Here it starts beside the
-flow's imports, dies with the flow, and outlives a Ctrl-C long enough for the run's last state to be stored.
+Prefect would start the same server by itself, but only when the flow begins, after it has imported all of the server's
+code into the flow's process too, and it leaves the server behind when the flow is killed. This server starts while the
+flow's modules are imported, dies with the flow, and outlives a Ctrl-C long enough to store the run's last state.
 """
 
 import atexit
@@ -24,24 +24,28 @@ from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
 
 START_TIMEOUT_SECONDS = 300.0
-"""It takes 8 to 18 s at first use on a small machine, and minutes on one that is busy."""
+"""The first start takes 8 to 18 s on a small machine, and minutes on a busy one."""
 
 _STOP_SECONDS = 5.0
-_COLLECT_SECONDS = 2.0
-_FULL_COLLECTIONS = 30
-"""One collection in so many looks at old objects as well."""
-_START_SECONDS = 10.0
+_COLLECTION_INTERVAL_SECONDS = 2.0
+_FULL_COLLECTION_EVERY = 30
+"""Each 30th garbage collection also looks at old objects."""
+_FIRST_COLLECTION_SECONDS = 10.0
+"""By then the server has started. The objects that it has made until then stay, and are not looked at again."""
 _HOST = "127.0.0.1"
-# as Prefect starts its own: no UI, and settings that do not change any more
+# as Prefect does for a server that it starts itself: no UI, and settings that do not change any more
 _SERVER_VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 class EmbeddedServer:
-    """A server on a free local port with its database in ``PREFECT_HOME``, which ``environment`` must set."""
+    """A server on a free local port. Its database is in ``PREFECT_HOME``, which ``environment`` must set.
+
+    ``PREFECT_API_URL`` is set in ``environment``. Call ``wait_until_ready`` before the first request.
+    """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         self._log = Path(environment["PREFECT_HOME"]) / "server.log"
-        # bound but not listening until the server is up: so nobody else gets the port, and the server still can
+        # bound but not listening until the server is up, so that only the server can get the port
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind((_HOST, 0))
@@ -53,7 +57,7 @@ class EmbeddedServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # a terminal sends Ctrl-C to the whole group
+                # a terminal sends Ctrl-C to the whole process group, and the server must outlive it
                 process_group=0,
             )
         atexit.register(self.stop)
@@ -63,14 +67,14 @@ class EmbeddedServer:
     def wait_until_ready(self, timeout: float = START_TIMEOUT_SECONDS) -> None:
         """Return when the server answers.
 
-        Raises:
-            HarvestError: it ended, or does not answer within ``timeout`` seconds; the server's log is named.
+        Raises HarvestError, which names the server's log, when the server ended or does not answer within ``timeout``
+        seconds.
         """
         deadline = time.monotonic() + timeout
         while not self._answers():
             if self._process.poll() is not None:
                 raise HarvestError(
-                    f"Prefect's embedded server ended with code {self._process.returncode}: {self._last_words()} "
+                    f"Prefect's embedded server ended with code {self._process.returncode}: {self._last_log_line()} "
                     f"(log: {self._log})"
                 )
             if time.monotonic() > deadline:
@@ -83,7 +87,7 @@ class EmbeddedServer:
         self._port.close()
 
     def stop(self) -> None:
-        """End the server; may be called again."""
+        """End the server. May be called more than once."""
         self._port.close()
         self._process.terminate()
         try:
@@ -99,33 +103,32 @@ class EmbeddedServer:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "its log is empty"
 
 
 def collect_garbage_in_thread() -> None:
-    """Have this process's garbage collected by a thread that does nothing else.
+    """Collect this process's garbage in a thread of its own, so that the event loop never waits for it.
 
-    Where a statement of Prefect's fails because SQLite is locked, its traceback is garbage that holds a cursor. To free
-    one of a connection that waits for the lock takes as long as that waits, which is a minute. On the event loop's
-    thread nothing goes on meanwhile, the lock's holder included: the server answers nobody for that minute.
+    When one of Prefect's statements fails because SQLite is locked, its traceback becomes garbage that holds a cursor.
+    Freeing the cursor of a connection that waits for the lock takes as long as that wait: a minute. If Python frees it
+    on the event loop's thread, the holder of the lock cannot go on either, and the server answers nobody for a minute.
     """
     gc.disable()
-    threading.Thread(target=_collect, name="garbage", daemon=True).start()
+    threading.Thread(target=_collect_garbage, name="garbage", daemon=True).start()
 
 
-def _collect() -> None:
-    # what is there after the start is the server itself, and stays
-    time.sleep(_START_SECONDS)
+def _collect_garbage() -> None:
+    time.sleep(_FIRST_COLLECTION_SECONDS)
     gc.freeze()
     for number in itertools.count(1):
-        time.sleep(_COLLECT_SECONDS)
-        gc.collect(2 if number % _FULL_COLLECTIONS == 0 else 1)
+        time.sleep(_COLLECTION_INTERVAL_SECONDS)
+        gc.collect(2 if number % _FULL_COLLECTION_EVERY == 0 else 1)
 
 
 def main(parent_pid: int, port: int) -> None:
-    """The server's process."""
+    """Run the server in this process, which dies with ``parent_pid``."""
     die_with_parent(parent_pid)
     collect_garbage_in_thread()
     import_prefect_without_pandas()

@@ -1,4 +1,4 @@
-"""Does the flow run for which this one works still want it? A node must not work on for a collection that is over."""
+"""Watches the collecting flow run from a node's flow run: a node must not work for a collection that is over."""
 
 import threading
 from types import TracebackType
@@ -12,7 +12,7 @@ POLL_SECONDS = 20.0
 
 
 class ParentWatch:
-    """Use as a context manager; a server that is away is no reason to stop."""
+    """Polls the state of one flow run. Use as a context manager. A server that does not answer changes nothing."""
 
     def __init__(self, flow_run_id: UUID | None) -> None:
         self._flow_run_id = flow_run_id
@@ -22,7 +22,7 @@ class ParentWatch:
 
     @property
     def final_state(self) -> str | None:
-        """The final state of the flow run that is watched, in words; None while it goes on."""
+        """The final state of the watched flow run, in words; None while it runs."""
         return self._final_state
 
     def __enter__(self) -> Self:

@@ -1,4 +1,7 @@
-"""Settings for Prefect, made before prefect is imported; whatever the user has set stands."""
+"""Environment variables for Prefect, set before prefect is imported.
+
+A setting of the user's own is never replaced, in the environment or in Prefect's files.
+"""
 
 import importlib
 import os
@@ -9,34 +12,34 @@ from pathlib import Path
 from typing import Any, cast
 
 _DEFAULTS = {
-    # in seconds: the automation against zombies takes ten of them for a sign that nobody lives
+    # in seconds; the automation harvest-zombie takes ten missed heartbeats as the end of a flow run
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # where settings are left to Prefect and name no server after all, it starts its own
+    # Prefect starts its own server if the user's settings turn out to name none
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_CLI_PROMPT": "false",
 }
-# what else may name a server: these are left to Prefect to read
+# these may name a server too; Prefect reads them itself
 _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
 
 
 def set_prefect_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what every process of ours that uses Prefect is to have, and the user has not set otherwise."""
+    """Set the variables that every process with Prefect needs, unless the user has set them."""
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
 
 
 def import_prefect_without_pandas() -> None:
-    """Import prefect a second sooner, and 40 MB smaller, than by itself.
+    """Import prefect without pandas, which saves a second and 40 MB. A later import of pandas works as usual.
 
-    Its cache policies import pandas, for cache keys of data frames, if it is there, and ``datasets`` brings it. No task
-    of ours caches anything. Whoever imports pandas later gets it.
+    Prefect's cache policies import pandas if it is installed, for cache keys of data frames. ``datasets`` installs it,
+    but no task here caches anything.
     """
     if "pandas" in sys.modules:
         return
-    # how Python says that a module cannot be imported
+    # with None here Python reports that the module cannot be imported
     modules = cast(dict[str, Any], sys.modules)
     modules["pandas"] = None
     try:
@@ -48,21 +51,21 @@ def import_prefect_without_pandas() -> None:
 def configure_prefect(
     runs_dir: Path, environment: MutableMapping[str, str] = os.environ, *, verbose: bool = False
 ) -> bool:
-    """Use the user's Prefect where there is one, and otherwise a home of our own below ``runs_dir``.
+    """Set the variables for a flow run in this process. Return whether the run needs an embedded server.
 
-    Returns:
-        Whether no server is set up anywhere; ``PREFECT_HOME`` is then set.
+    It needs one if no settings name a server. ``PREFECT_HOME`` is then set: to the user's own Prefect home if there is
+    one, otherwise to a directory below ``runs_dir``. Without ``verbose`` Prefect's log stays off the terminal.
     """
     set_prefect_defaults(environment)
     if not verbose:
-        # Prefect's database keeps the whole log; the terminal shows progress instead
+        # the terminal shows progress; the whole log is in Prefect's database
         environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         environment.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     if any(name in environment for name in _OTHER_VARIABLES) or _has_settings_file():
         return False
-    theirs = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/")) / ".prefect")
-    if "PREFECT_HOME" in environment or (theirs / "profiles.toml").exists():
-        home = theirs
+    user_home = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/")) / ".prefect")
+    if "PREFECT_HOME" in environment or (user_home / "profiles.toml").exists():
+        home = user_home
     elif "PREFECT_PROFILE" in environment:
         return False
     else:
@@ -87,7 +90,7 @@ def _names_a_server(profiles: Path, active: str | None) -> bool:
     try:
         found = tomllib.loads(profiles.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # Prefect says best what it does not like about it
+        # Prefect itself reports best what is wrong with the file
         return True
     profile = found.get("profiles", {}).get(active or found.get("active", ""), {})
     return "PREFECT_API_URL" in profile

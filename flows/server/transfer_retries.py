@@ -1,4 +1,4 @@
-"""How a task that needs a store outlasts an outage of it."""
+"""How long tasks that use remote storage retry while it does not answer, and their delays between attempts."""
 
 import math
 import os
@@ -11,16 +11,16 @@ from tasks.storage.filesystems import TransferSettings
 from tasks.storage.transfer_scope import wait_in_scope
 
 OUTAGE_VARIABLE = "HARVEST_OUTAGE_SECONDS"
-"""Environment variable: about how long a task tries, in all, when its store does not answer."""
+"""Environment variable: for about how many seconds a task tries in all when the storage does not answer."""
 DEFAULT_SECONDS = 240.0
 DELAYS_SECONDS = (5.0, 15.0, 45.0, 120.0)
-"""Before each retry of a task, by default; within every attempt the transfer itself tries for some seconds more."""
+"""The default delay before each retry of a task. Within each attempt the transfer itself retries for some seconds."""
 
 
 def wait_before_retry() -> None:
-    """In a task: wait if this is a retry. Raises TransferStoppedError when the flow is ended meanwhile.
+    """Wait, if the current task run is a retry. Raises TransferStoppedError when the flow ends meanwhile.
 
-    Prefect's own delay is a sleep in the task's thread: a flow that is cancelled would wait for its end.
+    Prefect's own retry delay sleeps in the task's thread, so a cancelled flow would have to wait for its end.
     """
     retry = (runtime.task_run.run_count or 1) - 1
     if retry > 0:
@@ -28,7 +28,7 @@ def wait_before_retry() -> None:
 
 
 def transfer_delays() -> dict[str, Any]:
-    """Delays for TransferSettings, scaled like those between the tries of a task."""
+    """Return delays for TransferSettings, in the same proportion to their defaults as the delays of the tasks."""
     return {
         "base_delay_s": TransferSettings.base_delay_s * _scale(),
         "max_delay_s": TransferSettings.max_delay_s * _scale(),
@@ -36,7 +36,7 @@ def transfer_delays() -> dict[str, Any]:
 
 
 def outage_seconds() -> float:
-    """What ``HARVEST_OUTAGE_SECONDS`` says. Raises ConfigError when it is no positive number."""
+    """Return the value of ``HARVEST_OUTAGE_SECONDS`` or its default. Raises ConfigError if it is no positive number."""
     text = os.environ.get(OUTAGE_VARIABLE) or str(DEFAULT_SECONDS)
     try:
         seconds = float(text)

@@ -1,8 +1,8 @@
-"""A Prefect worker that ends its flow runs before itself.
+"""Runs a Prefect worker that ends its flow runs in order before it stops.
 
-Prefect's own worker, asked to stop, kills its flow runs' processes at once: no state is set, and the runs stay Running,
-which takes their places in the pool for good. Here they are asked first, and say that they crashed; for one that could
-not, this process says it.
+Prefect's own worker kills its flow runs' processes at once when it is asked to stop. Nobody sets their state then: the
+runs stay Running, and hold their slots in the pool for good. This process asks the flow runs to end first, so that they
+report that they crashed. It reports that itself for a flow run that did not.
 """
 
 import contextlib
@@ -27,33 +27,35 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 FLOW_END_SECONDS = 30.0
-"""What a flow run has to end its replicas and to tell the server."""
+"""How long a flow run has to end its replicas and to report its state to the server."""
 WORKER_REPORT_SECONDS = 5.0
-"""What Prefect's worker has to report flow runs that ended without a word, such as while they imported, before this
-process does."""
+"""How long Prefect's worker has to report a flow run that ended without a report, for example during its imports.
+After that, this process reports it."""
 REPORT_TIMEOUT_SECONDS = 30.0
-"""How long a server that is slow or away is asked for the states of flow runs that have ended."""
+"""For how long this process tries to report ended flow runs to a server that is slow or does not answer."""
 WORKER_END_SECONDS = 15.0
+"""How long Prefect's worker has to end before it is killed."""
 _FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 
 class _StopRequestedError(Exception):
-    """SIGTERM or Ctrl-C came."""
+    """This process received SIGTERM or Ctrl-C."""
 
 
 def run_worker(arguments: Sequence[str]) -> int:
-    """Run ``prefect worker start`` with ``arguments`` until it ends or this process is asked to stop; its exit code.
+    """Run ``prefect worker start`` with ``arguments`` until it ends or a signal stops this process.
 
-    The flow runs work in HARVEST_HOME, which is this process's directory unless it is set.
+    Returns the worker's exit code, or 0 after a signal. The flow runs work in HARVEST_HOME; if it is not set, in this
+    process's working directory.
     """
     environment = dict(os.environ)
     environment.setdefault(HOME_VARIABLE, str(Path.cwd()))
-    # a session of its own: Ctrl-C in a terminal is for this process to pass on, in the right order
+    # in a session of its own, because a terminal would send Ctrl-C to the worker too, before its flow runs have ended
     worker = subprocess.Popen(
         [sys.executable, "-m", "prefect", "worker", "start", *arguments],
         env=environment,
         start_new_session=True,
-        # a worker that outlived this process would be there beside the next one
+        # a worker that outlived this process would run beside the next one
         preexec_fn=partial(die_with_parent, os.getpid()),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,20 +82,20 @@ def _end_flow_runs(worker_pid: int) -> None:
         return
     if not processes:
         return
-    flow_run_ids = [found for process in processes if (found := _flow_run_of(process)) is not None]
+    flow_run_ids = [found for process in processes if (found := _flow_run_id(process)) is not None]
     for process in processes:
         try:
             process.terminate()
         except psutil.NoSuchProcess:
             continue
     deadline = time.monotonic() + FLOW_END_SECONDS
-    # the worker reaps them, and a zombie has said all it had to say
-    while any(_lives(process) for process in processes) and time.monotonic() < deadline:
+    # zombies count as ended: the worker reaps them
+    while any(_is_alive(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
     report_ended(flow_run_ids)
 
 
-def _flow_run_of(process: psutil.Process) -> UUID | None:
+def _flow_run_id(process: psutil.Process) -> UUID | None:
     try:
         return UUID(process.environ()[_FLOW_RUN_VARIABLE])
     except (psutil.Error, OSError, KeyError, ValueError):
@@ -101,8 +103,8 @@ def _flow_run_of(process: psutil.Process) -> UUID | None:
 
 
 def report_ended(flow_run_ids: list[UUID]) -> None:
-    """Have the server know that these flow runs, whose processes have ended, are over."""
-    # imported here: a worker that waits for years needs none of it
+    """Give these flow runs, whose processes have ended, a final state on the server if nobody else does."""
+    # imported here because a worker that only waits needs none of it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -111,7 +113,7 @@ def report_ended(flow_run_ids: list[UUID]) -> None:
     while unreported and time.monotonic() < began + REPORT_TIMEOUT_SECONDS:
         late = time.monotonic() >= began + WORKER_REPORT_SECONDS
         for flow_run_id in list(unreported):
-            # one that the server will not take must not stand in the way of the others
+            # a report that the server refuses must not keep the others from being sent
             with (
                 contextlib.suppress(Exception),
                 temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -131,7 +133,7 @@ def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, report: bool) ->
         state = client.read_flow_run(flow_run_id).state
     except ObjectNotFound:
         return True
-    # one that waits for its retry is another worker's
+    # another worker takes a flow run that is scheduled for a retry
     if state is None or state.is_final() or state.is_scheduled():
         return True
     if report:
@@ -141,7 +143,7 @@ def _is_over(client: "SyncPrefectClient", flow_run_id: UUID, *, report: bool) ->
     return report
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Credentials from blocks of a real Prefect server, against real S3 servers."""
+"""Credentials from the blocks of a real Prefect server, used with real S3 servers."""
 
 import json
 from collections.abc import Iterator
@@ -34,8 +34,8 @@ def server(prefect_api: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment that leads to no S3 server and has no credentials; to be asked for after a bucket."""
+def no_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment without S3 server and credentials. A test that uses a bucket must request the bucket first."""
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "AWS_REGION"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
@@ -61,17 +61,17 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_block_says(fields: dict[str, Any], expected: Credentials, server: str) -> None:
+def test_a_block_becomes_credentials(fields: dict[str, Any], expected: Credentials, server: str) -> None:
     assert load_credentials(aws_block(server, **fields)) == expected
     assert load_credentials(f"secret/{make_block(server, 'secret', {'value': fields})}") == expected
 
 
-def test_a_session_token_is_taken_from_a_secret_only(server: str) -> None:
+def test_a_session_token_is_read_only_from_a_secret_block(server: str) -> None:
     fields = {**PAIR, "aws_session_token": TOKEN}
     secret = make_block(server, "secret", {"value": json.dumps(fields)})
     expected = Credentials(access_key_id=KEY, secret_access_key=SECRET, session_token=TOKEN)
     assert load_credentials(f"secret/{secret}") == expected
-    with pytest.raises(ConfigError, match=r"keeps in clear .* Secret block") as caught:
+    with pytest.raises(ConfigError, match=r"does not keep secret .* Secret block") as caught:
         load_credentials(aws_block(server, **fields))
     assert TOKEN not in str(caught.value)
 
@@ -80,27 +80,41 @@ def test_a_session_token_is_taken_from_a_secret_only(server: str) -> None:
     ("slug", "data", "expected"),
     [
         ("aws-credentials", {"aws_secret_access_key": SECRET}, "only one of aws_access_key_id"),
-        ("aws-credentials", {**PAIR, "assume_role_arn": "arn:aws:iam::1:role/x"}, "give the block its profile_name"),
-        ("aws-credentials", {**PAIR, "aws_client_parameters": {"proxy": SECRET}}, "the field proxy; known are"),
+        ("aws-credentials", {**PAIR, "assume_role_arn": "arn:aws:iam::1:role/x"}, "name that profile as profile_name"),
+        (
+            "aws-credentials",
+            {**PAIR, "aws_client_parameters": {"proxy": SECRET}},
+            "the unknown field proxy; the known ones are",
+        ),
         ("secret", {"value": SECRET}, "holds no JSON object"),
         ("secret", {"value": f'"{SECRET}"'}, "holds no JSON object"),
-        ("secret", {"value": {"secret": SECRET}}, "the field secret; known are aws_access_key_id"),
-        ("secret", {"value": {**PAIR, "aws_session_token": [SECRET]}}, "aws_session_token of the block .* is no text"),
-        ("secret", {"value": {**PAIR, "aws_client_parameters": SECRET}}, "is no object of endpoint_url"),
+        ("secret", {"value": {"secret": SECRET}}, "the unknown field secret; the known ones are aws_access_key_id"),
+        (
+            "secret",
+            {"value": {**PAIR, "aws_session_token": [SECRET]}},
+            "aws_session_token of the block .* must be a string",
+        ),
+        (
+            "secret",
+            {"value": {**PAIR, "aws_client_parameters": SECRET}},
+            "must be an object with fields of endpoint_url",
+        ),
     ],
 )
-def test_a_block_that_cannot_be_used(slug: str, data: dict[str, Any], expected: str, server: str) -> None:
+def test_a_wrong_block_is_refused_without_quoting_its_values(
+    slug: str, data: dict[str, Any], expected: str, server: str
+) -> None:
     with pytest.raises(ConfigError, match=expected) as caught:
         load_credentials(f"{slug}/{make_block(server, slug, data)}")
     assert SECRET not in str(caught.value)
 
 
-def test_a_block_that_does_not_exist(server: str) -> None:
+def test_a_missing_block_is_refused(server: str) -> None:
     with pytest.raises(ConfigError, match=f"aws-credentials/nosuch does not exist on the Prefect server {server}"):
         load_credentials("nosuch")
 
 
-def test_a_flow_without_its_block_writes_nothing(server: str, bucket: Bucket, tmp_path: Path) -> None:
+def test_a_flow_whose_block_is_missing_writes_nothing(server: str, bucket: Bucket, tmp_path: Path) -> None:
     profile, runs = write_fake_profile(tmp_path), tmp_path / "runs"
     collect = collect_rollouts.with_options(retries=0)
     with pytest.raises(ConfigError, match="aws-credentials/nosuch does not exist"):
@@ -109,7 +123,7 @@ def test_a_flow_without_its_block_writes_nothing(server: str, bucket: Bucket, tm
     assert bucket.listing() == []
 
 
-def test_a_server_that_does_not_answer() -> None:
+def test_a_server_that_does_not_answer_is_a_retryable_error() -> None:
     with (
         temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}),
         pytest.raises(UploadError, match=r"could not be read from the Prefect server .*Check that it runs") as caught,
@@ -118,7 +132,9 @@ def test_a_server_that_does_not_answer() -> None:
     assert caught.value.retryable
 
 
-def test_a_block_alone_opens_the_store(bucket: Bucket, bare: None, server: str, tmp_path: Path) -> None:
+def test_a_block_is_enough_to_use_a_bucket(
+    bucket: Bucket, no_aws_environment: None, server: str, tmp_path: Path
+) -> None:
     run = write_run(tmp_path / "run", shards=2)
     with pytest.raises(UploadError, match="or a Prefect block"):
         check_destination(bucket.url)
@@ -137,15 +153,15 @@ def test_a_block_alone_opens_the_store(bucket: Bucket, bare: None, server: str, 
     assert any("/exported/" in key for key in bucket.listing())
 
 
-def test_a_block_names_the_authority_to_trust(tls_bucket: Bucket, bare: None, server: str) -> None:
-    way = {"endpoint_url": tls_bucket.server.endpoint, "verify_cert_path": tls_bucket.server.ca_bundle}
-    check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=way)))
-    del way["verify_cert_path"]
+def test_a_block_can_name_the_certificate_authority(tls_bucket: Bucket, no_aws_environment: None, server: str) -> None:
+    client = {"endpoint_url": tls_bucket.server.endpoint, "verify_cert_path": tls_bucket.server.ca_bundle}
+    check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=client)))
+    del client["verify_cert_path"]
     with pytest.raises(UploadError, match="not trusted"):
-        check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=way)))
+        check_destination(tls_bucket.url, transfer_with(aws_block(server, **PAIR, aws_client_parameters=client)))
 
 
-@pytest.mark.usefixtures("bare")
+@pytest.mark.usefixtures("no_aws_environment")
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
@@ -155,14 +171,16 @@ def test_a_block_names_the_authority_to_trust(tls_bucket: Bucket, bare: None, se
         ({**PAIR, "aws_client_parameters": {"config": {"nosuch": SECRET}}}, "unexpected keyword argument 'nosuch'"),
     ],
 )
-def test_settings_that_the_client_refuses(fields: dict[str, Any], expected: str, server: str) -> None:
+def test_settings_that_the_s3_client_refuses_are_a_config_error(
+    fields: dict[str, Any], expected: str, server: str
+) -> None:
     with pytest.raises(ConfigError, match=expected) as caught:
         check_destination("s3://bucket/x", transfer_with(aws_block(server, **fields)))
     assert "Correct the AWS settings" in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_a_task_finds_the_block_of_its_flow_run(server: str) -> None:
+def test_a_task_uses_the_block_of_its_flow_run(server: str) -> None:
     @task
     def key_in_a_task() -> str | None:
         transfer = transfer_of_flow_run()
@@ -182,7 +200,7 @@ def test_a_task_finds_the_block_of_its_flow_run(server: str) -> None:
 
 
 @pytest.mark.parametrize("given", [SECRET, "", "s3-bucket/store", "Store"])
-def test_what_is_no_name_is_refused_and_not_repeated(given: str) -> None:
+def test_a_wrong_block_name_is_refused_and_not_repeated(given: str) -> None:
     refused = harvest("run", "--aws-credentials-block", given)
     assert refused.code == 2
     assert "it is no block's name" in refused.stderr
