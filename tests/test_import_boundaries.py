@@ -1,6 +1,7 @@
 """Which package and which room may import what, and where the heavy libraries may be imported."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("infra", "flows", "tasks", "profiles")
 """Each package may import itself and those after it."""
-ROOMS = (
-    "",
-    "storage",
-    "scoring",
-    "plan",
-    "node",
-    "generation",
-    "comparison",
-    "fleet",
-    "results",
-    "export",
-)
-"""The rooms of ``tasks/``; "" is its root. Each room may import itself and those before it."""
+_DRAWING = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8").partition("## The rooms")[2].split("```")[1]
+ROOMS = tuple("" if name == "tasks" else name for name in re.findall(r"^(\w+)/", _DRAWING, re.MULTILINE))
+"""The rooms of ``tasks/`` as the guide draws them; "" is its root. Each room may import itself and those before it."""
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "interpreter" not in module.parts]
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
