@@ -32,6 +32,7 @@ from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard
 from tasks.results.finished_run import finished_report
+from tasks.results.run_report import RunReport
 from tasks.storage.manifest import write_manifest
 
 
@@ -97,7 +98,7 @@ def collect_rollouts(
             load_credentials(aws_credentials_block)  # so that a wrong name is refused before anything is written
         required = require if resolved["baseline"] else None
         if skip_finished and (known := finished_report(plan, upload_url=resolved["upload"], require=required)):
-            return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known)
+            return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
         report = _collect(
             plan,
             upload=resolved["upload"],
@@ -108,7 +109,7 @@ def collect_rollouts(
             shared=shared,
             to=reporter,
         )
-    return Completed(message=_outcome(report), data=report)
+    return Completed(message=_outcome(report), data=report.to_json())
 
 
 def _collect(
@@ -121,7 +122,7 @@ def _collect(
     nodes: int,
     shared: str | None,
     to: Reporter,
-) -> dict[str, Any]:
+) -> RunReport:
     with run_lock(plan.paths.state / "lock"):
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
@@ -167,7 +168,6 @@ def _node(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[
         yield True
 
 
-def _outcome(report: dict[str, Any]) -> str:
-    reward = report["mean_reward"]
-    mean = "no rewards" if reward is None else f"mean reward {reward:.3f}"
-    return f"{report['num_rollouts']:,} rollouts, {report['num_errors']:,} errors, {mean}: {report['run_id']}"
+def _outcome(report: RunReport) -> str:
+    mean = "no rewards" if report.mean_reward is None else f"mean reward {report.mean_reward:.3f}"
+    return f"{report.num_rollouts:,} rollouts, {report.num_errors:,} errors, {mean}: {report.run_id}"

@@ -172,6 +172,7 @@ def execute(options: argparse.Namespace) -> int:
     from flows.collect import collect_rollouts
     from flows.reporting.progress import console_output
     from flows.reporting.summary_view import print_summary
+    from tasks.results.run_report import RunReport
 
     if server is not None:
         server.wait_until_ready()
@@ -187,7 +188,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
-        print_summary(report)
+        print_summary(RunReport.from_json(report))
     return 0
 
 

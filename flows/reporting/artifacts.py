@@ -8,7 +8,10 @@ from urllib.parse import quote, urlsplit
 
 from flows.reporting.reporter import Reporter, TableRow
 from tasks.files import read_json
+from tasks.generation.oom_ladder import RungChange
 from tasks.records import RunPaths
+from tasks.results.metrics import ArmMetrics
+from tasks.results.run_report import RunReport
 from tasks.storage.upload_record import UploadRecord
 
 
@@ -31,13 +34,13 @@ def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
         reporter.table("harvest-equivalence", _tiers(found), description)
 
 
-def report_run(reporter: Reporter, report: dict[str, Any], upload_url: str | None) -> None:
+def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) -> None:
     """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and where everything is."""
-    total = f"{report['num_rollouts']:,} rollouts, mean reward {_number(report['mean_reward'], 3)}"
-    reporter.table("harvest-arms", [*map(_arm, report["arms"]), _arm({"arm_id": "all", **report["overall"]})], total)
+    total = f"{report.num_rollouts:,} rollouts, mean reward {_number(report.mean_reward, 3)}"
+    reporter.table("harvest-arms", [*map(_arm, report.all_arms)], total)
     reporter.table("harvest-throughput", _throughput(report), "Throughput and telemetry")
-    rungs = [_rung(change) for change in report["oom_ladder"]]
-    reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report['rollouts_per_rung']}")
+    rungs = [_rung(change) for change in report.oom_ladder]
+    reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report.rollouts_per_rung}")
     reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
 
 
@@ -58,27 +61,27 @@ def report_upload(reporter: Reporter, record: UploadRecord) -> None:
     reporter.table("harvest-upload", rows, f"Upload to {record.url}")
 
 
-def run_markdown(report: dict[str, Any], upload_url: str | None) -> str:
+def run_markdown(report: RunReport, upload_url: str | None) -> str:
     """The run in one page, with links to its files."""
-    directory = Path(report["run_dir"]).resolve()
+    directory = Path(report.run_dir).resolve()
     lines = [
-        f"# {report['run_id']}",
+        f"# {report.run_id}",
         "",
-        f"{report['num_questions']:,} questions under {len(report['arms'])} arms of `{report['dataset']}` with "
-        f"`{report['model']}` on profile `{report['profile']}`: {report['num_rollouts']:,} rollouts, "
-        f"{report['num_errors']} of them errors.",
+        f"{report.num_questions:,} questions under {len(report.arms)} arms of `{report.dataset}` with "
+        f"`{report.model}` on profile `{report.profile}`: {report.num_rollouts:,} rollouts, "
+        f"{report.num_errors} of them errors.",
         "",
         f"- run directory: [{directory}]({directory.as_uri()})",
     ]
     if upload_url is not None:
-        url = f"{upload_url.rstrip('/')}/{report['run_id']}"
+        url = f"{upload_url.rstrip('/')}/{report.run_id}"
         lines.append(f"- uploaded to: [{url}]({browse_url(url)})")
-    if report["equivalence"]:
-        lines.append(f"- equivalence: **{report['equivalence']['verdict']}**: {report['equivalence']['reason']}")
+    if report.equivalence:
+        lines.append(f"- equivalence: **{report.equivalence.verdict}**: {report.equivalence.reason}")
     lines += ["", "| arm | mean reward | 95% interval | truncated | tokens |", "| --- | ---: | ---: | ---: | ---: |"]
-    for arm in [*report["arms"], {"arm_id": "all", **report["overall"]}]:
+    for arm in report.all_arms:
         lines.append("| " + " | ".join(str(value) for value in _arm(arm).values()) + " |")
-    lines += ["", f"Fingerprint `{report['fingerprint']}`. The same parameters again generate nothing anew."]
+    lines += ["", f"Fingerprint `{report.fingerprint}`. The same parameters again generate nothing anew."]
     return "\n".join(lines)
 
 
@@ -114,42 +117,45 @@ def _tiers(found: dict[str, Any]) -> list[TableRow]:
     ]
 
 
-def _arm(arm: dict[str, Any]) -> TableRow:
-    interval = arm["mean_reward_interval"]
+def _arm(arm: ArmMetrics) -> TableRow:
+    interval = arm.mean_reward_interval
     return {
-        "arm": arm["arm_id"],
-        "mean reward": _number(arm["mean_reward"], 3),
-        "95% interval": "-" if interval is None else f"{interval['low']:.3f} to {interval['high']:.3f}",
-        "truncated": _percent(arm["truncation_rate"]),
-        "tokens": _number(arm["mean_completion_tokens"], 1),
+        "arm": arm.arm_id,
+        "mean reward": _number(arm.mean_reward, 3),
+        "95% interval": "-" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}",
+        "truncated": _percent(arm.truncation_rate),
+        "tokens": _number(arm.mean_completion_tokens, 1),
     }
 
 
-def _rung(change: dict[str, Any]) -> TableRow:
+def _rung(change: RungChange) -> TableRow:
     return {
-        "at": change["at"],
-        "from rung": change["from_rung"],
-        "to rung": change["to_rung"],
-        "memory": change["kind"],
-        "phase": change["phase"],
-        "question batch": change["settings"]["question_batch_size"],
-        "reason": change["reason"],
+        "at": change.at,
+        "from rung": change.from_rung,
+        "to rung": change.to_rung,
+        "memory": change.kind,
+        "phase": change.phase,
+        "question batch": change.settings["question_batch_size"],
+        "reason": change.reason,
     }
 
 
-def _throughput(report: dict[str, Any]) -> list[TableRow]:
-    generation, telemetry = report["generation"], report["telemetry"] or {}
+def _throughput(report: RunReport) -> list[TableRow]:
+    generation, telemetry = report.generation, report.telemetry
     values = {
-        "tokens generated": f"{generation['tokens']:,}",
-        "seconds generating": f"{generation['seconds']:.1f}",
-        "seconds starting engines": f"{generation['start_seconds']:.1f}",
-        "tokens per second": _number(generation["tokens_per_second"], 1),
-        "engines restarted": str(generation["restarts"]),
-        "GPU seconds per rollout": _number(telemetry.get("gpu_seconds_per_rollout"), 3),
-        "utilization": _number(telemetry.get("utilization_percent"), 1, " %"),
-        "memory": _number(telemetry.get("memory_gib"), 1, " GiB"),
-        "cost": _number(telemetry.get("cost_usd"), 2, " USD"),
+        "tokens generated": f"{generation.tokens:,}",
+        "seconds generating": f"{generation.seconds:.1f}",
+        "seconds starting engines": f"{generation.start_seconds:.1f}",
+        "tokens per second": _number(generation.tokens_per_second, 1),
+        "engines restarted": str(generation.restarts),
     }
+    if telemetry is not None:
+        values |= {
+            "GPU seconds per rollout": _number(telemetry.gpu_seconds_per_rollout, 3),
+            "utilization": _number(telemetry.utilization_percent, 1, " %"),
+            "memory": _number(telemetry.memory_gib, 1, " GiB"),
+            "cost": _number(telemetry.cost_usd, 2, " USD"),
+        }
     return [{"figure": name, "value": value} for name, value in values.items() if value != "-"]
 
 

@@ -23,6 +23,7 @@ from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished, scores_made_from
 from tasks.plan.shards import shard_dataset as _shard_dataset
+from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import load_scorer
 from tasks.scoring.score_shard import score_shard as _score_shard
@@ -124,7 +125,7 @@ def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
-def summarize(run_dir: Path) -> dict[str, Any]:
+def summarize(run_dir: Path) -> RunReport:
     return summarize_in_subprocess(run_dir)
 
 

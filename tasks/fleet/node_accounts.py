@@ -3,6 +3,7 @@
 import datetime
 import io
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ from tasks.fleet.node_record import NodeRecord, read_telemetry
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.oom_ladder import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
+from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.object_store import ObjectStore
 
@@ -76,7 +78,7 @@ def _account(node: NodeRecord, sampled: bool) -> dict[str, Any]:
     }
 
 
-def telemetry_scope(sessions: Sequence[GenerationSession], summary: dict[str, Any]) -> dict[str, Any]:
+def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySummary) -> TelemetrySummary:
     """``summary`` as it may be said of several nodes: what it cannot tell of all of them is None, and it says why."""
     accounts = [node for session in sessions for node in session.nodes]
     if not accounts:
@@ -91,9 +93,10 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: dict[str, An
     if silent:
         note += f"; none came back from {', '.join(silent)}, so totals are not known"
         unknown += ["elapsed_s", "idle_s", "preemptions", "generation_tokens"]
-        unknown += [name for name in summary if name.startswith(("gpu_seconds", "cost_usd"))]
+        unknown += [item.name for item in fields(summary) if item.name.startswith(("gpu_seconds", "cost_usd"))]
     gpus = {node["node"]: node["gpus"] for node in accounts}
-    return {**summary, **dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
+    changes: dict[str, Any] = {**dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
+    return replace(summary, **changes)
 
 
 def _telemetry(store: ObjectStore, owner: str) -> pl.DataFrame | None:

@@ -37,8 +37,8 @@ class TelemetrySummary:
 
     device: str
     gpus: int
-    elapsed_s: float
-    idle_s: float
+    elapsed_s: float | None
+    idle_s: float | None
     utilization_percent: float | None
     memory_gib: float | None
     max_memory_gib: float | None
@@ -50,9 +50,9 @@ class TelemetrySummary:
     waiting: float | None
     kv_cache_usage: float | None
     max_kv_cache_usage: float | None
-    preemptions: int
+    preemptions: int | None
     prefix_cache_hit_rate: float | None
-    generation_tokens: int
+    generation_tokens: int | None
     tokens_per_s: float | None
     gpu_seconds: float | None
     gpu_seconds_per_rollout: float | None
@@ -60,9 +60,12 @@ class TelemetrySummary:
     cost_usd: float | None
     cost_usd_per_correct: float | None
     targets: tuple[TargetResult, ...]
+    note: str | None = None
+    """What the numbers of several nodes stand for; None for one node."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields as JSON values; ``note`` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "note" or value is not None}
 
 
 def summarize_telemetry(

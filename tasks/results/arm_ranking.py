@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.files import read_json
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import run_metrics
 from tasks.results.reward_interval import Interval, mean_reward_interval
+from tasks.results.run_report import read_report
 from tasks.results.sampling_metrics import majority_credit
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
 from tasks.scoring.score import CORRECT_ABOVE
@@ -88,7 +88,7 @@ def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
         (arm for arm in metrics.arms if arm.mean_reward is not None),
         key=lambda arm: (-(arm.mean_reward or 0.0), arm.arm_id or ""),
     )
-    costs = _costs(rows, paths)
+    costs = _costs(rows, run_dir)
     standings = tuple(
         ArmStanding(
             rank=rank,
@@ -149,10 +149,9 @@ def _same(first: pl.Series, second: pl.Series, both: pl.Series) -> float | None:
     return int(same.sum()) / shared if shared else None
 
 
-def _costs(rows: pl.DataFrame, paths: RunPaths) -> dict[str, dict[str, float | int | None]]:
-    report = read_json(paths.report)
-    telemetry = (report.get("telemetry") or {}) if isinstance(report, dict) else {}
-    gpu_seconds = telemetry.get("gpu_seconds")
+def _costs(rows: pl.DataFrame, run_dir: Path) -> dict[str, dict[str, float | int | None]]:
+    report = read_report(run_dir)
+    gpu_seconds = report.telemetry.gpu_seconds if report and report.telemetry else None
     table = rows.group_by("arm_id").agg(
         tokens=pl.col("num_completion_tokens").sum(), correct=(pl.col("reward") > CORRECT_ABOVE).sum()
     )

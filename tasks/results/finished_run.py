@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.comparison.equivalence_report import TIERS, Tier
+from tasks.errors import DamagedFile
 from tasks.files import read_json
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
+from tasks.results.run_report import RunReport, read_report
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
@@ -23,17 +25,18 @@ def planned_shards(plan: RunPlan) -> list[Shard]:
     return shards
 
 
-def finished_report(
-    plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None
-) -> dict[str, Any] | None:
+def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None) -> RunReport | None:
     """The report of a run that has nothing left to do, or None.
 
     Finished means: every rollout and every score is there byte for byte, the manifest is written, the outputs are
     known to be equivalent as far as ``require`` asks, and the upload, when one is asked for, is complete at that URL.
     """
     paths, scorer = plan.paths, load_scorer(plan.config.scorer)
-    report = read_json(paths.report)
-    if not isinstance(report, dict) or report.get("fingerprint") != plan.fingerprint or not paths.manifest.is_file():
+    try:
+        report = read_report(paths.root)
+    except DamagedFile:
+        return None  # the run makes it again
+    if report is None or report.fingerprint != plan.fingerprint or not paths.manifest.is_file():
         return None
     for shard in planned_shards(plan):
         made_from = scores_made_from(paths, shard.index, scorer)

@@ -1,7 +1,6 @@
-"""What the report shows, read from the files of a run alone."""
+"""What the report page shows, read from the files of a run alone."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import polars as pl
 from tasks.files import read_json
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
-from tasks.results.metrics import run_metrics
 from tasks.results.page_plots import LengthBins
 from tasks.results.page_samples import Sample, pick_samples
 from tasks.results.page_timeline import Timeline, read_timeline
+from tasks.results.run_report import RunReport, read_report
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
 from tasks.results.status_item import StatusItem, Tone
+from tasks.results.summary import build_report
 
 BINS = 40
 LISTED_DIVERGENCES = 10
@@ -23,11 +23,11 @@ LISTED_DIVERGENCES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class PageData:
-    """Everything on the page. ``report`` is report.json, or what of it the rollouts alone tell."""
+    """Everything on the page."""
 
     run_id: str
     config: dict[str, Any]
-    report: dict[str, Any]
+    report: RunReport
     status: tuple[StatusItem, ...]
     preflight: dict[str, Any]
     equivalence: dict[str, Any]
@@ -43,7 +43,7 @@ def read_page_data(run_dir: Path) -> PageData:
     paths = RunPaths(root=run_dir)
     rows = load_metric_rows(paths)
     config = read_config(run_dir)
-    report = _object(paths.report) or _measured(rows, paths)
+    report = read_report(run_dir) or build_report(run_dir)
     preflight, equivalence = _object(paths.preflight), _object(paths.equivalence)
     return PageData(
         run_id=run_dir.resolve().name,
@@ -54,7 +54,7 @@ def read_page_data(run_dir: Path) -> PageData:
         equivalence=equivalence,
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
-        timeline=read_timeline(paths.telemetry, report.get("oom_ladder", ())),
+        timeline=read_timeline(paths.telemetry, report.oom_ladder),
         samples=pick_samples(run_dir, rows),
     )
 
@@ -88,26 +88,13 @@ def find_benchmark(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
-def _measured(rows: pl.DataFrame, paths: RunPaths) -> dict[str, Any]:
-    metrics = run_metrics(rows)
-    return {
-        "num_questions": metrics.overall.questions,
-        "num_rollouts": rows.height,
-        "num_errors": metrics.overall.errors,
-        "mean_reward": metrics.overall.mean_reward,
-        "overall": asdict(metrics.overall),
-        "arms": [asdict(arm) for arm in metrics.arms],
-        "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
-    }
-
-
-def _health(report: dict[str, Any], preflight: dict[str, Any]) -> StatusItem:
-    generation, telemetry = report.get("generation") or {}, report.get("telemetry") or {}
-    missed = [target["name"] for target in telemetry.get("targets", ()) if target["met"] is False]
+def _health(report: RunReport, preflight: dict[str, Any]) -> StatusItem:
+    targets = report.telemetry.targets if report.telemetry else ()
+    missed = [target.name for target in targets if target.met is False]
     troubles = [
-        *([f"error rows: {report['num_errors']:,}"] if report["num_errors"] else []),
-        *([f"steps down for lack of memory: {len(report['oom_ladder'])}"] if report.get("oom_ladder") else []),
-        *([f"engine restarts: {generation['restarts']}"] if generation.get("restarts") else []),
+        *([f"error rows: {report.num_errors:,}"] if report.num_errors else []),
+        *([f"steps down for lack of memory: {len(report.oom_ladder)}"] if report.oom_ladder else []),
+        *([f"engine restarts: {report.generation.restarts}"] if report.generation.restarts else []),
         *([f"targets missed: {', '.join(missed)}"] if missed else []),
         *([f"preflight: {preflight['worst']}"] if preflight.get("worst") in ("warn", "fail") else []),
     ]
@@ -125,25 +112,6 @@ def _equivalence(equivalence: dict[str, Any]) -> StatusItem:
     baseline = (equivalence.get("baseline") or {}).get("run_id", "the baseline")
     reason = f"Against {baseline}: {equivalence.get('reason')}"
     return StatusItem(name="Equivalence", word=verdict, tone=tone, reason=reason)
-
-
-def real_contrasts(contrasts: Sequence[dict[str, Any]], level: float = 0.05) -> list[dict[str, Any]]:
-    """Contrasts whose Holm-adjusted p is below ``level``, the better arm first, the largest difference first."""
-    turned = [
-        item
-        if item["mean_difference"] >= 0
-        else {
-            **item,
-            "arm_id": item["other_arm_id"],
-            "other_arm_id": item["arm_id"],
-            "mean_difference": -item["mean_difference"],
-            "low": None if item["high"] is None else -item["high"],
-            "high": None if item["low"] is None else -item["low"],
-        }
-        for item in contrasts
-        if item["p_holm"] < level
-    ]
-    return sorted(turned, key=lambda item: -item["mean_difference"])
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from tasks.plain_text import one_line
 from tasks.results.page_timeline import Timeline
+from tasks.results.reward_interval import Interval
 from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
 
 WIDTH = 520
@@ -16,12 +17,11 @@ _PANEL = 110
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPoint:
-    """Mean reward of one arm; ``low`` and ``high`` are its interval, None where it has none."""
+    """Mean reward of one arm, with its interval where it has one."""
 
     name: str
     mean: float
-    low: float | None
-    high: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +38,17 @@ class LengthBins:
 
 def reward_plot(points: Sequence[ArmPoint]) -> Markup:
     """Mean rewards with their intervals, one row per arm, in the order given."""
-    values = [value for point in points for value in (point.mean, point.low, point.high) if value is not None]
-    low, high = min(0.0, *values), max(1.0, *values)
+    ends = [end for point in points if point.interval for end in (point.interval.low, point.interval.high)]
+    means = [point.mean for point in points]
+    low, high = min(0.0, *ends, *means), max(1.0, *ends, *means)
     x = Scale(low=low, high=high, start=150, end=WIDTH - 20)
     bottom = _ROW * len(points) + 14
     parts = [_grid_x(x, tick, 8, bottom) for tick in ticks(low, high)]
     for row, point in enumerate(points):
         y = _ROW * row + 22
         parts.append(text(140, y + 4, one_line(point.name, 20), "end"))
-        if point.low is not None and point.high is not None:
-            parts.append(line(x(point.low), y, x(point.high), y, BLUE, 3))
+        if point.interval:
+            parts.append(line(x(point.interval.low), y, x(point.interval.high), y, BLUE, 3))
         parts.append(tag("circle", cx=x(point.mean), cy=float(y), r=5, fill=BLUE))
     parts.append(text((x.start + x.end) / 2, bottom + 34, "mean reward, 95% interval", "middle", GREY))
     summary = ", ".join(f"{one_line(point.name, 24)} {point.mean:.3f}" for point in points)

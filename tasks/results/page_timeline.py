@@ -1,13 +1,14 @@
-"""Telemetry made small enough to draw: a few hundred points, however long the run was."""
+"""The telemetry of a run as a timeline for the report page: a few hundred points, however long the run was."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
+from tasks.generation.oom_ladder import RungChange
 from tasks.node.telemetry import INTERVAL_S
 
 POINTS = 240
@@ -16,14 +17,16 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One measure over time; ``points`` are (seconds, value), the value None where it was not recorded."""
+    """One measure over time."""
 
     name: str
     highest: float
+    """The upper end of its axis."""
     points: tuple[tuple[float, float | None], ...]
+    """(seconds, value); the value is None where it was not recorded."""
 
     def runs(self) -> Iterator[list[tuple[float, float]]]:
-        """The points without gaps, piece by piece."""
+        """The stretches of points without a gap."""
         run: list[tuple[float, float]] = []
         for at, value in self.points:
             if value is not None:
@@ -37,7 +40,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Something that happened, in seconds from the start."""
+    """A failure or a restart, in seconds from the start."""
 
     seconds: float
     kind: Literal["oom", "restart", "session"]
@@ -46,14 +49,14 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The sessions of a run one after the other, what lay between them left out."""
+    """The sessions of a run, one directly after the other: the time between them is left out."""
 
     seconds: float
     panels: tuple[Panel, ...]
     marks: tuple[Mark, ...]
 
 
-def read_timeline(path: Path, rungs: Sequence[Mapping[str, Any]] = ()) -> Timeline | None:
+def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | None:
     """The timeline in the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
     if not path.is_file():
         return None
@@ -63,7 +66,7 @@ def read_timeline(path: Path, rungs: Sequence[Mapping[str, Any]] = ()) -> Timeli
     clock = _clock(frame)
     frame = frame.join(clock, on=["session", "time"])
     seconds = float(clock["at"].max())  # type: ignore[arg-type]
-    # a few samples to a bucket, so that their number does not matter
+    # several samples per bucket, so that one sample more or less does not show
     points = max(1, min(POINTS, clock.height // 4))
     width = seconds / points or 1.0
     bucket = (pl.col("at") / width).floor().cast(pl.Int32).clip(0, points - 1).alias("bucket")
@@ -101,7 +104,7 @@ def read_timeline(path: Path, rungs: Sequence[Mapping[str, Any]] = ()) -> Timeli
 
 
 def _clock(frame: pl.DataFrame) -> pl.DataFrame:
-    """``at`` for every (session, time): seconds, with the sessions one after the other."""
+    """Column ``at`` for every (session, time): seconds on the timeline."""
     moments = frame.select("session", "time").unique().sort("session", "time")
     sessions = moments.group_by("session").agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
     length = (pl.col("last") - pl.col("first")).dt.total_microseconds() / 1e6
@@ -111,7 +114,10 @@ def _clock(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tokens(frame: pl.DataFrame) -> pl.DataFrame:
-    """Tokens that each replica's sample adds; a counter that fell counts from zero: the engine was started again."""
+    """The tokens that each replica generated since its last sample.
+
+    A counter that fell belongs to an engine that was started again, and counts from zero.
+    """
     before = pl.col("generation_tokens").shift(1, fill_value=0).over("session", "index")
     fell = pl.col("generation_tokens") < before
     return (
@@ -141,11 +147,11 @@ def _starts(frame: pl.DataFrame, clock: pl.DataFrame) -> Iterator[Mark]:
         yield Mark(seconds=at, kind="restart", text=f"replica {replica} was started again")
 
 
-def _rungs(clock: pl.DataFrame, rungs: Sequence[Mapping[str, Any]]) -> Iterator[Mark]:
+def _rungs(clock: pl.DataFrame, rungs: Sequence[RungChange]) -> Iterator[Mark]:
     times = clock["time"].to_list()
     seconds = clock["at"].to_list()
     for change in rungs:
-        moment = datetime.fromisoformat(change["at"])
+        moment = datetime.fromisoformat(change.at)
         nearest = min(range(len(times)), key=lambda index: abs((times[index] - moment).total_seconds()))
-        text = f"out of {change['kind']} memory: rung {change['from_rung']} to {change['to_rung']}"
+        text = f"out of {change.kind} memory: rung {change.from_rung} to {change.to_rung}"
         yield Mark(seconds=seconds[nearest], kind="oom", text=text)

@@ -1,9 +1,10 @@
 """report.html: a finished run on one page that needs no network, no script and no other file.
 
-Every text from a model, a dataset or a configuration is escaped where it enters the page, and the page's own policy
-forbids scripts and requests, so that what a model writes is read and never run.
+Text of models, datasets and configurations is escaped where it enters the page, and the page's content policy forbids
+scripts and requests: nothing that a model wrote can run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tasks.files import publish_text
 from tasks.plain_text import one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
-from tasks.results.page_data import LISTED_DIVERGENCES, PageData, read_page_data, real_contrasts
+from tasks.results.arm_contrasts import significant_contrasts
+from tasks.results.metrics import ArmMetrics
+from tasks.results.page_data import LISTED_DIVERGENCES, PageData, read_page_data
 from tasks.results.page_plots import ArmPoint, length_plot, reward_plot, timeline_plot
 
 _LISTED_CONTRASTS = 10
@@ -41,16 +44,16 @@ def render_page(data: PageData) -> str:
         number=_number, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
     )
     report = data.report
-    contrasts = real_contrasts(report.get("contrasts", ()))
+    contrasts = significant_contrasts(report.contrasts)
     return environment.get_template("report.html.jinja").render(
         data=data,
         report=report,
-        reward_plot=reward_plot(_ranked(report["arms"])),
+        reward_plot=reward_plot(_ranked(report.arms)),
         length_plot=length_plot(data.lengths),
         timeline_plot=None if data.timeline is None else timeline_plot(data.timeline),
         contrasts=contrasts[:_LISTED_CONTRASTS],
         more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
-        compared=len(report.get("contrasts", ())),
+        compared=len(report.contrasts),
         divergences=data.equivalence.get("tokens", {}).get("worst", [])[:LISTED_DIVERGENCES],
         examples=data.equivalence.get("examples", [])[:_LISTED_EXAMPLES],
         command=_command(data.config),
@@ -58,14 +61,13 @@ def render_page(data: PageData) -> str:
     )
 
 
-def _ranked(arms: list[dict[str, Any]]) -> list[ArmPoint]:
-    points = [_point(arm) for arm in arms if arm["mean_reward"] is not None]
+def _ranked(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:
+    points = [
+        ArmPoint(name=str(arm.arm_id), mean=arm.mean_reward, interval=arm.mean_reward_interval)
+        for arm in arms
+        if arm.mean_reward is not None
+    ]
     return sorted(points, key=lambda point: -point.mean)
-
-
-def _point(arm: dict[str, Any]) -> ArmPoint:
-    interval = arm["mean_reward_interval"] or {}
-    return ArmPoint(name=arm["arm_id"], mean=arm["mean_reward"], low=interval.get("low"), high=interval.get("high"))
 
 
 def _command(config: dict[str, Any]) -> str | None:

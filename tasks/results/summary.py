@@ -1,85 +1,96 @@
-"""What a finished run came to: report.json, from the files of the run alone."""
+"""Makes report.json from the files of a run alone."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from profiles.schema import Profile
-from tasks.files import publish_json, read_json
+from tasks.files import read_record
 from tasks.fleet.node_accounts import telemetry_scope
-from tasks.generation.generation_log import read_sessions
+from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.oom_ladder import RungState
-from tasks.node.telemetry_summary import summarize_telemetry
+from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
+from tasks.results.run_report import (
+    EquivalenceOutcome,
+    ErrorCount,
+    GenerationTotals,
+    RunReport,
+    publish_report,
+)
 from tasks.results.scored_rollouts import load_metric_rows
 
+LISTED_ERRORS = 20
 
-def summarize_run(run_dir: Path) -> dict[str, Any]:
-    """Make report.json from config.json and the published shards of the run, publish and return it."""
-    paths = RunPaths(root=run_dir)
-    plan = read_config(run_dir)
-    rows = load_metric_rows(paths, repetition=True)
-    metrics = run_metrics(rows)
-    order = [arm["id"] for arm in plan["arms"]]
-    equivalence = read_json(paths.equivalence)
-    report: dict[str, Any] = {
-        "run_id": paths.run_id,
-        "run_dir": str(paths.root),
-        "fingerprint": plan["fingerprint"],
-        "profile": plan["profile"]["name"],
-        "model": plan["model"]["name"],
-        "dataset": plan["config"]["dataset"]["path"],
-        "num_questions": plan["num_questions"],
-        "num_rollouts": rows.height,
-        "num_errors": int(rows["error"].is_not_null().sum()),
-        "errors": _error_counts(rows),
-        "gold_suspects": rows.filter("gold_suspect")["example_id"].n_unique(),
-        "mean_reward": metrics.overall.mean_reward,
-        "mean_reward_without_suspects": metrics.overall.mean_reward_without_suspects,
-        "overall": asdict(metrics.overall),
-        "arms": sorted((asdict(arm) for arm in metrics.arms), key=lambda arm: order.index(arm["arm_id"])),
-        "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
-        "generation": _generation(paths),
-        "telemetry": _telemetry(paths, Profile.model_validate(plan["profile"]), rows),
-        "oom_ladder": [asdict(change) for change in RungState(paths.state / "oom_ladder.json").changes],
-        "rollouts_per_rung": {str(rung): count for rung, count in _per_rung(rows)},
-        "equivalence": equivalence and {key: equivalence.get(key) for key in ("verdict", "reason", "baseline")},
-    }
-    publish_json(report, paths.report)
+
+def summarize_run(run_dir: Path) -> RunReport:
+    """Make, publish and return the report of the finished and scored run at ``run_dir``."""
+    report = build_report(run_dir)
+    publish_report(report, run_dir)
     return report
 
 
-def _error_counts(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def build_report(run_dir: Path) -> RunReport:
+    """The report of the finished and scored run at ``run_dir``, from config.json and the published shards."""
+    paths = RunPaths(root=run_dir)
+    config = read_config(run_dir)
+    rows = load_metric_rows(paths, repetition=True)
+    metrics = run_metrics(rows)
+    order = [arm["id"] for arm in config["arms"]]
+    sessions = read_sessions(paths.state / "generation.json")
+    return RunReport(
+        run_id=paths.run_id,
+        run_dir=str(paths.root),
+        fingerprint=config["fingerprint"],
+        profile=config["profile"]["name"],
+        model=config["model"]["name"],
+        dataset=config["config"]["dataset"]["path"],
+        num_questions=config["num_questions"],
+        num_rollouts=rows.height,
+        num_errors=int(rows["error"].is_not_null().sum()),
+        errors=_errors(rows),
+        gold_suspects=rows.filter("gold_suspect")["example_id"].n_unique(),
+        mean_reward=metrics.overall.mean_reward,
+        mean_reward_without_suspects=metrics.overall.mean_reward_without_suspects,
+        overall=metrics.overall,
+        arms=tuple(sorted(metrics.arms, key=lambda arm: order.index(arm.arm_id))),
+        contrasts=metrics.contrasts,
+        generation=_totals(sessions),
+        telemetry=_telemetry(paths, config["profile"], rows, sessions),
+        oom_ladder=tuple(RungState(paths.state / "oom_ladder.json").changes),
+        rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
+        equivalence=read_record(paths.equivalence, EquivalenceOutcome),
+    )
+
+
+def _errors(rows: pl.DataFrame) -> tuple[ErrorCount, ...]:
     """The most frequent errors; those that differ only in their numbers count as one."""
     errors = rows.select(error=pl.col("error").drop_nulls().str.replace_all(r"\d+", "N"))
-    return errors["error"].value_counts(sort=True).head(20).to_dicts()
+    return tuple(ErrorCount(**row) for row in errors["error"].value_counts(sort=True).head(LISTED_ERRORS).to_dicts())
 
 
-def _per_rung(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
-    return rows.group_by("oom_rung").len().sort("oom_rung").rows()
-
-
-def _generation(paths: RunPaths) -> dict[str, Any]:
-    sessions = read_sessions(paths.state / "generation.json")
+def _totals(sessions: list[GenerationSession]) -> GenerationTotals:
     seconds = sum(session.seconds for session in sessions)
     tokens = sum(session.tokens for session in sessions)
-    return {
-        "seconds": round(seconds, 3),
-        "start_seconds": round(sum(session.start_seconds for session in sessions), 3),
-        "tokens": tokens,
-        "tokens_per_second": round(tokens / seconds, 1) if seconds else None,
-        "restarts": sum(session.restarts for session in sessions),
-        "sessions": [asdict(session) for session in sessions],
-    }
+    return GenerationTotals(
+        seconds=round(seconds, 3),
+        start_seconds=round(sum(session.start_seconds for session in sessions), 3),
+        tokens=tokens,
+        tokens_per_second=round(tokens / seconds, 1) if seconds else None,
+        restarts=sum(session.restarts for session in sessions),
+        sessions=tuple(sessions),
+    )
 
 
-def _telemetry(paths: RunPaths, profile: Profile, rows: pl.DataFrame) -> dict[str, Any] | None:
+def _telemetry(
+    paths: RunPaths, profile: dict[str, object], rows: pl.DataFrame, sessions: list[GenerationSession]
+) -> TelemetrySummary | None:
     if not paths.telemetry.is_file():
         return None
     correct = int((rows["reward"] == 1).sum())
-    summary = summarize_telemetry(paths.telemetry, profile, rollouts=rows.height, correct=correct).to_json()
-    return telemetry_scope(read_sessions(paths.state / "generation.json"), summary)
+    summary = summarize_telemetry(
+        paths.telemetry, Profile.model_validate(profile), rollouts=rows.height, correct=correct
+    )
+    return telemetry_scope(sessions, summary)

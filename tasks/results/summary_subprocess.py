@@ -5,16 +5,15 @@ Polars does not return the memory that reading all rollouts takes; the subproces
 
 import logging
 from pathlib import Path
-from typing import Any
 
-from tasks.files import read_json
 from tasks.records import RunPaths
+from tasks.results.run_report import RunReport, read_report
 from tasks.subprocess_call import call_in_subprocess
 
 logger = logging.getLogger(__name__)
 
 
-def summarize_in_subprocess(run_dir: Path) -> dict[str, Any]:
+def summarize_in_subprocess(run_dir: Path) -> RunReport:
     """Make report.json, report.html and README.md of the run at ``run_dir``; returns the report.
 
     Raises HarvestError. A page or card that could not be made is logged as a warning.
@@ -23,7 +22,8 @@ def summarize_in_subprocess(run_dir: Path) -> dict[str, Any]:
     log_path = paths.logs / "summary.log"
     for name in call_in_subprocess(_summarize, f"summary of {paths.run_id}", log_path, run_dir):
         logger.warning("%s could not be made (log: %s); make it again with harvest report", name, log_path)
-    report: dict[str, Any] = read_json(paths.report)
+    report = read_report(run_dir)
+    assert report is not None  # the subprocess has just published it
     return report
 
 

@@ -1,6 +1,6 @@
 """A synthetic run that has everything a report can show, hostile text included."""
 
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import polars as pl
 from profiles.load import load_profile
 from tasks.comparison.equivalence import validate_run
 from tasks.files import publish_json, publish_parquet, read_json
-from tasks.generation.oom_ladder import RungChange
+from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.oom_ladder import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
-from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices
-from tasks.results.metrics import run_metrics
-from tasks.results.scored_rollouts import load_metric_rows
+from tasks.results.run_report import ErrorCount, publish_report
+from tasks.results.summary import summarize_run
 from tests.support.synthetic import write_run
 
 HOSTILE = (
@@ -108,14 +108,12 @@ def _write_telemetry(run: RunPaths) -> None:
 
 
 def _write_config(run: RunPaths) -> None:
-    config = RunConfig.model_validate(
-        {"profile": "h100-sxm", "dataset": {"path": "openai/gsm8k"}, "model": "evil'; rm"}
-    )
+    config = RunConfig.model_validate({"profile": "h100x8", "dataset": {"path": "openai/gsm8k"}, "model": "evil'; rm"})
     publish_json(
         {
             **read_json(run.config),
             "config": config.model_dump(mode="json"),
-            "profile": {"name": "h100-sxm"},
+            "profile": load_profile("h100x8").model_dump(mode="json"),
             "model": {"name": "evil'; rm"},
         },
         run.config,
@@ -123,8 +121,16 @@ def _write_config(run: RunPaths) -> None:
 
 
 def _write_report(run: RunPaths) -> None:
-    rows = load_metric_rows(run, repetition=True)
-    metrics = run_metrics(rows)
+    session = GenerationSession(
+        started_at=STARTED.isoformat(),
+        seconds=360.0,
+        start_seconds=121.5,
+        tokens=300_000,
+        rollouts=10,
+        restarts=1,
+        replicas=1,
+        gpus=2,
+    )
     change = RungChange(
         at=(STARTED + timedelta(seconds=120)).isoformat(),
         from_rung=0,
@@ -134,38 +140,19 @@ def _write_report(run: RunPaths) -> None:
         reason=HOSTILE[:200],
         settings={},
     )
-    profile = load_profile("cpu-demo")
-    publish_json(
-        {
-            "run_id": run.run_id,
-            "profile": "h100-sxm",
-            "model": HOSTILE[:60],
-            "dataset": HOSTILE[:60],
-            "num_questions": metrics.overall.questions,
-            "num_rollouts": rows.height,
-            "num_errors": metrics.overall.errors,
-            "errors": [{"error": HOSTILE, "count": metrics.overall.errors}],
-            "gold_suspects": 2,
-            "mean_reward": metrics.overall.mean_reward,
-            "mean_reward_without_suspects": 0.4567,
-            "overall": asdict(metrics.overall),
-            "arms": [asdict(arm) for arm in metrics.arms],
-            "contrasts": [asdict(contrast) for contrast in metrics.contrasts],
-            "generation": {
-                "seconds": 360.0,
-                "start_seconds": 121.5,
-                "tokens": 300_000,
-                "tokens_per_second": 833.3,
-                "restarts": 1,
-                "sessions": [],
-            },
-            "telemetry": summarize_telemetry(run.telemetry, profile, rollouts=rows.height, correct=10).to_json(),
-            "oom_ladder": [asdict(change)],
-            "rollouts_per_rung": {"0": 10, "1": rows.height - 10},
-            "equivalence": None,
-        },
-        run.report,
+    add_session(run.state / "generation.json", session)
+    RungState(run.state / "oom_ladder.json").step_down(change)
+    report = summarize_run(run.root)
+    hostile = replace(
+        report,
+        model=HOSTILE[:60],
+        dataset=HOSTILE[:60],
+        errors=(ErrorCount(error=HOSTILE, count=report.num_errors),),
+        gold_suspects=2,
+        mean_reward_without_suspects=0.4567,
+        rollouts_per_rung={"0": 10, "1": report.num_rollouts - 10},
     )
+    publish_report(hostile, run.root)
 
 
 def _write_bench(run: RunPaths) -> None:
@@ -185,7 +172,7 @@ def _write_bench(run: RunPaths) -> None:
     ]
     publish_json(
         {
-            "profile": "h100-sxm",
+            "profile": "h100x8",
             "model": "evil'; rm",
             "questions": 50,
             "rollouts": 400,

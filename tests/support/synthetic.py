@@ -15,7 +15,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from profiles.load import load_profile
 from tasks.files import publish_json, publish_parquet
+from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 
 ARMS = ("step_by_step", "concise", "algebra", "verify", "direct", "tutor", "estimate", "facts")
@@ -74,7 +76,9 @@ def write_run(
             "vllm_version": "0.0.0+synthetic",
             **(tested or {}),
         },
-        config={"shards": shards, "questions_per_shard": questions_per_shard, "arms": list(arm_ids), "tokens": tokens},
+        arms=arm_ids,
+        num_questions=shards * questions_per_shard,
+        samples=samples,
     )
     for shard in range(shards):
         questions = _questions(shard, questions_per_shard, seed)
@@ -101,15 +105,27 @@ def write_run(
 
 
 def _write_config(
-    paths: RunPaths, *, comparable: Mapping[str, Any], tested: Mapping[str, Any], config: Mapping[str, Any]
+    paths: RunPaths,
+    *,
+    comparable: Mapping[str, Any],
+    tested: Mapping[str, Any],
+    arms: Sequence[str],
+    num_questions: int,
+    samples: int,
 ) -> None:
+    config = RunConfig(dataset=DatasetSource(path="synthetic", questions=num_questions), model="synthetic-model")
     publish_json(
         {
             "run_id": paths.run_id,
-            "fingerprint": _digest(json.dumps([comparable, tested, config], sort_keys=True)),
+            "fingerprint": _digest(json.dumps([comparable, tested, num_questions], sort_keys=True)),
             "comparable": comparable,
             "tested": tested,
-            "config": config,
+            "config": config.model_dump(mode="json"),
+            "profile": load_profile("cpu-demo").model_dump(mode="json"),
+            "arms": [{"id": arm} for arm in arms],
+            "model": {"name": "synthetic-model"},
+            "num_questions": num_questions,
+            "num_rollouts": num_questions * len(arms) * samples,
         },
         paths.config,
     )

@@ -58,5 +58,5 @@ def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
     report = summarize_run(plan.paths.root)
     print_summary(report)
 
-    assert (report["gold_suspects"], report["mean_reward"], report["mean_reward_without_suspects"]) == (1, 7 / 8, 1.0)
+    assert (report.gold_suspects, report.mean_reward, report.mean_reward_without_suspects) == (1, 7 / 8, 1.0)
     assert "mean reward without suspect ground truths (questions: 1): 1.000" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def test_verl(run: RunPaths, tmp_path: Path) -> None:
         assert row["rm_scores"] == [0.0] * (length - 1) + [rollout["reward"]]
         assert (row["uid"], row["prompt"]) == (rollout["group_id"], rollout["prompt"])
         assert row["reward_model"] == {"style": "rule", "ground_truth": rollout["ground_truth"]}
-        assert row["data_source"] == run.run_id
+        assert row["data_source"] == "synthetic"
 
 
 def test_openrlhf_masks_are_one_shorter_than_the_sequence(run: RunPaths, tmp_path: Path) -> None:

@@ -1,11 +1,19 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
 
-from tasks.results.arm_contrasts import MAX_DISTINCT, contrast_arms, holm, sign_flip_p
+from tasks.results.arm_contrasts import (
+    MAX_DISTINCT,
+    ArmContrast,
+    contrast_arms,
+    holm,
+    sign_flip_p,
+    significant_contrasts,
+)
 
 
 def test_holm_steps_down_and_keeps_the_order() -> None:
@@ -69,3 +77,20 @@ def test_a_real_difference_is_found_among_eight_arms_and_no_other() -> None:
     )
     found = {(c.arm_id, c.other_arm_id) for c in contrast_arms(rows, seed=0) if c.p_holm < 0.05}
     assert found == {(f"arm{arm}", "arm7") for arm in range(7)}
+
+
+def test_significant_contrasts_put_the_better_arm_first() -> None:
+    contrast = ArmContrast(
+        arm_id="a",
+        other_arm_id="b",
+        questions=9,
+        mean_difference=-0.3,
+        low=-0.4,
+        high=-0.2,
+        p_value=0.01,
+        p_holm=0.01,
+    )
+
+    (found,) = significant_contrasts([contrast, replace(contrast, p_holm=0.2)])
+    assert (found.arm_id, found.other_arm_id, found.mean_difference) == ("b", "a", 0.3)
+    assert (found.low, found.high) == (0.2, 0.4)

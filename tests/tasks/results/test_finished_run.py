@@ -1,21 +1,24 @@
 """When a run has nothing left to do, and which unfinished run is gone on with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tasks.files import publish_json, publish_parquet
+from tasks.files import publish_json, publish_parquet, read_record
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import mark_finished, scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.finished_run import finished_report, planned_shards, unfinished_name
+from tasks.results.run_report import RunReport, publish_report
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 
+REPORT = Path("tests/data/report.json")
 URL = "s3://bucket/rollouts"
 
 
@@ -32,7 +35,7 @@ def plan(tmp_path: Path) -> RunPlan:
         publish_parquet(pl.DataFrame(schema=SCORE_SCHEMA), paths.scores(index))
         made_from = scores_made_from(paths, index, load_scorer("gsm8k"))
         mark_finished(paths, "scores", index, paths.scores(index), made_from)
-    publish_json({"fingerprint": plan.fingerprint, "num_rollouts": 40}, plan.paths.report)
+    publish_report(_report(plan.fingerprint), plan.paths.root)
     publish_json({"verdict": "statistical"}, plan.paths.equivalence)
     publish_json({}, plan.paths.manifest)
     record = UploadRecord(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
@@ -46,8 +49,7 @@ def test_planned_shards_are_those_that_are_made(plan: RunPlan) -> None:
 
 def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
     report = finished_report(plan, upload_url=f"{URL}/", require="statistical")
-    assert report is not None
-    assert report["num_rollouts"] == 40
+    assert report == _report(plan.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,8 @@ def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
     [
         lambda plan: plan.paths.manifest.unlink(),
         lambda plan: plan.paths.report.unlink(),
-        lambda plan: publish_json({"fingerprint": "other"}, plan.paths.report),
+        lambda plan: plan.paths.report.write_text("{"),
+        lambda plan: publish_report(_report("other"), plan.paths.root),
         lambda plan: plan.paths.rollouts(1).unlink(),
         lambda plan: plan.paths.scores(0).write_bytes(b"torn"),
         lambda plan: publish_json({"verdict": "inconclusive"}, plan.paths.equivalence),
@@ -83,6 +86,12 @@ def test_an_unfinished_run_of_the_same_fingerprint_is_gone_on_with(plan: RunPlan
     plan.paths.manifest.unlink()
     assert unfinished_name(tomorrow) == "nightly"
     assert unfinished_name(_plan(plan.paths.root.parent, "nightly-2", seed=1)) is None
+
+
+def _report(fingerprint: str) -> RunReport:
+    report = read_record(REPORT, RunReport)
+    assert report is not None
+    return replace(report, fingerprint=fingerprint)
 
 
 def _plan(runs_dir: Path, name: str, **values: object) -> RunPlan:

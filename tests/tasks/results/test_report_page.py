@@ -17,9 +17,10 @@ from tasks.files import read_json
 from tasks.plan.run_config import build_config, config_from_parameters
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
-from tasks.results.page_data import length_bins, real_contrasts
+from tasks.results.page_data import length_bins
 from tasks.results.page_timeline import read_timeline
 from tasks.results.report_page import publish_page
+from tasks.results.run_report import read_report
 from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.manifest import published_files
 from tests.support.harvest_command import harvest
@@ -117,7 +118,8 @@ def test_text_stands_out_from_its_ground(run: RunPaths) -> None:
 
 
 def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
-    report = read_json(run.report)
+    report = read_report(run.root)
+    assert report is not None
     headings = [tag for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == "h1"
     assert headings.count("h1") == 1
@@ -125,7 +127,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
     for words in (
         "Health needs a look",
         "Equivalence different",
-        f"{report['mean_reward']:.3f}",
+        f"{report.mean_reward:.3f}",
         "step_by_step is better than concise by",
         "cut off by max_tokens",
         "suspect ground truths 2 mean reward without them: 0.457",
@@ -136,7 +138,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         "Speed-up",
         "Cost",
         "Worst divergences from the baseline",
-        "harvest run --profile h100-sxm --model 'evil'\"'\"'; rm' --dataset openai/gsm8k",
+        "harvest run --profile h100x8 --model 'evil'\"'\"'; rm' --dataset openai/gsm8k",
         read_json(run.config)["fingerprint"],
     ):
         assert words in page.words, words
@@ -179,8 +181,9 @@ def test_every_completion_is_in_one_bin(run: RunPaths) -> None:
 
 
 def test_the_timeline_leaves_out_what_lay_between_sessions(run: RunPaths) -> None:
-    rungs = read_json(run.report)["oom_ladder"]
-    timeline = read_timeline(run.telemetry, rungs)
+    report = read_report(run.root)
+    assert report is not None
+    timeline = read_timeline(run.telemetry, report.oom_ladder)
 
     assert timeline is not None
     assert timeline.seconds == 2 * 239
@@ -192,15 +195,6 @@ def test_the_timeline_leaves_out_what_lay_between_sessions(run: RunPaths) -> Non
     ]
     tokens = next(panel for panel in timeline.panels if panel.name == "tokens/s")
     assert max(value for _, value in tokens.points if value is not None) == pytest.approx(900)
-
-
-def test_real_contrasts_put_the_better_arm_first() -> None:
-    item = {"arm_id": "a", "other_arm_id": "b", "mean_difference": -0.3, "low": -0.4, "high": -0.2, "p_holm": 0.01}
-    chance = {**item, "p_holm": 0.2}
-
-    (found,) = real_contrasts([item, chance])
-    assert (found["arm_id"], found["other_arm_id"], found["mean_difference"]) == ("b", "a", 0.3)
-    assert (found["low"], found["high"]) == (0.2, 0.4)
 
 
 @pytest.mark.parametrize(

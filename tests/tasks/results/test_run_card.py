@@ -52,7 +52,7 @@ def test_every_column_has_a_meaning(run: RunPaths) -> None:
     assert all(f"| {name} |" in text for name in names)
     assert "| completion_ids | list of int32 |" in text
     assert "| prompt | list of {role, content} |" in text
-    assert "harvest run --profile h100-sxm" in text
+    assert "harvest run --profile h100x8" in text
 
 
 def test_an_unscored_run_has_no_card(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StorageError
-from tasks.files import publish_json, read_json
+from tasks.files import publish_json
 from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.plan.run_plan import plan_run
 from tasks.records import RunPaths
+from tasks.results.run_report import read_report
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tests.support.synthetic import write_run
 
@@ -24,8 +25,8 @@ def run(tmp_path: Path) -> RunPaths:
 def test_it_makes_the_report_and_the_views(run: RunPaths) -> None:
     report = summarize_in_subprocess(run.root)
 
-    assert report == read_json(run.report)
-    assert (report["num_rollouts"], report["mean_reward"], report["run_dir"]) == (64, 1.0, str(run.root))
+    assert report == read_report(run.root)
+    assert (report.num_rollouts, report.mean_reward, report.run_dir) == (64, 1.0, str(run.root))
     assert run.report_html.is_file()
     assert (run.root / "README.md").is_file()
 
@@ -38,7 +39,7 @@ def test_a_failure_has_its_type(run: RunPaths) -> None:
 
 def test_a_view_that_fails_is_a_warning(run: RunPaths, caplog: pytest.LogCaptureFixture) -> None:
     run.report_html.mkdir()
-    assert summarize_in_subprocess(run.root)["num_rollouts"] == 64
+    assert summarize_in_subprocess(run.root).num_rollouts == 64
 
     (record,) = caplog.records
     assert record.getMessage().startswith("report.html could not be made")

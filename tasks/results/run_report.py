@@ -1,0 +1,120 @@
+"""report.json: what a finished run came to, as one typed record.
+
+The record is built, written and read here alone, so that its fields are declared once.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from tasks.comparison.comparability import RunIdentity
+from tasks.comparison.equivalence_report import Verdict
+from tasks.files import publish_json, read_record
+from tasks.generation.generation_log import GenerationSession
+from tasks.generation.oom_ladder import RungChange
+from tasks.node.telemetry_summary import TelemetrySummary
+from tasks.records import RunPaths
+from tasks.results.arm_contrasts import ArmContrast
+from tasks.results.metrics import ArmMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCount:
+    """One kind of error row."""
+
+    error: str
+    """The message, every number in it replaced by N."""
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationTotals:
+    """All generation sessions of a run together."""
+
+    seconds: float
+    """From the first admitted to the last finished rollout of each session."""
+    start_seconds: float
+    """Time spent starting engines."""
+    tokens: int
+    """Completion tokens generated, those of lost attempts included."""
+    tokens_per_second: float | None
+    """``tokens / seconds``; None when nothing was generated."""
+    restarts: int
+    """Engines lost to failures."""
+    sessions: tuple[GenerationSession, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquivalenceOutcome:
+    """The part of equivalence.json that a summary shows."""
+
+    verdict: Verdict
+    reason: str
+    baseline: RunIdentity
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """report.json."""
+
+    run_id: str
+    run_dir: str
+    """The run directory as the command was given it."""
+    fingerprint: str
+    profile: str
+    """Name of the profile."""
+    model: str
+    dataset: str
+    """Name or path of the dataset."""
+    num_questions: int
+    num_rollouts: int
+    num_errors: int
+    """Rollouts without a completion."""
+    errors: tuple[ErrorCount, ...]
+    """The most frequent errors, the most frequent first."""
+    gold_suspects: int
+    """Questions whose ground truth looks wrong."""
+    mean_reward: float | None
+    """The same as ``overall.mean_reward``."""
+    mean_reward_without_suspects: float | None
+    """The same as ``overall.mean_reward_without_suspects``."""
+    overall: ArmMetrics
+    arms: tuple[ArmMetrics, ...]
+    """In the order of the run's configuration."""
+    contrasts: tuple[ArmContrast, ...]
+    """Every pair of arms that share a question."""
+    generation: GenerationTotals
+    telemetry: TelemetrySummary | None
+    """None when no telemetry was recorded."""
+    oom_ladder: tuple[RungChange, ...]
+    """Steps down the out-of-memory ladder, in the order in which they were taken."""
+    rollouts_per_rung: dict[str, int]
+    """Rollouts generated on each rung of that ladder."""
+    equivalence: EquivalenceOutcome | None
+    """None when the run was not compared with a baseline."""
+
+    @property
+    def all_arms(self) -> tuple[ArmMetrics, ...]:
+        """Every arm, then all arms together under the name "all": the rows of a table."""
+        return (*self.arms, replace(self.overall, arm_id="all"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "RunReport":
+        """The record of ``to_json``."""
+        return TypeAdapter(cls).validate_python(value)
+
+
+def publish_report(report: RunReport, run_dir: Path) -> None:
+    """Write report.json of the run at ``run_dir``."""
+    publish_json(report.to_json(), RunPaths(root=run_dir).report)
+
+
+def read_report(run_dir: Path) -> RunReport | None:
+    """report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
+    return read_record(RunPaths(root=run_dir).report, RunReport)
