@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from flows.reporting.reporter import Reporter, TableRow
+from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.files import read_json
 from tasks.generation.oom_ladder import RungChange
 from tasks.records import RunPaths
@@ -24,12 +25,11 @@ def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
 
 def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
     """Show the verdict of equivalence.json and what it rests on."""
-    found = read_json(paths.equivalence)
-    if isinstance(found, dict):
-        limits = found["limits"]
+    found = read_equivalence(paths.root)
+    if found is not None:
         description = (
-            f"Equivalence: **{found['verdict']}** against {found['baseline']['run_id']}. {found['reason']}. "
-            f"Near-tie limit: {limits['near_tie_limit']:.3g} nats, {limits['source']}"
+            f"Equivalence: **{found.verdict}** against {found.baseline.run_id}. {found.reason}. "
+            f"Near-tie limit: {found.limits.near_tie_limit:.3g} nats, {found.limits.source}"
         )
         reporter.table("harvest-equivalence", _tiers(found), description)
 
@@ -110,11 +110,8 @@ def _checks(checks: list[dict[str, Any]]) -> list[TableRow]:
     ]
 
 
-def _tiers(found: dict[str, Any]) -> list[TableRow]:
-    return [
-        {"tier": tier["tier"], "holds": "yes" if tier["holds"] else "no", "reason": tier["reason"]}
-        for tier in found["tiers"]
-    ]
+def _tiers(found: EquivalenceReport) -> list[TableRow]:
+    return [{"tier": tier.tier, "holds": "yes" if tier.holds else "no", "reason": tier.reason} for tier in found.tiers]
 
 
 def _arm(arm: ArmMetrics) -> TableRow:

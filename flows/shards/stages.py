@@ -11,9 +11,9 @@ from flows.server.aws_credentials import transfer_of_flow_run
 from flows.server.transfer_retries import DELAYS_SECONDS, transfer_delays, wait_before_retry
 from flows.shards.open_ledgers import find_ledger
 from tasks.comparison.baseline import obtain_baseline
+from tasks.comparison.equivalence import validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport, Tier
 from tasks.comparison.noise_floor import find_noise_floor
-from tasks.comparison.validation_subprocess import validate_in_subprocess
 from tasks.errors import HarvestError
 from tasks.fleet.shared_run import fetch_shard as _fetch_shard
 from tasks.generation.replica_pool import ReplicaPool

@@ -50,6 +50,7 @@ from tasks.comparison.equivalence_report import (
     NoiseLimits,
     Tier,
     TokenComparison,
+    publish_equivalence,
 )
 from tasks.comparison.near_tie import REAL_FACTOR, default_limit
 from tasks.comparison.noise_floor import NoiseFloor
@@ -59,8 +60,8 @@ from tasks.comparison.rollout_index import index_rollouts
 from tasks.comparison.tier_decision import decide_verdict
 from tasks.comparison.worst_examples import worst_examples
 from tasks.errors import ConfigError
-from tasks.files import publish_json
 from tasks.records import RunPaths
+from tasks.subprocess_call import call_in_subprocess
 
 DEFAULT_EPSILON = 0.02
 """Largest difference of the mean reward that counts as none, unless another is chosen before the runs."""
@@ -141,8 +142,28 @@ def validate_run(
     report = compare_runs(
         baseline_dir, candidate_dir, epsilon=epsilon, noise_floor=noise_floor, require=require, seed=seed
     )
-    publish_json(report.to_json(), RunPaths(root=candidate_dir).equivalence)
+    publish_equivalence(report, candidate_dir)
     return report
+
+
+def validate_in_subprocess(
+    candidate_dir: Path, baseline_dir: Path, *, epsilon: float, noise_floor: NoiseFloor | None, require: Tier
+) -> EquivalenceReport:
+    """``validate_run`` in a subprocess, so that the caller's memory does not grow.
+
+    The subprocess logs to ``logs/validate.log`` of the candidate. Raises HarvestError.
+    """
+    paths = RunPaths(root=candidate_dir)
+    return call_in_subprocess(
+        validate_run,
+        f"comparison of {paths.run_id} with {baseline_dir}",
+        paths.logs / "validate.log",
+        candidate_dir,
+        baseline_dir,
+        epsilon=epsilon,
+        noise_floor=noise_floor,
+        require=require,
+    )
 
 
 def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs: bool) -> NoiseLimits:
@@ -181,6 +202,7 @@ def _compare_tokens(pairs: pl.DataFrame, divergences: pl.DataFrame) -> TokenComp
     ).row(0)
     kinds = divergences.group_by("kind").len().sort("kind")
     gaps = divergences["gap"].drop_nulls()
+    gaps = gaps.filter(gaps.is_finite())
     quantiles = {"50%": 0.5, "90%": 0.9, "99%": 0.99, "max": 1.0} if gaps.len() else {}
     return TokenComparison(
         rollouts=pairs.height,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tasks.comparison.comparability import RunIdentity, SettingDifference
@@ -11,6 +12,8 @@ from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.paired_statistics import FinishReasonCount, LengthComparison, RewardComparison
 from tasks.comparison.pairing import RowCounts
 from tasks.errors import NotEquivalent
+from tasks.files import publish_json, read_record
+from tasks.records import RunPaths
 
 Tier = Literal["bitwise", "numerical", "statistical"]
 Verdict = Literal["bitwise", "numerical", "statistical", "inconclusive", "different"]
@@ -133,6 +136,16 @@ class EquivalenceReport:
         value: dict[str, Any] = _jsonable({**asdict(self), "meets_required": self.meets(self.required)})
         value["rewards"]["flips"]["rate"] = self.rewards.flips.rate
         return value
+
+
+def publish_equivalence(report: EquivalenceReport, run_dir: Path) -> None:
+    """Publish ``report`` as the ``equivalence.json`` of the candidate's run directory."""
+    publish_json(report.to_json(), RunPaths(root=run_dir).equivalence)
+
+
+def read_equivalence(run_dir: Path) -> EquivalenceReport | None:
+    """The report in the ``equivalence.json`` of a run; None for a run that was not compared. Raises DamagedFile."""
+    return read_record(RunPaths(root=run_dir).equivalence, EquivalenceReport)
 
 
 def _jsonable(value: Any) -> Any:

@@ -107,7 +107,8 @@ def _rewards(report: EquivalenceReport) -> Table:
 
 
 def _measure(table: Table, name: str, baseline: float, candidate: float, difference: MeanInterval) -> None:
-    interval = f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+    low, high = difference.bounds
+    interval = f"[{low:+.4f}, {high:+.4f}]"
     table.add_row(name, f"{baseline:.4f}", f"{candidate:.4f}", f"{difference.mean:+.4f}", escape(interval))
 
 

@@ -130,17 +130,10 @@ def count_flips(pairs: pl.DataFrame) -> Flips:
 def compare_lengths(pairs: pl.DataFrame) -> LengthComparison:
     """Compare the completion lengths of ``Pairing.frame``."""
     questions = _means(pairs.select("example_id", base=pl.col("base_tokens"), cand=pl.col("cand_tokens")), "example_id")
-    values = questions["difference"].to_numpy()
-    mean, deviation, n = (
-        _mean(questions["difference"]),
-        float(np.std(values, ddof=1)) if values.size > 1 else 0.0,
-        values.size,
-    )
-    half = t_ppf(1 - LEVEL, n - 1) * deviation / math.sqrt(n) if n > 1 else math.inf
     return LengthComparison(
         baseline_mean=_mean(questions["base"]),
         candidate_mean=_mean(questions["cand"]),
-        difference=MeanInterval(mean=mean, low=mean - half, high=mean + half, standard_deviation=deviation, n=n),
+        difference=_student_interval(questions["difference"]),
     )
 
 
@@ -159,6 +152,15 @@ def compare_finish_reasons(pairs: pl.DataFrame) -> tuple[FinishReasonCount, ...]
         )
         for name in names
     )
+
+
+def _student_interval(differences: pl.Series) -> MeanInterval:
+    mean, n = _mean(differences), differences.len()
+    if n < 2:
+        return MeanInterval(mean=mean, low=None, high=None, standard_deviation=0.0, n=n)
+    deviation = float(np.std(differences.to_numpy(), ddof=1))
+    half = t_ppf(1 - LEVEL, n - 1) * deviation / math.sqrt(n)
+    return MeanInterval(mean=mean, low=mean - half, high=mean + half, standard_deviation=deviation, n=n)
 
 
 def _scored(pairs: pl.DataFrame) -> pl.DataFrame:

@@ -74,7 +74,8 @@ def widened(interval: MeanInterval, rows: RowCounts, reward_range: float) -> tup
     Worst-case bounds for missing data (Manski 1990, Am. Econ. Rev. 80:319).
     """
     hidden = rows.lost_share * reward_range
-    return interval.low - hidden, interval.high + hidden
+    low, high = interval.bounds
+    return low - hidden, high + hidden
 
 
 def _incomplete(rows: RowCounts) -> str | None:

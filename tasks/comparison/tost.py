@@ -27,13 +27,22 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class MeanInterval:
-    """A mean difference (candidate minus baseline) and its two-sided 90% interval, over ``n`` questions."""
+    """A mean difference, candidate minus baseline, with its two-sided 90% interval."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """Lower end of the interval; None when there is no bound, as with fewer than two questions."""
+    high: float | None
+    """Upper end of the interval; None when there is no bound."""
     standard_deviation: float
+    """Of the differences per question."""
     n: int
+    """Number of questions."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``low`` and ``high`` as numbers: infinite where there is no bound."""
+        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
 
 def minimum_questions(epsilon: float, reward_range: float = 1.0) -> int:
@@ -56,7 +65,7 @@ def mean_interval(values: npt.NDArray[np.float64], *, seed: int, resamples: int 
     n = values.size
     if n < 2:
         mean = float(values.mean()) if n else 0.0
-        return MeanInterval(mean=mean, low=-math.inf, high=math.inf, standard_deviation=0.0, n=n)
+        return MeanInterval(mean=mean, low=None, high=None, standard_deviation=0.0, n=n)
     # sums of the same rewards in another order must not count as distinct values
     values = np.sort(np.round(values, 12))
     mean = float(values.mean())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.comparison.equivalence_report import TIERS, Tier
+from tasks.comparison.equivalence_report import Tier, read_equivalence
 from tasks.errors import DamagedFile
 from tasks.files import read_json
 from tasks.plan.run_plan import RunPlan
@@ -62,8 +62,11 @@ def unfinished_name(plan: RunPlan) -> str | None:
 
 
 def _is_equivalent(plan: RunPlan, require: Tier) -> bool:
-    known = read_json(plan.paths.equivalence)
-    return isinstance(known, dict) and known.get("verdict") in TIERS[: TIERS.index(require) + 1]
+    try:
+        comparison = read_equivalence(plan.paths.root)
+    except DamagedFile:
+        return False  # the run makes it again
+    return comparison is not None and comparison.meets(require)
 
 
 def _is_uploaded(plan: RunPlan, url: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.files import read_json
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
@@ -30,7 +31,7 @@ class PageData:
     report: RunReport
     status: tuple[StatusItem, ...]
     preflight: dict[str, Any]
-    equivalence: dict[str, Any]
+    equivalence: EquivalenceReport | None
     bench: dict[str, Any] | None
     lengths: LengthBins
     timeline: Timeline | None
@@ -44,7 +45,7 @@ def read_page_data(run_dir: Path) -> PageData:
     rows = load_metric_rows(paths)
     config = read_config(run_dir)
     report = read_report(run_dir) or build_report(run_dir)
-    preflight, equivalence = _object(paths.preflight), _object(paths.equivalence)
+    preflight, equivalence = _object(paths.preflight), read_equivalence(run_dir)
     return PageData(
         run_id=run_dir.resolve().name,
         config=config,
@@ -104,13 +105,12 @@ def _health(report: RunReport, preflight: dict[str, Any]) -> StatusItem:
     return StatusItem(name="Health", word="good", tone="good", reason=f"{checked}no error rows and no failures.")
 
 
-def _equivalence(equivalence: dict[str, Any]) -> StatusItem:
-    if not equivalence:
+def _equivalence(equivalence: EquivalenceReport | None) -> StatusItem:
+    if equivalence is None:
         return StatusItem(name="Equivalence", word="not compared", tone="unknown", reason="No baseline was given.")
-    verdict = str(equivalence.get("verdict"))
-    tone: Tone = "good" if equivalence.get("meets_required") else "careful" if verdict == "inconclusive" else "bad"
-    baseline = (equivalence.get("baseline") or {}).get("run_id", "the baseline")
-    reason = f"Against {baseline}: {equivalence.get('reason')}"
+    verdict, is_met = equivalence.verdict, equivalence.meets(equivalence.required)
+    tone: Tone = "good" if is_met else "careful" if verdict == "inconclusive" else "bad"
+    reason = f"Against {equivalence.baseline.run_id}: {equivalence.reason}"
     return StatusItem(name="Equivalence", word=verdict, tone=tone, reason=reason)
 
 

@@ -54,8 +54,8 @@ def render_page(data: PageData) -> str:
         contrasts=contrasts[:_LISTED_CONTRASTS],
         more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
         compared=len(report.contrasts),
-        divergences=data.equivalence.get("tokens", {}).get("worst", [])[:LISTED_DIVERGENCES],
-        examples=data.equivalence.get("examples", [])[:_LISTED_EXAMPLES],
+        divergences=data.equivalence.tokens.worst[:LISTED_DIVERGENCES] if data.equivalence else (),
+        examples=data.equivalence.examples[:_LISTED_EXAMPLES] if data.equivalence else (),
         command=_command(data.config),
         settings=_settings(data.config),
     )

@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.files import publish_text, read_json
+from tasks.comparison.equivalence_report import read_equivalence
+from tasks.files import publish_text
 from tasks.plain_text import one_line
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
@@ -169,8 +170,7 @@ def _type(kind: pl.DataType) -> str:
 
 def build_hub_card(run_dir: Path) -> str:
     """The text of the dataset card, with YAML header."""
-    paths = RunPaths(root=run_dir)
-    comparison = read_json(paths.equivalence)
+    comparison = read_equivalence(run_dir)
     rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
     facts: dict[str, Any] = (
         rollouts.select(
@@ -188,7 +188,7 @@ def build_hub_card(run_dir: Path) -> str:
     return _CARD.format(
         run_id=run_dir.resolve().name,
         fingerprint=run_fingerprint(run_dir),
-        verdict=(comparison or {}).get("verdict") or "not compared",
+        verdict="not compared" if comparison is None else comparison.verdict,
         scorer="none"
         if scores is None
         else " ".join(scores.select("scorer", "scorer_version").first().collect().row(0)),

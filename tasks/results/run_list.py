@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import pyarrow.parquet
 
+from tasks.comparison.equivalence_report import read_equivalence
+from tasks.errors import DamagedFile
 from tasks.files import read_json
 from tasks.records import RunPaths, shard_indices
 from tasks.results.finished_run import read_config
@@ -57,11 +59,19 @@ def summarize_directory(run_dir: Path) -> ListedRun:
         rollouts=rollouts,
         rollouts_planned=planned,
         mean_reward=report.get("mean_reward"),
-        verdict=_object(paths.equivalence).get("verdict"),
+        verdict=_verdict(run_dir),
         uploaded=record.get("url") if record.get("complete") else None,
         bytes=sum(stat.st_size for stat in stats),
         updated=datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), UTC),
     )
+
+
+def _verdict(run_dir: Path) -> str | None:
+    try:
+        comparison = read_equivalence(run_dir)
+    except DamagedFile:  # one damaged file does not hide the other runs
+        return None
+    return None if comparison is None else comparison.verdict
 
 
 def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:

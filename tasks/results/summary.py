@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from profiles.schema import Profile
-from tasks.files import read_record
+from tasks.comparison.equivalence_report import read_equivalence
 from tasks.fleet.node_accounts import telemetry_scope
 from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.oom_ladder import RungState
@@ -61,8 +61,15 @@ def build_report(run_dir: Path) -> RunReport:
         telemetry=_telemetry(paths, config["profile"], rows, sessions),
         oom_ladder=tuple(RungState(paths.state / "oom_ladder.json").changes),
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
-        equivalence=read_record(paths.equivalence, EquivalenceOutcome),
+        equivalence=_equivalence(run_dir),
     )
+
+
+def _equivalence(run_dir: Path) -> EquivalenceOutcome | None:
+    found = read_equivalence(run_dir)
+    if found is None:
+        return None
+    return EquivalenceOutcome(verdict=found.verdict, reason=found.reason, baseline=found.baseline)
 
 
 def _errors(rows: pl.DataFrame) -> tuple[ErrorCount, ...]:

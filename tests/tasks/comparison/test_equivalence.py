@@ -9,7 +9,7 @@ import pytest
 
 import tasks.comparison.equivalence
 from tasks.comparison.equivalence import compare_runs, validate_run
-from tasks.comparison.equivalence_report import EquivalenceReport, Tier
+from tasks.comparison.equivalence_report import EquivalenceReport, Tier, read_equivalence
 from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.errors import ConfigError, NotEquivalent
@@ -181,7 +181,8 @@ def test_statistical_without_top_logprobs(tmp_path: Path) -> None:
     assert report.verdict == "statistical"
     assert report.tokens.kinds == {"no_top_logprobs": 3200}
     assert "stores no top logprobs" in report.tiers[1].reason
-    assert -0.02 < report.rewards.difference.low < report.rewards.difference.high < 0.02
+    low, high = report.rewards.difference.bounds
+    assert -0.02 < low < high < 0.02
     assert compared(baseline, candidate, epsilon=0.001).verdict == "inconclusive"
 
 
@@ -318,6 +319,7 @@ def test_the_report_is_published_as_json(tmp_path: Path) -> None:
     assert (written["required"], written["epsilon"], written["seed"]) == ("numerical", 0.05, 3)
     assert written["tokens"]["worst"][0]["example_id"] == report.tokens.worst[0].example_id
     assert written == report.to_json()
+    assert read_equivalence(candidate.root) == report
 
 
 def test_the_same_comparison_gives_the_same_report(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import polars as pl
 import pytest
 import yaml
 
+from tasks.comparison.equivalence_report import publish_equivalence
 from tasks.errors import ConfigError
 from tasks.export.hub import build_dataset, push_to_hub
-from tasks.files import publish_json
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.run_card import build_hub_card
 from tasks.storage.manifest import run_fingerprint
+from tests.support.equivalence import equivalence_report
 from tests.support.synthetic import write_run
 
 
@@ -37,7 +38,7 @@ def test_a_run_without_scores_is_a_dataset_without_rewards(tmp_path: Path) -> No
 
 def test_the_card_states_the_runs_facts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2, questions_per_shard=5, arms=3, accuracy=1.0)
-    publish_json({"verdict": "equivalent"}, run.equivalence)
+    publish_equivalence(equivalence_report("numerical"), run.root)
     card = build_hub_card(run.root)
 
     header = yaml.safe_load(card.split("---")[1])
@@ -46,7 +47,7 @@ def test_the_card_states_the_runs_facts(tmp_path: Path) -> None:
         "30 rollouts of 10 questions under 3 system prompts",
         "synthetic-model",
         "mean reward | 1.0000",
-        "baseline | equivalent",
+        "baseline | numerical",
         run_fingerprint(run.root),
     ):
         assert fact in card

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.comparison.equivalence_report import publish_equivalence
 from tasks.files import publish_json, publish_parquet, read_record
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
@@ -17,6 +18,7 @@ from tasks.results.finished_run import finished_report, planned_shards, unfinish
 from tasks.results.run_report import RunReport, publish_report
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.upload_record import UploadRecord, update_upload_record
+from tests.support.equivalence import equivalence_report
 
 REPORT = Path("tests/data/report.json")
 URL = "s3://bucket/rollouts"
@@ -36,7 +38,7 @@ def plan(tmp_path: Path) -> RunPlan:
         made_from = scores_made_from(paths, index, load_scorer("gsm8k"))
         mark_finished(paths, "scores", index, paths.scores(index), made_from)
     publish_report(_report(plan.fingerprint), plan.paths.root)
-    publish_json({"verdict": "statistical"}, plan.paths.equivalence)
+    publish_equivalence(equivalence_report("statistical"), plan.paths.root)
     publish_json({}, plan.paths.manifest)
     record = UploadRecord(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
     update_upload_record(plan.paths.root, record)
@@ -61,7 +63,8 @@ def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
         lambda plan: publish_report(_report("other"), plan.paths.root),
         lambda plan: plan.paths.rollouts(1).unlink(),
         lambda plan: plan.paths.scores(0).write_bytes(b"torn"),
-        lambda plan: publish_json({"verdict": "inconclusive"}, plan.paths.equivalence),
+        lambda plan: publish_equivalence(equivalence_report("inconclusive"), plan.paths.root),
+        lambda plan: plan.paths.equivalence.write_text("{"),
         lambda plan: plan.paths.equivalence.unlink(),
         lambda plan: plan.paths.upload_record.unlink(),
         lambda plan: update_upload_record(

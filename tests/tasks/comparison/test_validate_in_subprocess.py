@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs
+from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs, validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor
-from tasks.comparison.validation_subprocess import validate_in_subprocess
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tests.support.toy_model import write_toy_run
