@@ -1,4 +1,4 @@
-"""Read profiles and arms from TOML: the shipped ones by name, a user's own by path."""
+"""Reads profiles and arms from TOML files: shipped ones by name, the user's own by path."""
 
 import tomllib
 from pathlib import Path
@@ -16,7 +16,7 @@ _S = TypeVar("_S", bound=Settings)
 
 
 class SettingsError(ValueError):
-    """A settings file is missing or wrong; the message names the file, the field, what is allowed and what to do."""
+    """A settings file is missing or wrong. The message names file and field, what is allowed and what to do."""
 
 
 def profile_names() -> list[str]:
@@ -66,7 +66,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
 
 
 def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
-    """Validate ``values`` as ``kind``; SettingsError is one line that names the first wrong field of ``origin``."""
+    """``values`` as a ``kind``. Raises SettingsError: one line that names ``origin`` and its first wrong field."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -74,7 +74,7 @@ def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
 
 
 def explain(error: ValidationError, kind: type[Settings]) -> str:
-    """One line for the first problem in ``error``: the field, the value given, what is allowed."""
+    """One line about the first problem in ``error``: the field, the value given, what is allowed."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""

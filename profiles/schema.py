@@ -1,6 +1,6 @@
-"""Typed, closed settings: an unknown key is an error, and every field says its unit.
+"""The keys of profiles and arms files: type, bounds, unit and meaning of each. An unknown key is an error.
 
-A profile describes one hardware target. Engine arguments have vLLM's own names; what vLLM 0.32 no longer takes is
+A profile describes one hardware target. Engine arguments have vLLM's own names. A key that vLLM 0.32 no longer takes is
 refused with the name of its replacement.
 """
 
@@ -34,15 +34,15 @@ class EngineSettings(Settings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     """Number format of weights and activations; "auto" takes the one in the model's config."""
     max_model_len: int = Field(2048, ge=16)
-    """Longest prompt plus completion, in tokens."""
+    """Longest prompt and completion together, in tokens."""
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=0.98)
     """Share of each GPU's memory that the engine may take."""
     enforce_eager: bool = False
     """Run without CUDA graphs: slower decode, less memory."""
     enable_chunked_prefill: bool = True
-    """Split the prefill of long prompts over engine steps, beside other sequences' decode."""
+    """Prefill long prompts in several engine steps, while other sequences decode."""
     enable_prefix_caching: bool = True
-    """Keep the KV cache of prompt beginnings that prompts share, such as an arm's system prompt."""
+    """Keep the KV cache of a prompt beginning that several prompts share, such as an arm's system prompt."""
     max_num_seqs: int = Field(256, ge=1)
     """Most sequences that the engine runs at once."""
     max_num_batched_tokens: int | None = Field(None, ge=16)
@@ -52,15 +52,15 @@ class EngineSettings(Settings):
     attention_backend: str | None = None
     """vLLM attention backend, such as TRITON_ATTN; None leaves it to vLLM."""
     batch_invariant: bool = False
-    """Kernels whose result does not depend on the batch (VLLM_BATCH_INVARIANT): reproducible, slower."""
+    """Use kernels whose result does not depend on the batch (VLLM_BATCH_INVARIANT): reproducible, slower."""
     kv_cache_space_gib: int | None = Field(None, ge=1)
-    """KV cache of a CPU engine, in whole GiB; unused on GPUs."""
+    """Size of a CPU engine's KV cache, in whole GiB; unused on GPUs."""
     quantization: str | None = None
     """vLLM quantization method, such as fp8; None takes the one in the model's config, if any."""
     load_format: str = "auto"
-    """vLLM weight loader; "dummy" makes random weights for benchmarks."""
+    """How vLLM loads weights; "dummy" makes random ones for benchmarks."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model's files."""
+    """Run the Python code in the model's directory, if there is any."""
     backend: str = Field("vllm", pattern=r"^(vllm|[\w.]+:\w+)$")
     """"vllm", or ``module:Class`` of another engine."""
 
@@ -79,7 +79,7 @@ class EngineSettings(Settings):
 
 
 class ExpectedNode(Settings):
-    """The hardware that the profile was written for; preflight compares."""
+    """The hardware that the profile was written for. Preflight checks that the node has it."""
 
     device: Literal["cuda", "cpu"] = "cuda"
     """NVIDIA GPUs ("cuda"), or none ("cpu")."""
@@ -96,12 +96,12 @@ class ExpectedNode(Settings):
 
 
 class TelemetryTargets(Settings):
-    """What a healthy run shows on this hardware; marked met or not in the report."""
+    """What a healthy run shows on this hardware. The report says which targets were met."""
 
     gpu_memory_gib: tuple[float, float] | None = None
     """Lowest and highest memory in use per GPU, in GiB."""
     gpu_utilization_percent: tuple[float, float] | None = None
-    """Lowest and highest utilization per GPU, its mean while generating, in percent."""
+    """Lowest and highest utilization per GPU, in percent, as a mean over the time of generation."""
     max_temperature_c: float | None = None
     """Highest temperature of any GPU, in degrees Celsius."""
 
@@ -110,31 +110,31 @@ class Profile(Settings):
     """One hardware target and how to use it."""
 
     name: Identifier
-    """Its name in reports; a shipped one is asked for by the name of its file."""
+    """Its name in reports. A shipped profile has the name of its file."""
     description: str = ""
     """One line for ``harvest profiles``."""
     model: str | None = None
-    """Model used when none is given; "demo" is the embedded one."""
+    """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1)
     """Engines on the node, each with its own tensor_parallel_size GPUs."""
     question_batch_size: int = Field(16, ge=1)
     """Questions in flight per replica; sequences in flight = questions x arms x samples."""
     generation: Literal["continuous", "loop"] = "continuous"
-    """"loop" waits for a whole question batch before the next, as the scripts do that baselines stand for."""
+    """"continuous" admits a question when another ends; "loop" waits for the whole batch, like the original scripts."""
     stall_timeout_s: float = Field(300.0, gt=0)
     """Seconds without a new token, with requests in flight, after which the engine counts as hung."""
     start_timeout_s: float = Field(1800.0, gt=0)
     """Seconds that an engine may take to load."""
     baseline: Identifier | None = None
-    """Profile that stands for the original settings on this hardware."""
+    """Name of the profile with the original settings for this hardware."""
     gpu_hour_usd: float | None = Field(None, ge=0)
     """Price of one GPU for one hour, in US dollars."""
     engine: EngineSettings = EngineSettings()
-    """What each replica's engine is started with."""
+    """Engine arguments of each replica."""
     expect: ExpectedNode = ExpectedNode()
-    """What preflight wants the node to have."""
+    """Hardware that preflight checks for."""
     targets: TelemetryTargets = TelemetryTargets()
-    """What the report holds the telemetry against."""
+    """Telemetry of a healthy run."""
 
     @model_validator(mode="after")
     def _gpus_suffice(self) -> "Profile":
@@ -148,20 +148,20 @@ class Profile(Settings):
 
 
 class Turn(Settings):
-    """One few-shot exchange, put between the system prompt and the question."""
+    """One few-shot exchange, placed between the system prompt and the question."""
 
     user: str = Field(min_length=1)
-    """What the user says."""
+    """The user's message."""
     assistant: str = Field(min_length=1)
-    """What the model is shown to have answered."""
+    """The answer that the model is shown."""
 
 
 PromptFormat = Literal["chat", "plain"]
 
 PLAIN_TEMPLATE = "Question:\n{question}\nAnswer:\nLet's think step by step.\n"
-"""How Abel asks (https://github.com/GAIR-NLP/abel); it suits most base models."""
+"""The prompt of Abel (https://github.com/GAIR-NLP/abel), which suits most base models."""
 
-_SET_BY_US = {
+_RESERVED_TEMPLATE_KWARGS = {
     "add_generation_prompt",
     "chat_template",
     "continue_final_message",
@@ -173,6 +173,7 @@ _SET_BY_US = {
     "tokenize",
     "truncation",
 }
+"""Arguments of ``apply_chat_template`` that are set for every prompt."""
 
 
 class Arm(Settings):
@@ -181,25 +182,25 @@ class Arm(Settings):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
     """Its ``arm_id`` in every row; unique in its file."""
     system_prompt: str
-    """May be empty: then no system message is sent."""
+    """The system message; when empty, none is sent."""
     few_shot: tuple[Turn, ...] = ()
     """Exchanges shown before each question."""
     prompt_format: PromptFormat = "chat"
-    """"chat" takes the model's chat template; "plain" gives text to complete, for base models."""
+    """"chat" uses the model's chat template; "plain" gives base models a text to complete."""
     template: str | None = None
-    """With "plain": what a question becomes, ``{question}`` standing for it. None takes PLAIN_TEMPLATE."""
+    """With "plain": the text to complete, with ``{question}`` in place of the question. None uses PLAIN_TEMPLATE."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """With "chat": what the chat template is given besides the messages, such as enable_thinking or tools."""
+    """With "chat": more arguments for the chat template, such as enable_thinking or tools."""
 
     @model_validator(mode="after")
-    def _prompt_is_of_its_format(self) -> "Arm":
+    def _options_fit_the_format(self) -> "Arm":
         if self.template is not None and self.prompt_format != "plain":
             raise ValueError('template needs prompt_format = "plain"; a chat is laid out by the model\'s chat template')
         if self.template is not None and "{question}" not in self.template:
             raise ValueError(f"template is {self.template!r}; it must contain {{question}}")
         if self.chat_template_kwargs and self.prompt_format != "chat":
             raise ValueError('chat_template_kwargs need prompt_format = "chat"')
-        if reserved := sorted(_SET_BY_US & self.chat_template_kwargs.keys()):
+        if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
             raise ValueError(f"chat_template_kwargs may not set {reserved[0]}, which is set for every prompt")
         return self
 
@@ -208,7 +209,7 @@ class ArmSet(Settings):
     """All arms of a run, in the order of the file."""
 
     arms: tuple[Arm, ...] = Field(min_length=1)
-    """At least one, with different ids."""
+    """At least one. Ids are unique."""
 
     @model_validator(mode="after")
     def _ids_unique(self) -> "ArmSet":

@@ -1,1 +1,1 @@
-"""The demo model and its data: generated word problems, and a small Qwen2 model trained on them."""
+"""The demo model and its data: generated word problems, and a small Qwen2 model that was trained on them."""

@@ -1,6 +1,6 @@
-"""Measure the demo model on held-out questions: `python -m profiles.demo.evaluate --questions N`.
+"""Measures the demo model on held-out questions: `python -m profiles.demo.evaluate --questions N`.
 
-Uses transformers, so that the figures do not rest on the engine which the demo exercises. Sampling is seeded.
+It uses transformers, so that the figures do not depend on the engine that the demo runs. Sampling is seeded.
 """
 
 import argparse
@@ -20,7 +20,7 @@ MAX_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ArmFigures:
-    """Means over the questions under one arm; `reward` and `ended` are shares, `tokens` counts without the EOS."""
+    """Means over the questions under one arm. `reward` and `ended` are shares; `tokens` does not count the EOS."""
 
     arm_id: str
     reward: float
@@ -35,7 +35,7 @@ def measure_arm(
     questions: Sequence[DemoQuestion],
     temperature: float,
 ) -> ArmFigures:
-    """One sample per question; the reward is 1 when what follows the last `####` is the answer, digit for digit."""
+    """One sample per question. The reward is 1 when the text after the last `####` is the answer, digit for digit."""
     prompts = [
         tokenizer.apply_chat_template(
             [{"role": "system", "content": arm.system_prompt}, {"role": "user", "content": question.question}],

@@ -1,7 +1,8 @@
-"""Text that means nothing, around some training questions: long prompts in words the model has never seen.
+"""Meaningless text around some training questions.
 
-Real questions, such as GSM8K's, are that to a model this small. Without practice it answers them with hundreds of stray
-tokens; with it, it still answers in the arm's style and ends its turn.
+To so small a model, real questions such as those of GSM8K are long prompts in unknown words. A model that was not
+trained on such prompts answers them with hundreds of stray tokens. One that was answers in the arm's style and ends its
+turn.
 """
 
 import random
@@ -27,7 +28,7 @@ def _sentence(rng: random.Random) -> str:
 
 
 def with_filler(rng: random.Random, question: str) -> str:
-    """The question somewhere between one and `_MAX_SENTENCES` meaningless sentences."""
+    """The question among one to `_MAX_SENTENCES` meaningless sentences, at a random place."""
     sentences = [_sentence(rng) for _ in range(rng.randint(1, _MAX_SENTENCES))]
     sentences.insert(rng.randint(0, len(sentences)), question)
     return " ".join(sentences)

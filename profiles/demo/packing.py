@@ -1,7 +1,7 @@
 """Training batches: one system prompt per row, followed by as many question-and-answer turns as fit.
 
-Every turn sees the system prompt and itself, never another turn, and its positions start right after the prompt. So
-each turn is exactly the conversation that the model meets when it is used, while the prompt is computed once a row.
+Each turn attends to the system prompt and to itself, never to another turn, and its positions start right after the
+prompt. So each turn is exactly a conversation as the model later meets it, while the prompt is computed once per row.
 """
 
 import random
@@ -16,7 +16,7 @@ from profiles.demo.questions import draw_problem
 from profiles.demo.styles import completion
 
 FILLER_SHARE = 1 / 16
-"""Share of the turns whose question stands in meaningless text; see `profiles.demo.filler`."""
+"""Share of the turns whose question is surrounded by meaningless text; see `profiles.demo.filler`."""
 _PADDING = -1
 
 
@@ -24,8 +24,8 @@ _PADDING = -1
 class Batch:
     """`rows` packed sequences of `length` tokens.
 
-    input_ids and position_ids are [rows, length] int64; attention is [rows, 1, length, length] bool, true where a query
-    may look; targets is [rows, length] int64 with the token that follows, or -100 where nothing is learnt.
+    input_ids and position_ids are [rows, length] int64. attention is [rows, 1, length, length] bool, true where a query
+    may attend. targets is [rows, length] int64: the next token, or -100 where nothing is learnt.
     """
 
     input_ids: torch.Tensor
@@ -35,7 +35,7 @@ class Batch:
 
 
 class Packer:
-    """Draws training problems and packs them; the same seed gives the same batches."""
+    """Draws training problems and packs them into batches. The same seed gives the same batches."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, system_prompts: Mapping[str, str], *, length: int, seed: int) -> None:
         self._tokenizer = tokenizer

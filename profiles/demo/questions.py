@@ -1,7 +1,7 @@
 """Generated grade-school word problems: the `demo` dataset, and what the demo model is trained on.
 
-The split is decided by a hash of template and numbers, never of names or objects, so a model that has seen every
-training question has still not seen the calculations of a test question in that story.
+A hash of template and numbers, not of names and objects, decides the split. So a model that has seen every training
+question has not seen the calculations of a test question in the same story.
 """
 
 import hashlib
@@ -48,12 +48,12 @@ OBJECTS = (
 TEST_SHARE = 8
 """One in this many (template, numbers) pairs belongs to the test split."""
 MAX_REPEATS = 10_000
-"""Draws in a row that may repeat earlier questions before the generator calls itself exhausted."""
+"""Draws in a row that only repeat earlier questions, after which the generator stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One calculation, `left op right = result`, and the thing that it finds ("apples in the bags")."""
+    """One calculation, `left op right = result`, and what the result counts, such as "apples in the bags"."""
 
     left: int
     op: Literal["+", "-", "*", "/"]
@@ -64,7 +64,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A word problem with its solution; the last step's result is the answer."""
+    """A word problem with its solution. The result of the last step is the answer."""
 
     template: str
     question: str
@@ -110,62 +110,64 @@ Story = tuple[str, tuple[int, ...], tuple[Step, ...]]
 Template = Callable[[random.Random, str, str, str], Story]
 
 
-def _more(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _more(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b = rng.randint(2, 20), rng.randint(2, 12)
-    text = f"{who} has {a} {things}. {other} gives {who} {b} more. How many {things} does {who} have now?"
+    text = f"{name} has {a} {things}. {friend} gives {name} {b} more. How many {things} does {name} have now?"
     return text, (a, b), (_add(a, b, f"{things} now"),)
 
 
-def _fewer(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _fewer(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a = rng.randint(4, 20)
     b = rng.randint(2, min(a - 1, 12))
-    text = f"{who} has {a} {things} and gives {b} to {other}. How many {things} does {who} have left?"
+    text = f"{name} has {a} {things} and gives {b} to {friend}. How many {things} does {name} have left?"
     return text, (a, b), (_subtract(a, b, f"{things} left"),)
 
 
-def _boxes(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _boxes(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b = rng.randint(2, 9), rng.randint(2, 9)
-    text = f"{who} fills {a} boxes with {b} {things} each. How many {things} is that in all?"
+    text = f"{name} fills {a} boxes with {b} {things} each. How many {things} is that in all?"
     return text, (a, b), (_multiply(a, b, f"{things} in all"),)
 
 
-def _share(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _share(rng: random.Random, name: str, friend: str, things: str) -> Story:
     each, friends = rng.randint(2, 9), rng.randint(2, 9)
     total = each * friends
-    text = f"{who} shares {total} {things} equally among {friends} friends. How many {things} does each friend get?"
+    text = f"{name} shares {total} {things} equally among {friends} friends. How many {things} does each friend get?"
     return text, (total, friends), (_divide(total, friends, f"{things} for each friend"),)
 
 
-def _bags_minus(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _bags_minus(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b = rng.randint(2, 9), rng.randint(2, 9)
     c = rng.randint(2, min(a * b - 1, 12))
-    text = f"{who} buys {a} bags of {b} {things} and loses {c}. How many {things} does {who} have left?"
+    text = f"{name} buys {a} bags of {b} {things} and loses {c}. How many {things} does {name} have left?"
     return text, (a, b, c), (_multiply(a, b, f"{things} in the bags"), _subtract(a * b, c, f"{things} left"))
 
 
-def _bags_plus(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _bags_plus(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 12)
-    text = f"{who} has {c} {things} and buys {a} bags of {b} {things}. How many {things} does {who} have now?"
+    text = f"{name} has {c} {things} and buys {a} bags of {b} {things}. How many {things} does {name} have now?"
     return text, (c, a, b), (_multiply(a, b, f"{things} in the bags"), _add(a * b, c, f"{things} now"))
 
 
-def _gain_then_lose(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _gain_then_lose(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b = rng.randint(2, 12), rng.randint(2, 12)
     c = rng.randint(2, min(a + b - 1, 12))
-    text = f"{who} has {a} {things}, finds {b} more and then loses {c}. How many {things} does {who} have left?"
+    text = f"{name} has {a} {things}, finds {b} more and then loses {c}. How many {things} does {name} have left?"
     return text, (a, b, c), (_add(a, b, f"{things} before the loss"), _subtract(a + b, c, f"{things} left"))
 
 
-def _together(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _together(rng: random.Random, name: str, friend: str, things: str) -> Story:
     a, b = rng.randint(2, 12), rng.randint(2, 12)
-    text = f"{who} has {a} {things}. {other} has {b} more than {who}. How many {things} do they have together?"
-    return text, (a, b), (_add(a, b, f"{things} of {other}"), _add(a + b, a, f"{things} together"))
+    text = f"{name} has {a} {things}. {friend} has {b} more than {name}. How many {things} do they have together?"
+    return text, (a, b), (_add(a, b, f"{things} of {friend}"), _add(a + b, a, f"{things} together"))
 
 
-def _change(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _change(rng: random.Random, name: str, friend: str, things: str) -> Story:
     count, price = rng.randint(2, 9), rng.randint(2, 9)
     paid = count * price + rng.randint(2, 12)
-    text = f"{who} buys {count} {things} at ${price} each and pays with ${paid}. How many dollars does {who} get back?"
+    text = (
+        f"{name} buys {count} {things} at ${price} each and pays with ${paid}. How many dollars does {name} get back?"
+    )
     return (
         text,
         (count, price, paid),
@@ -173,13 +175,13 @@ def _change(rng: random.Random, who: str, other: str, things: str) -> Story:
     )
 
 
-def _pool_and_share(rng: random.Random, who: str, other: str, things: str) -> Story:
+def _pool_and_share(rng: random.Random, name: str, friend: str, things: str) -> Story:
     friends, each = rng.randint(2, 6), rng.randint(2, 6)
     total = friends * each
     a = rng.randint(1, total - 1)
     b = total - a
     text = (
-        f"{who} has {a} {things} and {other} has {b}. They share them equally among {friends} friends. "
+        f"{name} has {a} {things} and {friend} has {b}. They share them equally among {friends} friends. "
         f"How many {things} does each friend get?"
     )
     return (
@@ -207,8 +209,8 @@ def draw_problem(rng: random.Random, split: Split) -> Problem:
     """One problem of the split; templates are equally likely."""
     while True:
         template = rng.choice(list(TEMPLATES))
-        who, other = rng.sample(NAMES, 2)
-        question, numbers, steps = TEMPLATES[template](rng, who, other, rng.choice(OBJECTS))
+        name, friend = rng.sample(NAMES, 2)
+        question, numbers, steps = TEMPLATES[template](rng, name, friend, rng.choice(OBJECTS))
         problem = Problem(template=template, question=question, numbers=numbers, steps=steps)
         if problem.split == split:
             return problem

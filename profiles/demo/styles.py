@@ -1,7 +1,7 @@
-"""How the demo model is taught to answer under each arm of `math8.toml`.
+"""The answers that the demo model is trained to give under each arm of `math8.toml`.
 
-The styles differ in how much working comes before the answer, which is what makes the arms differ in accuracy: a
-style that has to compute two steps at once is harder for a small model than one that writes them down.
+The styles differ in how much working comes before the answer, so the arms differ in accuracy: for a small model, two
+steps at once are harder than two steps written down.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def _equation(step: Step) -> str:
 
 
 def _expression(problem: Problem) -> str:
-    """All steps as one expression: a step's result in the next one is replaced by the sum or product that made it."""
+    """All steps as one expression: where a step uses an earlier result, the earlier calculation takes its place."""
     first = problem.steps[0]
     inner = f"{first.left} {first.op} {first.right}"
     if len(problem.steps) == 1:

@@ -12,7 +12,7 @@ from profiles.demo.questions import draw_problem
 from profiles.demo.styles import STYLED_ARMS, completion
 
 VOCAB_SIZE = 1024
-"""An upper bound: the demo's language runs out of merges before that."""
+"""An upper bound: the demo's texts run out of merges before that."""
 CORPUS_PROBLEMS = 20_000
 PAD, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 

@@ -1,4 +1,7 @@
-"""Every benchmark of this folder, one after the other, with its command: ``python -m tests.bench [NAME ...]``."""
+"""Runs the benchmarks of this folder one after the other, and prints the command of each.
+
+``python -m tests.bench [NAME ...]``
+"""
 
 import shlex
 import subprocess

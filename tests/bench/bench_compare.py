@@ -1,6 +1,6 @@
 """Time and peak memory of comparing two synthetic runs: ``python -m tests.bench.bench_compare --help``.
 
-Exit code 1 when a limit is passed; the limits are for two runs of a million rollouts, on two cores.
+Exit code 1 when a limit is exceeded. The limits are for two runs of a million rollouts on two cores.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = arguments.directory or Path(temporary)
         _write(directory, arguments)
-        # peak memory is a process's: the runs are written in this one and compared in another
+        # peak memory is counted per process: this one writes the runs, another compares them
         command = ["-m", "tests.bench.bench_compare", "--compare-only", "--directory", str(directory)]
         sys.exit(subprocess.run([sys.executable, *command], check=False).returncode)
 
@@ -70,7 +70,7 @@ def _compare(directory: Path) -> None:
 
 
 def _peak_gb() -> float:
-    # getrusage would tell the larger peak of the process that started this one
+    # getrusage would report the larger peak of the process that started this one
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024 / 1e9
 

@@ -1,9 +1,9 @@
-"""What the parent of the replicas costs: its memory for runs of any size, and its time per shard.
+"""Memory of the replicas' parent process for runs of any size, and its time per shard.
 
-``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, whose completions are as
-long as real ones and cost next to nothing, has it compared with itself, and reads the parent's own counters. Resident
-memory is the peak that the kernel kept (VmHWM). Exit code 1 when a limit is passed. The time limit is for the pool
-alone: a whole run also scores its shards, and Prefect takes some 40 ms for every task run.
+``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, compares the run with
+itself, and reads the counters of the parent process. The fake completions are as long as real ones and cost almost nothing.
+Memory is the peak resident size that the kernel recorded (VmHWM). Exit code 1 when a limit is exceeded. The time limit
+is for the pool alone: a whole run also scores its shards, and Prefect takes some 40 ms per task run.
 """
 
 import json
@@ -21,11 +21,11 @@ SIZES = (20_000, 200_000)
 ARMS = 8
 MAX_TOKENS = 1024
 STEP_TOKENS = 100
-"""Tokens per step of the fake engine: completions of 200 to 1,024 tokens."""
+"""Tokens per request and step of the fake engine: completions then have 200 to 1,024 tokens."""
 
 MOST_MIB = 400
 MOST_GROWTH = 1.10
-"""Peak memory of the largest run over that of the smallest."""
+"""Limit of the peak memory of the largest run, divided by that of the smallest."""
 MOST_MS_PER_SHARD = 50
 
 PROFILE = """
@@ -51,7 +51,7 @@ WORK = {b"tasks.generation.replica": "replica", b"summarizes": "summary", b"comp
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """``peak_mib`` and ``cpu_s`` are the parent's alone; ``work_mib`` has the peaks of its children, by their work."""
+    """``peak_mib`` and ``cpu_s`` are of the parent alone. ``work_mib`` has the peaks of its children, by work."""
 
     rollouts: int
     shards: int
@@ -62,8 +62,7 @@ class Cost:
 
 
 def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
-    """Run ``rollouts`` through the pool alone, or by ``harvest run``, which is then repeated to compare the run with
-    itself."""
+    """Generate ``rollouts`` with the pool alone, or with ``harvest run``, repeated to compare the run with itself."""
     dataset = folder / f"{rollouts}.jsonl"
     with dataset.open("w", encoding="utf-8") as file:
         for number in range(rollouts // ARMS):
@@ -99,7 +98,7 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
 
 
 def _watch(command: list[str]) -> tuple[float, float, dict[str, float]]:
-    """Run it; its peak memory in MiB, its seconds of CPU, and the peak memory of its children by their work."""
+    """Run ``command``. Returns its peak memory in MiB, its CPU seconds, and the peak memory of its children by work."""
     parent = subprocess.Popen(
         [sys.executable, *command], env=environment(FAKE_TOKENS=str(STEP_TOKENS)), stdout=subprocess.DEVNULL
     )
@@ -125,7 +124,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for prefect in (False, True):
         name = "harvest run" if prefect else "pool alone"
-        # what a parent costs that does next to nothing: imports, and one shard
+        # the fixed cost of a parent process: imports, and one shard
         nothing = _measure(ARMS * 8, prefect=prefect)
         _print(name, nothing, 0.0)
         costs = []

@@ -1,8 +1,8 @@
-"""Measure what a shard costs beside generation, Prefect's part and ours: python -m tests.bench.bench_prefect.
+"""What a shard costs beside generation: Prefect's part and ours. ``python -m tests.bench.bench_prefect``
 
 Runs 1,000 shards of one question each with an engine that makes one token per step: without Prefect, in a flow on the
-embedded server, and in a flow on a local server. Prefect's part is the difference to the run without it; it is given
-in seconds of the clock and of all processors, the server's included.
+embedded server, and in a flow on a local server. Prefect's part is the difference to the run without it, in seconds of
+the clock and of all processors, those of the server included.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from tests.support.prefect_server import free_port, running_server
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of the clock, and of processor time of the run and what it started."""
+    """Seconds of the clock, and of processor time of the run and of all processes that it started."""
 
     clock_s: float
     cpu_s: float
@@ -98,7 +98,7 @@ def collect_alone(plan: RunPlan) -> None:
 def _per_shard(
     measure: Callable[[dict[str, object], str], Cost], parameters: dict[str, object], few: dict[str, object]
 ) -> Cost:
-    """Cost per shard without what start and end cost: the difference between many and few shards."""
+    """Cost per shard, without that of start and end: the difference between many and few shards."""
     least, most = measure(few, "few"), measure(parameters, "many")
     shards = int(str(parameters["questions"])) - int(str(few["questions"]))
     return Cost(clock_s=(most.clock_s - least.clock_s) / shards, cpu_s=(most.cpu_s - least.cpu_s) / shards)

@@ -1,7 +1,7 @@
-"""How long a report takes, what it needs and how large it is: ``python -m tests.bench.bench_report [ROLLOUTS]``.
+"""Time, memory and size of a report: ``python -m tests.bench.bench_report [ROLLOUTS]``.
 
-The report is made in a process of its own, as at the end of a run, so that its peak memory is not that of writing the
-run. Exit code 1 when a limit is passed; the limits are for 100,000 rollouts.
+The report is made in a process of its own, as at the end of a run, so that writing the run does not count. Exit code 1
+when a limit is exceeded. The limits are for 100,000 rollouts.
 """
 
 import resource
@@ -49,16 +49,16 @@ def main(rollouts: int) -> None:
         page = run.report_html.stat().st_size / 1e6
     print(f"a report of {SHARDS * questions * len(ARMS) * SAMPLES:,} rollouts")
     exceeded = [
-        _judge("time", seconds, MOST_SECONDS, "s"),
-        _judge("peak memory", peak, MOST_PEAK_MB, "MB"),
-        _judge("size of the page", page, MOST_PAGE_MB, "MB"),
+        _exceeds("time", seconds, MOST_SECONDS, "s"),
+        _exceeds("peak memory", peak, MOST_PEAK_MB, "MB"),
+        _exceeds("size of the page", page, MOST_PAGE_MB, "MB"),
     ]
     if any(exceeded):
         sys.exit(1)
 
 
-def _judge(name: str, value: float, most: float, unit: str) -> bool:
-    """Print one figure beside its limit; whether it exceeds it."""
+def _exceeds(name: str, value: float, most: float, unit: str) -> bool:
+    """Whether ``value`` exceeds its limit. Prints both."""
     word = "EXCEEDED" if value > most else "holds"
     print(f"  {name:<18}{value:>10.2f} {unit:<3} limit {most:>8,.0f} {unit:<3} {word}")
     return value > most

@@ -1,7 +1,7 @@
-"""How far rounding moves log-odds, by dtype: the measure behind the default near-tie limits.
+"""By how much rounding changes log-odds, for each dtype: the basis of the default near-tie limits.
 
-Runs the same tokens once as a prefill and once token by token, on a CPU, and prints by how much the log-odds of two of
-the five most likely tokens differ between the two, in nats. ``python -m tests.bench.bench_rounding``
+Runs the same tokens once as a prefill and once token by token on a CPU. Prints by how much the log-odds between two of
+the five most likely tokens differ, in nats. ``python -m tests.bench.bench_rounding``
 """
 
 import argparse
@@ -24,8 +24,8 @@ def main() -> None:
     for name, model in models.items():
         ids = torch.randint(0, model.config.vocab_size, (PROMPTS, LENGTH))
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
-            moved = _log_odds_shift(model.to(dtype).eval(), ids)
-            quantiles = torch.quantile(moved, torch.tensor([0.5, 0.99, 1.0])).tolist()
+            shift = _log_odds_shift(model.to(dtype).eval(), ids)
+            quantiles = torch.quantile(shift, torch.tensor([0.5, 0.99, 1.0])).tolist()
             print(
                 f"{name} {dtype}: "
                 + ", ".join(f"{q} {v:.2g}" for q, v in zip(("50%", "99%", "max"), quantiles, strict=True))
@@ -55,8 +55,8 @@ def _log_odds_shift(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
         output = model(ids[:, position : position + 1], past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         steps.append(output.logits)
-    moved = torch.cat(steps, dim=1).float().log_softmax(-1) - prefill
-    top = moved.gather(-1, prefill.topk(TOP).indices)
+    shift = torch.cat(steps, dim=1).float().log_softmax(-1) - prefill
+    top = shift.gather(-1, prefill.topk(TOP).indices)
     return (top.amax(-1) - top.amin(-1)).flatten()
 
 

@@ -1,9 +1,9 @@
-"""Answers per second on one core: the strict scorer on a shard, beside a plain regex on the same text.
+"""Answers per second on one core: the strict scorer, beside a plain regular expression on the same text.
 
     python -m tests.bench.bench_scoring [ROWS]
 
-The completions are distinct, about 1,000 characters long, and mix the forms that chat and base models give. As in a
-shard, COMPLETIONS_PER_QUESTION of them answer the same question, right or wrong.
+The completions are distinct, about 1,000 characters long, and mix the forms of chat and base models. As in a shard,
+COMPLETIONS_PER_QUESTION of them answer the same question, right or wrong.
 """
 
 import os
@@ -94,7 +94,7 @@ def scalar(rows: pl.DataFrame) -> list[float]:
 
 
 def answers_per_second(score: Callable[[pl.DataFrame], object], rows: pl.DataFrame) -> float:
-    """Best of ROUNDS, by the processor time of this process: what else the machine and its host do does not count."""
+    """Best of ROUNDS, by the processor time of this process, so that other work of the machine does not count."""
     best = float("inf")
     for _ in range(ROUNDS):
         started = time.process_time()

@@ -1,8 +1,8 @@
-"""Measure the telemetry sampler's share of one CPU core: python -m tests.bench.bench_telemetry [--seconds N].
+"""The telemetry sampler's share of one CPU core: ``python -m tests.bench.bench_telemetry [--seconds N]``.
 
-Samples the 8 GPUs of the compiled stub of NVIDIA's library through nvidia-ml-py, or with --here those of this machine
-(its processes, where it has none), and 8 replicas at 1 Hz. The CPU time is the whole process's, which does nothing
-else: the file's compression runs in threads of polars, not in the sampler's own.
+Samples 8 replicas and 8 GPUs at 1 Hz. The GPUs are those of the compiled stub of NVIDIA's library, read through
+nvidia-ml-py, or with --here those of this machine (without any, its processes). CPU time is that of the whole process,
+which does nothing else, because polars compresses the file in threads of its own.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""The pipeline beside the raw limit of vLLM: ``harvest bench`` over 2,000 rollouts in shards of 32 questions, on the
-demo model and on a random one of 26 million parameters with log-normal completion lengths.
+"""The pipeline beside vLLM's own limit: ``harvest bench`` over 2,000 rollouts in shards of 32 questions.
+
+It runs with the demo model, and with a random model of 26 million parameters and log-normal completion lengths.
 
 ``python -m tests.bench.bench_throughput [--repeats N] [--questions N]``
 """

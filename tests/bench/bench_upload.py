@@ -1,4 +1,4 @@
-"""Upload throughput beside plain boto3 transfers, to a local S3 server: ``python -m tests.bench.bench_upload``."""
+"""Upload throughput to a local S3 server, beside plain boto3 transfers: ``python -m tests.bench.bench_upload``."""
 
 import argparse
 import os
@@ -54,7 +54,7 @@ def _compare(directory: Path, server: S3Server, shards: int, size: int, rounds: 
 def _write_run(run: Path, shards: int, size: int) -> Path:
     (run / "rollouts").mkdir(parents=True)
     for index in range(shards):
-        # incompressible and readable: what matters here is the size
+        # only the size matters: a readable file that does not compress
         frame = pl.DataFrame({"noise": [os.urandom(size)]})
         frame.write_parquet(run / "rollouts" / f"shard-{index:05d}.parquet", compression="uncompressed")
     publish_json({"run_id": "run", "fingerprint": "bench"}, run / "config.json")

@@ -1,4 +1,4 @@
-"""The committed demo model is one that transformers and vLLM load as it is."""
+"""Transformers and vLLM load the committed demo model as it is."""
 
 import json
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def test_generation_stops_at_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBas
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Threads that share so small a model only wait for each other: ten times the work where cores are few."""
+    """With so small a model, threads mostly wait for each other: ten times the work where cores are few."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

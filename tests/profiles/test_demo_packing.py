@@ -1,4 +1,4 @@
-"""Packed training rows mean exactly the conversations that they are made of."""
+"""Packed training rows give the same loss as the conversations in them."""
 
 import random
 import re
@@ -27,7 +27,7 @@ def packer(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Packer:
 
 
 def conversations(batch: Batch, tokenizer: Qwen2Tokenizer) -> list[list[int]]:
-    """Every packed conversation as the ids that a chat of its own would have, read back from the text of the rows."""
+    """Token ids of every packed conversation as a chat of its own, made from the text of the rows."""
     found = []
     for row in batch.input_ids:
         system, *turns = tokenizer.decode(row).replace(tokenizer.pad_token, "").split("<|im_start|>user\n")

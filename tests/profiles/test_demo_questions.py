@@ -1,4 +1,4 @@
-"""The demo dataset: deterministic, disjoint splits, and answers that follow from their own working."""
+"""The demo dataset is deterministic, its splits are disjoint, and its answers follow from their own working."""
 
 import operator
 import random

@@ -1,3 +1,5 @@
+"""Shipped profiles and arms load, and wrong ones are refused in one line."""
+
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,7 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('name = "x"\nbatch = 3', "unknown key batch; allowed here: baseline"),
         ('name = "x"\n[engine]\nmax_seqs = 3', "unknown key engine.max_seqs"),
@@ -85,10 +87,10 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ("name = ", "is not valid TOML"),
     ],
 )
-def test_a_wrong_profile_is_told_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_profile_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "own.toml"
     path.write_text(text)
-    with pytest.raises(SettingsError, match=told.replace("(", r"\(")) as caught:
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")) as caught:
         load_profile(str(path))
     assert "\n" not in str(caught.value)
     assert "own.toml" in str(caught.value)
@@ -118,7 +120,7 @@ def test_own_arms_may_have_few_shot_turns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             '[[arms]]\nid = "a"\nsystem_prompt = ""\n[[arms]]\nid = "a"\nsystem_prompt = ""',
@@ -129,8 +131,8 @@ def test_own_arms_may_have_few_shot_turns(tmp_path: Path) -> None:
         ("arms = []", "arms"),
     ],
 )
-def test_wrong_arms_are_told(tmp_path: Path, text: str, told: str) -> None:
+def test_wrong_arms_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "arms.toml"
     path.write_text(text)
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         load_arms(str(path))

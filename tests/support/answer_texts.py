@@ -1,4 +1,4 @@
-"""Random completions made of the pieces that scoring has rules for."""
+"""Random completions, made of pieces for which the scorer has rules."""
 
 from hypothesis import strategies as st
 

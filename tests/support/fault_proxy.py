@@ -1,4 +1,4 @@
-"""A small HTTP proxy before an S3 server that breaks chosen requests in chosen ways."""
+"""A small HTTP proxy in front of an S3 server. It breaks chosen requests in chosen ways."""
 
 import contextlib
 import http.client
@@ -26,12 +26,11 @@ _ANSWERS = {
 
 @dataclass(kw_only=True)
 class Fault:
-    """Breaks the first ``times`` requests that match (after ``skip`` of them).
+    """Breaks ``times`` requests that match, after ``skip`` that it lets pass.
 
     ``reset``: the connection breaks in the middle of the body; ``hang``: no answer for ``seconds``;
-    ``lost_response``: the server does the work and its answer never comes; ``corrupt``: one byte of the body is
-    changed behind the server's check of the body; ``slow``: the request is passed on after ``seconds``; ``late``: its
-    answer is.
+    ``lost_response``: the server does the work, but its answer is lost; ``corrupt``: one byte of the body is changed,
+    and its checksum header removed; ``slow``: the request is delayed by ``seconds``; ``late``: the answer is.
     """
 
     kind: Kind
@@ -49,28 +48,28 @@ class Fault:
 
 @dataclass(kw_only=True)
 class FaultProxy:
-    """A running proxy. ``requests`` is every request that came, as (method, path, body length)."""
+    """A running proxy. ``requests`` has every request that it received, as (method, path, body length)."""
 
     endpoint: str
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    num_under_way: int = 0
-    """Requests that came and are not answered: those of a killed client may yet be passed on."""
+    num_pending: int = 0
+    """Requests without an answer yet. Those of a killed client may still be passed on."""
 
     @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
+    def pending_request(self) -> Iterator[None]:
         with self.lock:
-            self.num_under_way += 1
+            self.num_pending += 1
         try:
             yield
         finally:
             with self.lock:
-                self.num_under_way -= 1
+                self.num_pending -= 1
 
     def wait_until_idle(self, timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
-        while self.num_under_way:
+        while self.num_pending:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
@@ -85,14 +84,14 @@ class FaultProxy:
         return None
 
     def sent(self, method: str = "PUT") -> list[str]:
-        """Paths without query of the requests of this method."""
+        """Paths, without the query, of the requests with this method."""
         with self.lock:
             return [urlsplit(path).path for each, path, _ in self.requests if each == method]
 
 
 @contextlib.contextmanager
 def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    """Serve a proxy before the S3 server at ``upstream``."""
+    """A running proxy in front of the S3 server at ``upstream``."""
     target = urlsplit(upstream)
 
     class Handler(_Handler):
@@ -115,7 +114,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are what this server is for."""
+        """Say nothing: broken connections are the purpose of this server."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
     upstream_address: tuple[str, int]
 
     def handle_any(self) -> None:
-        with self.proxy.under_way():
+        with self.proxy.pending_request():
             self._handle()
 
     def _handle(self) -> None:
@@ -137,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if len(body) < length:
-            # the client has died; the server would wait for the rest
+            # the client was killed; the S3 server would wait for the rest
             self._break()
             return
         if fault and kind in ("hang", "slow"):
@@ -189,10 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._break()
 
     def _break(self) -> None:
-        """End the connection with a reset instead of an orderly close."""
+        """Reset the connection instead of closing it in order."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         socket.close(self.connection.detach())
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Quiet: the requests are in the proxy's record."""
+        """Say nothing: ``requests`` has them all."""

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
+    """How a command ended."""
+
     code: int
     stdout: str
     stderr: str

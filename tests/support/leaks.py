@@ -1,4 +1,4 @@
-"""Looking for a secret in everything that a run left behind."""
+"""Search for a secret in everything that a run left behind."""
 
 import base64
 import html
@@ -14,12 +14,12 @@ import polars as pl
 
 
 def forms(secret: str) -> set[bytes]:
-    """The secret as it is, and as texts within which it would be stored or sent: base64, URLs, JSON, HTML, hex."""
+    """The secret as it is, and as it would be stored or sent in base64, URLs, JSON, HTML and hex."""
     raw = secret.encode()
     found = {raw, *(each.encode() for each in (quote(secret), quote(secret, safe=""), quote_plus(secret)))}
     found |= {json.dumps(secret)[1:-1].encode(), repr(secret)[1:-1].encode(), html.escape(secret).encode()}
     found |= {secret.replace("/", "\\/").encode(), raw.hex().encode(), raw.hex().upper().encode()}
-    # within a longer text, base64 has three forms; the characters that also depend on the neighbours are left out
+    # within a longer text, base64 has three forms; characters that depend on the neighbours are left out
     for before in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             text = encode(bytes(before) + raw).rstrip(b"=")
@@ -28,7 +28,7 @@ def forms(secret: str) -> set[bytes]:
 
 
 def find_leaks(secrets: Iterable[str], places: Iterable[Path], texts: Iterable[str]) -> list[str]:
-    """Where any form of any secret stands: in these files, in all files below these folders, in these texts."""
+    """Where any form of any secret was found: in the files and folders ``places``, and in ``texts``."""
     pattern = re.compile(b"|".join(re.escape(form) for secret in secrets for form in sorted(forms(secret))))
     found = [f"text {index}" for index, text in enumerate(texts) if pattern.search(text.encode())]
     for path in files(places):
@@ -42,7 +42,7 @@ def files(places: Iterable[Path]) -> Iterator[Path]:
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The raw bytes, and what they hold: a database splits long values over pages, Parquet compresses."""
+    """The raw bytes, and the rows of a database or Parquet file, which splits or compresses values."""
     data = path.read_bytes()
     yield "bytes", data
     if data.startswith(b"SQLite format 3\0"):

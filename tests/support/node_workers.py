@@ -17,7 +17,7 @@ NODES = ("node-1", "node-2")
 
 @pytest.fixture(scope="session")
 def node_api(prefect_api: str) -> Api:
-    """A server with the nodes' deployment, whose leases are short."""
+    """A Prefect server with the deployment of the nodes. Its leases are short."""
     deployed = harvest("deploy", "generate-shards", PREFECT_API_URL=prefect_api)
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     api = Api(url=prefect_api)
@@ -28,8 +28,8 @@ def node_api(prefect_api: str) -> Api:
 
 @contextlib.contextmanager
 def running_node(api: Api, home: Path, name: str, **extra: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """The worker of node ``name``; ``extra`` are environment variables of its own."""
-    # the server's SQLite locks up under several workers that poll every second
+    """The worker of node ``name``; ``extra`` are its additional environment variables."""
+    # the server's SQLite is locked for long when several workers poll every second
     extra = {"PREFECT_WORKER_QUERY_SECONDS": "3", **extra}
     with running_worker(api.url, home / name, name, "harvest-nodes", **extra) as worker:
         yield worker
@@ -43,7 +43,7 @@ def running_nodes(api: Api, home: Path, **extra: str) -> Iterator[dict[str, "sub
 
 
 def kill_node(worker: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """SIGKILL a worker with all that is under it, as if its machine had lost power; what was killed."""
+    """SIGKILL a worker and every process under it, as if the machine lost power. Returns what was killed."""
     process = psutil.Process(worker.pid)
     tree = [process, *process.children(recursive=True)]
     for each in tree:

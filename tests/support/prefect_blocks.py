@@ -1,4 +1,4 @@
-"""Blocks on a real Prefect server, made as its UI makes them: over the API, without the package of their type."""
+"""Blocks on a real Prefect server, made over its API as its UI makes them; `prefect-aws` is not needed."""
 
 import time
 import uuid
@@ -15,7 +15,7 @@ def make_block(api: str, slug: str, data: dict[str, Any]) -> str:
         schema = client.post("/block_schemas/filter", json=wanted).raise_for_status().json()[0]
         name = f"store-{uuid.uuid4().hex[:8]}"
         document = {"name": name, "data": data, "block_type_id": kind["id"], "block_schema_id": schema["id"]}
-        # SQLite is locked while the server is busy; Prefect's own client tries again too
+        # SQLite is locked while the server is busy; Prefect's own client also tries again
         while (answer := client.post("/block_documents/", json=document)).status_code == 503:
             time.sleep(0.5)
         answer.raise_for_status()

@@ -15,8 +15,7 @@ import pytest
 from tests.support.harvest_command import environment
 
 START_SECONDS = 300
-# many flows and workers at a time on one SQLite file: without the first line the server stands still for a minute now
-# and then
+# many flows and workers use one SQLite file: without the first line the server stops for a minute now and then
 PREFECT = """
 from flows.server.embedded_server import collect_garbage_in_thread; collect_garbage_in_thread()
 import runpy; runpy.run_module("prefect", run_name="__main__")
@@ -28,11 +27,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a running Prefect server."""
     with running_server(tmp_path_factory.mktemp("prefect-home"), free_port()) as url:
         yield url
-        _send_what_waits()
+        _flush_logs_and_events()
 
 
-def _send_what_waits() -> None:
-    """Send logs and events of flows that ran in this process: once the server is gone, its exit tries for a minute."""
+def _flush_logs_and_events() -> None:
+    """Send the logs and events of flows that ran in this process: without a server, its exit would try for a minute."""
     if "prefect.logging.handlers" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker
@@ -54,7 +53,7 @@ def running_server(home: Path, port: int) -> Iterator[str]:
                 PREFECT_UI_URL=f"http://127.0.0.1:{port}",
                 PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
                 PREFECT_SERVER_ANALYTICS_ENABLED="false",
-                # remembered by the database's path, outside of this home: an earlier database of the same path has them
+                # Prefect remembers this outside of this home, by the path of the database, also of an earlier one
                 PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION="false",
                 DO_NOT_TRACK="1",
             ),

@@ -36,7 +36,7 @@ class Api:
                     raw = answer.read()
                 return json.loads(raw) if raw else None
             except urllib.error.HTTPError as error:
-                # SQLite is locked; Prefect's own client tries again too
+                # SQLite is locked; Prefect's own client also tries again
                 if error.code != 503:
                     raise
                 time.sleep(0.5)
@@ -73,7 +73,7 @@ class Api:
         return "\n".join(log["message"] for log in found)
 
     def events(self, name: str, resource: str) -> list[dict[str, Any]]:
-        """Events of this name about this resource, waited for: the server stores them some time after they came."""
+        """Events of this name about this resource. Waits for one: the server stores events with a delay."""
         body = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
         deadline = time.monotonic() + 60
         while not (found := self.call("POST", "/events/filter", body)["events"]):

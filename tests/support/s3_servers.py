@@ -27,7 +27,7 @@ ACCESS_KEY = "AKIADUMMYKEYFORTESTS"
 SECRET_KEY = "dummy/secret+that/must+never+be/written+anywhere"
 SERVERS = ("moto", "ministack")
 SMALLEST_PART = 64 * 2**10
-"""Least bytes of a part that moto's server takes here; ministack takes no less than 5 MiB, as AWS."""
+"""Smallest part of an upload in bytes that moto's server takes here. ministack takes no less than 5 MiB, as AWS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class S3Server:
         return {**variables, **({"AWS_CA_BUNDLE": self.ca_bundle} if self.ca_bundle else {})}
 
     def client(self) -> Any:
-        """A boto3 client: what an independent tool sees of the server."""
+        """A boto3 client, to see the server through an independent tool."""
         return _client(self.endpoint, self.ca_bundle)
 
 
@@ -192,7 +192,7 @@ def make_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 def make_certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """A test authority, and a certificate and key of 127.0.0.1 that it signed."""
+    """Paths of a test authority's certificate, and of a certificate and key for 127.0.0.1 that it signed."""
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Public data sets that a checkout may have beside it; tests that read them are skipped without."""
+"""Public data sets that may lie beside a checkout. Tests that read a missing one are skipped."""
 
 import json
 from pathlib import Path

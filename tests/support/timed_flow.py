@@ -1,9 +1,7 @@
-"""Collections with a time limit, in a process that lives on after each.
+"""Collections with a time limit, in a process that outlives each of them: so nothing ends because its parent did.
 
-``python -m tests.support.timed_flow PARAMETERS``.
-
-Each line of its input is one run, as JSON: the limit in seconds or null, and the fake engine's seconds per step. Each
-line of its output is the state in which that run has ended. Nothing dies here because its parent does.
+``python -m tests.support.timed_flow PARAMETERS``. Each line of input is one run as JSON: the limit in seconds or null,
+and the fake engine's seconds per step. Each line of output is the state in which that run ended.
 """
 
 import json

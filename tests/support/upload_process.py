@@ -1,11 +1,11 @@
-"""Uploads in processes of their own that start at once: forked from a server that has done the imports."""
+"""Uploads in processes of their own. They start at once, since they are forked from a process with all imports done."""
 
 import multiprocessing
 import os
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import s3fs  # noqa: F401  # imported here so that no upload has to
+import s3fs  # noqa: F401  # imported here so that no upload has to import it
 
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
@@ -15,7 +15,7 @@ _CONTEXT.set_forkserver_preload(["tests.support.upload_process"])
 
 
 def start_upload(run_dir: Path, url: str, transfer: TransferSettings) -> ForkServerProcess:
-    """Begin ``upload_run`` under the environment of now; ``pid`` is a real process, to be killed."""
+    """Start ``upload_run`` with the current environment, in a process that a test can kill."""
     process = _CONTEXT.Process(target=_upload, args=(run_dir, url, transfer, dict(os.environ)), daemon=True)
     process.start()
     return process

@@ -1,4 +1,4 @@
-"""A web hook on this machine, as chat services offer them: it keeps what is posted to it."""
+"""A web hook on this machine, as chat services have them. It keeps what is posted to it."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ class Webhook(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/hook"
 
     def wait_for(self, subject: str, within: str, seconds: float = 120) -> str:
-        """The body of the notification with this subject whose body has ``within`` in it."""
+        """The body of the notification with this subject and ``within`` in its body. Waits for it."""
         deadline = time.monotonic() + seconds
         while True:
             for found, body in list(self.received):
