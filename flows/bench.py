@@ -1,7 +1,7 @@
-"""Our pipeline beside the loops that it replaces: same questions, same seeds, interleaved and repeated.
+"""Measures the pipeline and the loops that it replaces, on the same questions and seeds, interleaved and repeated.
 
-Every contestant runs in processes of its own that end before the next one starts: the loops as
-``tasks.generation.reference_loops`` describes them, the pipeline as ``harvest run``, with all that a user gets of it.
+Every contestant runs in processes of its own that end before the next one starts. ``tasks.generation.reference_loops``
+describes the loops; the pipeline is ``harvest run`` with everything that a user gets from it.
 """
 
 import datetime
@@ -52,7 +52,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """What was measured; ``equivalence`` has a verdict and its reason per contestant, against the baseline."""
+    """The measurements. ``equivalence`` has each contestant's verdict against the baseline and its reason."""
 
     directory: Path
     plan: RunPlan
@@ -96,7 +96,7 @@ class Bench:
         measurements: list[Measurement] = []
         with self._node(), GpuWatch(self._plan.profile) as watch:
             for repeat in range(1, repeats + 1):
-                # another one first each time, so that no one always profits from a warm or suffers from a hot machine
+                # each repeat starts with another contestant, so that none always meets a warm or a hot machine
                 first = (repeat - 1) % len(contestants)
                 for contestant in [*contestants[first:], *contestants[:first]]:
                     measurements.append(self._measure(contestant, repeat, watch))
@@ -112,7 +112,7 @@ class Bench:
         return result
 
     def noise_floor(self) -> tuple[NoiseFloor, Path]:
-        """Run the baseline three times: twice the same, then in another order. The larger noise is kept."""
+        """Run the baseline twice in one order and once in another. Keep the larger noise; return it and its file."""
         baseline, runs = self._baseline_plan(), []
         with self._node():
             for name, order_seed in (("first", None), ("again", None), ("reordered", 1)):

@@ -1,4 +1,4 @@
-"""collect_rollouts: the main flow. Its body reads as the picture of the pipeline."""
+"""collect_rollouts, the main flow: its body shows the stages of the pipeline in order."""
 
 import contextlib
 from collections.abc import Iterator
@@ -89,13 +89,13 @@ def collect_rollouts(
     with explain_failures(), Reporter() as reporter:
         resolved = resolve_parameters(given)
         check_fan_out(nodes, shared, resolved["baseline"])
-        outage_seconds()  # so that a wrong value is refused before anything is written
+        outage_seconds()  # refuses a wrong value before anything is written
         plan = plan_run(config_from_parameters(resolved), Path(runs_dir))
         reporter.describe_flow_run(
             name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
         )
         if aws_credentials_block is not None:
-            load_credentials(aws_credentials_block)  # so that a wrong name is refused before anything is written
+            load_credentials(aws_credentials_block)  # refuses a wrong name before anything is written
         required = require if resolved["baseline"] else None
         if skip_finished and (known := finished_report(plan, upload_url=resolved["upload"], require=required)):
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
@@ -107,7 +107,7 @@ def collect_rollouts(
             epsilon=epsilon,
             nodes=nodes,
             shared=shared,
-            to=reporter,
+            reporter=reporter,
         )
     return Completed(message=_outcome(report), data=report.to_json())
 
@@ -121,7 +121,7 @@ def _collect(
     epsilon: float,
     nodes: int,
     shared: str | None,
-    to: Reporter,
+    reporter: Reporter,
 ) -> RunReport:
     with run_lock(plan.paths.state / "lock"):
         for pid in open_run(plan):
@@ -129,38 +129,42 @@ def _collect(
         shards = stages.shard_dataset(plan)
         if shared is not None and nodes > 1:
             baseline_dir = stages.baseline(plan, baseline) if baseline else None
-            generate_on_nodes(plan, shards, upload, to, nodes=nodes, shared=shared)
+            generate_on_nodes(plan, shards, upload, reporter, nodes=nodes, shared=shared)
         else:
             if shared is not None:
                 fetch_finished(plan, shards, shared)
-            with _node(plan, shards, baseline) as node:
-                if node:
+            with _gpus_if_needed(plan, shards, baseline) as has_gpus:
+                if has_gpus:
                     try:
                         stages.preflight(plan, upload)
                     finally:
-                        report_preflight(to, plan.paths)
+                        report_preflight(reporter, plan.paths)
                 baseline_dir = stages.baseline(plan, baseline) if baseline else None
-                generate_locally(plan, shards, upload, to)
+                generate_locally(plan, shards, upload, reporter)
         if shared is not None:
             close_shared(plan, shared)
-            report_preflight(to, plan.paths)
+            report_preflight(reporter, plan.paths)
         verdict = stages.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
         report = stages.summarize(plan.paths.root)
         write_manifest(plan.paths.root)
         if upload is not None:
-            report_upload(to, stages.upload(plan.paths.root, upload))
-        report_equivalence(to, plan.paths)
-        report_run(to, report, upload)
+            report_upload(reporter, stages.upload(plan.paths.root, upload))
+        report_equivalence(reporter, plan.paths)
+        report_run(reporter, report, upload)
         if verdict is not None and not verdict.meets(require):
-            to.event("harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason})
+            reporter.event(
+                "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}
+            )
             verdict.raise_if_below(require)
     return report
 
 
 @contextlib.contextmanager
-def _node(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[bool]:
-    """Hold this node's GPUs; False without them, where nothing is left to generate: what remains to be done of a run,
-    such as a comparison or an upload, any machine can do."""
+def _gpus_if_needed(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[bool]:
+    """Lock this node's GPUs and yield True; yield False without a lock when nothing is left to generate.
+
+    Any machine can do the rest of a run, such as a comparison or an upload.
+    """
     if baseline != AUTO and not find_remaining(plan, shards).to_generate:
         yield False
         return

@@ -1,4 +1,4 @@
-"""generate_shards: what each node runs of a collection over several nodes. ``collect_rollouts`` starts it."""
+"""generate_shards: the flow that each node runs in a collection over several nodes. ``collect_rollouts`` starts it."""
 
 import socket
 from pathlib import Path
@@ -47,7 +47,7 @@ def generate_shards(
     scratch: form.Scratch = "scratch",
     aws_credentials_block: form.AwsCredentialsBlock = None,
 ) -> "State[dict[str, Any]]":
-    """Generate shards of a run on this node for as long as one is unfinished on any node."""
+    """Generate shards of a run on this node until every shard is finished on some node."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
@@ -88,7 +88,7 @@ class _Node:
             for pid in open_run(plan):
                 self._log.warning("ended process %d, left over from a killed run", pid)
             unpack_questions(self._order)
-            # whoever holds the lock is the only one here: claims that were made from here are of the dead
+            # only the holder of the lock works here, so earlier claims from this place are of processes that have ended
             if left := ledger.drop_here():
                 self._log.info("shards %s were claimed from here before and are taken up again", left)
             ledger.store.abort_orphaned_uploads()
@@ -129,5 +129,5 @@ class _Node:
 
 
 def _flow_run_of(attempt: str | None) -> UUID | None:
-    """The collecting flow run, from the attempt that it gave."""
+    """Return the id of the collecting flow run, which ``attempt`` begins with."""
     return UUID(attempt.rpartition("-")[0]) if attempt else None

@@ -1,4 +1,4 @@
-"""What of a run is shown as tables and text in Prefect's UI, made from the run's own JSON files."""
+"""Makes the artifacts of a run for Prefect's UI, tables and text, from the run's JSON files."""
 
 import os
 from collections import Counter
@@ -24,7 +24,7 @@ def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
 
 
 def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
-    """Show the verdict of equivalence.json and what it rests on."""
+    """Show the verdict of equivalence.json, its reason and its tiers."""
     found = read_equivalence(paths.root)
     if found is not None:
         description = (
@@ -35,7 +35,7 @@ def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
 
 
 def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) -> None:
-    """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and where everything is."""
+    """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and links to its files."""
     total = f"{report.num_rollouts:,} rollouts, mean reward {_number(report.mean_reward, 3)}"
     reporter.table("harvest-arms", [*map(_arm, report.all_arms)], total)
     reporter.table("harvest-throughput", _throughput(report), "Throughput and telemetry")
@@ -45,7 +45,7 @@ def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) ->
 
 
 def report_upload(reporter: Reporter, record: UploadRecord) -> None:
-    """Show the record: what the destination is known to hold, and how that is known."""
+    """Show what the destination holds according to the upload record, and how that was verified."""
     proofs = Counter(file.verified for file in record.files.values())
     values = {
         "url": record.url,
@@ -62,7 +62,7 @@ def report_upload(reporter: Reporter, record: UploadRecord) -> None:
 
 
 def run_markdown(report: RunReport, upload_url: str | None) -> str:
-    """The run in one page, with links to its files."""
+    """Return the run's page in Markdown, with links to its files."""
     directory = Path(report.run_dir).resolve()
     lines = [
         f"# {report.run_id}",
@@ -81,12 +81,12 @@ def run_markdown(report: RunReport, upload_url: str | None) -> str:
     lines += ["", "| arm | mean reward | 95% interval | truncated | tokens |", "| --- | ---: | ---: | ---: | ---: |"]
     for arm in report.all_arms:
         lines.append("| " + " | ".join(str(value) for value in _arm(arm).values()) + " |")
-    lines += ["", f"Fingerprint `{report.fingerprint}`. The same parameters again generate nothing anew."]
+    lines += ["", f"Fingerprint `{report.fingerprint}`. A run with the same parameters generates nothing new."]
     return "\n".join(lines)
 
 
 def browse_url(url: str) -> str:
-    """Where a browser shows ``url``: the S3 console, or the endpoint that is set up; other URLs as they are."""
+    """Return a link for a browser: the S3 console or the configured endpoint for s3://, other URLs as they are."""
     parts = urlsplit(url)
     if parts.scheme not in ("s3", "s3a"):
         return url if parts.scheme else Path(url).resolve().as_uri()

@@ -1,4 +1,4 @@
-"""A benchmark's result as a terminal shows it."""
+"""Renders the result of a benchmark for the terminal."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from tasks.results.bench_statistics import PROJECTED_QUESTIONS, PROJECTION_ASSUM
 LEGEND = {
     "baseline": "one question under its arms per LLM.generate call, with the baseline profile's engine",
     "script": "16 questions per LLM.generate call, each waiting for the last sequence of the one before",
-    "limit": "all prompts in one LLM.generate call: the engine with nothing of ours around it",
+    "limit": "all prompts in one LLM.generate call: the engine alone",
     "pipeline": "harvest run",
 }
 
 
 def render_bench(result: BenchResult) -> RenderableType:
-    """The speed-up table, the projection, and what "same" means between the contestants."""
+    """Return the table of speeds, the projection, and the equivalence of each contestant with the baseline."""
     return Group(*_parts(result))
 
 

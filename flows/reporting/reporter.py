@@ -1,7 +1,6 @@
-"""What a flow run shows in Prefect's UI besides its states: artifacts and events, sent from a thread of their own.
+"""Sends a flow run's artifacts and events to the Prefect server, from a thread of its own.
 
-Nothing here may hold up generation or fail a run: a server that is away is tried again until the flow ends, and what
-could not be sent by then is given up.
+That must not delay generation or fail a run. A request that fails is repeated until the flow ends, and then given up.
 """
 
 import contextvars
@@ -24,11 +23,12 @@ from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RET
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
+"""The shortest time between two updates of the progress artifact."""
 RETRY_SECONDS = 2.0
 REQUEST_SECONDS = 15.0
-"""After which a request is given up and made again: Prefect's own limit of a minute would hold up all that follow."""
+"""A request without an answer is repeated after this time. Prefect's own limit of a minute would delay the rest."""
 FLUSH_SECONDS = 60.0
-"""How long the end of a flow waits for the next of its artifacts to reach the server."""
+"""At its end a flow waits this long for each next request to reach the server."""
 
 TableRow = dict[str, Any]
 Request = Callable[[SyncPrefectClient], object]
@@ -36,7 +36,7 @@ Request = Callable[[SyncPrefectClient], object]
 
 
 class Reporter:
-    """Use as a context manager within a flow; methods are safe from any of the flow's threads and never block."""
+    """Queues what a flow run shows. Use as a context manager in a flow. Its methods never block, on any thread."""
 
     def __init__(self) -> None:
         flow_context = FlowRunContext.get()
@@ -44,7 +44,7 @@ class Reporter:
         assert flow_context.flow_run is not None
         self._flow_run = flow_context.flow_run
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._patience: float | None = None
+        self._flush_timeout: float | None = None
         self._last_sent = 0.0
         self._progress_id: UUID | None = None
         self._progress_due = 0.0
@@ -60,17 +60,17 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # whoever ends a flow by a signal waits for its processes to be gone, not for its tables
-        patience = FLUSH_SECONDS if error is None or isinstance(error, Exception) else 1.0
+        # after a signal the user waits for the processes to end, not for the tables
+        timeout = FLUSH_SECONDS if error is None or isinstance(error, Exception) else 1.0
         self._last_sent = time.monotonic()
-        self._patience = patience
+        self._flush_timeout = timeout
         self._queue.put(None)
-        # a server that is slow takes one after the other; one that is away takes none
+        # a slow server takes one request after the other, so the timeout starts anew with each
         while self._thread.is_alive() and not self._given_up:
             self._thread.join(0.1)
 
     def progress(self, percent: float, text: str, *, now: bool = False) -> None:
-        """Show how far the run is; of several calls within a few seconds the latest is sent."""
+        """Show how far the run is. Of several calls within ``PROGRESS_SECONDS`` only the latest is sent."""
         with self._lock:
             self._latest = (percent, text)
         if now or time.monotonic() >= self._progress_due:
@@ -85,7 +85,7 @@ class Reporter:
         self._artifact(key, "markdown", text, description)
 
     def event(self, event: str, run_id: str, payload: dict[str, Any]) -> None:
-        """Emit ``event`` about the run, related to this flow run."""
+        """Emit ``event`` about the run ``run_id``, related to this flow run."""
         resource = {"prefect.resource.id": f"harvest.run.{run_id}", "prefect.resource.name": run_id}
         related = [
             {"prefect.resource.id": f"prefect.flow-run.{self._flow_run.id}", "prefect.resource.role": "flow-run"}
@@ -93,7 +93,7 @@ class Reporter:
         self._queue.put(lambda client: emit_event(event, resource=resource, related=related, payload=payload))
 
     def describe_flow_run(self, *, name: str, tags: set[str], parameters: dict[str, Any]) -> None:
-        """Name the flow run, add tags to it, and record which of its parameters were resolved to what."""
+        """Name the flow run, add ``tags`` to it, and record the resolved values of its ``parameters``."""
         flow_run = self._flow_run
         changes: dict[str, Any] = {"name": name, "tags": {*flow_run.tags, *tags}}
         if parameters:
@@ -117,16 +117,16 @@ class Reporter:
         else:
             client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
         with self._lock:
-            # a later one may have come while this one was on its way
+            # a later call may have come while this one was sent
             if self._latest is latest:
                 self._latest = None
 
     @property
     def _given_up(self) -> bool:
-        return self._patience is not None and time.monotonic() >= self._last_sent + self._patience
+        return self._flush_timeout is not None and time.monotonic() >= self._last_sent + self._flush_timeout
 
     def _send_all(self) -> None:
-        # the client's own retries take minutes, and do not know when the flow ends
+        # the client's own retries take minutes, and do not stop when the flow ends
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
             while (request := self._queue.get()) is not None:
                 while not _sent(request):

@@ -1,4 +1,4 @@
-"""A run's report on the terminal."""
+"""Prints a run's report on the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
 
-_MOST_ERROR_CHARS = 2_000
+_MAX_ERROR_CHARS = 2_000
 
 
 def print_summary(report: RunReport) -> None:
@@ -43,7 +43,7 @@ def print_summary(report: RunReport) -> None:
     if report.num_errors:
         console.print(f"{report.num_errors} rollouts are error rows:")
         for row in report.errors:
-            console.print(f"  {row.count} x {one_line(row.error, _MOST_ERROR_CHARS)}", markup=False)
+            console.print(f"  {row.count} x {one_line(row.error, _MAX_ERROR_CHARS)}", markup=False)
     if report.oom_ladder:
         console.print(f"out of memory {len(report.oom_ladder)} times; rollouts per rung: {report.rollouts_per_rung}")
     if report.equivalence:
@@ -55,7 +55,7 @@ def print_summary(report: RunReport) -> None:
 
 
 def _print_sampling(console: Any, report: RunReport) -> None:
-    """What several samples and the form of the answers show, per arm and overall."""
+    """Print pass@k, majority vote and the other figures about sampling and answer form, per arm and overall."""
     from rich.table import Table
 
     table = Table()

@@ -1,4 +1,4 @@
-"""A collection over several nodes, as the collecting flow sees it: nodes generate, this process does all the rest."""
+"""The collecting side of a run over several nodes: the nodes generate, this process does everything else."""
 
 import threading
 import time
@@ -31,14 +31,15 @@ from tasks.plan.shards import Shard
 from tasks.storage.destination import CHECK_ATTEMPTS, check_destination
 
 POLL_SECONDS = 2.0
+"""Time between two reads of the ledger."""
 MAX_CONCURRENT_FETCHES = 8
 MAX_STARTS = 3
-"""How often nodes are started anew when none is left and nothing was finished in between."""
+"""How many times nodes are started without a finished shard in between, before the run fails."""
 SHUTDOWN_SECONDS = 60.0
-"""How long nodes have to end by themselves when all is done; their last figures come with their end."""
+"""How long nodes have to end by themselves when all shards are finished. They send their last figures when they end."""
 
-_FINAL = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
-"""What a node fails of again."""
+_FINAL_ERRORS = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
+"""Types of errors that another start of the nodes does not cure."""
 
 
 def check_fan_out(nodes: int, shared: str | None, baseline: str | None) -> None:
@@ -49,7 +50,7 @@ def check_fan_out(nodes: int, shared: str | None, baseline: str | None) -> None:
 
 
 def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
-    """Bring shards that are finished on shared storage alone, for a collection that goes on without nodes."""
+    """Fetch the shards that only shared storage has, for a run that nodes began and that goes on without nodes."""
     ledger = _open_ledger(plan, shared)
     finished = ledger.look().finished
     for shard in find_remaining(plan, shards).to_generate:
@@ -58,7 +59,7 @@ def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
 
 
 def close_shared(plan: RunPlan, shared: str) -> None:
-    """Bring what nodes say of their work, and remove what shared storage holds of a run whose shards are all here."""
+    """Fetch the nodes' accounts of their work, then remove the run from shared storage. All shards must be here."""
     ledger = _open_ledger(plan, shared)
     bring_accounts(ledger.store, plan, read_records(ledger.store, ledger.look().nodes))
     ledger.close()
@@ -67,7 +68,7 @@ def close_shared(plan: RunPlan, shared: str) -> None:
 def generate_on_nodes(
     plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter, *, nodes: int, shared: str
 ) -> None:
-    """Have ``nodes`` nodes generate what is missing; fetch and score it shard by shard; finished shards are skipped."""
+    """Have ``nodes`` nodes generate the missing shards, and fetch and score each one when it is finished."""
     missing = find_remaining(plan, shards)
     if not missing:
         return
@@ -80,7 +81,7 @@ def generate_on_nodes(
 
 @dataclass(kw_only=True)
 class _Counters:
-    """Of all nodes together, as far as they have told."""
+    """Sums over all nodes, as far as the nodes have reported."""
 
     fetched: int = 0
     first_admitted_at: float | None = None
@@ -118,18 +119,18 @@ class _FanOut:
         self._pending = PendingTasks(self._awake.set)
         self._waiting = {shard.index: shard for shard in missing.to_generate}
         self._fetching: set[int] = set()
-        self._made: dict[str, int] = {}
+        self._shards_by_node: dict[str, int] = {}
         self._counters = _Counters()
         done_before = sum(shard.num_rollouts for shard in missing.generated)
         self._progress = Progress(total=plan.num_rollouts, done_before=done_before, counters=self._counters)
         self._display = open_display(self._progress)
-        self._rounds = 0
+        self._starts = 0
         self._failing_since: float | None = None
         self._log = FlowLog(self._display)
         self._uploads = ShardUploads(self._pending, upload_submitter(plan, upload_url), self._log.warning)
 
     def run(self) -> None:
-        """Raises NodesLost or ConfigError when the nodes cannot do it, and what fetching or scoring failed of."""
+        """Raises NodesLost or ConfigError when the nodes cannot do it, and the errors of fetching and scoring."""
         if self._missing.generated:
             self._log.info(
                 f"resuming {self._plan.run_id}: {len(self._missing.generated)} shards are finished and skipped"
@@ -137,25 +138,25 @@ class _FanOut:
         for shard in self._missing.to_score:
             self._score(shard)
         try:
-            self._begin()
+            self._end_earlier_attempt()
             while self._waiting or self._pending:
                 view = self._look()
                 if view is not None:
                     self._fetch(view)
                     self._watch(view)
-                self._tick()
+                self._show_progress()
                 self._awake.wait(POLL_SECONDS)
                 self._awake.clear()
                 self._pending.run_callbacks()
             self._await_end()
         finally:
-            # also when this flow is cancelled or killed by SIGTERM
+            # runs also when this flow is cancelled or gets SIGTERM
             self._runs.cancel()
         self._display.close()
         self._reporter.progress(self._progress.percent, self._progress.line(), now=True)
 
-    def _begin(self) -> None:
-        """Nothing of an earlier attempt goes on beside this one: its nodes end, and what they had is free."""
+    def _end_earlier_attempt(self) -> None:
+        """End the nodes of an earlier attempt, and free the shards that they have claimed."""
         view = self._ledger.look()
         owners = set(view.nodes).union(*view.claims.values())
         self._runs.cancel_owners(owners)
@@ -185,24 +186,24 @@ class _FanOut:
             self._fetching.add(index)
             shard = self._waiting[index]
             self._pending.add(
-                fetch_shard.submit(register_ledger(self._ledger), self._plan, shard), self._fetched(shard)
+                fetch_shard.submit(register_ledger(self._ledger), self._plan, shard), self._on_fetched(shard)
             )
 
-    def _fetched(self, shard: Shard) -> Callable[[str | None], None]:
-        def follow(node: str | None) -> None:
+    def _on_fetched(self, shard: Shard) -> Callable[[str | None], None]:
+        def on_fetched(node: str | None) -> None:
             self._fetching.discard(shard.index)
             if node is None:
                 self._log.info(f"shard {shard.index} came damaged from the shared storage and is generated again")
                 return
             del self._waiting[shard.index]
-            self._rounds = 0
-            self._made[node] = self._made.get(node, 0) + 1
+            self._starts = 0
+            self._shards_by_node[node] = self._shards_by_node.get(node, 0) + 1
             self._counters.fetched += shard.num_rollouts
             done = len(self._missing.to_generate) - len(self._waiting)
             self._log.info(f"shard {shard.index} came from {node} ({done} of {len(self._missing.to_generate)})")
             self._score(shard)
 
-        return follow
+        return on_fetched
 
     def _score(self, shard: Shard) -> None:
         def on_scored(scored: Shard) -> None:
@@ -214,17 +215,17 @@ class _FanOut:
         unfinished = [shard for index, shard in self._waiting.items() if index not in view.finished]
         leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
         for run in self._runs.poll(view.nodes, leases):
-            self._ended(run, bool(unfinished))
+            self._on_ended(run, bool(unfinished))
         self._counters.live = {run.owner for run in self._runs.live}
         if unfinished and not self._runs.live:
             self._start(unfinished)
 
     def _start(self, unfinished: list[Shard]) -> None:
-        if self._rounds:
-            # the last of them may have said why since the last look
+        if self._starts:
+            # the nodes may have reported the cause since the last look
             self._look()
-            self._refuse_in_vain()
-        self._rounds += 1
+            self._raise_if_hopeless()
+        self._starts += 1
         publish_order(self._ledger.store, self._plan, unfinished, self._nodes)
         started = self._runs.start(min(self._nodes, len(unfinished)))
         self._counters.live = {run.owner for run in self._runs.live}
@@ -232,49 +233,49 @@ class _FanOut:
             f"{len(unfinished)} shards for {len(started)} nodes, which begin as workers of harvest-nodes take them"
         )
 
-    def _ended(self, run: NodeRun, unfinished: bool) -> None:
+    def _on_ended(self, run: NodeRun, unfinished: bool) -> None:
         record = self._counters.records.get(run.owner)
         name = record.node if record else f"node {run.number + 1}"
         self._log.info(f"{name} ended ({run.describe()})")
         if unfinished and (free := self._ledger.drop_from(run.owner)):
             self._log.info(f"shards {', '.join(map(str, free))} of {name} are free for the other nodes")
 
-    def _refuse_in_vain(self) -> None:
-        told = {run.owner: run.describe() for run in self._runs.runs}
+    def _raise_if_hopeless(self) -> None:
+        causes_by_owner = {run.owner: run.describe() for run in self._runs.runs}
         errors = []
-        for owner in told:
+        for owner in causes_by_owner:
             record = self._counters.records.get(owner)
             if record is not None and record.error is not None:
                 errors.append(record.error)
-                told[owner] = f"{record.node}: {record.error['message']} (logs on that node: {record.logs})"
-        causes = "; ".join(dict.fromkeys(told.values()))
-        if errors and len(errors) == len(told) and all(error["type"] in _FINAL for error in errors):
+                causes_by_owner[owner] = f"{record.node}: {record.error['message']} (logs on that node: {record.logs})"
+        causes = "; ".join(dict.fromkeys(causes_by_owner.values()))
+        if errors and len(errors) == len(causes_by_owner) and all(error["type"] in _FINAL_ERRORS for error in errors):
             kind = ConfigError if all(error["type"] == "ConfigError" for error in errors) else NodesLost
             raise kind(f"no node can generate: {causes}")
-        if self._rounds >= MAX_STARTS:
+        if self._starts >= MAX_STARTS:
             raise NodesLost(
-                f"nodes were started {self._rounds} times and finished nothing: {causes}. Mend the cause, then run the "
+                f"nodes were started {self._starts} times and finished nothing: {causes}. Mend the cause, then run the "
                 "same command, which resumes"
             )
 
-    def _tick(self) -> None:
+    def _show_progress(self) -> None:
         counters = self._counters
         if counters.first_admitted_at is None and counters.tokens_generated:
             counters.first_admitted_at = time.monotonic()
         self._display.refresh()
-        shares = [f"{node} {count} shards" for node, count in sorted(self._made.items())]
+        shares = [f"{node} {count} shards" for node, count in sorted(self._shards_by_node.items())]
         self._reporter.progress(self._progress.percent, " · ".join([self._progress.line(), *shares]))
 
     def _await_end(self) -> None:
-        """Nodes end when they see that nothing is left; those that never began are not waited for."""
+        """Wait for the nodes that work, which end when they see that nothing is left."""
         deadline = time.monotonic() + SHUTDOWN_SECONDS
         while time.monotonic() < deadline and any(run.working for run in self._runs.live):
             view = self._look()
             if view is not None:
                 leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
-                # whoever lives writes a record when it sees that nothing is left
+                # a live node writes a record when it sees that nothing is left
                 for run in self._runs.poll(view.nodes, leases, leases=1):
-                    self._ended(run, unfinished=False)
+                    self._on_ended(run, unfinished=False)
             time.sleep(POLL_SECONDS)
 
 
@@ -283,6 +284,6 @@ def _check_destination(url: str) -> None:
 
 
 def _open_ledger(plan: RunPlan, shared: str) -> Ledger:
-    # the lease is only for what an earlier attempt left: this ledger claims nothing
+    # this ledger claims nothing; the lease only decides which claims of an earlier attempt have expired
     store = open_shared(shared, plan.run_id, plan.paths.state, transfer_of_flow_run())
     return Ledger(store, owner="collector", node=node_name(), lease_s=120)

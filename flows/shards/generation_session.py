@@ -1,4 +1,4 @@
-"""A node's replica pool with all that goes with it: the rung to begin at, telemetry, and the session's record."""
+"""One session of generation on this node: a replica pool, its first OOM rung, telemetry, and the session's record."""
 
 import contextlib
 import datetime
@@ -16,7 +16,10 @@ from tasks.plan.run_plan import RunPlan
 def generation_session(
     plan: RunPlan, *, listener: Callable[[PoolEvent], None], log: Callable[[str], None]
 ) -> Iterator[ReplicaPool]:
-    """A pool for ``plan`` on this node; its engines start with the first shard and stay until the end."""
+    """Yield a replica pool for ``plan``. Its engines start with the first shard and run until the session ends.
+
+    ``listener`` gets the pool's events, ``log`` the messages about limits of the session.
+    """
     rung = RungState(plan.paths.state / "oom_ladder.json")
     rung.begin_at(recall_rung(plan))
     pool = ReplicaPool(plan, rung=rung, listener=listener)
@@ -32,22 +35,22 @@ def generation_session(
             f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
             "full"
         )
-    # the sampler ends first: its last sample is of replicas that are still there, with their final counters
+    # the sampler ends before the pool, so that its last sample has the replicas' final counters
     with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
         try:
             yield pool
         finally:
-            _log_session(plan, pool)
+            _record_session(plan, pool)
     remember_rung(plan, rung.rung)
 
 
 def num_gpus(plan: RunPlan) -> int:
-    """GPUs that a node uses for ``plan``."""
+    """Return how many GPUs a node uses for ``plan``."""
     profile = plan.profile
     return profile.replicas * profile.engine.tensor_parallel_size if profile.expect.device == "cuda" else 0
 
 
-def _log_session(plan: RunPlan, pool: ReplicaPool) -> None:
+def _record_session(plan: RunPlan, pool: ReplicaPool) -> None:
     if pool.first_admitted_at is None or pool.last_finish_at is None:
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

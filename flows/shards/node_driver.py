@@ -1,4 +1,4 @@
-"""A node's main thread: takes shards from the ledger, serves the replica pool, and sends what is finished."""
+"""The main thread of a node: it takes shards from the ledger, serves the replica pool and publishes finished shards."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,7 +25,7 @@ class NodeDriver:
         self._generating: set[int] = set()
 
     def run(self, supply: ShardSupply, *, on_published: Callable[[Shard], None], on_tick: Callable[[], None]) -> None:
-        """Raises the first failure that retries did not cure, and what the shared storage failed of for too long."""
+        """Raises the first failure that retries did not cure, and too long an outage of the shared storage."""
         while not supply.over:
             for index in supply.take():
                 self._generate(self._shards[index], on_published)
@@ -35,23 +35,23 @@ class NodeDriver:
             self._pending.run_callbacks()
 
     def _generate(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
-        def generated(_: object) -> None:
+        def on_generated(_: object) -> None:
             self._generating.discard(shard.index)
             self._publish(shard, on_published)
 
-        # its claim was lost and has come back: it never left the replicas
+        # the node lost the claim and got it back: the replicas still have the shard
         if shard.index in self._generating:
             return
-        # generated here before, by a flow that ended before it could send it
+        # an earlier flow on this node generated it, and ended before it could publish it
         if rollouts_finished(self._plan.paths, shard):
             self._publish(shard, on_published)
             return
         self._generating.add(shard.index)
-        self._pending.add(generate_shard.submit(self._pool, shard), generated)
+        self._pending.add(generate_shard.submit(self._pool, shard), on_generated)
 
     def _publish(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
-        def published(was_first: bool) -> None:
+        def on_result(was_first: bool) -> None:
             if was_first:
                 on_published(shard)
 
-        self._pending.add(publish_shard.submit(register_ledger(self._ledger), self._plan, shard), published)
+        self._pending.add(publish_shard.submit(register_ledger(self._ledger), self._plan, shard), on_result)

@@ -1,4 +1,4 @@
-"""The nodes' flow runs of one collection: started, watched, told to end; nothing here knows of shards."""
+"""Starts, watches and cancels the flow runs of the nodes of one collection. It knows nothing of shards."""
 
 import contextlib
 import contextvars
@@ -23,10 +23,11 @@ from tasks.errors import ConfigError
 DEPLOYMENT = "generate-shards/generate-shards"
 POLL_SECONDS = 3.0
 SILENT_SECONDS = 600.0
-"""How long a flow run may be Pending, or Running without a first sign of life on the shared storage."""
+"""How long a flow run may be Pending, or Running without a first record on the shared storage."""
 LOST_LEASES = 3
-"""Leases that pass without a sign of life until a flow run counts as lost; its shards are free after one."""
+"""A flow run whose record has not changed for this many leases counts as lost. Its shards are free after one lease."""
 CANCEL_SECONDS = 10.0
+"""How long ``cancel`` waits for the server."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def check_deployment() -> None:
 
 @dataclass(kw_only=True)
 class NodeRun:
-    """One flow run of ``generate_shards``. ``lost`` says that it is Running in name only."""
+    """One flow run of ``generate_shards``. ``lost`` is set when its state says Running but it shows no sign of life."""
 
     flow_run_id: UUID
     number: int
@@ -74,7 +75,7 @@ class NodeRun:
 
 
 class NodeRuns:
-    """All node runs that this attempt has started."""
+    """All node runs that this attempt of the collecting flow run has started."""
 
     def __init__(self, run_id: str, shared: str, block: str | None) -> None:
         context = FlowRunContext.get()
@@ -91,7 +92,7 @@ class NodeRuns:
         return [run for run in self.runs if not run.ended]
 
     def start(self, count: int) -> list[NodeRun]:
-        """Start ``count`` more. The same piece of the same attempt is one flow run, however often it is asked for."""
+        """Start and return ``count`` more. The idempotency key keeps a repeated request from starting one twice."""
         started = []
         for place in range(count):
             number = len(self.runs)
@@ -112,10 +113,10 @@ class NodeRuns:
     def poll(
         self, silent: Mapping[str, float], lease_s: Mapping[str, float], *, leases: float = LOST_LEASES
     ) -> list[NodeRun]:
-        """Read the states, every few seconds; those that have ended since.
+        """Read the states of the live node runs, at most every ``POLL_SECONDS``; return those that have ended since.
 
-        ``silent`` are the owners with a record and the seconds since it changed, ``lease_s`` of which
-        ``leases`` may pass. A server that is away changes nothing.
+        ``silent`` has the seconds since each owner's record last changed, ``lease_s`` the length of each owner's lease.
+        A node that is silent for more than ``leases`` leases is lost. A server that does not answer changes nothing.
         """
         if time.monotonic() - self._polled_at < POLL_SECONDS:
             return []
@@ -134,16 +135,16 @@ class NodeRuns:
         return ended
 
     def cancel(self) -> None:
-        """Have what is not over end, without waiting for it; never raises and never takes long."""
+        """Tell the live node runs to end. Never raises, and waits ``CANCEL_SECONDS`` for the server at most."""
         if targets := self.live:
-            # the flow's own settings say which server it is
+            # the context has the flow's settings, which name the server
             context = contextvars.copy_context()
             thread = threading.Thread(target=context.run, args=(self._cancel, targets), daemon=True)
             thread.start()
             thread.join(CANCEL_SECONDS)
 
     def cancel_owners(self, owners: Iterable[str]) -> None:
-        """Have flow runs end that an earlier attempt has left."""
+        """Tell the flow runs that an earlier attempt has left to end."""
         for owner in owners:
             try:
                 with get_client(sync_client=True) as client:
@@ -153,7 +154,7 @@ class NodeRuns:
             except (ObjectNotFound, ValueError):
                 continue
 
-    def _update(self, client: SyncPrefectClient, run: NodeRun, silent_s: float | None, most_s: float) -> None:
+    def _update(self, client: SyncPrefectClient, run: NodeRun, silent_s: float | None, limit_s: float) -> None:
         state = client.read_flow_run(run.flow_run_id).state
         if state is None:
             return
@@ -162,7 +163,7 @@ class NodeRuns:
         run.state = state
         since = time.monotonic() - run.changed_at
         if state.is_running():
-            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > most_s
+            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > limit_s
         elif state.is_pending() or state.is_cancelling():
             run.lost = since > SILENT_SECONDS
         if run.lost:
@@ -176,5 +177,5 @@ class NodeRuns:
                 temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
                 get_client(sync_client=True) as client,
             ):
-                # a flow run that no worker has begun is Cancelled at once
+                # the server cancels a flow run at once that no worker has begun
                 client.set_flow_run_state(run.flow_run_id, Cancelling(message="The collection is over."))

@@ -1,4 +1,4 @@
-"""Each pipeline stage as a Prefect task: its name, retries and timeout. The work is in ``tasks``."""
+"""Each stage of the pipeline as a Prefect task, with its name, retries and timeout. The work is done in ``tasks``."""
 
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,12 @@ from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
 ENGINE_RETRIES = 1_000_000
-"""No limit: the pool decides when to give up. Every death of an engine fails all of its shards in flight, and to find
-the requests that kill it takes two deaths for each, so any number that looks large enough can be passed."""
+"""No limit, because the pool decides when to give up. Each death of an engine fails all of its shards in flight, and
+finding a request that kills the engine takes two deaths, so a run could exceed any number that looks large enough."""
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
-    """Retry what ``tasks.errors`` calls retryable, and nothing else."""
+    """Retry a task only for an error that ``tasks.errors`` calls retryable."""
     try:
         state.result()
     except HarvestError as error:
@@ -113,7 +113,7 @@ def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
 def baseline(plan: RunPlan, name: str) -> Path:
     found = obtain_baseline(name, plan, log_and_print, transfer_of_flow_run())
-    # one that cannot be read is refused before hours of work
+    # a noise floor that cannot be read is refused here, before hours of work
     find_noise_floor(plan.paths.root, plan.paths.root.parent)
     return found
 
