@@ -1,8 +1,8 @@
-"""Dying with the process that one works for: asked of the kernel, in the first moments of one's own life.
+"""Make a process die with its parent, by the kernel's parent-death signal (prctl(2), PR_SET_PDEATHSIG).
 
-vLLM's engine core and worker processes would otherwise live on, holding the GPU, when their replica is killed. They
-are spawned by ``multiprocessing`` and import for seconds before any code of vLLM's runs, so the request is made by
-the ``sitecustomize`` module in ``tasks/interpreter``, which Python imports before everything else.
+Without it vLLM's engine core and worker processes live on, and hold the GPU, when their replica is killed.
+``multiprocessing`` spawns them, and they import modules for seconds before any code of vLLM runs. So the module
+``sitecustomize`` in ``tasks/interpreter``, which Python imports before everything else, asks for the signal.
 """
 
 import ctypes
@@ -12,28 +12,29 @@ import sys
 from pathlib import Path
 
 PARENT_VARIABLE = "HARVEST_PARENT_PID"
+"""Environment variable with the pid of the process that spawned processes die with."""
 SITECUSTOMIZE_DIRECTORY = Path(__file__).parent / "interpreter"
-"""To be on PYTHONPATH of whatever owns an engine, and so of all that it spawns."""
+"""Must be on PYTHONPATH of a process that owns an engine; the processes that it spawns inherit PYTHONPATH."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def guarded_python_path() -> str:
-    """PYTHONPATH with which a process imports what this one would, and whatever it spawns is guarded."""
+    """Return a PYTHONPATH with this process's import path, under which spawned processes die with their parent."""
     return os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *(path or str(Path.cwd()) for path in sys.path)])
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel SIGKILL this process when the thread that started it ends (prctl(2)); exit if it has."""
+    """Have the kernel kill this process when the thread that started it ends; exit if ``parent_pid`` has ended."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
 
 
 def die_with_spawning_parent() -> None:
-    """Die with the process named by the environment, and have those that this one spawns die with it in turn.
+    """Die with the process that ``PARENT_VARIABLE`` names, and set it to this process for those that it spawns.
 
-    Only processes that ``multiprocessing`` spawned: helpers may be started from threads that end before they do.
+    Does nothing in a process that ``multiprocessing`` did not spawn: a thread may start a process and end before it.
     """
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None and "--multiprocessing-fork" in sys.orig_argv:

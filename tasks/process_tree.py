@@ -1,6 +1,6 @@
-"""Processes, told from others with the same pid, recorded on disk, and ended with all that is under them.
+"""Kill processes with their descendants, and record on disk which processes belong to a replica.
 
-Replicas die with their flow by themselves (``tasks.parent_death``); the records are for those that could not.
+Replicas normally die with their flow (``tasks.parent_death``). The records find those that did not.
 """
 
 import contextlib
@@ -9,27 +9,28 @@ import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from tasks.files import publish_json, read_json
+from tasks.files import publish_json, try_read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessRecord:
-    """A process, told from others that had the same pid by its start time (clock ticks since boot, see proc(5))."""
+    """A process. Its start time distinguishes it from other processes that had the same pid."""
 
     pid: int
     started: int
+    """In clock ticks since boot, see proc(5)."""
 
     @classmethod
     def of(cls, pid: int) -> "ProcessRecord | None":
+        """Return the record of the process that has this pid now, or None when there is none."""
         started = _started(pid)
         return None if started is None else cls(pid=pid, started=started)
 
     def process(self) -> psutil.Process | None:
-        """The live process, or None when it ended, also when another one took its pid."""
+        """Return the process, or None when it has ended, also when another process has its pid now."""
         if _started(self.pid) != self.started:
             return None
         try:
@@ -39,8 +40,20 @@ class ProcessRecord:
             return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplicaProcesses:
+    """The contents of a replica's ``replica-N.pid.json``."""
+
+    place: str
+    """The boot and pid namespace in which the pids are valid."""
+    owner: ProcessRecord | None
+    """The process that started the replica."""
+    processes: tuple[ProcessRecord, ...]
+    """The replica and its engine's processes."""
+
+
 def descendants(pid: int) -> list[ProcessRecord]:
-    """Live descendants of ``pid``."""
+    """Return the live descendants of ``pid``."""
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -49,7 +62,7 @@ def descendants(pid: int) -> list[ProcessRecord]:
 
 
 def kill_all(records: list[ProcessRecord], timeout: float = 10.0) -> list[ProcessRecord]:
-    """SIGKILL every live process of ``records`` and its descendants; return those that live on after ``timeout`` s."""
+    """Send SIGKILL to the processes and their descendants; return those still alive after ``timeout`` seconds."""
     targets = {record.pid: record for record in records if record.process() is not None}
     for record in list(targets.values()):
         targets.update({child.pid: child for child in descendants(record.pid)})
@@ -64,29 +77,22 @@ def kill_all(records: list[ProcessRecord], timeout: float = 10.0) -> list[Proces
 
 
 def record_processes(path: Path, records: list[ProcessRecord]) -> None:
-    """Publish which processes belong to a replica, which process owns them, and where their pids mean anything."""
+    """Publish a file that says that these processes belong to a replica of this process."""
     owner = ProcessRecord.of(os.getpid())
-    publish_json(
-        {"place": _place(), "owner": owner and asdict(owner), "processes": [asdict(record) for record in records]}, path
-    )
+    publish_json(asdict(ReplicaProcesses(place=_place(), owner=owner, processes=tuple(records))), path)
 
 
 def end_leftovers(runs_dir: Path) -> list[int]:
-    """Kill replicas of runs in ``runs_dir`` whose owner is gone; return their pids. Touches no other process."""
+    """Kill the replicas of runs in ``runs_dir`` whose owner has ended; return their pids. Touches no other process."""
     ended = []
     for path in runs_dir.glob("*/state/replica-*.pid.json"):
-        value = read_json(path)
-        # on a shared disk the record may be another node's, whose pids mean nothing here
-        if not isinstance(value, dict) or value.get("place") != _place():
+        replica = try_read_record(path, ReplicaProcesses)
+        # on a shared disk the file may be another node's, whose pids mean nothing here
+        if replica is None or replica.place != _place():
             continue
-        try:
-            owner = _parse(value["owner"]) if value["owner"] is not None else None
-            processes = [_parse(item) for item in value["processes"]]
-        except (KeyError, TypeError):
+        if replica.owner is not None and replica.owner.process() is not None:
             continue
-        if owner is not None and owner.process() is not None:
-            continue
-        live = [record for record in processes if record.process()]
+        live = [record for record in replica.processes if record.process()]
         kill_all(live)
         ended += [record.pid for record in live]
         with contextlib.suppress(OSError):
@@ -94,17 +100,9 @@ def end_leftovers(runs_dir: Path) -> list[int]:
     return ended
 
 
-def _parse(value: Any) -> ProcessRecord:
-    """The record that ``value`` is the JSON of. Raises KeyError or TypeError when it is of nothing that was written."""
-    pid, started = value["pid"], value["started"]
-    if type(pid) is not int or type(started) is not int:
-        raise TypeError(f"pid {pid!r} and start time {started!r} must be whole numbers")
-    return ProcessRecord(pid=pid, started=started)
-
-
 @cache
 def _place() -> str:
-    """Within what a pid and a start time name one process: this boot of this machine, and this pid namespace."""
+    """Return an id of this boot and this pid namespace: only within them do a pid and a start time name one process."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return f"{boot.read_text(encoding='ascii').strip()}/{namespace.readlink()}"
 
@@ -112,7 +110,7 @@ def _place() -> str:
 def _started(pid: int) -> int | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        # not the seconds since the epoch that psutil gives: those move when the clock is set
+        # psutil gives seconds since the epoch, which change when the clock is set
         return int(stat.rpartition(")")[2].split()[19])
     except OSError:
         return None

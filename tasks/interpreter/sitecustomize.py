@@ -1,4 +1,4 @@
-"""Imported by every Python process below a replica as it starts; see ``tasks.parent_death``."""
+"""Make each Python process below a replica die with its parent (``tasks.parent_death``); Python imports it first."""
 
 import sys
 from importlib.machinery import PathFinder
@@ -8,7 +8,7 @@ from tasks.parent_death import SITECUSTOMIZE_DIRECTORY, die_with_spawning_parent
 
 die_with_spawning_parent()
 
-# the one that this one hides, if there is any
+# run the user's own sitecustomize, which this one hides
 hidden = PathFinder.find_spec("sitecustomize", [path for path in sys.path if path != str(SITECUSTOMIZE_DIRECTORY)])
 if hidden is not None and hidden.loader is not None:
     hidden.loader.exec_module(module_from_spec(hidden))

@@ -1,4 +1,4 @@
-"""What a destination's failure means: whether it is worth another try, and its text without secrets."""
+"""Interpret errors of a destination: whether to retry, which HarvestError to raise, and its text without secrets."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ _TRANSIENT_CODES = frozenset(
     {
         *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException"),
         *("Throttling", "ThrottlingException", "RequestLimitExceeded", "OperationAborted"),
-        # the body was damaged on its way; the next one need not be
+        # the network damaged the body
         *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),
     }
 )
@@ -37,7 +37,10 @@ class TransferStoppedError(UploadError):
 
 
 def redact(text: str, *secrets: str) -> str:
-    """``text`` with every known secret, URL password and request signature replaced by ``***``."""
+    """Return ``text`` with every known secret, URL password and request signature replaced by ``***``.
+
+    The known secrets are ``secrets`` and the values of environment variables whose names say so.
+    """
     values = [value for name, value in os.environ.items() if _SECRET_VARIABLES.search(name)]
     for value in sorted({*values, *secrets}, key=len, reverse=True):
         if len(value) >= 6:
@@ -48,33 +51,28 @@ def redact(text: str, *secrets: str) -> str:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request can succeed later: server faults, throttling, time-outs, broken connections."""
+    """Return whether the same request can succeed later: server faults, throttling, time-outs, broken connections."""
     for link in _chain(error):
         status, code = _answer(link)
         if code or status:
             return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
-    return not _untrusted(error) and bool(_type_names(error) & _TRANSIENT_TYPES)
+    return not _certificate_refused(error) and bool(_type_names(error) & _TRANSIENT_TYPES)
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether the error says that the object (not its bucket) does not exist."""
+    """Return whether the error says that the object (not its bucket) does not exist."""
     answers = [_answer(link) for link in _chain(error)]
     if any(code == "NoSuchBucket" for _, code in answers):
         return False
     return isinstance(error, FileNotFoundError) or any(code in ("404", "NoSuchKey") for _, code in answers)
 
 
-def error_code(error: BaseException) -> str:
-    """The S3 error code, such as ``NoSuchUpload``, or an empty string."""
-    return next((code for link in _chain(error) if (code := _answer(link)[1])), "")
-
-
 def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ...] = ()) -> HarvestError:
-    """The error to raise for ``error``: a typed one with what happened, where, and what to do, without secrets."""
+    """Return the HarvestError to raise for ``error``: it says what failed, where, and what to do, without secrets."""
     if isinstance(error, HarvestError):
         return error
     names = _type_names(error)
-    code = error_code(error)
+    code = next((code for link in _chain(error) if (code := _answer(link)[1])), "")
     status = next((status for link in _chain(error) if (status := _answer(link)[0])), 0)
     kind: type[HarvestError] = UploadError
     if code == "NoSuchBucket":
@@ -87,13 +85,13 @@ def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ..
     elif code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
         remedy = "The credentials were refused: renew them or correct them"
     elif code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException"):
-        remedy = "The bucket lives in another region: set AWS_REGION to it"
+        remedy = "The bucket is in another region: set AWS_REGION to that region"
     elif status == 403 or code in ("403", "AccessDenied", "AllAccessDisabled") or isinstance(error, PermissionError):
         remedy = (
             "Access is denied: the credentials need to list, read, write and delete objects below this URL "
             "(s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload)"
         )
-    elif _untrusted(error):
+    elif _certificate_refused(error):
         remedy = "The TLS connection was not trusted: set AWS_CA_BUNDLE to the authority's certificate"
     elif "ParamValidationError" in names or code == "InvalidBucketName":
         kind, remedy = ConfigError, "Correct the bucket's name in the URL"
@@ -102,13 +100,18 @@ def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ..
     elif isinstance(error, NotImplementedError):
         kind, remedy = ConfigError, "This protocol cannot be written to: use s3://, file:// or another store"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        remedy = "Free space there or choose another destination; what was sent stays and is not sent again"
+        remedy = "Free space there or choose another destination; files that were sent are not sent again"
     elif is_transient(error):
         remedy = "The server did not answer properly in any attempt: check the endpoint, then run the same command"
     else:
-        remedy = "Run the same command again; what was sent stays and is not sent again"
+        remedy = "Run the same command again; files that were sent are not sent again"
     text = redact(f"{what} failed at {url}: {error_text(error).rstrip('.')}. {remedy}", *secrets)
     return UploadError(text, retryable=is_transient(error)) if kind is UploadError else kind(text)
+
+
+def error_text(error: BaseException) -> str:
+    """Return the error's type and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -123,11 +126,12 @@ def _type_names(error: BaseException) -> set[str]:
     return {base.__name__ for link in _chain(error) for base in type(link).__mro__}
 
 
-def _untrusted(error: BaseException) -> bool:
+def _certificate_refused(error: BaseException) -> bool:
     return any("CERTIFICATE_VERIFY_FAILED" in str(link) for link in _chain(error))
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
+    """Return the HTTP status and the S3 error code, such as ``NoSuchUpload``; 0 and "" for what the error lacks."""
     response: Any = getattr(error, "response", None)
     if not isinstance(response, dict):
         return 0, ""
@@ -135,8 +139,3 @@ def _answer(error: BaseException) -> tuple[int, str]:
         int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
         str(response.get("Error", {}).get("Code", "")),
     )
-
-
-def error_text(error: BaseException) -> str:
-    """The error's type and message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

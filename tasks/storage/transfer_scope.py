@@ -1,4 +1,4 @@
-"""Which stores a flow has open, so that all of them can be stopped at once, whichever of its threads use them."""
+"""Collects the stores that a flow has open, so that a signal can stop the transfers of all its threads at once."""
 
 import contextvars
 import threading
@@ -10,7 +10,7 @@ from tasks.storage.transfer_errors import TransferStoppedError
 
 
 class Stoppable(Protocol):
-    """What ``tasks.storage.object_store`` calls a store, as far as it matters here."""
+    """The part of ``ObjectStore`` that a scope needs."""
 
     def stop(self) -> None: ...
 
@@ -19,9 +19,9 @@ Store = TypeVar("Store", bound=Stoppable)
 
 
 class TransferScope:
-    """Use as a context manager around all that opens stores, also in threads that are given a copy of the context.
+    """A context manager around the code that opens stores, also in threads that run in a copy of the context.
 
-    Left by a signal or an interrupt, it stops the stores that are open, and those that a thread opens even later.
+    When a signal or an interrupt ends the block, it stops the stores that are open and those opened later.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,14 @@ class TransferScope:
             self.stop()
 
     def add(self, store: Stoppable) -> None:
+        """Stop ``store`` when the scope is stopped, or at once if it is already."""
         with self._lock:
             self._stores.add(store)
         if self._stopped.is_set():
             store.stop()
 
     def stop(self) -> None:
-        """Make all transfers end with TransferStoppedError, and take back what they left half done."""
+        """End all transfers with TransferStoppedError; they abort their multipart uploads."""
         self._stopped.set()
         with self._lock:
             stores = tuple(self._stores)
@@ -57,16 +58,16 @@ class TransferScope:
             store.stop()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long. Raises TransferStoppedError as soon as transfers are to stop."""
+        """Wait so long. Raises TransferStoppedError as soon as the scope is stopped."""
         if self._stopped.wait(seconds):
-            raise TransferStoppedError("a transfer that waited for another attempt was stopped")
+            raise TransferStoppedError("waiting for another attempt was stopped")
 
 
 _current: contextvars.ContextVar[TransferScope | None] = contextvars.ContextVar("transfers", default=None)
 
 
 def add_to_scope(store: Store) -> Store:
-    """``store``, which the scope of the calling thread stops with all others, where there is one."""
+    """Add ``store`` to the scope of the calling thread, if there is one; return ``store``."""
     if (scope := _current.get()) is not None:
         scope.add(store)
     return store

@@ -1,7 +1,8 @@
-"""A flow that is ended by a signal stops what its threads transfer, and nothing else stops it."""
+"""A signal that ends a flow stops the transfers of its threads; other errors do not."""
 
 import contextvars
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,7 +22,7 @@ class Store:
 @pytest.mark.parametrize(
     ("error", "stopped"), [(None, False), (ValueError("x"), False), (KeyboardInterrupt(), True), (SystemExit(), True)]
 )
-def test_only_what_ends_the_process_stops_transfers(error: BaseException | None, stopped: bool) -> None:
+def test_only_an_interrupt_or_exit_stops_transfers(error: BaseException | None, stopped: bool) -> None:
     outside, inside = add_to_scope(Store()), Store()
 
     def work() -> None:
@@ -38,7 +39,7 @@ def test_only_what_ends_the_process_stops_transfers(error: BaseException | None,
     assert (inside.stopped, outside.stopped) == (stopped, False)
 
 
-def test_threads_stop_too_also_where_they_open_a_store_later() -> None:
+def test_stores_of_threads_are_stopped_also_those_opened_later() -> None:
     waiting = threading.Event()
 
     def work() -> tuple[Store, Store]:
@@ -62,5 +63,7 @@ def test_threads_stop_too_also_where_they_open_a_store_later() -> None:
     assert (early.stopped, late.stopped) == (True, True)
 
 
-def test_without_a_scope_a_wait_is_a_wait() -> None:
-    wait_in_scope(0.01)
+def test_a_wait_without_a_scope_lasts_as_long_as_it_should() -> None:
+    started = time.monotonic()
+    wait_in_scope(0.05)
+    assert time.monotonic() - started >= 0.05
