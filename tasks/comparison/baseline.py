@@ -1,6 +1,8 @@
-"""Finding the run that a candidate is compared with."""
+"""Finds the run that a candidate is compared with, or generates a sample of the baseline for ``--baseline auto``.
 
-import hashlib
+A sample is generated once and reused by every run of the same comparable settings.
+"""
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,27 +18,35 @@ from tasks.errors import ConfigError
 from tasks.generation.reference_run import reference_finished, reference_plan, run_reference
 from tasks.locks import run_lock
 from tasks.plan.fingerprint import dataset_digest
+from tasks.plan.questions import shuffled
 from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.filesystems import TransferSettings
 
 AUTO = "auto"
-"""In place of a run: generate a sample of the baseline, once."""
+"""The baseline's name that asks for a generated sample."""
+
+BASELINES = ".baselines"
+"""Folder in the runs directory for downloaded and generated baselines."""
 
 
 def check_baseline(name: str | None, plan: RunPlan) -> None:
-    """Raise ConfigError when ``name`` is a local baseline that does not exist or that a run of ``plan`` could not be
-    compared with, or one that cannot be generated."""
+    """Raise ConfigError when the baseline ``name`` cannot serve a run of ``plan``.
+
+    That is a local run that does not exist or cannot be compared with, or a sample that cannot be generated.
+    """
     if name == AUTO:
-        check_sample(plan)
+        _sample_plan(plan)
     elif name is not None and "://" not in name:
         check_plan_matches(find_run(name, plan.paths.root.parent), plan)
 
 
 def check_plan_matches(baseline: Path, plan: RunPlan) -> None:
-    """Raise ConfigError when the run of ``plan`` could not be compared with ``baseline``, now rather than after it was
-    generated: other settings, or another scorer."""
+    """Raise ConfigError when ``baseline`` has other settings or another scorer than ``plan``.
+
+    The same check runs in the comparison; here it runs before anything is generated.
+    """
     check_planned_settings(baseline, plan.comparable, plan.run_id)
     scorer = load_scorer(plan.config.scorer)
     check_same_scorer((baseline, scorers_of(baseline)), (plan.paths.root, {f"{scorer.name} {scorer.version}"}))
@@ -65,13 +75,7 @@ def find_baseline(name: str, runs_dir: Path, transfer: TransferSettings | None =
         return find_run(name, runs_dir)
     from tasks.storage.download import download_run
 
-    return download_run(name, runs_dir / ".baselines", transfer)
-
-
-# MERGED from @baseline_sample: ``--baseline auto``: a sample of the baseline, generated once and
-# kept for runs of the same comparable settings.
-KEPT_IN = ".baselines"
-"""Below the runs directory."""
+    return download_run(name, runs_dir / BASELINES, transfer)
 
 
 def generate_baseline_sample(plan: RunPlan, say: Callable[[str], None] = lambda text: None) -> Path:
@@ -94,11 +98,6 @@ def generate_baseline_sample(plan: RunPlan, say: Callable[[str], None] = lambda 
     return sample.paths.root
 
 
-def check_sample(plan: RunPlan) -> None:
-    """Raise ConfigError when ``generate_baseline_sample`` could not even begin."""
-    _sample_plan(plan)
-
-
 def _sample_plan(plan: RunPlan) -> RunPlan:
     if plan.profile.baseline is None:
         raise ConfigError(
@@ -117,16 +116,11 @@ def _sample_plan(plan: RunPlan) -> RunPlan:
         shard_size=default_shard_size(questions.height, profile.question_batch_size),
         comparable=plan.comparable | {"dataset": dataset_digest(questions)},
     )
-    return reference_plan(sample, "baseline", plan.paths.root.parent / KEPT_IN, name="auto")
+    return reference_plan(sample, "baseline", plan.paths.root.parent / BASELINES, name="auto")
 
 
 def sample_questions(questions: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
-    """``count`` rows in their order, chosen by hash of ``example_id`` and ``seed``: a larger sample holds a smaller."""
+    """``count`` rows in their order, chosen by a hash of seed and id: a larger sample contains a smaller one."""
     if questions.height <= count:
         return questions
-    ranks = [
-        hashlib.blake2b(f"{seed}\x1f{example_id}".encode(), digest_size=8).digest()
-        for example_id in questions["example_id"]
-    ]
-    chosen = sorted(sorted(range(questions.height), key=ranks.__getitem__)[:count])
-    return questions[chosen]
+    return shuffled(questions.with_row_index("position"), seed).head(count).sort("position").drop("position")

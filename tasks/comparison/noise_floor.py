@@ -1,4 +1,8 @@
-"""How much two runs of the same settings differ: the measure for what counts as rounding."""
+"""Measures how much two runs of the same settings differ, and keeps that noise floor for later comparisons.
+
+A comparison takes differences up to the noise floor for rounding. A floor is kept per model, number format, versions
+and device, in the runs directory.
+"""
 
 import hashlib
 import json
@@ -13,52 +17,40 @@ from tasks.comparison.near_tie import default_limit
 from tasks.comparison.paired_statistics import count_flips
 from tasks.comparison.pairing import pair_rollouts
 from tasks.comparison.rollout_index import index_rollouts
-from tasks.errors import ConfigError
-from tasks.files import publish_json, read_json
+from tasks.errors import ConfigError, DamagedFile
+from tasks.files import publish_json, read_record
 from tasks.generation.oom_ladder import device_name
 from tasks.records import RunPaths
 
 SAFETY_FACTOR = 2.0
-"""The largest of as many new gaps exceeds the largest seen every second time; the limit is this many times it."""
+"""The limit is this many times the largest gap seen: as many new gaps exceed that one every second time."""
 LEAST_DIVERGENCES = 10
-"""The largest of fewer gaps says little of how large one can be: then the default of the dtype stands."""
+"""Fewer divergences say little about how large a gap can be: the default of the dtype is used then."""
 _ROUNDING_KINDS = ("near_tie", "wide", "shifted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """What an A/A comparison showed.
-
-    ``near_tie_limit`` is in nats at temperature 1: SAFETY_FACTOR times the largest gap, or the default of the dtype
-    when fewer than LEAST_DIVERGENCES rollouts differed (``measured`` is then False). ``divergence_rate`` is the share
-    of rollouts whose tokens differ and ``flip_rate`` the share of scored rollouts that were correct in one run alone.
-    """
+    """What a comparison of two runs of the same settings showed."""
 
     near_tie_limit: float
+    """In nats at temperature 1: SAFETY_FACTOR times the largest gap, or the default of the dtype."""
     measured: bool
+    """False when fewer than LEAST_DIVERGENCES rollouts differed; ``near_tie_limit`` is then the default."""
     divergence_rate: float
+    """Share of the rollouts whose tokens differ."""
     flip_rate: float
+    """Share of the scored rollouts that are correct in one run alone."""
     divergences: int
+    """Number of rollouts whose tokens differ."""
     rollouts: int
+    """Number of rollouts that succeeded in both runs."""
     dtype: str
     source_run_ids: tuple[str, str]
 
-    def save(self, path: Path) -> None:
-        """Publish as JSON."""
-        publish_json(asdict(self), path)
-
-    @classmethod
-    def load(cls, path: Path) -> "NoiseFloor":
-        """Read what ``save`` wrote; ConfigError when the file is missing or holds something else."""
-        value = read_json(path)
-        try:
-            floor = cls(**{**value, "source_run_ids": tuple(value["source_run_ids"])})
-            valid = floor.near_tie_limit > 0 and len(floor.source_run_ids) == 2
-        except (TypeError, KeyError):
-            valid = False
-        if not valid:
-            raise ConfigError(f"{path} is not a noise floor. Make one with harvest bench --noise-floor")
-        return floor
+    def __post_init__(self) -> None:
+        if not self.near_tie_limit > 0:
+            raise ValueError(f"near_tie_limit is {self.near_tie_limit}; it must be above 0")
 
 
 def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
@@ -99,27 +91,38 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
     )
 
 
-# MERGED from @noise_memory: The measured noise floor of a model on a device, kept for every later
-# comparison in the same runs directory.
 def save_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
-    """Keep ``floor`` for runs that compute like the one in ``run_dir``; return where. Raises ConfigError."""
+    """Publish ``floor`` in ``runs_dir`` for runs that compute like the one in ``run_dir``; returns its path.
+
+    Raises ConfigError when ``run_dir`` holds no run.
+    """
     path = _noise_floor_path(run_dir, runs_dir)
-    floor.save(path)
+    publish_json(asdict(floor), path)
     return path
 
 
 def find_noise_floor(run_dir: Path, *runs_dirs: Path) -> NoiseFloor | None:
-    """The floor measured for runs that compute like the one in ``run_dir``, from the first directory that has one."""
+    """The floor of runs that compute like the one in ``run_dir``, from the first directory that has one, or None.
+
+    Raises ConfigError when the file of the floor is damaged.
+    """
     for runs_dir in runs_dirs:
-        path = _noise_floor_path(run_dir, runs_dir)
-        if path.is_file():
-            return NoiseFloor.load(path)
+        floor = read_noise_floor(_noise_floor_path(run_dir, runs_dir))
+        if floor is not None:
+            return floor
     return None
 
 
+def read_noise_floor(path: Path) -> NoiseFloor | None:
+    """The floor in the file at ``path``, or None when there is no file. Raises ConfigError when it is damaged."""
+    try:
+        return read_record(path, NoiseFloor)
+    except DamagedFile as error:
+        raise ConfigError(f"{error}. It is not a noise floor. Make one with harvest bench --noise-floor") from None
+
+
 def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
-    """Where the floor is kept: rounding depends on the model, the number format, the kernels and the device, and on
-    neither questions nor seed."""
+    """The file of the floor. Rounding depends on model, number format, kernels and device, not on questions or seed."""
     config = read_config(run_dir)
     tested = config.get("tested", {})
     key = {

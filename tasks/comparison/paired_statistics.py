@@ -10,6 +10,11 @@ from tasks.comparison.tost import LEVEL, MeanInterval, mean_interval
 from tasks.distributions import chi2_sf, sign_test_p, t_ppf
 from tasks.scoring.score import CORRECT_ABOVE
 
+LOST = (pl.col("base_reward") > CORRECT_ABOVE) & (pl.col("cand_reward") <= CORRECT_ABOVE)
+"""Whether a paired rollout is correct in the baseline alone."""
+WON = (pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORRECT_ABOVE)
+"""Whether a paired rollout is correct in the candidate alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flips:
@@ -108,8 +113,8 @@ def count_flips(pairs: pl.DataFrame) -> Flips:
     """Count how rollouts of ``Pairing.frame`` changed between correct and wrong."""
     scored = _scored(pairs).select(
         "example_id",
-        lost=(pl.col("base_reward") > CORRECT_ABOVE) & (pl.col("cand_reward") <= CORRECT_ABOVE),
-        won=(pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORRECT_ABOVE),
+        lost=LOST,
+        won=WON,
         changed=pl.col("base_answer") != pl.col("cand_answer"),
     )
     lost, won, changed = (int(scored[name].sum()) for name in ("lost", "won", "changed"))

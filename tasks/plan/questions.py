@@ -63,11 +63,11 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
     return (
         frame
         if source.shuffle_seed is None
-        else _shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
+        else shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
     )
 
 
-def _shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
+def shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
     """In the order of a hash of seed and id: the same on every machine, and a smaller draw begins a larger one."""
     order = [hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest() for name in questions["example_id"]]
     return questions.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order").drop("order")

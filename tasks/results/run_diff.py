@@ -7,11 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.comparison.paired_statistics import Flips, count_flips
+from tasks.comparison.paired_statistics import LOST, WON, Flips, count_flips
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY
 from tasks.results.scored_rollouts import scored_shards
-from tasks.scoring.score import CORRECT_ABOVE
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 
@@ -87,8 +86,8 @@ def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = No
             "extracted_answer": "cand_answer",
         }
     ).with_columns(
-        lost=(pl.col("base_reward") > CORRECT_ABOVE) & (pl.col("cand_reward") <= CORRECT_ABOVE),
-        won=(pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORRECT_ABOVE),
+        lost=LOST,
+        won=WON,
     )
     arms = pairs.group_by("arm_id", maintain_order=True).agg(
         pl.len().alias("rollouts"), pl.col("lost").sum(), pl.col("won").sum()

@@ -1,8 +1,12 @@
 """Where a completion states its answer: the last ``####`` or ``\\boxed{}``, whichever stands later.
 
-Walking back from the end, the first marker that attempts an answer decides. Headings ("#### 1. Count eggs"),
-placeholders ("#### <number>"), prose and empty boxes are no attempts and are passed over; an attempt that cannot be
-read (a range, a fraction, an unclosed box) ends the walk with nothing, so that an answer taken back is never paid.
+Markers are read from the last to the first, and the first one that attempts an answer decides. Headings ("#### 1. Count
+eggs"), placeholders ("#### <number>"), prose and empty boxes are not attempts and are skipped. An attempt that cannot
+be read (a range, a fraction, an unclosed box) gives no answer: an earlier answer that it withdraws earns no reward.
+
+A box can be a part of the mathematics around it, which then has another value: ``-\\boxed{18}``, ``\\boxed{18}^2``,
+``\\boxed{2} million``. Only the text next to the box on the same line is checked; the rest of the line may hold other
+numbers.
 """
 
 import re
@@ -14,19 +18,21 @@ from typing import Literal
 from tasks.scoring.answer_text import AnswerText
 from tasks.scoring.answer_value import NUMBER_WORD, MarkerKind, read_value
 
-# MERGED from @answer_surroundings: What stands beside an answer marker and makes another value of
-# it, or one of several.
-#
-# A box is often a part of the mathematics around it: ``-\boxed{18}``, ``\boxed{18}^2``, ``\boxed{2}
-# million``. Only what
-# adjoins the box on its own line is looked at; the rest of the line is chatter and may hold other numbers.
-_REACH = 80
-_DELIMITERS = re.compile(r"\\?\$|\\[(\[)\]]|\\(?:displaystyle|left|right)(?![a-z])|\*\*|__")
+AnswerMethod = Literal["hash", "boxed", "ambiguous", "none", "truncated"]
+
+MAX_BOX_CHARS = 256
+"""A box that is not closed within this many characters is read as unclosed."""
+
+MAX_MARKERS = 128
+"""How many of the last markers are read; limits the time on any text."""
+
+_CONTEXT_CHARS = 80
+_MATH_DELIMITERS = re.compile(r"\\?\$|\\[(\[)\]]|\\(?:displaystyle|left|right)(?![a-z])|\*\*|__")
 _BOX = r"\\(?:boxed|fbox) ?\{[^{}]*\} ?"
 _FRACTION = r"\\[dtc]?frac ?"
 
 _ALTERNATIVE = re.compile(rf"(?:####[^#]*[0-9][^#]*|{_BOX})(?:,? ?\b(?:or|and|to)|[,/|-]) ?$", re.IGNORECASE)
-_TAKEN_BEFORE = re.compile(
+_EXPRESSION_BEFORE = re.compile(
     r"(?:[-+\u2212\u2013/^×÷·±≤≥≠0-9]|[0-9]\*)$"  # touches the box
     r"|(?:[0-9)}=(] ?[-+\u2212\u2013*]|[/^×÷·±≤≥≠]|[^\W\d_] [<>]|!=) ?$"
     r"|\\(?:times|cdot|div|pm|mp|neq?|leq?|geq?|lt|gt|sqrt) ?$"
@@ -37,44 +43,13 @@ _TAKEN_BEFORE = re.compile(
     r"(?: be| equal to)? ?$",
     re.IGNORECASE,
 )
-_TAKEN_AFTER = re.compile(
+_EXPRESSION_AFTER = re.compile(
     r"[.,:]?[0-9]|[\u0300-\u036f]"  # touches the box
     r"| ?(?:\^(?! ?\{? ?(?:\\circ|°))|[×÷·±=<>≤≥≠‰½¼¾⅓⅔]|[-+*/\u2212\u2013] ?[0-9(\\]|/ ?[xyz]\b)"
     r"|(?:\\[,;:!]|[ ~])*(?:[0-9]|\\(?:times|cdot|div|pm|[dtc]?frac|sqrt|pi|neq?|leq?|geq?|boxed|fbox)(?![A-Za-z]))"
     r"|(?:\\[,;:!]|[ ~])*(?:\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox) ?\{)? ?(?:[kKMBbTtxXyYzZnie](?![A-Za-z'’-])"
     rf"|(?i:(?:{NUMBER_WORD}|or|and an?|to [0-9]+|plus|minus|times|squared|cubed)\b))"
 )
-
-
-def _is_part_of_expression(text: str, start: int, end: int) -> bool:
-    """Whether the box at ``text[start:end]`` is a part of the expression, the number or the list around it."""
-    if _is_alternative(text, start) or _TAKEN_BEFORE.search(_line_before(text, start)):
-        return True
-    after = _DELIMITERS.sub("", text[end : end + _REACH].split("\n", 1)[0].lstrip("}"))
-    return _TAKEN_AFTER.match(after) is not None
-
-
-def _is_alternative(text: str, start: int) -> bool:
-    """Whether the marker at ``start`` gives another choice beside a marker on the same line."""
-    return _ALTERNATIVE.search(_line_before(text, start)) is not None
-
-
-def _line_before(text: str, start: int) -> str:
-    """The line's text up to ``start`` without what delimits mathematics and emphasis, its spaces kept.
-
-    The spaces tell a list item ("- $18$") from a sign ("-$18$").
-    """
-    return _DELIMITERS.sub("", text[max(0, start - _REACH) : start].rsplit("\n", 1)[-1])
-
-
-# END MERGED
-AnswerMethod = Literal["hash", "boxed", "ambiguous", "none", "truncated"]
-
-MAX_BOX_CHARS = 256
-"""A box that does not close within this many characters holds no number."""
-
-MAX_MARKERS = 128
-"""How many of the last markers are looked at, which bounds the time on any text."""
 
 # exactly four; written so that the search skips to the next "#" or backslash
 _MARKER = re.compile(r"[#\\](?:(?<=#)(?<!##)###(?!#)|(?P<box>(?<=\\)(?:boxed|fbox) ?\{))")
@@ -91,10 +66,10 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedValue:
-    """What one marker marks.
+    """The text that one marker marks.
 
-    ``is_open`` when the text ends inside it, so that characters may be missing; ``is_partial`` when what stands beside
-    the marker makes another value of it, or one of several.
+    ``is_open``: the completion ends inside it, so characters may be missing. ``is_partial``: the text beside the marker
+    makes it a part of another value, or one of several alternatives.
     """
 
     raw: str
@@ -115,7 +90,7 @@ def find_answer(cleaned: AnswerText, *, is_cut: bool) -> Answer:
 
 
 def answer_from(marked: MarkedValue, *, is_cut: bool) -> Answer | None:
-    """The answer of one marker, or None when it attempts none."""
+    """The answer of one marker, or None when the marker attempts no answer."""
     reading = read_value(marked.raw, marked.kind)
     if reading.kind == "prose" and not marked.is_unclosed_box:
         return None
@@ -198,3 +173,24 @@ def _line_value(text: str, marker: re.Match[str], following: int) -> MarkedValue
 def _line_end(text: str, start: int) -> tuple[int, bool]:
     end = text.find("\n", start)
     return (len(text), True) if end < 0 else (end, False)
+
+
+def _is_part_of_expression(text: str, start: int, end: int) -> bool:
+    """Whether the box at ``text[start:end]`` is a part of the expression, the number or the list around it."""
+    if _is_alternative(text, start) or _EXPRESSION_BEFORE.search(_line_before(text, start)):
+        return True
+    after = _MATH_DELIMITERS.sub("", text[end : end + _CONTEXT_CHARS].split("\n", 1)[0].lstrip("}"))
+    return _EXPRESSION_AFTER.match(after) is not None
+
+
+def _is_alternative(text: str, start: int) -> bool:
+    """Whether the marker at ``start`` is an alternative to a marker before it on the same line."""
+    return _ALTERNATIVE.search(_line_before(text, start)) is not None
+
+
+def _line_before(text: str, start: int) -> str:
+    """The text of the line before ``start``, without the delimiters of mathematics and emphasis, with its spaces.
+
+    The spaces tell a list item ("- $18$") from a sign ("-$18$").
+    """
+    return _MATH_DELIMITERS.sub("", text[max(0, start - _CONTEXT_CHARS) : start].rsplit("\n", 1)[-1])

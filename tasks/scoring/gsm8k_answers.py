@@ -19,7 +19,7 @@ from tasks.scoring.answer_text import (
     answer_text,
     clean_visible_text,
 )
-from tasks.scoring.number_text import canonical_run, last_number_run
+from tasks.scoring.number_text import last_number, lenient_number
 from tasks.scoring.score import CUT_FINISH_REASONS
 
 ANSWER_COLUMNS = pl.Schema({"extracted_answer": pl.String, "extraction_method": pl.String, "flexible": pl.String})
@@ -180,7 +180,7 @@ def _canonical_runs(runs: pl.Series) -> pl.Series:
     integer = runs.str.extract(f"^{_INTEGER}$").str.replace_all(",", "", literal=True)
     distinct = runs.filter(integer.is_null()).drop_nulls().unique()
     table = pl.DataFrame(
-        {"run": distinct, "canonical": pl.Series([canonical_run(run) for run in distinct], dtype=pl.String)}
+        {"run": distinct, "canonical": pl.Series([lenient_number(run) for run in distinct], dtype=pl.String)}
     )
     found = runs.to_frame("run").join(table, on="run", how="left", maintain_order="left")["canonical"]
     return integer.zip_with(integer.is_not_null(), found).alias("flexible")
@@ -199,4 +199,4 @@ def _with_whole_rows(fast: pl.DataFrame, rows: pl.DataFrame, is_whole: pl.Series
 def _whole_answer(text: str, is_cut: bool, is_spoken: bool) -> Sequence[str | None]:
     cleaned = clean_visible_text(text) if is_spoken else answer_text(text)
     answer = find_answer(cleaned, is_cut=is_cut)
-    return answer.canonical, answer.method, canonical_run(last_number_run(cleaned.text))
+    return answer.canonical, answer.method, last_number(cleaned.text)

@@ -13,7 +13,7 @@ from tasks.scoring.answer_marker import find_answer
 from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
 from tasks.scoring.gsm8k_answers import find_answers
-from tasks.scoring.number_text import canonical_run, last_number_run
+from tasks.scoring.number_text import last_number
 from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
@@ -38,7 +38,7 @@ def score_gsm8k(completion: str, ground_truth: str, finish_reason: str | None = 
         reward=float(answer.canonical == gold),
         extracted_answer=answer.canonical,
         method=answer.method,
-        correct_flexible=canonical_run(last_number_run(cleaned.text)) == gold,
+        correct_flexible=last_number(cleaned.text) == gold,
     )
 
 

@@ -17,7 +17,7 @@ from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
 from tasks.scoring.gsm8k_scorer import gold_number
 from tasks.scoring.math_workers import LIMIT_S, AnswerPair, Outcome, verify_all
-from tasks.scoring.number_text import canonical_run, last_number_run
+from tasks.scoring.number_text import last_number
 from tasks.scoring.score import CUT_FINISH_REASONS, Score, scorer_output
 
 MAX_CANDIDATE_CHARS = 1_000
@@ -80,13 +80,12 @@ def _tail(completion: str, finish_reason: str | None) -> _Tail:
     filled = [marked for marked in marked_values(cleaned.text) if _value(marked)]
     # words may be the answer here, so a heading is passed over only for an answer before it
     marked = next((marked for marked in filled if not _is_heading(marked)), filled[0] if filled else None)
-    last_number = canonical_run(last_number_run(cleaned.text))
     if marked is None or (is_cut and marked.is_open):
-        return _Tail(candidate=None, method="truncated" if is_cut else "none", last_number=last_number)
+        return _Tail(candidate=None, method="truncated" if is_cut else "none", last_number=last_number(cleaned.text))
     is_unusable = marked.is_unclosed_box or marked.is_partial or len(marked.raw) > MAX_CANDIDATE_CHARS
     if is_unusable or not _is_balanced(marked.raw):
-        return _Tail(candidate=None, method="ambiguous", last_number=last_number)
-    return _Tail(candidate=_value(marked), method="math", last_number=last_number)
+        return _Tail(candidate=None, method="ambiguous", last_number=last_number(cleaned.text))
+    return _Tail(candidate=_value(marked), method="math", last_number=last_number(cleaned.text))
 
 
 def _value(marked: MarkedValue) -> str:
