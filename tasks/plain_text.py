@@ -35,6 +35,13 @@ def one_line(text: str, max_length: int) -> str:
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
+def clock(seconds: float) -> str:
+    """A duration as H:MM:SS, or as M:SS when it is shorter than an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _picture(character: str) -> str:
     code = ord(character)
     if code <= _LAST_C0:

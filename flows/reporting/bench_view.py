@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.bench import BenchResult
+from tasks.plain_text import clock
 from tasks.results.bench_statistics import PROJECTED_QUESTIONS, PROJECTION_ASSUMPTION, Spread
 
 LEGEND = {
@@ -67,7 +68,7 @@ def _speed(result: BenchResult) -> Table:
 def _projection(result: BenchResult) -> Table:
     table = Table("questions", *(f"{questions:,}" for questions in PROJECTED_QUESTIONS), title="Projected time")
     for standing in result.standings:
-        times = [_duration(standing.projection[questions]) for questions in PROJECTED_QUESTIONS]
+        times = [clock(standing.projection[questions]) for questions in PROJECTED_QUESTIONS]
         table.add_row(standing.contestant, *times)
     return table
 
@@ -80,9 +81,3 @@ def _ratio(spread: Spread | None) -> str:
 
 def _number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.1f}{unit}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -10,6 +10,8 @@ from typing import Protocol, TextIO
 import polars as pl
 from prefect.logging import get_run_logger
 
+from tasks.plain_text import clock
+
 console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
 """Where the command line shows progress; None under a Prefect worker."""
 
@@ -75,7 +77,7 @@ class Progress:
     def line(self) -> str:
         parts = [f"{self.done:,}/{self.total:,} rollouts", f"{self.tokens_per_second:,.0f} tokens/s"]
         if self.eta_seconds is not None:
-            parts.append(f"ETA {_duration(self.eta_seconds)}")
+            parts.append(f"ETA {clock(self.eta_seconds)}")
         if self.mean_reward is not None:
             parts.append(f"mean reward {self.mean_reward:.3f}")
         return " · ".join(parts)
@@ -114,12 +116,6 @@ class ProgressDisplay:
     def close(self) -> None:
         if self._drawn:
             self.print_line(self._progress.line())
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 class FlowLog:

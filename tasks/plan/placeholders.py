@@ -1,4 +1,7 @@
-"""Placeholders in parameters, ``{date}`` and patterns of model directories, filled once per run: a schedule stays as it is."""
+"""Placeholders in parameters, ``{date}`` and patterns of model directories, filled once per run.
+
+The parameters of a schedule keep them.
+"""
 
 import datetime
 import glob

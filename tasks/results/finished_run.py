@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.comparison.equivalence_report import Tier, read_equivalence
-from tasks.errors import DamagedFile
-from tasks.files import read_json
+from tasks.comparison.equivalence_report import EquivalenceReport, Tier
+from tasks.files import read_json, try_read_record
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
-from tasks.results.run_report import RunReport, read_report
+from tasks.results.run_report import RunReport
 from tasks.scoring.score_shard import load_scorer
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
@@ -32,10 +31,8 @@ def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Ti
     known to be equivalent as far as ``require`` asks, and the upload, when one is asked for, is complete at that URL.
     """
     paths, scorer = plan.paths, load_scorer(plan.config.scorer)
-    try:
-        report = read_report(paths.root)
-    except DamagedFile:
-        return None  # the run makes it again
+    # a damaged file counts as none: the run makes it again
+    report = try_read_record(paths.report, RunReport)
     if report is None or report.fingerprint != plan.fingerprint or not paths.manifest.is_file():
         return None
     for shard in planned_shards(plan):
@@ -62,10 +59,7 @@ def unfinished_name(plan: RunPlan) -> str | None:
 
 
 def _is_equivalent(plan: RunPlan, require: Tier) -> bool:
-    try:
-        comparison = read_equivalence(plan.paths.root)
-    except DamagedFile:
-        return False  # the run makes it again
+    comparison = try_read_record(plan.paths.equivalence, EquivalenceReport)
     return comparison is not None and comparison.meets(require)
 
 

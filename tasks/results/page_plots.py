@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tasks.plain_text import one_line
+from tasks.plain_text import clock, one_line
 from tasks.results.page_timeline import Timeline
 from tasks.results.reward_interval import Interval
 from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
@@ -97,7 +97,7 @@ def timeline_plot(timeline: Timeline) -> Markup:
             tag("g", Markup("").join([tag("title", mark.text), line(at, 20, at, bottom - 12, colour, 1.5, "4 3")]))
         )
     parts += [text(x.start, index * _PANEL + 16, panel.name) for index, panel in enumerate(timeline.panels)]
-    parts += [text(x(tick), bottom + 10, _clock(tick), "middle", GREY) for tick in ticks(0.0, x.high, 6)]
+    parts += [text(x(tick), bottom + 10, clock(tick), "middle", GREY) for tick in ticks(0.0, x.high, 6)]
     parts.append(text((x.start + x.end) / 2, bottom + 30, "time with engines up", "middle", GREY))
     kinds = {mark.kind for mark in timeline.marks}
     if "oom" in kinds:
@@ -106,7 +106,7 @@ def timeline_plot(timeline: Timeline) -> Markup:
         parts += _key(216, bottom + 40, "engine or session started again", GREY)
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
     names = ", ".join(panel.name for panel in timeline.panels)
-    return svg(WIDTH, bottom + (58 if kinds else 38), f"Over {_clock(timeline.seconds)}: {names}{marked}", parts)
+    return svg(WIDTH, bottom + (58 if kinds else 38), f"Over {clock(timeline.seconds)}: {names}{marked}", parts)
 
 
 def _grid_x(x: Scale, tick: float, top: float, bottom: float) -> Markup:
@@ -120,9 +120,3 @@ def _grid_y(y: Scale, tick: float, x: Scale) -> Markup:
 def _key(left: float, top: float, words: str, colour: str) -> tuple[Markup, Markup]:
     square = tag("rect", x=left, y=top, width=10, height=10, fill=colour)
     return square, text(left + 15, top + FONT_PX - 3, words)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

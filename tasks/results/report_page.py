@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tasks.files import publish_text
-from tasks.plain_text import one_line, shortened, visible
+from tasks.plain_text import clock, one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import significant_contrasts
@@ -104,9 +104,7 @@ def _seconds(value: float | None) -> str:
         return "–"
     if value < 60:
         return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d} h" if hours else f"{minutes}:{seconds:02d} min"
+    return f"{clock(value)} {'h' if round(value) >= 3600 else 'min'}"
 
 
 def _line(value: object, most: int = 120) -> str:

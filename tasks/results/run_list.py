@@ -1,54 +1,65 @@
-"""The runs of a directory: what each is, how far it is and what it came to. Only small files are read."""
+"""The runs of a directory: their settings, progress and outcome. Only small files are read."""
 
 import fcntl
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import pyarrow.parquet
 
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.errors import DamagedFile
-from tasks.files import read_json
 from tasks.records import RunPaths, shard_indices
 from tasks.results.finished_run import read_config
+from tasks.results.run_report import read_report
+from tasks.storage.upload_record import read_upload_record
 
+logger = logging.getLogger(__name__)
+
+Record = TypeVar("Record")
 State = Literal["running", "done", "interrupted", "started"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedRun:
-    """One run. ``bytes`` counts every file of it, ``updated`` is when the last one changed (UTC).
-
-    ``state``: "running" while a process holds it; "done" with a manifest over every shard; "interrupted" with some
-    rollouts published; "started" with none.
-    """
+    """One run. A value that its files do not tell is None."""
 
     run_id: str
     state: State
+    """"running": a process holds its lock. "done": it has a manifest and all rollouts. "interrupted": some rollouts are
+    published. "started": none is."""
     questions: int | None
     rollouts: int
+    """Published rollouts."""
     rollouts_planned: int | None
     mean_reward: float | None
     verdict: str | None
+    """The verdict of the comparison with the baseline."""
     uploaded: str | None
+    """Where it was uploaded to; None unless the upload is complete."""
     bytes: int
+    """Size of all its files."""
     updated: datetime
+    """When a file of it last changed (UTC)."""
 
 
 def list_runs(runs_dir: Path) -> list[ListedRun]:
-    """Every run below ``runs_dir``, the last changed first; directories that are no runs are passed over."""
-    runs = [summarize_directory(path.parent) for path in runs_dir.glob("*/config.json")]
+    """Every run below ``runs_dir``, the last changed first; a directory without config.json is no run.
+
+    A damaged file is logged, and its values are None.
+    """
+    runs = [_listed(path.parent) for path in runs_dir.glob("*/config.json")]
     return sorted(runs, key=lambda run: run.updated, reverse=True)
 
 
-def summarize_directory(run_dir: Path) -> ListedRun:
-    """What the files of the run at ``run_dir`` say."""
+def _listed(run_dir: Path) -> ListedRun:
     paths = RunPaths(root=run_dir)
     config = read_config(run_dir)
-    report = _object(paths.report)
-    record = _object(paths.upload_record)
+    report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)
+    upload = read_upload_record(run_dir)
     stats = [path.stat() for path in run_dir.rglob("*") if path.is_file()]
     rollouts = sum(_rows(paths.rollouts(index)) for index in shard_indices(run_dir / "rollouts"))
     planned = config.get("num_rollouts")
@@ -58,20 +69,12 @@ def summarize_directory(run_dir: Path) -> ListedRun:
         questions=config.get("num_questions"),
         rollouts=rollouts,
         rollouts_planned=planned,
-        mean_reward=report.get("mean_reward"),
-        verdict=_verdict(run_dir),
-        uploaded=record.get("url") if record.get("complete") else None,
+        mean_reward=report.mean_reward if report else None,
+        verdict=comparison.verdict if comparison else None,
+        uploaded=upload.url if upload and upload.complete else None,
         bytes=sum(stat.st_size for stat in stats),
         updated=datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), UTC),
     )
-
-
-def _verdict(run_dir: Path) -> str | None:
-    try:
-        comparison = read_equivalence(run_dir)
-    except DamagedFile:  # one damaged file does not hide the other runs
-        return None
-    return None if comparison is None else comparison.verdict
 
 
 def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:
@@ -100,6 +103,9 @@ def _rows(path: Path) -> int:
         return 0
 
 
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    return value if isinstance(value, dict) else {}
+def _undamaged(read: Callable[[Path], Record | None], run_dir: Path) -> Record | None:
+    try:
+        return read(run_dir)
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.plain_text import one_line, shortened, visible
+from tasks.plain_text import clock, one_line, shortened, visible
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe \r\x08 \x00 \ud800 \u2028"
 
@@ -42,3 +42,8 @@ def test_shortened_says_how_much_is_missing() -> None:
     text = "a" * 600 + "b" * 400
     assert shortened(text, 1000) == text
     assert shortened(text, 90) == "a" * 60 + " … [910 characters left out] … " + "b" * 30
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3600, "1:00:00")])
+def test_a_duration_has_hours_where_it_takes_some(seconds: float, shown: str) -> None:
+    assert clock(seconds) == shown

@@ -119,6 +119,21 @@ def test_states_of_runs(tmp_path: Path) -> None:
     assert "done" in text_of(render_runs(list(runs.values())))
 
 
+def test_a_damaged_report_is_told_and_ends_no_list(tmp_path: Path) -> None:
+    write_run(tmp_path / "sound", arms=1)
+    damaged = write_run(tmp_path / "damaged", arms=1)
+    for path in (damaged.report, damaged.equivalence):
+        path.write_text("{")
+    listed = harvest("runs", "--runs-dir", tmp_path, "--json")
+
+    assert listed.code == 0, listed.stderr
+    assert {run["run_id"]: run["mean_reward"] for run in json.loads(listed.stdout)} == {"sound": None, "damaged": None}
+    assert [line.partition(" ")[0] for line in listed.stderr.splitlines()] == [
+        str(damaged.report),
+        str(damaged.equivalence),
+    ]
+
+
 def test_diff_counts_what_changed(tmp_path: Path) -> None:
     first, second = (
         write_run(tmp_path / name, questions_per_shard=20, arms=2, variant=variant, divergence=0.5)
