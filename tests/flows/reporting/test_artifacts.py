@@ -1,4 +1,4 @@
-"""What of a run becomes a table in Prefect's UI."""
+"""The artifacts of a run in Prefect's UI."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ class Tables:
         self.tables[key] = {row["figure"]: row["value"] for row in rows}
 
 
-def test_the_receipt_of_an_upload() -> None:
+def test_an_upload_record_becomes_a_table() -> None:
     proofs: tuple[Verified, ...] = ("etag", "etag", "read")
     record = UploadRecord(
         url="s3://bucket/run",

@@ -1,4 +1,4 @@
-"""The progress line: what it says at the start, in the middle and after a resume."""
+"""The progress line at the start, in the middle and after a resume."""
 
 import io
 import time
@@ -19,7 +19,7 @@ class Counted:
     first_admitted_at: float | None = None
 
 
-# so long ago that the seconds which a busy machine adds change no digit
+# so many seconds that the delays of a busy machine change no digit
 LONG = 1e6
 
 
@@ -41,7 +41,7 @@ LONG = 1e6
         ),
     ],
 )
-def test_the_line_says_total_speed_and_time_left(done_before: int, counts: dict[str, int], line: str) -> None:
+def test_the_line_shows_rollouts_speed_and_time_left(done_before: int, counts: dict[str, int], line: str) -> None:
     counters = Counted(first_admitted_at=time.monotonic() - LONG, **counts)
     assert Progress(total=502_000, done_before=done_before, counters=counters).line() == line
 
@@ -66,7 +66,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_one_line_that_is_rewritten_and_events_above_it() -> None:
+def test_a_terminal_gets_one_line_that_is_rewritten_and_messages_above_it() -> None:
     terminal = Terminal()
     display = ProgressDisplay(Progress(total=8), terminal)
     display.refresh()
@@ -77,7 +77,7 @@ def test_a_terminal_has_one_line_that_is_rewritten_and_events_above_it() -> None
     assert terminal.getvalue() == f"{clear}{line}{clear}started\n{clear}{line}{clear}{line}\n"
 
 
-def test_a_log_gets_no_line_for_every_tick() -> None:
+def test_a_log_does_not_get_a_line_for_every_refresh() -> None:
     log = io.StringIO()
     display = ProgressDisplay(Progress(total=8), log)
     display.refresh()

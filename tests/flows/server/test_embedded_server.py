@@ -1,4 +1,4 @@
-"""Prefect's embedded server: there when it is needed, and gone with whoever needed it."""
+"""Prefect's embedded server starts when a run needs it, and ends with that run."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from tests.support.harvest_command import environment
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_SECONDS = 30.0
+END_SECONDS = 30.0
 
 RUN = """
 import os, time
@@ -30,7 +30,7 @@ print(os.environ["PREFECT_API_URL"], flush=True)
 time.sleep(600)
 """
 
-# a connection that waits for SQLite's lock, and garbage that holds a cursor of it: to free that waits as well
+# a connection waits for SQLite's lock, and garbage holds a cursor of it: freeing the cursor waits for the lock too
 GARBAGE = """
 import contextlib, gc, sqlite3, sys, threading, time
 from flows.server.embedded_server import collect_garbage_in_thread
@@ -55,7 +55,7 @@ print(holds.execute("SELECT * FROM numbers").fetchall())
 """
 
 
-def test_it_outlives_a_ctrl_c_until_the_flows_last_state_is_stored_and_then_nothing_is_left(tmp_path: Path) -> None:
+def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_then_ends(tmp_path: Path) -> None:
     runs_dir, profile = tmp_path / "runs", write_fake_profile(tmp_path)
     run = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", "--profile", profile, "--questions", "32", "--runs-dir", runs_dir],
@@ -76,18 +76,18 @@ def test_it_outlives_a_ctrl_c_until_the_flows_last_state_is_stored_and_then_noth
         seen = {child.pid: child.create_time() for child in children}
         # a terminal sends it to the whole group
         os.killpg(run.pid, signal.SIGINT)
-        _, stderr = run.communicate(timeout=PATIENCE_SECONDS)
+        _, stderr = run.communicate(timeout=END_SECONDS)
     finally:
         run.kill()
         run.communicate()
     assert run.returncode == 130
     assert stderr.splitlines()[-1] == "harvest: interrupted; the same command resumes"
-    assert_nothing_left(seen, within=PATIENCE_SECONDS)
+    assert_nothing_left(seen, within=END_SECONDS)
     with contextlib.closing(sqlite3.connect(runs_dir / ".prefect" / "prefect.db")) as database:
         assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("CRASHED",)]
 
 
-def test_it_dies_with_a_killed_flow(tmp_path: Path) -> None:
+def test_the_server_dies_with_a_killed_flow(tmp_path: Path) -> None:
     flow = subprocess.Popen(
         [sys.executable, "-c", RUN],
         env=environment(PREFECT_HOME=str(tmp_path), DO_NOT_TRACK="1"),
@@ -100,7 +100,7 @@ def test_it_dies_with_a_killed_flow(tmp_path: Path) -> None:
         flow.stdout.readline()
         (server,) = psutil.Process(flow.pid).children()
         seen = {server.pid: server.create_time()}
-        # past the first moments, in which it asks to die with the flow: amid the imports that take seconds
+        # the server asks first to die with the flow; after a second it is busy with its imports
         while server.cpu_times().user < 1:
             time.sleep(0.05)
         os.kill(flow.pid, signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_it_dies_with_a_killed_flow(tmp_path: Path) -> None:
         flow.communicate()
 
 
-def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_start_quotes_its_log(tmp_path: Path) -> None:
     variables = {
         **environment(),
         "PREFECT_HOME": str(tmp_path),
@@ -124,7 +124,7 @@ def test_a_server_that_cannot_start_is_told_with_its_last_words(tmp_path: Path) 
         server.stop()
 
 
-def test_garbage_of_a_statement_that_failed_does_not_keep_the_locks_holder_from_going_on(tmp_path: Path) -> None:
+def test_freeing_the_garbage_of_a_failed_statement_does_not_block_the_holder_of_the_lock(tmp_path: Path) -> None:
     # with Python's own collector the allocations wait until the writer has given up
     ended = subprocess.run(
         [sys.executable, "-c", GARBAGE, str(tmp_path / "x.db")], env=environment(), capture_output=True, text=True

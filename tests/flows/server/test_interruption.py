@@ -1,4 +1,4 @@
-"""Signals that meet a process which is not prepared for them, and what it is still told about them."""
+"""Signals that a process loses or turns into another error: the command still ends, and knows about them."""
 
 import signal
 import subprocess
@@ -61,10 +61,10 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("number", "who"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
-def test_who_loses_an_interrupt_is_cut_short(number: int, who: str) -> None:
+@pytest.mark.parametrize(("number", "loser"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
+def test_a_process_that_loses_an_interrupt_is_ended(number: int, loser: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", LOSES_INTERRUPTS, who],
+        [sys.executable, "-c", LOSES_INTERRUPTS, loser],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -77,7 +77,7 @@ def test_who_loses_an_interrupt_is_cut_short(number: int, who: str) -> None:
     assert (process.returncode, told) == (INTERRUPTED, "the last words\n")
 
 
-def test_an_interrupt_is_known_where_it_became_another_error() -> None:
+def test_a_command_knows_of_an_interrupt_that_became_another_error() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", BECOMES_ANOTHER_ERROR], env=environment(), capture_output=True, text=True, check=True
     )
@@ -85,7 +85,7 @@ def test_an_interrupt_is_known_where_it_became_another_error() -> None:
 
 
 @pytest.mark.slow
-def test_a_flow_that_goes_on_is_asked_again(prefect_api: str) -> None:
+def test_a_flow_that_ignores_a_signal_gets_another(prefect_api: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", LOSES_ONE_IN_A_FLOW],
         env=environment(PREFECT_API_URL=prefect_api),

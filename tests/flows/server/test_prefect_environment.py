@@ -1,4 +1,4 @@
-"""Whose Prefect a run uses."""
+"""Which Prefect home and server a run uses."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ NO_SERVER = 'active = "ephemeral"\n[profiles.ephemeral]\nPREFECT_SERVER_ALLOW_EP
         ({}, {"pyproject.toml": "[tool.ruff]"}, "runs/.prefect"),
     ],
 )
-def test_home(
+def test_a_run_uses_the_users_prefect_or_a_home_of_its_own(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variables: dict[str, str],
@@ -63,7 +63,7 @@ def test_heartbeats_are_as_frequent_as_the_automations_expect() -> None:
     assert 10 * int(seen.stdout) == zombie["trigger"]["within"]
 
 
-def test_a_setting_of_the_users_stands() -> None:
+def test_a_setting_of_the_user_is_kept() -> None:
     environment = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60"}
     set_prefect_defaults(environment)
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "60"

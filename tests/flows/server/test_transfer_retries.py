@@ -1,4 +1,4 @@
-"""How long an outage of a store is outlasted is the user's choice."""
+"""The user chooses for how long transfers are retried during an outage."""
 
 import pytest
 
@@ -8,7 +8,9 @@ from tasks.storage.filesystems import TransferSettings
 
 
 @pytest.mark.parametrize(("given", "share"), [(None, 1.0), ("", 1.0), ("24", 0.1), ("480", 2.0)])
-def test_delays_are_in_proportion(given: str | None, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_are_proportional_to_the_outage_seconds(
+    given: str | None, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HARVEST_OUTAGE_SECONDS", raising=False)
     if given is not None:
         monkeypatch.setenv("HARVEST_OUTAGE_SECONDS", given)
@@ -17,7 +19,7 @@ def test_delays_are_in_proportion(given: str | None, share: float, monkeypatch: 
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "four minutes"])
-def test_what_is_no_time_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_number_of_outage_seconds_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARVEST_OUTAGE_SECONDS", given)
     with pytest.raises(
         ConfigError, match=rf"HARVEST_OUTAGE_SECONDS is '{given}'; it must be a number of seconds above 0"

@@ -1,4 +1,4 @@
-"""The worker as a process: what ends with it."""
+"""What ends with the process of ``harvest worker``."""
 
 import socket
 import subprocess
@@ -11,7 +11,7 @@ import psutil
 from tests.support.harvest_command import environment
 
 
-def test_a_worker_that_is_killed_takes_prefects_own_with_it(tmp_path: Path) -> None:
+def test_prefects_worker_dies_with_a_killed_harvest_worker(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
         url = f"http://127.0.0.1:{never_answers.getsockname()[1]}/api"
         worker = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What is said of a pool before its engines start."""
+"""The messages of a session before its engines start."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.support.fake_profile import FAKE_PROFILE
         pytest.param(1, 40, None, id="all of a small dataset is in flight"),
     ],
 )
-def test_a_shard_size_that_cannot_fill_the_batch_is_told(
+def test_a_shard_size_too_small_for_the_question_batch_is_logged(
     tmp_path: Path, shard_size: int | None, questions: int, told: str | None
 ) -> None:
     profile = tmp_path / "wide.toml"

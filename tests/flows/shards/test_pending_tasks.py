@@ -1,4 +1,4 @@
-"""What follows a task run that has ended, and which failures a flow goes on after."""
+"""Which callback runs when a task run has ended, and which failures end the flow."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from tasks.errors import ConfigError, HarvestError, UploadError
 
 
 class Future:
-    """A future that has ended when it is watched."""
+    """A future that has ended already when it is added."""
 
     def __init__(self, result: Any) -> None:
         self._result = result
@@ -24,30 +24,32 @@ class Future:
         return self._result
 
 
-AWAY = UploadError("no answer", retryable=True)
+OUTAGE = UploadError("no answer", retryable=True)
 
 
 @pytest.mark.parametrize(
-    ("result", "may_pass", "raised"),
+    ("result", "has_callback", "raised"),
     [
         ("done", True, False),
-        (AWAY, True, False),
-        (AWAY, False, True),
+        (OUTAGE, True, False),
+        (OUTAGE, False, True),
         (UploadError("access denied"), True, True),
         (ConfigError("no such bucket"), True, True),
         (OSError("a bug"), True, True),
     ],
 )
-def test_only_an_outage_may_pass(result: Any, may_pass: bool, raised: bool) -> None:
+def test_only_a_retryable_error_with_a_callback_does_not_end_the_flow(
+    result: Any, has_callback: bool, raised: bool
+) -> None:
     followed: list[Any] = []
-    passed: list[HarvestError] = []
+    retryable: list[HarvestError] = []
     pending = PendingTasks(lambda: None)
-    pending.add(Future(result), followed.append, on_retryable_error=passed.append if may_pass else None)  # type: ignore[arg-type]
+    pending.add(Future(result), followed.append, on_retryable_error=retryable.append if has_callback else None)  # type: ignore[arg-type]
     if raised:
         with pytest.raises(type(result)):
             pending.run_callbacks()
-        assert (followed, passed) == ([], [])
+        assert (followed, retryable) == ([], [])
         return
     pending.run_callbacks()
-    assert (followed, passed) == (([], [AWAY]) if result is AWAY else (["done"], []))
+    assert (followed, retryable) == (([], [OUTAGE]) if result is OUTAGE else (["done"], []))
     assert len(pending) == 0

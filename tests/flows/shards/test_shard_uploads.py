@@ -1,4 +1,4 @@
-"""Few uploads at a time, and what an outage leaves for the end of the run."""
+"""Shards are uploaded a few at a time, and an outage leaves them to the end of the run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from flows.shards.shard_uploads import ShardUploads
 from tasks.errors import UploadError
 from tasks.plan.shards import Shard
 
-AWAY = UploadError("no answer", retryable=True)
+OUTAGE = UploadError("no answer", retryable=True)
 
 
 class Future:
@@ -36,59 +36,59 @@ class Future:
 
 class Scene:
     def __init__(self) -> None:
-        self.begun: dict[int, Future] = {}
-        self.told: list[str] = []
+        self.submitted: dict[int, Future] = {}
+        self.warnings: list[str] = []
         self.pending = PendingTasks(lambda: None)
-        self.uploads = ShardUploads(self.pending, self._submit, self.told.append)
+        self.uploads = ShardUploads(self.pending, self._submit, self.warnings.append)
 
     def _submit(self, shard: Shard) -> Any:
-        return self.begun.setdefault(shard.index, Future())
+        return self.submitted.setdefault(shard.index, Future())
 
     def add(self, *indices: int) -> None:
         for index in indices:
             self.uploads.add(Shard(index=index, num_questions=1, num_rollouts=8))
 
     def end(self, index: int, error: UploadError | None = None) -> None:
-        self.begun[index].end(error)
+        self.submitted[index].end(error)
         self.pending.run_callbacks()
 
 
-def test_a_few_go_up_at_a_time_in_order() -> None:
+def test_a_few_shards_are_uploaded_at_a_time_in_order() -> None:
     scene = Scene()
     scene.add(*range(LIMIT + 3))
-    assert list(scene.begun) == list(range(LIMIT))
+    assert list(scene.submitted) == list(range(LIMIT))
     scene.end(1)
     scene.end(0)
-    assert list(scene.begun) == list(range(LIMIT + 2))
+    assert list(scene.submitted) == list(range(LIMIT + 2))
     assert len(scene.pending) == LIMIT
-    assert scene.told == []
+    assert scene.warnings == []
 
 
-def test_those_that_wait_are_left_to_the_end_with_the_first_that_an_outage_fails() -> None:
+def test_an_outage_leaves_the_waiting_shards_to_the_end_too() -> None:
     scene = Scene()
     scene.add(*range(LIMIT + 2))
-    scene.end(2, AWAY)
-    scene.end(0, AWAY)
-    assert scene.told == [
+    scene.end(2, OUTAGE)
+    scene.end(0, OUTAGE)
+    assert scene.warnings == [
         f"shards 2, {LIMIT}, {LIMIT + 1} go up at the end of the run, as the upload failed now: no answer",
         "shard 0 goes up at the end of the run, for the same reason",
     ]
-    assert list(scene.begun) == list(range(LIMIT)), "none of those was tried for the same outage"
+    assert list(scene.submitted) == list(range(LIMIT)), "none of those was tried for the same outage"
 
 
-def test_shards_that_come_later_are_tried_again() -> None:
+def test_shards_added_after_an_outage_are_uploaded() -> None:
     scene = Scene()
     scene.add(0)
-    scene.end(0, AWAY)
+    scene.end(0, OUTAGE)
     scene.add(1, 2)
     scene.end(1)
-    scene.end(2, AWAY)
-    assert [text.partition(" ")[2].partition(" ")[0] for text in scene.told] == ["0", "2"]
-    assert scene.told[1].endswith("as the upload failed now: no answer"), "another outage is explained again"
+    scene.end(2, OUTAGE)
+    assert [text.partition(" ")[2].partition(" ")[0] for text in scene.warnings] == ["0", "2"]
+    assert scene.warnings[1].endswith("as the upload failed now: no answer"), "another outage is explained again"
     assert len(scene.pending) == 0
 
 
-def test_what_is_no_outage_ends_the_flow() -> None:
+def test_an_error_that_is_no_outage_ends_the_flow() -> None:
     scene = Scene()
     scene.add(0)
     with pytest.raises(UploadError, match="access denied"):
@@ -97,5 +97,5 @@ def test_what_is_no_outage_ends_the_flow() -> None:
 
 def test_without_a_destination_nothing_is_submitted() -> None:
     scene = Scene()
-    ShardUploads(scene.pending, None, scene.told.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
-    assert (len(scene.pending), scene.told) == (0, [])
+    ShardUploads(scene.pending, None, scene.warnings.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
+    assert (len(scene.pending), scene.warnings) == (0, [])

@@ -1,4 +1,4 @@
-"""What of the pipeline's stages is Prefect's part: what is tried again, and what an interrupt leaves."""
+"""Prefect's part of the stages: which errors are retried, what tasks are given, what an interrupt leaves."""
 
 import random
 import time
@@ -46,23 +46,23 @@ def server(prefect_api: str) -> Iterator[str]:
         (KeyError("a bug"), False),
     ],
 )
-def test_what_can_succeed_later_is_tried_again(error: Exception, again: bool) -> None:
+def test_only_retryable_errors_are_retried(error: Exception, again: bool) -> None:
     assert is_retryable(None, None, Failed(data=error)) is again
 
 
-def test_what_needs_a_store_outlasts_an_outage() -> None:
+def test_stages_that_use_remote_storage_have_retries() -> None:
     for step in (upload_shard, publish_shard, fetch_shard, upload):
         assert (step.retries, step.retry_condition_fn) == (4, is_retryable), step.name
 
 
-def test_no_task_is_given_what_holds_a_secret() -> None:
+def test_no_task_parameter_can_hold_a_secret() -> None:
     plain = (RunPlan, Shard, ReplicaPool, Path, str, str | None, Tier, float)
     for step in (value for value in vars(stages).values() if isinstance(value, Task)):
         taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
         assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name
 
 
-def test_a_task_finds_a_ledger_by_its_name(tmp_path: Path) -> None:
+def test_a_registered_ledger_is_found_by_its_name(tmp_path: Path) -> None:
     first, second = (
         Ledger(open_store(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
     )
@@ -71,7 +71,7 @@ def test_a_task_finds_a_ledger_by_its_name(tmp_path: Path) -> None:
     assert all(isinstance(name, str) for name in names)
 
 
-def test_an_interrupted_flow_waits_for_no_upload_and_leaves_none_open(
+def test_an_interrupted_flow_stops_its_uploads_and_leaves_none_open(
     server: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "run", shards=1)
