@@ -29,9 +29,10 @@ from tasks.generation.generation_log import read_sessions
 from tasks.generation.oom_ladder import device_name
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
-from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_memory_release import wait_for_free_memory
-from tasks.node.gpu_use import GpuWatch
+from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.gpu_use import GpuUseSampler
 from tasks.plan.fingerprint import engine_versions
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -94,7 +95,7 @@ class Bench:
         """Measure every contestant ``repeats`` times; publish bench.json. Raises HarvestError."""
         self._plans = {name: self._baseline_plan() if name == "baseline" else self._plan for name in contestants}
         measurements: list[Measurement] = []
-        with self._node(), GpuWatch(self._plan.profile) as watch:
+        with self._node(), GpuUseSampler(self._plan.profile) as watch:
             for repeat in range(1, repeats + 1):
                 # each repeat starts with another contestant, so that none always meets a warm or a hot machine
                 first = (repeat - 1) % len(contestants)
@@ -124,7 +125,7 @@ class Bench:
         return floor, save_noise_floor(floor, runs[0], self._runs_dir)
 
     def _node(self) -> AbstractContextManager[None]:
-        return node_lock(gpus_of(self._plan), run_id=self.directory.name, waiting=self._log)
+        return lock_gpus(gpus_of_run(self._plan), run_id=self.directory.name, on_wait=self._log)
 
     def _baseline_plan(self) -> RunPlan:
         if self._baseline_profile is None:
@@ -135,7 +136,7 @@ class Bench:
         values = {**self._given, "profile": self._baseline_profile, "model": self._plan.model.name}
         return plan_run(config_from_parameters(values), self._runs_dir)
 
-    def _measure(self, contestant: str, repeat: int, watch: GpuWatch) -> Measurement:
+    def _measure(self, contestant: str, repeat: int, watch: GpuUseSampler) -> Measurement:
         self._log(f"repeat {repeat}: {contestant} ...")
         wait_for_free_memory([str(index) for index in watch.gpus])
         directory = self.directory / f"repeat-{repeat}"

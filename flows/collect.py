@@ -26,7 +26,8 @@ from flows.shards.remaining_shards import find_remaining
 from tasks.comparison.baseline import AUTO
 from tasks.comparison.equivalence import DEFAULT_EPSILON
 from tasks.locks import run_lock
-from tasks.node.gpu_lock import gpus_of, node_lock
+from tasks.node.gpu_lock import lock_gpus
+from tasks.node.gpu_selection import gpus_of_run
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -168,7 +169,7 @@ def _gpus_if_needed(plan: RunPlan, shards: list[Shard], baseline: str | None) ->
     if baseline != AUTO and not find_remaining(plan, shards).to_generate:
         yield False
         return
-    with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=log_and_print):
+    with lock_gpus(gpus_of_run(plan), run_id=plan.run_id, on_wait=log_and_print):
         yield True
 
 

@@ -26,8 +26,9 @@ from tasks.fleet.node_record import node_name
 from tasks.fleet.shard_supply import ShardSupply
 from tasks.fleet.shared_run import SharedOrder, open_shared, receive_order, unpack_questions
 from tasks.locks import run_lock
-from tasks.node.gpu_lock import gpus_of, node_lock
-from tasks.node.preflight import preflight_run
+from tasks.node.gpu_lock import lock_gpus
+from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.preflight import run_preflight
 from tasks.plan.run_directory import open_run
 from tasks.plan.shards import Shard
 
@@ -92,8 +93,8 @@ class _Node:
             if left := ledger.drop_here():
                 self._log.info("shards %s were claimed from here before and are taken up again", left)
             ledger.store.abort_orphaned_uploads()
-            with node_lock(gpus_of(plan), run_id=plan.run_id, waiting=self._log.info):
-                preflight_run(plan, None)
+            with lock_gpus(gpus_of_run(plan), run_id=plan.run_id, on_wait=self._log.info):
+                run_preflight(plan, None)
                 self._serve(place)
 
     def _serve(self, place: int) -> None:

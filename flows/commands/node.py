@@ -36,14 +36,14 @@ def add(commands: Any) -> None:
 def execute_preflight(options: argparse.Namespace) -> int:
     from profiles.load import SettingsError, load_arms, load_profile
     from tasks.errors import ConfigError, HarvestError
-    from tasks.node.preflight import run_preflight
+    from tasks.node.node_checks import check_node
     from tasks.node.preflight_view import render_preflight
 
     try:
         profile = load_profile(options.profile)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    report = run_preflight(
+    report = check_node(
         profile,
         model_path=_model_path(options.model or profile.model),
         runs_dir=options.runs_dir,
@@ -61,7 +61,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
 
 def execute_plan(options: argparse.Namespace) -> int:
-    from tasks.node.assessment import assess
+    from tasks.node.capacity_plan import plan_capacity
     from tasks.node.preflight_view import render_plan
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
@@ -69,8 +69,8 @@ def execute_plan(options: argparse.Namespace) -> int:
     runs_dir = Path(options.runs_dir or DEFAULT_RUNS_DIR)
     run = plan_run(config_from_parameters(run_parameters(options)), runs_dir)
     length, truncation = _observed(options.after, runs_dir)
-    assessment = assess(run, completion_length=length, truncation_rate=truncation)
-    _print(options, asdict(assessment), lambda: render_plan(assessment.plan, assessment.advice))
+    capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
+    _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice))
     return 0
 
 

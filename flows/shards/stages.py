@@ -18,7 +18,7 @@ from tasks.errors import HarvestError
 from tasks.fleet.shared_run import fetch_shard as _fetch_shard
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.shard_queue import ShardResult
-from tasks.node.preflight import preflight_run
+from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished, scores_made_from
@@ -56,7 +56,7 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
 
 @task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600)
 def preflight(plan: RunPlan, upload_url: str | None) -> None:
-    preflight_run(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
+    run_preflight(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
 
 
 @task(

@@ -1,9 +1,7 @@
 """What an engine died of, told from an exception, an exit and a log. The order is in ``tasks.errors``."""
 
-import contextlib
 import re
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,30 +139,6 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
         return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
     reason = f"the engine process ended with exit code {exit_code}; {named}"
     return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)
-
-
-def oom_kill_count() -> int:
-    """How many processes of this cgroup the kernel has killed for lack of memory; of the whole node where the cgroup
-    does not say."""
-    for path, name in _oom_counters():
-        try:
-            counts = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
-            return int(counts[name])
-        except (OSError, ValueError, KeyError):
-            continue
-    return 0
-
-
-def _oom_counters() -> Iterator[tuple[Path, str]]:
-    root = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers == "memory":
-                yield root / "memory" / group.strip("/") / "memory.oom_control", "oom_kill"
-            elif controllers == "":
-                yield root / group.strip("/") / "memory.events", "oom_kill"
-    yield Path("/proc/vmstat"), "oom_kill"
 
 
 def _telling_lines(text: str) -> list[str]:

@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings, ExpectedNode, Profile
+from profiles.schema import EngineSettings, Profile
 from tasks.errors import MemoryKind, Phase
 from tasks.files import publish_json, read_json
 from tasks.locks import run_lock
+from tasks.node.engine_memory import default_batched_tokens
 from tasks.node.gpu_reading import NoDriverError
+from tasks.node.gpu_selection import read_all_gpus
 from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
+from tasks.units import GIB
 
 UTILIZATION_STEP = 0.05
 LEAST_UTILIZATION = 0.30
@@ -80,7 +83,9 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         least = 256 if engine.enable_chunked_prefill else engine.max_model_len
         changes["max_num_batched_tokens"] = max(min(tokens, least), tokens // 2)
     elif profile.expect.device == "cuda" and engine.enable_chunked_prefill:
-        changes["max_num_batched_tokens"] = default_batched_tokens(profile.expect) // 2
+        # a profile that does not state the GPU's memory gets the smaller default: a rung must not raise a setting
+        memory, name = profile.expect.gpu_memory_gib or 0, profile.expect.gpu_name or ""
+        changes["max_num_batched_tokens"] = default_batched_tokens(int(memory * GIB), name) // 2
     if engine.kv_cache_space_gib is not None:
         changes["kv_cache_space_gib"] = max(1, engine.kv_cache_space_gib // 2)
     if index >= 2 and not engine.enforce_eager:
@@ -90,17 +95,6 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         question_batch_size=max(1, rung.question_batch_size // 2),
         engine=engine.model_copy(update=changes),
     )
-
-
-def default_batched_tokens(node: ExpectedNode) -> int:
-    """vLLM's own max_num_batched_tokens for offline batches on GPUs like those of ``node``.
-
-    Where the profile does not say how large they are it is the smaller of vLLM's two: a rung must not raise what it is
-    to lower.
-    """
-    memory, name = node.gpu_memory_gib or 0.0, (node.gpu_name or "").lower()
-    # EngineArgs.get_batch_defaults of vLLM 0.32
-    return 16384 if memory >= 160 or (memory >= 70 and "a100" not in name) else 8192
 
 
 def _less_utilization(share: float) -> float:
@@ -209,7 +203,7 @@ def device_name() -> str:
     """What computes on this node: its GPUs' names, or without a driver the machine's architecture."""
     try:
         reader = PynvmlReader()
-        names = sorted({reader.gpu(index).name or "unknown" for index in range(reader.driver().gpu_count)})
+        names = sorted({gpu.name or "unknown" for gpu in read_all_gpus(reader)})
         return ", ".join(names) or platform.machine()
     except NoDriverError:
         return platform.machine()

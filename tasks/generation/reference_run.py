@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tasks.files import read_json
 from tasks.generation.engine import EngineSpec, engine_environment
-from tasks.generation.failure_classifier import classify_exit, oom_kill_count
+from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceOrder, ReferenceTiming
 from tasks.generation.shard_feed import GenerationSpec, ShardWork
+from tasks.node.cgroup import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
@@ -109,7 +110,7 @@ def reference_finished(plan: RunPlan) -> bool:
 
 def _run_process(order: ReferenceOrder, log_path: Path) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    oom_kills = oom_kill_count()
+    oom_kills = count_oom_kills()
     with log_path.open("wb") as log:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "tasks.generation.reference_loops", str(os.getpid())],
@@ -122,7 +123,7 @@ def _run_process(order: ReferenceOrder, log_path: Path) -> None:
     if ended.returncode:
         ready = READY_LINE.encode() in log_path.read_bytes()
         raise classify_exit(
-            ended.returncode, log_path, "run" if ready else "start", oom_kills=oom_kill_count() - oom_kills
+            ended.returncode, log_path, "run" if ready else "start", oom_kills=count_oom_kills() - oom_kills
         )
 
 

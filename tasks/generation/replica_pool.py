@@ -23,8 +23,8 @@ from tasks.generation.replica_messages import AddShard, FromReplica, Ready, Shar
 from tasks.generation.replica_slot import ReplicaSlot
 from tasks.generation.shard_feed import ShardWork
 from tasks.generation.shard_queue import ShardQueue, ShardResult
-from tasks.node.gpu_lock import gpu_slices
 from tasks.node.gpu_memory_release import wait_for_free_memory
+from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished
 
@@ -50,7 +50,7 @@ class ReplicaPool:
         self._plan = plan
         self._listener = listener
         self._recovery = Recovery(plan, rung, listener)
-        gpus = gpu_slices(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self._slots = [ReplicaSlot(index, own, plan) for index, own in enumerate(gpus)]
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False

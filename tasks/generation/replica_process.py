@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
 from tasks.generation.engine import EngineStats, engine_environment
-from tasks.generation.failure_classifier import classify_exit, classify_report, oom_kill_count
+from tasks.generation.failure_classifier import classify_exit, classify_report
 from tasks.generation.replica_messages import (
     Failed,
     FromReplica,
@@ -25,6 +25,7 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.node.cgroup import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
 from tasks.process_tree import ProcessRecord, kill_all, record_processes
@@ -68,7 +69,7 @@ class ReplicaProcess:
         self._pid_path = pid_path
         self._stall_timeout_s = stall_timeout_s
         self._start_timeout_s = start_timeout_s
-        self._oom_kills = oom_kill_count()
+        self._oom_kills = count_oom_kills()
         self._processes: list[ProcessRecord] = []
         self._failure: HarvestError | None = None
         self._in_flight = 0
@@ -221,12 +222,12 @@ class ReplicaProcess:
             return StorageError(failed.message)
         phase: Phase = "start" if failed.starting else "run"
         return classify_report(
-            failed.text, self._exit_code(), self.log_path, phase, oom_kills=oom_kill_count() - self._oom_kills
+            failed.text, self._exit_code(), self.log_path, phase, oom_kills=count_oom_kills() - self._oom_kills
         )
 
     def _exited(self) -> EngineError:
         return classify_exit(
-            self._exit_code(), self.log_path, self._phase, oom_kills=oom_kill_count() - self._oom_kills
+            self._exit_code(), self.log_path, self._phase, oom_kills=count_oom_kills() - self._oom_kills
         )
 
     def _exit_code(self) -> int:

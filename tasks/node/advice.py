@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from profiles.schema import Profile
 from tasks.node.memory_plan import MemoryPlan
 from tasks.node.prompt_lengths import PromptLengths
+from tasks.units import GIB
 
 FAR_ABOVE = 2.0
 """max_model_len beyond this many times what the sequences need counts as far above."""
@@ -19,8 +20,6 @@ USUAL_LARGEST_BATCH = 512
 LONG_PREFIX = 64
 HIGH_TRUNCATION = 0.05
 
-_GIB = 1 << 30
-
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
@@ -33,7 +32,7 @@ class Advice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class AdviceInputs:
     """What advice is drawn from. ``truncation_rate`` is a previous run's share of cut completions, ``free_bytes`` the
     free memory of the fullest GPU now, and ``replan`` makes the memory plan of a changed profile."""
 
@@ -50,7 +49,7 @@ class Situation:
         return self.profile.expect.device == "cuda"
 
 
-def give_advice(situation: Situation) -> tuple[Advice, ...]:
+def give_advice(situation: AdviceInputs) -> tuple[Advice, ...]:
     """Every piece of advice that applies, the likely largest effect first."""
     rules = (
         _eager,
@@ -65,7 +64,7 @@ def give_advice(situation: Situation) -> tuple[Advice, ...]:
     return tuple(advice for advice in (rule(situation) for rule in rules) if advice is not None)
 
 
-def _eager(now: Situation) -> Advice | None:
+def _eager(now: AdviceInputs) -> Advice | None:
     if not now.on_gpu or not now.profile.engine.enforce_eager:
         return None
     return Advice(
@@ -77,7 +76,7 @@ def _eager(now: Situation) -> Advice | None:
     )
 
 
-def _parallel_size(now: Situation) -> Advice | None:
+def _parallel_size(now: AdviceInputs) -> Advice | None:
     size = now.profile.engine.tensor_parallel_size
     if not now.on_gpu or now.replan is None:
         return None
@@ -89,14 +88,14 @@ def _parallel_size(now: Situation) -> Advice | None:
             return Advice(
                 setting="tensor_parallel_size",
                 suggestion=f"use {replicas} replicas of tensor_parallel_size {smaller} on the same GPUs",
-                reason=f"the model ({(plan.weight_bytes or 0) / _GIB:.1f} GiB of weights per GPU) and its batch fit "
+                reason=f"the model ({(plan.weight_bytes or 0) / GIB:.1f} GiB of weights per GPU) and its batch fit "
                 f"at {smaller}; at {size} the GPUs exchange activations twice a layer",
                 effect="no or less communication between GPUs, and as many questions in flight per replica as before",
             )
     return None
 
 
-def _question_batch(now: Situation) -> Advice | None:
+def _question_batch(now: AdviceInputs) -> Advice | None:
     plan, batch = now.plan, now.profile.question_batch_size
     per_question = plan.in_flight // batch
     if not now.on_gpu or plan.sequences_at_expected is None:
@@ -116,7 +115,7 @@ def _question_batch(now: Situation) -> Advice | None:
     )
 
 
-def _in_flight(now: Situation) -> Advice | None:
+def _in_flight(now: AdviceInputs) -> Advice | None:
     seats = now.profile.engine.max_num_seqs
     if now.plan.in_flight <= seats:
         return None
@@ -130,7 +129,7 @@ def _in_flight(now: Situation) -> Advice | None:
     )
 
 
-def _prefix_caching(now: Situation) -> Advice | None:
+def _prefix_caching(now: AdviceInputs) -> Advice | None:
     engine, prompts = now.profile.engine, now.prompts
     if engine.enable_prefix_caching or engine.batch_invariant or prompts is None or prompts.shared_prefix < LONG_PREFIX:
         return None
@@ -143,7 +142,7 @@ def _prefix_caching(now: Situation) -> Advice | None:
     )
 
 
-def _utilization(now: Situation) -> Advice | None:
+def _utilization(now: AdviceInputs) -> Advice | None:
     engine, plan = now.profile.engine, now.plan
     if not now.on_gpu or plan.device_bytes is None or engine.gpu_memory_utilization >= GOOD_UTILIZATION:
         return None
@@ -154,12 +153,12 @@ def _utilization(now: Situation) -> Advice | None:
     return Advice(
         setting="gpu_memory_utilization",
         suggestion=f"raise gpu_memory_utilization from {engine.gpu_memory_utilization:g} to {BEST_UTILIZATION:g}",
-        reason=f"{(1 - engine.gpu_memory_utilization) * plan.device_bytes / _GIB:.1f} GiB of each GPU stay unused",
-        effect=f"{gained / _GIB:.1f} GiB more KV cache per GPU{tokens}",
+        reason=f"{(1 - engine.gpu_memory_utilization) * plan.device_bytes / GIB:.1f} GiB of each GPU stay unused",
+        effect=f"{gained / GIB:.1f} GiB more KV cache per GPU{tokens}",
     )
 
 
-def _model_length(now: Situation) -> Advice | None:
+def _model_length(now: AdviceInputs) -> Advice | None:
     length, prompts = now.profile.engine.max_model_len, now.prompts
     if prompts is None or length <= FAR_ABOVE * (prompts.p99 + now.max_tokens):
         return None
@@ -174,7 +173,7 @@ def _model_length(now: Situation) -> Advice | None:
     )
 
 
-def _truncation(now: Situation) -> Advice | None:
+def _truncation(now: AdviceInputs) -> Advice | None:
     if now.truncation_rate is None or now.truncation_rate <= HIGH_TRUNCATION:
         return None
     return Advice(

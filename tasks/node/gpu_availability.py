@@ -7,15 +7,15 @@ from pathlib import Path
 from tasks.node.check_result import CheckResult
 from tasks.node.gpu_health import unreadable
 from tasks.node.gpu_reading import GpuProcess, GpuReading
+from tasks.units import GIB
 
 SPARE_BYTES = 1 << 29
 """Kept free above what the engine takes: the CUDA context and NCCL come before vLLM's own accounting."""
 
-_GIB = 1 << 30
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 
-def tenant_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) -> list[CheckResult]:
+def availability_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) -> list[CheckResult]:
     """Processes, free memory, MIG, compute and persistence mode; ``utilization`` is gpu_memory_utilization."""
     return [
         _free_memory(gpu, utilization, runs_dir),
@@ -55,8 +55,8 @@ def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckRe
     return CheckResult(
         name="free memory",
         status="fail" if short else "pass",
-        value=f"{gpu.memory_free / _GIB:.1f} GiB",
-        limit=f"{needed / _GIB:.1f} GiB for gpu_memory_utilization {utilization:g}",
+        value=f"{gpu.memory_free / GIB:.1f} GiB",
+        limit=f"{needed / GIB:.1f} GiB for gpu_memory_utilization {utilization:g}",
         remedy=remedy,
         gpu=gpu.index,
     )
@@ -84,7 +84,7 @@ def _processes(gpu: GpuReading, runs_dir: Path) -> CheckResult:
 def _describe(processes: tuple[GpuProcess, ...], runs_dir: Path) -> str:
     parts = []
     for process in processes:
-        held = "memory unknown" if process.used_bytes is None else f"{process.used_bytes / _GIB:.1f} GiB"
+        held = "memory unknown" if process.used_bytes is None else f"{process.used_bytes / GIB:.1f} GiB"
         mark = ", left over from a run here" if is_leftover(process.pid, runs_dir) else ""
         parts.append(f"pid {process.pid} ({held}{mark})")
     return ", ".join(parts)

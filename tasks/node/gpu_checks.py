@@ -2,24 +2,23 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from profiles.schema import Profile
 from tasks.node.check_result import CheckResult
-from tasks.node.gpu_availability import tenant_checks
+from tasks.node.gpu_availability import availability_checks
 from tasks.node.gpu_health import health_checks, unreadable
 from tasks.node.gpu_links import link_checks
 from tasks.node.gpu_reading import DriverReading, GpuReading, NvmlReader
-from tasks.node.nvml import visible_gpus
+from tasks.node.gpu_selection import gpus_needed, used_gpus, visible_gpus
+from tasks.units import GIB
 
 BATCH_INVARIANT_CAPABILITY = 8.0
 """vLLM's batch-invariant kernels need Ampere or newer."""
 
 EVENT_SAMPLES = 3
 EVENT_INTERVAL_S = 0.2
-
-_GIB = 1 << 30
 
 
 def gpu_checks(
@@ -39,7 +38,7 @@ def gpu_checks(
     when it is unknown; ``fitting`` is a remedy naming the profiles that fit this node. Takes under a second.
     """
     visible = len(visible_gpus([gpu.uuid for gpu in present]))
-    used = usable_gpus(profile, present)
+    used = used_gpus(profile, present)
     checks = [
         CheckResult(name="NVIDIA driver", status="pass", value=driver.version),
         _count(profile, visible, len(present), fitting),
@@ -56,19 +55,9 @@ def gpu_checks(
         checks += [CheckResult(name="answers", status="pass", value=gpu.name or "unnamed GPU", gpu=gpu.index)]
         checks += _identity(profile, gpu, fitting)
         checks += health_checks(gpu, events[gpu.index])
-        checks += tenant_checks(gpu, utilization=profile.engine.gpu_memory_utilization, runs_dir=runs_dir)
+        checks += availability_checks(gpu, utilization=profile.engine.gpu_memory_utilization, runs_dir=runs_dir)
         checks += link_checks(gpu, group, tensor_parallel_size=size)
     return checks
-
-
-def usable_gpus(profile: Profile, present: Sequence[GpuReading]) -> list[GpuReading]:
-    """The GPUs that the profile will use: the first of those that CUDA_VISIBLE_DEVICES shows."""
-    return [present[index] for index in visible_gpus([gpu.uuid for gpu in present])[: gpus_needed(profile)]]
-
-
-def gpus_needed(profile: Profile) -> int:
-    """GPUs that the profile uses on the node."""
-    return max(profile.expect.gpu_count, profile.replicas * profile.engine.tensor_parallel_size)
 
 
 def fits(profile: Profile, gpus: Sequence[GpuReading]) -> bool:
@@ -81,6 +70,15 @@ def fits(profile: Profile, gpus: Sequence[GpuReading]) -> bool:
     answering = [gpu for gpu in gpus if gpu.error is None]
     alike = [gpu for gpu in answering if all(check.status == "pass" for check in _identity(profile, gpu, ""))]
     return len(alike) >= gpus_needed(profile)
+
+
+def fitting_profiles(shipped: Iterable[Profile], gpus: list[GpuReading]) -> list[str]:
+    """Names of the shipped profiles that fit a node with these GPUs; CPU profiles only where no GPU profile fits."""
+    everything = list(shipped)
+    baselines = {profile.baseline for profile in everything}
+    fitting = [profile for profile in everything if profile.name not in baselines and fits(profile, gpus)]
+    on_gpus = [profile.name for profile in fitting if profile.expect.device == "cuda"]
+    return on_gpus or [profile.name for profile in fitting]
 
 
 def _event_samples(reader: NvmlReader, gpus: Sequence[GpuReading], interval_s: float) -> dict[int, list[int | None]]:
@@ -146,7 +144,7 @@ def _identity(profile: Profile, gpu: GpuReading, fitting: str) -> list[CheckResu
         if gpu.memory_total is None:
             checks.append(unreadable("memory", gpu, "memory_total"))
         else:
-            total, least = gpu.memory_total / _GIB, expect.gpu_memory_gib
+            total, least = gpu.memory_total / GIB, expect.gpu_memory_gib
             checks.append(_expected("memory", total >= least, f"{total:.1f} GiB", f"{least:g} GiB", fitting, gpu))
     floors = [expect.compute_capability, BATCH_INVARIANT_CAPABILITY if profile.engine.batch_invariant else None]
     floor = max((value for value in floors if value is not None), default=None)

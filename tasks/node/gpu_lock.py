@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tasks.errors import ConfigError
 from tasks.locks import describe_holder, write_holder
-from tasks.plan.run_plan import RunPlan
 
 DEFAULT_DIRECTORY = Path("/run/lock/rollout-harvest")
 """Not below /tmp, where files of a certain age are removed and services may have a place of their own."""
@@ -19,51 +18,26 @@ _HELD = "HARVEST_GPUS_HELD"
 """GPUs that this process or the one that started it has locked."""
 
 
-def gpu_slices(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
-    """Which GPUs each replica sees; None leaves a replica what the process itself sees. Raises ConfigError.
-
-    ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None where it is not set.
-    """
-    replicas, width = plan.profile.replicas, plan.profile.engine.tensor_parallel_size
-    if plan.profile.expect.device == "cpu":
-        return [None] * replicas
-    devices = [str(index) for index in range(replicas * width)]
-    if visible is not None:
-        devices = [device for device in visible.split(",") if device]
-    if len(devices) < replicas * width:
-        raise ConfigError(
-            f"profile {plan.profile.name} needs {replicas * width} GPUs ({replicas} replicas x tensor_parallel_size "
-            f"{width}), but CUDA_VISIBLE_DEVICES names {len(devices)}: {visible!r}. Name more, or take another profile"
-        )
-    return [devices[index * width : (index + 1) * width] for index in range(replicas)]
-
-
-def gpus_of(plan: RunPlan) -> list[str]:
-    """The GPUs that a run of ``plan`` uses in this process, named as in CUDA_VISIBLE_DEVICES. Raises ConfigError."""
-    slices = gpu_slices(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return [gpu for replica in slices if replica for gpu in replica]
-
-
 def default_directory() -> Path:
     """Where the locks of this node are: the same for every user, service and container on it."""
     return Path(os.environ.get("HARVEST_LOCK_DIR") or DEFAULT_DIRECTORY)
 
 
 @contextlib.contextmanager
-def node_lock(
-    gpus: Sequence[str], *, run_id: str, waiting: Callable[[str], None], directory: Path | None = None
+def lock_gpus(
+    gpus: Sequence[str], *, run_id: str, on_wait: Callable[[str], None], directory: Path | None = None
 ) -> Iterator[None]:
     """Hold ``gpus``, named as in CUDA_VISIBLE_DEVICES; wait while others hold any of them.
 
-    ``waiting`` is told for whom, once per holder. A process started inside has them too. Without GPUs nothing is held.
-    Raises ConfigError when the locks cannot be made where they are.
+    ``on_wait`` is called once per holder, with a message that names it. A process that is started inside the context
+    holds the GPUs too. Raises ConfigError when the locks cannot be made in ``directory``.
     """
     held = set(filter(None, os.environ.get(_HELD, "").split(",")))
     wanted = sorted(set(gpus) - held)
     with contextlib.ExitStack() as stack:
         # everyone takes them in the same order, so that no two wait for each other
         for gpu in wanted:
-            _take(gpu, run_id, waiting, directory or default_directory(), stack)
+            _take(gpu, run_id, on_wait, directory or default_directory(), stack)
         before = os.environ.get(_HELD)
         os.environ[_HELD] = ",".join(sorted({*held, *wanted}))
         try:
@@ -75,7 +49,7 @@ def node_lock(
                 os.environ[_HELD] = before
 
 
-def _take(gpu: str, run_id: str, waiting: Callable[[str], None], directory: Path, stack: contextlib.ExitStack) -> None:
+def _take(gpu: str, run_id: str, on_wait: Callable[[str], None], directory: Path, stack: contextlib.ExitStack) -> None:
     descriptor = _open(directory, gpu)
     stack.callback(os.close, descriptor)
     told = ""
@@ -86,7 +60,7 @@ def _take(gpu: str, run_id: str, waiting: Callable[[str], None], directory: Path
         except BlockingIOError:
             holder = describe_holder(descriptor)
             if holder != told:
-                waiting(f"waiting for GPU {gpu}, in use by {holder}")
+                on_wait(f"waiting for GPU {gpu}, in use by {holder}")
                 told = holder
             time.sleep(POLL_SECONDS)
     write_holder(descriptor, run_id=run_id)

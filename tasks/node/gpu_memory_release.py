@@ -4,7 +4,8 @@ import time
 from collections.abc import Collection, Sequence
 
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
-from tasks.node.nvml import PynvmlReader, visible_gpus
+from tasks.node.gpu_selection import read_all_gpus, visible_gpus
+from tasks.node.nvml import PynvmlReader
 
 INTERVAL_SECONDS = 0.5
 SETTLED_READINGS = 4
@@ -44,7 +45,7 @@ def wait_for_free_memory(
 
 
 def _indices(reader: NvmlReader, gpus: Sequence[str]) -> list[int]:
-    uuids = [reader.gpu(index).uuid for index in range(reader.driver().gpu_count)]
+    uuids = [gpu.uuid for gpu in read_all_gpus(reader)]
     return visible_gpus(uuids, {"CUDA_VISIBLE_DEVICES": ",".join(gpus)})
 
 

@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Self
 
 from profiles.schema import Profile
-from tasks.node.gpu_checks import usable_gpus
 from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
+from tasks.node.gpu_selection import read_used_gpus
 from tasks.node.nvml import PynvmlReader
+from tasks.units import GIB
 
 INTERVAL_S = 0.5
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,13 @@ class GpuUse:
     max_memory_gib: float | None
 
 
-class GpuWatch:
+class GpuUseSampler:
     """Samples the GPUs that ``profile`` uses from entry to exit; on a node without a driver it samples nothing."""
 
     def __init__(self, profile: Profile, reader: NvmlReader | None = None, interval_s: float = INTERVAL_S) -> None:
         self._reader: NvmlReader = reader or PynvmlReader()
         self._interval_s = interval_s
-        self._indices = self._used(profile)
+        self._indices = tuple(gpu.index for gpu in read_used_gpus(profile, self._reader))
         self._samples: list[tuple[float, GpuSample]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu watch", daemon=True)
@@ -46,7 +46,7 @@ class GpuWatch:
         memory = [sample.memory_used for sample in samples if sample.memory_used is not None]
         return GpuUse(
             utilization_percent=sum(busy) / len(busy) if busy else None,
-            max_memory_gib=max(memory) / _GIB if memory else None,
+            max_memory_gib=max(memory) / GIB if memory else None,
         )
 
     def __enter__(self) -> Self:
@@ -60,15 +60,6 @@ class GpuWatch:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-
-    def _used(self, profile: Profile) -> tuple[int, ...]:
-        if profile.expect.device == "cpu":
-            return ()
-        try:
-            present = [self._reader.gpu(index) for index in range(self._reader.driver().gpu_count)]
-        except NoDriverError:
-            return ()
-        return tuple(gpu.index for gpu in usable_gpus(profile, present))
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):

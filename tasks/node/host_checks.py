@@ -1,6 +1,5 @@
 """Checks of the node itself, for CPU and GPU profiles alike: memory, disks, limits, permissions."""
 
-import contextlib
 import os
 import resource
 import shutil
@@ -8,75 +7,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from profiles.schema import Profile
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.node.check_result import CheckResult, Status
+from tasks.node.host_memory import HostMemory, read_host_memory
+from tasks.units import GIB
 
-# MERGED from @host_memory: Host memory as this process may use it: the machine's, or the cgroup's
-# limit where that is lower.
-_ROOT = Path("/")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostMemory:
-    """Bytes; ``limited_by`` says whose limit ``total`` is."""
-
-    total: int
-    available: int
-    limited_by: str
-
-
-def read_host_memory(root: Path = _ROOT) -> HostMemory:
-    """Memory under ``root``'s cgroup files (v2, else v1) and the machine's own; page cache counts as available."""
-    machine = psutil.virtual_memory()
-    memory = HostMemory(total=machine.total, available=machine.available, limited_by="machine")
-    for limit, used in _cgroup_limits(root):
-        if limit < memory.total:
-            available = max(0, min(memory.available, limit - used))
-            memory = HostMemory(total=limit, available=available, limited_by="cgroup")
-    return memory
-
-
-def _cgroup_limits(root: Path) -> list[tuple[int, int]]:
-    """(limit, use) in bytes of every cgroup around this process that has a limit."""
-    limits = []
-    for group in _cgroups(root):
-        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
-        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
-        if limit is not None:
-            limits.append((limit, max(0, used - _inactive_file(group / "memory.stat"))))
-    return limits
-
-
-def _cgroups(root: Path) -> list[Path]:
-    groups = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"]
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            base = groups[1] if "memory" in controllers.split(",") else groups[0] if not controllers else None
-            if base is not None:
-                own = base / path.lstrip("/")
-                groups += [own, *(parent for parent in own.parents if base in parent.parents)]
-    return groups
-
-
-def _inactive_file(path: Path) -> int:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in path.read_text(encoding="ascii").splitlines():
-            if line.startswith(("inactive_file ", "total_inactive_file ")):
-                return int(line.split()[1])
-    return 0
-
-
-def _number(path: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text(encoding="ascii"))  # "max" is no number: no limit
-    return None
-
-
-# END MERGED
 SHARED_MEMORY = Path("/dev/shm")
 SHM_LEAST = 256 << 20
 SHM_COMFORTABLE = 1 << 30
@@ -84,8 +20,6 @@ SHM_COMFORTABLE = 1 << 30
 
 OPEN_FILES_LEAST = 1024
 OPEN_FILES_COMFORTABLE = 4096
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +30,7 @@ class OutputSize:
     most: int
 
 
-def node_checks(
+def host_checks(
     profile: Profile, *, runs_dir: Path, host_bytes: int | None, output: OutputSize | None
 ) -> list[CheckResult]:
     """Every check that needs no GPU. ``host_bytes`` is what the engines will take of host memory, None when unknown."""
@@ -111,7 +45,7 @@ def node_checks(
 
 def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> CheckResult:
     """Host memory against the profile's own limit and against what the engines will take."""
-    floor = int((profile.expect.ram_gib or 0) * _GIB)
+    floor = int((profile.expect.ram_gib or 0) * GIB)
     status: Status = "pass"
     remedy = ""
     if memory.total < floor:
@@ -119,12 +53,12 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
     elif host_bytes is not None and memory.available < host_bytes:
         status = "fail" if profile.expect.device == "cpu" else "warn"
         remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
-    limits = [f"{floor / _GIB:.1f} GiB in all"] * bool(floor)
-    limits += [f"{(host_bytes or 0) / _GIB:.1f} GiB free"] * (host_bytes is not None)
+    limits = [f"{floor / GIB:.1f} GiB in all"] * bool(floor)
+    limits += [f"{(host_bytes or 0) / GIB:.1f} GiB free"] * (host_bytes is not None)
     return CheckResult(
         name="host memory",
         status=status,
-        value=f"{memory.available / _GIB:.1f} GiB free of {memory.total / _GIB:.1f} ({memory.limited_by})",
+        value=f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} ({memory.limited_by})",
         limit=", ".join(limits),
         remedy=remedy,
     )
@@ -141,8 +75,8 @@ def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
     return CheckResult(
         name="shared memory",
         status=status,
-        value=f"{free / _GIB:.2f} GiB free in {SHARED_MEMORY}",
-        limit=f"{SHM_COMFORTABLE / _GIB:g} GiB",
+        value=f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}",
+        limit=f"{SHM_COMFORTABLE / GIB:g} GiB",
         remedy="" if status == "pass" else "Start the container with --shm-size=16g or --ipc=host",
     )
 
@@ -176,12 +110,12 @@ def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
     needed = max(DISK_FLOOR, 2 * output.expected if output else 0)
     most = max(DISK_FLOOR, 2 * output.most if output else 0)
     status: Status = "fail" if free < needed else "warn" if free < most else "pass"
-    limits = [f"{needed / _GIB:.1f} GiB, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
-    limits += [f"{most / _GIB:.1f} GiB if every completion runs to max_tokens"] * (most > needed)
+    limits = [f"{needed / GIB:.1f} GiB, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
+    limits += [f"{most / GIB:.1f} GiB if every completion runs to max_tokens"] * (most > needed)
     return CheckResult(
         name="disk",
         status=status,
-        value=f"{free / _GIB:.1f} GiB free on {target}",
+        value=f"{free / GIB:.1f} GiB free on {target}",
         limit="; ".join(limits),
         remedy="" if status == "pass" else "Free space, or choose another directory for the runs",
     )

@@ -6,22 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from profiles.schema import Profile
-from tasks.node.engine_memory import (
-    KvCache,
-    dense_tensors,
-    kv_bytes_per_token,
-    kv_cache,
-    reserve_bytes,
-    weight_bytes_per_gpu,
-)
-from tasks.node.host_checks import read_host_memory
+from tasks.node.engine_memory import KvCache, kv_bytes_per_token, kv_cache, reserve_bytes
+from tasks.node.host_memory import read_host_memory
+from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_files import read_model_config, read_weights
 from tasks.plan.model_shape import ModelShape, UnknownLayoutError, read_shape
+from tasks.units import GIB
 
 CPU_ENGINE_BYTES = 3 << 29
 """Resident memory of a CPU engine beside weights and KV cache: Python, torch and vLLM themselves."""
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +108,7 @@ def _with_cache(known: dict[str, Any], cache: KvCache, *, certain: bool) -> dict
     if at_max == 0:
         kind = "problems" if certain else "doubts"
         message = (
-            f"not even one sequence of {known['max_model_len']} tokens fits: {known['kv_budget_bytes'] / _GIB:.2f} GiB "
+            f"not even one sequence of {known['max_model_len']} tokens fits: {known['kv_budget_bytes'] / GIB:.2f} GiB "
             "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs"
         )
         known[kind] = (*known.get(kind, ()), message)
@@ -143,12 +136,12 @@ def _budget(
     if profile.expect.device == "cpu":
         total = read_host_memory().total
         if engine.kv_cache_space_gib is not None:
-            return {"device_bytes": total, "kv_budget_bytes": int(engine.kv_cache_space_gib * _GIB)}
+            return {"device_bytes": total, "kv_budget_bytes": int(engine.kv_cache_space_gib * GIB)}
         reserve = CPU_ENGINE_BYTES
     else:
         expected = profile.expect.gpu_memory_gib
         if gpu_bytes is None and expected is not None:
-            gpu_bytes = int(expected * _GIB)
+            gpu_bytes = int(expected * GIB)
         if gpu_bytes is None:
             return {"device_bytes": None, "kv_budget_bytes": None}
         total = gpu_bytes

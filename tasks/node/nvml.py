@@ -1,8 +1,7 @@
-"""The real NvmlReader, over nvidia-ml-py, and which GPUs a process may use."""
+"""GPU readings from NVIDIA's management library (NVML), through the package nvidia-ml-py."""
 
 import contextlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tasks.node.gpu_reading import DriverReading, GpuProcess, GpuReading, GpuSample, NoDriverError, RemappedRows
@@ -119,28 +118,6 @@ class PynvmlReader:
                 with contextlib.suppress(nvml.NVMLError):
                     statuses[peer] = int(nvml.nvmlDeviceGetP2PStatus(self._handle(index), self._handle(peer), 0))
         return statuses
-
-
-def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = os.environ) -> list[int]:
-    """NVML indices of the GPUs that CUDA shows to a process, in CUDA's order.
-
-    ``uuids`` has one entry per GPU of the node. Follows CUDA's rule for CUDA_VISIBLE_DEVICES: indices or UUID
-    prefixes, and the first entry that names no GPU ends the list. On a node with different GPUs the indices agree with
-    NVML's only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
-    """
-    setting = environment.get("CUDA_VISIBLE_DEVICES")
-    if setting is None:
-        return list(range(len(uuids)))
-    chosen: list[int] = []
-    for entry in (part.strip() for part in setting.split(",")):
-        if entry.isdigit() and int(entry) < len(uuids):
-            chosen.append(int(entry))
-            continue
-        matches = [i for i, uuid in enumerate(uuids) if entry.startswith("GPU-") and uuid and uuid.startswith(entry)]
-        if len(matches) != 1:
-            break
-        chosen += matches
-    return chosen
 
 
 class _Fields:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from tasks.node.advice import Advice
 from tasks.node.check_result import CheckResult
 from tasks.node.memory_plan import MemoryPlan
-from tasks.node.preflight import PreflightReport
+from tasks.node.preflight_report import PreflightReport
+from tasks.units import GIB
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _STYLE = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
-_GIB = 1 << 30
 
 
 def render_preflight(report: PreflightReport) -> "RenderableType":
@@ -114,7 +114,7 @@ def _ranges(indices: Sequence[int]) -> str:
 def _gib(value: int | None) -> str:
     if value is None:
         return ""
-    return f"{value / _GIB:.2f} GiB" if value >= _GIB else f"{value / 2**20:.1f} MiB"
+    return f"{value / GIB:.2f} GiB" if value >= GIB else f"{value / 2**20:.1f} MiB"
 
 
 def _number(value: int | None) -> str:

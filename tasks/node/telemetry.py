@@ -16,8 +16,8 @@ import psutil
 from profiles.schema import Profile
 from tasks.errors import StorageError
 from tasks.files import publish_parquet
-from tasks.node.gpu_checks import usable_gpus
 from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
+from tasks.node.gpu_selection import read_used_gpus
 from tasks.node.nvml import PynvmlReader
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class TelemetrySampler:
         self._path = path
         self._replica_stats = replica_stats
         self._reader: NvmlReader = reader or PynvmlReader()
-        self._gpus = _gpu_indices(profile, self._reader)
+        self._gpus = [gpu.index for gpu in read_used_gpus(profile, self._reader)]
         self._host = None if self._gpus else _HostTree()
         self._interval_s = interval_s
         self._publish_every_s = publish_every_s
@@ -194,16 +194,6 @@ class _HostTree:
             except psutil.NoSuchProcess:
                 del self._processes[pid]
         return {"utilization_percent": percent, "memory_used": resident}
-
-
-def _gpu_indices(profile: Profile, reader: NvmlReader) -> list[int]:
-    if profile.expect.device == "cpu":
-        return []
-    try:
-        present = [reader.gpu(index) for index in range(reader.driver().gpu_count)]
-    except NoDriverError:
-        return []
-    return [gpu.index for gpu in usable_gpus(profile, present)]
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -8,8 +8,8 @@ import polars as pl
 
 from profiles.schema import Profile
 from tasks.node.telemetry import INTERVAL_S
+from tasks.units import GIB
 
-_GIB = 1 << 30
 _COUNTERS = ("preemptions", "prefix_cache_hits", "prefix_cache_queries", "generation_tokens")
 _ONE_DEVICE = ("source", "index")
 
@@ -94,8 +94,8 @@ def summarize_telemetry(
         elapsed_s=elapsed,
         idle_s=elapsed - busy_s,
         utilization_percent=_mean(busy_devices, "utilization_percent"),
-        memory_gib=_scaled(_mean(busy_devices, "memory_used"), _GIB),
-        max_memory_gib=_scaled(_max(devices, "memory_used"), _GIB),
+        memory_gib=_scaled(_mean(busy_devices, "memory_used"), GIB),
+        max_memory_gib=_scaled(_max(devices, "memory_used"), GIB),
         max_temperature_c=_max(devices, "temperature_c"),
         power_w=_mean(busy_devices, "power_w"),
         sm_clock_mhz=_mean(busy_devices, "sm_clock_mhz"),
@@ -149,7 +149,7 @@ def _targets(profile: Profile, gpus: pl.DataFrame, busy: pl.DataFrame) -> tuple[
     targets = profile.targets
     results = []
     if targets.gpu_memory_gib is not None:
-        results.append(_target("memory", "GiB", targets.gpu_memory_gib, _per_gpu(busy, "memory_used", _GIB)))
+        results.append(_target("memory", "GiB", targets.gpu_memory_gib, _per_gpu(busy, "memory_used", GIB)))
     if targets.gpu_utilization_percent is not None:
         values = _per_gpu(busy, "utilization_percent", 1)
         results.append(_target("utilization", "%", targets.gpu_utilization_percent, values))

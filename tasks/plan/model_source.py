@@ -11,11 +11,11 @@ from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.plan.model_files import check_model_files, weight_files
+from tasks.units import GIB
 
 # MERGED from @model_hub: Models of the Hugging Face hub: how much of one is still to come, and
 # fetching it into the hub's cache.
 _LEFT_OUT = ["*.pth", "original/*", "*.gguf", "*.onnx"]
-_GIB = 1 << 30
 
 
 class ModelHub(Protocol):
@@ -83,8 +83,8 @@ def _check_disk(name: str, missing: int, target: Path) -> None:
     free = shutil.disk_usage(target).free
     if missing and free < missing + DISK_FLOOR:
         raise PreflightFailed(
-            f"model {name} needs {missing / _GIB:.1f} GiB more on {target}, which has {free / _GIB:.1f} GiB free, and "
-            f"{DISK_FLOOR / _GIB:g} GiB must stay free. Free space, or set HF_HOME to a directory on a larger disk"
+            f"model {name} needs {missing / GIB:.1f} GiB more on {target}, which has {free / GIB:.1f} GiB free, and "
+            f"{DISK_FLOOR / GIB:g} GiB must stay free. Free space, or set HF_HOME to a directory on a larger disk"
         )
 
 

@@ -10,9 +10,9 @@ import polars as pl
 
 from tasks.generation.oom_ladder import RungChange
 from tasks.node.telemetry import INTERVAL_S
+from tasks.units import GIB
 
 POINTS = 240
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | No
         .group_by(bucket)
         .agg(
             pl.col("utilization_percent").mean().alias("utilization"),
-            (pl.col("memory_used").mean() / _GIB).alias("memory"),
+            (pl.col("memory_used").mean() / GIB).alias("memory"),
         )
     )
     on_gpu = bool((frame["source"] == "gpu").any())

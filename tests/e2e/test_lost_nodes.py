@@ -16,9 +16,16 @@ from tasks.errors import NodesLost, PreflightFailed
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tests.faults.runs import only_run_dir, read_rows
-from tests.support.bare_nodes import await_node_runs, claim_as_node, fail_as_node, lose, node_runs, running_node_run
 from tests.support.fake_profile import write_fake_profile
 from tests.support.leaks import find_leaks
+from tests.support.node_flow_runs import (
+    await_node_runs,
+    claim_as_node,
+    fail_as_node,
+    mark_crashed,
+    node_runs,
+    running_node_run,
+)
 from tests.support.prefect_blocks import aws_block
 from tests.support.prefect_worker import Api
 from tests.support.s3_servers import Bucket
@@ -63,8 +70,8 @@ def test_others_are_started_when_every_node_is_lost_and_all_of_them_read_the_blo
         first, second = await_node_runs(node_api, run_id, 2)
         with temporary_settings({PREFECT_API_URL: node_api.url}):
             assert claim_as_node(first, "node-1", transfer_with(block)) == [0, 1]
-        lose(node_api, first["id"], "it lost power")
-        lose(node_api, second["id"], "nobody took it")
+        mark_crashed(node_api, first["id"], "it lost power")
+        mark_crashed(node_api, second["id"], "nobody took it")
         *_, third, _ = await_node_runs(node_api, run_id, 4)
         with running_node_run(node_api, third["id"], tmp_path, "node-3") as node:
             assert node.wait(PATIENCE_SECONDS) == 0
@@ -102,7 +109,7 @@ def test_nodes_that_are_lost_three_times_without_a_finished_shard_end_the_run_wi
     def lose_each_as_it_comes() -> None:
         for count in (2, 4, 6):
             for number, node_run in enumerate(await_node_runs(node_api, run_id, count)[-2:]):
-                lose(node_api, node_run["id"], f"rack {number} has no power")
+                mark_crashed(node_api, node_run["id"], f"rack {number} has no power")
 
     shared = {"shared": str(tmp_path / "shared"), "runs_dir": str(tmp_path / "runs")}
     with pytest.raises(NodesLost, match="started 3 times and finished nothing") as lost:

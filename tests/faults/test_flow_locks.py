@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 HOLD = """
 import sys
-from tasks.node.gpu_lock import node_lock
-with node_lock(["0"], run_id="night-shift", waiting=print):
+from tasks.node.gpu_lock import lock_gpus
+with lock_gpus(["0"], run_id="night-shift", on_wait=print):
     print("held", flush=True)
     sys.stdin.read()
 """

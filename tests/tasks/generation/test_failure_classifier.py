@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import EngineCrashed, EngineError, EngineStartError, OutOfMemory, Phase
-from tasks.generation.failure_classifier import classify_exit, classify_report, oom_kill_count
+from tasks.generation.failure_classifier import classify_exit, classify_report
+from tasks.node.cgroup import count_oom_kills
 
 CORE = "(EngineCore pid=4242) ERROR 11-23 15:51:40 [core.py:1461] "
 LOADED = "(EngineCore pid=4242) INFO 11-23 15:51:39 [default_loader.py:501] Loading weights took 0.02 seconds\n"
@@ -176,4 +177,4 @@ def test_a_missing_log_is_no_failure_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_oom_kill_counter_is_readable_here() -> None:
-    assert oom_kill_count() >= 0
+    assert count_oom_kills() >= 0

@@ -14,7 +14,7 @@ from tasks.generation.oom_ladder import RungState
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.shard_queue import ShardResult
-from tasks.node.gpu_lock import gpu_slices
+from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.run_config import RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import rollouts_finished, shard_dataset
@@ -197,6 +197,6 @@ def test_each_replica_has_gpus_of_its_own(
     plan = make_plan(tmp_path, replicas=2, width=2, device="cuda")
     if expected is None:
         with pytest.raises(ConfigError, match="needs 4 GPUs"):
-            gpu_slices(plan, visible)
+            gpus_per_replica(plan, visible)
     else:
-        assert gpu_slices(plan, visible) == expected
+        assert gpus_per_replica(plan, visible) == expected

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from profiles.schema import Arm, ArmSet, Profile
-from tasks.node.advice import Situation, give_advice
+from tasks.node.advice import AdviceInputs, give_advice
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
 from tests.tasks.node.test_memory_plan import LLAMA_8B, LLAMA_70B
@@ -21,7 +21,7 @@ WELL = {"max_num_seqs": 512, "max_model_len": 1024, "gpu_memory_utilization": 0.
 WELL_BATCH = 64
 
 
-def situation(tmp_path: Path, *, config: Any = LLAMA_8B, batch: int = WELL_BATCH, **more: Any) -> Situation:
+def situation(tmp_path: Path, *, config: Any = LLAMA_8B, batch: int = WELL_BATCH, **more: Any) -> AdviceInputs:
     engine = WELL | more.pop("engine", {})
     device = more.pop("device", "cuda")
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -39,10 +39,10 @@ def situation(tmp_path: Path, *, config: Any = LLAMA_8B, batch: int = WELL_BATCH
         return plan_memory(changed, tmp_path, arms=8, expected_length=500, gpu_bytes=79 * GIB)
 
     values = {"max_tokens": 512, "prompts": SHORT, "replan": plan} | more
-    return Situation(profile=profile, plan=plan(profile), **values)
+    return AdviceInputs(profile=profile, plan=plan(profile), **values)
 
 
-def settings(now: Situation) -> set[str]:
+def settings(now: AdviceInputs) -> set[str]:
     return {advice.setting for advice in give_advice(now)}
 
 

@@ -6,9 +6,10 @@ import pytest
 from profiles.load import load_profile, profile_names
 from profiles.schema import Profile
 from tasks.node.check_result import CheckResult
-from tasks.node.gpu_checks import fits, gpu_checks, gpus_needed
+from tasks.node.gpu_checks import fits, fitting_profiles, gpu_checks
 from tasks.node.gpu_reading import GpuProcess, GpuReading, RemappedRows
-from tasks.node.preflight import fitting_profiles, run_preflight
+from tasks.node.gpu_selection import gpus_needed
+from tasks.node.node_checks import check_node
 from tests.support.fake_nvml import MIB, FakeReader, healthy
 
 GIB = 1 << 30
@@ -205,7 +206,7 @@ def test_profiles_that_fit_are_suggested(gpus: list[GpuReading], fitting: set[st
 
 
 def test_missing_driver_fails_a_gpu_profile_and_names_one_that_fits(tmp_path: Path) -> None:
-    report = run_preflight(
+    report = check_node(
         load_profile("h100x8"), model_path=None, runs_dir=tmp_path, reader=FakeReader(no_driver="Driver Not Loaded")
     )
     (driver,) = [result for result in report.checks if result.name == "NVIDIA driver"]

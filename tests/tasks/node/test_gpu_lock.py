@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.node.gpu_lock import node_lock
+from tasks.node.gpu_lock import lock_gpus
 
 HOLD = """
 import sys
 from pathlib import Path
-from tasks.node.gpu_lock import node_lock
-with node_lock(sys.argv[2].split(","), run_id="night-shift", waiting=print, directory=Path(sys.argv[1])):
+from tasks.node.gpu_lock import lock_gpus
+with lock_gpus(sys.argv[2].split(","), run_id="night-shift", on_wait=print, directory=Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -49,7 +49,7 @@ def test_the_next_one_waits_and_says_for_whom(holder: "subprocess.Popen[str]", t
         waiting.set()
 
     def enter() -> None:
-        with node_lock(["0", "1"], run_id="day-shift", waiting=note, directory=tmp_path):
+        with lock_gpus(["0", "1"], run_id="day-shift", on_wait=note, directory=tmp_path):
             entered.set()
 
     thread = threading.Thread(target=enter, daemon=True)
@@ -68,12 +68,12 @@ def test_the_next_one_waits_and_says_for_whom(holder: "subprocess.Popen[str]", t
 
 
 def test_other_gpus_are_free(holder: object, tmp_path: Path) -> None:
-    with node_lock(["0", "3"], run_id="other", waiting=pytest.fail, directory=tmp_path):
+    with lock_gpus(["0", "3"], run_id="other", on_wait=pytest.fail, directory=tmp_path):
         pass
 
 
 def test_what_is_started_inside_has_them_too(tmp_path: Path) -> None:
-    with node_lock(["0", "1"], run_id="bench", waiting=pytest.fail, directory=tmp_path):
+    with lock_gpus(["0", "1"], run_id="bench", on_wait=pytest.fail, directory=tmp_path):
         inner = subprocess.run(
             [sys.executable, "-c", HOLD, str(tmp_path), "0"], input="", capture_output=True, text=True, check=True
         )
@@ -85,7 +85,7 @@ def test_a_lock_that_another_user_made_is_opened_as_it_is(tmp_path: Path) -> Non
     lock = tmp_path / "gpu-0.lock"
     lock.touch()
     before = lock.stat()
-    with node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=tmp_path):
+    with lock_gpus(["0"], run_id="mine", on_wait=pytest.fail, directory=tmp_path):
         assert lock.stat().st_ino == before.st_ino
         # what only the owner may change
         assert lock.stat().st_mode == before.st_mode
@@ -96,7 +96,7 @@ def test_locks_that_cannot_be_made_are_refused_with_the_remedy(tmp_path: Path) -
     directory = tmp_path / "file" / "locks"
     with (
         pytest.raises(ConfigError, match=r"GPU 0 cannot be opened: .*`install -d -m 1777 .* HARVEST_LOCK_DIR"),
-        node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=directory),
+        lock_gpus(["0"], run_id="mine", on_wait=pytest.fail, directory=directory),
     ):
         pass
 
@@ -104,12 +104,12 @@ def test_locks_that_cannot_be_made_are_refused_with_the_remedy(tmp_path: Path) -
 OF_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
-from tasks.node.gpu_lock import node_lock
+from tasks.node.gpu_lock import lock_gpus
 directory = Path(sys.argv[1])
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-with node_lock(["0"], run_id="theirs", waiting=print, directory=directory):
+with lock_gpus(["0"], run_id="theirs", on_wait=print, directory=directory):
     print((directory / "gpu-0.lock").read_text())
 """
 
@@ -119,7 +119,7 @@ def test_another_user_takes_the_lock_of_the_first() -> None:
     with tempfile.TemporaryDirectory() as base:
         Path(base).chmod(0o755)
         directory = Path(base) / "locks"
-        with node_lock(["0"], run_id="mine", waiting=pytest.fail, directory=directory):
+        with lock_gpus(["0"], run_id="mine", on_wait=pytest.fail, directory=directory):
             pass
         theirs = subprocess.run(
             [sys.executable, "-c", OF_ANOTHER_USER, str(directory)], capture_output=True, text=True, check=False
@@ -132,7 +132,7 @@ def test_other_users_of_the_node_can_take_the_lock(tmp_path: Path) -> None:
     directory = tmp_path / "locks"
     before = os.umask(0o077)
     try:
-        with node_lock(["GPU-4f2a/7"], run_id="mine", waiting=pytest.fail, directory=directory):
+        with lock_gpus(["GPU-4f2a/7"], run_id="mine", on_wait=pytest.fail, directory=directory):
             [lock] = directory.iterdir()
             assert lock.name == "gpu-GPU-4f2a_7.lock"
             assert lock.stat().st_mode & 0o666 == 0o666

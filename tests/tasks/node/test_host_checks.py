@@ -8,15 +8,14 @@ import pytest
 from profiles.schema import Profile
 from tasks.files import DISK_FLOOR
 from tasks.node.host_checks import (
-    HostMemory,
     OutputSize,
     check_disk,
     check_open_files,
     check_ram,
     check_shared_memory,
     check_writable,
-    read_host_memory,
 )
+from tasks.node.host_memory import HostMemory, read_host_memory
 
 GIB = 1 << 30
 

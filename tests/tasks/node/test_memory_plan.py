@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from profiles.schema import Profile
-from tasks.node.engine_memory import captured_graphs, dense_tensors, kv_bytes_per_token, kv_cache, weight_bytes_per_gpu
+from tasks.node.engine_memory import captured_graphs, kv_bytes_per_token, kv_cache
 from tasks.node.memory_plan import plan_memory
+from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_files import TensorInfo
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
 

@@ -16,11 +16,11 @@ PREFLIGHT = """
 import json, os, sys
 from pathlib import Path
 from profiles.load import load_profile
-from tasks.node.preflight import run_preflight
+from tasks.node.node_checks import check_node
 reports = {}
 for fault in sys.argv[3:]:
     os.environ["NVML_STUB_FAULT"] = fault
-    report = run_preflight(load_profile(sys.argv[1]), model_path=None, runs_dir=Path(sys.argv[2]))
+    report = check_node(load_profile(sys.argv[1]), model_path=None, runs_dir=Path(sys.argv[2]))
     reports[fault] = report.to_json()
 print(json.dumps(reports))
 """

@@ -1,159 +1,74 @@
+import contextlib
 import json
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from profiles.load import load_profile
-from tasks.errors import ConfigError, HarvestError, PreflightFailed
-from tasks.node.check_result import CheckResult, Status
-from tasks.node.memory_plan import MemoryPlan
-from tasks.node.preflight import PreflightReport, check_memory_plan, run_preflight
-from tasks.node.preflight_view import render_plan, render_preflight
-from tasks.storage.destination import CHECK_PREFIX
-from tests.tasks.plan.test_model_files import FIRST, SECOND, model, truncate
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError, PreflightFailed
+from tasks.node.capacity_plan import plan_capacity
+from tasks.node.gpu_reading import GpuReading
+from tasks.node.preflight import BYTES_PER_TOKEN, output_size, run_preflight
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_plan import RunPlan, plan_run
+from tests.support.fake_nvml import FakeReader, healthy
+from tests.support.fake_profile import write_fake_profile
 
-__all__ = ["model"]
-
-CPU = load_profile("cpu-demo")
-
-
-def result(status: Status, **more: Any) -> CheckResult:
-    return CheckResult(name="memory", status=status, value="1 GiB", limit="2 GiB", remedy="Buy more", **more)
+pytestmark = pytest.mark.skipif(not (DEMO_MODEL / "config.json").is_file(), reason="the demo model is not here")
 
 
-@pytest.mark.parametrize(
-    ("statuses", "worst"),
-    [
-        (("pass", "skipped"), "pass"),
-        (("skipped",), "pass"),
-        ((), "pass"),
-        (("pass", "warn", "skipped"), "warn"),
-        (("warn", "fail"), "fail"),
-    ],
-)
-def test_worst_outcome_decides(statuses: tuple[Status, ...], worst: str) -> None:
-    report = PreflightReport(checks=tuple(result(status) for status in statuses))
-    assert report.worst == worst
-    if worst != "fail":
-        report.raise_if_failed()
+def plan(folder: Path, **parameters: Any) -> RunPlan:
+    settled = {"profile": str(write_fake_profile(folder)), "questions": 8, "shard_size": 3, **parameters}
+    return plan_run(config_from_parameters(settled), folder / "runs")
 
 
-def test_failure_lists_every_failed_check_with_its_remedy() -> None:
-    report = PreflightReport(checks=(result("fail", gpu=3), result("pass"), result("fail")))
-    with pytest.raises(PreflightFailed) as caught:
-        report.raise_if_failed()
-    assert "GPU 3 memory: 1 GiB (limit: 2 GiB). Buy more" in str(caught.value)
-    assert str(caught.value).count("Buy more") == 2
-
-
-def test_cpu_profile_passes_without_a_driver(model: Path, tmp_path: Path) -> None:
-    (model / "config.json").write_text(
-        json.dumps(
-            {"model_type": "qwen2", "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-            | {"num_key_value_heads": 1, "vocab_size": 128, "max_position_embeddings": 4096}
-        )
-    )
-    report = run_preflight(CPU, model_path=model, runs_dir=tmp_path / "runs", arms=8)
-    assert report.failed == ()
+def test_the_plan_is_made_for_the_length_of_this_runs_sequences(tmp_path: Path) -> None:
+    run = plan(tmp_path, max_tokens=100)
+    report = run_preflight(run, None)
     assert report.plan is not None
-    assert report.plan.in_flight == CPU.question_batch_size * 8
-    assert json.loads(json.dumps(report.to_json()))["worst"] == report.worst
+    exact = plan_capacity(run).plan.expected_length
+    assert 100 < exact < report.plan.max_model_len
+    assert report.plan.expected_length == pytest.approx(exact, rel=0.05)
+    assert json.loads(run.paths.preflight.read_text())["plan"]["expected_length"] == report.plan.expected_length
 
 
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (lambda m: (m / SECOND).unlink(), SECOND),
-        (lambda m: truncate(m / FIRST, drop=4), f"{FIRST} is truncated"),
-        (lambda m: (m / "tokenizer.json").unlink(), "no tokenizer"),
-    ],
-)
-def test_broken_model_is_bad_input(model: Path, tmp_path: Path, damage: Any, named: str) -> None:
-    damage(model)
-    report = run_preflight(CPU, model_path=model, runs_dir=tmp_path)
-    with pytest.raises(ConfigError, match=named):
-        report.raise_if_failed()
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    run = plan(tmp_path)
+    broken = tmp_path / "model"
+    broken.mkdir()
+    (broken / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json cannot be read"):
+        run_preflight(replace(run, model=replace(run.model, path=broken)), None)
 
 
-def test_gpu_profile_on_a_node_without_a_gpu_fails_fast(tmp_path: Path) -> None:
-    started = time.monotonic()
-    report = run_preflight(load_profile("h100x8"), model_path=None, runs_dir=tmp_path)
-    if not any("no NVIDIA driver was found" in check.value for check in report.failed):
-        pytest.skip("this node has an NVIDIA driver")
-    assert time.monotonic() - started < 5
-    with pytest.raises(PreflightFailed, match="use a profile that fits this node: cpu-demo"):
-        report.raise_if_failed()
+@pytest.mark.parametrize(("finished", "questions"), [((), 8), ((0,), 6), ((0, 2), 3), ((0, 1, 2), 0)])
+def test_finished_shards_need_no_more_disk(tmp_path: Path, finished: tuple[int, ...], questions: int) -> None:
+    run = plan(tmp_path, max_tokens=100)
+    run.paths.rollouts(0).parent.mkdir(parents=True)
+    for index in finished:
+        run.paths.rollouts(index).write_bytes(b"")
+    found = output_size(run)
+    assert found.most == questions * 8 * 100 * BYTES_PER_TOKEN
+    assert found.expected == found.most // 2
 
 
-@pytest.mark.parametrize(
-    ("destination", "status", "error"),
-    [
-        ("{here}/bucket", "pass", None),
-        ("{here}/file/bucket", "fail", PreflightFailed),
-        ("nosuch://bucket/prefix", "fail", ConfigError),
-    ],
-)
-def test_destination_is_really_written(
-    tmp_path: Path, destination: str, status: str, error: type[HarvestError] | None
-) -> None:
-    (tmp_path / "file").write_text("")
-    url = destination.format(here=tmp_path)
-    report = run_preflight(CPU, model_path=None, runs_dir=tmp_path, upload_url=url)
-    (check,) = [check for check in report.checks if check.name == "destination"]
-    assert check.status == status
-    assert url in check.value
-    if error is not None:
-        with pytest.raises(error, match="destination"):
-            report.raise_if_failed()
-    assert not list(tmp_path.rglob(f"{CHECK_PREFIX}*"))
+@dataclass
+class FreeingReader(FakeReader):
+    """Eight GPUs on which a killed engine's memory is freed step by step, at each look."""
+
+    looks: int = 0
+
+    def gpu(self, index: int) -> GpuReading:
+        self.looks += 1
+        held = max(0, 16 - self.looks) << 30
+        return healthy(index, memory_free=(81008 << 20) - held)
 
 
-def render(renderable: Any) -> str:
-    from rich.console import Console
-
-    console = Console(width=200, no_color=True)
-    with console.capture() as captured:
-        console.print(renderable)
-    return captured.get()
-
-
-def test_view_groups_gpus_and_shows_each_remedy() -> None:
-    checks = [CheckResult(name="ECC", status="pass", value="on", gpu=gpu) for gpu in range(7)]
-    checks.append(CheckResult(name="ECC", status="warn", value="off", limit="on", remedy="Turn it on", gpu=7))
-    text = render(render_preflight(PreflightReport(checks=tuple(checks))))
-    assert "0-6" in text
-    assert "Turn it on" in text
-    assert text.count("ECC") == 2
-
-
-@pytest.mark.parametrize(
-    ("more", "status"),
-    [
-        ({"problems": ("not one fits",)}, "fail"),
-        ({"doubts": ("not one fits",), "kv_tokens": 0, "is_estimate": True}, "warn"),
-        ({"unknown": ("cannot tell",)}, "skipped"),
-        ({"kv_tokens": 4096, "batch_fits": False}, "warn"),
-        ({"kv_tokens": 4096, "batch_fits": True}, "pass"),
-    ],
-)
-def test_what_the_memory_plan_means_for_a_run(more: dict[str, Any], status: str) -> None:
-    assert check_memory_plan(memory_plan(**more)).status == status
-
-
-def memory_plan(**more: Any) -> MemoryPlan:
-    known = {"profile": "test", "device": "cuda", "tensor_parallel_size": 1, "max_model_len": 2048}
-    return MemoryPlan(**known, **({"expected_length": 500, "in_flight": 128, "running": 128} | more))
-
-
-def test_view_shows_the_figures_of_the_plan_below_the_checks() -> None:
-    text = render(render_preflight(PreflightReport(checks=(result("pass"),), plan=memory_plan(kv_tokens=8192))))
-    assert text.index("1 GiB") < text.index("memory plan, profile test") < text.index("preflight: pass")
-    assert "8,192" in text
-
-
-def test_plan_view_says_what_it_cannot_tell(model: Path, tmp_path: Path) -> None:
-    plan = run_preflight(CPU, model_path=model, runs_dir=tmp_path).plan
-    assert plan is not None
-    assert "cannot tell" in render(render_plan(plan, ()))
+def test_memory_that_is_just_being_freed_fails_no_run(tmp_path: Path) -> None:
+    run = plan(tmp_path, profile="h100x8-replicas", model="demo")
+    with contextlib.suppress(PreflightFailed):  # this machine lacks what the profile wants of CPU memory and packages
+        run_preflight(run, None, reader=FreeingReader(gpus=[healthy(index) for index in range(8)]))
+    checks = json.loads(run.paths.preflight.read_text())["checks"]
+    assert [check["status"] for check in checks if check["name"] == "free memory"] == ["pass"] * 8

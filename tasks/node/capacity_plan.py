@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from profiles.schema import Profile
-from tasks.node.advice import Advice, Situation, give_advice
-from tasks.node.gpu_checks import usable_gpus
-from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
+from tasks.node.advice import Advice, AdviceInputs, give_advice
+from tasks.node.gpu_reading import NvmlReader
+from tasks.node.gpu_selection import read_used_gpus, smallest_gpu
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
@@ -15,7 +15,7 @@ from tasks.plan.run_plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assessment:
+class CapacityPlan:
     """What `harvest plan` prints."""
 
     plan: MemoryPlan
@@ -23,13 +23,13 @@ class Assessment:
     advice: tuple[Advice, ...]
 
 
-def assess(
+def plan_capacity(
     run: RunPlan,
     *,
     completion_length: float | None = None,
     truncation_rate: float | None = None,
     reader: NvmlReader | None = None,
-) -> Assessment:
+) -> CapacityPlan:
     """Plan and advise for ``run`` on this node; loads the tokenizer, no weights. Raises ConfigError.
 
     ``completion_length`` (mean, in tokens) and ``truncation_rate`` (share of 1) are a previous run's; without the
@@ -39,7 +39,7 @@ def assess(
     prompts = measure_prompts(tokenizer.encode, run.arms, run.questions.get_column("question").to_list())
     sampling = run.config.sampling
     expected = math.ceil(prompts.mean + (completion_length or sampling.max_tokens))
-    smallest = _smallest(_gpus(run.profile, reader or PynvmlReader()))
+    smallest = smallest_gpu(read_used_gpus(run.profile, reader or PynvmlReader()))
 
     def plan(profile: Profile) -> MemoryPlan:
         return plan_memory(
@@ -53,7 +53,7 @@ def assess(
         )
 
     memory = plan(run.profile)
-    situation = Situation(
+    situation = AdviceInputs(
         profile=run.profile,
         plan=memory,
         max_tokens=sampling.max_tokens,
@@ -62,20 +62,4 @@ def assess(
         free_bytes=None if smallest is None else smallest.memory_free,
         replan=plan,
     )
-    return Assessment(plan=memory, prompts=prompts, advice=give_advice(situation))
-
-
-def _gpus(profile: Profile, reader: NvmlReader) -> list[GpuReading]:
-    if profile.expect.device == "cpu":
-        return []
-    try:
-        present = [reader.gpu(index) for index in range(reader.driver().gpu_count)]
-    except NoDriverError:
-        return []
-    return usable_gpus(profile, present)
-
-
-def _smallest(gpus: list[GpuReading]) -> GpuReading | None:
-    """The GPU with the least free memory, which bounds the engine."""
-    known = [gpu for gpu in gpus if gpu.memory_total is not None]
-    return min(known, key=lambda gpu: (gpu.memory_total or 0, gpu.memory_free or 0), default=None)
+    return CapacityPlan(plan=memory, prompts=prompts, advice=give_advice(situation))

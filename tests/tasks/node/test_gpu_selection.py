@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.node.nvml import visible_gpus
+from tasks.node.gpu_selection import visible_gpus
 
 UUIDS = ["GPU-aaaa-1", "GPU-bbbb-2", "GPU-cccc-3", None]
 

@@ -34,7 +34,7 @@ def await_node_runs(api: Api, run_id: str, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def lose(api: Api, flow_run_id: str, message: str) -> None:
+def mark_crashed(api: Api, flow_run_id: str, message: str) -> None:
     """Say of a flow run what its worker says of one whose process is gone."""
     api.set_state(flow_run_id, "CRASHED", message=message, force=True)
 

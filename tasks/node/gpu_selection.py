@@ -1,0 +1,88 @@
+"""Which GPUs of the node a run uses: CUDA_VISIBLE_DEVICES, the profile's demand, and each replica's share."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from profiles.schema import Profile
+from tasks.errors import ConfigError
+from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
+from tasks.plan.run_plan import RunPlan
+
+
+def read_all_gpus(reader: NvmlReader) -> list[GpuReading]:
+    """A reading of every GPU of the node, in NVML's order. Raises NoDriverError."""
+    return [reader.gpu(index) for index in range(reader.driver().gpu_count)]
+
+
+def read_used_gpus(profile: Profile, reader: NvmlReader) -> list[GpuReading]:
+    """A reading of every GPU that ``profile`` uses; empty for a CPU profile and on a node without a driver."""
+    if profile.expect.device == "cpu":
+        return []
+    try:
+        return used_gpus(profile, read_all_gpus(reader))
+    except NoDriverError:
+        return []
+
+
+def used_gpus(profile: Profile, present: Sequence[GpuReading]) -> list[GpuReading]:
+    """The GPUs that ``profile`` uses of those ``present``: the first ones that CUDA_VISIBLE_DEVICES shows."""
+    return [present[index] for index in visible_gpus([gpu.uuid for gpu in present])[: gpus_needed(profile)]]
+
+
+def gpus_needed(profile: Profile) -> int:
+    """How many GPUs of the node ``profile`` uses."""
+    return max(profile.expect.gpu_count, profile.replicas * profile.engine.tensor_parallel_size)
+
+
+def smallest_gpu(gpus: Sequence[GpuReading]) -> GpuReading | None:
+    """The GPU with the least memory, and of equal ones with the least free: it bounds the engine. None without any."""
+    known = [gpu for gpu in gpus if gpu.memory_total is not None]
+    return min(known, key=lambda gpu: (gpu.memory_total or 0, gpu.memory_free or 0), default=None)
+
+
+def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = os.environ) -> list[int]:
+    """NVML indices of the GPUs that CUDA shows to a process, in CUDA's order.
+
+    ``uuids`` has one entry per GPU of the node. Follows CUDA's rule for CUDA_VISIBLE_DEVICES: each entry is an index or
+    a UUID prefix, and the first entry that names no GPU ends the list. On a node with different GPUs CUDA's indices
+    agree with NVML's only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    setting = environment.get("CUDA_VISIBLE_DEVICES")
+    if setting is None:
+        return list(range(len(uuids)))
+    chosen: list[int] = []
+    for entry in (part.strip() for part in setting.split(",")):
+        if entry.isdigit() and int(entry) < len(uuids):
+            chosen.append(int(entry))
+            continue
+        matches = [i for i, uuid in enumerate(uuids) if entry.startswith("GPU-") and uuid and uuid.startswith(entry)]
+        if len(matches) != 1:
+            break
+        chosen += matches
+    return chosen
+
+
+def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
+    """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for a replica of a CPU profile.
+
+    ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None where it is not set. Raises ConfigError when it names too
+    few GPUs.
+    """
+    replicas, width = plan.profile.replicas, plan.profile.engine.tensor_parallel_size
+    if plan.profile.expect.device == "cpu":
+        return [None] * replicas
+    devices = [str(index) for index in range(replicas * width)]
+    if visible is not None:
+        devices = [device for device in visible.split(",") if device]
+    if len(devices) < replicas * width:
+        raise ConfigError(
+            f"profile {plan.profile.name} needs {replicas * width} GPUs ({replicas} replicas x tensor_parallel_size "
+            f"{width}), but CUDA_VISIBLE_DEVICES names {len(devices)}: {visible!r}. Name more, or take another profile"
+        )
+    return [devices[index * width : (index + 1) * width] for index in range(replicas)]
+
+
+def gpus_of_run(plan: RunPlan) -> list[str]:
+    """The GPUs of all replicas of ``plan``, named as in CUDA_VISIBLE_DEVICES. Raises ConfigError."""
+    per_replica = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return [gpu for gpus in per_replica if gpus for gpu in gpus]

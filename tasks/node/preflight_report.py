@@ -1,0 +1,58 @@
+"""preflight.json: what every check of the node found, and the memory plan."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError, PreflightFailed
+from tasks.files import publish_json, read_record
+from tasks.node.check_result import CheckResult, Status
+from tasks.node.memory_plan import MemoryPlan
+
+_RANK: dict[Status, int] = {"pass": 0, "skipped": 0, "warn": 1, "fail": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightReport:
+    """The outcome of one preflight."""
+
+    checks: tuple[CheckResult, ...]
+    """In the order of the checks."""
+    plan: MemoryPlan | None = None
+    """None when no model was given, or when the model's files are incomplete."""
+
+    @property
+    def worst(self) -> Status:
+        """The worst outcome: fail, warn or pass. A skipped check makes a report neither better nor worse."""
+        worst = max(self.checks, key=lambda check: _RANK[check.status], default=None)
+        return "pass" if worst is None or worst.status == "skipped" else worst.status
+
+    @property
+    def failed(self) -> tuple[CheckResult, ...]:
+        return tuple(check for check in self.checks if check.status == "fail")
+
+    def raise_if_failed(self) -> None:
+        """Raise an error that lists each failed check with its remedy; do nothing when none failed.
+
+        Raises ConfigError when the user's input is at fault (the model, or settings that no node can run), else
+        PreflightFailed.
+        """
+        if not self.failed:
+            return
+        kind = ConfigError if any(check.is_input for check in self.failed) else PreflightFailed
+        lines = "\n".join(f"  - {check}" for check in self.failed)
+        raise kind(f"preflight failed, {len(self.failed)} of {len(self.checks)} checks:\n{lines}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of preflight.json."""
+        return {"worst": self.worst, **asdict(self)}
+
+
+def read_preflight(path: Path) -> PreflightReport | None:
+    """The report in the file ``path``, or None when there is no such file. Raises DamagedFile."""
+    return read_record(path, PreflightReport)
+
+
+def publish_preflight(report: PreflightReport, path: Path) -> None:
+    """Write ``report`` to ``path``."""
+    publish_json(report.to_json(), path)

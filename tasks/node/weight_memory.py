@@ -1,0 +1,87 @@
+"""Weights per GPU under tensor parallelism, from safetensors headers or, for a dense model, from its config.
+
+vLLM's rule (model_executor/layers/linear.py, vocab_parallel_embedding.py): projections and embeddings are split over
+the GPUs. K and V are repeated where there are fewer KV heads than GPUs. Norms, routers and the biases of row-parallel
+layers are whole on every GPU.
+"""
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+
+from tasks.plan.model_files import TensorInfo
+from tasks.plan.model_shape import ModelShape
+
+VOCAB_PADDING = 64
+"""vLLM pads the vocabulary to a multiple of this."""
+
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_REPLICATED_BIASES = ("o_proj.bias", "down_proj.bias", "dense.bias", "w2.bias")
+_SPLIT = ("_proj", "experts.", "embed_tokens", "lm_head", "qkv", "gate_up", "c_fc", "c_proj")
+
+
+def weight_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, tensor_parallel_size: int) -> int:
+    """Bytes of weights on the fullest GPU, as the engine holds them: floating-point weights in its own dtype."""
+    return sum(_bytes(tensor, shape, tensor_parallel_size) for tensor in tensors if _is_loaded(tensor, shape))
+
+
+def dense_tensors(shape: ModelShape) -> list[TensorInfo]:
+    """The tensors of a dense Llama- or Qwen-like checkpoint of this shape, when there is no file to look at."""
+    hidden, query = shape.hidden, shape.heads * shape.head_dim
+    keys = shape.kv_heads * shape.head_dim
+    layer: dict[str, tuple[int, ...]] = {
+        "self_attn.q_proj.weight": (query, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, query),
+        "mlp.gate_proj.weight": (shape.intermediate, hidden),
+        "mlp.up_proj.weight": (shape.intermediate, hidden),
+        "mlp.down_proj.weight": (hidden, shape.intermediate),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    if shape.qkv_bias:
+        layer |= {f"self_attn.{name}_proj.bias": (rows,) for name, rows in (("q", query), ("k", keys), ("v", keys))}
+    if shape.family == "qwen3":
+        layer |= {f"self_attn.{name}_norm.weight": (shape.head_dim,) for name in "qk"}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{index}.{name}": dimensions
+        for index in range(shape.layers)
+        for name, dimensions in layer.items()
+    }
+    shapes["model.embed_tokens.weight"] = (shape.vocab, hidden)
+    shapes["model.norm.weight"] = (hidden,)
+    if not shape.tied_embeddings:
+        shapes["lm_head.weight"] = (shape.vocab, hidden)
+    return [
+        TensorInfo(name=name, dtype="BF16", shape=dimensions, nbytes=2 * math.prod(dimensions))
+        for name, dimensions in shapes.items()
+    ]
+
+
+def _is_loaded(tensor: TensorInfo, shape: ModelShape) -> bool:
+    if shape.tied_embeddings and tensor.name.startswith("lm_head"):
+        return False
+    return not tensor.name.endswith("rotary_emb.inv_freq")
+
+
+def _bytes(tensor: TensorInfo, shape: ModelShape, size: int) -> int:
+    if "embed_tokens" in tensor.name or tensor.name.startswith("lm_head"):
+        padded = -(-tensor.shape[0] // VOCAB_PADDING) * VOCAB_PADDING
+        elements = padded * math.prod(tensor.shape[1:]) // size
+    else:
+        elements = math.ceil(tensor.elements * _share(tensor, shape, size))
+    if tensor.dtype in _FLOATS and not shape.quantized:
+        return elements * shape.dtype_bytes
+    return elements * tensor.nbytes // max(1, tensor.elements)
+
+
+def _share(tensor: TensorInfo, shape: ModelShape, size: int) -> Fraction:
+    """Which share of the tensor vLLM puts on each GPU."""
+    name = tensor.name
+    if not any(part in name for part in _SPLIT) or name.endswith(_REPLICATED_BIASES) or "layernorm" in name:
+        return Fraction(1)
+    query, key_value = Fraction(1, size), Fraction(1, min(size, shape.kv_heads))
+    if "qkv" in name:  # Q, K and V of a layer in one tensor, as Phi-3 has them
+        return (shape.heads * query + 2 * shape.kv_heads * key_value) / (shape.heads + 2 * shape.kv_heads)
+    return key_value if "k_proj" in name or "v_proj" in name else query
