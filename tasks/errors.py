@@ -15,8 +15,8 @@ EngineCrashed       1    the engine process ended; retried with the same setting
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
 DamagedFile         1    a file of a run is not what it should be; the message names the file and what is wrong
-UploadError         1    the destination does not hold what was sent; ``_SUCCESS`` was not written; after an outage
-                         the task is tried again, for minutes
+UploadError         1    the destination does not hold the files that were sent; ``_SUCCESS`` was not written; after
+                         an outage the task is tried again, for minutes
 NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
 NotEquivalent       3    the outputs differ from the baseline's by more than was required
 =================  ====  ==============================================================================
@@ -93,7 +93,7 @@ class UploadError(HarvestError):
 
 
 class NodesLost(HarvestError):
-    """No node is left that generates, and what they failed of would fail again."""
+    """No node generates any more, and shards are unfinished."""
 
 
 class NotEquivalent(HarvestError):

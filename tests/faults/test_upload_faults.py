@@ -1,4 +1,4 @@
-"""An upload through failing networks and servers: right in the end, or a clear error and no _SUCCESS."""
+"""An upload over failing networks and servers completes, or raises a clear error and writes no _SUCCESS."""
 
 import random
 import time
@@ -67,7 +67,7 @@ HEALED = {
 
 
 @pytest.mark.parametrize("name", HEALED)
-def test_a_passing_fault_heals(name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths) -> None:
+def test_an_upload_completes_after_a_passing_fault(name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths) -> None:
     fault = HEALED[name]
     fault.hits = 0
     proxy.faults.append(fault)
@@ -79,7 +79,7 @@ def test_a_passing_fault_heals(name: str, bucket: Bucket, proxy: FaultProxy, run
     check_complete(bucket, run)
 
 
-def test_a_completion_whose_answer_was_lost_is_recognised_by_its_object(
+def test_a_multipart_upload_whose_last_answer_was_lost_is_complete(
     bucket: Bucket, proxy: FaultProxy, run: RunPaths
 ) -> None:
     proxy.faults += [
@@ -128,7 +128,7 @@ def test_a_lasting_fault_is_a_clear_error_and_the_next_upload_completes(
     check_complete(bucket, run)
 
 
-def test_damage_at_rest_is_found_and_named(bucket: Bucket, run: RunPaths, tmp_path: Path) -> None:
+def test_verify_names_damaged_objects(bucket: Bucket, run: RunPaths, tmp_path: Path) -> None:
     upload_run(run.root, bucket.url, transfer=QUICK)
     key = "team/rollouts/run/rollouts/shard-00001.parquet"
     body = bytearray(bucket.get(key))

@@ -1,4 +1,4 @@
-"""The named distributions against the library that has them all."""
+"""The distributions give the values of ``scipy.stats``."""
 
 import pytest
 from scipy import stats

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and records are read back or their damage is named."""
 
 import os
 import signal
@@ -43,12 +43,12 @@ def test_a_failed_writer_leaves_the_old_file_and_no_temporary(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b'{"cut', b"\xff\xfe"])
-def test_a_torn_json_file_reads_as_none(tmp_path: Path, content: bytes) -> None:
+def test_a_truncated_json_file_reads_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.json").write_bytes(content)
     assert read_json(tmp_path / "state.json") is None
 
 
-def test_a_directory_in_the_way_is_a_storage_error_that_names_it(tmp_path: Path) -> None:
+def test_a_storage_error_names_the_path_where_a_directory_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(StorageError, match=r"config\.json"):
         publish_json({}, tmp_path / "config.json")
@@ -93,7 +93,7 @@ def test_a_record_reads_back_and_unknown_keys_are_ignored(tmp_path: Path) -> Non
     ],
     ids=["empty", "deep", "list", "wrong type", "missing"],
 )
-def test_a_damaged_record_is_named(tmp_path: Path, text: str, wrong: str) -> None:
+def test_the_error_names_the_damaged_file(tmp_path: Path, text: str, wrong: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(text)
     with pytest.raises(DamagedFile, match=f"file.json is damaged: .*{wrong}"):

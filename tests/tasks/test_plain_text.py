@@ -1,4 +1,4 @@
-"""Whatever a model writes, a terminal or a page only shows it."""
+"""A terminal or a page shows the control characters that a model writes, and does not obey them."""
 
 import pytest
 from hypothesis import given
@@ -32,9 +32,9 @@ def test_nothing_visible_is_a_control(text: str) -> None:
 
 
 @given(st.text(), st.integers(min_value=1, max_value=50))
-def test_one_line_is_one_line(text: str, most: int) -> None:
-    line = one_line(text, most)
-    assert len(line) <= most
+def test_one_line_is_one_line(text: str, max_length: int) -> None:
+    line = one_line(text, max_length)
+    assert len(line) <= max_length
     assert not set(line) & {"\n", "\t", "\r", "\x1b", "\u2028"}
 
 

@@ -1,4 +1,4 @@
-"""Processes that must end, and those that must not be touched."""
+"""Replicas and their descendants end with their owner, and no other process is killed."""
 
 import multiprocessing
 import os
@@ -76,7 +76,7 @@ def _lives(pid: int) -> bool:
 
 
 def spawn_below(depth: int) -> None:
-    """Processes under this one, as an engine core has workers under it; none of them asks for anything."""
+    """Spawn ``depth`` processes below this one, as an engine core spawns workers; they ask for no signal themselves."""
     print(os.getpid(), flush=True)
     if depth:
         multiprocessing.get_context("spawn").Process(target=spawn_below, args=(depth - 1,)).start()
@@ -93,7 +93,7 @@ def test_a_replica_dies_when_its_flow_is_killed() -> None:
     wait_until_gone([pid])
 
 
-def test_what_a_replica_spawns_dies_with_it_down_to_the_last() -> None:
+def test_all_descendants_of_a_replica_die_with_it() -> None:
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
     replica = subprocess.Popen(
         [sys.executable, "-c", REPLICA], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
@@ -106,7 +106,7 @@ def test_what_a_replica_spawns_dies_with_it_down_to_the_last() -> None:
     wait_until_gone(pids)
 
 
-def test_a_process_dies_with_its_replica_before_it_has_imported_anything() -> None:
+def test_a_spawned_process_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
     # the parent that is named is not the one that it has: as when the replica died a moment ago
     spawned = subprocess.run(
@@ -119,7 +119,7 @@ def test_a_process_dies_with_its_replica_before_it_has_imported_anything() -> No
     assert (spawned.returncode, spawned.stdout) == (1, "")
 
 
-def test_a_sitecustomize_of_the_users_still_runs(tmp_path: Path) -> None:
+def test_the_users_own_sitecustomize_still_runs(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hidden')")
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), str(tmp_path), *filter(None, sys.path)])
     started = subprocess.run(
@@ -132,12 +132,12 @@ def test_a_sitecustomize_of_the_users_still_runs(tmp_path: Path) -> None:
     assert (started.stdout, started.stderr) == ("hidden\nstarted\n", "")
 
 
-def test_a_child_that_asks_too_late_ends_at_once() -> None:
+def test_a_child_whose_parent_is_gone_ends_at_once() -> None:
     child = subprocess.run([sys.executable, "-c", TOO_LATE], capture_output=True, text=True, check=False)
     assert (child.returncode, child.stdout) == (1, "")
 
 
-def test_a_record_knows_its_process_from_a_later_one_under_the_same_pid(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_a_record_does_not_match_a_later_process_with_the_same_pid(sleeper: "subprocess.Popen[bytes]") -> None:
     record = record_of(sleeper.pid)
     assert record.process() is not None
     assert ProcessRecord(pid=sleeper.pid, started=record.started - 1).process() is None
@@ -149,7 +149,7 @@ def test_a_record_knows_its_process_from_a_later_one_under_the_same_pid(sleeper:
     assert ProcessRecord.of(sleeper.pid) is None
 
 
-def test_kill_all_takes_descendants_along_and_stopped_ones_too() -> None:
+def test_kill_all_kills_descendants_and_stopped_processes() -> None:
     parent = subprocess.Popen([sys.executable, "-c", TREE], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     parent.stdout.readline()
@@ -162,7 +162,7 @@ def test_kill_all_takes_descendants_along_and_stopped_ones_too() -> None:
     wait_until_gone([int(pid) for pid in children])
 
 
-def test_leftovers_of_a_dead_owner_are_ended(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+def test_replicas_of_a_dead_owner_are_killed(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
     path = tmp_path / "run" / "state" / "replica-0.pid.json"
     record_processes(path, [record_of(sleeper.pid)])
     # while the owner, this process, lives, nothing is a leftover
@@ -183,7 +183,7 @@ def test_leftovers_of_a_dead_owner_are_ended(tmp_path: Path, sleeper: "subproces
         pytest.param({"processes": [{"pid": "SLEEPER", "started": 1}]}, id="with another start time"),
     ],
 )
-def test_processes_that_are_not_ours_are_left_alone(
+def test_processes_of_others_are_not_killed(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", change: dict[str, object]
 ) -> None:
     path = tmp_path / "run" / "state" / "replica-0.pid.json"
@@ -207,7 +207,7 @@ def test_processes_that_are_not_ours_are_left_alone(
         pytest.param({"processes": [{"pid": 1, "born": 1}]}, id="a process of other fields"),
     ],
 )
-def test_a_record_that_cannot_be_read_is_passed_over_and_the_others_are_not(
+def test_a_damaged_record_is_skipped_and_the_others_are_used(
     tmp_path: Path, sleeper: "subprocess.Popen[bytes]", change: dict[str, object] | None
 ) -> None:
     bad, good = (tmp_path / run / "state" / "replica-0.pid.json" for run in ("a", "b"))

@@ -61,7 +61,14 @@ def test_a_run_that_was_not_compared_has_no_verdict(tmp_path: Path) -> None:
     assert write_manifest(run.root).equivalence is None
 
 
-def test_torn_parquet_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "[]", '{"verdict": 3}', "[" * 100_000], ids=["empty", "list", "number", "deep"])
+def test_a_damaged_comparison_gives_no_verdict(tmp_path: Path, text: str) -> None:
+    run = write_run(tmp_path / "run", shards=1)
+    run.equivalence.write_text(text)
+    assert write_manifest(run.root).equivalence is None
+
+
+def test_the_error_names_a_truncated_parquet_file(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     run.scores(0).write_bytes(run.scores(0).read_bytes()[:-7])
     with pytest.raises(StorageError, match=r"scores/shard-00000\.parquet is not readable"):
@@ -76,7 +83,10 @@ def test_missing_shards(tmp_path: Path) -> None:
     assert missing_shards(run.root) == ["rollouts/shard-00001.parquet", "scores/shard-00002.parquet"]
 
 
-def test_a_directory_without_config_is_no_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [None, "", "[]", "{}", '{"fingerprint": ""}'])
+def test_a_directory_without_a_fingerprint_is_no_run(tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
     with pytest.raises(ConfigError, match="is not a run directory"):
         run_fingerprint(tmp_path)
 

@@ -1,4 +1,4 @@
-"""An upload is complete and checked, or readers can see that it is not."""
+"""An upload is complete and verified, or readers can see that it is not."""
 
 import hashlib
 import json
@@ -56,11 +56,11 @@ def check_round_trip(run: RunPaths, url: str, directory: Path) -> None:
     assert (copy / "manifest.json").read_bytes() == run.manifest.read_bytes()
 
 
-def test_twenty_shards_go_and_come_back_byte_for_byte(any_bucket: Bucket, tmp_path: Path) -> None:
+def test_twenty_shards_are_uploaded_and_downloaded_byte_for_byte(any_bucket: Bucket, tmp_path: Path) -> None:
     check_round_trip(write_run(tmp_path / "run", shards=20), any_bucket.url, tmp_path / "copies")
 
 
-def test_over_tls_with_an_own_authority(tls_bucket: Bucket, tmp_path: Path) -> None:
+def test_upload_over_tls_with_a_private_authority(tls_bucket: Bucket, tmp_path: Path) -> None:
     check_round_trip(write_run(tmp_path / "run", shards=20), tls_bucket.url, tmp_path / "copies")
 
 
@@ -78,7 +78,7 @@ def test_any_fsspec_target(scheme: str, tmp_path: Path) -> None:
     assert verify_upload(f"{url}/run").ok
 
 
-def test_objects_carry_their_hash_and_success_carries_the_manifests(any_bucket: Bucket, tmp_path: Path) -> None:
+def test_metadata_has_each_files_hash_and_success_the_manifests(any_bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2)
     upload_run(run.root, any_bucket.url)
 
@@ -95,7 +95,7 @@ def test_objects_carry_their_hash_and_success_carries_the_manifests(any_bucket: 
     assert {file["path"] for file in json.loads(manifest)["files"]} == set(contents(run.root))
 
 
-def test_shards_go_up_while_others_are_not_made_yet(bucket: Bucket, tmp_path: Path) -> None:
+def test_shards_are_uploaded_before_others_are_generated(bucket: Bucket, tmp_path: Path) -> None:
     finished = write_run(tmp_path / "finished" / "run", shards=3)
     run = RunPaths(root=tmp_path / "run")
     base = "team/rollouts/run"
@@ -136,7 +136,7 @@ def test_a_repeated_upload_sends_nothing(any_bucket: Bucket, tmp_path: Path, mon
         assert not [path for method, path, _ in proxy.requests if method == "GET" and "shard-" in path]
 
 
-def test_only_what_is_missing_or_differs_is_sent_and_success_goes_first(
+def test_only_missing_or_different_files_are_sent_after_success_is_deleted(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "run", shards=4)
@@ -165,7 +165,7 @@ def test_only_what_is_missing_or_differs_is_sent_and_success_goes_first(
     assert verify_upload(f"{bucket.url}/run").ok
 
 
-def test_a_different_run_under_the_same_name_is_refused_and_left_alone(any_bucket: Bucket, tmp_path: Path) -> None:
+def test_a_destination_with_a_different_run_is_refused_and_not_changed(any_bucket: Bucket, tmp_path: Path) -> None:
     theirs = write_run(tmp_path / "a" / "run", shards=2, seed=1)
     mine = write_run(tmp_path / "b" / "run", shards=2, seed=2)
     upload_run(theirs.root, any_bucket.url)
@@ -178,7 +178,9 @@ def test_a_different_run_under_the_same_name_is_refused_and_left_alone(any_bucke
     assert {key: any_bucket.get(key) for key in any_bucket.listing()} == before
 
 
-def test_what_is_no_run_is_refused_and_neighbours_are_left_alone(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_destination_with_other_files_is_refused_and_its_neighbours_are_not_changed(
+    bucket: Bucket, tmp_path: Path
+) -> None:
     run = write_run(tmp_path / "run", shards=1)
     client = bucket.server.client()
     for key in ("team/rollouts/run-2/config.json", "team/rollouts/other/_SUCCESS", "team/runaway"):
@@ -194,7 +196,7 @@ def test_what_is_no_run_is_refused_and_neighbours_are_left_alone(bucket: Bucket,
     assert [key for key in bucket.listing() if "/second/" in key] == ["team/rollouts/second/thesis.tex"]
 
 
-def test_a_shard_that_is_not_of_the_run_keeps_success_away(bucket: Bucket, tmp_path: Path) -> None:
+def test_success_is_not_written_beside_a_shard_of_another_run(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     upload_run(run.root, bucket.url)
     stranger = "team/rollouts/run/rollouts/shard-00009.parquet"
@@ -208,7 +210,7 @@ def test_a_shard_that_is_not_of_the_run_keeps_success_away(bucket: Bucket, tmp_p
     assert stranger in bucket.listing()
 
 
-def test_large_files_go_in_parts_and_leave_none_open(any_bucket: Bucket, tmp_path: Path) -> None:
+def test_a_large_file_is_sent_in_parts_and_leaves_no_multipart_upload_open(any_bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     add_large_file(run)
     record = upload_run(run.root, any_bucket.url, transfer=PARTS)
@@ -220,7 +222,7 @@ def test_large_files_go_in_parts_and_leave_none_open(any_bucket: Bucket, tmp_pat
     assert list((run.state / "multipart").iterdir()) == []
 
 
-def test_other_part_sizes_are_no_reason_to_send_again(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_file_is_not_sent_again_for_another_part_size(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     add_large_file(run)
     upload_run(run.root, bucket.url, transfer=PARTS)
@@ -238,7 +240,7 @@ def test_full_verification_reads_everything_back(bucket: Bucket, tmp_path: Path)
     assert full.files_sent == 0
 
 
-def test_native_checksums_where_the_endpoint_takes_them(
+def test_the_server_compares_checksums_where_the_endpoint_supports_them(
     ministack_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = make_bucket(ministack_server, monkeypatch)
@@ -251,7 +253,7 @@ def test_native_checksums_where_the_endpoint_takes_them(
     assert verify_upload(f"{bucket.url}/run").ok
 
 
-def test_etags_of_kms_encrypted_objects_are_not_taken_for_digests(bucket: Bucket, tmp_path: Path) -> None:
+def test_etags_of_kms_encrypted_objects_are_not_compared_with_md5s(bucket: Bucket, tmp_path: Path) -> None:
     rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "key"}}
     bucket.server.client().put_bucket_encryption(
         Bucket=bucket.name, ServerSideEncryptionConfiguration={"Rules": [rule]}
@@ -282,7 +284,7 @@ def test_parallel_uploaders_of_one_run(bucket: Bucket, tmp_path: Path) -> None:
     assert verify_upload(f"{bucket.url}/run").ok
 
 
-def test_what_changes_while_another_upload_finishes_takes_its_success_away(
+def test_a_change_while_another_upload_finishes_deletes_its_success(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "run", shards=2)
@@ -316,7 +318,7 @@ def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None
     assert not (tmp_path / "bucket" / "run" / "_SUCCESS").exists()
 
 
-def test_another_destination_starts_a_receipt_of_its_own(bucket: Bucket, tmp_path: Path) -> None:
+def test_another_destination_starts_a_new_record(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     upload_run(run.root, bucket.url)
     record = upload_run(run.root, f"{bucket.url}/elsewhere")
@@ -325,7 +327,7 @@ def test_another_destination_starts_a_receipt_of_its_own(bucket: Bucket, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["../other/config.json", "state/secret.json", "rollouts/shard-00099.parquet"])
-def test_only_published_files_of_the_run_leave_it(name: str, bucket: Bucket, tmp_path: Path) -> None:
+def test_only_published_files_are_uploaded(name: str, bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     publish_json({}, run.state / "secret.json")
     with pytest.raises(ConfigError, match="is not a published file"):
@@ -333,7 +335,9 @@ def test_only_published_files_of_the_run_leave_it(name: str, bucket: Bucket, tmp
     assert bucket.listing() == []
 
 
-def test_no_secret_is_left_anywhere(bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_file_and_no_log_line_contains_a_secret(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.DEBUG, logger="s3fs")
     caplog.set_level(logging.DEBUG, logger="tasks")

@@ -21,7 +21,7 @@ PART = SMALLEST_PART
 PARTS = TransferSettings(part_bytes=PART, base_delay_s=0.01)
 
 
-def test_sigterm_takes_open_uploads_of_ours_back(bucket: Bucket, tmp_path: Path) -> None:
+def test_sigterm_aborts_the_open_multipart_uploads_of_the_run(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     noise = pl.DataFrame({"noise": [os.urandom(2 * PART + 1000)]})
     noise.write_parquet(run.telemetry, compression="uncompressed")

@@ -1,4 +1,4 @@
-"""What verify and download say of a destination that is not a whole run."""
+"""Verify and download refuse a destination that does not hold a complete run."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_an_unfinished_upload_is_not_trusted(tmp_path: Path) -> None:
     assert not (tmp_path / "copies").exists()
 
 
-def test_the_folder_above_a_run_names_the_runs_in_it(tmp_path: Path) -> None:
+def test_the_parent_url_of_runs_is_refused_with_their_names(tmp_path: Path) -> None:
     for name in ("b", "a"):
         upload_run(write_run(tmp_path / name, shards=1).root, f"{tmp_path}/bucket")
     assert verify_upload(f"{tmp_path}/bucket").problems == (
@@ -43,21 +43,21 @@ def test_the_folder_above_a_run_names_the_runs_in_it(tmp_path: Path) -> None:
         ("_SUCCESS", '{"run_id": "run", "manifest_sha256": "0"}', "has another hash than _SUCCESS says"),
     ],
 )
-def test_a_damaged_marker_is_not_trusted(name: str, text: str, expected: str, tmp_path: Path) -> None:
+def test_a_damaged_manifest_or_success_is_not_trusted(name: str, text: str, expected: str, tmp_path: Path) -> None:
     upload_run(write_run(tmp_path / "run", shards=1).root, f"{tmp_path}/bucket")
     publish_text(text, tmp_path / "bucket" / "run" / name)
     (problem,) = verify_upload(f"{tmp_path}/bucket/run").problems
     assert expected in problem
 
 
-def test_a_success_without_manifest(tmp_path: Path) -> None:
+def test_success_without_a_manifest_is_not_trusted(tmp_path: Path) -> None:
     upload_run(write_run(tmp_path / "run", shards=1).root, f"{tmp_path}/bucket")
     (tmp_path / "bucket" / "run" / "manifest.json").unlink()
     (problem,) = verify_upload(f"{tmp_path}/bucket/run").problems
     assert "_SUCCESS but no manifest.json" in problem
 
 
-def test_a_download_never_overwrites_a_run_of_its_own(tmp_path: Path) -> None:
+def test_a_download_never_overwrites_another_run(tmp_path: Path) -> None:
     theirs = write_run(tmp_path / "theirs" / "run", shards=1, seed=1)
     mine = write_run(tmp_path / "mine" / "run", shards=1, seed=2)
     upload_run(theirs.root, f"{tmp_path}/bucket")
@@ -68,7 +68,7 @@ def test_a_download_never_overwrites_a_run_of_its_own(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in mine.root.rglob("*") if path.is_file()} == before
 
 
-def test_a_copy_follows_its_source(tmp_path: Path) -> None:
+def test_a_second_download_updates_the_first(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=2)
     upload_run(run.root, f"{tmp_path}/bucket")
     copy = download_run(f"{tmp_path}/bucket/run", tmp_path / "copies")
@@ -81,7 +81,7 @@ def test_a_copy_follows_its_source(tmp_path: Path) -> None:
     assert json.loads((copy / "manifest.json").read_text())["equivalence"] == "statistical"
 
 
-def test_a_run_id_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_run_id_outside_the_directory_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
     upload_run(run.root, f"{tmp_path}/bucket")
     folder = tmp_path / "bucket" / "run"
