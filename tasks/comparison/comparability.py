@@ -1,4 +1,4 @@
-"""Whether two runs may be compared at all, and what a comparison of them tests."""
+"""Checks that two runs may be compared, and lists the settings that a comparison tests."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,7 @@
-"""Where two runs first part, rollout by rollout, and why: read in blocks, so that memory does not grow with the run."""
+"""Finds the first token at which each rollout of two runs differs, and classifies the cause.
+
+Token lists are read in blocks, so that memory does not grow with the run.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,7 @@
-"""Is the candidate's output the same as the baseline's, and in which sense? Measured, and said no stronger than shown.
+"""Compares a candidate run with its baseline: are the outputs the same, and in which sense?
 
 Two runs are compared rollout by rollout, joined by (example_id, arm_id, sample_index). What is claimed, and the test
-of each claim in tests/tasks/test_equivalence.py unless another file is named:
+of each claim in tests/tasks/comparison/test_equivalence.py unless another file is named:
 
 1. Runs that differ in model, tokenizer, chat template, arms, sampling or seed are refused, with both values; so are
    partners with other prompts or ground truths, other scorers, and runs that share no rollout. What else differs is
@@ -10,7 +10,7 @@ of each claim in tests/tasks/test_equivalence.py unless another file is named:
 2. Every row without a partner is counted. Rows lost within a shared question rule out the two exact tiers and widen
    the reward interval by the most that they could hide. ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
-   apart. ``test_equal_tokens_are_bitwise``
+   separately. ``test_equal_tokens_are_bitwise``
 4. ``numerical``: where tokens part, the text before is the same and floating point explains the flip: each run's token
    is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie
    derives the gap for greedy and for sampled tokens). ``test_rounding_is_numerical``
@@ -137,7 +137,7 @@ def validate_run(
 ) -> EquivalenceReport:
     """Compare a run with its baseline and publish the report as the run's ``equivalence.json``.
 
-    Does not raise when the run falls short of ``require``: call ``raise_if_below`` after the data is safe.
+    Does not raise when the verdict is below ``require``: call ``raise_if_below`` after the data is uploaded.
     """
     report = compare_runs(
         baseline_dir, candidate_dir, epsilon=epsilon, noise_floor=noise_floor, require=require, seed=seed

@@ -1,4 +1,4 @@
-"""What a comparison found, as records that serialise to ``equivalence.json``."""
+"""The result of a comparison: the records of ``equivalence.json``, and the functions that write and read it."""
 
 import math
 from collections.abc import Mapping
@@ -86,28 +86,35 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseLimits:
-    """What counted as rounding: in nats at temperature 1, and where the number is from."""
+    """The limits below which a difference counted as rounding, in nats at temperature 1."""
 
     near_tie_limit: float
     real_limit: float | None
     """None when the number format is what is tested: then no shift of the log-odds counts as real by itself."""
     source: str
+    """Where ``near_tie_limit`` comes from, in words."""
     floor: NoiseFloor | None
+    """The measured noise floor that was used; None when the default of the dtype was."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EquivalenceReport:
-    """The verdict of a comparison and everything it rests on."""
+    """The verdict of a comparison with all its evidence."""
 
     verdict: Verdict
     reason: str
     required: Tier
+    """The weakest tier that the run had to reach."""
     epsilon: float
+    """Largest difference of the mean reward that counted as none."""
     seed: int
+    """Of the bootstrap."""
     baseline: RunIdentity
     candidate: RunIdentity
     same_dataset: bool
+    """False when one run has other questions too, such as a sample baseline."""
     tested: tuple[SettingDifference, ...]
+    """Settings that differ between the runs: what the comparison tests."""
     rows: RowCounts
     limits: NoiseLimits
     tiers: tuple[TierResult, ...]

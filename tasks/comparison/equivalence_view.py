@@ -1,4 +1,4 @@
-"""An equivalence report as a terminal shows it."""
+"""Renders an equivalence report for the terminal."""
 
 from collections.abc import Iterator, Sequence
 

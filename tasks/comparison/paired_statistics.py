@@ -1,4 +1,4 @@
-"""Rewards, answers, lengths and endings of paired rollouts: by how much the candidate differs from the baseline."""
+"""Compares rewards, answers, lengths and finish reasons of paired rollouts of the candidate and the baseline."""
 
 import math
 from dataclasses import dataclass

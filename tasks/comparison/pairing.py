@@ -1,4 +1,4 @@
-"""The same rollout of two runs, side by side, and an account of every row that has no partner."""
+"""Pairs the rollouts of two runs, and counts every row that has no partner."""
 
 from dataclasses import dataclass
 

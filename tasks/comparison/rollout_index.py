@@ -1,4 +1,4 @@
-"""One slim row per rollout of a run: hashes in place of tokens and texts, so that a million fit in memory."""
+"""Indexes the rollouts of a run: one row each, with hashes in place of tokens and texts; a million rows fit in memory."""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From evidence to a verdict: which tiers hold, and why the others do not."""
+"""Decides from the evidence which tiers hold, and with that the verdict."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""A few rollouts of both runs side by side, so that a person can judge a verdict."""
+"""Selects the worst rollouts and shows both runs side by side, so that a person can check a verdict."""
 
 from itertools import takewhile
 

@@ -1,6 +1,6 @@
-"""Markup around a value taken away: LaTeX, markdown, HTML tags, currency, typographic spaces and minus signs.
+"""Removes markup around a value: LaTeX, markdown, HTML tags, currency, typographic spaces and minus signs.
 
-What is not known here stays, and a backslash or brace that stays makes the value ambiguous.
+Unknown markup stays. A backslash or brace that stays makes the value ambiguous.
 """
 
 import re

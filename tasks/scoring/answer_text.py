@@ -62,7 +62,7 @@ TURN_TOKENS = (
     "[/INST]",
     "[EOS]",
 )
-"""Tokens at which a turn ends or another begins; text from the first of them on is not the answer's."""
+"""Tokens that end a turn or begin one; the answer's text ends at the first of them."""
 
 # a common first character lets the search skip ahead
 _TURN = re.compile(r"[<\[](?:" + "|".join(re.escape(token[1:]) for token in TURN_TOKENS) + ")")
@@ -96,7 +96,7 @@ MAYBE_NEXT_QUESTION = (
     r"[\n\r][^a-zA-Z\n\r]{0,24}(?i:q(?:uestion|[\W0-9])|problem|exercise|task|instruction|user|human|assistant"
     r"|(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )"
 )
-"""Found wherever a next question's line is, and elsewhere, in a fraction of the time; in Python's and Rust's syntax."""
+"""A fast test that matches every next question's line, and some other lines; valid in Python's and Rust's syntax."""
 
 SAME_LINE_QUESTION = rf"[ \t.!*$}})](?:Question|Problem|Exercise|Q){_NUMBERED}:"
 """Another question on the answer's own line: capitalised, since prose may end in "the question:"."""
@@ -131,7 +131,7 @@ def answer_text(completion: str) -> AnswerText:
 
 
 def clean_visible_text(text: str, *, is_ended: bool = False) -> AnswerText:
-    """The same for a text without turn tokens and reasoning; ``is_ended`` when a turn token stood at its end."""
+    """``answer_text`` for a text without turn tokens and reasoning; ``is_ended``: a turn token followed the text."""
     text, question_followed = _cut_at_next_question(text)
     if _MAPPED.search(text):  # translating costs far more than finding nothing to translate
         text = text.replace("\r\n", "\n").translate(_CHARACTERS)
@@ -178,7 +178,7 @@ def _without_reasoning(text: str) -> str:
 
 
 def _cut_at_next_question(text: str) -> tuple[str, bool]:
-    """Cut at the first question heading after an answer; before any answer it restates the question, or a part."""
+    """Cut at the first question heading after an answer; a heading before the answer only restates the question."""
     if not any(word in text for word in QUESTION_WORDS) and _NEXT_QUESTION.search(text) is None:
         return text, False
     given = next((found.end() for found in _ANSWER.finditer(text) if _gives_answer(text, found)), None)

@@ -1,9 +1,9 @@
-"""What the text after an answer marker says: one number, nothing, or something that must not be guessed at.
+"""Reads the text after an answer marker: one number, nothing, or an ambiguous value that gets no reward.
 
 Accepted around the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
 or word ("≈", "about"), brackets or quotes around the whole, percent (the bare number), trailing unit words and
-chatter, and in parentheses the same number again, in digits or spelled out. The value is ambiguous, and never paid,
-when the rest could change it:
+chatter, and in parentheses the same number again, in digits or spelled out. The value is ambiguous when the rest could
+change it:
 
 * a second number in any script or as a word: ranges, lists, fractions, mixed numbers, clock times, "2 hours 30
   minutes", "18 dollars and fifty cents";

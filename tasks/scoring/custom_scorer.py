@@ -77,12 +77,12 @@ class CustomScorer:
                 f"scorer {self.name!r} failed on ground truth {ground_truth!r} and completion "
                 f"{completion[-200:]!r} ({type(error).__name__}: {error}). Fix it, then score again"
             ) from error
-        if isinstance(result, Score):
+        if isinstance(result, Score) and not math.isinf(result.reward):
             return result
         if isinstance(result, (bool, int, float)) and (math.isfinite(result) or math.isnan(result)):
             return Score(reward=float(result), extracted_answer=None, method="custom", correct_flexible=result == 1)
         raise ConfigError(
-            f"scorer {self.name!r} returned {result!r}; return a tasks.scoring.score.Score or a finite number"
+            f"scorer {self.name!r} returned {result!r}; return a finite number, or a tasks.scoring.score.Score with one"
         )
 
 

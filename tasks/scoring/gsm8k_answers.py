@@ -1,8 +1,9 @@
-"""Answers of a whole shard: Polars cuts out the short text after each completion's last marker, Python reads it.
+"""Finds the GSM8K answers of a whole shard: Polars extracts the text after each last marker, Python reads it.
 
-Each distinct form is read once, with a stand-in for an integer that is the only number in it. A row whose full text
-could make the cut wrong (a turn token, a question heading, mapped characters, an annotation or a brace after the
-marker, a value that is no answer attempt) is read whole by the scalar path instead, so both paths give the same answer.
+This is the fast form of ``answer_marker.find_answer`` and gives the same answers. Each distinct text is read once; an
+integer that is the only number in it is first replaced by a stand-in. A completion for which the extraction could be
+wrong goes through ``find_answer`` itself: one with a turn token, a question heading, mapped characters, an annotation
+or a brace after the marker, or a value that attempts no answer.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,10 @@ ANSWER_COLUMNS = pl.Schema({"extracted_answer": pl.String, "extraction_method": 
 
 _ESCAPE = r"\\[a-zA-Z$%!,;: ]"
 _VALUE = rf"(?:[^\n#\\{{}}<>{MAPPED_CLASS}]|{_ESCAPE})"
-_AFTER = rf"(?:[^#\\{{}}<>{MAPPED_CLASS}]|\\[\])])*$"  # nothing here is a later marker, or closes a box around this one
-# a marker beside anything else may be a part of what surrounds it, which the scalar path judges
+_AFTER = (
+    rf"(?:[^#\\{{}}<>{MAPPED_CLASS}]|\\[\])])*$"  # no later marker, and nothing that closes a box around this marker
+)
+# after other text, the marker may be a part of an expression; the scalar path decides
 _PLAIN_BEFORE = r"(?:^|[\n:]|[^!]=|(?:^|\W)(?:is|are|was|of|has|have|[Tt]hus|[Ss]o|[Tt]herefore|[Aa]nswer|total))"
 _HASH = rf"(?:{_PLAIN_BEFORE}|\.)[ \t]{{0,3}}(?:\*\*)?####({_VALUE}+)(?:(\n){_AFTER})?$"
 _BOX = (
@@ -40,7 +43,7 @@ _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
 # a parenthesis may spell the integer out
 _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9(]*)$"
 
-# few first letters: such a search runs at memory speed
+# they share a few first letters, so the search runs at memory speed
 _SPECIAL_TOKENS = [
     *("<|", "<｜", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<turn|>"),
     *("[INST]", "[/INST]", "[EOS]", "[THINK]", "[/THINK]"),
@@ -99,7 +102,7 @@ def _body() -> pl.Expr:
 
 
 def _where(condition: pl.Expr, text: pl.Expr) -> pl.Expr:
-    """``text`` where ``condition``, else null: ``extract`` and ``count_matches``, unlike ``contains``, pass over it."""
+    """``text`` where ``condition``, else null: ``extract`` and ``count_matches`` skip nulls, ``contains`` does not."""
     return pl.when(condition).then(text)
 
 
@@ -118,9 +121,9 @@ def _is_plain() -> pl.Expr:
 
 
 def _has_no_marker() -> pl.Expr:
-    """Whether no marker stands in a text; only asked where none was read."""
+    """Whether a text has no marker; evaluated only where no marker was extracted."""
     body = _where(pl.col("hash").struct[0].is_null() & pl.col("boxed").is_null(), pl.col("body"))
-    # a mapped character or an annotation inside a marker vanishes and leaves a marker
+    # cleaning removes mapped characters and annotations, which can leave a marker
     suspicious = _where(_has(body, r"[#\\＃＼]"), body)
     return ~(_has(body, r"####|\\boxed|\\fbox") | _has(suspicious, rf"<<|[{MAPPED_CLASS}]"))
 
@@ -140,7 +143,7 @@ def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
     key = ["kind", "form", "is_cut"]
     parts = pl.col("value").str.extract_groups(_ONE_INTEGER)
     digits = parts.struct[1].str.replace_all(",", "", literal=True)
-    # reading asks of such an integer only whether it has more digits than a heading's number
+    # of such an integer, the reader checks only whether it has more digits than the number of a heading
     stand_in = pl.when(digits.str.len_bytes() > 2).then(pl.lit("100")).otherwise(pl.lit("10"))
     forms = values.with_columns(
         digits=digits,
@@ -162,7 +165,7 @@ def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
         .then("-" + pl.col("digits"))
         .when(~is_negative)
         .then("digits"),
-        # any other value means that the form does not read alike for every integer
+        # another value means that the answer depends on the integer
         extraction_method=pl.when(
             pl.col("digits").is_null() | canonical.is_null() | (canonical.str.strip_prefix("-") == pl.col("stand_in"))
         ).then("method"),
@@ -190,13 +193,13 @@ def _with_whole_rows(fast: pl.DataFrame, rows: pl.DataFrame, is_whole: pl.Series
     indices = is_whole.arg_true()
     if indices.is_empty():
         return fast
-    columns = rows[indices].select("completion", "is_cut", is_spoken=~pl.col("is_special") & ~pl.col("is_reasoned"))
+    columns = rows[indices].select("completion", "is_cut", is_bare=~pl.col("is_special") & ~pl.col("is_reasoned"))
     whole = [_whole_answer(*row) for row in columns.iter_rows()]
     table = pl.DataFrame(whole, schema=ANSWER_COLUMNS, orient="row")
     return fast.with_columns(fast[name].scatter(indices, table[name]) for name in ANSWER_COLUMNS)
 
 
-def _whole_answer(text: str, is_cut: bool, is_spoken: bool) -> Sequence[str | None]:
-    cleaned = clean_visible_text(text) if is_spoken else answer_text(text)
+def _whole_answer(text: str, is_cut: bool, is_bare: bool) -> Sequence[str | None]:
+    cleaned = clean_visible_text(text) if is_bare else answer_text(text)
     answer = find_answer(cleaned, is_cut=is_cut)
     return answer.canonical, answer.method, last_number(cleaned.text)

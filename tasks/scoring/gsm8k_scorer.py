@@ -1,8 +1,8 @@
 """The strict GSM8K scorer.
 
-It pays only what the completion states as its answer, after the last ``####`` or in the last ``\\boxed{}``, and only
-when that is exactly one number equal to the ground truth. What counts as text, marker and number is said in
-``answer_text``, ``answer_marker`` and ``answer_value``.
+The reward is 1 when the answer that the completion states, after its last ``####`` or in its last ``\\boxed{}``, is
+exactly one number equal to the ground truth. ``answer_text``, ``answer_marker`` and ``answer_value`` define what counts
+as text, marker and number.
 """
 
 import math
@@ -18,7 +18,7 @@ from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
 GSM8K_VERSION = "2"
-"""Raised with every change that can change a reward."""
+"""Increased with every change that can change a reward."""
 
 
 def score_gsm8k(completion: str, ground_truth: str, finish_reason: str | None = "stop") -> Score:

@@ -1,9 +1,9 @@
-"""Math-Verify in processes of its own, each answer under a hard time limit.
+"""Runs Math-Verify in subprocesses, with a hard time limit for each answer.
 
 Math-Verify's own limit is an alarm signal: it works in a main thread only, and clears other alarms. Some answers
-(``\\boxed{9^{9^{9^{9}}}}``) hold the interpreter for seconds and want gigabytes. So the kernel ends a worker that
-exceeds its limit, its address space is bounded, and another takes its place. The limit is of processor time: a reward
-must not depend on what else the machine does. A wall clock, far wider, ends what waits without working.
+(``\\boxed{9^{9^{9^{9}}}}``) block the interpreter for seconds and allocate gigabytes. So the kernel ends a worker that
+exceeds its limit or its address space, and a new worker replaces it. The limit counts processor time, so that a reward
+does not depend on the machine's load. A much wider wall-clock limit ends a worker that waits without computing.
 """
 
 import logging
@@ -139,7 +139,7 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
     die_with_parent(parent_pid)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     logging.disable(logging.CRITICAL)  # Math-Verify logs every expression that it cannot read
-    # what the libraries load and cache on first use is no answer's cost
+    # load and fill the libraries' caches now, outside any answer's limit
     connection.send(_compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What scoring one completion yields, and what a scorer is."""
+"""The score of one completion, and the interface of a scorer."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,30 +13,28 @@ SCORER_OUTPUT = pl.Schema(
         "correct_flexible": pl.Boolean,
     }
 )
-"""What a scorer's ``score_columns`` returns, one row per row of its input."""
+"""Columns that ``Scorer.score_columns`` returns, one row per row of its input."""
 
 CORRECT_ABOVE = 0.5
 """A completion counts as correct when its reward is above this."""
 
 CUT_FINISH_REASONS = ("length", "abort", "error", "repetition", "max_tokens", "content_filter")
-"""Finish reasons of a generation that something other than the model ended: its last characters may be missing."""
+"""Finish reasons of completions that the model did not end itself; their last characters may be missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One completion's score.
-
-    ``reward`` is 1.0 or 0.0 for the built-in scorers, and NaN (null in a file) where there is none to give.
-    ``extracted_answer`` is canonical decimal text ("18", "1234.5", "-10") for ``gsm8k``. ``method`` says how it was
-    found, or why not: ``hash``, ``boxed``, ``none``, ``ambiguous``, ``truncated``, ``error``, ``gold_unparseable``,
-    ``math``, ``timeout``, ``custom``. ``correct_flexible``: the text's last number equals the ground truth; for
-    diagnosis only.
-    """
+    """One completion's score."""
 
     reward: float
+    """1.0 or 0.0 for the built-in scorers; NaN (null in a file) when the completion cannot be scored."""
     extracted_answer: str | None
+    """For ``gsm8k``, canonical decimal text: "18", "1234.5", "-10"."""
     method: str
+    """How the answer was found, or why not: ``hash``, ``boxed``, ``none``, ``ambiguous``, ``truncated``, ``error``,
+    ``gold_unparseable``, ``math``, ``timeout``, ``custom``."""
     correct_flexible: bool
+    """Whether the last number of the text equals the ground truth; for diagnosis only."""
 
 
 class Scorer(Protocol):

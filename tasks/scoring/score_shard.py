@@ -1,6 +1,6 @@
-"""Scoring: completions and ground truths in, rewards out.
+"""Scores a shard: completions and ground truths in, rewards out.
 
-``score_gsm8k`` scores one completion and ``score_frame`` a shard, with the same result. A scorer is chosen by name:
+A scorer is chosen by name:
 ``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the user's own).
 """
 

@@ -25,3 +25,7 @@ def failing(completion: str, ground_truth: str, finish_reason: str | None) -> fl
 
 def text(completion: str, ground_truth: str, finish_reason: str | None) -> str:
     return "right"
+
+
+def infinite(completion: str, ground_truth: str, finish_reason: str | None) -> Score:
+    return Score(reward=float("inf"), extracted_answer=None, method="infinite", correct_flexible=False)

@@ -46,7 +46,7 @@ def test_what_else_differs_is_listed_as_tested(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "differs"), [("dtype", True), ("quantization", True), ("replicas", False)])
-def test_another_number_format_is_told_apart(tmp_path: Path, name: str, differs: bool) -> None:
+def test_another_number_format_is_recognised(tmp_path: Path, name: str, differs: bool) -> None:
     runs = [write_run(tmp_path / str(index), tested={name: f"value {index}"}).root for index in range(2)]
     assert check_comparable(*runs).number_format_differs is differs
 

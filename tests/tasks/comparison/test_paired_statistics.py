@@ -35,7 +35,7 @@ def test_questions_weigh_alike_and_unscored_rollouts_do_not_count() -> None:
     assert found.difference.mean == pytest.approx(((2 / 3 - 1) + 1) / 2)
 
 
-def test_arms_are_compared_apart() -> None:
+def test_each_arm_is_compared_alone() -> None:
     frame = pairs([(1, 0), (0, 0), (1, 1), (0, 1)], questions=["a", "b", "a", "b"], arms=["x", "x", "y", "y"])
     found = compare_rewards(frame, seed=0)
     assert [(arm.arm_id, arm.difference.mean) for arm in found.arms] == [("x", -0.5), ("y", 0.5)]

@@ -1,4 +1,4 @@
-"""A comparison made in a process of its own is the same, and fails as it would here."""
+"""A comparison in a subprocess gives the same report and the same errors."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def validate(candidate: Path, baseline: Path, floor: NoiseFloor) -> EquivalenceR
     return validate_in_subprocess(candidate, baseline, epsilon=DEFAULT_EPSILON, noise_floor=floor, require="numerical")
 
 
-def test_it_compares_as_it_would_here(tmp_path: Path) -> None:
+def test_the_subprocess_gives_the_same_report(tmp_path: Path) -> None:
     baseline, candidate = (write_toy_run(tmp_path / name, rounding=0.01, order=i) for i, name in enumerate("ab"))
     report = validate(candidate.root, baseline.root, FLOOR)
     here = compare_runs(baseline.root, candidate.root, noise_floor=FLOOR, require="numerical")
@@ -37,7 +37,7 @@ def test_it_compares_as_it_would_here(tmp_path: Path) -> None:
     assert (candidate.logs / "validate.log").is_file()
 
 
-def test_what_cannot_be_compared_is_bad_input(tmp_path: Path) -> None:
+def test_an_error_keeps_its_type(tmp_path: Path) -> None:
     baseline, candidate = (write_toy_run(tmp_path / name, dtype="float16") for name in "ab")
     with pytest.raises(ConfigError, match="the noise floor was measured in bfloat16, the runs are in float16"):
         validate(candidate.root, baseline.root, FLOOR)

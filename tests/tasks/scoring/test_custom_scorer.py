@@ -58,7 +58,10 @@ def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
         load_scorer(path)
 
 
-@pytest.mark.parametrize(("name", "message"), [("failing", "KeyError"), ("text", "returned 'right'")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("failing", "KeyError"), ("text", "returned 'right'"), ("infinite", "returned Score.reward=inf")],
+)
 def test_a_function_that_misbehaves_is_named(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         score_frame(ROWS, load_scorer(f"tests.support.custom_scorers:{name}"))
