@@ -20,8 +20,8 @@ pip_setting() {
     done
 }
 
-# uv reads neither pip's configuration nor its variables, and a machine's own package locations are often there alone.
-# pip takes the pinned version from whichever location has it; uv would stop at the first that knows the package.
+# uv reads neither pip's configuration nor its variables, and often only those name a machine's package locations.
+# pip takes the pinned version from any location that has it; by default uv stops at the first that knows the package.
 set -- --index-strategy unsafe-best-match
 for name in find-links index-url extra-index-url; do
     for location in $(pip_setting "$name"); do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# On a machine with a package index: fetch what a GPU machine without network lacks, in parts that can be carried.
+# On a machine with a package index: download what a GPU machine without network lacks, and split it for the transfer.
 #   infra/gpu-bench/collect_wheels.sh DIR [REQUIREMENTS] [PART_BYTES]
 # The GPU machine is expected to have Python 3.12, CUDA 13.0 and torch 2.11.0. requirements-vllm-0.32.txt brings a newer
 # torch along; requirements-vllm-0.25.txt takes vLLM 0.25.1, which pins the machine's torch and triton.
@@ -15,9 +15,9 @@ python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3
     --platform manylinux_2_24_x86_64 --platform manylinux_2_18_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux_2_12_x86_64 --platform manylinux2010_x86_64 --platform manylinux_2_5_x86_64 \
     --platform manylinux1_x86_64 -d "$out/wheels" -r "$requirements"
-# its processes start with -P, so that it has to be installed
+# the project's processes start Python with -P, so the project must be installed
 python3 -m pip wheel --quiet --no-deps -w "$out/wheels" "$here/../.."
-# stored, not compressed: wheels are compressed already
+# wheels are compressed already, so the archive is not
 tar -C "$out" -cf "$out/wheels.tar" wheels
 split -b "$part_bytes" -d "$out/wheels.tar" "$out/part-"
 rm "$out/wheels.tar"

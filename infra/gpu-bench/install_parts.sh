@@ -1,5 +1,5 @@
 #!/bin/sh
-# On the GPU machine: join the parts that collect_wheels.sh made and install them beside what is there.
+# On the GPU machine: join the parts that collect_wheels.sh made and install them into SITE_DIR.
 #   infra/gpu-bench/install_parts.sh PARTS_DIR SITE_DIR;  export PYTHONPATH=SITE_DIR
 set -eu
 parts=$1

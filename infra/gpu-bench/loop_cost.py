@@ -125,7 +125,7 @@ class Variants:
     def loop(self) -> Timing:
         recorder = SpawnedRecorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
         recorder.open(ShardWork(index=-1, questions=self.root, journal=self.root / "first.journal", rollouts=self.root))
-        recorder.drain()  # so that its start is over
+        recorder.drain()  # waits until the recorder has started
         try:
             return self._generate(recorder)
         finally:
@@ -177,7 +177,7 @@ def main() -> None:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.stdout.flush()
-    os._exit(0)  # the engine's own end can take for ever
+    os._exit(0)  # the engine's own shutdown can hang
 
 
 def _measure(variants: Variants, repeats: int) -> None:
@@ -194,7 +194,7 @@ def _measure(variants: Variants, repeats: int) -> None:
     ):
         setattr(owner, name, _timed(getattr(owner, name), name, spent))
     rates: dict[str, list[float]] = {}
-    variants.limit()  # so that none is the first
+    variants.limit()  # warms up: no measured variant runs first
     for _ in range(repeats):
         for name in ("limit", "steps", "loop", "alone"):
             variants.core.reset_prefix_cache()

@@ -73,7 +73,7 @@ def _write_tokenizer(vocab_size: int, out: Path) -> None:
     used = {*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])}
     for index in range(vocab_size):
         if index not in used:
-            vocabulary[f"x{index}"] = index  # no merge leads to it
+            vocabulary[f"x{index}"] = index  # no merge produces this token
     (out / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Everything that is measured on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
+# Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
 # Steps: models preflight bench baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
-# Run from the repository's root. WORK_DIR holds runs; what is worth keeping goes to OUT_DIR. Two of these, each with
-# directories of its own and CUDA_VISIBLE_DEVICES, can share the models of one MODELS directory and run side by side.
+# Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
+# directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
 work=$1
 out=$2
@@ -19,7 +19,7 @@ python3 -c 'import flashinfer' 2>/dev/null || export VLLM_USE_FLASHINFER_SAMPLER
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
 mkdir -p "$work/runs" "$out"
 
-step() { # name command...: runs it, keeps its output, says how long it took
+step() { # name command...: run the command, keep its output, print its exit code and duration
     name=$1
     shift
     echo "== $name: $*"
@@ -28,7 +28,7 @@ step() { # name command...: runs it, keeps its output, says how long it took
     echo "   $name: exit code $?, $(($(date +%s) - began)) s"
 }
 
-variant() { # name profile expression...: a profile for the GPU that is here, with sed's changes; its path
+variant() { # name profile expression...: write the profile for this GPU, changed by the sed expressions; print its path
     name=$1
     from=profiles/$2.toml
     shift 2
@@ -38,7 +38,7 @@ variant() { # name profile expression...: a profile for the GPU that is here, wi
     echo "$work/$name.toml"
 }
 
-keep_logs() { # run name: what its engines said
+keep_logs() { # run name: keep the ends of the run's engine logs
     for log in "$work/runs/$1"*/logs/*.log; do
         [ -f "$log" ] && { echo "--- ${log##*/}"; grep -vE '^\s*$' "$log" | tail -60; }
     done >"$out/$2.log" 2>/dev/null
@@ -63,14 +63,14 @@ for wanted in "$@"; do
         grep -h "KV cache size" "$work"/runs/bench-*/*/*/logs/*.log >"$out/kv-tokens.txt" 2>/dev/null
         cp "$work"/runs/bench-*/bench.json "$out/bench.json" 2>/dev/null
         ;;
-    baseline) # the loop has no effect across questions, so that a few of them give its rate
+    baseline) # questions do not affect each other in this loop, so a few of them give its rate
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
             --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
         ;;
     loop-cost)
         step loop-cost python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$models/7b" "$questions" "$max_tokens" "$lengths"
         ;;
-    oom-start | oom-run) # a neighbour takes the rest of the GPU while the engine starts, or once it generates
+    oom-start | oom-run) # another process takes the rest of the GPU while the engine starts, or once it generates
         python3 $here/take_memory.py "$work/runs/$wanted" "${wanted#oom-}" >"$out/$wanted-neighbour.txt" 2>&1 &
         neighbour=$!
         step $wanted $harvest run --profile "$(variant $wanted "$profile" -e "$eager")" --model "$models/0.5b" --questions 64 $generate \
@@ -91,7 +91,7 @@ for wanted in "$@"; do
             step $wanted-$model-verdict $harvest compare "$work"/runs/$wanted-$model-1-* "$work"/runs/$wanted-$model-16-*
         done
         ;;
-    strict-cost) # tokens/s of the two profiles, with CUDA graphs
+    strict-cost) # tokens/s of the default and the strict profile, with CUDA graphs
         for kind in default strict; do
             [ $kind = strict ] && from=$profile-strict || from=$profile
             step cost-$kind $harvest run --profile "$(variant cost-$kind "$from")" --model "$models/7b" --questions "$questions" $generate \
@@ -99,7 +99,7 @@ for wanted in "$@"; do
             keep_logs cost-$kind cost-$kind-engine
         done
         ;;
-    split) # all GPUs as one engine, and an engine on each
+    split) # one engine over all GPUs, then one engine per GPU
         gpus=${GPUS:-2}
         for kind in tensor-parallel replicas; do
             [ $kind = replicas ] && how="s/^tensor_parallel_size.*/tensor_parallel_size = 1/; s/^description/replicas = $gpus\n&/" ||

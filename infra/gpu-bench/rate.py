@@ -2,8 +2,8 @@
 
     python infra/gpu-bench/rate.py TELEMETRY_FILE
 
-A run's own figure counts from the first admitted rollout to the last finished one, which includes the time in which
-a replica still started or had no more to do.
+The rate in a run's report covers the time from the first admitted to the last finished rollout. That includes times in
+which a replica was still starting or had nothing left to do.
 """
 
 import sys

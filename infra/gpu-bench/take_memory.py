@@ -1,8 +1,8 @@
-"""A neighbour that takes what is left of the first GPU for a while, to provoke a real OOM.
+"""Takes the rest of the first GPU's memory for a while, to provoke a real out-of-memory failure of a run.
 
     python infra/gpu-bench/take_memory.py RUN_PATTERN start|run
 
-"start" takes it when another process has loaded weights, "run" when the run's first requests were admitted.
+"start" takes it when the engine has loaded its weights, "run" when the run has admitted its first requests.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ GIVE_UP_SECONDS = 180.0
 
 def main() -> None:
     pattern, moment = Path(sys.argv[1]), sys.argv[2]
-    torch.empty(1, device="cuda")  # this process's own context, before anything is measured
+    torch.empty(1, device="cuda")  # makes this process's CUDA context before the measurement
     before, _ = torch.cuda.mem_get_info()
     until = time.monotonic() + GIVE_UP_SECONDS
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The automations of infra/automations.yaml on a real server: each fires, with what it says filled in."""
+"""The automations of infra/automations.yaml on a real server: each fires, and fills in its message."""
 
 import contextlib
 import subprocess
@@ -27,8 +27,8 @@ from tests.support.webhook import Webhook, running_webhook
 
 pytestmark = pytest.mark.slow
 
-LEAST_SECONDS = 10
-"""The shortest time that Prefect lets an automation wait for what does not come."""
+MIN_WITHIN_SECONDS = 10
+"""The shortest time for which Prefect lets an automation wait for an event."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def hook(prefect_api: str) -> Iterator[Webhook]:
             api.call("DELETE", f"/automations/{automation['id']}")
 
 
-def test_every_automation_fires_and_says_what_it_is_about(tmp_path: Path, prefect_api: str, hook: Webhook) -> None:
+def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: str, hook: Webhook) -> None:
     api = Api(url=prefect_api)
     words = {"subject": "{{subject}}", "body": "{{body}}"}
     block = make_block(prefect_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
@@ -102,7 +102,7 @@ def _installed(api: Api) -> dict[str, dict[str, Any]]:
 def _shorten(api: Api, automation: dict[str, Any]) -> None:
     """Have what is installed wait for less; all else stays as the file has it."""
     parts = ("name", "description", "enabled", "actions", "actions_on_trigger", "actions_on_resolve")
-    trigger = {**automation["trigger"], "within": LEAST_SECONDS}
+    trigger = {**automation["trigger"], "within": MIN_WITHIN_SECONDS}
     api.call(
         "PUT", f"/automations/{automation['id']}", {part: automation[part] for part in parts} | {"trigger": trigger}
     )

@@ -1,4 +1,4 @@
-"""Bad input: one line, exit code 2, and nothing written, without what takes seconds to import."""
+"""Bad input gives one line and exit code 2, writes nothing, and imports no heavy library."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input(files: Path, arguments: list[str], told: str) -> None:
+def test_bad_input_is_refused_in_one_line(files: Path, arguments: list[str], told: str) -> None:
     outcome = subprocess.run(
         [sys.executable, "-c", WITHOUT_HEAVY_LIBRARIES, "run", *arguments],
         cwd=files,
@@ -62,7 +62,7 @@ def test_bad_input(files: Path, arguments: list[str], told: str) -> None:
     assert not (files / "runs").exists()
 
 
-def test_an_unknown_command_is_told() -> None:
+def test_an_unknown_command_is_refused() -> None:
     outcome = harvest("harvst")
     assert outcome.code == 2
     assert "invalid choice" in outcome.stderr

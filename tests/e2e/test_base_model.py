@@ -57,12 +57,12 @@ def finished(model: Path, prefect_api: str) -> Outcome:
     return run(model, *as_text, *stops, PREFECT_API_URL=prefect_api)
 
 
-def test_a_chat_with_it_is_refused(model: Path) -> None:
+def test_a_base_model_is_refused_for_chat(model: Path) -> None:
     refused = run(model)
     assert (refused.code, "--prompt-format plain" in refused.stderr) == (2, True)
 
 
-def test_it_completes_text(finished: Outcome, model: Path) -> None:
+def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, model: Path) -> None:
     assert finished.code == 0, finished.stderr
     rows = pl.read_parquet(Path(finished.report["run_dir"]) / "rollouts" / "*.parquet")
     tokenizer = ChatTokenizer(model)

@@ -1,4 +1,4 @@
-"""What real engines make of the equivalence claims: equal bits, rounding, tampering, too little data."""
+"""The equivalence verdicts for runs of real engines: equal bits, rounding, tampering, too little data."""
 
 import json
 import shutil
@@ -132,7 +132,7 @@ def test_another_temperature_under_a_forged_fingerprint_is_found(
     assert report.examples
 
 
-def test_too_few_questions_decide_nothing(rounded: tuple[Path, Path], tmp_path: Path) -> None:
+def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path: Path) -> None:
     baseline, candidate = rounded
     blind = _copy(candidate, tmp_path)
     path = blind.rollouts(0)

@@ -1,4 +1,4 @@
-"""A collection that loses every node it has, and whose nodes and upload have no credentials but those of a block."""
+"""A collection that loses all of its nodes, and gets its only credentials from a Prefect block."""
 
 import json
 import uuid
@@ -33,7 +33,7 @@ from tests.support.s3_servers import Bucket
 pytestmark = pytest.mark.slow
 
 QUESTIONS, SHARD_SIZE = 16, 2
-PATIENCE_SECONDS = 200
+TIMEOUT_SECONDS = 200
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_others_are_started_when_every_node_is_lost_and_all_of_them_read_the_blo
         mark_crashed(node_api, second["id"], "nobody took it")
         *_, third, _ = await_node_runs(node_api, run_id, 4)
         with running_node_run(node_api, third["id"], tmp_path, "node-3") as node:
-            assert node.wait(PATIENCE_SECONDS) == 0
+            assert node.wait(TIMEOUT_SECONDS) == 0
 
     report = _collect(
         node_api,
@@ -118,7 +118,7 @@ def test_nodes_that_are_lost_three_times_without_a_finished_shard_end_the_run_wi
     assert [run["state_type"] for run in node_runs(node_api, run_id)] == ["CRASHED"] * 6
 
 
-def test_a_cause_that_every_node_fails_of_again_ends_the_run_at_once(
+def test_an_error_that_a_restart_does_not_cure_ends_the_run_at_once(
     tmp_path: Path, node_api: Api, asked: dict[str, Any], run_id: str
 ) -> None:
     def fail_all() -> None:
@@ -136,7 +136,7 @@ def test_a_cause_that_every_node_fails_of_again_ends_the_run_at_once(
 def _collect(api: Api, meanwhile: Callable[[], None], **parameters: Any) -> dict[str, Any]:
     """Collect in this process while ``meanwhile`` does what happens to the nodes; the report."""
     # so that this ends also when what happens meanwhile fails
-    collect = collect_rollouts.with_options(retries=0, timeout_seconds=PATIENCE_SECONDS)
+    collect = collect_rollouts.with_options(retries=0, timeout_seconds=TIMEOUT_SECONDS)
     with ThreadPoolExecutor(1) as threads, temporary_settings({PREFECT_API_URL: api.url}):
         happening = threads.submit(meanwhile)
         try:

@@ -1,4 +1,4 @@
-"""After real runs with known credentials, no secret stands in logs, in Prefect's database or in the run directory."""
+"""After real runs with known credentials, no secret is in the logs, Prefect's database or the run directory."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A collection over two nodes as Prefect's users meet it: started from a deployment, watched, cancelled, gone on with.
+"""A collection over two nodes, started from a deployment, watched, cancelled and resumed.
 
 The engine is a fake; ``tests/faults/test_lost_node.py`` has the real one.
 """

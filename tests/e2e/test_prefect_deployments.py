@@ -111,7 +111,7 @@ def test_bad_parameters_are_refused_before_a_flow_run_exists(api: Api, parameter
     assert named in refused.value.read().decode()
 
 
-def test_a_run_by_hand_says_what_it_is_and_what_came_of_it(
+def test_a_manual_run_shows_its_name_parameters_and_artifacts(
     api: Api, worker: object, home: Path, asked: dict[str, Any]
 ) -> None:
     wanted = {**asked, "name": "hand-{date:%Y}", "seed": "{date}", "upload": str(home / "bucket")}
@@ -173,7 +173,7 @@ def test_a_schedule_fires_and_a_finished_run_is_skipped(
     assert len(json.loads((run_dir / "state" / "generation.json").read_text())) == 1
 
 
-def test_cancelled_killed_and_retried_it_ends_with_every_rollout_once(
+def test_a_run_that_is_cancelled_killed_and_retried_has_every_rollout_once(
     api: Api, worker: object, home: Path, asked: dict[str, Any]
 ) -> None:
     wanted = {**asked, "name": "hard", "seed": 3}
@@ -227,7 +227,7 @@ def test_a_worker_that_is_shut_down_leaves_no_run_running(
     worker.wait(60)
 
 
-def test_a_worker_says_it_for_flow_runs_that_ended_without_a_word(api: Api) -> None:
+def test_a_worker_reports_flow_runs_that_ended_without_a_state(api: Api) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     runs = {state: api.trigger("manual", {}) for state in ("RUNNING", "CANCELLING", "SCHEDULED")}
@@ -242,7 +242,7 @@ def test_a_worker_says_it_for_flow_runs_that_ended_without_a_word(api: Api) -> N
     api.set_state(runs["SCHEDULED"], "CANCELLED", force=True)
 
 
-def test_one_machine_serves_its_own_deployment(api: Api, home: Path, asked: dict[str, Any]) -> None:
+def test_harvest_serve_runs_its_own_deployment(api: Api, home: Path, asked: dict[str, Any]) -> None:
     runs_dir = home / "served-runs"
     options = ["--profile", asked["profile"], "--questions", "4", "--max-tokens", "16", "--runs-dir", str(runs_dir)]
     options += ["--upload", str(home / "served"), "--require", "bitwise", "--epsilon", "0.5", "--skip-finished"]
@@ -275,7 +275,7 @@ def test_one_machine_serves_its_own_deployment(api: Api, home: Path, asked: dict
             raise
 
 
-def test_the_server_takes_the_kubernetes_template(api: Api) -> None:
+def test_the_server_accepts_the_kubernetes_template(api: Api) -> None:
     template = json.loads((ROOT / "infra" / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
     pool = api.call("POST", "/work_pools/", {"name": "gpus", "type": "kubernetes", "base_job_template": template})
     assert pool["base_job_template"] == template

@@ -1,4 +1,4 @@
-"""A collection that is given a time limit by Prefect's ``timeout_seconds``."""
+"""A collection with a time limit, Prefect's ``timeout_seconds``."""
 
 import json
 import subprocess

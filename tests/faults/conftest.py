@@ -1,4 +1,4 @@
-"""What the disturbed runs are compared with: one undisturbed run of each engine."""
+"""The rows of one undisturbed run of each engine, with which the tests compare disturbed runs."""
 
 import fcntl
 import os
@@ -44,7 +44,7 @@ def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 
 def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:
-    """Rows of a run that one of the test processes makes for all."""
+    """Return the rows of a run that one test process makes and all of them read."""
     in_one_process = "PYTEST_XDIST_WORKER" not in os.environ
     shared = factory.getbasetemp() if in_one_process else factory.getbasetemp().parent
     kept = shared / f"undisturbed-{backend.rpartition(':')[2]}.pickle"

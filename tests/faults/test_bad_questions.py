@@ -1,4 +1,4 @@
-"""Questions that cannot be asked, and datasets that cannot be read as meant."""
+"""Questions that cannot be asked, and datasets with ambiguous or wrong rows."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_compl
         pytest.param({"id": "number", "question": 5, "answer": "1"}, "is 5 (int); it must be text", id="not text"),
     ],
 )
-def test_a_dataset_that_cannot_be_meant_is_refused_before_anything_is_written(
+def test_a_dataset_with_wrong_rows_is_refused_before_anything_is_written(
     tmp_path: Path, row: dict[str, Any], told: str
 ) -> None:
     dataset = write(tmp_path / "data.jsonl", [*GOOD, row])

@@ -1,4 +1,4 @@
-"""Files that were torn, emptied or replaced between two runs: they are made again, and nothing else is."""
+"""Files that are cut, emptied or replaced between two runs: the second run makes only those again."""
 
 import shutil
 from collections.abc import Callable

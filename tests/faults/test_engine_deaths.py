@@ -1,4 +1,4 @@
-"""Engines that are killed, hang, or lose the process that owns them."""
+"""Engines that are killed, hang, or lose their parent process."""
 
 import signal
 from pathlib import Path
@@ -70,11 +70,9 @@ def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-def test_a_killed_engine_core_is_noticed_costs_no_rollout_and_none_outlives_a_killed_flow(
-    tmp_path: Path, undisturbed: Rows
-) -> None:
+def test_a_killed_engine_core_is_replaced_and_none_outlives_a_killed_flow(tmp_path: Path, undisturbed: Rows) -> None:
     profile = write_profile(tmp_path)
-    # as with several GPUs: the engine core is a process of its own, and vLLM would wait for it for ever
+    # as with several GPUs, the engine core has its own process; vLLM itself would wait for it for ever
     own_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     run = start_generation(tmp_path / "runs", profile, **own_process)
     run.wait_for_rollouts(10)
@@ -84,7 +82,7 @@ def test_a_killed_engine_core_is_noticed_costs_no_rollout_and_none_outlives_a_ki
     run.wait_until(lambda: len(logs(root)) == 2, timeout=60)
     assert "ended by signal 9" in logs(root)[0].read_text()
     kept |= creation_times(root)
-    # the second engine core is somewhere in its start
+    # the second engine core is starting
     run.wait_until(lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()))
     run.kill()
     assert_nothing_left(run.seen)

@@ -1,4 +1,4 @@
-"""A flow that finds its GPUs or its run in use: it waits for the one, is refused by the other, and names the holder."""
+"""A flow waits for GPUs in use and is refused a run in use; both times it names the holder."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Engine failures under the real flow: Prefect's retries ask again, and the pool says with what and for how long."""
+"""Engine failures under the real flow: Prefect retries, and the pool decides with which settings and how often."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def read_once(report: dict[str, Any], folder: str) -> pl.DataFrame:
     return rows
 
 
-def test_memory_that_runs_out_is_retried_by_prefect_told_there_and_remembered(tmp_path: Path, prefect_api: str) -> None:
+def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp_path: Path, prefect_api: str) -> None:
     profile = write_profile(tmp_path, "CrowdedEngine")
     # two questions of eight arms fit, four do not
     report = collect(profile, PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23").report
@@ -60,7 +60,7 @@ def test_memory_that_runs_out_is_retried_by_prefect_told_there_and_remembered(tm
     [flow_run] = api.call("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"run:{run_id}"]}}})
     task_runs = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
     attempts = [run["run_count"] for run in task_runs if run["name"].startswith("shard ") and "·" in run["name"]]
-    # those that the engine had; what still waited for its turn has lost nothing
+    # only the shards that the engine had are tried twice; the waiting one has lost nothing
     assert len(attempts) == 3
     assert max(attempts) == 2
     [event] = api.events("harvest.oom", f"harvest.run.{run_id}")
@@ -110,7 +110,7 @@ class DyingPool:
         return ShardResult(index=shard.index, num_rollouts=shard.num_rollouts, num_errors=0, num_resumed=0)
 
 
-def test_prefect_asks_again_for_as_long_as_the_pool_goes_on(prefect_api: str) -> None:
+def test_prefect_retries_for_as_long_as_the_pool_goes_on(prefect_api: str) -> None:
     # twenty requests that kill the engine, each found out after three deaths
     pool = DyingPool(60)
 

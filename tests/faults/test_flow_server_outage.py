@@ -1,4 +1,4 @@
-"""A Prefect server that goes away while a run generates costs the run nothing."""
+"""An outage of the Prefect server during generation does not disturb the run."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ OUTAGE_SECONDS = 35.0
 """Before the server is started again, which takes it 5 s and more."""
 
 
-def test_a_server_that_is_away_for_a_while_costs_nothing(tmp_path: Path) -> None:
+def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path) -> None:
     home, port = tmp_path / "server", free_port()
     home.mkdir()
     with running_server(home, port) as url:

@@ -1,4 +1,4 @@
-"""A destination that goes away while a run generates costs the run nothing, and one that stays away costs no data."""
+"""An outage of the upload's destination does not disturb generation, and costs no data if it lasts."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ SHARDS = MAX_CONCURRENT_UPLOADS + 2
 
 @dataclass(kw_only=True)
 class Run:
-    """``harvest run`` under way, whose engine makes no token before ``go``, and the store that it uploads to."""
+    """``harvest run`` whose engine makes no token before ``start_generating``, and the store that it uploads to."""
 
     process: "subprocess.Popen[str]"
     folder: Path
@@ -38,7 +38,7 @@ class Run:
         [config] = self.folder.glob("runs/*/config.json")
         return config.parent
 
-    def go(self) -> None:
+    def start_generating(self) -> None:
         (self.folder / "gate").touch()
 
     def told(self) -> str:
@@ -51,12 +51,12 @@ class Run:
             assert time.monotonic() < deadline, self.told()
             time.sleep(0.05)
 
-    def store_goes(self) -> None:
+    def start_outage(self) -> None:
         self.proxy.faults += [
             Fault(kind="500", method=method, times=10**6) for method in ("GET", "HEAD", "PUT", "POST")
         ]
 
-    def store_comes_back(self) -> None:
+    def end_outage(self) -> None:
         self.proxy.faults.clear()
 
 
@@ -94,21 +94,21 @@ def left_to_the_end(told: str) -> set[int]:
     return {int(word.strip(",")) for line in lines for word in line.partition(" up at")[0].split() if word[0].isdigit()}
 
 
-def test_what_could_not_go_up_while_the_store_was_away_goes_up_at_the_end(run: Run, bucket: Bucket) -> None:
-    run.store_goes()
-    run.go()
+def test_shards_not_uploaded_during_an_outage_are_uploaded_at_the_end(run: Run, bucket: Bucket) -> None:
+    run.start_outage()
+    run.start_generating()
     run.wait_until(lambda: len(left_to_the_end(run.told())) == SHARDS)
     assert missing_shards(run.root) == [], "generation waited for the store"
     assert not any("shard-" in key for key in bucket.listing())
-    run.store_comes_back()
+    run.end_outage()
     run.process.communicate(timeout=120)
     assert run.process.returncode == 0, run.told()
     assert verify_upload(f"{bucket.url}/{run.root.name}").ok
 
 
-def test_a_run_whose_store_stays_away_is_whole_and_goes_up_later(run: Run, bucket: Bucket) -> None:
-    run.store_goes()
-    run.go()
+def test_a_run_without_its_destination_is_complete_and_can_be_uploaded_later(run: Run, bucket: Bucket) -> None:
+    run.start_outage()
+    run.start_generating()
     run.process.communicate(timeout=120)
     assert run.process.returncode == 1
     last = run.told().splitlines()[-1]
@@ -120,7 +120,7 @@ def test_a_run_whose_store_stays_away_is_whole_and_goes_up_later(run: Run, bucke
     assert read_json(run.root / "report.json")["num_rollouts"] == SHARDS
     assert not any("shard-" in key for key in bucket.listing())
 
-    run.store_comes_back()
+    run.end_outage()
     with pytest.raises(SystemExit) as ended:
         main(["upload", str(run.root), bucket.url])
     assert ended.value.code == 0

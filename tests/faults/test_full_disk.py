@@ -1,4 +1,4 @@
-"""Disks that refuse writes: one clear error, finished shards stay, and the same command goes on afterwards."""
+"""A disk that refuses writes: one clear error, finished shards stay, and the same command resumes afterwards."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_clearly_and_it_resumes(
+def test_a_full_disk_ends_the_run_with_a_clear_error_and_it_resumes(
     tmp_path: Path, undisturbed_fake: Rows, small_disk: Path
 ) -> None:
     profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), small_disk / "runs"

@@ -1,4 +1,4 @@
-"""A collection over two nodes, with an S3 server between them, loses one of them half way."""
+"""A collection over two nodes, which share an S3 server, loses one of them half way."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     nodes = {node["node"]: node for node in session["nodes"]}
     assert {name: node["ended"] for name, node in nodes.items()} == {"node-1": "lost", "node-2": "well"}
     assert made_before - 1 <= len(nodes["node-1"]["shards"]) < SHARDS
-    # what is not known of the lost node is not said of all
+    # totals that need the lost node's telemetry stay empty
     assert report["telemetry"]["elapsed_s"] is None
     assert "none came back from node-1" in report["telemetry"]["note"]
     assert node_api.flow_run(nodes["node-1"]["flow_run_id"])["state_type"] == "CRASHED"
@@ -62,7 +62,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     # by the second node when it has seen the claims expire, unless the collecting flow has given them up before
     taken_over = "taken over" in node_api.logs(nodes["node-2"]["flow_run_id"])
     assert taken_over or "are free for the other nodes" in stderr
-    # nothing is left of the work under way
+    # the shared storage is empty again
     assert bucket.listing() == []
 
 

@@ -1,4 +1,4 @@
-"""Memory that runs out, at start and while generating, for causes that a smaller batch cures and that it does not."""
+"""Memory that runs out at the start and while generating, with causes that a smaller batch cures and others."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def test_a_kv_cache_above_the_memory_limit_steps_down_the_ladder(tmp_path: Path,
     assert_nothing_left(run.seen)
 
 
-def test_a_kv_cache_above_the_nodes_memory_stops_with_the_cause_and_the_remedy(tmp_path: Path) -> None:
+def test_a_kv_cache_above_the_nodes_memory_ends_the_run_with_cause_and_remedy(tmp_path: Path) -> None:
     run = start_generation(tmp_path / "runs", write_profile(tmp_path, kv=16384))
     outcome = run.finish()
     assert run.process.returncode == 1
@@ -98,7 +98,7 @@ def small_memory() -> Iterator[Path]:
     pytest.skip("needs the right to make a control group with a memory limit")
 
 
-def test_a_replica_that_the_kernel_kills_for_memory_is_told_as_out_of_memory(
+def test_a_replica_that_the_kernel_kills_for_memory_is_reported_as_out_of_memory(
     tmp_path: Path, small_memory: Path
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:GreedyEngine")

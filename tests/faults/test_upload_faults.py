@@ -28,7 +28,7 @@ SUCCESS = "team/rollouts/run/_SUCCESS"
 
 @pytest.fixture
 def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy before the bucket's server; the environment leads through it."""
+    """A proxy in front of the bucket's server. The environment names it as the endpoint."""
     with fault_proxy(bucket.server.endpoint) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         yield running

@@ -1,4 +1,4 @@
-"""Files that no container engine or service manager reads here: their syntax, and that what they name exists."""
+"""The files for deployments: their syntax is right, and whatever they name exists. No container is started."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
         module, _, name = deployment["entrypoint"].rpartition(".")
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         assert re.search(rf"^def {name}\(", (ROOT / f"{module.replace('.', '/')}.py").read_text(), re.MULTILINE)
-        # a node is told by the run that it works for
+        # a node gets its profile from the run that it works for
         if name != "generate_shards":
             assert deployment["parameters"]["profile"] in profile_names()
         assert deployment["enforce_parameter_schema"] is True
@@ -42,7 +42,7 @@ def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_no_file_names_a_path_of_a_developer() -> None:
+def test_no_file_names_a_home_directory() -> None:
     for file in INFRA.rglob("*"):
         if file.is_file() and file.suffix not in {".png", ".pyc"}:
             assert not re.search(r"/(home|Users|root)/", file.read_text(encoding="utf-8")), file
@@ -59,7 +59,7 @@ def test_yamllint_finds_nothing() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_compose_is_complete() -> None:
+def test_every_service_of_the_compose_file_is_complete() -> None:
     content = read_yaml("compose.yaml")
     services = content["services"]
     assert set(services) == {"postgres", "prefect", "s3", "bucket", "worker"}
@@ -79,7 +79,7 @@ def test_compose_is_complete() -> None:
     assert (INFRA / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_all_that_is_shipped_shares_the_locks_of_the_gpus() -> None:
+def test_the_container_and_the_service_share_one_directory_of_gpu_locks() -> None:
     assert "HARVEST_LOCK_DIR" not in "".join(
         path.read_text(encoding="utf-8") for path in INFRA.rglob("*") if path.suffix in (".yaml", ".service", ".json")
     )
@@ -118,7 +118,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     build_parser().parse_args(arguments)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    # it insists on an executable that exists
+    # systemd-analyze wants an executable that exists
     unit = tmp_path / "harvest-worker.service"
     unit.write_text(text.replace(program, sys.executable), encoding="utf-8")
     checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)

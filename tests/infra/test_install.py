@@ -1,4 +1,4 @@
-"""The set-up, with stand-ins for what it would download: where it looks for packages, and when it does nothing."""
+"""``make setup`` with fake downloads: where it looks for packages, and when it installs nothing."""
 
 import os
 import shutil
@@ -47,7 +47,9 @@ def write_program(path: Path, text: str) -> None:
         ),
     ],
 )
-def test_packages_come_from_where_pip_finds_them(tmp_path: Path, variables: dict[str, str], found: list[str]) -> None:
+def test_packages_come_from_the_locations_that_pip_knows(
+    tmp_path: Path, variables: dict[str, str], found: list[str]
+) -> None:
     (tmp_path / "pip.conf").write_text(PIP_CONF)
     write_program(
         tmp_path / ".venv" / "bin" / "python", f'case "$*" in *" install "*) ;; *) exec "{sys.executable}" "$@" ;; esac'
@@ -66,7 +68,7 @@ def test_packages_come_from_where_pip_finds_them(tmp_path: Path, variables: dict
 
 
 class Checkout:
-    """A directory with the Makefile; its PYTHON makes empty environments, its install script only says for what."""
+    """A directory with the Makefile. Its PYTHON makes empty environments; its install script only records its calls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -110,7 +112,7 @@ def test_packages_are_installed_once_until_their_pins_change(checkout: Checkout,
 
 
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_nothing_for_the_cpu_stays_beside_the_packages_for_gpus(checkout: Checkout, is_finished: bool) -> None:
+def test_setup_for_gpus_removes_the_packages_for_the_cpu(checkout: Checkout, is_finished: bool) -> None:
     if is_finished:
         checkout.make("setup")
     else:
