@@ -254,8 +254,8 @@ class _FanOut:
             raise kind(f"no node can generate: {causes}")
         if self._starts >= MAX_STARTS:
             raise NodesLost(
-                f"nodes were started {self._starts} times and finished nothing: {causes}. Mend the cause, then run the "
-                "same command, which resumes"
+                f"nodes were started {self._starts} times and finished nothing: {causes}. Remove the cause, then run "
+                "the same command, which resumes"
             )
 
     def _show_progress(self) -> None:

@@ -114,7 +114,7 @@ def test_nodes_that_are_lost_three_times_without_a_finished_shard_end_the_run_wi
     shared = {"shared": str(tmp_path / "shared"), "runs_dir": str(tmp_path / "runs")}
     with pytest.raises(NodesLost, match="started 3 times and finished nothing") as lost:
         _collect(node_api, lose_each_as_it_comes, **asked, **shared, nodes=2)
-    assert "rack 0 has no power; Crashed: rack 1 has no power. Mend the cause" in str(lost.value)
+    assert "rack 0 has no power; Crashed: rack 1 has no power. Remove the cause" in str(lost.value)
     assert [run["state_type"] for run in node_runs(node_api, run_id)] == ["CRASHED"] * 6
 
 
