@@ -26,12 +26,11 @@ from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_n
 from tasks.errors import ConfigError, HarvestError
 from tasks.files import publish_json
 from tasks.generation.generation_log import read_sessions
-from tasks.generation.oom_ladder import device_name
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_memory_release import wait_for_free_memory
-from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.gpu_selection import device_name, gpus_of_run
 from tasks.node.gpu_use import GpuUseSampler
 from tasks.plan.fingerprint import engine_versions
 from tasks.plan.run_config import config_from_parameters

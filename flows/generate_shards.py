@@ -21,8 +21,8 @@ from flows.shards.generation_session import generation_session, num_gpus
 from flows.shards.node_driver import NodeDriver
 from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
-from tasks.fleet.node_account import NodeAccount, shards_begun
-from tasks.fleet.node_record import node_name
+from tasks.fleet.node_status import node_name
+from tasks.fleet.node_status_writer import NodeStatusWriter, shards_begun
 from tasks.fleet.shard_supply import ShardSupply
 from tasks.fleet.shared_run import SharedOrder, open_shared, receive_order, unpack_questions
 from tasks.locks import run_lock
@@ -62,23 +62,23 @@ def generate_shards(
             place=f"{socket.gethostname()}:{root}",
             lease_s=lease_seconds,
         )
-        account = NodeAccount(ledger, node=node, attempt=attempt or "", logs=str(root / run / "logs"))
-        with account, ParentWatch(_flow_run_of(attempt)) as parent:
+        status = NodeStatusWriter(ledger, node=node, attempt=attempt or "", logs=str(root / run / "logs"))
+        with status, ParentWatch(_flow_run_of(attempt)) as parent:
             order = receive_order(ledger.store, run, root)
-            account.planned(order.plan)
-            _Node(order, ledger, account, parent, reporter).generate(place)
-    made = len(account.published)
+            status.planned(order.plan)
+            _Node(order, ledger, status, parent, reporter).generate(place)
+    made = len(status.published)
     return Completed(message=f"{made} of {len(order.shards)} shards were made on {node}", data={"shards": made})
 
 
 class _Node:
     def __init__(
-        self, order: SharedOrder, ledger: Ledger, account: NodeAccount, parent: ParentWatch, reporter: Reporter
+        self, order: SharedOrder, ledger: Ledger, status: NodeStatusWriter, parent: ParentWatch, reporter: Reporter
     ) -> None:
         self._order = order
         self._plan = order.plan
         self._ledger = ledger
-        self._account = account
+        self._status = status
         self._parent = parent
         self._reporter = reporter
         self._log = get_run_logger()
@@ -98,32 +98,32 @@ class _Node:
                 self._serve(place)
 
     def _serve(self, place: int) -> None:
-        plan, account = self._plan, self._account
+        plan, status = self._plan, self._status
         shards = {shard.index: shard for shard in self._order.shards}
         with generation_session(
             plan, listener=lambda event: report_pool_event(event, plan.run_id, self._reporter), log=self._log.info
         ) as pool:
-            account.generating(pool, num_gpus(plan))
+            status.generating(pool, num_gpus(plan))
             supply = ShardSupply(
                 self._ledger,
                 list(shards),
                 first=shards_begun(plan, list(shards)),
                 nodes=self._order.nodes,
                 place=place,
-                beat=account.beat,
+                beat=status.beat,
                 tell=self._log.warning,
                 wake=pool.wake,
             )
 
             def on_published(shard: Shard) -> None:
-                account.add(shard.index, shard.num_rollouts)
+                status.add(shard.index, shard.num_rollouts)
                 self._log.info("shard %d is published", shard.index)
 
             def on_tick() -> None:
                 if self._parent.final_state is not None:
                     raise HarvestError(f"the collection ended before its nodes: {self._parent.final_state}")
                 share = 100 * supply.num_finished / len(shards)
-                self._reporter.progress(share, f"{len(account.published)} shards from here, of {len(shards)} wanted")
+                self._reporter.progress(share, f"{len(status.published)} shards from here, of {len(shards)} wanted")
 
             with supply:
                 NodeDriver(plan, pool, self._ledger, shards).run(supply, on_published=on_published, on_tick=on_tick)

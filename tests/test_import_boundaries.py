@@ -19,7 +19,7 @@ IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "inte
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),
-    "vllm": lambda module: module == "tasks/generation/engine.py" or module.startswith("infra/"),
+    "vllm": lambda module: module == "tasks/generation/vllm_engine.py" or module.startswith("infra/"),
     "s3fs": lambda module: module in REMOTE,
     "fsspec": lambda module: module in REMOTE,
 }

@@ -85,7 +85,7 @@ def execute_worker(options: argparse.Namespace) -> int:
     need_server()
 
     from flows.server.worker import run_worker
-    from tasks.fleet.node_record import NODE_NAME_VARIABLE
+    from tasks.fleet.node_status import NODE_NAME_VARIABLE
 
     name = options.name or socket.gethostname()
     os.environ.setdefault(NODE_NAME_VARIABLE, name)

@@ -196,7 +196,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     """Refuse bad input before Prefect, whose import takes seconds, and before anything is written."""
     from tasks.comparison.baseline import check_baseline
     from tasks.fleet.shared_run import check_nodes
-    from tasks.generation.oom_ladder import forget_rung as forget
+    from tasks.generation.saved_rung import forget_rung as forget
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
     from tasks.scoring.score_shard import load_scorer

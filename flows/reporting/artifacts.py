@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from flows.reporting.reporter import Reporter, TableRow
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.files import read_json
-from tasks.generation.oom_ladder import RungChange
+from tasks.generation.rung_state import RungChange
 from tasks.records import RunPaths
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport

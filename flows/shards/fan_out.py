@@ -20,9 +20,9 @@ from flows.shards.shard_pipeline import score_and_upload
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.stages import fetch_shard
 from tasks.errors import ConfigError, HarvestError, NodesLost
-from tasks.fleet.ledger import Ledger, View
-from tasks.fleet.node_accounts import bring_accounts
-from tasks.fleet.node_record import NodeRecord, node_name, read_records
+from tasks.fleet.ledger import Ledger, LedgerSnapshot
+from tasks.fleet.node_status import NodeStatus, node_name, read_statuses
+from tasks.fleet.node_totals import merge_nodes
 from tasks.fleet.shard_supply import GIVE_UP_SECONDS
 from tasks.fleet.shared_run import check_nodes, open_shared, publish_order
 from tasks.fleet.shared_run import fetch_shard as fetch_one
@@ -61,7 +61,7 @@ def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
 def close_shared(plan: RunPlan, shared: str) -> None:
     """Fetch the nodes' accounts of their work, then remove the run from shared storage. All shards must be here."""
     ledger = _open_ledger(plan, shared)
-    bring_accounts(ledger.store, plan, read_records(ledger.store, ledger.look().nodes))
+    merge_nodes(ledger.store, plan, read_statuses(ledger.store, ledger.look().nodes))
     ledger.close()
 
 
@@ -85,7 +85,7 @@ class _Counters:
 
     fetched: int = 0
     first_admitted_at: float | None = None
-    records: dict[str, NodeRecord] = field(default_factory=dict)
+    records: dict[str, NodeStatus] = field(default_factory=dict)
     live: set[str] = field(default_factory=set)
     rollouts_resumed: int = 0
 
@@ -163,12 +163,12 @@ class _FanOut:
         for owner in owners:
             self._ledger.drop_from(owner)
 
-    def _look(self) -> View | None:
+    def _look(self) -> LedgerSnapshot | None:
         try:
             view = self._ledger.look()
             known = self._counters.records
             changed = [owner for owner, age in view.nodes.items() if age == 0 or owner not in known]
-            known |= {record.owner: record for record in read_records(self._ledger.store, changed)}
+            known |= {record.owner: record for record in read_statuses(self._ledger.store, changed)}
         except HarvestError as error:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
@@ -179,7 +179,7 @@ class _FanOut:
         self._failing_since = None
         return view
 
-    def _fetch(self, view: View) -> None:
+    def _fetch(self, view: LedgerSnapshot) -> None:
         for index in sorted((view.finished & self._waiting.keys()) - self._fetching):
             if len(self._fetching) == MAX_CONCURRENT_FETCHES:
                 return
@@ -211,7 +211,7 @@ class _FanOut:
 
         score_and_upload(self._pending, self._plan, shard, self._uploads, on_scored)
 
-    def _watch(self, view: View) -> None:
+    def _watch(self, view: LedgerSnapshot) -> None:
         unfinished = [shard for index, shard in self._waiting.items() if index not in view.finished]
         leases = {owner: record.lease_s for owner, record in self._counters.records.items()}
         for run in self._runs.poll(view.nodes, leases):

@@ -5,9 +5,10 @@ import datetime
 from collections.abc import Callable, Iterator
 
 from tasks.generation.generation_log import GenerationSession, add_session
-from tasks.generation.oom_ladder import RungState, recall_rung, remember_rung
 from tasks.generation.recovery import PoolEvent
-from tasks.generation.replica_pool import MOST_SHARD_TASKS, ReplicaPool
+from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
+from tasks.generation.rung_state import RungState
+from tasks.generation.saved_rung import load_rung, save_rung
 from tasks.node.telemetry import ReplicaStats, TelemetrySampler
 from tasks.plan.run_plan import RunPlan
 
@@ -21,7 +22,7 @@ def generation_session(
     ``listener`` gets the pool's events, ``log`` the messages about limits of the session.
     """
     rung = RungState(plan.paths.state / "oom_ladder.json")
-    rung.begin_at(recall_rung(plan))
+    rung.begin_at(load_rung(plan))
     pool = ReplicaPool(plan, rung=rung, listener=listener)
     if rung.rung:
         log(
@@ -29,10 +30,10 @@ def generation_session(
             "memory allowed before; --forget-oom-rung begins at the full batch"
         )
     wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
-    if (held := MOST_SHARD_TASKS * plan.shard_size) < wanted:
+    if (held := MAX_SHARD_TASKS * plan.shard_size) < wanted:
         log(
-            f"only {held} of {wanted} questions can be in flight: {MOST_SHARD_TASKS} shards of {plan.shard_size} are "
-            f"worked on at a time. A shard size of {-(-wanted // MOST_SHARD_TASKS)} or more keeps the question batch "
+            f"only {held} of {wanted} questions can be in flight: {MAX_SHARD_TASKS} shards of {plan.shard_size} are "
+            f"worked on at a time. A shard size of {-(-wanted // MAX_SHARD_TASKS)} or more keeps the question batch "
             "full"
         )
     # the sampler ends before the pool, so that its last sample has the replicas' final counters
@@ -41,7 +42,7 @@ def generation_session(
             yield pool
         finally:
             _record_session(plan, pool)
-    remember_rung(plan, rung.rung)
+    save_rung(plan, rung.rung)
 
 
 def num_gpus(plan: RunPlan) -> int:
@@ -51,12 +52,12 @@ def num_gpus(plan: RunPlan) -> int:
 
 
 def _record_session(plan: RunPlan, pool: ReplicaPool) -> None:
-    if pool.first_admitted_at is None or pool.last_finish_at is None:
+    if pool.first_admitted_at is None or pool.last_finished_at is None:
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     session = GenerationSession(
         started_at=now,
-        seconds=pool.last_finish_at - pool.first_admitted_at,
+        seconds=pool.last_finished_at - pool.first_admitted_at,
         start_seconds=pool.engine_start_seconds,
         tokens=pool.tokens_generated,
         rollouts=pool.rollouts_finished,

@@ -25,21 +25,17 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from tasks.generation.engine import (
-    EngineRequest,
-    EngineSpec,
-    EngineStats,
-    VllmCalls,
-    VllmEngine,
-    engine_environment,
-    kept_for_good,
-)
-from tasks.generation.loop import Generator, most_in_flight
+from tasks.generation.engine import EngineRequest, EngineSpec, EngineStats
+from tasks.generation.gc_freeze import gc_frozen
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.loop import GenerationLoop, max_in_flight
+from tasks.generation.oom_ladder import Rung
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica import SWITCH_SECONDS
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.rollout_request import build_request
-from tasks.generation.shard_feed import FinishedRollout, GenerationSpec, ShardWork
+from tasks.generation.rollout_writer import FinishedRollout
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
 from tasks.plan.prompts import ChatTokenizer, build_messages
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
@@ -79,22 +75,14 @@ class Variants:
         os.environ.update(engine_environment(plan.profile.engine, os.environ))
         engine = plan.profile.engine
         self.root, self.plan, self.shards = root, plan, shard_dataset(plan)
-        self.spec = GenerationSpec(
-            run_id=plan.run_id,
-            arms=plan.arms.arms,
-            sampling=plan.config.sampling,
-            model=plan.model.name,
-            model_revision=plan.model.revision,
-            max_model_len=engine.max_model_len,
-            question_batch_size=plan.profile.question_batch_size,
-            max_num_seqs=engine.max_num_seqs,
-            oom_rung=0,
+        self.spec = GenerationSpec.of(
+            plan, Rung(index=0, question_batch_size=plan.profile.question_batch_size, engine=engine)
         )
-        with kept_for_good():
+        with gc_frozen():
             self.tokenizer = ChatTokenizer(plan.model.path)
-            self.calls = VllmCalls(EngineSpec(model_path=plan.model.path, settings=engine))
+            self.batch = VllmBatchEngine(EngineSpec(model_path=plan.model.path, settings=engine))
         sys.setswitchinterval(SWITCH_SECONDS)
-        self.core: Any = self.calls._llm.llm_engine
+        self.core: Any = self.batch._llm.llm_engine
         self.prompts: dict[str, dict[str, list[int]]] = {}
         self.requests: list[EngineRequest] = []
         for row in plan.questions.iter_rows(named=True):
@@ -108,12 +96,12 @@ class Variants:
 
     def limit(self) -> Timing:
         began = time.monotonic()
-        outputs = self.calls.generate(self.requests, text=False)
+        outputs = self.batch.generate(self.requests, text=False)
         return time.monotonic() - began, sum(len(output.outputs[0].token_ids) for output in outputs)
 
     def steps(self) -> Timing:
         engine, waiting, in_flight = self._engine(), list(reversed(self.requests)), 0
-        most = most_in_flight(self.spec)
+        most = max_in_flight(self.spec)
         began = time.monotonic()
         while waiting or in_flight:
             while waiting and in_flight < most:
@@ -123,30 +111,30 @@ class Variants:
         return time.monotonic() - began, engine.stats.generation_tokens
 
     def loop(self) -> Timing:
-        recorder = SpawnedRecorder(self.tokenizer, self.spec, most_waiting=4 * most_in_flight(self.spec))
+        recorder = SpawnedRecorder(self.tokenizer, self.spec, max_unrecorded=4 * max_in_flight(self.spec))
         recorder.open(ShardWork(index=-1, questions=self.root, journal=self.root / "first.journal", rollouts=self.root))
         recorder.drain()  # waits until the recorder has started
         try:
             return self._generate(recorder)
         finally:
-            recorder.end()
+            recorder.kill()
 
     def alone(self) -> Timing:
-        def encoded(generator: Any) -> None:
-            generator._prompts.prepare = lambda coming: None
-            generator._prompts.take = lambda question: self.prompts[question.example_id]
+        def encoded(loop: Any) -> None:
+            loop._prompts.prefetch = lambda upcoming: None
+            loop._prompts.take = lambda question: self.prompts[question.example_id]
 
         return self._generate(Nothing(), encoded)
 
     def _engine(self) -> VllmEngine:
         engine = VllmEngine.__new__(VllmEngine)
-        engine.stats, engine._engine, engine._growing = EngineStats(), self.core, {}
+        engine.stats, engine._engine, engine._partial = EngineStats(), self.core, {}
         return engine
 
-    def _generate(self, recorder: Any, change: Callable[[Generator], None] = lambda generator: None) -> Timing:
+    def _generate(self, recorder: Any, change: Callable[[GenerationLoop], None] = lambda loop: None) -> Timing:
         engine, facts = self._engine(), EngineFacts(version="", dtype="")
-        generator = Generator(engine, self.tokenizer, self.spec, recorder)
-        change(generator)
+        loop = GenerationLoop(engine, self.tokenizer, self.spec, recorder)
+        change(loop)
         directory = Path(tempfile.mkdtemp(dir=self.root))
         works = [
             ShardWork(
@@ -157,15 +145,15 @@ class Variants:
             )
             for shard in self.shards
         ]
-        while works or generator.busy:
-            while works and generator.hungry:
-                generator.add_shard(works.pop(0))
-            for work in generator.step():
+        while works or loop.busy:
+            while works and loop.needs_shards:
+                loop.add_shard(works.pop(0))
+            for work in loop.step():
                 recorder.publish(work, facts)
         recorder.drain()
-        assert generator.first_admitted_at is not None
-        assert generator.last_finished_at is not None
-        return generator.last_finished_at - generator.first_admitted_at, engine.stats.generation_tokens
+        assert loop.first_admitted_at is not None
+        assert loop.last_finished_at is not None
+        return loop.last_finished_at - loop.first_admitted_at, engine.stats.generation_tokens
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from tasks.comparison.pairing import pair_rollouts
 from tasks.comparison.rollout_index import index_rollouts
 from tasks.errors import ConfigError, DamagedFile
 from tasks.files import publish_json, read_record
-from tasks.generation.oom_ladder import device_name
+from tasks.node.gpu_selection import device_name
 from tasks.records import RunPaths
 
 SAFETY_FACTOR = 2.0

@@ -29,7 +29,7 @@ _NODE = re.compile(r"^nodes/([\w-]+)\.json$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class LedgerSnapshot:
     """The ledger at one moment. ``claims`` and ``expired`` tell per shard which other owners hold or held it;
     ``own`` are the shards with a claim of the reader; ``nodes`` are the owners that have a record, with the seconds
     since it last changed."""
@@ -76,7 +76,7 @@ class Ledger:
         with self._lock:
             return sorted(self._held)
 
-    def look(self) -> View:
+    def look(self) -> LedgerSnapshot:
         """List the ledger, and note what has changed since the last look."""
         now = self._clock()
         found = self.store.listing()
@@ -95,7 +95,7 @@ class Ledger:
                     own.add(index)
                 else:
                     (expired if age[key] > self.lease_s else claims)[index].add(owner)
-        return View(
+        return LedgerSnapshot(
             is_open=RUN in found,
             finished=frozenset(int(match.group(1)) for key in found if (match := _FINISHED.match(key))),
             claims={index: frozenset(owners) for index, owners in claims.items()},

@@ -1,7 +1,7 @@
-"""Append-only record of a shard in progress: what was admitted to the engine, and every finished rollout.
+"""Append-only journal of a shard in progress: which questions the engine got, and every finished rollout.
 
-One record is one line, ``crc32 json``. A record that was torn by a kill or a full disk fails its checksum and counts
-as never written, so its rollout is generated again. Token arrays are base64 of little-endian int32 and float32.
+One record is one line, ``crc32 json``. A record torn by a kill or a full disk fails its checksum and counts as never
+written, so its rollout is generated again. Token arrays are base64 of little-endian int32 and float32.
 """
 
 import base64
@@ -23,29 +23,27 @@ from tasks.errors import StorageError
 Key = tuple[str, str, int]
 """(example_id, arm_id, sample_index)"""
 QUARANTINE = 3
-"""Suspicion of a rollout that was alone in the engine when it died, having been among those of an earlier death."""
+"""Suspicion of a rollout that was alone in the engine at a crash, after it was in flight at an earlier one."""
 
 
 @dataclass(kw_only=True)
 class JournalState:
-    """What a journal says: finished rollouts, and how often each unfinished one was in flight when the engine died.
-
-    ``suspicion`` tells, per unfinished rollout, how narrow the blame has become: 1 the engine died with it among
-    others, 2 with nothing but its question, QUARANTINE with nothing but itself. ``num_made`` and ``in_flight`` are of
-    the replica that opened the journal last: the completions that it recorded, and what it has admitted and not
-    finished.
-    """
+    """The content of a journal. ``in_flight`` and ``num_completed`` count from its latest "open" record."""
 
     finished: dict[Key, dict[str, Any]] = field(default_factory=dict)
     suspicion: dict[Key, int] = field(default_factory=dict)
+    """Per rollout what was in the engine at its latest crash: 1 other questions too, 2 only rollouts of its question,
+    QUARANTINE only this rollout. Rollouts that no crash hit are missing."""
     in_flight: dict[Key, int] = field(default_factory=dict)
-    num_made: int = 0
+    """The isolation of each rollout that the engine got and has not finished."""
+    num_completed: int = 0
+    """Rollouts without an error."""
 
 
 def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
-    """Replay the journal at ``path``; a missing file is an empty one. Damaged records are skipped.
+    """Read the journal at ``path``; a missing file counts as empty. Damaged records are skipped.
 
-    With ``keep_rollouts`` False the finished rollouts' contents are dropped and only their keys kept.
+    Without ``keep_rollouts``, ``finished`` has empty records, to save memory.
     """
     state = JournalState()
     in_flight = state.in_flight
@@ -53,30 +51,30 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
         match record["kind"]:
             case "open":
                 in_flight.clear()
-                state.num_made = 0
+                state.num_completed = 0
             case "admit":
                 for arm_id, sample_index in record["rollouts"]:
                     in_flight[(record["example_id"], arm_id, sample_index)] = record["isolation"]
             case "crash":
                 alone = len(in_flight) == 1
                 for key, isolation in in_flight.items():
-                    # only what was alone is guilty: another's record may have been on its way to the journal
+                    # only a rollout that was alone is guilty: others may have finished without being recorded yet
                     state.suspicion[key] = QUARANTINE if isolation and alone else min(isolation + 1, QUARANTINE - 1)
                 in_flight.clear()
             case "rollout":
                 key = (record["example_id"], record["arm_id"], record["sample_index"])
                 in_flight.pop(key, None)
-                state.num_made += "error" not in record
-                # the first record of a rollout is the one that stands, so that a second one changes nothing
+                state.num_completed += "error" not in record
+                # the first record of a rollout counts, so that a second one changes nothing
                 state.finished.setdefault(key, record if keep_rollouts else {})
     return state
 
 
 class JournalWriter:
-    """Appends records; they are in the kernel's hands, and so survive this process, when ``append`` returns."""
+    """Appends records. When ``append`` returns the kernel has them, so they survive the end of this process."""
 
     def __init__(self, path: Path, *, repair: bool = True) -> None:
-        """``repair`` drops a torn last record, which is not for who shares the journal with one that appends."""
+        """``repair`` drops a torn last record; it must be False while another process appends to the journal."""
         self._path = path
         with self._storage():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +83,10 @@ class JournalWriter:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def append(self, *records: dict[str, Any]) -> None:
-        """Write records, all at once. Raises StorageError when the disk refuses; what was torn is not read back."""
+        """Write all ``records`` at once. Raises StorageError when the disk refuses; a torn record is skipped later."""
         lines = b"".join(map(_line, records))
         with self._storage():
-            # what is left after a short write is refused with the reason for it
+            # after a short write, the next write fails with the reason
             while lines:
                 lines = lines[os.write(self._file, lines) :]
 
@@ -127,7 +125,7 @@ def _line(record: dict[str, Any]) -> bytes:
     try:
         text = orjson.dumps(record)
     except TypeError:
-        # half a surrogate pair, which UTF-8 has no bytes for
+        # orjson refuses half of a surrogate pair, which strict UTF-8 cannot encode
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
@@ -155,7 +153,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _drop_torn_tail(path: Path) -> None:
-    # the next record must start on a line of its own
+    # the next record must start on a new line
     try:
         with path.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)

@@ -1,8 +1,8 @@
-"""The generation loop: keeps the question batch full across shard borders, with no barrier.
+"""The generation loop: keeps one engine's batch full across shard borders, without waiting for whole batches.
 
-A question's rollouts are admitted together, so that a stopped run leaves whole questions. A few more sequences than the
-engine runs wait in it, so that one that ends is replaced in the very next step; no more than that, so that memory does
-not grow with the dataset.
+All rollouts of a question are admitted together, so that a stopped run leaves whole questions. A few more sequences
+than a question batch are in the engine, so that it replaces a finished one in the very next step. There are only a few
+more, so that memory does not grow with the dataset.
 """
 
 import time
@@ -14,15 +14,17 @@ from itertools import chain
 from profiles.schema import Arm
 from tasks.errors import PromptTooLong
 from tasks.generation.engine import Engine, EngineOutput, EngineRequest
-from tasks.generation.prompt_prefetch import PromptsAhead
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.prompt_prefetcher import PromptPrefetcher
 from tasks.generation.recorder import Recorder
 from tasks.generation.rollout_request import build_request
-from tasks.generation.shard_feed import FinishedRollout, GenerationSpec, QuestionWork, ShardFeed, ShardWork
+from tasks.generation.rollout_writer import FinishedRollout
+from tasks.generation.shard_feed import QuestionWork, ShardFeed
 from tasks.plan.prompts import ChatTokenizer, check_length
 
-SPARE = 1 / 16
-"""Share of the question batch that waits in the engine. Of sequences of 100 tokens, 1% end in a step, and the next step
-is scheduled before the loop hears of it."""
+QUEUED_SHARE = 1 / 16
+"""Rollouts that wait in the engine, as a share of the question batch. With 100 tokens per sequence 1% of the sequences
+end in a step, and the engine schedules its next step before the loop can add requests."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +36,15 @@ class _InFlight:
     prompt_ids: list[int]
 
 
-def most_in_flight(spec: GenerationSpec) -> int:
-    """Requests in the engine beyond which no question is admitted."""
-    spare = int(SPARE * spec.batch_rollouts)
-    # questions are admitted whole: to a small batch one more would add half
-    return spec.batch_rollouts + (spare if spare >= spec.rollouts_per_question else 0)
+def max_in_flight(spec: GenerationSpec) -> int:
+    """Number of requests in the engine from which on no more questions are admitted."""
+    queued = int(QUEUED_SHARE * spec.batch_rollouts)
+    # questions are admitted whole, and one more question would make a small batch half as large again
+    return spec.batch_rollouts + (queued if queued >= spec.rollouts_per_question else 0)
 
 
-class Generator:
-    """Feeds one engine from the shards that it is given."""
+class GenerationLoop:
+    """Feeds one engine with the questions of the shards that it is given, and hands what finishes to the recorder."""
 
     def __init__(self, engine: Engine, tokenizer: ChatTokenizer, spec: GenerationSpec, recorder: Recorder) -> None:
         self._engine = engine
@@ -50,10 +52,10 @@ class Generator:
         self._recorder = recorder
         self._feeds: deque[ShardFeed] = deque()
         self._requests: dict[str, _InFlight] = {}
-        self._open: dict[tuple[int, str, int], int] = {}  # requests in the engine per admitted question
-        self._capacity = most_in_flight(spec)
-        self._prompts = PromptsAhead(tokenizer, spec, most=2 * spec.question_batch_size)
-        self._alone = False
+        self._requests_of: dict[tuple[int, str, int], int] = {}  # number in the engine per admitted question
+        self._capacity = max_in_flight(spec)
+        self._prompts = PromptPrefetcher(tokenizer, spec, max_questions=2 * spec.question_batch_size)
+        self._isolating = False  # a suspect question is in the engine, and no other may join it
         self._draining = False
         self._next_id = 0
         self.num_finished = 0
@@ -66,8 +68,8 @@ class Generator:
         return len(self._requests)
 
     @property
-    def hungry(self) -> bool:
-        """Less than a question batch is left to admit."""
+    def needs_shards(self) -> bool:
+        """True when less than a question batch is left to admit."""
         return sum(len(feed.pending) for feed in self._feeds) < self._spec.question_batch_size
 
     @property
@@ -75,7 +77,7 @@ class Generator:
         return bool(self._requests or self._feeds)
 
     def add_shard(self, work: ShardWork) -> ShardFeed:
-        """Queue a shard behind those that are already here; what its journal holds is not generated again."""
+        """Queue a shard behind the others. Rollouts that its journal has are not generated again."""
         feed = ShardFeed(work, self._spec)
         self.num_finished += feed.num_quarantined
         self._feeds.append(feed)
@@ -83,9 +85,9 @@ class Generator:
         return feed
 
     def step(self) -> list[ShardWork]:
-        """Admit what fits, advance the engine once; return the shards whose last rollout is now in the journal."""
+        """Admit questions and advance the engine once; return the shards that are now complete in their journals."""
         self._admit()
-        self._prompts.prepare(chain.from_iterable(feed.pending for feed in self._feeds))
+        self._prompts.prefetch(chain.from_iterable(feed.pending for feed in self._feeds))
         if self._requests:
             if outputs := self._engine.step():
                 self._finish(outputs)
@@ -104,15 +106,15 @@ class Generator:
             self._admit_question(feed, question)
 
     def _next_admissible(self) -> tuple[ShardFeed, QuestionWork] | None:
-        if self._alone:
+        if self._isolating:
             return None
-        if self._spec.loop:
-            # a barrier: the next batch starts when the last sequence of this one has finished
-            if not self._open:
+        if self._spec.batch_barrier:
+            # the next batch starts when the last sequence of this one has finished
+            if not self._requests_of:
                 self._draining = False
             elif self._draining:
                 return None
-        # suspects after all shards' other questions: while one has the engine alone, those wait
+        # suspects come after the other questions of all shards, which would have to wait for them
         feed = min(
             (feed for feed in self._feeds if feed.pending), key=lambda feed: feed.pending[0].isolation, default=None
         )
@@ -120,16 +122,16 @@ class Generator:
             return None
         question = feed.pending[0]
         if self._is_full(question):
-            self._draining = self._spec.loop
+            self._draining = self._spec.batch_barrier
             return None
         return feed, question
 
     def _is_full(self, question: QuestionWork) -> bool:
         if question.isolation:
-            return bool(self._open)
-        if self._spec.loop:
-            return len(self._open) >= self._spec.question_batch_size
-        # sequences, not questions: a question waiting for its longest completion must not hold the others' places
+            return bool(self._requests_of)
+        if self._spec.batch_barrier:
+            return len(self._requests_of) >= self._spec.question_batch_size
+        # counts sequences, not questions: a question that waits for its longest completion must not block others
         return len(self._requests) >= self._capacity
 
     def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
@@ -138,27 +140,28 @@ class Generator:
                 item = _InFlight(feed=feed, question=question, arm=arm, sample_index=sample_index, prompt_ids=[])
                 self._record_error(item, "the question is empty")
             return
-        sendable = list(self._sendable(feed, question))
-        if not sendable:
+        requests = list(self._build_requests(feed, question))
+        if not requests:
             return
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
         if question.isolation:
-            # else one that has finished would still be in flight in the journal, and share the blame
+            # otherwise finished rollouts could still count as in flight in the journal, and share the blame for a crash
             self._recorder.drain()
         feed.admit(question)
-        self._alone = question.isolation > 0
-        for request, item in sendable:
+        self._isolating = question.isolation > 0
+        for request, item in requests:
             try:
                 self._engine.add(request)
             except ValueError as error:
                 self._record_error(item, f"the engine refused the request: {error}")
                 continue
             self._requests[request.request_id] = item
-            self._open[_question_key(item)] = self._open.get(_question_key(item), 0) + 1
-        if not self._open:
-            self._alone = False
+            self._requests_of[_question_key(item)] = self._requests_of.get(_question_key(item), 0) + 1
+        if not self._requests_of:
+            self._isolating = False
 
-    def _sendable(self, feed: ShardFeed, question: QuestionWork) -> Iterator[tuple[EngineRequest, _InFlight]]:
+    def _build_requests(self, feed: ShardFeed, question: QuestionWork) -> Iterator[tuple[EngineRequest, _InFlight]]:
+        """Yield the requests of ``question``; record an error for each prompt that is too long."""
         sampling = self._spec.sampling
         encoded = self._prompts.take(question)
         for arm, sample_index in question.rollouts:
@@ -182,10 +185,10 @@ class Generator:
         self._record(finished)
         for item, _, _ in finished:
             key = _question_key(item)
-            self._open[key] -= 1
-            if self._open[key] == 0:
-                del self._open[key]
-                self._alone = False
+            self._requests_of[key] -= 1
+            if self._requests_of[key] == 0:
+                del self._requests_of[key]
+                self._isolating = False
 
     def _record(self, finished: Sequence[tuple[_InFlight, EngineOutput | None, str | None]]) -> None:
         self._recorder.record(

@@ -1,4 +1,7 @@
-"""A completion while the engine still makes it."""
+"""The tokens and logprobs of a completion that the engine has not finished yet.
+
+vLLM's own lists of logprobs grow token by token, which costs a twentieth of a small model's step.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,12 +9,12 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-FIRST_ROOM = 64
+INITIAL_CAPACITY = 64
 
 
 @dataclass(kw_only=True, slots=True)
-class GrowingCompletion:
-    """Per token its id and a row per array: of the sampled token first, then of the ``top_logprobs`` most likely."""
+class PartialCompletion:
+    """One row per token: column 0 is the sampled token, the next ``top_logprobs`` columns are the most likely ones."""
 
     request_id: str
     top_logprobs: int
@@ -19,10 +22,11 @@ class GrowingCompletion:
     _ids: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.int32))
     _logprobs: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.float32))
 
-    def take(self, token_ids: list[int], step: Any) -> None:
-        """Copy what a step brought, and let go of its arrays, which lie in pinned memory and are of all requests.
+    def append(self, token_ids: list[int], step: Any) -> None:
+        """Add the tokens of one step.
 
-        ``step`` has vLLM's ``logprob_token_ids`` and ``logprobs``, (tokens, columns), or is None without logprobs.
+        ``step`` has vLLM's arrays ``logprob_token_ids`` and ``logprobs`` of shape (tokens, columns), or is None without
+        logprobs. They are copied, because they share pinned memory with all other requests of the step.
         """
         start = len(self.completion_ids)
         self.completion_ids += token_ids
@@ -30,23 +34,23 @@ class GrowingCompletion:
             return
         end, width = len(self.completion_ids), 1 + self.top_logprobs
         if end > len(self._ids):
-            room = (max(FIRST_ROOM, 2 * end), width)
-            self._ids, ids = np.empty(room, dtype=np.int32), self._ids
-            self._logprobs, logprobs = np.empty(room, dtype=np.float32), self._logprobs
+            shape = (max(INITIAL_CAPACITY, 2 * end), width)
+            self._ids, ids = np.empty(shape, dtype=np.int32), self._ids
+            self._logprobs, logprobs = np.empty(shape, dtype=np.float32), self._logprobs
             if start:
                 self._ids[:start], self._logprobs[:start] = ids[:start], logprobs[:start]
-        # as many columns as any request of the step wants
+        # the step's arrays have the columns of the request that wants most
         self._ids[start:end] = step.logprob_token_ids[:, :width]
         self._logprobs[start:end] = step.logprobs[:, :width]
 
     @property
     def logprobs(self) -> Array:
-        """Of the sampled tokens, (tokens,)."""
+        """Logprobs of the sampled tokens, of shape (tokens,)."""
         return self._logprobs[: self._size, 0]
 
     @property
     def top(self) -> tuple[Array, Array] | None:
-        """Ids and logprobs of the most likely tokens, each (tokens, top_logprobs); None when none were asked for."""
+        """Ids and logprobs of the most likely tokens, each of shape (tokens, top_logprobs); None when not wanted."""
         if not self.top_logprobs or not self._size:
             return None
         return self._ids[: self._size, 1:], self._logprobs[: self._size, 1:]

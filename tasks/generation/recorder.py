@@ -1,8 +1,8 @@
-"""Finished rollouts to their journals, and complete shards published: beside the replica, in a process of its own.
+"""Writes finished rollouts to their journals and publishes complete shards, in a process beside the replica.
 
-Decoding text, packing arrays and writing Parquet are work for Python's interpreter, as the engine's steps are: in a
-thread of the replica they took a sixth of its speed from an engine on a GPU. The process is forked before the engine
-exists, with the tokenizer that is loaded already, so that it costs neither a start nor much memory.
+Decoding text, packing arrays and writing Parquet need Python's interpreter, as the engine's steps do. In a thread of
+the replica they slowed an engine on a GPU down by a sixth. The process is forked before the engine exists, with the
+loaded tokenizer, so that it starts at once and takes little memory.
 """
 
 import contextlib
@@ -18,15 +18,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tasks.errors import StorageError
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import JournalWriter
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
-from tasks.generation.shard_feed import Decoder, FinishedRollout, GenerationSpec, RolloutWriter, ShardWork
+from tasks.generation.rollout_writer import Decoder, FinishedRollout, RolloutWriter
 from tasks.parent_death import die_with_parent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A shard whose rollouts are published, ``num_errors`` of them error rows."""
+    """A shard whose rollouts are published; ``num_errors`` of them are error rows."""
 
     work: ShardWork
     num_errors: int
@@ -50,7 +51,7 @@ class _Publish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Recorded:
-    """How many rollouts of which shard are in its journal."""
+    """The number of rollouts that were just written to journals, by shard index."""
 
     counts: dict[int, int]
 
@@ -62,37 +63,45 @@ class _Failed:
 
 
 class Recorder:
-    """The process, as the replica sees it. What it does is done in order; its errors are raised by the next call.
+    """The replica's handle on the process. Calls only queue work, which the process does in order.
 
-    StorageError is raised as such; a RuntimeError tells any other failure, and the end of the process.
+    An error in the process is raised by a later call: a StorageError as such, any other error, and the end of the
+    process, as a RuntimeError.
     """
 
     context: Any = get_context("fork")
-    """Who has used polars already cannot be forked: the threads that it then has would be missing."""
+    """fork is safe only before polars is used: its threads would be missing in the forked process."""
 
     def __init__(
         self,
         decoder: Decoder,
         spec: GenerationSpec,
         *,
-        most_waiting: int,
-        not_for_it: "Connection[Any, Any] | None" = None,
+        max_unrecorded: int,
+        close_in_child: "Connection[Any, Any] | None" = None,
     ) -> None:
-        """``most_waiting`` rollouts are on their way at most, so that memory stays bounded.
+        """At most ``max_unrecorded`` rollouts are queued, so that memory stays bounded.
 
-        ``not_for_it`` is closed in the process: as long as it had it open, the other end would not hear of our end.
+        The process closes its copy of ``close_in_child``, the connection to the replica's parent: while a copy is open,
+        the parent does not notice that the replica has ended.
         """
         self._connection, theirs = self.context.Pipe()
         self._process = self.context.Process(
-            target=_serve,
-            args=(theirs, [self._connection, *([not_for_it] if not_for_it else [])], decoder, spec, os.getpid()),
+            target=_run,
+            args=(
+                theirs,
+                [self._connection, *([close_in_child] if close_in_child else [])],
+                decoder,
+                spec,
+                os.getpid(),
+            ),
             name="recorder",
             daemon=True,
         )
         self._process.start()
         theirs.close()
-        self._most_waiting = most_waiting
-        self._num_waiting = self._num_unanswered = 0
+        self._max_unrecorded = max_unrecorded
+        self._num_unrecorded = self._num_unanswered = 0
         self._recorded: Counter[int] = Counter()
         self._published: list[Published] = []
         self.num_publishing = 0
@@ -102,47 +111,47 @@ class Recorder:
         return int(self._process.pid)
 
     def open(self, work: ShardWork) -> None:
-        """Expect rollouts of a shard, whose journal is there already."""
+        """Expect rollouts of a shard whose journal exists."""
         self._send(_Open(work=work))
 
     def record(self, rollouts: Sequence[tuple[int, FinishedRollout]]) -> None:
-        """Have rollouts, each with the index of its shard, written to the journals of their shards."""
-        self._num_waiting += len(rollouts)
+        """Queue rollouts, each with the index of its shard, for their journals; waits while too many are queued."""
+        self._num_unrecorded += len(rollouts)
         self._send(_Record(rollouts=list(rollouts)))
-        while self._num_waiting > self._most_waiting:
+        while self._num_unrecorded > self._max_unrecorded:
             self._take_answer()
 
     def publish(self, work: ShardWork, facts: EngineFacts) -> None:
-        """Have a shard published whose rollouts are all in its journal."""
+        """Queue the publication of a shard whose rollouts are all in its journal."""
         self.num_publishing += 1
         self._send(_Publish(work=work, facts=facts))
 
     def take_recorded(self) -> Counter[int]:
-        """How many more rollouts of which shard are in its journal since the last call."""
+        """Number of rollouts written to journals since the last call, by shard index."""
         self._take_answers()
         recorded, self._recorded = self._recorded, Counter()
         return recorded
 
     def take_published(self) -> list[Published]:
-        """What was published since the last call."""
+        """Shards published since the last call."""
         self._take_answers()
         published, self._published = self._published, []
         self.num_publishing -= len(published)
         return published
 
     def drain(self) -> None:
-        """Wait until everything is done."""
+        """Wait until all queued work is done."""
         while self._num_unanswered:
             self._take_answer()
 
-    def end(self) -> None:
-        """End the process now; what was not waited for is lost."""
+    def kill(self) -> None:
+        """End the process now; queued work is lost."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
     def _send(self, message: _Open | _Record | _Publish) -> None:
-        # answers that nobody reads would stop the process, and its full socket then us
+        # unread answers would fill the socket and block the process, and then this call too
         self._take_answers()
         self._num_unanswered += 1
         with self._alive():
@@ -162,7 +171,7 @@ class Recorder:
         self._num_unanswered -= 1
         match answer:
             case _Recorded(counts=counts):
-                self._num_waiting -= sum(counts.values())
+                self._num_unrecorded -= sum(counts.values())
                 self._recorded.update(counts)
             case Published():
                 self._published.append(answer)
@@ -182,42 +191,42 @@ class Recorder:
             raise RuntimeError(f"the process that records rollouts ended with exit code {code}") from None
 
 
-def _serve(
+def _run(
     connection: "Connection[Any, Any]",
-    others: "list[Connection[Any, Any]]",
+    to_close: "list[Connection[Any, Any]]",
     decoder: Decoder,
     spec: GenerationSpec,
     parent_pid: int,
 ) -> None:
     die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for other in others:
-        other.close()
+    for inherited in to_close:
+        inherited.close()
     gc.freeze()
     gc.enable()
     writers: dict[int, RolloutWriter] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            connection.send(_answer(connection.recv(), writers, decoder, spec))
-    # none of what the fork took over is ours to end
+            connection.send(_handle(connection.recv(), writers, decoder, spec))
+    # no interpreter shutdown: the forked objects belong to the replica
     os._exit(0)
 
 
-def _answer(
+def _handle(
     message: _Open | _Record | _Publish, writers: dict[int, RolloutWriter], decoder: Decoder, spec: GenerationSpec
 ) -> _Recorded | Published | _Failed:
     try:
         match message:
             case _Open(work=work):
-                # its owner, which appends as well, has repaired it
+                # the replica, which appends too, has repaired the journal
                 writers[work.index] = RolloutWriter(JournalWriter(work.journal, repair=False), spec, decoder)
             case _Record(rollouts=rollouts):
                 by_shard: dict[int, list[FinishedRollout]] = {}
                 for index, rollout in rollouts:
                     by_shard.setdefault(index, []).append(rollout)
-                for index, some in by_shard.items():
-                    writers[index].write(some)
-                return _Recorded(counts={index: len(some) for index, some in by_shard.items()})
+                for index, of_shard in by_shard.items():
+                    writers[index].write(of_shard)
+                return _Recorded(counts={index: len(of_shard) for index, of_shard in by_shard.items()})
             case _Publish(work=work, facts=facts):
                 writers.pop(work.index).close()
                 return Published(work=work, num_errors=publish_rollouts(work, spec, facts))

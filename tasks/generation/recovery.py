@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import EngineError, EngineStartError, HarvestError, MemoryKind, OutOfMemory
-from tasks.generation.oom_ladder import Rung, RungChange, RungState, build_ladder
+from tasks.generation.oom_ladder import Rung, build_ladder
+from tasks.generation.rung_state import RungChange, RungState
 from tasks.plan.run_plan import RunPlan
 
 _LAST_REMEDY: dict[MemoryKind, str] = {

@@ -6,7 +6,7 @@
 
 What is timed is the calls alone: prompts are encoded before, and rollouts stored after. Each loop runs in a process of
 its own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment; its
-order is pickled to standard input.
+job is pickled to standard input.
 """
 
 import os
@@ -14,102 +14,34 @@ import pickle
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tasks.errors import PromptTooLong
 from tasks.files import publish_json
-from tasks.generation.engine import (
-    Engine,
-    EngineOutput,
-    EngineRequest,
-    EngineSpec,
-    VllmCalls,
-    VllmEngine,
-    kept_for_good,
-    load_engine_class,
-)
+from tasks.generation.batch_engine import load_batch_engine
+from tasks.generation.engine import EngineRequest, EngineSpec
+from tasks.generation.gc_freeze import gc_frozen
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
 from tasks.generation.rollout_request import build_request
-from tasks.generation.shard_feed import (
-    FinishedRollout,
-    GenerationSpec,
-    QuestionWork,
-    RolloutWriter,
-    ShardFeed,
-    ShardWork,
-)
+from tasks.generation.rollout_writer import FinishedRollout, RolloutWriter
+from tasks.generation.shard_feed import QuestionWork, ShardFeed
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer, build_messages, check_length
 from tasks.process_tree import descendants, kill_all
 
-
-# MERGED from @engine_calls: An engine as scripts use it: a call with many prompts, which returns
-# when the last of them has ended.
-class EngineCalls(Protocol):
-    """What a reference loop needs of an engine. What a call returned is read only after the last call was timed."""
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def dtype(self) -> str: ...
-
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
-        """One call with all ``requests``; returns outputs in their order, for ``finished``."""
-
-    def finished(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
-        """What a call returned, under the ids of its ``requests``."""
-
-
-class SteppedCalls:
-    """Calls of an engine that a profile names in place of vLLM, made of its own steps."""
-
-    def __init__(self, spec: EngineSpec, engine_class: type[Engine]) -> None:
-        self._engine = engine_class(spec)
-
-    @property
-    def version(self) -> str:
-        return self._engine.version
-
-    @property
-    def dtype(self) -> str:
-        return self._engine.dtype
-
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
-        for request in requests:
-            self._engine.add(request)
-        finished: dict[str, EngineOutput] = {}
-        while len(finished) < len(requests):
-            finished |= {output.request_id: output for output in self._engine.step()}
-        return [finished[request.request_id] for request in requests]
-
-    def finished(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
-        return list(outputs)
-
-
-def load_calls(backend: str) -> Callable[[EngineSpec], EngineCalls]:
-    """What makes the calls of the engine ``module:Class``: vLLM's own ``LLM.generate``, unless it is another engine.
-
-    Raises ConfigError.
-    """
-    engine_class = load_engine_class(backend)
-    return VllmCalls if engine_class is VllmEngine else partial(SteppedCalls, engine_class=engine_class)
-
-
-# END MERGED
 LoopName = Literal["baseline", "script", "limit"]
 QUESTIONS_PER_CALL: dict[LoopName, int | None] = {"baseline": 1, "script": 16, "limit": None}
 READY_LINE = "reference loop: the engine is ready"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceOrder:
+class ReferenceJob:
     """What one process is to do. ``order_seed`` shuffles the questions and the prompts within a call."""
 
     loop: LoopName
@@ -142,8 +74,8 @@ class _Prompt:
 def main() -> None:
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    order: ReferenceOrder = pickle.load(sys.stdin.buffer)
-    run_loop(order)
+    job: ReferenceJob = pickle.load(sys.stdin.buffer)
+    run_loop(job)
     sys.stdout.flush()
     sys.stderr.flush()
     # as in a replica: shutting the engine down can wait for ever, and the exit frees its memory; that of an engine core
@@ -152,20 +84,20 @@ def main() -> None:
     os._exit(0)
 
 
-def run_loop(order: ReferenceOrder) -> None:
-    """Generate every shard of ``order`` and publish its rollouts, and the timing as JSON."""
+def run_loop(job: ReferenceJob) -> None:
+    """Generate every shard of ``job`` and publish its rollouts, and the timing as JSON."""
     began = time.monotonic()
-    spec = order.generation
-    with kept_for_good():
-        load = load_calls(order.engine.settings.backend)
-        tokenizer = ChatTokenizer(order.engine.model_path, trust_remote_code=order.engine.settings.trust_remote_code)
-        engine = load(order.engine)
+    spec = job.generation
+    with gc_frozen():
+        build_engine = load_batch_engine(job.engine.settings.backend)
+        tokenizer = ChatTokenizer(job.engine.model_path, trust_remote_code=job.engine.settings.trust_remote_code)
+        engine = build_engine(job.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
-    feeds = [ShardFeed(work, spec) for work in order.shards]
-    calls = list(_calls(order, feeds, tokenizer))
+    feeds = [ShardFeed(work, spec) for work in job.shards]
+    calls = list(_calls(job, feeds, tokenizer))
     # a script takes its text from vLLM; the limit asks for no more than our own loop does
-    text = order.loop != "limit"
+    text = job.loop != "limit"
     outputs: list[list[Any]] = []
     started = time.monotonic()
     for call in calls:
@@ -173,7 +105,7 @@ def run_loop(order: ReferenceOrder) -> None:
     finished = time.monotonic()
     tokens = 0
     for call, returned in zip(calls, outputs, strict=True):
-        for prompt, output in zip(call, engine.finished([item.request for item in call], returned), strict=True):
+        for prompt, output in zip(call, engine.convert_outputs([item.request for item in call], returned), strict=True):
             tokens += len(output.completion_ids)
             arm, sample_index = prompt.question.rollouts[prompt.rollout]
             rollout = FinishedRollout(
@@ -195,14 +127,14 @@ def run_loop(order: ReferenceOrder) -> None:
         rollouts=sum(map(len, calls)),
         tokens=tokens,
     )
-    publish_json(vars(timing), order.timing)
+    publish_json(vars(timing), job.timing)
 
 
-def _calls(order: ReferenceOrder, feeds: Sequence[ShardFeed], tokenizer: ChatTokenizer) -> list[list[_Prompt]]:
-    asked = [_prompts(order, feed, question, tokenizer) for feed in feeds for question in feed.pending]
+def _calls(job: ReferenceJob, feeds: Sequence[ShardFeed], tokenizer: ChatTokenizer) -> list[list[_Prompt]]:
+    asked = [_prompts(job, feed, question, tokenizer) for feed in feeds for question in feed.pending]
     questions = [prompts for prompts in asked if prompts]
-    size = QUESTIONS_PER_CALL[order.loop] or max(1, len(questions))
-    shuffle = None if order.order_seed is None else random.Random(order.order_seed).shuffle
+    size = QUESTIONS_PER_CALL[job.loop] or max(1, len(questions))
+    shuffle = None if job.order_seed is None else random.Random(job.order_seed).shuffle
     if shuffle:
         shuffle(questions)
     calls = [list(chain(*questions[start : start + size])) for start in range(0, len(questions), size)]
@@ -212,19 +144,19 @@ def _calls(order: ReferenceOrder, feeds: Sequence[ShardFeed], tokenizer: ChatTok
     return calls
 
 
-def _prompts(order: ReferenceOrder, feed: ShardFeed, question: QuestionWork, tokenizer: ChatTokenizer) -> list[_Prompt]:
-    spec = order.generation
+def _prompts(job: ReferenceJob, feed: ShardFeed, question: QuestionWork, tokenizer: ChatTokenizer) -> list[_Prompt]:
+    spec = job.generation
     prompts: list[_Prompt] = []
     if not question.question:
         for arm, sample_index in question.rollouts:
-            _write_error(order, feed, (question.example_id, arm.id, sample_index), "the question is empty", [])
+            _write_error(job, feed, (question.example_id, arm.id, sample_index), "the question is empty", [])
         return prompts
     for position, (arm, sample_index) in enumerate(question.rollouts):
         ids = tokenizer.encode(build_messages(arm, question.question), arm.chat_template_kwargs)
         try:
             check_length(len(ids), spec.sampling.max_tokens, spec.max_model_len)
         except PromptTooLong as error:
-            _write_error(order, feed, (question.example_id, arm.id, sample_index), str(error), ids)
+            _write_error(job, feed, (question.example_id, arm.id, sample_index), str(error), ids)
             continue
         name = f"{question.example_id}/{arm.id}/{sample_index}"
         request = build_request(name, ids, spec.sampling, question.example_id, arm.id, sample_index)
@@ -232,10 +164,10 @@ def _prompts(order: ReferenceOrder, feed: ShardFeed, question: QuestionWork, tok
     return prompts
 
 
-def _write_error(order: ReferenceOrder, feed: ShardFeed, key: Key, error: str, ids: list[int]) -> None:
+def _write_error(job: ReferenceJob, feed: ShardFeed, key: Key, error: str, ids: list[int]) -> None:
     example_id, arm_id, sample_index = key
     row = FinishedRollout(example_id=example_id, arm_id=arm_id, sample_index=sample_index, prompt_ids=ids, error=error)
-    RolloutWriter(feed.journal, order.generation).write([row])
+    RolloutWriter(feed.journal, job.generation).write([row])
 
 
 if __name__ == "__main__":

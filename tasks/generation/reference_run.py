@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.files import read_json
-from tasks.generation.engine import EngineSpec, engine_environment
+from tasks.generation.engine import EngineSpec
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
-from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceOrder, ReferenceTiming
-from tasks.generation.shard_feed import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.oom_ladder import Rung
+from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
+from tasks.generation.vllm_engine import engine_environment
 from tasks.node.cgroup import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
@@ -54,34 +56,18 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         shutil.rmtree(directory, ignore_errors=True)
     shards = shard_dataset(plan)
     timing_path = paths.state / "timing.json"
-    order = ReferenceOrder(
+    job = ReferenceJob(
         loop=loop,
         engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
-        generation=GenerationSpec(
-            run_id=plan.run_id,
-            arms=plan.arms.arms,
-            sampling=plan.config.sampling,
-            model=plan.model.name,
-            model_revision=plan.model.revision,
-            max_model_len=plan.profile.engine.max_model_len,
-            question_batch_size=plan.profile.question_batch_size,
-            max_num_seqs=plan.profile.engine.max_num_seqs,
-            oom_rung=0,
-            loop=True,
+        generation=GenerationSpec.of(
+            plan,
+            Rung(index=0, question_batch_size=plan.profile.question_batch_size, engine=plan.profile.engine),
         ),
-        shards=tuple(
-            ShardWork(
-                index=shard.index,
-                questions=paths.questions(shard.index),
-                journal=paths.journal(shard.index),
-                rollouts=paths.rollouts(shard.index),
-            )
-            for shard in shards
-        ),
+        shards=tuple(ShardWork.of(paths, shard.index) for shard in shards),
         timing=timing_path,
         order_seed=order_seed,
     )
-    _run_process(order, paths.logs / "reference.log")
+    _run_process(job, paths.logs / "reference.log")
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
         mark_finished(paths, "rollouts", index, paths.rollouts(index))
@@ -108,16 +94,16 @@ def reference_finished(plan: RunPlan) -> bool:
     )
 
 
-def _run_process(order: ReferenceOrder, log_path: Path) -> None:
+def _run_process(job: ReferenceJob, log_path: Path) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     oom_kills = count_oom_kills()
     with log_path.open("wb") as log:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "tasks.generation.reference_loops", str(os.getpid())],
-            input=pickle.dumps(order),
+            input=pickle.dumps(job),
             stdout=log,
             stderr=log,
-            env=engine_environment(order.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()},
+            env=engine_environment(job.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()},
             check=False,
         )
     if ended.returncode:

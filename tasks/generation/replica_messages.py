@@ -1,17 +1,17 @@
-"""What a replica and its parent say to each other: pickled records over one socket pair."""
+"""The messages between a replica and its parent: pickled records over one socket pair."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from tasks.generation.engine import EngineSpec, EngineStats
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.rollout_frame import EngineFacts
-from tasks.generation.shard_feed import GenerationSpec, ShardWork
 from tasks.process_tree import ProcessRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """To the replica, first of all: build this engine and generate under this specification."""
+    """To the replica, the first message: build this engine and generate with these settings."""
 
     engine: EngineSpec
     generation: GenerationSpec
@@ -19,19 +19,19 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class AddShard:
-    """To the replica: one more shard."""
+    """To the replica: generate one more shard."""
 
     work: ShardWork
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """To the replica: end now; what is unfinished stays in the journal."""
+    """To the replica: end now; finished rollouts of unfinished shards stay in their journals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """From the replica: the engine is loaded. ``processes`` are the engine's own, besides the replica."""
+    """From the replica: the engine is loaded. ``processes`` are those that the replica has started."""
 
     facts: EngineFacts
     processes: tuple[ProcessRecord, ...]
@@ -39,19 +39,19 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """From the replica, about twice a second: counters since its start."""
+    """From the replica, at least twice a second: counters since its start."""
 
     stats: EngineStats
     in_flight: int
     num_finished: int
     first_admitted_at: float | None = None
     last_finished_at: float | None = None
-    """Seconds of the node's monotonic clock, so that throughput is not measured in heartbeats."""
+    """Seconds on the node's monotonic clock; throughput is measured with them, as heartbeats are too coarse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStarted:
-    """From the replica: ``num_resumed`` of the shard's rollouts were found in its journal."""
+    """From the replica: it has opened the shard's journal, which holds ``num_resumed`` of its rollouts."""
 
     index: int
     num_resumed: int
@@ -67,10 +67,10 @@ class ShardGenerated:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """From the replica, last of all: what ended it, and whether that hit start or run.
+    """From the replica, the last message: the exception that ended it.
 
-    ``kind`` is "config" (a setting is wrong), "storage" (the disk refused a write) or "engine"; ``message`` is the
-    exception's own, ``text`` the same with its traceback.
+    ``kind`` is "config" (a setting is wrong), "storage" (the disk refused a write) or "engine". ``message`` is the
+    exception's own message, ``text`` its traceback. ``starting`` is True when the engine was not loaded yet.
     """
 
     kind: Literal["config", "storage", "engine"]

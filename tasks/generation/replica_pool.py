@@ -1,7 +1,7 @@
-"""All replicas of a node: they are started, fed, heard, and replaced when they fail.
+"""All replicas of a node: starts them, gives them shards, reads their messages, and replaces them when they fail.
 
-Task threads call ``generate`` and wait; the flow's main thread calls ``pump``, which does all the work. Replicas are
-started there and nowhere else, because a replica dies with the thread that started it.
+Task threads call ``generate`` and wait; the flow's main thread calls ``pump``, which does all the work. Only that
+thread starts replicas, because a replica dies with the thread that started it.
 """
 
 import contextlib
@@ -16,20 +16,21 @@ from typing import Any
 
 from tasks.errors import EngineCrashed, EngineStalled, HarvestError
 from tasks.generation.engine import EngineStats
+from tasks.generation.generation_spec import ShardWork
 from tasks.generation.journal import JournalWriter, read_journal
-from tasks.generation.oom_ladder import Rung, RungChange, RungState
+from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
-from tasks.generation.replica_slot import ReplicaSlot
-from tasks.generation.shard_feed import ShardWork
+from tasks.generation.replica_supervisor import ReplicaSupervisor
+from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished
 
-MOST_SHARD_TASKS = 48
-"""Task runs in flight at most, below the number of the flow's threads."""
+MAX_SHARD_TASKS = 48
+"""Largest number of task runs in flight; it is below the number of the flow's threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class ReplicaStatus:
 
 
 class ReplicaPool:
-    """Use as a context manager; leaving it ends every replica."""
+    """Use it as a context manager: its exit ends every replica."""
 
     def __init__(
         self, plan: RunPlan, *, rung: RungState, listener: Callable[[PoolEvent], None] = lambda event: None
@@ -51,20 +52,20 @@ class ReplicaPool:
         self._listener = listener
         self._recovery = Recovery(plan, rung, listener)
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._slots = [ReplicaSlot(index, own, plan) for index, own in enumerate(gpus)]
+        self._replicas = [ReplicaSupervisor(index, own, plan) for index, own in enumerate(gpus)]
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
-        # sockets, not a pipe: task threads may wake a pool that is closed, and its numbers are other files' by then
+        # sockets, not a pipe: task threads may wake a closed pool, whose file descriptors may belong to other files
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_in.setblocking(False)
 
     @property
     def capacity(self) -> int:
-        """Shard tasks worth having in flight now: what the replicas have, and a question batch more for each."""
-        assigned = sum(len(slot.process.shards) for slot in self._slots if slot.process)
+        """Shard tasks worth having in flight now: the replicas' own shards, and one question batch more per replica."""
+        assigned = sum(len(replica.process.shards) for replica in self._replicas if replica.process)
         ahead = math.ceil(self._plan.profile.question_batch_size / self._plan.shard_size)
-        return min(MOST_SHARD_TASKS, assigned + ahead * len(self._slots))
+        return min(MAX_SHARD_TASKS, assigned + ahead * len(self._replicas))
 
     @property
     def rung(self) -> Rung:
@@ -76,44 +77,50 @@ class ReplicaPool:
 
     @property
     def tokens_generated(self) -> int:
-        return sum(slot.num_tokens for slot in self._slots)
+        return sum(replica.num_tokens for replica in self._replicas)
 
     @property
     def rollouts_finished(self) -> int:
-        """Rollouts and error rows made in this session."""
-        return sum(slot.num_rollouts for slot in self._slots)
+        """Rollouts and error rows generated in this session."""
+        return sum(replica.num_rollouts for replica in self._replicas)
 
     @property
     def rollouts_resumed(self) -> int:
-        """Rollouts that an earlier session had left in the journals."""
+        """Rollouts that earlier sessions left in the journals."""
         return self._queue.num_resumed
 
     @property
     def restarts(self) -> int:
-        """Engines lost to failures."""
+        """Engine failures after which a replica was to start again."""
         return self._recovery.num_failures
 
     @property
     def engine_start_seconds(self) -> float:
-        """Seconds of engine starts, over all replicas and attempts, the failed ones included."""
-        return sum(slot.start_seconds for slot in self._slots)
+        """Seconds of engine starts, summed over all replicas and starts, failed ones included."""
+        return sum(replica.start_seconds for replica in self._replicas)
 
     @property
     def first_admitted_at(self) -> float | None:
-        """When the first request of this session was given to an engine, on the monotonic clock."""
-        return min((slot.first_admitted_at for slot in self._slots if slot.first_admitted_at is not None), default=None)
+        """When an engine got the first request of this session, on the monotonic clock."""
+        return min(
+            (replica.first_admitted_at for replica in self._replicas if replica.first_admitted_at is not None),
+            default=None,
+        )
 
     @property
-    def last_finish_at(self) -> float | None:
-        """When the last rollout so far was finished, on the monotonic clock."""
-        return max((slot.last_finished_at for slot in self._slots if slot.last_finished_at is not None), default=None)
+    def last_finished_at(self) -> float | None:
+        """When the latest rollout finished, on the monotonic clock."""
+        return max(
+            (replica.last_finished_at for replica in self._replicas if replica.last_finished_at is not None),
+            default=None,
+        )
 
     def status(self) -> list[ReplicaStatus]:
         """Counters of the replicas that run now; safe from any thread."""
         return [
-            ReplicaStatus(index=slot.index, ready=process.ready, stats=process.stats)
-            for slot in self._slots
-            if (process := slot.process) is not None
+            ReplicaStatus(index=replica.index, ready=process.ready, stats=process.stats)
+            for replica in self._replicas
+            if (process := replica.process) is not None
         ]
 
     def generate(self, shard: Shard) -> ShardResult:
@@ -124,37 +131,37 @@ class ReplicaPool:
         return self._queue.wait_for(shard)
 
     def wake(self) -> None:
-        """Make a ``pump`` that waits look around again; safe from any thread, also after ``close``."""
+        """Make ``pump`` return now; safe from any thread, also after ``close``."""
         with contextlib.suppress(OSError):
             self._wake_in.send(b"x")
 
     def pump(self, timeout: float) -> None:
-        """Start, feed, hear and judge the replicas; returns after ``timeout`` seconds or as soon as something came.
+        """Start replicas, assign shards, handle messages and failures; returns after ``timeout`` seconds or a message.
 
         Raises StorageError when the state of the run cannot be written.
         """
         self._start()
         self._assign()
-        connections = [slot.process.connection for slot in self._slots if slot.process]
+        connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
             self._wake_out.recv(4096)
-        for slot in self._slots:
+        for replica in self._replicas:
             try:
-                for message in slot.receive():
-                    self._handle(slot, message)
+                for message in replica.receive():
+                    self._handle(replica, message)
             except HarvestError as error:
-                self._fail(slot, error)
+                self._fail(replica, error)
 
     def close(self) -> None:
-        """End every replica and fail whoever still waits."""
+        """End every replica, and raise an EngineCrashed in every thread that still waits."""
         closed = EngineCrashed("the replica pool was closed")
         closed.retryable = False
         self._queue.close(closed)
-        for slot in self._slots:
-            if slot.process is not None:
-                slot.process.send(Stop())
-        for slot in self._slots:
-            slot.end(graceful=slot.process is not None and slot.process.ready and not slot.process.shards)
+        for replica in self._replicas:
+            if replica.process is not None:
+                replica.process.send(Stop())
+        for replica in self._replicas:
+            replica.end(graceful=replica.process is not None and replica.process.ready and not replica.process.shards)
         self._wake_in.close()
         self._wake_out.close()
 
@@ -169,48 +176,42 @@ class ReplicaPool:
     def _start(self) -> None:
         if self._broken or not self._queue.busy:
             return
-        # the first replica fills the compile cache that the others then read, all at once
-        starting = any(slot.process is not None and not slot.process.ready for slot in self._slots)
-        alone = not self._ever_ready
-        if alone and starting:
+        # the first replica starts alone and fills the compile cache that the others then read
+        starting = any(replica.process is not None and not replica.process.ready for replica in self._replicas)
+        is_first = not self._ever_ready
+        if is_first and starting:
             return
-        idle = [slot for slot in self._slots if slot.may_start]
-        for slot in idle[:1] if alone else idle:
-            slot.start(self.rung)
+        idle = [replica for replica in self._replicas if replica.may_start]
+        for replica in idle[:1] if is_first else idle:
+            replica.start(self.rung)
 
     def _assign(self) -> None:
         while True:
-            processes = [slot.process for slot in self._slots if slot.process and slot.process.ready]
-            # counted in rollouts, not shards: one that waits for its longest completions fills no batch
+            processes = [replica.process for replica in self._replicas if replica.process and replica.process.ready]
+            # counts rollouts, not shards: a shard that waits for its longest completions does not fill a batch
             free = [process for process in processes if process.num_unfinished < 2 * process.batch_rollouts]
             shard = self._queue.take() if free else None
             if shard is None:
                 return
             process = min(free, key=lambda candidate: candidate.num_unfinished)
             process.assign(shard)
-            process.send(AddShard(work=self._work(shard.index)))
+            process.send(AddShard(work=ShardWork.of(self._plan.paths, shard.index)))
 
-    def _work(self, index: int) -> ShardWork:
-        paths = self._plan.paths
-        return ShardWork(
-            index=index, questions=paths.questions(index), journal=paths.journal(index), rollouts=paths.rollouts(index)
-        )
-
-    def _handle(self, slot: ReplicaSlot, message: FromReplica) -> None:
-        process = slot.process
+    def _handle(self, replica: ReplicaSupervisor, message: FromReplica) -> None:
+        process = replica.process
         assert process is not None
         match message:
             case Ready():
                 self._ever_ready = True
-                self._tell("started", f"replica {slot.index} was ready after {process.start_seconds:.1f} s")
+                self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s")
             case ShardStarted(index=index, num_resumed=num_resumed):
-                if self._queue.started(index, num_resumed):
+                if self._queue.started(index, num_resumed) and num_resumed:
                     self._tell("resumed", f"shard {index}: {num_resumed} rollouts were already in its journal")
             case ShardGenerated(index=index, num_errors=num_errors):
                 self._publish(index)
                 process.shards.discard(index)
                 if self._queue.finished(index, num_errors).num_completed:
-                    slot.budget.progressed()
+                    replica.budget.progressed()
 
     def _publish(self, index: int) -> None:
         paths = self._plan.paths
@@ -218,39 +219,39 @@ class ReplicaPool:
         with contextlib.suppress(FileNotFoundError):
             paths.journal(index).unlink()
 
-    def _fail(self, slot: ReplicaSlot, error: HarvestError) -> None:
-        process = slot.process
+    def _fail(self, replica: ReplicaSupervisor, error: HarvestError) -> None:
+        process = replica.process
         assert process is not None
         lost, started = sorted(process.shards), process.started_shards
         rung, pids = process.rung, process.pids
-        slot.end()
+        replica.end()
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
             for index in started:
-                has_suspects |= self._record_crash(index, slot)
+                has_suspects |= self._record_crash(index, replica)
         error, delay = self._recovery.after(
             error,
-            replica=slot.index,
+            replica=replica.index,
             rung=rung,
-            budget=slot.budget,
+            budget=replica.budget,
             started_before=self._ever_ready,
             has_suspects=has_suspects,
         )
         if error.retryable:
-            wait_for_free_memory(slot.gpus, pids)
-            slot.wait(delay)
+            wait_for_free_memory(replica.gpus, pids)
+            replica.delay_start(delay)
             self._queue.failed(lost, error)
         else:
             self._broken = True
             self._queue.close(error)
 
-    def _record_crash(self, index: int, slot: ReplicaSlot) -> bool:
-        """Note in a shard's journal that its engine died; True when it had requests of the shard."""
+    def _record_crash(self, index: int, replica: ReplicaSupervisor) -> bool:
+        """Record a crash in a shard's journal; True when the engine had requests of the shard."""
         path = self._plan.paths.journal(index)
-        # what the replica last said of itself can be half a second old; its journal is not
+        # the journal is up to date, while the last heartbeat can be half a second old
         state = read_journal(path, keep_rollouts=False)
-        if state.num_made:
-            slot.budget.progressed()
+        if state.num_completed:
+            replica.budget.progressed()
         with JournalWriter(path) as journal:
             journal.append({"kind": "crash"})
         return bool(state.in_flight)

@@ -1,18 +1,17 @@
-"""The parent's side of one replica process: start it, hear it, judge whether it lives, end it."""
+"""The parent's side of one replica process: starts it, reads its messages, detects its failure, and ends it."""
 
 import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
-from tasks.generation.engine import EngineStats, engine_environment
+from tasks.generation.engine import EngineStats
 from tasks.generation.failure_classifier import classify_exit, classify_report
 from tasks.generation.replica_messages import (
     Failed,
@@ -25,6 +24,7 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.vllm_engine import engine_environment
 from tasks.node.cgroup import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
@@ -36,17 +36,17 @@ STOP_SECONDS = 5.0
 @dataclass(kw_only=True)
 class _Progress:
     at: float
-    mark: tuple[int, int]
+    counters: tuple[int, int]
 
 
 class ReplicaProcess:
-    """One attempt at running a replica: from spawn to exit. Raises StorageError when it cannot be recorded."""
+    """One replica process, from spawn to exit. The constructor raises StorageError when it cannot write its files."""
 
     def __init__(
         self,
         *,
         index: int,
-        order: Start,
+        start: Start,
         gpus: list[str] | None,
         log_path: Path,
         pid_path: Path,
@@ -54,18 +54,18 @@ class ReplicaProcess:
         start_timeout_s: float,
     ) -> None:
         self.index = index
-        self.rung = order.generation.oom_rung
+        self.rung = start.generation.oom_rung
         self.log_path = log_path
         self.facts: EngineFacts | None = None
         self.stats = EngineStats()
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
-        self.batch_rollouts = order.generation.batch_rollouts
+        self.batch_rollouts = start.generation.batch_rollouts
         self._num_assigned = 0
         self.shards: set[int] = set()
         self.started_shards: set[int] = set()
-        """Those of ``shards`` whose journal the replica has opened."""
+        """The shards whose journal the replica has opened."""
         self._pid_path = pid_path
         self._stall_timeout_s = stall_timeout_s
         self._start_timeout_s = start_timeout_s
@@ -77,12 +77,12 @@ class ReplicaProcess:
         self._ready_at: float | None = None
         self.connection, child_end = Pipe()
         try:
-            self._process = self._spawn(child_end, _environment(order, gpus))
+            self._process = self._spawn(child_end, _environment(start, gpus))
         except OSError as error:
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
             child_end.close()
-        self._progress = _Progress(at=time.monotonic(), mark=(0, 0))
+        self._progress = _Progress(at=time.monotonic(), counters=(0, 0))
         try:
             if record := ProcessRecord.of(self.pid):
                 self._processes = [record]
@@ -90,16 +90,16 @@ class ReplicaProcess:
         except StorageError:
             self.end()
             raise
-        self.send(order)
+        self.send(start)
 
     def _spawn(
         self, child_end: "Connection[ToReplica, FromReplica]", environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            # not multiprocessing's spawn: that would run the flow's own main module again in the child
+            # not multiprocessing's spawn, which would run the flow's main module again in the child
             return subprocess.Popen(
-                # -P: a folder named "tasks" in the user's working directory is not ours
+                # -P: do not import a folder named "tasks" from the user's working directory
                 [sys.executable, "-P", "-m", "tasks.generation.replica", str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -132,28 +132,28 @@ class ReplicaProcess:
 
     @property
     def num_unfinished(self) -> int:
-        """Rollouts that it was given and has not finished, as of its last heartbeat."""
+        """Rollouts assigned to it and not finished, as of its last heartbeat."""
         return self._num_assigned - self.num_finished
 
     def send(self, message: ToReplica) -> None:
-        """Send, unless the replica is already gone: its exit is noticed by ``receive``."""
+        """Send ``message``; does nothing when the replica has ended, which ``receive`` reports."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
     def receive(self) -> list[FromReplica]:
-        """Messages that have come. Raises the failure that the replica reports, or that its exit amounts to."""
+        """New messages. Raises the failure that the replica reported, or the one that its exit means."""
         messages: list[FromReplica] = []
         try:
             while self._failure is None and self.connection.poll():
                 message = self.connection.recv()
                 if isinstance(message, Failed):
-                    self._failure = self._reported(message)
+                    self._failure = self._classify_report(message)
                 else:
-                    self._note(message)
+                    self._update(message)
                     messages.append(message)
         except (EOFError, ConnectionResetError):
-            self._failure = self._exited()
-        # what it said before it failed still counts
+            self._failure = self._classify_exit()
+        # messages from before the failure are delivered first
         if self._failure is not None and not messages:
             raise self._failure
         return messages
@@ -177,14 +177,14 @@ class ReplicaProcess:
             )
 
     def assign(self, shard: Shard) -> None:
-        """Note a shard as this replica's; waiting for its first token counts from now."""
+        """Count a shard as this replica's. The stall timeout for its first token starts now."""
         if not self.shards:
             self._progress.at = time.monotonic()
         self.shards.add(shard.index)
         self._num_assigned += shard.num_rollouts
 
     def end(self, *, graceful: bool = False) -> None:
-        """End the replica and every process under it, and wait until they are gone."""
+        """End the replica and its descendants, and wait for that; ``graceful`` lets it exit by itself first."""
         if graceful:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
@@ -195,7 +195,7 @@ class ReplicaProcess:
         with contextlib.suppress(OSError):
             self._pid_path.unlink()
 
-    def _note(self, message: FromReplica) -> None:
+    def _update(self, message: FromReplica) -> None:
         if isinstance(message, Ready):
             self.facts = message.facts
             self._ready_at = self._progress.at = time.monotonic()
@@ -205,17 +205,17 @@ class ReplicaProcess:
             self.stats, self.num_finished = message.stats, message.num_finished
             self._in_flight = message.in_flight
             self.first_admitted_at, self.last_finished_at = message.first_admitted_at, message.last_finished_at
-            mark = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
-            # without requests there is no token to wait for: a shard may be read or published meanwhile
-            if mark != self._progress.mark or not message.in_flight:
-                self._progress = _Progress(at=time.monotonic(), mark=mark)
+            counters = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
+            # without requests no token is due: the replica may be reading or publishing a shard
+            if counters != self._progress.counters or not message.in_flight:
+                self._progress = _Progress(at=time.monotonic(), counters=counters)
         elif isinstance(message, ShardStarted):
             self.started_shards.add(message.index)
             self._num_assigned -= message.num_resumed
         elif isinstance(message, ShardGenerated):
             self.started_shards.discard(message.index)
 
-    def _reported(self, failed: Failed) -> HarvestError:
+    def _classify_report(self, failed: Failed) -> HarvestError:
         if failed.kind == "config":
             return ConfigError(failed.message)
         if failed.kind == "storage":
@@ -225,7 +225,7 @@ class ReplicaProcess:
             failed.text, self._exit_code(), self.log_path, phase, oom_kills=count_oom_kills() - self._oom_kills
         )
 
-    def _exited(self) -> EngineError:
+    def _classify_exit(self) -> EngineError:
         return classify_exit(
             self._exit_code(), self.log_path, self._phase, oom_kills=count_oom_kills() - self._oom_kills
         )
@@ -237,9 +237,8 @@ class ReplicaProcess:
             return 0
 
 
-def _environment(order: Start, gpus: list[str] | None) -> dict[str, str]:
-    inherited: Mapping[str, str] = os.environ
-    environment = engine_environment(order.engine.settings, inherited)
+def _environment(start: Start, gpus: list[str] | None) -> dict[str, str]:
+    environment = engine_environment(start.engine.settings, os.environ)
     environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

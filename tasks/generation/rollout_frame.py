@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from tasks.errors import StorageError
 from tasks.files import publish_parquet
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key, read_journal, unpack
 from tasks.generation.rollout_request import completion_limit
-from tasks.generation.shard_feed import GenerationSpec, ShardWork, read_questions
+from tasks.generation.shard_feed import read_questions
 from tasks.plan.prompts import Message, build_messages, request_seed
 from tasks.records import ROLLOUT_SCHEMA
 

@@ -1,6 +1,6 @@
-"""Shards on their way through the replicas: who waits for which, which come next, and what became of each.
+"""Hands shards from the task threads that wait for them to the replica pool, and the results back.
 
-Task threads wait here; everything else is the flow's main thread's.
+Only ``wait_for`` is called from task threads; everything else from the flow's main thread.
 """
 
 import threading
@@ -15,7 +15,7 @@ from tasks.plan.shards import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """A generated shard: ``num_errors`` of its rollouts are error rows, ``num_resumed`` were in its journal before."""
+    """A generated shard. ``num_errors`` of its rollouts are error rows; ``num_resumed`` were in its journal before."""
 
     index: int
     num_rollouts: int
@@ -34,7 +34,7 @@ class _Waiting:
 
 
 class ShardQueue:
-    """Every shard that is waited for is in here until it is finished or failed, so that no thread waits for ever."""
+    """Holds every shard that a thread waits for until it is finished or failed, so that no thread waits for ever."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -46,16 +46,16 @@ class ShardQueue:
 
     @property
     def busy(self) -> bool:
-        """True while any shard is waited for."""
+        """True while a thread waits for a shard."""
         return bool(self._waiting)
 
     @property
     def num_resumed(self) -> int:
-        """Rollouts that were in the journals when this session first looked."""
+        """Rollouts that were in the journals when this session first opened them."""
         return sum(self._resumed.values())
 
     def wait_for(self, shard: Shard) -> ShardResult:
-        """Queue ``shard`` and wait until it is finished; raises what it failed of. Safe from any thread."""
+        """Queue ``shard`` and wait until it is finished. Raises the error that it failed with."""
         with self._lock:
             if self._closed is not None:
                 raise self._closed
@@ -70,15 +70,15 @@ class ShardQueue:
         with self._lock:
             return self._next.popleft() if self._next else None
 
-    def started(self, index: int, num_in_journal: int) -> int | None:
-        """Note what a shard's journal held; what it held before this session, when this is the first look."""
+    def started(self, index: int, num_in_journal: int) -> bool:
+        """Note the rollouts in a shard's journal; False when this session opened it before, and they do not count."""
         if index in self._resumed:
-            return None
+            return False
         self._resumed[index] = num_in_journal
-        return num_in_journal
+        return True
 
     def finished(self, index: int, num_errors: int) -> ShardResult:
-        """Hand the result to who waits for the shard."""
+        """Return the shard's result, and hand it to the waiting thread."""
         with self._lock:
             waiting = self._waiting.pop(index)
         result = ShardResult(
@@ -91,14 +91,14 @@ class ShardQueue:
         return result
 
     def failed(self, indices: Iterable[int], error: HarvestError) -> None:
-        """Raise ``error`` to those who wait for these shards; they may queue them again."""
+        """Raise ``error`` in the threads that wait for these shards; they may queue them again."""
         with self._lock:
             lost = [self._waiting.pop(index) for index in indices if index in self._waiting]
         for waiting in lost:
             waiting.future.set_exception(error)
 
     def close(self, error: HarvestError) -> None:
-        """Raise ``error`` to all who wait, and to all who come; the first call's error is the one that stands."""
+        """Raise ``error`` in all threads that wait now or later; only the first call's error counts."""
         with self._lock:
             self._closed = self._closed or error
             self._next.clear()

@@ -1,17 +1,28 @@
 """Which GPUs of the node a run uses: CUDA_VISIBLE_DEVICES, the profile's demand, and each replica's share."""
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 
 from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
+from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
 
 
 def read_all_gpus(reader: NvmlReader) -> list[GpuReading]:
     """A reading of every GPU of the node, in NVML's order. Raises NoDriverError."""
     return [reader.gpu(index) for index in range(reader.driver().gpu_count)]
+
+
+def device_name() -> str:
+    """The names of this node's GPUs, or the machine's architecture on a node without a driver."""
+    try:
+        names = sorted({gpu.name or "unknown" for gpu in read_all_gpus(PynvmlReader())})
+        return ", ".join(names) or platform.machine()
+    except NoDriverError:
+        return platform.machine()
 
 
 def read_used_gpus(profile: Profile, reader: NvmlReader) -> list[GpuReading]:

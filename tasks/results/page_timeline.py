@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.generation.oom_ladder import RungChange
+from tasks.generation.rung_state import RungChange
 from tasks.node.telemetry import INTERVAL_S
 from tasks.units import GIB
 

@@ -13,7 +13,7 @@ from tasks.comparison.comparability import RunIdentity
 from tasks.comparison.equivalence_report import Verdict
 from tasks.files import publish_json, read_record
 from tasks.generation.generation_log import GenerationSession
-from tasks.generation.oom_ladder import RungChange
+from tasks.generation.rung_state import RungChange
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast

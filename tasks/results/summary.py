@@ -6,9 +6,9 @@ import polars as pl
 
 from profiles.schema import Profile
 from tasks.comparison.equivalence_report import read_equivalence
-from tasks.fleet.node_accounts import telemetry_scope
+from tasks.fleet.node_totals import telemetry_scope
 from tasks.generation.generation_log import GenerationSession, read_sessions
-from tasks.generation.oom_ladder import RungState
+from tasks.generation.rung_state import RungState
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from tasks.generation.oom_ladder import RungState
-from tasks.generation.replica_pool import MOST_SHARD_TASKS, ReplicaPool
+from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
+from tasks.generation.rung_state import RungState
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -85,7 +85,7 @@ def collect_alone(plan: RunPlan) -> None:
         mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
         pool.wake()
 
-    with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(MOST_SHARD_TASKS) as threads:
+    with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(MAX_SHARD_TASKS) as threads:
         futures = [threads.submit(collect, pool, shard) for shard in shard_dataset(plan)]
         while not all(future.done() for future in futures):
             pool.pump(0.5)

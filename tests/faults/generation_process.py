@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import HarvestError
-from tasks.generation.oom_ladder import RungState
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.rung_state import RungState
 from tasks.generation.shard_queue import ShardResult
 from tasks.locks import run_lock
 from tasks.plan.run_config import config_from_parameters

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from tasks.generation.engine import EngineOutput, EngineSpec, VllmEngine
+from tasks.generation.engine import EngineOutput, EngineSpec
+from tasks.generation.vllm_engine import VllmEngine
 from tests.support.fake_engines import FakeEngine
 
 

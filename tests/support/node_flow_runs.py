@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
-from tasks.fleet.node_account import NodeAccount
+from tasks.fleet.node_status_writer import NodeStatusWriter
 from tasks.fleet.shared_run import open_shared
 from tasks.storage.filesystems import TransferSettings
 from tests.support.harvest_command import environment
@@ -42,13 +42,13 @@ def mark_crashed(api: Api, flow_run_id: str, message: str) -> None:
 def claim_as_node(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> list[int]:
     """Do what node ``name`` does before it is lost: say that it is there, and claim two shards; these."""
     ledger = _ledger(flow_run, name, transfer)
-    _account(ledger, flow_run, name).beat()
+    _status_writer(ledger, flow_run, name).beat()
     return sorted(ledger.claim([0, 1, 2], 2))
 
 
 def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestError) -> None:
     """Do what node ``name`` does that fails of ``error``."""
-    with contextlib.suppress(HarvestError), _account(_ledger(flow_run, name, TransferSettings()), flow_run, name):
+    with contextlib.suppress(HarvestError), _status_writer(_ledger(flow_run, name, TransferSettings()), flow_run, name):
         raise error
     api.set_state(flow_run["id"], "FAILED", message=str(error), force=True)
 
@@ -59,8 +59,8 @@ def _ledger(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> 
     return Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE_SECONDS)
 
 
-def _account(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeAccount:
-    return NodeAccount(ledger, node=name, attempt=flow_run["parameters"]["attempt"], logs="/scratch/logs")
+def _status_writer(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeStatusWriter:
+    return NodeStatusWriter(ledger, node=name, attempt=flow_run["parameters"]["attempt"], logs="/scratch/logs")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import polars as pl
 
 from profiles.schema import Arm, EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.shard_feed import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.plan.prompts import Message
 from tasks.plan.run_config import Sampling
 from tasks.records import QUESTION_SCHEMA
@@ -31,7 +31,7 @@ class ByteTokenizer:
 
 
 def make_spec(
-    *, batch: int = 4, max_tokens: int = 16, max_model_len: int = 128, samples: int = 1, loop: bool = False
+    *, batch: int = 4, max_tokens: int = 16, max_model_len: int = 128, samples: int = 1, batch_barrier: bool = False
 ) -> GenerationSpec:
     return GenerationSpec(
         run_id="run",
@@ -43,7 +43,7 @@ def make_spec(
         question_batch_size=batch,
         max_num_seqs=64,
         oom_rung=0,
-        loop=loop,
+        batch_barrier=batch_barrier,
     )
 
 

@@ -11,7 +11,7 @@ from profiles.load import load_profile
 from tasks.comparison.equivalence import validate_run
 from tasks.files import publish_json, publish_parquet, read_json
 from tasks.generation.generation_log import GenerationSession, add_session
-from tasks.generation.oom_ladder import RungChange, RungState
+from tasks.generation.rung_state import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices

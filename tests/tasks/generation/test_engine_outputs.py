@@ -16,7 +16,8 @@ _COMPARE = """
 import json, os, sys
 from pathlib import Path
 from profiles.schema import EngineSettings
-from tasks.generation.engine import EngineRequest, EngineSpec, VllmCalls, VllmEngine, engine_environment
+from tasks.generation.engine import EngineRequest, EngineSpec
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
 from tasks.generation.journal import pack
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
@@ -44,15 +45,15 @@ def told(output):
                                                     pack(output.top_logprobs, "f4")],
     }
 spec = EngineSpec(model_path=model, settings=settings)
-calls = VllmCalls(spec)
-expected = {o.request_id: told(o) for o in calls.finished(requests, calls.generate(requests, text=False))}
+batch = VllmBatchEngine(spec)
+expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
 engine = VllmEngine(spec)
 for request in requests:
     engine.add(request)
 found = {}
 while len(found) < len(requests):
     found |= {output.request_id: told(output) for output in engine.step()}
-left = [engine._growing, engine._engine.output_processor.request_states, engine.step()]
+left = [engine._partial, engine._engine.output_processor.request_states, engine.step()]
 tokens = [engine.stats.generation_tokens, sum(len(told["ids"]) for told in found.values())]
 print(json.dumps([expected, found, [len(items) for items in left], tokens]), flush=True)
 os._exit(0)

@@ -60,10 +60,10 @@ def test_of_records_written_at_once_those_before_a_cut_are_kept(
 def test_it_says_what_the_replica_that_opened_it_last_has_made_and_had_in_flight(tmp_path: Path) -> None:
     path, opened = tmp_path / "journal", {"kind": "open", "oom_rung": 0}
     write(path, opened, admit(KEYS[:3]), *[rollout(key) for key in KEYS[:3]])
-    assert (read_journal(path).num_made, read_journal(path).in_flight) == (3, {})
+    assert (read_journal(path).num_completed, read_journal(path).in_flight) == (3, {})
     write(path, opened, rollout(KEYS[4]) | {"error": "too long"}, admit(KEYS[8:12]), rollout(KEYS[8]))
     state = read_journal(path, keep_rollouts=False)
-    assert (state.num_made, set(state.in_flight)) == (1, set(KEYS[9:12]))
+    assert (state.num_completed, set(state.in_flight)) == (1, set(KEYS[9:12]))
     write(path, {"kind": "crash"})
     assert read_journal(path).in_flight == {}
 

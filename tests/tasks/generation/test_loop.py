@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec
+from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import JournalWriter, Key, read_journal
-from tasks.generation.loop import Generator
+from tasks.generation.loop import GenerationLoop
 from tasks.generation.recorder import Recorder
-from tasks.generation.shard_feed import GenerationSpec, ShardFeed, ShardWork
+from tasks.generation.shard_feed import ShardFeed
 from tasks.plan.prompts import request_seed
 from tests.support.fake_engines import FakeEngine
 from tests.support.replica_parts import ARMS, ENGINE_SPEC, ByteTokenizer, make_engine, make_shard, make_spec
@@ -39,23 +40,23 @@ RECORDERS: list[Recorder] = []
 def _no_recorder_outlives_its_test() -> Iterator[None]:
     yield
     while RECORDERS:
-        RECORDERS.pop().end()
+        RECORDERS.pop().kill()
 
 
-def make_generator(engine: FakeEngine, spec: GenerationSpec, tokenizer: ByteTokenizer | None = None) -> Generator:
+def make_loop(engine: FakeEngine, spec: GenerationSpec, tokenizer: ByteTokenizer | None = None) -> GenerationLoop:
     tokenizer = tokenizer or ByteTokenizer()
-    recorder = Recorder(tokenizer, spec, most_waiting=100)
+    recorder = Recorder(tokenizer, spec, max_unrecorded=100)
     RECORDERS.append(recorder)
-    return Generator(engine, tokenizer, spec, recorder)  # type: ignore[arg-type]
+    return GenerationLoop(engine, tokenizer, spec, recorder)  # type: ignore[arg-type]
 
 
-def run(generator: Generator, most_steps: int = 10_000) -> list[int]:
+def run(loop: GenerationLoop, most_steps: int = 10_000) -> list[int]:
     """Step until nothing is left; indices of the shards in the order in which they were finished."""
     done: list[int] = []
     for _ in range(most_steps):
-        if not generator.busy:
+        if not loop.busy:
             return done
-        done += [work.index for work in generator.step()]
+        done += [work.index for work in loop.step()]
     raise AssertionError("the loop does not end")
 
 
@@ -65,11 +66,11 @@ def keys_of(work: ShardWork, count: int) -> set[Key]:
 
 def test_the_batch_stays_full_across_shard_borders_and_never_overflows(tmp_path: Path) -> None:
     engine = RecordingEngine(ENGINE_SPEC)
-    generator = make_generator(engine, make_spec(batch=BATCH))
+    loop = make_loop(engine, make_spec(batch=BATCH))
     shards = [make_shard(tmp_path, index, ["two and two"] * 6) for index in range(5)]
     for work in shards:
-        generator.add_shard(work)
-    run(generator)
+        loop.add_shard(work)
+    run(loop)
     last = 5 * 6 * len(ARMS)
     in_flight = [len(step) for step in takewhile(lambda step: last not in step.values(), engine.steps)]
     assert min(in_flight) >= CAPACITY
@@ -80,9 +81,9 @@ def test_the_batch_stays_full_across_shard_borders_and_never_overflows(tmp_path:
 
 def test_a_few_more_sequences_than_run_wait_in_the_engine(tmp_path: Path) -> None:
     engine = RecordingEngine(ENGINE_SPEC)
-    generator = make_generator(engine, make_spec(batch=32))
-    generator.add_shard(make_shard(tmp_path, 0, ["two and two"] * 100))
-    run(generator)
+    loop = make_loop(engine, make_spec(batch=32))
+    loop.add_shard(make_shard(tmp_path, 0, ["two and two"] * 100))
+    run(loop)
     running, last = 32 * len(ARMS), 100 * len(ARMS)
     in_flight = [len(step) for step in takewhile(lambda step: last not in step.values(), engine.steps)]
     assert running < min(in_flight)
@@ -91,23 +92,23 @@ def test_a_few_more_sequences_than_run_wait_in_the_engine(tmp_path: Path) -> Non
 
 def test_the_engine_holds_no_more_for_a_hundred_times_the_questions(tmp_path: Path) -> None:
     engine = make_engine()
-    generator = make_generator(engine, make_spec(batch=1))
-    generator.add_shard(make_shard(tmp_path, 0, ["?"] * 300))
-    run(generator)
+    loop = make_loop(engine, make_spec(batch=1))
+    loop.add_shard(make_shard(tmp_path, 0, ["?"] * 300))
+    run(loop)
     assert engine.most_running < 2 * len(ARMS)
 
 
 def test_the_loop_mode_waits_for_the_whole_batch(tmp_path: Path) -> None:
     engine = make_engine()
-    generator = make_generator(engine, make_spec(batch=BATCH, loop=True))
-    generator.add_shard(make_shard(tmp_path, 0, ["two and two"] * 10))
+    loop = make_loop(engine, make_spec(batch=BATCH, batch_barrier=True))
+    loop.add_shard(make_shard(tmp_path, 0, ["two and two"] * 10))
     before = 0
     starts = []
-    while generator.busy:
-        generator.step()
-        if generator.num_in_flight > before:
+    while loop.busy:
+        loop.step()
+        if loop.num_in_flight > before:
             starts.append(before)
-        before = generator.num_in_flight
+        before = loop.num_in_flight
     assert starts == [0, 0, 0]
     assert engine.most_running == CAPACITY
 
@@ -122,12 +123,12 @@ def test_a_loop_that_stops_anywhere_leaves_whole_questions_in_order(tmp_path: Pa
         for sample in range(samples)
     ]
     engine = RecordingEngine(ENGINE_SPEC)
-    generator = make_generator(engine, make_spec(batch=2, samples=samples))
+    loop = make_loop(engine, make_spec(batch=2, samples=samples))
     for index in range(2):
-        generator.add_shard(make_shard(tmp_path, index, ["two and two"] * questions))
+        loop.add_shard(make_shard(tmp_path, index, ["two and two"] * questions))
     given: dict[int, int] = {}
-    while generator.busy:
-        generator.step()
+    while loop.busy:
+        loop.step()
         given |= {number: seed for seed, number in (engine.steps[-1] if engine.steps else {}).items()}
         # were it stopped here: the first questions with all of their arms and samples, and no other
         assert len(given) % (len(ARMS) * samples) == 0
@@ -153,21 +154,21 @@ class RefusingEngine(FakeEngine):
 )
 def test_a_question_that_cannot_be_asked_becomes_error_rows(tmp_path: Path, question: str, error: str) -> None:
     work = make_shard(tmp_path, 0, ["fine", question, "fine too"])
-    generator = make_generator(make_engine(), make_spec())
-    generator.add_shard(work)
-    assert run(generator) == [0]
+    loop = make_loop(make_engine(), make_spec())
+    loop.add_shard(work)
+    assert run(loop) == [0]
     finished = read_journal(work.journal).finished
     assert set(finished) == keys_of(work, 3)
-    assert generator.num_finished == 9
+    assert loop.num_finished == 9
     for (example_id, _, _), record in finished.items():
         assert (error in record.get("error", "")) == (example_id == "s0-q1")
 
 
 def test_an_over_long_question_says_by_how_much(tmp_path: Path) -> None:
     work = make_shard(tmp_path, 0, ["x" * 100])
-    generator = make_generator(make_engine(), make_spec(max_tokens=16, max_model_len=129))
-    generator.add_shard(work)
-    run(generator)
+    loop = make_loop(make_engine(), make_spec(max_tokens=16, max_model_len=129))
+    loop.add_shard(work)
+    run(loop)
     prompt_lengths = {arm.id: len(arm.system_prompt) + 100 for arm in ARMS}
     for (_, arm_id, _), record in read_journal(work.journal).finished.items():
         told = record.get("error")
@@ -178,17 +179,17 @@ def test_an_over_long_question_says_by_how_much(tmp_path: Path) -> None:
 
 def test_a_request_that_the_engine_refuses_becomes_an_error_row(tmp_path: Path) -> None:
     work = make_shard(tmp_path, 0, ["one", "two"])
-    generator = make_generator(RefusingEngine(ENGINE_SPEC), make_spec())
-    generator.add_shard(work)
-    run(generator)
+    loop = make_loop(RefusingEngine(ENGINE_SPEC), make_spec())
+    loop.add_shard(work)
+    run(loop)
     errors = [record["error"] for record in read_journal(work.journal).finished.values() if "error" in record]
     assert errors == ["the engine refused the request: no such token"]
 
 
-def crash(work: ShardWork, generator: Generator, steps: int) -> None:
+def crash(work: ShardWork, loop: GenerationLoop, steps: int) -> None:
     """Step, then lose the engine and the loop, as the parent records it."""
     for _ in range(steps):
-        generator.step()
+        loop.step()
     with JournalWriter(work.journal) as journal:
         journal.append({"kind": "crash"})
 
@@ -196,11 +197,11 @@ def crash(work: ShardWork, generator: Generator, steps: int) -> None:
 def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_path: Path) -> None:
     crashed, fresh = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"]), make_shard(tmp_path, 1, ["f", "g", "h"])
     spec = make_spec(batch=2)
-    first = make_generator(make_engine(), spec)
+    first = make_loop(make_engine(), spec)
     first.add_shard(crashed)
     crash(crashed, first, steps=1)
     engine = RecordingEngine(ENGINE_SPEC)
-    second = make_generator(engine, spec)
+    second = make_loop(engine, spec)
     second.add_shard(crashed)
     second.add_shard(fresh)
     run(second)
@@ -236,11 +237,11 @@ class BlamingEngine(FakeEngine):
 
 def test_no_finished_question_is_blamed_with_a_suspect(tmp_path: Path) -> None:
     work, spec = make_shard(tmp_path, 0, ["a", "b", "c"]), make_spec(batch=3)
-    first = make_generator(make_engine(), spec)
+    first = make_loop(make_engine(), spec)
     first.add_shard(work)
     crash(work, first, steps=1)
     engine = BlamingEngine(ENGINE_SPEC, work.journal)
-    second = make_generator(engine, spec, SlowTokenizer())
+    second = make_loop(engine, spec, SlowTokenizer())
     second.add_shard(work)
     run(second)
     assert {len(blamed) for blamed in engine.blamed} == {1}
@@ -253,14 +254,14 @@ def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_compl
     deaths = 0
     while True:
         engine = make_engine()
-        generator = make_generator(engine, spec)
-        generator.add_shard(work)
-        while generator.busy and not any(request.seed == poison for request, _ in engine.running.values()):
-            generator.step()
-        if not generator.busy:
+        loop = make_loop(engine, spec)
+        loop.add_shard(work)
+        while loop.busy and not any(request.seed == poison for request, _ in engine.running.values()):
+            loop.step()
+        if not loop.busy:
             break
         deaths += 1
-        crash(work, generator, steps=0)
+        crash(work, loop, steps=0)
     finished = read_journal(work.journal).finished
     assert set(finished) == keys_of(work, 3)
     assert [key for key, record in finished.items() if "error" in record] == [("s0-q1", ARMS[1].id, 0)]
@@ -270,14 +271,14 @@ def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_compl
 
 def test_an_interrupted_shard_generates_only_what_is_missing(tmp_path: Path) -> None:
     work, spec = make_shard(tmp_path, 0, ["a", "b", "c", "d"]), make_spec(batch=2)
-    first = make_generator(make_engine(), spec)
+    first = make_loop(make_engine(), spec)
     first.add_shard(work)
     while first.num_finished < 5:
         first.step()
     first.drain()
     before = read_journal(work.journal).finished
     engine = make_engine()
-    second = make_generator(engine, spec)
+    second = make_loop(engine, spec)
     feed: ShardFeed = second.add_shard(work)
     assert feed.num_resumed == len(before)
     run(second)

@@ -7,7 +7,8 @@ import pytest
 
 from profiles.load import load_profile
 from profiles.schema import EngineSettings, ExpectedNode, Profile
-from tasks.generation.oom_ladder import RungChange, RungState, build_ladder
+from tasks.generation.oom_ladder import build_ladder
+from tasks.generation.rung_state import RungChange, RungState
 
 
 def profile(batch: int, *, device: str = "cuda", **engine: Any) -> Profile:

@@ -11,9 +11,10 @@ import pytest
 
 from tasks.errors import StorageError
 from tasks.generation.engine import EngineOutput
+from tasks.generation.generation_spec import ShardWork
 from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.recorder import Recorder
-from tasks.generation.shard_feed import FinishedRollout, ShardWork
+from tasks.generation.rollout_writer import FinishedRollout
 from tests.support.replica_parts import ByteTokenizer, make_shard, make_spec
 
 Make = Callable[[ByteTokenizer], Recorder]
@@ -35,12 +36,12 @@ def make() -> Iterator[Make]:
     made: list[Recorder] = []
 
     def make_one(tokenizer: ByteTokenizer) -> Recorder:
-        made.append(Recorder(tokenizer, make_spec(), most_waiting=5))
+        made.append(Recorder(tokenizer, make_spec(), max_unrecorded=5))
         return made[-1]
 
     yield make_one
     for recorder in made:
-        recorder.end()
+        recorder.kill()
 
 
 @pytest.fixture

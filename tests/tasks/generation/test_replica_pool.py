@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from tasks.errors import ConfigError, EngineStartError, HarvestError, StorageError
-from tasks.generation.oom_ladder import RungState
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.rung_state import RungState
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.run_config import RunConfig, Sampling

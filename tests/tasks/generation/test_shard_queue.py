@@ -40,7 +40,7 @@ def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters
     futures = [waiters.wait_for(index) for index in (3, 1)]
     queue = waiters.queue
     assert [queue.take(), queue.take(), queue.take()] == [shard(3), shard(1), None]
-    assert queue.started(1, 5) == 5
+    assert queue.started(1, 5)
     queue.finished(1, 2)
     assert futures[1].result(10) == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
     assert queue.busy
@@ -53,14 +53,14 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
     first = waiters.wait_for(0)
     queue = waiters.queue
     queue.take()
-    assert queue.started(0, 4) == 4
+    assert queue.started(0, 4)
     queue.failed([0], EngineCrashed("boom"))
     with pytest.raises(EngineCrashed):
         first.result(10)
     second = waiters.wait_for(0)
     assert queue.take() == shard(0)
     # what this session itself has put there was not resumed
-    assert queue.started(0, 11) is None
+    assert not queue.started(0, 11)
     queue.finished(0, 0)
     assert second.result(10).num_resumed == 4
     assert queue.num_resumed == 4

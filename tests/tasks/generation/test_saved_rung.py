@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RunLocked
-from tasks.generation.oom_ladder import RungChange, RungState, forget_rung, recall_rung, remember_rung
+from tasks.generation.rung_state import RungChange, RungState
+from tasks.generation.saved_rung import forget_rung, load_rung, save_rung
 from tasks.locks import run_lock
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -23,28 +24,28 @@ def make_plan(folder: Path, *, batch: int = 8, seed: int = 0, name: str = "small
 
 def test_a_later_run_of_the_same_kind_recalls_the_rung_and_another_kind_does_not(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    assert recall_rung(plan) == 0
-    remember_rung(plan, 2)
-    assert recall_rung(plan) == 2
+    assert load_rung(plan) == 0
+    save_rung(plan, 2)
+    assert load_rung(plan) == 2
     other_run, renamed = make_plan(tmp_path, seed=1), make_plan(tmp_path, name="renamed")
     assert other_run.run_id != plan.run_id
-    assert (recall_rung(other_run), recall_rung(renamed)) == (2, 2)
-    assert recall_rung(make_plan(tmp_path, batch=4)) == 0
+    assert (load_rung(other_run), load_rung(renamed)) == (2, 2)
+    assert load_rung(make_plan(tmp_path, batch=4)) == 0
 
 
 def test_a_run_that_never_stepped_down_stores_nothing(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    remember_rung(plan, 0)
+    save_rung(plan, 0)
     assert not (tmp_path / "runs").exists()
 
 
 def test_forgetting_begins_at_the_full_batch_again_in_this_run_too(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     assert not forget_rung(plan)
-    remember_rung(plan, 1)
+    save_rung(plan, 1)
     step_down(plan)
     assert forget_rung(plan)
-    assert recall_rung(plan) == 0
+    assert load_rung(plan) == 0
     state = RungState(plan.paths.state / "oom_ladder.json")
     assert state.rung == 0
     assert len(state.changes) == 1

@@ -1,19 +1,19 @@
-"""A place for a replica on the node: its GPUs, and what its processes came to, one after another."""
+"""One replica of a node over all its restarts: the GPUs that it always has, and counters over all its processes."""
 
 import time
 from pathlib import Path
 
 from tasks.generation.engine import EngineSpec
+from tasks.generation.generation_spec import GenerationSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
-from tasks.generation.shard_feed import GenerationSpec
 from tasks.plan.run_plan import RunPlan
 
 
-class ReplicaSlot:
-    """At most one replica process at a time; counters add up over all of them."""
+class ReplicaSupervisor:
+    """Runs at most one process at a time; counters add up over all of them."""
 
     def __init__(self, index: int, gpus: list[str] | None, plan: RunPlan) -> None:
         self.index = index
@@ -32,23 +32,26 @@ class ReplicaSlot:
 
     @property
     def start_seconds(self) -> float:
-        """What engine starts took so far, in seconds, from spawn to ready or to failure, over all attempts."""
+        """Seconds from spawn to ready or to failure, summed over all starts so far."""
         return self._start_seconds + (self.process.start_seconds if self.process else 0.0)
 
     @property
     def may_start(self) -> bool:
         return self.process is None and time.monotonic() >= self._not_before
 
-    def wait(self, seconds: float) -> None:
-        """Leave the place empty for so long."""
+    def delay_start(self, seconds: float) -> None:
+        """Do not start a process for the next ``seconds``."""
         self._not_before = time.monotonic() + seconds
 
     def start(self, rung: Rung) -> None:
-        """Spawn a replica at ``rung``. Raises StorageError when its log or its record cannot be written."""
+        """Spawn a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
         profile, paths = self._plan.profile, self._plan.paths
         self.process = ReplicaProcess(
             index=self.index,
-            order=_order(self._plan, rung),
+            start=Start(
+                engine=EngineSpec(model_path=self._plan.model.path, settings=rung.engine),
+                generation=GenerationSpec.of(self._plan, rung),
+            ),
             gpus=self.gpus,
             log_path=_new_log(paths.logs, self.index),
             pid_path=paths.state / f"replica-{self.index}.pid.json",
@@ -57,7 +60,7 @@ class ReplicaSlot:
         )
 
     def receive(self) -> list[FromReplica]:
-        """What the replica said. Raises the failure that it reports, that its exit amounts to, or its silence."""
+        """New messages. Raises the failure that the process reported, or that its exit or its silence means."""
         if self.process is None:
             return []
         try:
@@ -68,7 +71,7 @@ class ReplicaSlot:
         return messages
 
     def end(self, *, graceful: bool = False) -> None:
-        """End the replica and all that is under it."""
+        """End the process, if one runs, and its descendants."""
         if self.process is not None:
             self.process.end(graceful=graceful)
             self._start_seconds += self.process.start_seconds
@@ -81,24 +84,6 @@ class ReplicaSlot:
         if self.first_admitted_at is None:
             self.first_admitted_at = process.first_admitted_at
         self.last_finished_at = process.last_finished_at or self.last_finished_at
-
-
-def _order(plan: RunPlan, rung: Rung) -> Start:
-    return Start(
-        engine=EngineSpec(model_path=plan.model.path, settings=rung.engine),
-        generation=GenerationSpec(
-            run_id=plan.run_id,
-            arms=plan.arms.arms,
-            sampling=plan.config.sampling,
-            model=plan.model.name,
-            model_revision=plan.model.revision,
-            max_model_len=rung.engine.max_model_len,
-            question_batch_size=rung.question_batch_size,
-            max_num_seqs=rung.engine.max_num_seqs,
-            oom_rung=rung.index,
-            loop=plan.profile.generation == "loop",
-        ),
-    )
 
 
 def _new_log(logs: Path, index: int) -> Path:

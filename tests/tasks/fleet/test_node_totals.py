@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from tasks.files import publish_parquet, read_json
-from tasks.fleet.node_accounts import bring_accounts, telemetry_scope
-from tasks.fleet.node_record import NodeRecord, read_records, telemetry_key, write_record
+from tasks.fleet.node_status import NodeStatus, read_statuses, telemetry_key, write_status
+from tasks.fleet.node_totals import merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
-from tasks.generation.oom_ladder import RungState
+from tasks.generation.rung_state import RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
@@ -36,7 +36,7 @@ def plan(tmp_path: Path) -> RunPlan:
     return plan_run(RunConfig(profile=str(write_fake_profile(tmp_path))), tmp_path / "runs")
 
 
-def record(owner: str, **changes: Any) -> NodeRecord:
+def record(owner: str, **changes: Any) -> NodeStatus:
     values: dict[str, Any] = {
         "owner": owner,
         "node": f"node-{owner}",
@@ -54,7 +54,7 @@ def record(owner: str, **changes: Any) -> NodeRecord:
         "first_admitted_at": 1000.0,
         "last_finished_at": 1050.0,
     }
-    return NodeRecord(**values | changes)
+    return NodeStatus(**values | changes)
 
 
 def telemetry(minute: int) -> pl.DataFrame:
@@ -75,13 +75,13 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_
         record("c", first_admitted_at=None, last_finished_at=None, rollouts=0, tokens=0, state="failed"),
     ]
     for item in written:
-        write_record(store, item)
-    records = read_records(store, ["a", "b", "c", "never-wrote"])
+        write_status(store, item)
+    records = read_statuses(store, ["a", "b", "c", "never-wrote"])
     assert [item.owner for item in records] == ["a", "b", "c"]
     publish_parquet(telemetry(0), tmp_path / "telemetry.parquet")
     store.put_bytes(telemetry_key("a"), (tmp_path / "telemetry.parquet").read_bytes(), "")
 
-    bring_accounts(store, plan, records)
+    merge_nodes(store, plan, records)
     [session] = read_sessions(plan.paths.state / "generation.json")
     assert (session.seconds, session.tokens, session.rollouts) == (80.0, 200, 20)
     assert (session.start_seconds, session.restarts, session.gpus) == (60.0, 3, 24)
@@ -99,7 +99,7 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_
 def test_attempts_are_sessions_of_their_own(plan: RunPlan, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "shared"))
     later = record("b", attempt="two", first_admitted_at=9000.0, last_finished_at=9010.0)
-    bring_accounts(store, plan, [record("a"), later])
+    merge_nodes(store, plan, [record("a"), later])
     assert [session.seconds for session in read_sessions(plan.paths.state / "generation.json")] == [50.0, 10.0]
 
 
@@ -128,7 +128,7 @@ def test_the_summary_says_only_what_is_known_of_all(
             publish_parquet(telemetry(0), tmp_path / "telemetry.parquet")
             store.put_bytes(telemetry_key(owner), (tmp_path / "telemetry.parquet").read_bytes(), "")
     before = plan.paths.telemetry.read_bytes()
-    bring_accounts(store, plan, [record(owner) for owner, _ in nodes])
+    merge_nodes(store, plan, [record(owner) for owner, _ in nodes])
     plan.paths.telemetry.write_bytes(before)
     told = telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)
     assert {name: getattr(told, name) for name in expected} == expected

@@ -9,16 +9,16 @@ from typing import Any, Self
 from tasks.errors import HarvestError
 from tasks.files import read_json
 from tasks.fleet.ledger import Ledger
-from tasks.fleet.node_record import NodeRecord, NodeState, telemetry_key, write_record
+from tasks.fleet.node_status import NodeState, NodeStatus, telemetry_key, write_status
 from tasks.generation.journal import read_journal
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.plan.run_plan import RunPlan
 
-LAST_WORDS_SECONDS = 8.0
+FINAL_REPORT_SECONDS = 8.0
 """How long a node that is being ended tries to say so; what it has published is safe without."""
 
 
-class NodeAccount:
+class NodeStatusWriter:
     """Use as a context manager around all that a node does. ``beat`` is safe from any thread."""
 
     def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
@@ -55,7 +55,7 @@ class NodeAccount:
         """Write the record as it is now."""
         with self._lock:
             self._beat += 1
-            write_record(self._ledger.store, self._record())
+            write_status(self._ledger.store, self._record())
 
     def __enter__(self) -> Self:
         self.beat()
@@ -69,7 +69,7 @@ class NodeAccount:
             self._error = {"type": type(error).__name__, "message": str(error)}
         last = threading.Thread(target=self._close, name="last-words", daemon=True)
         last.start()
-        last.join(None if error is None else LAST_WORDS_SECONDS)
+        last.join(None if error is None else FINAL_REPORT_SECONDS)
 
     def _close(self) -> None:
         try:
@@ -83,7 +83,7 @@ class NodeAccount:
             # a storage that is away: the leases expire, and the last record stands
             return
 
-    def _record(self) -> NodeRecord:
+    def _record(self) -> NodeStatus:
         pool, plan = self._pool, self._plan
         counters: dict[str, Any] = {}
         if pool is not None:
@@ -96,9 +96,9 @@ class NodeAccount:
                 "restarts": pool.restarts,
                 "rung_changes": tuple(asdict(change) for change in pool.rung_changes),
                 "first_admitted_at": _clock(pool.first_admitted_at),
-                "last_finished_at": _clock(pool.last_finish_at),
+                "last_finished_at": _clock(pool.last_finished_at),
             }
-        return NodeRecord(
+        return NodeStatus(
             owner=self._ledger.owner,
             node=self._node,
             attempt=self._attempt,

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from tasks.files import publish_json, publish_parquet
-from tasks.fleet.node_record import NodeRecord, read_telemetry
+from tasks.fleet.node_status import NodeStatus, read_telemetry
 from tasks.generation.generation_log import GenerationSession, add_session
-from tasks.generation.oom_ladder import RungChange, RungState
+from tasks.generation.rung_state import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
@@ -20,7 +20,7 @@ from tasks.storage.object_store import ObjectStore
 _WORST = ("fail", "warn", "pass")
 
 
-def bring_accounts(store: ObjectStore, plan: RunPlan, records: Sequence[NodeRecord]) -> None:
+def merge_nodes(store: ObjectStore, plan: RunPlan, records: Sequence[NodeStatus]) -> None:
     """Add to the run's directory what ``records``, and the files of these nodes, say of the generation.
 
     Nodes of one attempt ran at the same time and make one session.
@@ -33,7 +33,9 @@ def bring_accounts(store: ObjectStore, plan: RunPlan, records: Sequence[NodeReco
             sampled = {owner for owner, frame in telemetry.items() if frame is not None}
             add_session(paths.state / "generation.json", session_of(nodes, sampled))
     rungs = RungState(paths.state / "oom_ladder.json")
-    rungs.record(RungChange(**{**change, "node": record.node}) for record in records for change in record.rung_changes)
+    rungs.add_changes(
+        RungChange(**{**change, "node": record.node}) for record in records for change in record.rung_changes
+    )
     frames = [frame for frame in telemetry.values() if frame is not None]
     if frames:
         before = [pl.read_parquet(paths.telemetry)] if paths.telemetry.is_file() else []
@@ -42,7 +44,7 @@ def bring_accounts(store: ObjectStore, plan: RunPlan, records: Sequence[NodeReco
         publish_json(_preflight(checked), paths.preflight)
 
 
-def session_of(nodes: Sequence[NodeRecord], sampled: set[str]) -> GenerationSession:
+def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSession:
     """One session of all nodes; ``sampled`` are the owners whose telemetry came back."""
     first = min((node.first_admitted_at for node in nodes if node.first_admitted_at is not None), default=0.0)
     last = max((node.last_finished_at for node in nodes if node.last_finished_at is not None), default=first)
@@ -59,7 +61,7 @@ def session_of(nodes: Sequence[NodeRecord], sampled: set[str]) -> GenerationSess
     )
 
 
-def _account(node: NodeRecord, sampled: bool) -> dict[str, Any]:
+def _account(node: NodeStatus, sampled: bool) -> dict[str, Any]:
     return {
         "node": node.node,
         "flow_run_id": node.owner,

@@ -16,7 +16,7 @@ NodeState = Literal["starting", "generating", "ended", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NodeRecord:
+class NodeStatus:
     """One node in one attempt at a run; ``owner`` is as in the ledger, ``attempt`` that of the collecting flow.
 
     ``published`` and ``holding`` are shards; ``rollouts`` counts what was generated here, ``in_progress`` what of it is
@@ -52,20 +52,20 @@ def node_name() -> str:
     return os.environ.get(NODE_NAME_VARIABLE) or socket.gethostname()
 
 
-def write_record(store: ObjectStore, record: NodeRecord) -> None:
+def write_status(store: ObjectStore, record: NodeStatus) -> None:
     store.put_bytes(node_key(record.owner), json.dumps(asdict(record), ensure_ascii=False).encode(), "")
 
 
-def read_record(store: ObjectStore, owner: str) -> NodeRecord | None:
+def read_status(store: ObjectStore, owner: str) -> NodeStatus | None:
     value = read_object(store, node_key(owner))
     if not value:
         return None
     lists = {name: tuple(value[name]) for name in ("published", "holding", "rung_changes")}
-    return NodeRecord(**{**value, **lists})
+    return NodeStatus(**{**value, **lists})
 
 
-def read_records(store: ObjectStore, owners: Iterable[str]) -> list[NodeRecord]:
-    return [record for owner in sorted(owners) if (record := read_record(store, owner)) is not None]
+def read_statuses(store: ObjectStore, owners: Iterable[str]) -> list[NodeStatus]:
+    return [record for owner in sorted(owners) if (record := read_status(store, owner)) is not None]
 
 
 def telemetry_key(owner: str) -> str:

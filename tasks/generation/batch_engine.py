@@ -1,0 +1,65 @@
+"""An engine as scripts use it: one call takes many prompts and returns when the last completion is finished."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from tasks.generation.engine import Engine, EngineOutput, EngineRequest, EngineSpec, load_engine_class
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
+
+
+class BatchEngine(Protocol):
+    """What a reference loop needs of an engine.
+
+    ``generate`` is timed. It returns the engine's own outputs, which ``convert_outputs`` converts after the last call.
+    """
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+        """Complete all ``requests`` in one call; returns one output per request, in their order.
+
+        ``text`` says whether the engine decodes text token by token.
+        """
+
+    def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
+        """The outputs of one ``generate`` call, under the ids of its ``requests``."""
+
+
+class SteppedBatchEngine:
+    """Whole batches on an engine other than vLLM, which is stepped until the batch is finished."""
+
+    def __init__(self, spec: EngineSpec, engine_class: type[Engine]) -> None:
+        self._engine = engine_class(spec)
+
+    @property
+    def version(self) -> str:
+        return self._engine.version
+
+    @property
+    def dtype(self) -> str:
+        return self._engine.dtype
+
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+        for request in requests:
+            self._engine.add(request)
+        finished: dict[str, EngineOutput] = {}
+        while len(finished) < len(requests):
+            finished |= {output.request_id: output for output in self._engine.step()}
+        return [finished[request.request_id] for request in requests]
+
+    def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
+        return list(outputs)
+
+
+def load_batch_engine(backend: str) -> Callable[[EngineSpec], BatchEngine]:
+    """A function that builds the batch engine for ``backend``: vLLM's ``LLM.generate``, or another engine's steps.
+
+    Raises ConfigError.
+    """
+    engine_class = load_engine_class(backend)
+    return VllmBatchEngine if engine_class is VllmEngine else partial(SteppedBatchEngine, engine_class=engine_class)

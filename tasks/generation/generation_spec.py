@@ -1,0 +1,72 @@
+"""What a replica is told to generate: the settings that hold for all rollouts, and the files of each shard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiles.schema import Arm
+from tasks.generation.oom_ladder import Rung
+from tasks.plan.run_config import Sampling
+from tasks.plan.run_plan import RunPlan
+from tasks.records import RunPaths
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSpec:
+    """The settings that are the same for every rollout of one replica process."""
+
+    run_id: str
+    arms: tuple[Arm, ...]
+    sampling: Sampling
+    model: str
+    model_revision: str
+    max_model_len: int
+    question_batch_size: int
+    max_num_seqs: int
+    oom_rung: int
+    batch_barrier: bool = False
+    """Start a question batch only when the one before is finished, as a loop of generate calls does."""
+
+    @classmethod
+    def of(cls, plan: RunPlan, rung: Rung) -> "GenerationSpec":
+        """The settings of ``plan`` at ``rung`` of the OOM ladder."""
+        return cls(
+            run_id=plan.run_id,
+            arms=plan.arms.arms,
+            sampling=plan.config.sampling,
+            model=plan.model.name,
+            model_revision=plan.model.revision,
+            max_model_len=rung.engine.max_model_len,
+            question_batch_size=rung.question_batch_size,
+            max_num_seqs=rung.engine.max_num_seqs,
+            oom_rung=rung.index,
+            batch_barrier=plan.profile.generation == "loop",
+        )
+
+    @property
+    def rollouts_per_question(self) -> int:
+        return len(self.arms) * self.sampling.samples_per_arm
+
+    @property
+    def batch_rollouts(self) -> int:
+        """Rollouts of a question batch."""
+        return self.question_batch_size * self.rollouts_per_question
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """A shard to generate: the file of its questions, its journal, and the file of its rollouts."""
+
+    index: int
+    questions: Path
+    journal: Path
+    rollouts: Path
+
+    @classmethod
+    def of(cls, paths: RunPaths, index: int) -> "ShardWork":
+        """Shard ``index`` of the run in ``paths``."""
+        return cls(
+            index=index,
+            questions=paths.questions(index),
+            journal=paths.journal(index),
+            rollouts=paths.rollouts(index),
+        )

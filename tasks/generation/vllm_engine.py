@@ -1,0 +1,237 @@
+"""vLLM behind the engine protocol, request by request and in whole batches. The only module that imports vllm.
+
+vllm is imported inside functions, because it takes seconds and the parent of the replicas does not need it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from profiles.schema import EngineSettings
+from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+from tasks.generation.partial_completion import PartialCompletion
+
+
+def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of a process that imports vllm, on top of ``inherited``.
+
+    The user's own values win, except over those that the settings decide.
+    """
+    has_core_process = settings.tensor_parallel_size > 1
+    defaults = {
+        # an engine inside the replica's process raises typed errors, and leaves no second process behind
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if has_core_process else "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_COLOR": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    # only a spawned engine process asks the kernel to end it with its parent
+    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if settings.kv_cache_space_gib is not None:
+        chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
+        # waiting threads that spin take the cores from the flow, its server and each other: on a busy machine a step
+        # then takes several times as long
+        defaults["OMP_WAIT_POLICY"] = "passive"
+        if settings.enforce_eager:
+            # otherwise the first step compiles one small function (the rank of a token) for seconds, for no gain
+            defaults["TORCHDYNAMO_DISABLE"] = "1"
+    if settings.batch_invariant:
+        chosen |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    return {**defaults, **inherited, **chosen}
+
+
+@dataclass
+class VllmEngine:
+    """vLLM's LLMEngine, fed request by request."""
+
+    spec: EngineSpec
+    stats: EngineStats = field(default_factory=EngineStats)
+    _partial: dict[str, PartialCompletion] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(**engine_arguments(self.spec)),
+            # vLLM's defaults for offline batches, as in its LLM class
+            usage_context=UsageContext.LLM_CLASS,
+        )
+
+    @property
+    def version(self) -> str:
+        import vllm
+
+        return f"vllm {vllm.__version__}"
+
+    @property
+    def dtype(self) -> str:
+        return str(self._engine.model_config.dtype).removeprefix("torch.")
+
+    def add(self, request: EngineRequest) -> None:
+        # the recorder decodes the text once, when the completion is finished
+        params = _sampling_params(request, detokenize=False)
+        internal_id = self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
+        if not request.stop:
+            self._partial[internal_id] = PartialCompletion(
+                request_id=request.request_id, top_logprobs=request.top_logprobs
+            )
+        self.stats.prompt_tokens += len(request.prompt_ids)
+
+    def step(self) -> list[EngineOutput]:
+        # LLMEngine.step of vLLM, without its statistics per request and token: nobody reads those here, and they would
+        # delay the next step
+        core = self._engine.engine_core
+        outputs = core.get_output()
+        self._count(outputs)
+        finished: dict[str, PartialCompletion] = {}
+        due = [output for output in outputs.outputs if not self._hold_back(output, finished)]
+        processed = self._engine.output_processor.process_outputs(due, engine_core_timestamp=outputs.timestamp)
+        core.abort_requests(processed.reqs_to_abort)
+        return [
+            _from_partial(output, partial) if (partial := finished.get(output.request_id)) else _from_vllm(output)
+            for output in processed.request_outputs
+            if output.finished
+        ]
+
+    def _hold_back(self, output: Any, finished: dict[str, PartialCompletion]) -> bool:
+        """Collect a step's tokens of one request; True while vLLM's output processor need not see them yet.
+
+        When the request ends, ``output`` gets all of its tokens, and its completion goes into ``finished``. The output
+        processor accepts many tokens at once, and needs them only at the end, unless it looks for stop strings.
+        """
+        partial = self._partial.get(output.request_id)
+        if partial is None:
+            return False
+        partial.append(output.new_token_ids, output.new_logprobs)
+        if output.finish_reason is None:
+            return True
+        output.new_token_ids, output.new_logprobs = partial.completion_ids, None
+        finished[partial.request_id] = self._partial.pop(output.request_id)
+        return False
+
+    def _count(self, outputs: Any) -> None:
+        stats, scheduler = self.stats, outputs.scheduler_stats
+        stats.generation_tokens += sum(len(output.new_token_ids) for output in outputs.outputs)
+        stats.preemptions += sum(
+            event.type.name == "PREEMPTED" for output in outputs.outputs for event in output.events or ()
+        )
+        if scheduler is not None:
+            stats.running = scheduler.num_running_reqs
+            stats.waiting = scheduler.num_waiting_reqs
+            stats.kv_cache_usage = scheduler.kv_cache_usage
+            stats.prefix_cache_queries += scheduler.prefix_cache_stats.queries
+            stats.prefix_cache_hits += scheduler.prefix_cache_stats.hits
+
+    def ended_process(self) -> str | None:
+        # only an engine core in its own process has a manager; the core itself watches its workers
+        manager = getattr(getattr(self._engine.engine_core, "resources", None), "engine_manager", None)
+        for process in manager.processes if manager else ():
+            if (code := process.exitcode) is not None:
+                return f"{process.name} ended by " + (f"signal {-code}" if code < 0 else f"exit code {code}")
+        return None
+
+
+class VllmBatchEngine:
+    """``LLM.generate`` of vLLM as scripts call it. Benchmarks compare the generation loop with it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        from vllm import LLM
+
+        self._llm = LLM(**engine_arguments(spec))
+
+    @property
+    def version(self) -> str:
+        import vllm
+
+        return f"vllm {vllm.__version__}"
+
+    @property
+    def dtype(self) -> str:
+        return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
+
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+        """Complete all ``requests`` in one call; returns vLLM's outputs in their order, for ``convert_outputs``.
+
+        With ``text``, vLLM decodes the text token by token, as it does by default.
+        """
+        prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
+        params = [_sampling_params(request, detokenize=text) for request in requests]
+        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
+        return outputs
+
+    def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
+        """The outputs of one ``generate`` call, under the ids of its ``requests``."""
+        return [
+            replace(_from_vllm(output), request_id=request.request_id)
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+
+
+def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """Arguments of vLLM's EngineArgs for ``spec``, without those whose setting is None: vLLM chooses these."""
+    settings = spec.settings
+    not_arguments = {"batch_invariant", "kv_cache_space_gib", "backend"}
+    chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
+    return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
+
+
+def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        ignore_eos=request.ignore_eos,
+        logprobs=request.top_logprobs,
+        flat_logprobs=True,
+        # vLLM looks for stop strings in the decoded text
+        detokenize=detokenize or bool(request.stop),
+        stop=list(request.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def _from_partial(output: Any, partial: PartialCompletion) -> EngineOutput:
+    completion = output.outputs[0]
+    top_ids, top_logprobs = partial.top or (None, None)
+    return EngineOutput(
+        request_id=output.request_id,
+        completion_ids=list(completion.token_ids),
+        logprobs=partial.logprobs,
+        top_ids=top_ids,
+        top_logprobs=top_logprobs,
+        **_finish(completion),
+    )
+
+
+def _from_vllm(output: Any) -> EngineOutput:
+    completion = output.outputs[0]
+    flat = completion.logprobs
+    starts, ends = flat.start_indices, flat.end_indices
+    has_top = ends[0] - starts[0] > 1 if starts else False
+    return EngineOutput(
+        request_id=output.request_id,
+        completion_ids=list(completion.token_ids),
+        # vLLM puts the sampled token first, then the most likely ones in order
+        logprobs=[flat.logprobs[start] for start in starts],
+        top_ids=[flat.token_ids[start + 1 : end] for start, end in zip(starts, ends, strict=True)] if has_top else None,
+        top_logprobs=[flat.logprobs[start + 1 : end] for start, end in zip(starts, ends, strict=True)]
+        if has_top
+        else None,
+        **_finish(completion),
+    )
+
+
+def _finish(completion: Any) -> dict[str, Any]:
+    reason = completion.stop_reason
+    return {
+        "finish_reason": str(completion.finish_reason),
+        "stop_reason": None if reason is None else str(reason),
+    }
