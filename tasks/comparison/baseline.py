@@ -55,9 +55,9 @@ def check_plan_matches(baseline: Path, plan: RunPlan) -> None:
 def obtain_baseline(
     name: str, plan: RunPlan, say: Callable[[str], None] = lambda text: None, transfer: TransferSettings | None = None
 ) -> Path:
-    """The local directory of the baseline for ``plan``: ``find_baseline``'s, or for "auto" a generated sample.
+    """The local directory of the baseline for ``plan``: that of ``find_baseline``, or a generated sample for "auto".
 
-    Raises ConfigError, also when the run could not be compared with it, EngineError or UploadError.
+    Raises ConfigError, also when a run of ``plan`` could not be compared with it; EngineError; UploadError.
     """
     if name == AUTO:
         return generate_baseline_sample(plan, say)
@@ -67,7 +67,7 @@ def obtain_baseline(
 
 
 def find_baseline(name: str, runs_dir: Path, transfer: TransferSettings | None = None) -> Path:
-    """The local directory of a run: an id, a directory, or a URL that is downloaded and verified first.
+    """The local directory of a run: given as an id, a directory, or a URL, which is downloaded and verified.
 
     Raises ConfigError or UploadError.
     """

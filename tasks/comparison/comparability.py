@@ -11,7 +11,7 @@ from tasks.files import read_json
 from tasks.records import RunPaths
 
 COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sampling", "seed")
-"""What two runs must share. ``dataset`` alone is compared row by row, because a baseline may be a sample."""
+"""Settings that two runs must share, except ``dataset``: it is compared row by row, as a baseline may be a sample."""
 
 ABSENT = "(absent)"
 _NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
@@ -19,7 +19,7 @@ _NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """Which run took part: its id, its directory as it was given, and its fingerprint."""
+    """One of the two runs: its id, its directory as the caller gave it, and its fingerprint."""
 
     run_id: str
     path: str
@@ -71,9 +71,11 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
 
 
 def check_planned_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
-    """Raise ConfigError, as ``check_comparable`` will, when a run of the ``planned`` settings could not be compared
-    with ``baseline``: before it is generated."""
-    # as config.json will hold them
+    """Raise ConfigError when a run of the ``planned`` settings could not be compared with ``baseline``.
+
+    The same check as in ``check_comparable``, before the run is generated.
+    """
+    # the form in which config.json holds them
     settings = json.loads(json.dumps(planned))
     _refuse_differences(read_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
 

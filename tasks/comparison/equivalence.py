@@ -11,7 +11,7 @@ of each claim in tests/tasks/comparison/test_equivalence.py unless another file 
    the reward interval by the most that they could hide. ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
    separately. ``test_equal_tokens_are_bitwise``
-4. ``numerical``: where tokens part, the text before is the same and floating point explains the flip: each run's token
+4. ``numerical``: where tokens first differ, floating point explains the flip after the same text: each run's token
    is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie
    derives the gap for greedy and for sampled tokens). ``test_rounding_is_numerical``
 5. ``statistical``: two one-sided tests put the mean reward difference per question inside +-epsilon at level 0.05
@@ -185,8 +185,8 @@ def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs
         )
     return NoiseLimits(
         near_tie_limit=limit,
-        # a floor says how near a tie can be, from first divergences alone; the distributions of a rollout can move by
-        # more and still be rounding, so what rules rounding out is never below the default
+        # a floor is measured at first divergences alone; rounding can move the distributions of a rollout further, so
+        # the limit that rules rounding out is never below the default
         real_limit=None if number_format_differs else REAL_FACTOR * max(limit, default_limit(dtypes)),
         source=source,
         floor=floor,

@@ -1,4 +1,4 @@
-"""Whether floating point explains that two runs chose different tokens after the same text.
+"""Decides whether floating point explains that two runs chose different tokens after the same text.
 
 Both runs see the same prefix and, with seeded requests, the same random numbers. Greedy decoding takes the token with
 the largest logprob; vLLM's seeded sampler takes the largest of logprob + noise, where the noise of a token depends on
@@ -44,7 +44,7 @@ DivergenceKind = Literal[
 
 - near_tie: floating point explains it;
 - wide: the gap is above the limit, not so far that only another computation explains it;
-- redrawn: the distributions are close, but the sampler's random numbers were others;
+- redrawn: the distributions are close, but the sampler used other random numbers;
 - unseen: close as far as can be seen, but a contested token is outside the stored top-k;
 - no_top_logprobs: a run stores no top logprobs, so nothing can be said;
 - shifted (real): the log-odds, or the logprob of some token among both top-k, moved by over REAL_FACTOR limits;
@@ -100,7 +100,7 @@ def default_limit(dtypes: Set[str]) -> float:
 def classify(
     baseline: Choice, candidate: Choice, *, greedy: Booleans, limit: Floats, real_limit: Floats
 ) -> Classification:
-    """Say of each divergence whether floating point explains it. ``greedy``, ``limit``, ``real_limit``: (n,)."""
+    """Classify n divergences by what explains them. ``greedy``, ``limit`` and ``real_limit`` have shape (n,)."""
     stored = [
         np.isfinite(choice.top_logprobs).any(axis=1) & ~np.isnan(choice.logprob) for choice in (baseline, candidate)
     ]

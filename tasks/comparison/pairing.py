@@ -11,7 +11,7 @@ from tasks.records import ROLLOUT_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
-    """Every row of both runs is counted here once per side.
+    """Counts of the rows of both runs; each row is counted once per run.
 
     A question that only one run has is expected, since a baseline may be a sample. A row that only one run has
     *within* a question of both is lost, as is one that failed or has no reward in one run alone.
@@ -62,7 +62,7 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
     if both.is_empty():
         raise ConfigError(
             f"{baseline.paths.root} and {candidate.paths.root} share no rollout: no ({', '.join(ROLLOUT_KEY)}) is in "
-            f"both. Their questions are others; compare runs over the same dataset"
+            f"both. They have different questions; compare runs over the same dataset"
         )
     succeeded = both.filter(~pl.col("base_failed") & ~pl.col("cand_failed"))
     _check_questions(baseline, candidate, succeeded)

@@ -1,4 +1,4 @@
-"""Indexes the rollouts of a run: one row each, with hashes in place of tokens and texts; a million rows fit in memory."""
+"""Indexes the rollouts of a run: one row each, hashes in place of tokens and texts, so that a million rows fit."""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class RolloutIndex:
 def index_rollouts(paths: RunPaths) -> RolloutIndex:
     """Index every published rollout shard of a run.
 
-    Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout is there twice.
+    Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout occurs twice.
     """
     shards = shard_indices(paths.root / "rollouts")
     if not shards:
@@ -63,7 +63,7 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
     if twice.height:
         example = ", ".join(map(str, twice.select(ROLLOUT_KEY).row(0)))
         raise ConfigError(
-            f"{paths.root} holds {twice.height} rollouts under a key that is there twice, such as ({example}). "
+            f"{paths.root} holds {twice.height} rollouts with a key that occurs twice, such as ({example}). "
             f"({', '.join(ROLLOUT_KEY)}) must be unique: generate the run again"
         )
     return RolloutIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
@@ -77,7 +77,7 @@ def scorers_of(run_dir: Path) -> frozenset[str]:
 
 
 def check_same_scorer(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[str]]) -> None:
-    """Raise ConfigError when two run directories, each with its scorers, were scored differently."""
+    """Raise ConfigError when two runs, each given as directory and scorers, were scored by different scorers."""
     (first, first_scorers), (second, second_scorers) = baseline, candidate
     if first_scorers and second_scorers and first_scorers != second_scorers:
         raise ConfigError(

@@ -14,16 +14,16 @@ _WHY: dict[DivergenceKind, str] = {
     "text": "have the same tokens and another text",
     "reward": "have the same text and another reward or answer",
     "cut": "end without a token where the other run goes on",
-    "shifted": "part where the distributions differ by more than rounding can explain",
-    "wide": "part with a gap above the near-tie limit",
-    "redrawn": "part where the distributions agree, so the sampler drew other random numbers",
-    "unseen": "part at a token outside the stored top logprobs",
-    "no_top_logprobs": "part where a run stores no top logprobs, so a near-tie cannot be shown",
+    "shifted": "diverge where the distributions differ by more than rounding can explain",
+    "wide": "diverge with a gap above the near-tie limit",
+    "redrawn": "diverge where the distributions agree, so the sampler drew other random numbers",
+    "unseen": "diverge at a token outside the stored top logprobs",
+    "no_top_logprobs": "diverge where a run stores no top logprobs, so a near-tie cannot be shown",
 }
 
 
 class Decision(NamedTuple):
-    """The verdict with its reason, the three tiers, and with an inconclusive verdict how many questions would do."""
+    """The verdict and its reason, the three tiers, and for an inconclusive verdict how many questions would suffice."""
 
     verdict: Verdict
     reason: str
@@ -39,7 +39,7 @@ def decide_verdict(
     scored: bool,
     epsilon: float,
 ) -> Decision:
-    """Decide by the claims that tasks.comparison.equivalence lists."""
+    """Return the verdict, by the rules that tasks.comparison.equivalence lists."""
     real = {kind: tokens.kinds[kind] for kind in REAL_KINDS if tokens.kinds.get(kind)}
     incomplete = _incomplete(rows)
     bitwise = _bitwise(tokens, incomplete)

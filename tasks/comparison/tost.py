@@ -1,4 +1,4 @@
-"""Equivalence of a mean within a margin: two one-sided tests, read off a bootstrap interval.
+"""Tests whether a mean difference lies within a margin: two one-sided tests, by a bootstrap interval.
 
 Two one-sided tests at level 0.05 reject "the difference is at least epsilon" exactly when the 90% interval lies inside
 +-epsilon (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657). The values are one per question, so resampling them is

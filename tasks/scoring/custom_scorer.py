@@ -1,4 +1,4 @@
-"""The user's own scorer, ``package.module:function``.
+"""Runs a scorer of the user, ``package.module:function``.
 
 The function is called as ``function(completion, ground_truth, finish_reason)`` with two strings and a string or None,
 and returns a ``tasks.scoring.score.Score`` or a number, the reward. It is imported as ``python -m`` would, the working

@@ -1,7 +1,7 @@
 """The ``math`` scorer: Math-Verify on the answer that the completion marks, for expressions that are not one number.
 
-https://github.com/huggingface/Math-Verify. The answer is looked for as the strict GSM8K scorer does (last ``####`` line
-or ``\\boxed{}``); what counts as equal is Math-Verify's judgement, which takes 18% and 1800% both for 18%.
+https://github.com/huggingface/Math-Verify. The answer is the one that the strict GSM8K scorer reads (last ``####`` line
+or ``\\boxed{}``); Math-Verify decides what is equal, and accepts both 18% and 1800% for 18%.
 """
 
 import importlib.metadata
@@ -29,7 +29,7 @@ _EXPRESSION = re.compile(r"[\\^=+*/(]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tail:
+class _MarkedAnswer:
     candidate: str | None
     method: str
     last_number: str | None
@@ -61,10 +61,12 @@ class MathScorer:
             ) from None
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        tails = [_tail(text, reason) for text, reason in rows.select("completion", "finish_reason").iter_rows()]
+        answers = [
+            _marked_answer(text, reason) for text, reason in rows.select("completion", "finish_reason").iter_rows()
+        ]
         golds = rows["ground_truth"].to_list()
-        outcomes = self._verify([(tail.candidate, gold) for tail, gold in zip(tails, golds, strict=True)])
-        return scorer_output([_score(*row) for row in zip(tails, golds, outcomes, strict=True)])
+        outcomes = self._verify([(answer.candidate, gold) for answer, gold in zip(answers, golds, strict=True)])
+        return scorer_output([_score(*row) for row in zip(answers, golds, outcomes, strict=True)])
 
     def _verify(self, pairs: list[tuple[str | None, str]]) -> list[Outcome | None]:
         """A outcome per pair, None where there is no candidate; equal pairs are compared once."""
@@ -74,18 +76,20 @@ class MathScorer:
         return [known.get(pair) for pair in pairs]
 
 
-def _tail(completion: str, finish_reason: str | None) -> _Tail:
+def _marked_answer(completion: str, finish_reason: str | None) -> _MarkedAnswer:
     cleaned = answer_text(completion)
     is_cut = finish_reason in CUT_FINISH_REASONS and not cleaned.is_ended
     filled = [marked for marked in marked_values(cleaned.text) if _value(marked)]
-    # words may be the answer here, so a heading is passed over only for an answer before it
+    # words can be the answer here, so a heading is skipped only when another marker stands before it
     marked = next((marked for marked in filled if not _is_heading(marked)), filled[0] if filled else None)
     if marked is None or (is_cut and marked.is_open):
-        return _Tail(candidate=None, method="truncated" if is_cut else "none", last_number=last_number(cleaned.text))
+        return _MarkedAnswer(
+            candidate=None, method="truncated" if is_cut else "none", last_number=last_number(cleaned.text)
+        )
     is_unusable = marked.is_unclosed_box or marked.is_partial or len(marked.raw) > MAX_CANDIDATE_CHARS
     if is_unusable or not _is_balanced(marked.raw):
-        return _Tail(candidate=None, method="ambiguous", last_number=last_number(cleaned.text))
-    return _Tail(candidate=_value(marked), method="math", last_number=last_number(cleaned.text))
+        return _MarkedAnswer(candidate=None, method="ambiguous", last_number=last_number(cleaned.text))
+    return _MarkedAnswer(candidate=_value(marked), method="math", last_number=last_number(cleaned.text))
 
 
 def _value(marked: MarkedValue) -> str:
@@ -109,11 +113,12 @@ def _is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _score(tail: _Tail, gold: str, outcome: Outcome | None) -> Score:
+def _score(answer: _MarkedAnswer, gold: str, outcome: Outcome | None) -> Score:
     methods = {"timeout": "timeout", "bad_gold": "gold_unparseable"}
     return Score(
         reward=float("nan") if outcome == "bad_gold" else float(outcome == "right"),
-        extracted_answer=tail.candidate,
-        method=methods.get(outcome or "", tail.method),
-        correct_flexible=outcome == "right" or (tail.last_number is not None and tail.last_number == gold_number(gold)),
+        extracted_answer=answer.candidate,
+        method=methods.get(outcome or "", answer.method),
+        correct_flexible=outcome == "right"
+        or (answer.last_number is not None and answer.last_number == gold_number(gold)),
     )

@@ -88,12 +88,10 @@ def test_other_scorers_are_refused(tmp_path: Path) -> None:
         paired(baseline, candidate)
 
 
-def test_a_rollout_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_rollout_is_refused(tmp_path: Path) -> None:
     baseline, candidate = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     edit(candidate.rollouts(0), pl.lit("verify").alias("arm_id"))
-    with pytest.raises(
-        ConfigError, match=r"32 rollouts under a key that is there twice, such as \(q0000000, verify, 0\)"
-    ):
+    with pytest.raises(ConfigError, match=r"32 rollouts with a key that occurs twice, such as \(q0000000, verify, 0\)"):
         paired(baseline, candidate)
 
 

@@ -75,7 +75,7 @@ def test_method_says_how_or_why_not(text: str, reason: str | None, method: str) 
         ("no number", False),
     ],
 )
-def test_flexible_reads_the_last_number_and_never_pays(text: str, flexible: bool) -> None:
+def test_flexible_reads_the_last_number_and_never_rewards(text: str, flexible: bool) -> None:
     score = score_gsm8k(text, "18")
     assert score.correct_flexible is flexible
     assert score.reward == 0
@@ -118,7 +118,7 @@ def test_every_gsm8k_gold_scores_1_in_each_form(form: str) -> None:
     assert all(score_gsm8k(texts[index], golds[index]).reward == 1 for index in sample)
 
 
-def test_a_wrong_gsm8k_answer_is_not_paid() -> None:
+def test_a_wrong_gsm8k_answer_is_not_rewarded() -> None:
     golds = [row["answer"].rsplit("####", 1)[1].strip() for row in gsm8k_rows("test")]
     texts = [f"#### {int(gold.replace(',', '')) + 1}" for gold in golds]
     assert score_frame(frame(texts, golds))["reward"].sum() == 0
