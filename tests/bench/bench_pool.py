@@ -2,8 +2,8 @@
 
 ``python -m tests.bench.bench_pool [ROLLOUTS ...]`` runs ``harvest run`` with a fake engine, compares the run with
 itself, and reads the counters of the parent process. The fake completions are as long as real ones and cost almost
-nothing. Memory is the peak resident size that the kernel recorded (VmHWM). Exit code 1 when a limit is exceeded. The time limit
-is for the pool alone: a whole run also scores its shards, and Prefect takes some 40 ms per task run.
+nothing. Memory is the peak resident size that the kernel recorded (VmHWM). Exit code 1 when a limit is exceeded. The
+time limit is for the pool alone: a whole run also scores its shards, and Prefect takes some 40 ms per task run.
 """
 
 import json
