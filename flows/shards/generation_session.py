@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.recovery import PoolEvent
@@ -69,16 +70,9 @@ def _record_session(plan: RunPlan, pool: ReplicaPool) -> None:
 
 
 def _replica_stats(pool: ReplicaPool) -> list[ReplicaStats]:
-    return [
-        ReplicaStats(
-            replica=status.index,
-            running=status.stats.running,
-            waiting=status.stats.waiting,
-            kv_cache_usage=status.stats.kv_cache_usage,
-            preemptions=status.stats.preemptions,
-            prefix_cache_hits=status.stats.prefix_cache_hits,
-            prefix_cache_queries=status.stats.prefix_cache_queries,
-            generation_tokens=status.stats.generation_tokens,
-        )
-        for status in pool.status()
-    ]
+    stats = []
+    for status in pool.status():
+        counters = asdict(status.stats)
+        del counters["prompt_tokens"]  # telemetry has no column for it
+        stats.append(ReplicaStats(replica=status.index, **counters))
+    return stats

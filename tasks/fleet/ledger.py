@@ -1,10 +1,10 @@
-"""Which node generates which shard: a ledger of small files on shared storage, with leases.
+"""Decides which node generates which shard: a ledger of small objects on shared storage, with leases.
 
-A claim is one object per shard and node, rewritten while the node works. A claim that has not changed for a lease's
-time, on the reader's own clock, is nobody's: clocks of different nodes are never compared. Each node writes keys of
-its own and looks again after writing, so that two who want one shard both see it and both step back; no store has to
-offer conditional writes. Nothing breaks where this fails: a shard that is generated twice has the same seeds and is
-published under the same key, and only work is wasted.
+A claim is one object per shard and node, which the node rewrites while it works. A claim that has not changed for the
+length of a lease has expired; only the reader's own clock counts, as clocks of different nodes are never compared. Each
+node writes its own keys and reads the ledger again after writing: two nodes that claim the same shard see each other,
+and both release it. So the store needs no conditional writes. If this fails, only work is wasted: a shard that is
+generated twice has the same seeds and is published under the same key.
 """
 
 import datetime
@@ -30,16 +30,19 @@ _NODE = re.compile(r"^nodes/([\w-]+)\.json$")
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSnapshot:
-    """The ledger at one moment. ``claims`` and ``expired`` tell per shard which other owners hold or held it;
-    ``own`` are the shards with a claim of the reader; ``nodes`` are the owners that have a record, with the seconds
-    since it last changed."""
+    """The content of the ledger at one moment."""
 
     is_open: bool
+    """The order of the run is there; without it no node works on."""
     finished: frozenset[int]
     claims: Mapping[int, frozenset[str]]
+    """Per shard the other owners with a valid claim."""
     expired: Mapping[int, frozenset[str]]
+    """Per shard the other owners with an expired claim."""
     own: frozenset[int]
+    """Shards that the reader itself has claimed."""
     nodes: Mapping[str, float]
+    """Seconds since each owner's status last changed."""
 
 
 class Ledger:
@@ -72,12 +75,12 @@ class Ledger:
 
     @property
     def held(self) -> list[int]:
-        """Shards that this owner has claimed and neither finished, released nor lost."""
+        """Shards that this owner has claimed and has not finished, released or lost."""
         with self._lock:
             return sorted(self._held)
 
     def look(self) -> LedgerSnapshot:
-        """List the ledger, and note what has changed since the last look."""
+        """Read the ledger, and note which objects have changed since the last call."""
         now = self._clock()
         found = self.store.listing()
         seen = {key: (stored.etag, now) for key, stored in found.items()}
@@ -104,12 +107,14 @@ class Ledger:
             nodes={match.group(1): age[key] for key in found if (match := _NODE.match(key))},
         )
 
-    def claim(self, wanted: Sequence[int], most: int) -> dict[int, frozenset[str]]:
-        """Claim up to ``most`` of ``wanted``, in that order; the shards that are now this owner's, each with the
-        owners whose expired claims it took over."""
+    def claim(self, wanted: Sequence[int], limit: int) -> dict[int, frozenset[str]]:
+        """Claim up to ``limit`` of the ``wanted`` shards, in their order.
+
+        Returns the claimed shards, each with the owners whose expired claims were taken over.
+        """
         before = self.look()
         free = [index for index in wanted if index not in before.finished and not before.claims.get(index)]
-        chosen = [index for index in free if index not in self.held][:most]
+        chosen = [index for index in free if index not in self.held][:limit]
         if not chosen:
             return {}
         for index in chosen:
@@ -128,7 +133,7 @@ class Ledger:
         return taken
 
     def renew(self) -> list[int]:
-        """Renew every claim that is held; those that another owner has taken over meanwhile are lost and returned."""
+        """Renew all held claims; returns the shards that another owner has taken over, which are lost."""
         view = self.look()
         self._beat += 1
         lost = [index for index in self.held if index not in view.own]
@@ -147,15 +152,15 @@ class Ledger:
         self.drop(index, self.owner)
 
     def drop(self, index: int, owner: str) -> None:
-        """Remove the claim of an owner that is known to be gone."""
+        """Remove the claim of an owner that has ended."""
         self.store.delete(_claim_key(index, owner))
 
     def drop_from(self, owner: str) -> list[int]:
-        """Remove all claims of an owner that is known to be gone; the shards."""
+        """Remove all claims of an owner that has ended; returns their shards."""
         return self._drop_all(lambda claimant, key: claimant == owner)
 
     def drop_here(self) -> list[int]:
-        """Remove the claims that earlier owners in this place have left; the shards."""
+        """Remove the claims that earlier owners in this ``place`` left; returns their shards."""
         return self._drop_all(lambda claimant, key: read_object(self.store, key).get("place") == self._place)
 
     def _drop_all(self, is_gone: Callable[[str, str], bool]) -> list[int]:
@@ -167,7 +172,7 @@ class Ledger:
         return sorted(dropped)
 
     def publish(self, index: int, file: Path, fingerprint: str) -> bool:
-        """Store a finished shard's rollouts, then say that it is finished; False when another owner was first."""
+        """Store a shard's rollouts, then mark it as finished; False when another owner has finished it already."""
         first = self.store.head(finished_key(index)) is None
         if first:
             with file.open("rb") as opened:
@@ -185,11 +190,11 @@ class Ledger:
         return first
 
     def reopen(self, index: int) -> None:
-        """Have a finished shard generated again: what is stored of it is not usable."""
+        """Unmark a finished shard whose stored rollouts are unusable, so that it is generated again."""
         self.store.delete(finished_key(index))
 
     def close(self) -> None:
-        """Remove the run from the store: first the order, so that no node works on, then all else."""
+        """Remove the run from the store: the order first, so that the nodes stop, then everything else."""
         self.store.delete(RUN)
         for key in self.store.listing():
             self.store.delete(key)
@@ -208,7 +213,7 @@ class Ledger:
             "beat": self._beat,
         }
         self.store.put_bytes(_claim_key(index, self.owner), _json(claim), "")
-        # finished meanwhile in another thread: the claim that was just written is nobody's
+        # another thread has finished the shard meanwhile: its claim must not stay
         if index not in self.held:
             self.drop(index, self.owner)
 
@@ -226,7 +231,7 @@ def node_key(owner: str) -> str:
 
 
 def read_object(store: ObjectStore, key: str) -> dict[str, Any]:
-    """The JSON object at ``key``; empty when there is none or it is torn."""
+    """The JSON object at ``key``; empty when it is missing or damaged."""
     try:
         value = json.loads(store.read(key) or b"{}")
     except ValueError:

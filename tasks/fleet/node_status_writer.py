@@ -1,4 +1,4 @@
-"""A node's record, kept up to date while it works and closed when it ends, however it ends."""
+"""Writes a node's status to shared storage while the node works, and once more when it ends."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from tasks.generation.replica_pool import ReplicaPool
 from tasks.plan.run_plan import RunPlan
 
 FINAL_REPORT_SECONDS = 8.0
-"""How long a node that is being ended tries to say so; what it has published is safe without."""
+"""How long a failed or cancelled node tries to write its last status; its published shards are safe anyway."""
 
 
 class NodeStatusWriter:
-    """Use as a context manager around all that a node does. ``beat`` is safe from any thread."""
+    """Use it as a context manager around all work of a node. ``beat`` is safe from any thread."""
 
     def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
         self._ledger = ledger
@@ -41,21 +41,22 @@ class NodeStatusWriter:
         return tuple(sorted(self._published))
 
     def planned(self, plan: RunPlan) -> None:
-        """What is generated is known from here on."""
+        """Include ``plan`` from now on."""
         self._plan = plan
 
     def generating(self, pool: ReplicaPool, gpus: int) -> None:
+        """Include the counters of ``pool`` from now on."""
         self._pool, self._gpus, self._state = pool, gpus, "generating"
 
     def add(self, index: int, num_rollouts: int) -> None:
-        """A shard of so many rollouts is published."""
+        """Count a published shard of ``num_rollouts``."""
         self._published[index] = num_rollouts
 
     def beat(self) -> None:
-        """Write the record as it is now."""
+        """Write the status as it is now."""
         with self._lock:
             self._beat += 1
-            write_status(self._ledger.store, self._record())
+            write_status(self._ledger.store, self._status())
 
     def __enter__(self) -> Self:
         self.beat()
@@ -67,7 +68,7 @@ class NodeStatusWriter:
         self._state = "ended" if error is None else "failed"
         if error is not None:
             self._error = {"type": type(error).__name__, "message": str(error)}
-        last = threading.Thread(target=self._close, name="last-words", daemon=True)
+        last = threading.Thread(target=self._close, name="final-status", daemon=True)
         last.start()
         last.join(None if error is None else FINAL_REPORT_SECONDS)
 
@@ -80,10 +81,10 @@ class NodeStatusWriter:
                 self._ledger.store.put_bytes(telemetry_key(self._ledger.owner), data, "")
             self.beat()
         except HarvestError:
-            # a storage that is away: the leases expire, and the last record stands
+            # the storage cannot be reached: the leases expire, and the status written last stays
             return
 
-    def _record(self) -> NodeStatus:
+    def _status(self) -> NodeStatus:
         pool, plan = self._pool, self._plan
         counters: dict[str, Any] = {}
         if pool is not None:
@@ -117,7 +118,7 @@ class NodeStatusWriter:
 
 
 def shards_begun(plan: RunPlan, indices: list[int]) -> list[int]:
-    """Those of ``indices`` of which a journal on this node holds rollouts."""
+    """The shards of ``indices`` whose journal on this node has rollouts."""
     return [
         index
         for index in indices

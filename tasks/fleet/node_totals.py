@@ -1,4 +1,4 @@
-"""What the nodes' work came to, brought into the run's own files: sessions, OOM rungs, telemetry, preflight."""
+"""Merges the nodes' results into the run's own files: sessions, OOM rungs, telemetry and preflight."""
 
 import datetime
 import io
@@ -20,32 +20,32 @@ from tasks.storage.object_store import ObjectStore
 _WORST = ("fail", "warn", "pass")
 
 
-def merge_nodes(store: ObjectStore, plan: RunPlan, records: Sequence[NodeStatus]) -> None:
-    """Add to the run's directory what ``records``, and the files of these nodes, say of the generation.
+def merge_nodes(store: ObjectStore, plan: RunPlan, statuses: Sequence[NodeStatus]) -> None:
+    """Add the nodes' statuses and telemetry files to the run's directory.
 
-    Nodes of one attempt ran at the same time and make one session.
+    The nodes of one attempt ran at the same time, so together they make one session.
     """
     paths = plan.paths
-    telemetry = {record.owner: _telemetry(store, record.owner) for record in records}
-    for attempt in dict.fromkeys(record.attempt for record in records):
-        nodes = [record for record in records if record.attempt == attempt]
-        if any(record.first_admitted_at is not None for record in nodes):
+    telemetry = {status.owner: _telemetry(store, status.owner) for status in statuses}
+    for attempt in dict.fromkeys(status.attempt for status in statuses):
+        nodes = [status for status in statuses if status.attempt == attempt]
+        if any(status.first_admitted_at is not None for status in nodes):
             sampled = {owner for owner, frame in telemetry.items() if frame is not None}
             add_session(paths.state / "generation.json", session_of(nodes, sampled))
     rungs = RungState(paths.state / "oom_ladder.json")
     rungs.add_changes(
-        RungChange(**{**change, "node": record.node}) for record in records for change in record.rung_changes
+        RungChange(**{**change, "node": status.node}) for status in statuses for change in status.rung_changes
     )
     frames = [frame for frame in telemetry.values() if frame is not None]
     if frames:
         before = [pl.read_parquet(paths.telemetry)] if paths.telemetry.is_file() else []
         publish_parquet(pl.concat([*before, *frames]), paths.telemetry)
-    if checked := {record.node: record.preflight for record in records if record.preflight}:
+    if checked := {status.node: status.preflight for status in statuses if status.preflight}:
         publish_json(_preflight(checked), paths.preflight)
 
 
 def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSession:
-    """One session of all nodes; ``sampled`` are the owners whose telemetry came back."""
+    """One session of all ``nodes``; ``sampled`` are the owners that sent their telemetry."""
     first = min((node.first_admitted_at for node in nodes if node.first_admitted_at is not None), default=0.0)
     last = max((node.last_finished_at for node in nodes if node.last_finished_at is not None), default=first)
     return GenerationSession(
@@ -57,15 +57,15 @@ def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSess
         restarts=sum(node.restarts for node in nodes),
         replicas=sum(node.replicas for node in nodes),
         gpus=sum(node.gpus for node in nodes),
-        nodes=tuple(_account(node, node.owner in sampled) for node in nodes),
+        nodes=tuple(_node_totals(node, node.owner in sampled) for node in nodes),
     )
 
 
-def _account(node: NodeStatus, sampled: bool) -> dict[str, Any]:
+def _node_totals(node: NodeStatus, sampled: bool) -> dict[str, Any]:
     return {
         "node": node.node,
         "flow_run_id": node.owner,
-        # a node that did not say how it ended is counted as of its last sign of life
+        # a node without a last status counts with the one that it wrote before
         "ended": {"ended": "well", "failed": "failed"}.get(node.state, "lost"),
         "shards": list(node.published),
         "rollouts": node.rollouts,
@@ -81,12 +81,12 @@ def _account(node: NodeStatus, sampled: bool) -> dict[str, Any]:
 
 
 def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySummary) -> TelemetrySummary:
-    """``summary`` as it may be said of several nodes: what it cannot tell of all of them is None, and it says why."""
-    accounts = [node for session in sessions for node in session.nodes]
-    if not accounts:
+    """``summary`` for a run on several nodes: values that are not known for all of them are None, as ``note`` says."""
+    nodes = [node for session in sessions for node in session.nodes]
+    if not nodes:
         return summary
-    names = {node["node"] for node in accounts}
-    silent = sorted({node["node"] for node in accounts if not node["telemetry"]})
+    names = {node["node"] for node in nodes}
+    silent = sorted({node["node"] for node in nodes if not node["telemetry"]})
     note = (
         f"sampled on each of {len(names)} nodes: means are per node, elapsed_s, idle_s and GPU seconds add up over the "
         "nodes; for tokens per second of all see generation"
@@ -96,7 +96,7 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySum
         note += f"; none came back from {', '.join(silent)}, so totals are not known"
         unknown += ["elapsed_s", "idle_s", "preemptions", "generation_tokens"]
         unknown += [item.name for item in fields(summary) if item.name.startswith(("gpu_seconds", "cost_usd"))]
-    gpus = {node["node"]: node["gpus"] for node in accounts}
+    gpus = {node["node"]: node["gpus"] for node in nodes}
     changes: dict[str, Any] = {**dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
     return replace(summary, **changes)
 

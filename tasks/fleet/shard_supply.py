@@ -1,4 +1,4 @@
-"""A node's share of the ledger: a thread that claims shards as the node has use for them, and renews its claims."""
+"""A node's side of the ledger: a thread that claims shards when the node needs them, and renews its claims."""
 
 import logging
 import random
@@ -16,16 +16,17 @@ logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 6
 GIVE_UP_SECONDS = 600.0
-"""How long the shared storage may be away before the node gives up; its claims expire before, which costs work only."""
+"""How long the shared storage may be unreachable before the node gives up. Its claims expire earlier, which only costs
+work."""
 
 
 class ShardSupply:
-    """Use as a context manager. ``want``, ``take`` and ``published`` never block on the storage.
+    """Use it as a context manager. ``want`` and ``take`` never wait for the storage.
 
-    A node claims at most half of its share of what is free at a time, so that nodes which start later find work, and
-    begins with ``first``, the shards that it has begun before, and then at its own place in the order, so that nodes
-    seldom want the same shard. ``beat`` is called after every
-    renewal, ``tell`` with what a person wants to know, ``wake`` when there is something to take.
+    A node claims at most half of its share of the free shards at a time, so that nodes that start later find work. It
+    starts with ``first``, the shards that it has begun before, and goes on from its own ``place`` in the order, so that
+    two nodes seldom want the same shard. The thread calls ``beat`` after every renewal, ``tell`` with messages for the
+    user, and ``wake`` when there is something to take.
     """
 
     def __init__(
@@ -56,32 +57,29 @@ class ShardSupply:
 
     @property
     def over(self) -> bool:
-        """True when every wanted shard is finished, here or elsewhere, or the run was taken away. Raises what the
-        storage failed of for too long."""
+        """True when every wanted shard is finished on some node, or the run was removed from the storage.
+
+        Raises the storage's error when the thread gave up.
+        """
         if self._error is not None:
             raise self._error
         return self._over.is_set()
 
     @property
     def num_finished(self) -> int:
-        """Wanted shards that are finished, on any node."""
+        """Number of wanted shards that are finished on any node."""
         return len(self._finished)
 
     def want(self, count: int) -> None:
-        """The node has use for ``count`` more shards."""
+        """Set how many more shards the node can use."""
         self._wanted = count
 
     def take(self) -> list[int]:
-        """Shards that were claimed since the last call."""
+        """Shards claimed since the last call."""
         taken = []
         while self._taken:
             taken.append(self._taken.popleft())
         return taken
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -91,7 +89,7 @@ class ShardSupply:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # whoever ends the flow by a signal does not wait for a storage that is away
+        # a flow that a signal ends must not wait for unreachable storage
         self._thread.join(None if error is None else self._tick_s)
 
     def _run(self) -> None:
@@ -108,12 +106,12 @@ class ShardSupply:
             except HarvestError as error:
                 now = time.monotonic()
                 failing_since = failing_since or now
-                logger.warning("the ledger is out of reach: %s", error)
+                logger.warning("the ledger cannot be reached: %s", error)
                 if isinstance(error, ConfigError) or now - failing_since > GIVE_UP_SECONDS:
                     self._error = error
                     self._wake()
                     return
-            # two nodes that stepped back from one shard must not come back at the same moment
+            # random, so that two nodes that released the same shard do not claim it at the same moment again
             self._stop.wait(self._tick_s * random.uniform(0.5, 1.5))
 
     def _look(self) -> None:

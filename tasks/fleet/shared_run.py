@@ -1,4 +1,4 @@
-"""A run on shared storage: what a node needs to generate its shards, and what comes back of each.
+"""A run on shared storage: what a node needs to generate shards, and how finished shards come back.
 
 ``SHARED/RUN_ID/`` holds the resolved configuration, the questions, the ledger and the finished shards. A node resolves
 model and versions for itself and compares the fingerprint, so that no node answers with other weights.
@@ -74,9 +74,9 @@ def open_shared(
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOrder:
-    """What the nodes are to do: the run as planned, and the shards that are wanted of it.
+    """What the nodes are to do: the planned run, and the shards that are wanted.
 
-    The plan's questions are those of the wanted shards alone, one shard after the other.
+    The plan has only the questions of the wanted shards, one shard after the other.
     """
 
     plan: RunPlan
@@ -85,7 +85,7 @@ class SharedOrder:
 
 
 def publish_order(store: ObjectStore, plan: RunPlan, shards: Sequence[Shard], nodes: int) -> None:
-    """Tell the nodes what to do; the questions first, so that whoever sees the order can carry it out.
+    """Store the order for the nodes. The questions are stored first, so that a node that sees the order has them.
 
     Raises ConfigError when ``store`` holds another run.
     """
@@ -100,10 +100,10 @@ def publish_order(store: ObjectStore, plan: RunPlan, shards: Sequence[Shard], no
 
 
 def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder:
-    """The order at ``store``, with the run planned for this node below ``scratch``.
+    """Read the order at ``store``, and plan the run on this node below ``scratch``.
 
-    Raises ConfigError when there is none, or when this node would not generate the same: another model, tokenizer or
-    engine version.
+    Raises ConfigError when there is no order, or when this node would generate something else, because its model,
+    tokenizer or engine version differs.
     """
     order = read_object(store, RUN)
     if not order:
@@ -149,9 +149,9 @@ def unpack_questions(order: SharedOrder) -> None:
 
 
 def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
-    """Bring a finished shard into the run's directory as if it had been generated here; the node that made it.
+    """Copy a finished shard into the run's directory; returns the name of the node that generated it.
 
-    None when what is stored is not the shard, in which case the ledger says that it is wanted again.
+    Returns None when the stored shard is damaged; then the ledger marks it as unfinished.
     """
     for attempt in range(_TRIES):
         time.sleep(attempt * _PAUSE_SECONDS)
@@ -165,7 +165,7 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
 
 
 def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
-    """What is wrong with a shard's rollouts, or None: their schema, their number, and which they are."""
+    """What is wrong with the schema, number or keys of a shard's rollouts; None when they are right."""
     try:
         lazy = pl.scan_parquet(path)
         if lazy.collect_schema() != ROLLOUT_SCHEMA:

@@ -1,4 +1,4 @@
-"""What an engine died of, told from an exception, an exit and a log. The order is in ``tasks.errors``."""
+"""Finds out why an engine failed, from its exception, its exit code and its log; ``tasks.errors`` states the order."""
 
 import re
 import signal
@@ -38,7 +38,7 @@ def _symptom(pattern: str, kind: MemoryKind, *, curable: bool, remedy: str = "")
     return _Symptom(pattern=re.compile(pattern, re.IGNORECASE), kind=kind, curable=curable, remedy=remedy)
 
 
-# vLLM 0.32's own texts first: they say more than the allocation error that may follow them
+# vLLM 0.32's own messages come first: they say more than the allocation error that may follow them
 _SYMPTOMS = (
     _symptom(
         r"less than desired (GPU|CPU) memory utilization",
@@ -93,11 +93,11 @@ _BATCH_REMEDY = "Lower question_batch_size, gpu_memory_utilization or max_num_ba
 
 
 def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: str = "") -> EngineError | None:
-    """The failure that ``text``, a log or an exception with its traceback, names; None when it names none.
+    """The failure that ``text`` names: a log, or an exception with its traceback. None when it names none.
 
-    ``log`` says how far the engine came, where ``text`` is not the log itself.
+    ``log`` shows how far the engine came, where ``text`` is not the log itself.
     """
-    lines = _telling_lines(text)
+    lines = _relevant_lines(text)
     for line in lines:
         for symptom in _SYMPTOMS:
             if symptom.pattern.search(line):
@@ -110,15 +110,16 @@ def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: st
 
 
 def classify_report(text: str, exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
-    """The failure behind an exception that the replica reported, or behind its exit where that names no cause."""
-    told = find_cause(text, phase, log_path, log=_log_tail(log_path))
-    return told or classify_exit(exit_code, log_path, phase, oom_kills=oom_kills)
+    """The failure in an exception that the replica reported; if it names no cause, the failure behind the exit."""
+    found = find_cause(text, phase, log_path, log=_log_tail(log_path))
+    return found or classify_exit(exit_code, log_path, phase, oom_kills=oom_kills)
 
 
 def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
-    """The failure behind a replica that ended without a report of its own.
+    """The failure of a replica that ended without a report.
 
-    ``exit_code`` is negative for a signal; ``oom_kills`` is by how much the cgroup's ``oom_kill`` counter rose.
+    ``exit_code`` is negative for a signal. ``oom_kills`` is the number of processes of the cgroup that the kernel
+    killed for lack of memory while the replica ran.
     """
     log = _log_tail(log_path)
     signal_number = -exit_code if exit_code < 0 else _engine_process_signal(log)
@@ -130,19 +131,19 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
             log_path=log_path,
             remedy="Lower question_batch_size or kv_cache_space_gib, or give the node more memory",
         )
-    told = find_cause(log, phase, log_path)
-    if isinstance(told, OutOfMemory) or (told is not None and signal_number is None):
-        return told
-    named = f"the log's first error is: {told.reason}" if told else "the log names no error"
+    found = find_cause(log, phase, log_path)
+    if isinstance(found, OutOfMemory) or (found is not None and signal_number is None):
+        return found
+    named = f"the log's first error is: {found.reason}" if found else "the log names no error"
     if signal_number is not None:
-        # whoever sent it, the engine was not at its end: starting it again may go well
+        # whoever sent the signal, the engine itself may be fine, so another start may succeed
         return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
     reason = f"the engine process ended with exit code {exit_code}; {named}"
     return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)
 
 
-def _telling_lines(text: str) -> list[str]:
-    """Lines that may name a failure: errors and what was printed raw, without logger prefixes and quoted code."""
+def _relevant_lines(text: str) -> list[str]:
+    """Lines that may name a failure: errors and raw output, without logger prefixes and quoted code."""
     lines = []
     for line in text.splitlines():
         prefix = _PREFIX.match(line)
@@ -163,7 +164,7 @@ def _out_of_memory(
 
 
 def _engine_process_signal(log: str) -> int | None:
-    """The signal that ended an engine process which is not the replica itself."""
+    """The signal that ended another process of the engine than the replica, as the log states it."""
     match = _ENGINE_PROCESS_ENDED.search(log)
     return int(next(filter(None, match.groups()))) if match else None
 

@@ -1,32 +1,38 @@
-"""What generating cost, kept per session, since a run may be interrupted and resumed."""
+"""Time and counters of generation per session, in the run's ``state/generation.json``.
+
+A run that is interrupted and resumed has several sessions.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.files import publish_json, read_json
+from tasks.files import publish_json, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSession:
-    """One stretch of generating. ``seconds`` runs from the first admitted to the last finished rollout;
-    ``start_seconds`` is what loading took before; ``restarts`` counts engines lost to failures. Of several nodes,
-    ``seconds`` are those of the clock and all else is the sum over ``nodes``, which says what each one did."""
+    """One uninterrupted stretch of generation. With several nodes the counters are sums over ``nodes``."""
 
     started_at: str
+    """UTC, ISO 8601."""
     seconds: float
+    """From the first admitted to the last finished rollout; with several nodes, over all of them."""
     start_seconds: float
+    """Engine starts, summed over all replicas."""
     tokens: int
     rollouts: int
     restarts: int
+    """Engine failures after which a replica started again."""
     replicas: int
     gpus: int
     nodes: tuple[dict[str, Any], ...] = ()
+    """What each node did; empty for a run on one node."""
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:
-    value = read_json(path)
-    return [GenerationSession(**item) for item in value] if isinstance(value, list) else []
+    """All sessions of a run, oldest first; none when there is no file. Raises DamagedFile."""
+    return list(read_record(path, tuple[GenerationSession, ...]) or ())
 
 
 def add_session(path: Path, session: GenerationSession) -> None:

@@ -1,4 +1,4 @@
-"""What is tried after an engine failed: a smaller batch, the same settings again, or nothing more."""
+"""Decides what happens after an engine failed: a smaller batch, a restart with the same settings, or the end."""
 
 import datetime
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from tasks.generation.oom_ladder import Rung, build_ladder
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.plan.run_plan import RunPlan
 
-_LAST_REMEDY: dict[MemoryKind, str] = {
+_REMEDY_AT_LAST_RUNG: dict[MemoryKind, str] = {
     "device": "Use a smaller max_model_len, a larger tensor_parallel_size, or a device with more memory",
     "host": "Give the node or its container more memory, or use a smaller model or max_model_len",
 }
-_BEGIN_AGAIN = ". The same command begins at the last rung; with --forget-oom-rung it begins at the full batch"
+_NEXT_RUN = ". The same command starts at the last rung; with --forget-oom-rung it starts with the full batch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEvent:
-    """Something that a person watching the run wants to know; ``kind`` is one of: started, resumed, oom, restarted."""
+    """Something to show to the user; ``kind`` is one of: started, resumed, oom, restarted."""
 
     kind: str
     message: str
@@ -28,31 +28,31 @@ class PoolEvent:
 
 @dataclass(kw_only=True)
 class RestartBudget:
-    """Bounds restarts with the same settings: a delay that doubles, and an end when no completion came in between."""
+    """Limits restarts with the same settings. The delay doubles with each failure; a finished rollout resets both."""
 
-    most: int = 5
+    max_restarts: int = 5
     first_delay_s: float = 1.0
     failures: int = field(default=0, init=False)
 
     def progressed(self) -> None:
         self.failures = 0
 
-    def failed(self, *, more: int = 0) -> float | None:
-        """Seconds to wait before the next start, or None when the budget, with ``more`` restarts, is spent."""
+    def failed(self, *, extra: int = 0) -> float | None:
+        """Seconds to wait before the next start, or None after ``max_restarts`` plus ``extra`` failures in a row."""
         self.failures += 1
-        if self.failures > self.most + more:
+        if self.failures > self.max_restarts + extra:
             return None
         return min(30.0, self.first_delay_s * 2.0 ** (self.failures - 1))
 
 
 class Recovery:
-    """Where the run stands on the OOM ladder, and the judgement on each failure."""
+    """The run's place on the OOM ladder, and the decision on each failure."""
 
-    def __init__(self, plan: RunPlan, state: RungState, tell: Callable[[PoolEvent], None]) -> None:
+    def __init__(self, plan: RunPlan, state: RungState, notify: Callable[[PoolEvent], None]) -> None:
         self._ladder = build_ladder(plan.profile, plan.rollouts_per_question)
         self._rollouts_per_question = plan.rollouts_per_question
         self._state = state
-        self._tell = tell
+        self._notify = notify
         self.num_failures = 0
 
     @property
@@ -63,7 +63,7 @@ class Recovery:
     def changes(self) -> list[RungChange]:
         return list(self._state.changes)
 
-    def after(
+    def decide(
         self,
         error: HarvestError,
         *,
@@ -73,10 +73,11 @@ class Recovery:
         started_before: bool,
         has_suspects: bool = False,
     ) -> tuple[HarvestError, float]:
-        """The error to raise to those who wait, and the seconds until the next start.
+        """The error to raise in the waiting task threads, and the seconds until the replica may start again.
 
-        The error is retryable exactly when another attempt will be made. ``rung`` is the one that failed.
-        ``has_suspects`` says that requests were in flight, of which one may be to blame.
+        The error is retryable exactly when another attempt will be made. ``rung`` is the rung that failed.
+        ``started_before`` says that an engine of this session was ready once; ``has_suspects``, that requests were in
+        flight, any of which may have caused the failure.
         """
         if isinstance(error, EngineStartError) and started_before:
             error.retryable = True
@@ -85,13 +86,13 @@ class Recovery:
         self.num_failures += 1
         if isinstance(error, OutOfMemory):
             return self._step_down(error, replica, rung), 0.0
-        return self._again(error, replica, budget, has_suspects=has_suspects)
+        return self._restart(error, replica, budget, has_suspects=has_suspects)
 
-    def _again(
+    def _restart(
         self, error: EngineError, replica: int, budget: RestartBudget, *, has_suspects: bool
     ) -> tuple[HarvestError, float]:
-        # a question that kills the engine under every arm is found out with one restart for each of its rollouts
-        delay = budget.failed(more=self._rollouts_per_question if has_suspects else 0)
+        # a question that crashes the engine under every arm needs one restart for each of its rollouts
+        delay = budget.failed(extra=self._rollouts_per_question if has_suspects else 0)
         if delay is None:
             final = type(error)(
                 f"{error.reason}; {budget.failures - 1} restarts in a row brought no rollout",
@@ -101,12 +102,12 @@ class Recovery:
             final.retryable = False
             return final, 0.0
         message = f"replica {replica} is restarted in {delay:g} s: {error}"
-        self._tell(PoolEvent(kind="restarted", message=message, details=_where(error, replica)))
+        self._notify(PoolEvent(kind="restarted", message=message, details=_details(error, replica)))
         return error, delay
 
     def _step_down(self, error: OutOfMemory, replica: int, failed_rung: int) -> HarvestError:
         if failed_rung < self.rung.index:
-            return error  # another replica's failure has already halved the batch
+            return error  # another replica's failure has halved the batch already
         if failed_rung + 1 >= len(self._ladder):
             tried = ", ".join(str(rung.question_batch_size) for rung in self._ladder)
             return OutOfMemory(
@@ -116,7 +117,7 @@ class Recovery:
                 phase=error.phase,
                 curable=False,
                 log_path=error.log_path,
-                remedy=_LAST_REMEDY[error.kind] + (_BEGIN_AGAIN if failed_rung else ""),
+                remedy=_REMEDY_AT_LAST_RUNG[error.kind] + (_NEXT_RUN if failed_rung else ""),
             )
         self._state.step_down(
             RungChange(
@@ -133,9 +134,9 @@ class Recovery:
             f"out of memory ({error.kind}, {error.phase}): {error.reason}. Question batch is now "
             f"{self.rung.question_batch_size}"
         )
-        self._tell(PoolEvent(kind="oom", message=message, details=_where(error, replica) | self.rung.describe()))
+        self._notify(PoolEvent(kind="oom", message=message, details=_details(error, replica) | self.rung.describe()))
         return error
 
 
-def _where(error: EngineError, replica: int) -> dict[str, Any]:
+def _details(error: EngineError, replica: int) -> dict[str, Any]:
     return {"replica": replica} | ({"log_path": str(error.log_path)} if error.log_path else {})

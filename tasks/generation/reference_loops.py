@@ -1,12 +1,12 @@
-"""The loops that our generation loop is measured against: ``LLM.generate`` and nothing of ours between its calls.
+"""The loops that benchmarks compare the generation loop with: calls of ``LLM.generate`` and nothing else.
 
-- baseline: one question under its arms per call, as the original script does;
-- script: 16 questions per call, as "optimized" scripts do; the next call waits for the last sequence of this one;
-- limit: every prompt in one call: the engine with nothing around it.
+- baseline: one question with all its arms per call, as the original script does;
+- script: 16 questions per call, as "optimized" scripts do; each call waits for the last sequence of the one before;
+- limit: all prompts in one call: the engine with nothing around it.
 
-What is timed is the calls alone: prompts are encoded before, and rollouts stored after. Each loop runs in a process of
-its own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment; its
-job is pickled to standard input.
+Only the calls are timed: prompts are encoded before, and rollouts are stored after. Each loop runs in a process of its
+own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment. The process reads its
+ReferenceJob, pickled, from standard input.
 """
 
 import os
@@ -42,7 +42,7 @@ READY_LINE = "reference loop: the engine is ready"
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceJob:
-    """What one process is to do. ``order_seed`` shuffles the questions and the prompts within a call."""
+    """What one process does. ``order_seed`` shuffles the questions, and the prompts within each call."""
 
     loop: LoopName
     engine: EngineSpec
@@ -54,7 +54,7 @@ class ReferenceJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceTiming:
-    """From the first call to the end of the last, on the node's monotonic clock, and what came of it."""
+    """Start of the first call and end of the last, on the node's monotonic clock, and what was generated."""
 
     started: float
     finished: float
@@ -78,8 +78,8 @@ def main() -> None:
     run_loop(job)
     sys.stdout.flush()
     sys.stderr.flush()
-    # as in a replica: shutting the engine down can wait for ever, and the exit frees its memory; that of an engine core
-    # in a process of its own is freed before another engine is started
+    # no engine shutdown, as in a replica: it can wait for ever, and the exit frees the memory. An engine core in its
+    # own process is killed, so that its memory is free before another engine starts
     kill_all(descendants(os.getpid()))
     os._exit(0)
 
@@ -96,7 +96,7 @@ def run_loop(job: ReferenceJob) -> None:
     print(READY_LINE, flush=True)
     feeds = [ShardFeed(work, spec) for work in job.shards]
     calls = list(_calls(job, feeds, tokenizer))
-    # a script takes its text from vLLM; the limit asks for no more than our own loop does
+    # scripts let vLLM decode the text; the limit asks for as little as the generation loop does
     text = job.loop != "limit"
     outputs: list[list[Any]] = []
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""A reference loop as a run: in its own process, stored as a run directory that can be compared with any other."""
+"""Runs a reference loop in its own process and stores the result as a run directory, to be compared like any other."""
 
 import datetime
 import os
@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks.files import read_json
+from tasks.files import read_json, read_record
 from tasks.generation.engine import EngineSpec
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
@@ -28,7 +28,7 @@ from tasks.scoring.score_shard import load_scorer, score_shard
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRun:
-    """A stored reference run and how long its calls took."""
+    """A stored reference run and the timing of its calls."""
 
     plan: RunPlan
     timing: ReferenceTiming
@@ -37,7 +37,7 @@ class ReferenceRun:
 def reference_plan(
     plan: RunPlan, loop: LoopName, runs_dir: Path, *, name: str, order_seed: int | None = None
 ) -> RunPlan:
-    """``plan`` with ``loop`` in place of our generation: comparable with it, under a fingerprint of its own."""
+    """``plan`` with ``loop`` in place of the generation loop: comparable with it, but with its own fingerprint."""
     per_call = QUESTIONS_PER_CALL[loop] or plan.num_questions
     profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop"})
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
@@ -49,7 +49,7 @@ def reference_plan(
 
 
 def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = None) -> ReferenceRun:
-    """Generate and score ``plan``, made by ``reference_plan``, anew. Raises EngineError with the process's log."""
+    """Generate and score ``plan``, from ``reference_plan``; earlier results are deleted. Raises EngineError."""
     paths = plan.paths
     open_run(plan)
     for directory in (paths.root / "rollouts", paths.root / "scores", paths.state):
@@ -74,7 +74,8 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
         mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
         paths.journal(index).unlink()
-    timing = ReferenceTiming(**read_json(timing_path))
+    timing = read_record(timing_path, ReferenceTiming)
+    assert timing is not None
     _log_session(plan, timing)
     return ReferenceRun(plan=plan, timing=timing)
 

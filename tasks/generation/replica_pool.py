@@ -229,7 +229,7 @@ class ReplicaPool:
         if isinstance(error, EngineStalled | EngineCrashed):
             for index in started:
                 has_suspects |= self._record_crash(index, replica)
-        error, delay = self._recovery.after(
+        error, delay = self._recovery.decide(
             error,
             replica=replica.index,
             rung=rung,

@@ -1,4 +1,4 @@
-"""From a finished shard's journal to its published Parquet file."""
+"""Turns the journal of a finished shard into its Parquet file of rollouts."""
 
 import datetime
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ _Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """What the engine says of itself, stored with every rollout."""
+    """The engine's version and its weights' dtype, stored with every rollout."""
 
     version: str
     dtype: str
 
 
 def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) -> int:
-    """Publish the shard's finished rollouts in question, arm, sample order; return how many are error rows.
+    """Publish the shard's rollouts, ordered by question, arm and sample; return the number of error rows.
 
-    Raises StorageError when a file cannot be written, or its journal has lost a rollout since it was written.
+    Raises StorageError when the file cannot be written, or when the journal has lost a rollout.
     """
     finished = read_journal(work.journal).finished
     questions = list(read_questions(work.questions).iter_rows())
@@ -118,7 +118,7 @@ def _chats(prompts: Sequence[list[Message]]) -> pl.Series:
 
 
 def _lists(arrays: Sequence[_Array], dtype: type[np.generic]) -> pl.Series:
-    # one flat buffer and its offsets: building nested lists value by value takes a second per shard
+    # a flat buffer with offsets: building nested lists value by value takes a second per shard
     offsets = _offsets([len(array) for array in arrays])
     values = _arrow(np.concatenate(arrays) if arrays else np.empty(0), dtype)
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
@@ -141,6 +141,6 @@ def _offsets(lengths: Sequence[int] | _Array) -> pa.Array:
 
 
 def _arrow(values: _Array, dtype: type[np.generic]) -> pa.Array:
-    # not pa.array, which imports pandas: that would hold the interpreter for a second amid generation
+    # not pa.array, which imports pandas and so blocks the interpreter for a second
     values = np.ascontiguousarray(values, dtype=dtype)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])

@@ -50,7 +50,7 @@ class Case:
         started_before: bool = True,
         has_suspects: bool = False,
     ) -> Any:
-        return self.recovery.after(
+        return self.recovery.decide(
             error,
             replica=0,
             rung=self.recovery.rung.index if rung is None else rung,
@@ -79,7 +79,7 @@ def test_memory_that_ran_out_halves_the_batch_down_to_one_and_then_says_what_was
     assert isinstance(error, OutOfMemory)
     assert "question batches 4, 2, 1" in str(error)
     assert "larger tensor_parallel_size" in str(error)
-    assert "with --forget-oom-rung it begins at the full batch" in str(error)
+    assert "with --forget-oom-rung it starts with the full batch" in str(error)
     assert [event.details["question_batch_size"] for event in case.events] == [2, 1]
     assert [change.settings["question_batch_size"] for change in case.recovery.changes] == [2, 1]
 
@@ -131,7 +131,7 @@ def test_restarts_wait_longer_each_time_and_end_when_nothing_is_gained(
     case: Case, failure: type[EngineCrashed]
 ) -> None:
     delays = []
-    for _ in range(case.budget.most):
+    for _ in range(case.budget.max_restarts):
         error, delay = case.fail(failure("boom"))
         assert error.retryable
         delays.append(delay)
@@ -152,13 +152,13 @@ def test_a_question_that_kills_the_engine_under_every_arm_is_found_out_before_th
         error, _ = case.fail(EngineCrashed("boom"), has_suspects=True)
         assert error.retryable
     # an engine that every request kills is not started for ever
-    for _ in range(case.budget.most):
+    for _ in range(case.budget.max_restarts):
         error, _ = case.fail(EngineCrashed("boom"), has_suspects=True)
     assert not error.retryable
 
 
 def test_a_rollout_in_between_renews_the_budget(case: Case) -> None:
-    for _ in range(3 * case.budget.most):
+    for _ in range(3 * case.budget.max_restarts):
         error, delay = case.fail(EngineCrashed("boom"))
         assert (error.retryable, delay) == (True, 1)
         case.budget.progressed()
