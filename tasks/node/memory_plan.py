@@ -1,9 +1,8 @@
 """Where the memory goes, before anything is loaded: weights, reserve, KV cache, and how many sequences that holds."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from profiles.schema import Profile
 from tasks.node.engine_memory import KvCache, kv_bytes_per_token, kv_cache, reserve_bytes
@@ -11,7 +10,7 @@ from tasks.node.host_memory import read_host_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_files import read_model_config, read_weights
 from tasks.plan.model_shape import ModelShape, UnknownLayoutError, read_shape
-from tasks.units import GIB
+from tasks.units import GIB, format_gib
 
 CPU_ENGINE_BYTES = 3 << 29
 """Resident memory of a CPU engine beside weights and KV cache: Python, torch and vLLM themselves."""
@@ -19,38 +18,50 @@ CPU_ENGINE_BYTES = 3 << 29
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Memory of one engine, in bytes per GPU (of the host for a CPU engine).
-
-    ``in_flight`` is the question batch of one engine in sequences: questions x arms x samples; ``running`` is what
-    max_num_seqs lets run of it. ``batch_fits`` says whether these fit in the KV cache at ``expected_length`` tokens.
-    A figure is None when it cannot be told: ``unknown`` says why. ``problems`` are settings that cannot work.
-    ``is_estimate``: the budget rests on an estimate of what vLLM measures at its start, and ``doubts`` are settings
-    that by this estimate do not work.
-    """
+    """Memory of one engine, in bytes per GPU (of the host for a CPU engine). A figure is None when it is unknown."""
 
     profile: str
     device: str
+    """"cuda" or "cpu"."""
     tensor_parallel_size: int
     max_model_len: int
     expected_length: int
+    """Tokens of a mean prompt and completion."""
     in_flight: int
+    """Sequences in a question batch of one engine: questions x arms x samples."""
     running: int
+    """How many of ``in_flight`` max_num_seqs lets run at once."""
     device_bytes: int | None = None
     weight_bytes: int | None = None
     reserve_bytes: int | None = None
+    """What the engine takes beside weights and KV cache; None also where a CPU profile sets its KV cache itself."""
     kv_budget_bytes: int | None = None
     kv_bytes_per_token: int | None = None
     kv_tokens: int | None = None
     sequences_at_max_len: int | None = None
+    """How many sequences of ``max_model_len`` tokens the KV cache holds."""
     sequences_at_expected: int | None = None
+    """How many sequences of ``expected_length`` tokens the KV cache holds."""
     batch_fits: bool | None = None
+    """Whether the KV cache holds ``running`` sequences of ``expected_length`` tokens."""
     is_estimate: bool = False
+    """Whether the KV budget rests on an estimate of what vLLM measures when it starts."""
     unknown: tuple[str, ...] = ()
+    """Why figures are missing."""
     problems: tuple[str, ...] = ()
+    """Settings that cannot work."""
     doubts: tuple[str, ...] = ()
+    """Settings that, by the estimate, do not work."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+@dataclass(frozen=True, kw_only=True)
+class _Budget:
+    """The part of a MemoryPlan that says how the device's memory is divided; fields as there."""
+
+    device_bytes: int | None = None
+    reserve_bytes: int | None = None
+    kv_budget_bytes: int | None = None
+    is_estimate: bool = False
 
 
 def plan_memory(
@@ -65,91 +76,95 @@ def plan_memory(
 ) -> MemoryPlan:
     """The memory plan of ``profile`` with the model in ``model_path``; loads nothing.
 
-    ``expected_length`` is the mean prompt plus completion in tokens, max_model_len when not given. ``gpu_bytes`` is
-    what CUDA calls the GPU's total memory; without it the profile's expect.gpu_memory_gib is taken. Raises ConfigError
-    when the model's files cannot be read.
+    ``expected_length`` is the mean prompt plus completion in tokens, max_model_len by default. ``gpu_bytes`` is what
+    CUDA calls the GPU's total memory, by default the profile's expect.gpu_memory_gib. Raises ConfigError when the
+    model's files cannot be read.
     """
     engine = profile.engine
     in_flight = profile.question_batch_size * arms * samples
-    known: dict[str, Any] = {
-        "profile": profile.name,
-        "device": profile.expect.device,
-        "tensor_parallel_size": engine.tensor_parallel_size,
-        "max_model_len": engine.max_model_len,
-        "expected_length": min(expected_length or engine.max_model_len, engine.max_model_len),
-        "in_flight": in_flight,
-        "running": min(in_flight, engine.max_num_seqs),
-    }
+    plan = MemoryPlan(
+        profile=profile.name,
+        device=profile.expect.device,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        max_model_len=engine.max_model_len,
+        expected_length=min(expected_length or engine.max_model_len, engine.max_model_len),
+        in_flight=in_flight,
+        running=min(in_flight, engine.max_num_seqs),
+    )
     try:
         shape = read_shape(read_model_config(model_path), engine)
     except UnknownLayoutError as error:
-        return MemoryPlan(**known, unknown=(f"cannot tell weights per GPU or KV cache: {error}",))
-    weights, unknown = _weights(model_path, shape, profile)
-    known |= {
-        "weight_bytes": weights,
-        "kv_bytes_per_token": kv_bytes_per_token(shape, engine.tensor_parallel_size),
-        "unknown": unknown,
-        "problems": _problems(shape, profile),
-    }
-    known |= _budget(profile, shape, weights, gpu_bytes, gpu_name)
-    if known["device_bytes"] is None:
-        known["unknown"] = (*unknown, "cannot tell the KV cache: the GPU's memory is unknown")
-    if known["kv_budget_bytes"] is None:
-        return MemoryPlan(**known)
-    cache = kv_cache(shape, engine, known["kv_budget_bytes"], device=profile.expect.device)
-    # an estimate that is too high must stop no run that vLLM would start; the weights are not estimated
-    too_large = weights is not None and weights >= known["device_bytes"] * engine.gpu_memory_utilization
-    certain = too_large or not known.get("is_estimate", False)
-    return MemoryPlan(**_with_cache(known, cache, certain=certain))
+        return replace(plan, unknown=(f"cannot tell weights per GPU or KV cache: {error}",))
+    weights = _weights(model_path, shape, profile)
+    budget = _budget(profile, shape, weights, gpu_bytes, gpu_name)
+    unknown = []
+    if weights is None:
+        unknown.append("cannot tell the weights: there are no safetensors files to measure")
+    if budget.device_bytes is None:
+        unknown.append("cannot tell the KV cache: the GPU's memory is unknown")
+    plan = replace(
+        plan,
+        weight_bytes=weights,
+        kv_bytes_per_token=kv_bytes_per_token(shape, engine.tensor_parallel_size),
+        unknown=tuple(unknown),
+        problems=_problems(shape, profile),
+        **asdict(budget),
+    )
+    if budget.device_bytes is None or budget.kv_budget_bytes is None:
+        return plan
+    cache = kv_cache(shape, engine, budget.kv_budget_bytes, device=profile.expect.device)
+    # an estimate that is too high must not stop a run that vLLM would start; the weights are not estimated
+    too_large = weights is not None and weights >= budget.device_bytes * engine.gpu_memory_utilization
+    return _with_cache(plan, cache, certain=too_large or not budget.is_estimate)
 
 
-def _with_cache(known: dict[str, Any], cache: KvCache, *, certain: bool) -> dict[str, Any]:
-    at_max, at_expected = cache.sequences(known["max_model_len"]), cache.sequences(known["expected_length"])
-    if at_max == 0:
-        kind = "problems" if certain else "doubts"
-        message = (
-            f"not even one sequence of {known['max_model_len']} tokens fits: {known['kv_budget_bytes'] / GIB:.2f} GiB "
-            "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs"
-        )
-        known[kind] = (*known.get(kind, ()), message)
-    return known | {
-        "kv_tokens": cache.tokens,
-        "sequences_at_max_len": at_max,
-        "sequences_at_expected": at_expected,
-        "batch_fits": at_expected >= known["running"],
-    }
+def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPlan:
+    at_expected = cache.sequences(plan.expected_length)
+    plan = replace(
+        plan,
+        kv_tokens=cache.tokens,
+        sequences_at_max_len=cache.sequences(plan.max_model_len),
+        sequences_at_expected=at_expected,
+        batch_fits=at_expected >= plan.running,
+    )
+    if plan.sequences_at_max_len:
+        return plan
+    message = (
+        f"not even one sequence of {plan.max_model_len} tokens fits: {format_gib(plan.kv_budget_bytes or 0, 2)} "
+        "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs"
+    )
+    if certain:
+        return replace(plan, problems=(*plan.problems, message))
+    return replace(plan, doubts=(message,))
 
 
-def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> tuple[int | None, tuple[str, ...]]:
+def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> int | None:
     tensors = read_weights(model_path)
     if not tensors and shape.is_dense and not shape.quantized:
         tensors = tuple(dense_tensors(shape))
     if not tensors:
-        return None, ("cannot tell the weights: there are no safetensors files to measure",)
-    return weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size), ()
+        return None
+    return weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size)
 
 
-def _budget(
-    profile: Profile, shape: ModelShape, weights: int | None, gpu_bytes: int | None, gpu_name: str
-) -> dict[str, Any]:
+def _budget(profile: Profile, shape: ModelShape, weights: int | None, gpu_bytes: int | None, gpu_name: str) -> _Budget:
     engine = profile.engine
     if profile.expect.device == "cpu":
         total = read_host_memory().total
         if engine.kv_cache_space_gib is not None:
-            return {"device_bytes": total, "kv_budget_bytes": int(engine.kv_cache_space_gib * GIB)}
+            return _Budget(device_bytes=total, kv_budget_bytes=int(engine.kv_cache_space_gib * GIB))
         reserve = CPU_ENGINE_BYTES
     else:
-        expected = profile.expect.gpu_memory_gib
-        if gpu_bytes is None and expected is not None:
-            gpu_bytes = int(expected * GIB)
+        if gpu_bytes is None and profile.expect.gpu_memory_gib is not None:
+            gpu_bytes = int(profile.expect.gpu_memory_gib * GIB)
         if gpu_bytes is None:
-            return {"device_bytes": None, "kv_budget_bytes": None}
+            return _Budget()
         total = gpu_bytes
         reserve = reserve_bytes(shape, engine, gpu_bytes, gpu_name)
     budget = None
     if weights is not None:
         budget = max(0, math.ceil(total * engine.gpu_memory_utilization) - weights - reserve)
-    return {"device_bytes": total, "reserve_bytes": reserve, "kv_budget_bytes": budget, "is_estimate": True}
+    return _Budget(device_bytes=total, reserve_bytes=reserve, kv_budget_bytes=budget, is_estimate=True)
 
 
 def _problems(shape: ModelShape, profile: Profile) -> tuple[str, ...]:

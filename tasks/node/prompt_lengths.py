@@ -1,4 +1,9 @@
-"""How long the prompts of a dataset are, measured with the model's tokenizer on a sample."""
+"""How long the prompts of a run are, measured on a sample of its questions.
+
+``measure_prompts`` takes the model's chat tokenizer. ``estimate_prompts`` does without transformers, whose import takes
+longer than all of preflight: it encodes questions and arms with the model's own vocabulary, and estimates what the chat
+template puts around them.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +15,9 @@ from tasks.plan.prompts import TEXT, Message, build_messages
 from tasks.plan.run_plan import RunPlan
 
 SAMPLE = 64
+
+MARKUP_TOKENS = 5
+"""Estimated tokens around each message of a chat: a start, the role, a line break, an end, a line break."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +65,6 @@ def measure_prompts(
     )
 
 
-def _common_prefix(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts start with; one prompt shares nothing."""
-    if len(prompts) < 2:
-        return 0
-    # lists are ordered by their first difference, so the extremes differ earliest
-    first, last = min(prompts), max(prompts)
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
-# MERGED from @prompt_estimate: How long a run's prompts are, told without transformers, whose
-# import takes longer than all of preflight.
-#
-# The questions and arms are encoded with the model's own vocabulary; what a chat template puts
-# around them is estimated.
-MARKUP_TOKENS = 5
-"""Around each message of a chat: a start, the role, a line break, an end, a line break."""
-
-
 def estimate_prompts(run: RunPlan) -> PromptLengths | None:
     """Prompt lengths in tokens on a sample of the run's questions, or None when the model has no tokenizer.json.
 
@@ -100,3 +90,12 @@ def estimate_prompts(run: RunPlan) -> PromptLengths | None:
         return ids
 
     return measure_prompts(encode, run.arms, run.questions.get_column("question").to_list())
+
+
+def _common_prefix(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts start with; one prompt shares nothing."""
+    if len(prompts) < 2:
+        return 0
+    # lists are ordered by their first difference, so the extremes differ earliest
+    first, last = min(prompts), max(prompts)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
