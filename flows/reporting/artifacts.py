@@ -2,14 +2,15 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from flows.reporting.reporter import Reporter, TableRow
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
-from tasks.files import read_json
 from tasks.generation.rung_state import RungChange
+from tasks.node.check_result import CheckResult
+from tasks.node.preflight_report import read_preflight
 from tasks.records import RunPaths
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
@@ -18,9 +19,9 @@ from tasks.storage.upload_record import UploadRecord
 
 def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
     """Show every check of preflight.json."""
-    found = read_json(paths.preflight)
-    if isinstance(found, dict):
-        reporter.table("harvest-preflight", _checks(found["checks"]), f"Preflight: {found['worst']}")
+    found = read_preflight(paths.root)
+    if found is not None:
+        reporter.table("harvest-preflight", _checks(found.checks), f"Preflight: {found.worst}")
 
 
 def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
@@ -97,14 +98,14 @@ def browse_url(url: str) -> str:
     return f"https://s3.console.aws.amazon.com/s3/buckets/{parts.netloc}?prefix={quote(key)}/"
 
 
-def _checks(checks: list[dict[str, Any]]) -> list[TableRow]:
+def _checks(checks: Sequence[CheckResult]) -> list[TableRow]:
     return [
         {
-            "check": check["name"] if check["gpu"] is None else f"GPU {check['gpu']} {check['name']}",
-            "outcome": check["status"],
-            "found": check["value"],
-            "limit": check["limit"],
-            "what to do": check["remedy"],
+            "check": check.name if check.gpu is None else f"GPU {check.gpu} {check.name}",
+            "outcome": check.status,
+            "found": check.value,
+            "limit": check.limit,
+            "what to do": check.remedy,
         }
         for check in checks
     ]

@@ -1,4 +1,4 @@
-"""Why a run may be slower than the hardware allows, as a checklist over the settings; it changes nothing by itself."""
+"""Advice on settings that make a run slower than the hardware allows; it changes nothing by itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from tasks.node.prompt_lengths import PromptLengths
 from tasks.units import GIB
 
 FAR_ABOVE = 2.0
-"""max_model_len beyond this many times what the sequences need counts as far above."""
+"""A max_model_len of more than this many times what the sequences need is too large."""
 
 GOOD_UTILIZATION = 0.90
 BEST_UTILIZATION = 0.95
 HELD_BACK = 1.5
-"""KV cache for this many times the question batch counts as unused."""
+"""A KV cache for at least this many times the question batch could hold a larger batch."""
 
 USUAL_LARGEST_BATCH = 512
 LONG_PREFIX = 64
@@ -23,7 +23,7 @@ HIGH_TRUNCATION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One suggestion, why it is made, and what it should bring. ``setting`` is what it is about."""
+    """One suggestion about ``setting``, its reason, and its expected effect."""
 
     setting: str
     suggestion: str
@@ -33,23 +33,25 @@ class Advice:
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceInputs:
-    """What advice is drawn from. ``truncation_rate`` is a previous run's share of cut completions, ``free_bytes`` the
-    free memory of the fullest GPU now, and ``replan`` makes the memory plan of a changed profile."""
+    """What advice rests on."""
 
     profile: Profile
     plan: MemoryPlan
     max_tokens: int
     prompts: PromptLengths | None = None
     truncation_rate: float | None = None
+    """The share (of 1) of a previous run's completions that were cut at max_tokens."""
     free_bytes: int | None = None
+    """The free memory of the fullest GPU inputs."""
     replan: Callable[[Profile], MemoryPlan] | None = None
+    """Makes the memory plan of a changed profile."""
 
     @property
     def on_gpu(self) -> bool:
         return self.profile.expect.device == "cuda"
 
 
-def give_advice(situation: AdviceInputs) -> tuple[Advice, ...]:
+def give_advice(inputs: AdviceInputs) -> tuple[Advice, ...]:
     """Every piece of advice that applies, the likely largest effect first."""
     rules = (
         _eager,
@@ -61,11 +63,11 @@ def give_advice(situation: AdviceInputs) -> tuple[Advice, ...]:
         _model_length,
         _truncation,
     )
-    return tuple(advice for advice in (rule(situation) for rule in rules) if advice is not None)
+    return tuple(advice for advice in (rule(inputs) for rule in rules) if advice is not None)
 
 
-def _eager(now: AdviceInputs) -> Advice | None:
-    if not now.on_gpu or not now.profile.engine.enforce_eager:
+def _eager(inputs: AdviceInputs) -> Advice | None:
+    if not inputs.on_gpu or not inputs.profile.engine.enforce_eager:
         return None
     return Advice(
         setting="enforce_eager",
@@ -76,14 +78,14 @@ def _eager(now: AdviceInputs) -> Advice | None:
     )
 
 
-def _parallel_size(now: AdviceInputs) -> Advice | None:
-    size = now.profile.engine.tensor_parallel_size
-    if not now.on_gpu or now.replan is None:
+def _parallel_size(inputs: AdviceInputs) -> Advice | None:
+    size = inputs.profile.engine.tensor_parallel_size
+    if not inputs.on_gpu or inputs.replan is None:
         return None
     for smaller in (candidate for candidate in range(1, size) if size % candidate == 0):
-        replicas = now.profile.replicas * size // smaller
-        engine = now.profile.engine.model_copy(update={"tensor_parallel_size": smaller})
-        plan = now.replan(now.profile.model_copy(update={"engine": engine, "replicas": replicas}))
+        replicas = inputs.profile.replicas * size // smaller
+        engine = inputs.profile.engine.model_copy(update={"tensor_parallel_size": smaller})
+        plan = inputs.replan(inputs.profile.model_copy(update={"engine": engine, "replicas": replicas}))
         if plan.batch_fits and not (plan.problems or plan.doubts):
             return Advice(
                 setting="tensor_parallel_size",
@@ -95,17 +97,17 @@ def _parallel_size(now: AdviceInputs) -> Advice | None:
     return None
 
 
-def _question_batch(now: AdviceInputs) -> Advice | None:
-    plan, batch = now.plan, now.profile.question_batch_size
+def _question_batch(inputs: AdviceInputs) -> Advice | None:
+    plan, batch = inputs.plan, inputs.profile.question_batch_size
     per_question = plan.in_flight // batch
-    if not now.on_gpu or plan.sequences_at_expected is None:
+    if not inputs.on_gpu or plan.sequences_at_expected is None:
         return None
-    seats = min(plan.sequences_at_expected, max(now.profile.engine.max_num_seqs, USUAL_LARGEST_BATCH))
+    seats = min(plan.sequences_at_expected, max(inputs.profile.engine.max_num_seqs, USUAL_LARGEST_BATCH))
     better = seats // per_question
     if seats < HELD_BACK * plan.in_flight or better <= batch:
         return None
     needed = better * per_question
-    also = f" and max_num_seqs = {needed}" if needed > now.profile.engine.max_num_seqs else ""
+    also = f" and max_num_seqs = {needed}" if needed > inputs.profile.engine.max_num_seqs else ""
     return Advice(
         setting="question_batch_size",
         suggestion=f"set question_batch_size = {better}{also}",
@@ -115,22 +117,22 @@ def _question_batch(now: AdviceInputs) -> Advice | None:
     )
 
 
-def _in_flight(now: AdviceInputs) -> Advice | None:
-    seats = now.profile.engine.max_num_seqs
-    if now.plan.in_flight <= seats:
+def _in_flight(inputs: AdviceInputs) -> Advice | None:
+    seats = inputs.profile.engine.max_num_seqs
+    if inputs.plan.in_flight <= seats:
         return None
-    per_question = now.plan.in_flight // now.profile.question_batch_size
+    per_question = inputs.plan.in_flight // inputs.profile.question_batch_size
     return Advice(
         setting="max_num_seqs",
-        suggestion=f"raise max_num_seqs to {now.plan.in_flight}, "
+        suggestion=f"raise max_num_seqs to {inputs.plan.in_flight}, "
         f"or set question_batch_size = {max(1, seats // per_question)}",
-        reason=f"{now.plan.in_flight} sequences are in flight, and {seats} may run: the others wait in the queue",
+        reason=f"{inputs.plan.in_flight} sequences are in flight, and {seats} may run: the others wait in the queue",
         effect="a larger decode batch if the KV cache holds it; else only fewer half-done questions at a time",
     )
 
 
-def _prefix_caching(now: AdviceInputs) -> Advice | None:
-    engine, prompts = now.profile.engine, now.prompts
+def _prefix_caching(inputs: AdviceInputs) -> Advice | None:
+    engine, prompts = inputs.profile.engine, inputs.prompts
     if engine.enable_prefix_caching or engine.batch_invariant or prompts is None or prompts.shared_prefix < LONG_PREFIX:
         return None
     share = prompts.shared_prefix / prompts.mean
@@ -142,11 +144,11 @@ def _prefix_caching(now: AdviceInputs) -> Advice | None:
     )
 
 
-def _utilization(now: AdviceInputs) -> Advice | None:
-    engine, plan = now.profile.engine, now.plan
-    if not now.on_gpu or plan.device_bytes is None or engine.gpu_memory_utilization >= GOOD_UTILIZATION:
+def _utilization(inputs: AdviceInputs) -> Advice | None:
+    engine, plan = inputs.profile.engine, inputs.plan
+    if not inputs.on_gpu or plan.device_bytes is None or engine.gpu_memory_utilization >= GOOD_UTILIZATION:
         return None
-    if now.free_bytes is not None and now.free_bytes < BEST_UTILIZATION * plan.device_bytes:
+    if inputs.free_bytes is not None and inputs.free_bytes < BEST_UTILIZATION * plan.device_bytes:
         return None
     gained = int((BEST_UTILIZATION - engine.gpu_memory_utilization) * plan.device_bytes)
     tokens = f", {gained // plan.kv_bytes_per_token:,} tokens" if plan.kv_bytes_per_token else ""
@@ -158,27 +160,27 @@ def _utilization(now: AdviceInputs) -> Advice | None:
     )
 
 
-def _model_length(now: AdviceInputs) -> Advice | None:
-    length, prompts = now.profile.engine.max_model_len, now.prompts
-    if prompts is None or length <= FAR_ABOVE * (prompts.p99 + now.max_tokens):
+def _model_length(inputs: AdviceInputs) -> Advice | None:
+    length, prompts = inputs.profile.engine.max_model_len, inputs.prompts
+    if prompts is None or length <= FAR_ABOVE * (prompts.p99 + inputs.max_tokens):
         return None
-    enough = -(-(prompts.longest + now.max_tokens) // 256) * 256
+    enough = -(-(prompts.longest + inputs.max_tokens) // 256) * 256
     return Advice(
         setting="max_model_len",
         suggestion=f"set max_model_len = {enough}",
-        reason=f"99% of the prompts have at most {prompts.p99} tokens and completions at most {now.max_tokens}, "
+        reason=f"99% of the prompts have at most {prompts.p99} tokens and completions at most {inputs.max_tokens}, "
         f"but the engine is built for {length}",
         effect="smaller buffers, and a start that does not insist on memory for one sequence that long; a prompt "
         f"longer than the longest of the {prompts.sampled} sampled ({prompts.longest}) would give error rows",
     )
 
 
-def _truncation(now: AdviceInputs) -> Advice | None:
-    if now.truncation_rate is None or now.truncation_rate <= HIGH_TRUNCATION:
+def _truncation(inputs: AdviceInputs) -> Advice | None:
+    if inputs.truncation_rate is None or inputs.truncation_rate <= HIGH_TRUNCATION:
         return None
     return Advice(
         setting="max_tokens",
-        suggestion=f"raise max_tokens above {now.max_tokens}",
-        reason=f"{100 * now.truncation_rate:.0f}% of the previous run's completions were cut at the limit",
+        suggestion=f"raise max_tokens above {inputs.max_tokens}",
+        reason=f"{100 * inputs.truncation_rate:.0f}% of the previous run's completions were cut at the limit",
         effect="completions reach their answer, so rewards rise; cut ones cost their GPU time and score 0",
     )

@@ -1,4 +1,4 @@
-"""The memory plan and the advice for one resolved run, with its own prompts measured by the model's tokenizer."""
+"""Plans one resolved run on this node: its memory, its prompt lengths by the model's tokenizer, and advice."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tasks.plan.run_plan import RunPlan
 
 @dataclass(frozen=True, kw_only=True)
 class CapacityPlan:
-    """What `harvest plan` prints."""
+    """What `harvest plan` prints: memory, prompt lengths and advice."""
 
     plan: MemoryPlan
     prompts: PromptLengths
@@ -30,7 +30,7 @@ def plan_capacity(
     truncation_rate: float | None = None,
     reader: NvmlReader | None = None,
 ) -> CapacityPlan:
-    """Plan and advise for ``run`` on this node; loads the tokenizer, no weights. Raises ConfigError.
+    """The capacity plan of ``run`` on this node; loads the tokenizer, no weights. Raises ConfigError.
 
     ``completion_length`` (mean, in tokens) and ``truncation_rate`` (share of 1) are a previous run's; without the
     former every completion counts as max_tokens long.
@@ -53,7 +53,7 @@ def plan_capacity(
         )
 
     memory = plan(run.profile)
-    situation = AdviceInputs(
+    inputs = AdviceInputs(
         profile=run.profile,
         plan=memory,
         max_tokens=sampling.max_tokens,
@@ -62,4 +62,4 @@ def plan_capacity(
         free_bytes=None if smallest is None else smallest.memory_free,
         replan=plan,
     )
-    return CapacityPlan(plan=memory, prompts=prompts, advice=give_advice(situation))
+    return CapacityPlan(plan=memory, prompts=prompts, advice=give_advice(inputs))

@@ -1,4 +1,4 @@
-"""Is a GPU free for us: who is on it, how much memory is left, and in which mode is it?"""
+"""Checks that a GPU is free for a run: other processes, free memory, MIG, compute and persistence mode."""
 
 import contextlib
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 from tasks.node.check_result import CheckResult
 from tasks.node.gpu_health import unreadable
 from tasks.node.gpu_reading import GpuProcess, GpuReading
-from tasks.units import GIB
+from tasks.units import GIB, format_gib
 
-SPARE_BYTES = 1 << 29
+SPARE_BYTES = GIB // 2
 """Kept free above what the engine takes: the CUDA context and NCCL come before vLLM's own accounting."""
 
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
@@ -50,13 +50,13 @@ def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckRe
     remedy = ""
     if short:
         holders = _describe(gpu.processes or (), runs_dir)
-        who = f"Stop {holders}" if holders else "Find the holder (another container's processes are not listed)"
-        remedy = f"{who}, or lower gpu_memory_utilization"
+        action = f"Stop {holders}" if holders else "Find the holder (another container's processes are not listed)"
+        remedy = f"{action}, or lower gpu_memory_utilization"
     return CheckResult(
         name="free memory",
         status="fail" if short else "pass",
-        value=f"{gpu.memory_free / GIB:.1f} GiB",
-        limit=f"{needed / GIB:.1f} GiB for gpu_memory_utilization {utilization:g}",
+        value=format_gib(gpu.memory_free),
+        limit=f"{format_gib(needed)} for gpu_memory_utilization {utilization:g}",
         remedy=remedy,
         gpu=gpu.index,
     )
@@ -84,7 +84,7 @@ def _processes(gpu: GpuReading, runs_dir: Path) -> CheckResult:
 def _describe(processes: tuple[GpuProcess, ...], runs_dir: Path) -> str:
     parts = []
     for process in processes:
-        held = "memory unknown" if process.used_bytes is None else f"{process.used_bytes / GIB:.1f} GiB"
+        held = "memory unknown" if process.used_bytes is None else format_gib(process.used_bytes)
         mark = ", left over from a run here" if is_leftover(process.pid, runs_dir) else ""
         parts.append(f"pid {process.pid} ({held}{mark})")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Does this node have the GPUs that the profile was written for, and are they fit to run it?"""
+"""Checks that the node has the GPUs that the profile was written for, and that they work."""
 
 import re
 import time
@@ -34,8 +34,8 @@ def gpu_checks(
 ) -> list[CheckResult]:
     """Every GPU check of ``profile`` on a node with the GPUs ``present``, which ``reader`` can sample.
 
-    Only the GPUs that the profile uses are judged. ``torch_cuda`` is the CUDA version that torch was built for, or None
-    when it is unknown; ``fitting`` is a remedy naming the profiles that fit this node. Takes under a second.
+    Only the GPUs that the profile uses are checked. ``torch_cuda`` is the CUDA version that torch was built for, None
+    when it is unknown. ``fitting`` is a remedy naming the profiles that fit this node. Takes under a second.
     """
     visible = len(visible_gpus([gpu.uuid for gpu in present]))
     used = used_gpus(profile, present)

@@ -1,4 +1,4 @@
-"""Is a GPU broken, or about to fail? Checks of one reading against what NVIDIA's documentation calls healthy.
+"""Checks that a GPU is not broken or about to fail, by what NVIDIA's documentation calls healthy.
 
 Sources: NVML API reference (recovery actions, clocks event reasons), NVIDIA "GPU Memory Error Management" (row
 remapping: a pending or failed remap needs a reset or a replacement).
@@ -58,7 +58,7 @@ def describe_reasons(bits: int) -> str:
 
 
 def unreadable(name: str, gpu: GpuReading, field: str) -> CheckResult:
-    """The outcome of a check whose value the driver does not tell."""
+    """The result of a check whose value the driver does not give."""
     reason = gpu.unreadable.get(field, "no answer")
     return CheckResult(name=name, status="skipped", value=f"unreadable: {reason}", gpu=gpu.index)
 

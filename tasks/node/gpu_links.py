@@ -1,4 +1,4 @@
-"""Can the GPUs of one engine talk to each other, and to the host, as fast as the node should?"""
+"""Checks the links of a GPU to the other GPUs of its engine and to the host: NVLink, peer-to-peer, fabric, PCIe."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One run at a time on a GPU: a ``flock`` per device on the node, which the kernel drops with its holder."""
+"""Locks GPUs, so that one run at a time uses each: a ``flock`` per GPU, which the kernel drops when its holder ends."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ DEFAULT_DIRECTORY = Path("/run/lock/rollout-harvest")
 """Not below /tmp, where files of a certain age are removed and services may have a place of their own."""
 POLL_SECONDS = 1.0
 _HELD = "HARVEST_GPUS_HELD"
-"""GPUs that this process or the one that started it has locked."""
+"""Environment variable: the GPUs that this process, or the one that started it, has locked."""
 
 
 def default_directory() -> Path:

@@ -1,4 +1,4 @@
-"""Waiting until a killed engine's GPU memory is really free again, before the next one asks for it."""
+"""Waits until the driver has freed the GPU memory of killed engines, so that the next engine can have it."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ def wait_for_free_memory(
     timeout: float = 30.0,
     interval_s: float = INTERVAL_SECONDS,
 ) -> None:
-    """Return when the memory of ``gpus`` has stopped becoming free and none of ``pids`` is on them any more.
+    """Return when the free memory of ``gpus`` no longer grows and none of ``pids`` is on them any more.
 
     ``gpus`` are entries of CUDA_VISIBLE_DEVICES, indices or UUIDs; ``pids`` are of processes that have ended, whose
     memory the driver frees a moment later. Returns after ``timeout`` seconds in any case, and at once where there is

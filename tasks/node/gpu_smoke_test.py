@@ -1,8 +1,8 @@
-"""A short real computation on every GPU, in child processes with a time limit: NVML can call a dead GPU healthy.
+"""Runs a short computation on every GPU, since NVML can report a dead GPU as healthy.
 
-Each GPU multiplies matrices whose product is known; then, with several GPUs, NCCL adds one number from each. Run as
-``python -m tasks.node.gpu_smoke_test GPUS`` inside the child, which prints one line for each step that
-succeeded. Child and workers die with the process that they work for, since one that hangs would hold its GPU.
+Each GPU multiplies matrices whose product is known. Then, with several GPUs, NCCL adds one number from each. It happens
+in a child process with a time limit, ``python -m tasks.node.gpu_smoke_test GPUS``, which prints a line when it
+succeeds. The child and its workers end with the process that started them, since one that hangs would hold its GPU.
 """
 
 import os
@@ -71,7 +71,7 @@ def run_smoke(gpus: int) -> None:
 
 
 def _worker(rank: int, world: int, port: int, parent_pid: int) -> None:
-    # torch has asked for SIGINT at the parent's death, which one that hangs in the driver does not heed
+    # torch has asked for SIGINT at the parent's death, which a process that hangs in the driver ignores
     die_with_parent(parent_pid)
     import torch
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""How busy the GPUs were in a stretch of time: sampled beside processes that do not report it themselves."""
+"""Samples how busy the GPUs are while other processes use them, for benchmarks of programs that do not report it."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ INTERVAL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class GpuUse:
-    """Means over the GPUs and the time; memory is the highest of any GPU."""
+    """GPU use over a stretch of time: mean utilization, and the largest memory in use on any GPU; None when not sampled."""
 
     utilization_percent: float | None
     max_memory_gib: float | None
@@ -32,15 +32,15 @@ class GpuUseSampler:
         self._indices = tuple(gpu.index for gpu in read_used_gpus(profile, self._reader))
         self._samples: list[tuple[float, GpuSample]] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gpu watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gpu use", daemon=True)
 
     @property
     def gpus(self) -> tuple[int, ...]:
-        """NVML indices of the GPUs that are watched."""
+        """NVML indices of the sampled GPUs."""
         return self._indices
 
     def use_between(self, started: float, finished: float) -> GpuUse:
-        """What was sampled between two moments of ``time.time``."""
+        """The use between two moments, given in seconds since the epoch."""
         samples = [sample for at, sample in list(self._samples) if started <= at <= finished]
         busy = [sample.utilization_percent for sample in samples if sample.utilization_percent is not None]
         memory = [sample.memory_used for sample in samples if sample.memory_used is not None]

@@ -63,9 +63,9 @@ def read_xids(path: Path = KERNEL_LOG, *, uptime_s: float | None = None) -> list
 
 
 def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str | None], others: Sequence[str] = ()) -> CheckResult:
-    """Judge the recent reports of the GPUs with these PCI bus ids; older than 24 hours does not count.
+    """Check the reports of the last 24 hours for the GPUs with these PCI bus ids.
 
-    A lost GPU (None) no longer tells its bus: with one, reports on every bus but those of the ``others`` count.
+    A lost GPU (None) no longer gives its bus id. With one, reports on every bus count, except those of ``others``.
     """
     if xids is None:
         return CheckResult(name="kernel log XIDs", status="skipped", value="the kernel log is not readable here")

@@ -11,11 +11,11 @@ from profiles.schema import Profile
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.node.check_result import CheckResult, Status
 from tasks.node.host_memory import HostMemory, read_host_memory
-from tasks.units import GIB
+from tasks.units import GIB, MIB, format_gib
 
 SHARED_MEMORY = Path("/dev/shm")
-SHM_LEAST = 256 << 20
-SHM_COMFORTABLE = 1 << 30
+SHM_LEAST = 256 * MIB
+SHM_COMFORTABLE = GIB
 """vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill; NCCL takes some more."""
 
 OPEN_FILES_LEAST = 1024
@@ -53,12 +53,13 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
     elif host_bytes is not None and memory.available < host_bytes:
         status = "fail" if profile.expect.device == "cpu" else "warn"
         remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
-    limits = [f"{floor / GIB:.1f} GiB in all"] * bool(floor)
-    limits += [f"{(host_bytes or 0) / GIB:.1f} GiB free"] * (host_bytes is not None)
+    limits = [f"{format_gib(floor)} in all"] if floor else []
+    if host_bytes is not None:
+        limits.append(f"{format_gib(host_bytes)} free")
     return CheckResult(
         name="host memory",
         status=status,
-        value=f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} ({memory.limited_by})",
+        value=f"{format_gib(memory.available)} free of {memory.total / GIB:.1f} ({memory.limited_by})",
         limit=", ".join(limits),
         remedy=remedy,
     )
@@ -75,7 +76,7 @@ def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
     return CheckResult(
         name="shared memory",
         status=status,
-        value=f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}",
+        value=f"{format_gib(free, 2)} free in {SHARED_MEMORY}",
         limit=f"{SHM_COMFORTABLE / GIB:g} GiB",
         remedy="" if status == "pass" else "Start the container with --shm-size=16g or --ipc=host",
     )
@@ -110,22 +111,16 @@ def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
     needed = max(DISK_FLOOR, 2 * output.expected if output else 0)
     most = max(DISK_FLOOR, 2 * output.most if output else 0)
     status: Status = "fail" if free < needed else "warn" if free < most else "pass"
-    limits = [f"{needed / GIB:.1f} GiB, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
-    limits += [f"{most / GIB:.1f} GiB if every completion runs to max_tokens"] * (most > needed)
+    limits = [f"{format_gib(needed)}, {'twice the expected output' if needed > DISK_FLOOR else 'at least'}"]
+    if most > needed:
+        limits.append(f"{format_gib(most)} if every completion runs to max_tokens")
     return CheckResult(
         name="disk",
         status=status,
-        value=f"{free / GIB:.1f} GiB free on {target}",
+        value=f"{format_gib(free)} free on {target}",
         limit="; ".join(limits),
         remedy="" if status == "pass" else "Free space, or choose another directory for the runs",
     )
-
-
-def _free(path: Path) -> int | None:
-    try:
-        return shutil.disk_usage(path).free
-    except OSError:
-        return None
 
 
 def check_open_files(limits: tuple[int, int]) -> CheckResult:
@@ -145,3 +140,10 @@ def check_open_files(limits: tuple[int, int]) -> CheckResult:
         else f"ulimit -n {OPEN_FILES_COMFORTABLE}"
         + ("" if hard == -1 or hard >= OPEN_FILES_COMFORTABLE else " as root"),
     )
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None

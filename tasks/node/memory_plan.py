@@ -1,4 +1,4 @@
-"""Where the memory goes, before anything is loaded: weights, reserve, KV cache, and how many sequences that holds."""
+"""Plans an engine's memory before anything is loaded: weights, reserve, KV cache, and how many sequences fit."""
 
 import math
 from dataclasses import asdict, dataclass, replace

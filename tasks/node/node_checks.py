@@ -1,4 +1,4 @@
-"""Can this node do the job, with this profile, model and destination? All checks together; nothing is loaded."""
+"""All checks of a node for a profile, a model and a destination. No model is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path

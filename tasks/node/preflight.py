@@ -43,7 +43,7 @@ def run_preflight(
         samples=plan.config.sampling.samples_per_arm,
         expected_length=None if prompts is None else math.ceil(prompts.mean + plan.config.sampling.max_tokens),
     )
-    publish_preflight(report, plan.paths.preflight)
+    publish_preflight(report, plan.paths.root)
     report.raise_if_failed()
     return report
 

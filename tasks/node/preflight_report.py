@@ -8,6 +8,7 @@ from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import publish_json, read_record
 from tasks.node.check_result import CheckResult, Status
 from tasks.node.memory_plan import MemoryPlan
+from tasks.records import RunPaths
 
 _RANK: dict[Status, int] = {"pass": 0, "skipped": 0, "warn": 1, "fail": 2}
 
@@ -48,11 +49,11 @@ class PreflightReport:
         return {"worst": self.worst, **asdict(self)}
 
 
-def read_preflight(path: Path) -> PreflightReport | None:
-    """The report in the file ``path``, or None when there is no such file. Raises DamagedFile."""
-    return read_record(path, PreflightReport)
+def read_preflight(run_dir: Path) -> PreflightReport | None:
+    """The preflight report of the run in ``run_dir``, or None when it has none. Raises DamagedFile."""
+    return read_record(RunPaths(root=run_dir).preflight, PreflightReport)
 
 
-def publish_preflight(report: PreflightReport, path: Path) -> None:
-    """Write ``report`` to ``path``."""
-    publish_json(report.to_json(), path)
+def publish_preflight(report: PreflightReport, run_dir: Path) -> None:
+    """Write preflight.json of the run in ``run_dir``."""
+    publish_json(report.to_json(), RunPaths(root=run_dir).preflight)

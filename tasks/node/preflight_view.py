@@ -1,4 +1,4 @@
-"""How preflight and the memory plan look in a terminal."""
+"""Shows the preflight report and the capacity plan in a terminal."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,8 +17,10 @@ _STYLE = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim
 
 
 def render_preflight(report: PreflightReport) -> "RenderableType":
-    """A table of the checks, GPUs with the same outcome in one row, the remedies below what is not well, and the memory
-    plan where there is one."""
+    """A table of the checks, then the memory plan where there is one.
+
+    GPUs with the same outcome share a row; a remedy stands below its check.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -45,7 +47,7 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
 
 
 def render_plan(plan: MemoryPlan, advice: Sequence[Advice]) -> "RenderableType":
-    """The plan's figures, what it cannot tell, what cannot work, and the advice."""
+    """The plan's figures, the settings that cannot work, what is unknown, and the advice."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""What the hardware and the engines did, second by second, in one Parquet file."""
+"""Records what the hardware and the engines do, once a second, in one Parquet file."""
 
 import logging
 import threading

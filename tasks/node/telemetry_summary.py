@@ -1,4 +1,4 @@
-"""What the telemetry of a run says: means, targets met or not, and what a rollout cost."""
+"""Summarises the telemetry of a run: means, maxima, the profile's targets, and the cost of a rollout."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ _ONE_DEVICE = ("source", "index")
 
 @dataclass(frozen=True, kw_only=True)
 class TargetResult:
-    """One target of the profile; ``lowest`` and ``highest`` are over the GPUs, and None like ``met`` when unread."""
+    """One target of the profile, and what the GPUs reached."""
 
     name: str
     unit: str
     low: float | None
     high: float | None
     lowest: float | None
+    """Of the GPUs' values; None when none was recorded, like ``highest`` and ``met``."""
     highest: float | None
     met: bool | None
 

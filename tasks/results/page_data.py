@@ -8,6 +8,7 @@ import polars as pl
 
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.files import read_json
+from tasks.node.preflight_report import PreflightReport, read_preflight
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.page_plots import LengthBins
@@ -30,7 +31,7 @@ class PageData:
     config: dict[str, Any]
     report: RunReport
     status: tuple[StatusItem, ...]
-    preflight: dict[str, Any]
+    preflight: PreflightReport | None
     equivalence: EquivalenceReport | None
     bench: dict[str, Any] | None
     lengths: LengthBins
@@ -45,7 +46,7 @@ def read_page_data(run_dir: Path) -> PageData:
     rows = load_metric_rows(paths)
     config = read_config(run_dir)
     report = read_report(run_dir) or build_report(run_dir)
-    preflight, equivalence = _object(paths.preflight), read_equivalence(run_dir)
+    preflight, equivalence = read_preflight(run_dir), read_equivalence(run_dir)
     return PageData(
         run_id=run_dir.resolve().name,
         config=config,
@@ -89,7 +90,7 @@ def find_benchmark(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
-def _health(report: RunReport, preflight: dict[str, Any]) -> StatusItem:
+def _health(report: RunReport, preflight: PreflightReport | None) -> StatusItem:
     targets = report.telemetry.targets if report.telemetry else ()
     missed = [target.name for target in targets if target.met is False]
     troubles = [
@@ -97,11 +98,11 @@ def _health(report: RunReport, preflight: dict[str, Any]) -> StatusItem:
         *([f"steps down for lack of memory: {len(report.oom_ladder)}"] if report.oom_ladder else []),
         *([f"engine restarts: {report.generation.restarts}"] if report.generation.restarts else []),
         *([f"targets missed: {', '.join(missed)}"] if missed else []),
-        *([f"preflight: {preflight['worst']}"] if preflight.get("worst") in ("warn", "fail") else []),
+        *([f"preflight: {preflight.worst}"] if preflight and preflight.worst != "pass" else []),
     ]
     if troubles:
         return StatusItem(name="Health", word="needs a look", tone="careful", reason="; ".join(troubles))
-    checked = f"{len(preflight['checks'])} checks passed before the start; " if preflight.get("checks") else ""
+    checked = f"{len(preflight.checks)} checks passed before the start; " if preflight and preflight.checks else ""
     return StatusItem(name="Health", word="good", tone="good", reason=f"{checked}no error rows and no failures.")
 
 

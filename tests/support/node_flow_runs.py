@@ -1,4 +1,4 @@
-"""Nodes without a worker: a flow run of ``generate_shards`` in a process of its own, as a worker would start it."""
+"""Runs nodes without a worker: flow runs of ``generate_shards`` in processes of their own, as a worker starts them."""
 
 import contextlib
 import subprocess
@@ -35,19 +35,19 @@ def await_node_runs(api: Api, run_id: str, count: int) -> list[dict[str, Any]]:
 
 
 def mark_crashed(api: Api, flow_run_id: str, message: str) -> None:
-    """Say of a flow run what its worker says of one whose process is gone."""
+    """Set the state that a worker sets for a flow run whose process is gone."""
     api.set_state(flow_run_id, "CRASHED", message=message, force=True)
 
 
 def claim_as_node(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> list[int]:
-    """Do what node ``name`` does before it is lost: say that it is there, and claim two shards; these."""
+    """Do what node ``name`` does before it is lost: write its record and claim two shards. Returns the shards."""
     ledger = _ledger(flow_run, name, transfer)
     _status_writer(ledger, flow_run, name).beat()
     return sorted(ledger.claim([0, 1, 2], 2))
 
 
 def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestError) -> None:
-    """Do what node ``name`` does that fails of ``error``."""
+    """Do what node ``name`` does when it fails with ``error``."""
     with contextlib.suppress(HarvestError), _status_writer(_ledger(flow_run, name, TransferSettings()), flow_run, name):
         raise error
     api.set_state(flow_run["id"], "FAILED", message=str(error), force=True)
@@ -67,7 +67,7 @@ def _status_writer(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeS
 def running_node_run(
     api: Api, flow_run_id: str, home: Path, name: str, **extra: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The process of this flow run on node ``name``; with all that is under it, it is killed on leaving."""
+    """The process of this flow run on node ``name``; it and its descendants are killed on exit."""
     variables = {"PREFECT_API_URL": api.url, "HARVEST_HOME": str(home / name), "HARVEST_NODE": name, **extra}
     home.mkdir(parents=True, exist_ok=True)
     with (home / f"{name}.log").open("wb") as log:
