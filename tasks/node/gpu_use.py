@@ -17,7 +17,7 @@ INTERVAL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class GpuUse:
-    """GPU use over a stretch of time: mean utilization, and the largest memory in use on any GPU; None when not sampled."""
+    """GPU use over a stretch of time: mean utilization and the largest memory of any GPU; None when not sampled."""
 
     utilization_percent: float | None
     max_memory_gib: float | None
