@@ -1,4 +1,4 @@
-"""The README.md of an export: what it is, and the code that a trainer needs to read it."""
+"""The README.md of an export: its contents, and the code that a trainer needs to read it."""
 
 from typing import Any
 
@@ -95,19 +95,19 @@ arm, exported or not. It is 0 where all rewards are equal, and null without a re
 _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_RL, "parquet": _ALL, "jsonl": _ALL}
 
 
-def export_card(report: dict[str, Any], suffix: str) -> str:
-    """The card of an export, from the fields of its ExportReport; ``suffix`` is that of its files."""
-    filters = {name: value for name, value in report["filters"].items() if value not in (None, False, ())}
-    usage = _USAGE[report["to"]]
-    if report["to"] == "trl":
-        usage = usage.format(rollouts_per_group=report["rollouts_per_group"])
-    if "advantage" in report["columns"]:
+def export_card(manifest: dict[str, Any], suffix: str) -> str:
+    """The card of an export, from the fields of its manifest; ``suffix`` is that of its files."""
+    filters = {name: value for name, value in manifest["filters"].items() if value not in (None, False, ())}
+    usage = _USAGE[manifest["to"]]
+    if manifest["to"] == "trl":
+        usage = usage.format(rollouts_per_group=manifest["rollouts_per_group"])
+    if "advantage" in manifest["columns"]:
         usage += _ADVANTAGE
     return _HEADER.format(
         **{
-            **report,
+            **manifest,
             "suffix": suffix,
-            "dropped": ", ".join(f"{count} ({reason})" for reason, count in report["dropped"].items()) or "nothing",
+            "dropped": ", ".join(f"{count} ({reason})" for reason, count in manifest["dropped"].items()) or "nothing",
             "filters": ", ".join(f"{name}={value}" for name, value in filters.items()) or "none",
             "usage": usage,
         }

@@ -1,8 +1,8 @@
-"""A finished run as training data: one file per shard in a trainer's own columns, and a manifest.
+"""Export of a finished run as training data: one file per shard in a trainer's own columns, and a manifest.
 
 Shards are read, filtered and written one after the other, so memory does not grow with the run. ``manifest.json`` is
-taken away before the first file and written after the last: a directory that has one is whole. The directory is a
-dataset repository too.
+deleted before the first file is written and written after the last: a directory with a manifest is complete. The
+directory can be loaded as a dataset repository.
 """
 
 import json
@@ -41,35 +41,42 @@ DATA_NAME = "train-{:05d}"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFile:
-    """One written file. ``bytes`` is its size, ``sha256`` hex."""
+    """One written file."""
 
     path: str
+    """Relative to the manifest."""
     rows: int
     bytes: int
     sha256: str
+    """In hex."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportManifest:
-    """What an export holds; the same as its ``manifest.json``.
-
-    ``source`` names what the columns were checked against. ``rollouts_per_group`` is the run's, or ``max_per_group``
-    where that is smaller: what a trainer with groups of equal size is to be told. ``dropped`` counts by reason.
-    """
+    """The contents of an export: its ``manifest.json``."""
 
     to: str
+    """Name of the target."""
     source: str
+    """The version of the trainer whose code the columns were checked against."""
     run_id: str
     fingerprint: str
+    """The run's."""
     data_source: str
+    """Name or path of the dataset that the questions are from."""
     url: str
+    """Where the export is."""
     filters: ExportFilters
     columns: tuple[str, ...]
     rollouts_read: int
+    """Rollouts of the run."""
     rollouts: int
+    """Rollouts exported."""
     groups: int
     rollouts_per_group: int
+    """The group size to configure in the trainer: the run's, or ``max_per_group`` where that is smaller."""
     dropped: dict[str, int]
+    """Rollouts left out, by reason."""
     files: tuple[ExportFile, ...]
 
 
@@ -84,16 +91,16 @@ def export_run(
 ) -> ExportManifest:
     """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
 
-    ``advantages`` adds the group-relative advantage of each rollout to a target that takes every column.
+    ``advantages`` adds the column ``advantage`` to a target that takes every column.
 
-    Raises ConfigError for an unfinished run, a target or filter that does not suit it, a place that holds something
-    else, or filters that leave nothing; UploadError or StorageError when the place does not take the files.
+    Raises ConfigError when the run is not finished and scored, when the target or a filter does not fit it, when
+    ``out`` holds other files, or when no rollout passes; UploadError or StorageError when writing fails.
     """
     chosen = _format(to, advantages=advantages)
     filters = filters or ExportFilters()
-    arms, samples = _shape(run_dir)
+    arms, samples = _arms_and_group_size(run_dir)
     check_filters(filters, arms, samples)
-    _check_suits(chosen, filters, samples)
+    _check_target(chosen, filters, samples)
     size = min(samples, filters.max_per_group or samples)
     store = open_store(out, transfer)
     earlier = _own_files(store)
@@ -147,8 +154,8 @@ def _format(to: str, *, advantages: bool) -> ExportFormat:
     return replace(chosen, advantages=chosen.advantages or advantages)
 
 
-def _shape(run_dir: Path) -> tuple[list[str], int]:
-    """The arms and the most rollouts of any group."""
+def _arms_and_group_size(run_dir: Path) -> tuple[list[str], int]:
+    """The arms of the run, and the size of its largest group."""
     check_scored(run_dir)
     groups = (
         pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
@@ -162,7 +169,7 @@ def _shape(run_dir: Path) -> tuple[list[str], int]:
     return groups["arm_id"].to_list(), max(groups["len"].to_list())
 
 
-def _check_suits(chosen: ExportFormat, filters: ExportFilters, samples: int) -> None:
+def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) -> None:
     if chosen.for_training and filters.include_errors:
         raise ConfigError(
             f"{chosen.name} cannot take error rows: they have no tokens. Use parquet or jsonl, or leave them out"
@@ -185,7 +192,7 @@ def _filtered(
     run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     for index, scored in scored_shards(run_dir, SCORED_ROLLOUT_COLUMNS):
-        # before the filters: a rollout that is left out still belongs to the group that its siblings are compared with
+        # before the filters: the whole group counts in an advantage, whatever is left out
         rollouts = group_advantages(scored) if chosen.advantages else scored
         rollouts = apply_filters(rollouts, filters, counts)
         if chosen.for_training:
@@ -196,14 +203,14 @@ def _filtered(
 
 
 def _own_files(store: ObjectStore) -> set[str]:
-    """Files of an earlier export at the same place. Raises ConfigError when anything else is there."""
-    there = {name for name in store.listing() if not is_temporary(Path(name))}
-    strangers = sorted(
-        name for name in there if name not in (MANIFEST, CARD) and not name.startswith(DATA_NAME.partition("{")[0])
+    """Names of the files of an earlier export in ``store``. Raises ConfigError when it holds any other file."""
+    names = {name for name in store.listing() if not is_temporary(Path(name))}
+    others = sorted(
+        name for name in names if name not in (MANIFEST, CARD) and not name.startswith(DATA_NAME.partition("{")[0])
     )
-    if strangers:
-        raise ConfigError(f"{store.url} holds other files, such as {strangers[0]}. Give an empty or a new directory")
-    return there
+    if others:
+        raise ConfigError(f"{store.url} holds other files, such as {others[0]}. Give an empty or a new directory")
+    return names
 
 
 def _data_source(run_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which rollouts of a run become training data."""
+"""The filters of an export: which rollouts of a run become training data."""
 
 from dataclasses import dataclass, field
 
@@ -9,17 +9,18 @@ from tasks.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFilters:
-    """What is left out. Applied in the order of the fields, so that ``max_per_group`` counts what is left."""
+    """The filters, applied in the order of the fields: ``max_per_group`` counts what the others left."""
 
     arms: tuple[str, ...] = ()
     """Only these arms; empty takes all."""
     include_errors: bool = False
     """Keep error rows, which have no completion and no reward."""
     drop_gold_suspects: bool = False
-    """Leave out the questions whose ground truth is known to be wrong, so that right answers are paid nothing."""
+    """Leave out the questions whose ground truth looks wrong, so that correct answers get no reward."""
     drop_zero_variance: bool = False
     """Leave out groups whose rewards are all equal: their advantages are 0."""
     drop_truncated: bool = False
+    """Leave out completions that max_tokens cut off."""
     min_reward: float | None = None
     """Least reward; a rollout without a reward does not pass."""
     max_per_group: int | None = None
@@ -28,7 +29,7 @@ class ExportFilters:
 
 @dataclass(kw_only=True)
 class DropCounts:
-    """Rollouts left out, by reason; a rollout counts under the first reason that applies."""
+    """How many rollouts were read, and how many each filter left out; a rollout counts for the first such filter."""
 
     read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -39,9 +40,9 @@ class DropCounts:
 
 
 def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None:
-    """Raise ConfigError for an unknown arm, or a filter that cannot mean anything for this run.
+    """Raise ConfigError for an unknown arm, or a filter that makes no sense for the run.
 
-    ``arms`` are the run's, ``samples`` its rollouts per group.
+    ``arms`` are the run's arms, ``samples`` its rollouts per group.
     """
     if unknown := sorted({*filters.arms} - {*arms}):
         raise ConfigError(f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}")
@@ -55,7 +56,7 @@ def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None
 
 
 def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCounts) -> pl.DataFrame:
-    """The rows of one shard that pass, in order; ``counts`` is updated. Groups never span shards."""
+    """The rows of one shard that pass, in order; updates ``counts``. A group never spans shards."""
     counts.read += rollouts.height
     if filters.arms:
         rollouts = _keep(rollouts, pl.col("arm_id").is_in(filters.arms), "arm", counts)
@@ -77,12 +78,12 @@ def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCo
 
 
 def keep_complete_groups(rollouts: pl.DataFrame, size: int, counts: DropCounts) -> pl.DataFrame:
-    """Only groups of exactly ``size`` rollouts, for trainers that cut the rows into groups by counting."""
+    """Only groups of exactly ``size`` rollouts, for trainers that split the rows into groups of equal size."""
     return _keep(rollouts, pl.len().over("group_id") == size, "incomplete group", counts)
 
 
 def keep_trainable(rollouts: pl.DataFrame, counts: DropCounts) -> pl.DataFrame:
-    """Only rollouts with a completion of at least one token and with a reward."""
+    """Only rollouts with at least one completion token and a reward."""
     rollouts = _keep(rollouts, pl.col("num_completion_tokens") > 0, "empty completion", counts)
     return _keep(rollouts, pl.col("reward").is_not_null(), "no reward", counts)
 

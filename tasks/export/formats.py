@@ -1,6 +1,7 @@
-"""The columns that each trainer reads, made from scored rollouts. Token ids are those that were sampled.
+"""The columns that each trainer reads, made from scored rollouts; token ids are those that were sampled.
 
-Checked against these sources:
+A new trainer needs a function and an entry in FORMATS here, and the usage text of its card in ``card.py``. The columns
+were checked against these sources:
 
 - verl 0.9.1: ``verl/experimental/agent_loop/agent_loop.py`` (``AgentLoopOutput.as_dict``) for the rollout,
   ``verl/utils/dataset/rl_dataset.py`` (``RLHFDataset``) and the reward managers for the question.
@@ -11,32 +12,31 @@ Checked against these sources:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.plan.prompts import TEXT
 
-Target = Literal["verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFormat:
-    """How one target's files look.
+    """The files of one target."""
 
-    ``columns`` maps filtered rollouts (with ``advantage`` when ``advantages``) and the data source's name to what is
-    written. ``equal_groups``: the trainer cuts rows into groups by counting, so that all must have one size.
-    """
-
-    name: Target
+    name: str
     source: str
+    """The version of the trainer whose code the columns were checked against."""
     columns: Callable[[pl.DataFrame, str], pl.DataFrame]
+    """Makes the rows to write from filtered rollouts and the name of their dataset."""
     suffix: str = ".parquet"
     for_training: bool = True
+    """Whether every row needs a completion and a reward."""
     needs_group: bool = False
+    """Whether the trainer compares the rollouts of a group, so that a group needs two or more."""
     equal_groups: bool = False
+    """Whether the trainer splits the rows into groups of equal size."""
     advantages: bool = False
+    """Whether ``columns`` needs the column ``advantage``."""
 
 
 def _verl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
@@ -51,7 +51,7 @@ def _verl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
         responses="completion_ids",
         response_mask=_repeat(1, tokens, pl.Int8),
         rollout_log_probs="logprobs",
-        # the reward of an outcome is given at the last token
+        # an outcome reward belongs to the last token
         rm_scores=pl.concat_list(_repeat(0.0, tokens - 1, pl.Float32), pl.col("reward").cast(pl.Float32)),
         reward_score="reward",
     )
@@ -61,7 +61,10 @@ def _trl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
     first = pl.col("prompt").list.first().struct
     plain = rollouts.select(first.field("role") == TEXT).to_series()
     if plain.any() and not plain.all():
-        raise ConfigError("TRL takes chats or texts, and the arms of this run mix both. Export them apart, with --arms")
+        raise ConfigError(
+            "TRL takes either chats or plain texts, and the arms of this run mix both. Export each kind by itself, "
+            "with --arms"
+        )
     return rollouts.select(
         # TRL's standard format for text that is completed, its conversational one for chats
         first.field("content").alias("prompt") if plain.all() else pl.col("prompt"),

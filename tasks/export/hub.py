@@ -1,4 +1,4 @@
-"""A run as a dataset of the Hugging Face Hub: one row per rollout, with its score."""
+"""Push of a run to the Hugging Face Hub, as a dataset of one row per rollout with its score."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
-    """Push the run's scored rollouts and a dataset card to ``ORG/NAME``; returns the dataset's URL.
+    """Push the run's rollouts with their scores, and a card, to the dataset ``repo_id`` (ORG/NAME); returns its URL.
 
-    The token comes from the environment or the Hub's login. Raises ConfigError for a repo_id that is no ORG/NAME or
-    a run that is not finished, UploadError when the Hub refuses.
+    The token is that of the environment or of the Hub's login. Raises ConfigError when ``repo_id`` is not ORG/NAME or
+    the run is not finished, UploadError when the Hub refuses.
     """
     from huggingface_hub import DatasetCard, HfApi
     from huggingface_hub.errors import HFValidationError
@@ -31,7 +31,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ConfigError(f"{repo_id!r} is no dataset repository: {error}. Write ORG/NAME") from None
+        raise ConfigError(f"{repo_id!r} is not a dataset repository: {error}. Write ORG/NAME") from None
     with tempfile.TemporaryDirectory(prefix="harvest-push-") as cache:
         dataset = build_dataset(run_dir, Path(cache))
         card = DatasetCard(build_hub_card(run_dir))
@@ -48,7 +48,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
 
 
 def build_dataset(run_dir: Path, cache: Path) -> "Dataset":
-    """The run as a dataset: rollouts joined with their scores, shard by shard, held on disk in ``cache``."""
+    """The rollouts joined with their scores, if they are scored; the data stays on disk, in ``cache``."""
     from datasets import Dataset
 
     files = []

@@ -1,4 +1,4 @@
-"""Throughput of repeated, interleaved measurements: ratios with their spread, and what they would come to."""
+"""Statistics of a benchmark: throughput over interleaved repeats, speed-ups, and projected times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ PROJECTION_ASSUMPTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One contestant in one repeat. ``seconds`` runs from the first admitted to the last finished rollout;
-    ``start_seconds``, which is not part of it, is what loading the engine took."""
+    """One contestant in one repeat."""
 
     contestant: str
     repeat: int
     run_dir: str
     seconds: float
+    """From the first admitted to the last finished rollout."""
     start_seconds: float
+    """Time to load the engine, which is not part of ``seconds``."""
     rollouts: int
     tokens: int
     utilization_percent: float | None = None
@@ -38,7 +39,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Mean, smallest and largest over the repeats."""
+    """Mean, smallest and largest value over the repeats."""
 
     mean: float
     low: float
@@ -51,8 +52,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One contestant over all repeats. ``speedup`` is the subject's tokens/s over this contestant's, taken repeat by
-    repeat; None for the subject itself. ``projection`` maps questions to seconds."""
+    """One contestant over all repeats."""
 
     contestant: str
     seconds: Spread
@@ -60,9 +60,11 @@ class Standing:
     sequences_per_s: Spread
     tokens_per_s: Spread
     speedup: Spread | None
+    """The subject's tokens/s over this contestant's, repeat by repeat; None for the subject itself."""
     utilization_percent: float | None
     max_memory_gib: float | None
     projection: Mapping[int, float]
+    """Projected seconds by number of questions."""
 
 
 def standings(measurements: Sequence[Measurement], *, subject: str, rollouts_per_question: int) -> tuple[Standing, ...]:

@@ -40,7 +40,10 @@ class PageData:
 
 
 def read_page_data(run_dir: Path) -> PageData:
-    """Gather the page of the finished and scored run at ``run_dir``. Raises ConfigError when it is neither."""
+    """The contents of the page of the run at ``run_dir``. Raises ConfigError when it is not finished and scored.
+
+    Without report.json the page shows the report that would be made.
+    """
     check_scored(run_dir)
     paths = RunPaths(root=run_dir)
     rows = load_metric_rows(paths)
@@ -62,7 +65,7 @@ def read_page_data(run_dir: Path) -> PageData:
 
 
 def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
-    """Completion lengths of the rows without an error, in at most ``bins`` bins of whole tokens."""
+    """Lengths of the completions in ``rows``, in at most ``bins`` bins of whole tokens; error rows do not count."""
     done = rows.filter(pl.col("error").is_null())
     longest = max(done["num_completion_tokens"].to_list(), default=0)
     width = max(1, -(-(longest + 1) // bins))
@@ -79,7 +82,7 @@ def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
 
 
 def find_benchmark(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The newest benchmark near the run, of the same profile and model; None when there is none."""
+    """The newest bench.json near the run with the same profile and model; None when there is none."""
     profile, model = (config.get(name, {}).get("name") for name in ("profile", "model"))
     near = [run_dir.resolve().parent, *run_dir.resolve().parents[1:3]]
     files = {file for folder in near for file in [*folder.glob("bench-*/bench.json"), folder / "bench.json"]}

@@ -1,4 +1,4 @@
-"""A few rollouts of every arm for the report: right, wrong, cut off, failed."""
+"""Sample rollouts for the report page: a few of every arm and kind (right, wrong, truncated, error)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One rollout, its texts visible and shortened."""
+    """One rollout; its texts are shortened, and their control characters made visible."""
 
     kind: Kind
     arm_id: str
@@ -57,7 +57,7 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
     )
     wanted = chosen.lazy().select("rollout_id", "arm_id", "kind")
     paths = RunPaths(root=run_dir)
-    # shard by shard: a scan over all of them would hold every text of the run at once
+    # one shard at a time: a scan over all shards would hold every text of the run at once
     found = pl.concat(
         pl.scan_parquet(paths.rollouts(index))
         .select(

@@ -1,7 +1,7 @@
-"""Scoring a finished run again, without generating.
+"""Scores a run again, with another scorer or version, without generating.
 
-New score files go to ``scores@SCORER-VERSION/`` beside the run's own ``scores/``, which stay as they are; so does
-every other stage's output. ``changes.parquet`` in the new directory lists every rollout whose reward changed.
+New score files go to ``scores@SCORER-VERSION/`` beside the run's own ``scores/``. Nothing else in the run changes.
+``changes.parquet`` in the new directory lists every rollout whose reward changed.
 """
 
 import re
@@ -18,12 +18,12 @@ from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import load_scorer, read_scorable, score_frame
 
 LISTED_CHANGES = 50
-"""How many changes a report carries; the file has all."""
+"""Most changes in a report; changes.parquet has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardChange:
-    """One rollout whose reward differs; a null reward (an error, an unparseable gold) is None."""
+    """One rollout whose reward differs; a reward is None for an error row or an unparseable ground truth."""
 
     rollout_id: str
     old_reward: float | None
@@ -34,19 +34,18 @@ class RewardChange:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreReport:
-    """What re-scoring a run changed.
-
-    ``rollouts`` were scored anew, ``changed`` of them differ in reward from the run's own scores, and ``unscored`` had
-    no score before (they are not compared). Mean rewards are over all rows with a reward.
-    """
+    """What scoring a run again changed. Mean rewards are over all rows with a reward."""
 
     scorer: str
     scorer_version: str
     directory: Path
     shards: int
     rollouts: int
+    """Rollouts scored again."""
     changed: int
+    """Rollouts whose reward differs from the run's own score."""
     unscored: int
+    """Rollouts without a score of the run to compare with."""
     old_mean_reward: float | None
     new_mean_reward: float | None
     changes: tuple[RewardChange, ...]
@@ -55,7 +54,7 @@ class RescoreReport:
 def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
     """Score every shard of the run at ``run_dir`` with ``scorer`` and compare with the run's own scores.
 
-    Raises ConfigError when the run has no rollouts or the scorer is not known.
+    Raises ConfigError when the run has no rollouts or the scorer is unknown.
     """
     loaded = load_scorer(scorer)
     paths = RunPaths(root=run_dir)
@@ -86,7 +85,7 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
 
 
 def rescore_directory(run_dir: Path, scorer: Scorer) -> Path:
-    """``RUN/scores@NAME-VERSION``, with what a file name should not hold replaced by ``-``."""
+    """``RUN/scores@NAME-VERSION``; characters that do not belong in a file name become ``-``."""
     return run_dir / f"scores@{re.sub(r'[^A-Za-z0-9._-]+', '-', f'{scorer.name}-{scorer.version}')}"
 
 

@@ -1,4 +1,4 @@
-"""README.md of a run directory: the dataset card that makes the directory a dataset repository as it is."""
+"""Dataset cards of a run: README.md, which makes the run directory a dataset repository, and the card for the Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tasks.storage.manifest import run_fingerprint
 
 CARD = "README.md"
 FOLDERS = {"rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA, "questions": QUESTION_SCHEMA}
-"""Folder, which is also the name of the configuration, and its schema; the first is the default."""
+"""The folders of a run, each a configuration of the dataset, and their schemas; the first is the default."""
 
 MEANINGS = {
     "rollout_id": "unique name: run, question, arm, sample",
@@ -115,7 +115,7 @@ def publish_card(run_dir: Path) -> Path:
 
 
 def build_run_card(run_dir: Path) -> str:
-    """The card's text: header, facts, how to load it, schema, provenance."""
+    """The card of a run directory: that of the Hub, the configurations, how to load them, columns and provenance."""
     from huggingface_hub import DatasetCard
 
     check_scored(run_dir)
@@ -169,7 +169,7 @@ def _type(kind: pl.DataType) -> str:
 
 
 def build_hub_card(run_dir: Path) -> str:
-    """The text of the dataset card, with YAML header."""
+    """The card for the Hub, where rollouts and scores are one table: a YAML header and the run's facts."""
     comparison = read_equivalence(run_dir)
     rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
     facts: dict[str, Any] = (

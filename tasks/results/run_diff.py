@@ -1,4 +1,4 @@
-"""Which rollouts are right in one run and wrong in another."""
+"""The difference of two runs: which rollouts are right in one and wrong in the other."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """One rollout in both runs; ``won`` when only the second is right."""
+    """One rollout that is right in one run only."""
 
     example_id: str
     arm_id: str
     sample_index: int
     won: bool
+    """True when only the second run is right."""
     ground_truth: str
     first_answer: str | None
     second_answer: str | None
@@ -32,21 +33,19 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmFlips:
-    """Flips within one arm: ``lost`` only the first run has right, ``won`` only the second."""
+    """The flips of one arm."""
 
     arm_id: str
     rollouts: int
     lost: int
+    """Rollouts that only the first run has right."""
     won: int
+    """Rollouts that only the second run has right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDiff:
-    """Two runs, rollout by rollout, over what both have scored.
-
-    ``first_only`` and ``second_only`` count rollouts without a scored partner. ``examples`` are the first flips in the
-    order of the second run.
-    """
+    """Two runs, compared rollout by rollout over those that both have scored."""
 
     first: str
     second: str
@@ -55,14 +54,17 @@ class RunDiff:
     flips: Flips
     arms: tuple[ArmFlips, ...]
     first_only: int
+    """Rollouts scored in the first run only."""
     second_only: int
+    """Rollouts scored in the second run only."""
     examples: tuple[Flip, ...]
+    """The first flips, in the order of the second run."""
 
 
 def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = None) -> RunDiff:
-    """Compare the rewards of two scored runs; ``most`` flips are listed with their texts.
+    """Compare the rewards of two scored runs over the same questions; at most ``most`` flips become examples.
 
-    The runs may differ in everything but their questions. Raises ConfigError when they share no rollout, or when equal
+    ``arm`` restricts the comparison to one arm. Raises ConfigError when the runs share no scored rollout, or when equal
     ids stand for different questions.
     """
     sides = [_scored(run, arm) for run in (first, second)]
