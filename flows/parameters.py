@@ -1,174 +1,170 @@
-"""The flow's parameters as types: title, description and bounds of each field of the form in Prefect's UI.
+"""The parameters of the flow ``collect_rollouts``: those of a configuration, and what the flow does around the run.
 
-Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
+Each is declared once, as a field of RunConfig or of FlowParameters. From the declarations come the flow's signature, which
+is Prefect's form, and the options of ``harvest run``.
 """
 
-from typing import Annotated, Any, Literal
+import argparse
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
-from profiles.load import profile_names
+from profiles.schema import Settings
+from tasks.plan.parameters import Parameter, parameters_of
+from tasks.plan.placeholders import WITH_DATE
+from tasks.plan.run_config import CONFIG_PARAMETERS
+
+BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
+
+_FORM_ORDER = [
+    "profile",
+    "model",
+    "dataset",
+    "questions",
+    "samples_per_arm",
+    "upload",
+    "aws_credentials_block",
+    "baseline",
+    "require",
+    "epsilon",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "arms",
+    "scorer",
+    "question_batch_size",
+    "shard_size",
+    "dataset_config",
+    "split",
+    "question_column",
+    "answer_column",
+    "id_column",
+    "filters",
+    "shuffle_seed",
+    "streaming",
+    "stop",
+    "prompt_format",
+    "prompt_template",
+    "chat_template_kwargs",
+    "top_logprobs",
+    "lengths",
+    "skip_finished",
+    "name",
+    "nodes",
+    "shared",
+    "runs_dir",
+]
+"""Names in the order of the form, those that most runs set first. A parameter that is not named here comes last."""
+
+Equivalence = Literal["bitwise", "numerical", "statistical"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _shown(title: str, description: str = "", **bounds: Any) -> Any:
+class FlowParameters(Settings):
+    """What the flow does besides collecting the run: comparison, upload, nodes and storage."""
+
+    upload: str | None = Field(None, title="Upload to")
+    """s3://bucket/prefix or a directory; by default nothing is uploaded."""
+    aws_credentials_block: Annotated[str, Field(pattern=BLOCK_NAME)] | None = Field(None, title="AWS credentials block")
+    """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default the credentials come from the
+    environment, a profile or a role."""
+    baseline: str | None = Field(None, title="Baseline")
+    """Compare with this run: its id, directory or URL, or "auto" to generate one."""
+    require: Equivalence = Field("statistical", title="Equivalence required")
+    """The weakest verdict with which the run does not fail."""
+    epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
+    """For statistical equivalence: the largest difference of the mean reward that counts as none."""
+    skip_finished: bool = Field(False, title="Skip if finished")
+    """End at once, as Completed, when a run of this fingerprint is finished."""
+    nodes: int = Field(1, title="Nodes", ge=1, le=64)
+    """GPU nodes to generate on; more than one starts as many flow runs of generate-shards, each for one worker of the pool
+    harvest-nodes."""
+    shared: str | None = Field(None, title="Shared storage")
+    """With several nodes: a directory or s3://bucket/prefix that all nodes reach, for work under way."""
+    runs_dir: str = Field("runs", title="Runs directory", min_length=1)
+    """Where runs are kept; under a worker, relative to its HARVEST_HOME."""
+
+
+def _in_form_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+    return {name: parameters[name] for name in (*_FORM_ORDER, *parameters)}
+
+
+FLOW_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(FlowParameters)}
+PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
+"""Every parameter of ``collect_rollouts`` by name, in the order of the form."""
+
+
+def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
+    """Give a function of ``**keywords`` the signature of ``parameters``: the one from which Prefect makes a form."""
+
+    def decorate(function: _Function) -> _Function:
+        returns = inspect.signature(function).return_annotation
+        signature = [
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=item.default,
+                annotation=Annotated[item.type, shown(item.title, _description(item))],
+            )
+            for item in parameters
+        ]
+        function.__signature__ = inspect.Signature(signature, return_annotation=returns)  # type: ignore[attr-defined]  # read by inspect
+        return function
+
+    return decorate
+
+
+def shown(title: str, description: str = "") -> Any:
+    """Title and description of a parameter in Prefect's form.
+
+    Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
+    """
     extra: dict[str, Any] = {"title": title} | ({"description": description} if description else {})
-    return Field(json_schema_extra=extra, **bounds)
+    return Field(json_schema_extra=extra)
 
 
-def _one_of(names: list[str], other: str, pattern: str) -> WithJsonSchema:
-    """A choice from a list that leaves room for a value of the user's own."""
-    return WithJsonSchema(
-        {
-            "anyOf": [
-                {"title": "Shipped", "type": "string", "enum": names},
-                {"title": other, "type": "string", "pattern": pattern},
-            ]
-        }
-    )
+def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add an option for each of the parameters ``names``. What is not given stays None."""
+    for name in names:
+        parameter = PARAMETERS[name]
+        parser.add_argument(*parameter.options, dest=name, default=None, help=_help(parameter), **_reader(parameter))
 
 
-DEFAULT_PROFILE = "cpu-demo"
+def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that were given as options, by name."""
+    return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
 
-_Positive = Annotated[int, Field(ge=1)]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
-_MOVES = "; {date} is the day of the flow run, {date:%Y%m%d} the day in a format of its own"
 
-Profile = Annotated[
-    str,
-    _one_of(profile_names(), "TOML file", r"\.toml$"),
-    _shown("Profile", "Hardware target and engine settings: a shipped profile, or the path of a TOML file"),
-]
-Model = Annotated[
-    str | None,
-    _shown(
-        "Model",
-        'A directory, a hub id or "demo"; a pattern such as checkpoints/* takes the newest complete model; empty takes '
-        f"the profile's{_MOVES}",
-    ),
-]
-Dataset = Annotated[
-    str,
-    _shown(
-        "Dataset",
-        f'"demo", .jsonl/.json/.csv/.parquet files or a directory, here or at a URL, or a hub id{_MOVES}',
-        min_length=1,
-    ),
-]
-DatasetConfig = Annotated[str | None, _shown("Dataset configuration", "Of a hub id; openai/gsm8k has main")]
-Split = Annotated[str, _shown("Split")]
-QuestionColumn = Annotated[str, _shown("Question column", min_length=1)]
-AnswerColumn = Annotated[str, _shown("Answer column", min_length=1)]
-IdColumn = Annotated[str | None, _shown("Id column", "Column of unique ids; empty makes ids from split and row number")]
-Questions = Annotated[_Positive | None, _shown("Questions", "Take so many from the start; empty takes all")]
-Filters = Annotated[
-    list[str] | None,
-    _shown(
-        "Filters", "Only rows that pass all: COLUMN OPERATOR VALUE, with = != < <= > >= or ~ !~ (regular expression)"
-    ),
-]
-ShuffleSeed = Annotated[
-    Annotated[int, Field(ge=0)] | None,
-    _shown("Shuffle seed", "Take questions in a random order; empty keeps the order"),
-]
-Streaming = Annotated[bool, _shown("Streaming", "Read a hub dataset row by row, without downloading all of it")]
-Arms = Annotated[str | None, _shown("Arms", "A shipped arm set, or the path of a TOML file; empty takes math8")]
-SamplesPerArm = Annotated[int, _shown("Samples per arm", "Completions per question and arm", ge=1)]
-QuestionBatchSize = Annotated[
-    _Positive | None, _shown("Question batch size", "Questions in flight per replica; empty takes the profile's")
-]
-Temperature = Annotated[float, _shown("Temperature", "0 is greedy", ge=0, le=5)]
-TopP = Annotated[float, _shown("Top p", "Nucleus sampling mass", gt=0, le=1)]
-MaxTokens = Annotated[int, _shown("Completion tokens at most", ge=1)]
-Seed = Annotated[
-    Annotated[int, Field(ge=0)] | Literal["{date}"],
-    _shown("Seed", "Every request's own seed is derived from it; {date} is the day of the flow run as a number"),
-]
-Stop = Annotated[list[str] | None, _shown("Stop strings", "A completion ends before any of them")]
-PromptFormat = Annotated[
-    Literal["chat", "plain"] | None,
-    _shown(
-        "Prompt format", "chat takes the model's chat template, plain gives text to complete; empty: each arm's own"
-    ),
-]
-PromptTemplate = Annotated[
-    str | None, _shown("Prompt template", "Plain prompts: text with {question} in it, or a .txt file of it")
-]
-ChatTemplateKwargs = Annotated[
-    dict[str, Any] | str | None, _shown("Chat template arguments", 'JSON, such as {"enable_thinking": false}')
-]
-TopLogprobs = Annotated[
-    Annotated[int, Field(ge=0, le=20)] | None,
-    _shown("Top logprobs", "Most likely tokens stored per position; empty stores 5 with or for a baseline, else none"),
-]
-ShardSize = Annotated[_Positive | None, _shown("Questions per shard", "Empty takes it from the dataset's size")]
-Scorer = Annotated[str, _shown("Scorer", "gsm8k, math or package.module:function", min_length=1)]
-Lengths = Annotated[
-    str | None, _shown("Lengths", "For benchmarks: draw completion lengths, lognormal[:MEDIAN[:SIGMA]]")
-]
-Baseline = Annotated[
-    str | None, _shown("Baseline", 'Compare with this run: its id, directory or URL, or "auto" to generate one')
-]
-Require = Annotated[
-    Literal["bitwise", "numerical", "statistical"],
-    _shown("Equivalence required", "The weakest verdict with which the run does not fail"),
-]
-Epsilon = Annotated[
-    float,
-    _shown(
-        "Equivalence margin",
-        "Statistical equivalence: largest difference of the mean reward that counts as none",
-        gt=0,
-        lt=1,
-    ),
-]
-Upload = Annotated[str | None, _shown("Upload to", f"s3://bucket/prefix or a directory; empty uploads nothing{_MOVES}")]
-AwsCredentialsBlock = Annotated[
-    Annotated[str, Field(pattern=r"^((aws-credentials|secret)/)?[a-z0-9-]+$")] | None,
-    _shown(
-        "AWS credentials block",
-        "Name of an AWS Credentials block, or secret/NAME, for s3:// URLs; empty takes the environment's or a role's",
-    ),
-]
-SkipFinished = Annotated[
-    bool, _shown("Skip if finished", "End at once, as Completed, when a run of this fingerprint is finished")
-]
-Nodes = Annotated[
-    int,
-    _shown(
-        "Nodes",
-        "More than one: so many flow runs of generate-shards are started, each for one worker of the nodes' pool",
-        ge=1,
-        le=64,
-    ),
-]
-Shared = Annotated[
-    str | None,
-    _shown(
-        "Shared storage",
-        "With several nodes: a directory or s3://bucket/prefix that all nodes reach, for work under way",
-    ),
-]
-RunsDir = Annotated[str, _shown("Runs directory", "Under a worker, relative to its HARVEST_HOME", min_length=1)]
-Name = Annotated[_Name | None, _shown("Name", f"Readable start of the run id{_MOVES}")]
+def _description(parameter: Parameter) -> str:
+    dates = "; {date} is the day of the flow run, {date:%Y%m%d} the day in another format"
+    dated = parameter.name in WITH_DATE and "{date}" not in parameter.description
+    return parameter.description + (dates if dated else "")
 
-RunId = Annotated[
-    str,
-    _shown("Run", "Id of a run that is being collected over several nodes", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
-]
-SharedPlace = Annotated[str, _shown("Shared storage", "Where the collection keeps its ledger and shards", min_length=1)]
-Attempt = Annotated[
-    str | None,
-    _shown(
-        "Attempt",
-        "Flow run and attempt that collect; empty works on whatever happens to them",
-        pattern=r"^[0-9a-f-]{36}-\d+$",
-    ),
-]
-Place = Annotated[int, _shown("Place", "Where in the order of shards this node begins, counted in nodes", ge=0)]
-LeaseSeconds = Annotated[
-    int, _shown("Lease, seconds", "A claim that is not renewed for so long is another node's to take", ge=2, le=3600)
-]
-Scratch = Annotated[
-    str,
-    _shown("Scratch directory", "On a disk of the node; under a worker, relative to its HARVEST_HOME", min_length=1),
-]
+
+def _help(parameter: Parameter) -> str:
+    text = parameter.description
+    text = text if text[:2].isupper() else text[0].lower() + text[1:]
+    if isinstance(parameter.default, str | int | float) and parameter.default is not False:
+        text = f"{text} (default {parameter.default})"
+    return text.replace("%", "%%")
+
+
+def _reader(parameter: Parameter) -> dict[str, Any]:
+    """How argparse reads the parameter's option."""
+    kinds = parameter.kinds()
+    kind = str if str in kinds else kinds[0]
+    if parameter.name == "aws_credentials_block":
+        return {"metavar": "NAME", "type": block_name}
+    if kind is bool:
+        return {"action": "store_const", "const": True}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is list:
+        return {"action": "append", "metavar": "TEXT"}
+    if kind in (int, float):
+        return {"type": kind, "metavar": "N" if kind is int else "X"}
+    return {"metavar": parameter.name.rpartition("_")[2].upper()}

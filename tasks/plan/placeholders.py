@@ -14,13 +14,14 @@ from tasks.errors import ConfigError
 from tasks.plan.model_files import check_model_files, weight_files
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
-_DATED = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
+WITH_DATE = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
+"""Parameters in which ``{date}`` stands for the day."""
 
 
 def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
     """True when the value of parameter ``name`` depends on when it is resolved."""
     value = parameters.get(name)
-    if not isinstance(value, str) or name not in _DATED:
+    if not isinstance(value, str) or name not in WITH_DATE:
         return False
     return bool(_DATE.search(value)) or (name == "model" and (glob.has_magic(value) or Path(value).is_symlink()))
 
@@ -33,7 +34,7 @@ def fill_placeholders(parameters: Mapping[str, Any], day: datetime.date) -> dict
     ConfigError when none matches.
     """
     resolved = dict(parameters)
-    for name in _DATED:
+    for name in WITH_DATE:
         if has_placeholder(resolved, name):
             resolved[name] = _dated(resolved[name], day, "%Y%m%d" if name == "seed" else "%Y-%m-%d")
     if isinstance(resolved.get("seed"), str):

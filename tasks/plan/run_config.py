@@ -4,35 +4,60 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
-from profiles.load import SettingsError, explain, load_profile
+from profiles.load import SettingsError, explain, load_profile, profile_names
 from profiles.schema import Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
+from tasks.plan.parameters import AsGiven, parameters_of
+
+DEFAULT_TOP_LOGPROBS = 5
+"""Stored when a run takes part in a comparison: enough to tell a near-tie from a real difference."""
+
+_NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
+
+
+_AtLeastOne = Annotated[int, Field(ge=1)]
+_Seed = Annotated[int, Field(ge=0)]
+_ProfileName = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"title": "Shipped", "type": "string", "enum": profile_names()},
+                {"title": "TOML file", "type": "string", "pattern": r"\.toml$"},
+            ]
+        }
+    ),
+]
 
 
 class Sampling(Settings):
     """How completions are sampled; part of every fingerprint."""
 
-    temperature: float = Field(0.7, ge=0.0, le=5.0)
+    temperature: float = Field(0.7, title="Temperature", ge=0.0, le=5.0)
     """Softmax temperature; 0 is greedy."""
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_p: float = Field(1.0, title="Top p", gt=0.0, le=1.0)
     """Nucleus sampling mass."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(512, title="Completion tokens at most", ge=1)
     """Longest completion, in tokens."""
-    samples_per_arm: int = Field(1, ge=1)
+    samples_per_arm: int = Field(1, title="Samples per arm", ge=1)
     """Completions per question and arm."""
-    seed: int = Field(0, ge=0, lt=2**63)
-    """Run seed; every request's own seed is derived from it."""
-    top_logprobs: int = Field(0, ge=0, le=20)
-    """Most likely tokens stored per position, for comparing runs; 0 stores none."""
-    lengths: OutputLengths | None = None
-    """For benchmarks: ignore the model's end token and draw each completion's length; None lets the model end."""
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Strings that end a completion; the text is cut before them, the token ids are kept as sampled."""
+    seed: Annotated[int, AsGiven(type=_Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
+    """Run seed, from which every request's own seed is derived; {date} is the day of the flow run as a number."""
+    top_logprobs: Annotated[int, AsGiven(type=Annotated[int, Field(ge=0, le=20)] | None, default=None)] = Field(
+        0, title="Top logprobs", ge=0, le=20
+    )
+    """Most likely tokens stored per position; by default 5 for runs that are compared, else none."""
+    lengths: Annotated[OutputLengths | None, AsGiven(type=str | None)] = Field(None, title="Lengths")
+    """For benchmarks: draw completion lengths, lognormal[:MEDIAN[:SIGMA]] in tokens, and ignore the model's end."""
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AsGiven(type=list[str] | None, default=None)] = (
+        Field((), title="Stop strings")
+    )
+    """Strings that end a completion: the text is cut before them, the token ids are kept as sampled."""
 
     @model_validator(mode="after")
     def _greedy_is_single(self) -> "Sampling":
@@ -49,50 +74,65 @@ class Sampling(Settings):
 class DatasetSource(Settings):
     """Which questions to ask."""
 
-    path: str = Field("demo", min_length=1)
-    """"demo"; a .jsonl/.json/.csv/.parquet file, compressed or not, or a pattern of such; or what ``datasets`` loads: a
-    hub id such as openai/gsm8k, or a dataset's directory. Files and directories also at a URL such as s3://."""
-    config: str | None = None
-    """Hub configuration; openai/gsm8k defaults to main."""
-    split: str = "test"
-    question_column: str = Field("question", min_length=1)
-    answer_column: str = Field("answer", min_length=1)
-    id_column: str | None = None
-    """Column with unique ids; without it, ids are made from the split and the row number."""
-    questions: int | None = Field(None, ge=1)
-    """Take this many questions from the start; None takes all."""
-    filters: tuple[str, ...] = ()
-    """Only rows that pass all of these, each COLUMN OPERATOR VALUE; see tasks.plan.row_filter."""
-    shuffle_seed: int | None = Field(None, ge=0)
-    """Draw the questions in a random order of this seed; None keeps the dataset's order."""
-    streaming: bool = False
+    path: Annotated[str, AsGiven(name="dataset")] = Field("demo", title="Dataset", min_length=1)
+    """"demo"; .jsonl/.json/.csv/.parquet files, compressed or not, or a pattern of such; a dataset's directory; any of
+    these also at a URL such as s3://; or a hub id such as openai/gsm8k."""
+    config: Annotated[str | None, AsGiven(name="dataset_config")] = Field(None, title="Dataset configuration")
+    """Configuration of a hub dataset; that of openai/gsm8k is main by default."""
+    split: str = Field("test", title="Split")
+    """Split of the dataset."""
+    question_column: str = Field("question", title="Question column", min_length=1)
+    """Column of the question."""
+    answer_column: str = Field("answer", title="Answer column", min_length=1)
+    """Column of the answer."""
+    id_column: str | None = Field(None, title="Id column")
+    """Column of unique ids; by default ids are made from the split and the row number."""
+    questions: Annotated[_AtLeastOne | None, AsGiven(options=("--questions", "--n-samples"))] = Field(
+        None, title="Questions"
+    )
+    """Number of questions, taken from the start; by default all."""
+    filters: Annotated[tuple[str, ...], AsGiven(type=list[str] | None, default=None, options=("--filter",))] = Field(
+        (), title="Filters"
+    )
+    """Only rows that pass COLUMN OPERATOR VALUE, with = != < <= > >= or, for a regular expression, ~ !~."""
+    shuffle_seed: _Seed | None = Field(None, title="Shuffle seed")
+    """Seed of a random order in which questions are drawn; by default the dataset's order."""
+    streaming: bool = Field(False, title="Streaming")
     """Read a hub dataset row by row, without downloading all of it."""
 
 
 class RunConfig(Settings):
     """One run as asked for. ``None`` means: take the profile's value."""
 
-    profile: str = "cpu-demo"
-    """A shipped profile's name, or the path of a TOML file."""
-    model: str | None = None
-    """A local directory, a hub id, or "demo"."""
-    arms: str | None = None
-    """A shipped arm set's name, or the path of a TOML file."""
+    profile: Annotated[str, AsGiven(type=_ProfileName)] = Field("cpu-demo", title="Profile")
+    """Hardware target and engine settings: a shipped profile, or the path of a TOML file."""
+    model: str | None = Field(None, title="Model")
+    """A directory, a hub id or "demo"; a pattern such as checkpoints/* takes the newest complete model; by default the
+    profile's model."""
+    arms: str | None = Field(None, title="Arms")
+    """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
     sampling: Sampling = Sampling()
-    question_batch_size: int | None = Field(None, ge=1)
-    """Questions in flight per replica."""
-    shard_size: int | None = Field(None, ge=1)
-    """Questions per shard; chosen from the dataset's size when not given."""
-    scorer: str = "gsm8k"
-    prompt_format: PromptFormat | None = None
-    """For every arm; None leaves it to each arm."""
-    prompt_template: str | None = None
-    """For every arm that is plain, ``{question}`` standing for the question."""
-    chat_template_kwargs: dict[str, Any] | None = None
-    """For every arm that is a chat, added to its own."""
-    name: Identifier | None = None
+    question_batch_size: _AtLeastOne | None = Field(None, title="Question batch size")
+    """Questions in flight per replica; by default the profile's."""
+    shard_size: _AtLeastOne | None = Field(None, title="Questions per shard")
+    """Questions per shard; by default chosen from the dataset's size."""
+    scorer: str = Field("gsm8k", title="Scorer", min_length=1)
+    """gsm8k, math or package.module:function."""
+    prompt_format: PromptFormat | None = Field(None, title="Prompt format")
+    """chat takes the model's chat template, plain gives base models text to complete; by default each arm's own."""
+    prompt_template: str | None = Field(None, title="Prompt template")
+    """For plain prompts: text with {question} in it, or a .txt file of it."""
+    chat_template_kwargs: Annotated[dict[str, Any] | None, AsGiven(type=dict[str, Any] | str | None)] = Field(
+        None, title="Chat template arguments"
+    )
+    """Arguments for the chat template, added to each arm's own, as JSON such as {"enable_thinking": false}."""
+    name: Annotated[Identifier | None, AsGiven(type=_NameWithDate | None)] = Field(None, title="Name")
     """Readable start of the run id."""
+
+
+CONFIG_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(RunConfig)}
+"""Every parameter that a configuration is made from, by name."""
 
 
 def build_config(values: dict[str, Any]) -> RunConfig:
@@ -105,58 +145,39 @@ def build_config(values: dict[str, Any]) -> RunConfig:
         raise ConfigError(str(error)) from None
 
 
-DEFAULT_TOP_LOGPROBS = 5
-"""Stored when a run takes part in a comparison: enough to tell a near-tie from a real difference."""
-
-_FIELDS = (
-    "profile",
-    "model",
-    "arms",
-    "question_batch_size",
-    "shard_size",
-    "scorer",
-    "prompt_format",
-    "name",
-)
-_SAMPLING = ("temperature", "top_p", "max_tokens", "samples_per_arm", "seed", "stop")
-_DATASET = (
-    "split",
-    "question_column",
-    "answer_column",
-    "id_column",
-    "questions",
-    "filters",
-    "shuffle_seed",
-    "streaming",
-)
-
-
 def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from the flow's top-level parameters; names that are not part of it are passed over.
+    """A RunConfig from parameters by name; those that are not of a configuration are passed over.
 
     Raises ConfigError naming the first wrong value.
     """
-    top_logprobs = parameters.get("top_logprobs")
-    if top_logprobs is None:
-        compared = parameters.get("baseline") or _is_baseline(parameters.get("profile"))
-        top_logprobs = DEFAULT_TOP_LOGPROBS if compared else 0
-    sampling = _given(parameters, _SAMPLING)
-    if parameters.get("lengths") is not None:
-        sampling["lengths"] = parse_lengths(
-            str(parameters["lengths"]), int(sampling.get("max_tokens", Sampling().max_tokens))
-        )
-    dataset = _given(parameters, _DATASET)
-    dataset |= {"path": parameters["dataset"]} if parameters.get("dataset") is not None else {}
-    dataset |= {"config": parameters["dataset_config"]} if parameters.get("dataset_config") is not None else {}
-    return build_config(
-        {
-            **_given(parameters, _FIELDS),
-            "prompt_template": _template(parameters.get("prompt_template")),
-            "chat_template_kwargs": _template_kwargs(parameters.get("chat_template_kwargs")),
-            "dataset": dataset,
-            "sampling": {**sampling, "top_logprobs": top_logprobs},
-        }
-    )
+    values: dict[str, Any] = {"dataset": {}, "sampling": {}}
+    for parameter in CONFIG_PARAMETERS.values():
+        value = parameters.get(parameter.name)
+        if value is not None:
+            *group, field = parameter.path
+            (values[group[0]] if group else values)[field] = value
+    sampling = values["sampling"]
+    if "lengths" in sampling:
+        sampling["lengths"] = parse_lengths(sampling["lengths"], int(sampling.get("max_tokens", Sampling().max_tokens)))
+    if parameters.get("baseline") or _is_baseline(parameters.get("profile")):
+        sampling.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
+    values["prompt_template"] = _template(parameters.get("prompt_template"))
+    values["chat_template_kwargs"] = _template_kwargs(parameters.get("chat_template_kwargs"))
+    return build_config(values)
+
+
+def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, by name, that make the ``config`` of a config.json; those at their default are left out."""
+    defaults, found = RunConfig().model_dump(mode="json"), {}
+    for parameter in CONFIG_PARAMETERS.values():
+        value, usual = config, defaults
+        for name in parameter.path:
+            value, usual = value.get(name, usual[name]), usual[name]
+        if value != usual:
+            found[parameter.name] = value
+    if (lengths := found.get("lengths")) is not None:
+        found["lengths"] = f"{lengths['distribution']}:{lengths['median']}:{lengths['sigma']!r}"
+    return found
 
 
 def _is_baseline(profile: str | None) -> bool:
@@ -186,7 +207,3 @@ def _template_kwargs(given: Any) -> Any:
             f"chat_template_kwargs is {given!r}, which is not valid JSON: {error}. Give an object such as "
             '{"enable_thinking": false}'
         ) from None
-
-
-def _given(parameters: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: parameters[name] for name in names if parameters.get(name) is not None}

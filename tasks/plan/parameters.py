@@ -1,0 +1,97 @@
+"""Parameters of a run, read from the one place where each is declared: a field of a Settings class.
+
+A field has a title, bounds, a default and a docstring. The form in Prefect's UI, the options of ``harvest run`` and the
+configuration in config.json are all made from it, so that a new parameter is written once.
+"""
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from profiles.schema import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsGiven:
+    """How users give a field, where that differs from what the configuration stores; a mark for ``Annotated``."""
+
+    name: str | None = None
+    type: Any = None
+    """The type with its bounds, as an annotation."""
+    default: Any = ...
+    options: tuple[str, ...] | None = None
+    """Options of the command line; without it, --NAME with dashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter as users give it."""
+
+    name: str
+    title: str
+    description: str
+    """One line, with the unit."""
+    type: Any
+    """The type with its bounds, as an annotation."""
+    default: Any
+    options: tuple[str, ...]
+    path: tuple[str, ...]
+    """Where its value stands in the Settings class: the names of the fields that lead there."""
+
+    def kinds(self) -> list[Any]:
+        """The plain types of a value, without bounds and None: bool, int, float, str, list[str], a Literal."""
+        return [kind for kind in _alternatives(self.type) if kind is not type(None)]
+
+
+def parameters_of(kind: type[Settings], path: tuple[str, ...] = ()) -> Iterator[Parameter]:
+    """The parameters that ``kind`` declares, in order, those of nested Settings among them."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            yield from parameters_of(field.annotation, (*path, name))
+        else:
+            yield _parameter(name, field, (*path, name))
+
+
+def as_options(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[str]:
+    """``values`` of ``parameters``, by name, as arguments of ``harvest run``; None and False are left out."""
+    arguments: list[str] = []
+    for name, value in values.items():
+        option = parameters[name].options[0]
+        if value is True:
+            arguments.append(option)
+        elif value is not None and value is not False:
+            for item in value if isinstance(value, list) else [value]:
+                text = json.dumps(item) if isinstance(item, dict) else str(item)
+                # a text that begins with a dash would be read as another option
+                arguments += [f"{option}={text}"] if text.startswith("-") else [option, text]
+    return arguments
+
+
+def _parameter(name: str, field: FieldInfo, path: tuple[str, ...]) -> Parameter:
+    given = next((mark for mark in field.metadata if isinstance(mark, AsGiven)), AsGiven())
+    bounds = [mark for mark in field.metadata if not isinstance(mark, AsGiven)]
+    name = given.name or name
+    return Parameter(
+        name=name,
+        title=field.title or name,
+        description=" ".join((field.description or "").split()).removesuffix("."),
+        type=given.type or (Annotated[(field.annotation, *bounds)] if bounds else field.annotation),  # type: ignore[index]  # made at run time
+        default=field.default if given.default is ... else given.default,
+        options=given.options or (f"--{name.replace('_', '-')}",),
+        path=path,
+    )
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The plain types that a value may have, without their bounds."""
+    if get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for alternative in get_args(annotation):
+            yield from _alternatives(alternative)
+    else:
+        yield annotation
