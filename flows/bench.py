@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from flows.commands.run import as_options
+from flows.parameters import PARAMETERS
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
@@ -33,12 +33,15 @@ from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import device_name, gpus_of_run
 from tasks.node.gpu_use import GpuUseSampler
 from tasks.plan.fingerprint import engine_versions
+from tasks.plan.parameters import as_options
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
 
 PIPELINE = "pipeline"
+DEFAULT_QUESTIONS = 100
+DEFAULT_REPEATS = 3
 CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
 _ENTRY = """
 from tasks.parent_death import die_with_parent
@@ -166,7 +169,7 @@ class Bench:
         return run.plan.paths, run.timing.finished + time.time() - time.monotonic()
 
     def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
-        arguments = as_options({**self._given, "runs_dir": directory, "name": PIPELINE})
+        arguments = as_options({**self._given, "runs_dir": directory, "name": PIPELINE}, PARAMETERS)
         ended = subprocess.run(
             [sys.executable, "-P", "-c", _ENTRY.format(pid=os.getpid()), "run", *arguments, "--json"],
             capture_output=True,

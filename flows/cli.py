@@ -7,7 +7,9 @@ done, 1 the run failed, 2 bad input, 3 not equivalent to the baseline.
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 from flows.server.interruption import INTERRUPTED, RESUMES
 
@@ -30,7 +32,23 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    """A parser whose ``add_options`` runs only when its command is the one asked for: it may import slow libraries."""
+
+    def __init__(self, *, add_options: Callable[[argparse.ArgumentParser], None] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._add_options = add_options
+
+    def parse_known_args(self, *arguments: Any, **kwargs: Any) -> Any:
+        self.complete()
+        return super().parse_known_args(*arguments, **kwargs)
+
+    def complete(self) -> None:
+        """Add the options, unless that was done before."""
+        if self._add_options is not None:
+            self._add_options(self)
+            self._add_options = None
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares that it never returns
         self.exit(2, f"harvest: error: {message} (see {self.prog} --help)\n")
 
 

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import parameters as form
+from flows.parameters import PARAMETERS, FlowParameters, chosen, takes
 from flows.reporting.artifacts import report_equivalence, report_preflight, report_run, report_upload
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planned_flow_run_name
@@ -24,7 +24,6 @@ from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, ge
 from flows.shards.local_generation import generate_locally
 from flows.shards.remaining_shards import find_remaining
 from tasks.comparison.baseline import AUTO
-from tasks.comparison.equivalence import DEFAULT_EPSILON
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
@@ -46,91 +45,36 @@ from tasks.storage.manifest import write_manifest
     persist_result=False,
     validate_parameters=True,
 )
-def collect_rollouts(
-    profile: form.Profile = form.DEFAULT_PROFILE,
-    model: form.Model = None,
-    dataset: form.Dataset = "demo",
-    questions: form.Questions = None,
-    samples_per_arm: form.SamplesPerArm = 1,
-    upload: form.Upload = None,
-    aws_credentials_block: form.AwsCredentialsBlock = None,
-    baseline: form.Baseline = None,
-    require: form.Require = "statistical",
-    epsilon: form.Epsilon = DEFAULT_EPSILON,
-    temperature: form.Temperature = 0.7,
-    top_p: form.TopP = 1.0,
-    max_tokens: form.MaxTokens = 512,
-    seed: form.Seed = 0,
-    arms: form.Arms = None,
-    scorer: form.Scorer = "gsm8k",
-    question_batch_size: form.QuestionBatchSize = None,
-    shard_size: form.ShardSize = None,
-    dataset_config: form.DatasetConfig = None,
-    split: form.Split = "test",
-    question_column: form.QuestionColumn = "question",
-    answer_column: form.AnswerColumn = "answer",
-    id_column: form.IdColumn = None,
-    filters: form.Filters = None,
-    shuffle_seed: form.ShuffleSeed = None,
-    streaming: form.Streaming = False,
-    stop: form.Stop = None,
-    prompt_format: form.PromptFormat = None,
-    prompt_template: form.PromptTemplate = None,
-    chat_template_kwargs: form.ChatTemplateKwargs = None,
-    top_logprobs: form.TopLogprobs = None,
-    lengths: form.Lengths = None,
-    skip_finished: form.SkipFinished = False,
-    name: form.Name = None,
-    nodes: form.Nodes = 1,
-    shared: form.Shared = None,
-    runs_dir: form.RunsDir = "runs",
-) -> "State[dict[str, Any]]":
+@takes(PARAMETERS.values())
+def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
-    given = dict(locals())
     with explain_failures(), Reporter() as reporter:
         resolved = resolve_parameters(given)
-        check_fan_out(nodes, shared, resolved["baseline"])
+        asked = chosen(FlowParameters, resolved)
+        check_fan_out(asked.nodes, asked.shared, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
-        plan = plan_run(config_from_parameters(resolved), Path(runs_dir))
+        plan = plan_run(config_from_parameters(resolved), Path(asked.runs_dir))
         reporter.describe_flow_run(
             name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
         )
-        if aws_credentials_block is not None:
-            load_credentials(aws_credentials_block)  # refuses a wrong name before anything is written
-        required = require if resolved["baseline"] else None
-        if skip_finished and (known := finished_report(plan, upload_url=resolved["upload"], require=required)):
+        if asked.aws_credentials_block is not None:
+            load_credentials(asked.aws_credentials_block)  # refuses a wrong name before anything is written
+        required = asked.require if asked.baseline else None
+        if asked.skip_finished and (known := finished_report(plan, upload_url=asked.upload, require=required)):
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
-        report = _collect(
-            plan,
-            upload=resolved["upload"],
-            baseline=resolved["baseline"],
-            require=require,
-            epsilon=epsilon,
-            nodes=nodes,
-            shared=shared,
-            reporter=reporter,
-        )
+        report = _collect(plan, asked, reporter)
     return Completed(message=_outcome(report), data=report.to_json())
 
 
-def _collect(
-    plan: RunPlan,
-    *,
-    upload: str | None,
-    baseline: str | None,
-    require: form.Require,
-    epsilon: float,
-    nodes: int,
-    shared: str | None,
-    reporter: Reporter,
-) -> RunReport:
+def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunReport:
+    baseline, shared, upload = asked.baseline, asked.shared, asked.upload
     with run_lock(plan.paths.state / "lock"):
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
         shards = stages.shard_dataset(plan)
-        if shared is not None and nodes > 1:
+        if shared is not None and asked.nodes > 1:
             baseline_dir = stages.baseline(plan, baseline) if baseline else None
-            generate_on_nodes(plan, shards, upload, reporter, nodes=nodes, shared=shared)
+            generate_on_nodes(plan, shards, upload, reporter, nodes=asked.nodes, shared=shared)
         else:
             if shared is not None:
                 fetch_finished(plan, shards, shared)
@@ -145,18 +89,18 @@ def _collect(
         if shared is not None:
             close_shared(plan, shared)
             report_preflight(reporter, plan.paths)
-        verdict = stages.validate(plan.paths.root, baseline_dir, require, epsilon) if baseline_dir else None
+        verdict = stages.validate(plan.paths.root, baseline_dir, asked.require, asked.epsilon) if baseline_dir else None
         report = stages.summarize(plan.paths.root)
         write_manifest(plan.paths.root)
         if upload is not None:
             report_upload(reporter, stages.upload(plan.paths.root, upload))
         report_equivalence(reporter, plan.paths)
         report_run(reporter, report, upload)
-        if verdict is not None and not verdict.meets(require):
+        if verdict is not None and not verdict.meets(asked.require):
             reporter.event(
                 "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}
             )
-            verdict.raise_if_below(require)
+            verdict.raise_if_below(asked.require)
     return report
 
 

@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import State, flow
@@ -10,8 +10,9 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
-from flows import parameters as form
+from flows.parameters import PARAMETERS, chosen, takes
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.generation_events import report_pool_event
 from flows.reporting.reporter import Reporter
@@ -19,6 +20,7 @@ from flows.server.aws_credentials import transfer_with
 from flows.server.parent_watch import ParentWatch
 from flows.shards.generation_session import generation_session, num_gpus
 from flows.shards.node_driver import NodeDriver
+from profiles.schema import Settings
 from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.node_status import node_name
@@ -29,8 +31,26 @@ from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.preflight import run_preflight
+from tasks.plan.parameters import parameters_of
 from tasks.plan.run_directory import open_run
 from tasks.plan.shards import Shard
+
+
+class NodeParameters(Settings):
+    """What a node is told of the collection that it works for."""
+
+    run: str = Field(title="Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Id of a run that is being collected over several nodes."""
+    shared: str = Field(title="Shared storage", min_length=1)
+    """Where the collection keeps its ledger and shards."""
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}-\d+$")] | None = Field(None, title="Attempt")
+    """Flow run and attempt that collect; without it, the node works on whatever happens to them."""
+    place: int = Field(0, title="Place", ge=0)
+    """Where in the order of shards this node begins, counted in nodes."""
+    lease_seconds: int = Field(120, title="Lease, seconds", ge=2, le=3600)
+    """Seconds after which another node may take a claim that was not renewed."""
+    scratch: str = Field("scratch", title="Scratch directory", min_length=1)
+    """On a disk of the node; under a worker, relative to its HARVEST_HOME."""
 
 
 @flow(
@@ -39,34 +59,29 @@ from tasks.plan.shards import Shard
     persist_result=False,
     validate_parameters=True,
 )
-def generate_shards(
-    run: form.RunId,
-    shared: form.SharedPlace,
-    attempt: form.Attempt = None,
-    place: form.Place = 0,
-    lease_seconds: form.LeaseSeconds = 120,
-    scratch: form.Scratch = "scratch",
-    aws_credentials_block: form.AwsCredentialsBlock = None,
-) -> "State[dict[str, Any]]":
+@takes((*parameters_of(NodeParameters), PARAMETERS["aws_credentials_block"]))
+def generate_shards(aws_credentials_block: str | None, **given: Any) -> "State[dict[str, Any]]":
     """Generate shards of a run on this node until every shard is finished on some node."""
-    context = FlowRunContext.get()
+    asked, context = chosen(NodeParameters, given), FlowRunContext.get()
     assert context is not None
     assert context.flow_run is not None
-    node, root = node_name(), Path(scratch).resolve()
+    node, root = node_name(), Path(asked.scratch).resolve()
     with explain_failures(), Reporter() as reporter:
-        reporter.describe_flow_run(name=f"{run} · {node}", tags={f"run:{run}", f"node:{node}"}, parameters={})
+        reporter.describe_flow_run(
+            name=f"{asked.run} · {node}", tags={f"run:{asked.run}", f"node:{node}"}, parameters={}
+        )
         ledger = Ledger(
-            open_shared(shared, run, root / run / "state", transfer_with(aws_credentials_block)),
+            open_shared(asked.shared, asked.run, root / asked.run / "state", transfer_with(aws_credentials_block)),
             owner=str(context.flow_run.id),
             node=node,
             place=f"{socket.gethostname()}:{root}",
-            lease_s=lease_seconds,
+            lease_s=asked.lease_seconds,
         )
-        status = NodeStatusWriter(ledger, node=node, attempt=attempt or "", logs=str(root / run / "logs"))
-        with status, ParentWatch(_flow_run_of(attempt)) as parent:
-            order = receive_order(ledger.store, run, root)
+        status = NodeStatusWriter(ledger, node=node, attempt=asked.attempt or "", logs=str(root / asked.run / "logs"))
+        with status, ParentWatch(_flow_run_of(asked.attempt)) as parent:
+            order = receive_order(ledger.store, asked.run, root)
             status.planned(order.plan)
-            _Node(order, ledger, status, parent, reporter).generate(place)
+            _Node(order, ledger, status, parent, reporter).generate(asked.place)
     made = len(status.published)
     return Completed(message=f"{made} of {len(order.shards)} shards were made on {node}", data={"shards": made})
 

@@ -1,67 +1,41 @@
 """The parameters of the flow ``collect_rollouts``: those of a configuration, and what the flow does around the run.
 
-Each is declared once, as a field of RunConfig or of FlowParameters. From the declarations come the flow's signature, which
-is Prefect's form, and the options of ``harvest run``.
+Each is declared once, as a field of RunConfig or of FlowParameters. The flow's signature, from which Prefect makes its
+form, and the options of ``harvest run`` are made from these declarations.
 """
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import Field
+from pydantic_core import PydanticUndefined
 
 from profiles.schema import Settings
+from tasks.comparison.equivalence import DEFAULT_EPSILON
+from tasks.comparison.equivalence_report import Tier
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS
 
-BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
+_BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
-_FORM_ORDER = [
-    "profile",
-    "model",
-    "dataset",
-    "questions",
-    "samples_per_arm",
-    "upload",
-    "aws_credentials_block",
-    "baseline",
-    "require",
-    "epsilon",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "seed",
-    "arms",
-    "scorer",
-    "question_batch_size",
-    "shard_size",
-    "dataset_config",
-    "split",
-    "question_column",
-    "answer_column",
-    "id_column",
-    "filters",
-    "shuffle_seed",
-    "streaming",
-    "stop",
-    "prompt_format",
-    "prompt_template",
-    "chat_template_kwargs",
-    "top_logprobs",
-    "lengths",
-    "skip_finished",
-    "name",
-    "nodes",
-    "shared",
-    "runs_dir",
-]
+_FORM_ORDER = (
+    *("profile", "model", "dataset", "questions", "samples_per_arm"),
+    *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
+    *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
+    *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
+    *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
+    *("skip_finished", "name", "nodes", "shared", "runs_dir"),
+)
 """Names in the order of the form, those that most runs set first. A parameter that is not named here comes last."""
 
-Equivalence = Literal["bitwise", "numerical", "statistical"]
-
+_Settings = TypeVar("_Settings", bound=Settings)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_BlockName = Annotated[str, Field(pattern=_BLOCK_NAME)]
 
 
 class FlowParameters(Settings):
@@ -69,20 +43,22 @@ class FlowParameters(Settings):
 
     upload: str | None = Field(None, title="Upload to")
     """s3://bucket/prefix or a directory; by default nothing is uploaded."""
-    aws_credentials_block: Annotated[str, Field(pattern=BLOCK_NAME)] | None = Field(None, title="AWS credentials block")
-    """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default the credentials come from the
+    aws_credentials_block: Annotated[str, Field(pattern=_BLOCK_NAME)] | None = Field(
+        None, title="AWS credentials block"
+    )
+    """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default credentials come from the
     environment, a profile or a role."""
     baseline: str | None = Field(None, title="Baseline")
     """Compare with this run: its id, directory or URL, or "auto" to generate one."""
-    require: Equivalence = Field("statistical", title="Equivalence required")
+    require: Tier = Field("statistical", title="Equivalence required")
     """The weakest verdict with which the run does not fail."""
     epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
     """For statistical equivalence: the largest difference of the mean reward that counts as none."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when a run of this fingerprint is finished."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
-    """GPU nodes to generate on; more than one starts as many flow runs of generate-shards, each for one worker of the pool
-    harvest-nodes."""
+    """GPU nodes to generate on; more than one starts as many flow runs of generate-shards, one for each worker of
+    the pool harvest-nodes."""
     shared: str | None = Field(None, title="Shared storage")
     """With several nodes: a directory or s3://bucket/prefix that all nodes reach, for work under way."""
     runs_dir: str = Field("runs", title="Runs directory", min_length=1)
@@ -96,6 +72,8 @@ def _in_form_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
 FLOW_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(FlowParameters)}
 PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
+RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
+"""Names of the parameters that say what a run is and where it is kept."""
 
 
 def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
@@ -107,8 +85,8 @@ def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
             inspect.Parameter(
                 item.name,
                 inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=item.default,
-                annotation=Annotated[item.type, shown(item.title, _description(item))],
+                default=inspect.Parameter.empty if item.default is PydanticUndefined else item.default,
+                annotation=Annotated[item.type, _shown(item)],
             )
             for item in parameters
         ]
@@ -118,13 +96,9 @@ def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
     return decorate
 
 
-def shown(title: str, description: str = "") -> Any:
-    """Title and description of a parameter in Prefect's form.
-
-    Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
-    """
-    extra: dict[str, Any] = {"title": title} | ({"description": description} if description else {})
-    return Field(json_schema_extra=extra)
+def chosen(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
+    """The parameters that ``kind`` declares, out of all that were given."""
+    return kind.model_validate({name: given[name] for name in kind.model_fields})
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
@@ -139,10 +113,15 @@ def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
 
 
-def _description(parameter: Parameter) -> str:
+def _shown(parameter: Parameter) -> Any:
+    """Title and description in Prefect's form.
+
+    Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
+    """
     dates = "; {date} is the day of the flow run, {date:%Y%m%d} the day in another format"
-    dated = parameter.name in WITH_DATE and "{date}" not in parameter.description
-    return parameter.description + (dates if dated else "")
+    with_date = parameter.name in WITH_DATE and "{date}" not in parameter.description
+    description = parameter.description + (dates if with_date else "")
+    return Field(json_schema_extra={"title": parameter.title, "description": description})
 
 
 def _help(parameter: Parameter) -> str:
@@ -168,3 +147,13 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
     if kind in (int, float):
         return {"type": kind, "metavar": "N" if kind is int else "X"}
     return {"metavar": parameter.name.rpartition("_")[2].upper()}
+
+
+def block_name(text: str) -> str:
+    """``text`` as an argument that names a block of credentials. Raises ArgumentTypeError."""
+    if not re.fullmatch(_BLOCK_NAME, text):
+        # a text that does not look like a name may be the secret itself, so the message does not repeat it
+        raise argparse.ArgumentTypeError(
+            "it is no block's name; give NAME (lower-case letters, digits and dashes) or secret/NAME"
+        )
+    return text

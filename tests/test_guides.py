@@ -164,6 +164,8 @@ def assert_module_exists(name: str) -> None:
 def options() -> dict[str, set[str]]:
     """Options of every subcommand."""
     [action] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    for parser in action.choices.values():
+        parser.complete()
     return {name: set(parser._option_string_actions) for name, parser in action.choices.items()}
 
 

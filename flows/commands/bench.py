@@ -5,24 +5,32 @@ import json
 import sys
 from typing import Any
 
-from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
 from flows.server.interruption import INTERRUPTED, Interruption
 
-CONTESTANTS = ("baseline", "script", "limit", "pipeline")
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
+        add_options=_add_options,
         help="measure the pipeline beside the loops that it replaces",
         description="Generate the same questions with the same seeds by one question per LLM.generate call "
         "(baseline), 16 questions per call (script), all prompts in one call (limit) and harvest run (pipeline), "
         "interleaved and repeated, and print time, throughput, ratios and equivalence.",
     )
-    add_run_options(parser)
+    parser.set_defaults(execute=execute)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    from flows.bench import CONTESTANTS, DEFAULT_REPEATS
+    from flows.parameters import RUN_PARAMETERS, add_options
+
+    add_options(parser, RUN_PARAMETERS)
     parser.add_argument("--baseline-profile", metavar="P", help="profile of the baseline (default: the profile's own)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="R", help="measurements of each (default 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=DEFAULT_REPEATS, metavar="N", help="measurements of each (default %(default)s)"
+    )
     parser.add_argument(
         "--only", metavar="NAMES", help=f"measure some only, comma separated, of {', '.join(CONTESTANTS)}"
     )
@@ -32,10 +40,11 @@ def add(commands: Any) -> None:
         help="instead, run the baseline against itself and keep what differs as the measure of rounding",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
+    from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS
+    from flows.parameters import given_parameters
     from tasks.errors import ConfigError
 
     contestants = CONTESTANTS if options.only is None else tuple(options.only.split(","))
@@ -45,11 +54,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}; it must be at least 1")
     Interruption(_LAST_WORDS)
-    parameters = run_parameters(options)
-    for name in ("baseline_profile", "repeats", "only", "noise_floor"):
-        parameters.pop(name, None)
-    parameters.setdefault("runs_dir", DEFAULT_RUNS_DIR)
-    parameters.setdefault("questions", 100)
+    parameters = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, **given_parameters(options)}
     try:
         return _execute(options, parameters, contestants)
     except KeyboardInterrupt:

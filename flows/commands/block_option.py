@@ -1,7 +1,6 @@
 """``--aws-credentials-block``: credentials for one command from the Prefect server that is set up."""
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +19,9 @@ def add_block_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"((aws-credentials|secret)/)?[a-z0-9-]+", text):
-        # what does not look like a name may be the secret itself: it is not repeated
-        raise argparse.ArgumentTypeError(
-            "it is no block's name; give NAME (lower-case letters, digits and dashes) or secret/NAME"
-        )
-    return text
+    from flows.parameters import block_name
+
+    return block_name(text)
 
 
 def chosen_transfer(options: argparse.Namespace, runs_dir: Path) -> "TransferSettings | None":

@@ -8,14 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands.run import (
-    DEFAULT_RUNS_DIR,
-    add_node_options,
-    add_outcome_options,
-    add_run_options,
-    need_server,
-    run_parameters,
-)
+from flows.commands.run import need_server
 
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
@@ -47,16 +40,11 @@ def add(commands: Any) -> None:
 
     serve = commands.add_parser(
         "serve",
+        add_options=_add_serve_options,
         help="serve one deployment from this process: no work pool, no worker",
         description="Make a deployment whose flow runs this machine executes for as long as this command runs. The "
         "options are its default parameters; each flow run may be given others.",
     )
-    add_run_options(serve)
-    add_node_options(serve)
-    add_outcome_options(serve)
-    serve.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only by hand)')
-    serve.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
-    serve.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")
     serve.set_defaults(execute=execute_serve)
 
     automations = commands.add_parser(
@@ -67,6 +55,15 @@ def add(commands: Any) -> None:
     automations.add_argument("--notify", metavar="TYPE/NAME", help="block that notifies (default: no notifications)")
     automations.add_argument("--file", type=Path, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s")
     automations.set_defaults(execute=execute_automations)
+
+
+def _add_serve_options(parser: argparse.ArgumentParser) -> None:
+    from flows.parameters import PARAMETERS, add_options
+
+    add_options(parser, PARAMETERS)
+    parser.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only by hand)')
+    parser.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
+    parser.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")
 
 
 def execute_deploy(options: argparse.Namespace) -> int:
@@ -93,12 +90,12 @@ def execute_worker(options: argparse.Namespace) -> int:
 
 
 def execute_serve(options: argparse.Namespace) -> int:
-    parameters = run_parameters(options)
-    for name in ("cron", "timezone", "deployment"):
-        parameters.pop(name, None)
+    from flows.parameters import given_parameters
+
+    parameters = given_parameters(options)
     need_server()
     # flow runs have other working directories than this command
-    parameters["runs_dir"] = str(Path(parameters.get("runs_dir", DEFAULT_RUNS_DIR)).resolve())
+    parameters["runs_dir"] = str(Path(parameters.get("runs_dir", "runs")).resolve())
 
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType

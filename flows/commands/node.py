@@ -6,31 +6,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
-from flows.commands.run import DEFAULT_RUNS_DIR, add_run_options, run_parameters
+from flows.commands.block_option import chosen_transfer
 
 
 def add(commands: Any) -> None:
     preflight = commands.add_parser(
-        "preflight", help="check this node for a profile: GPUs, memory, disk, model files, destination"
+        "preflight",
+        add_options=_add_preflight_options,
+        help="check this node for a profile: GPUs, memory, disk, model files, destination",
     )
-    preflight.add_argument("--profile", metavar="P", default="cpu-demo", help="a shipped profile or a TOML file")
-    preflight.add_argument("--model", metavar="M", help='a directory, a hub id or "demo" (default: the profile\'s)')
-    preflight.add_argument("--upload", metavar="URL", help="also write to and delete from this destination")
-    add_block_option(preflight)
-    preflight.add_argument("--runs-dir", metavar="DIR", type=Path, default=Path(DEFAULT_RUNS_DIR))
-    preflight.add_argument("--smoke", action="store_true", help="also compute something on every GPU")
     preflight.set_defaults(execute=execute_preflight)
-
     plan = commands.add_parser(
-        "plan", help="memory plan and advice for a run: what fits, and what would make it faster"
+        "plan",
+        add_options=_add_plan_options,
+        help="memory plan and advice for a run: what fits, and what would make it faster",
     )
-    add_run_options(plan)
-    plan.add_argument("--after", metavar="RUN", help="take completion lengths and truncation from this finished run")
     plan.set_defaults(execute=execute_plan)
 
-    for parser in (preflight, plan):
-        parser.add_argument("--json", action="store_true", help="print as JSON")
+
+def _add_preflight_options(parser: argparse.ArgumentParser) -> None:
+    from flows.parameters import add_options
+
+    add_options(parser, ("profile", "model", "upload", "aws_credentials_block", "runs_dir"))
+    parser.add_argument("--smoke", action="store_true", help="also compute something on every GPU")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    from flows.parameters import RUN_PARAMETERS, add_options
+
+    add_options(parser, RUN_PARAMETERS)
+    parser.add_argument("--after", metavar="RUN", help="take completion lengths and truncation from this finished run")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def execute_preflight(options: argparse.Namespace) -> int:
@@ -38,17 +45,19 @@ def execute_preflight(options: argparse.Namespace) -> int:
     from tasks.errors import ConfigError, HarvestError
     from tasks.node.node_checks import check_node
     from tasks.node.preflight_view import render_preflight
+    from tasks.plan.run_config import RunConfig
 
+    runs_dir = Path(options.runs_dir or "runs")
     try:
-        profile = load_profile(options.profile)
+        profile = load_profile(options.profile or RunConfig().profile)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     report = check_node(
         profile,
         model_path=_model_path(options.model or profile.model),
-        runs_dir=options.runs_dir,
+        runs_dir=runs_dir,
         upload_url=options.upload,
-        transfer=chosen_transfer(options, options.runs_dir),
+        transfer=chosen_transfer(options, runs_dir),
         smoke=options.smoke,
         arms=len(load_arms(None).arms),
     )
@@ -61,13 +70,14 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
 
 def execute_plan(options: argparse.Namespace) -> int:
+    from flows.parameters import given_parameters
     from tasks.node.capacity_plan import plan_capacity
     from tasks.node.preflight_view import render_plan
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
 
-    runs_dir = Path(options.runs_dir or DEFAULT_RUNS_DIR)
-    run = plan_run(config_from_parameters(run_parameters(options)), runs_dir)
+    runs_dir = Path(options.runs_dir or "runs")
+    run = plan_run(config_from_parameters(given_parameters(options)), runs_dir)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
     _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice))

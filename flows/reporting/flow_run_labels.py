@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import runtime
 
-from flows.parameters import DEFAULT_PROFILE
+from flows.parameters import PARAMETERS
 from profiles.load import SettingsError, load_arms, load_profile
 from tasks.plan.run_plan import RunPlan
 
@@ -17,7 +17,7 @@ def flow_run_name() -> str:
     Bad parameters raise nothing here: the flow itself refuses them.
     """
     given: Mapping[str, Any] = runtime.flow_run.parameters
-    profile, model = str(given.get("profile") or DEFAULT_PROFILE), given.get("model")
+    profile, model = str(given.get("profile") or PARAMETERS["profile"].default), given.get("model")
     try:
         model = model or load_profile(profile).model
         completions = len(load_arms(given.get("arms")).arms) * int(given.get("samples_per_arm") or 1)

@@ -38,6 +38,7 @@ class Parameter:
     type: Any
     """The type with its bounds, as an annotation."""
     default: Any
+    """``PydanticUndefined`` for a parameter that must be given."""
     options: tuple[str, ...]
     path: tuple[str, ...]
     """Where its value stands in the Settings class: the names of the fields that lead there."""
@@ -79,7 +80,7 @@ def _parameter(name: str, field: FieldInfo, path: tuple[str, ...]) -> Parameter:
         name=name,
         title=field.title or name,
         description=" ".join((field.description or "").split()).removesuffix("."),
-        type=given.type or (Annotated[(field.annotation, *bounds)] if bounds else field.annotation),  # type: ignore[index]  # made at run time
+        type=given.type or (Annotated[(field.annotation, *bounds)] if bounds else field.annotation),
         default=field.default if given.default is ... else given.default,
         options=given.options or (f"--{name.replace('_', '-')}",),
         path=path,

@@ -18,8 +18,6 @@ DEFAULT_TOP_LOGPROBS = 5
 """Stored when a run takes part in a comparison: enough to tell a near-tie from a real difference."""
 
 _NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
-
-
 _AtLeastOne = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0)]
 _ProfileName = Annotated[
@@ -168,9 +166,11 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
 
 def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, by name, that make the ``config`` of a config.json; those at their default are left out."""
-    defaults, found = RunConfig().model_dump(mode="json"), {}
+    defaults = RunConfig().model_dump(mode="json")
+    found: dict[str, Any] = {}
     for parameter in CONFIG_PARAMETERS.values():
-        value, usual = config, defaults
+        value: Any = config
+        usual: Any = defaults
         for name in parameter.path:
             value, usual = value.get(name, usual[name]), usual[name]
         if value != usual:

@@ -1,12 +1,21 @@
 """The options of ``harvest run`` and the flow's parameters, one from the other."""
 
 import argparse
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import Flow
 
+from flows.bench_flow import bench
 from flows.cli import build_parser
-from flows.commands.run import add_run_options, as_options, run_parameters
+from flows.collect import collect_rollouts
+from flows.generate_shards import generate_shards
+from flows.parameters import PARAMETERS, add_options, given_parameters
+from profiles.load import profile_names
+from tasks.plan.parameters import as_options
 
 
 def test_parameters_as_options_are_read_back_as_they_were() -> None:
@@ -21,13 +30,14 @@ def test_parameters_as_options_are_read_back_as_they_were() -> None:
         "runs_dir": "some where",
     }
     parser = argparse.ArgumentParser()
-    add_run_options(parser)
-    assert run_parameters(parser.parse_args(as_options(parameters))) == parameters
+    add_options(parser, PARAMETERS)
+    assert given_parameters(parser.parse_args(as_options(parameters, PARAMETERS))) == parameters
 
 
 def test_what_a_flow_has_and_no_option_says() -> None:
-    assert as_options({"chat_template_kwargs": {"a": True}, "model": None, "streaming": False}) == [
-        '--chat-template-kwargs={"a": true}'
+    assert as_options({"chat_template_kwargs": {"a": True}, "model": None, "streaming": False}, PARAMETERS) == [
+        "--chat-template-kwargs",
+        '{"a": true}',
     ]
 
 
@@ -42,4 +52,27 @@ def test_what_a_flow_has_and_no_option_says() -> None:
     ],
 )
 def test_only_what_was_given_is_a_parameter(arguments: list[str], parameters: dict[str, object]) -> None:
-    assert run_parameters(build_parser().parse_args(["run", *arguments])) == parameters
+    assert given_parameters(build_parser().parse_args(["run", *arguments])) == parameters
+
+
+RECORDED = json.loads((Path(__file__).parents[2] / "data" / "parameters.json").read_text())
+"""Forms without descriptions and names of profiles, and options, as they were when every one was declared by hand."""
+
+
+@pytest.mark.parametrize("flow", [collect_rollouts, bench, generate_shards], ids=lambda flow: str(flow.name))
+def test_a_form_has_the_recorded_fields(flow: Flow[..., Any]) -> None:
+    form = flow.parameters.model_dump_for_openapi()
+    for name, field in form["properties"].items():
+        assert field.pop("description"), f"{name} has no description"
+        if name == "profile":
+            assert field["anyOf"][0].pop("enum") == profile_names()
+    assert form == RECORDED["forms"][flow.name]
+    assert list(form["properties"]) == list(RECORDED["forms"][flow.name]["properties"])
+
+
+@pytest.mark.parametrize("command", sorted(RECORDED["options"]))
+def test_a_command_has_the_recorded_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([command, "--help"])
+    found = set(re.findall(r"(?<=[ ,])--[a-z-]+", capsys.readouterr().out.split("options:")[1]))
+    assert found >= set(RECORDED["options"][command])

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flows.cli import build_parser
-from flows.commands.run import run_parameters
+from flows.parameters import given_parameters
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.plan.run_config import build_config, config_from_parameters
@@ -215,7 +215,7 @@ def test_the_command_makes_the_same_configuration(parameters: dict[str, object])
     command = reproduce_command(config.model_dump(mode="json"))
 
     options = build_parser().parse_args(shlex.split(command)[1:])
-    assert config_from_parameters(run_parameters(options)) == config
+    assert config_from_parameters(given_parameters(options)) == config
     assert parameters or command == "harvest run"
     assert build_config(json.loads(config.model_dump_json())) == config
 
