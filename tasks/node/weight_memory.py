@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
-from tasks.plan.model_files import TensorInfo
 from tasks.plan.model_shape import ModelShape
+from tasks.plan.safetensors_header import TensorInfo
 
 VOCAB_PADDING = 64
 """vLLM pads the vocabulary to a multiple of this."""

@@ -3,6 +3,7 @@
 The rule for bad rows: what makes rows ambiguous or untyped refuses the dataset (a repeated id, a question or answer
 that is not text or a number, a missing column), since any guess would be silent. A question that is merely empty
 stays, and its rollouts become error rows. A row without a usable answer is refused too: it could never be scored.
+Questions that occur more than once under different ids are only counted.
 """
 
 import hashlib
@@ -143,7 +144,6 @@ def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource
     return row[column]
 
 
-# MERGED from @duplicate_questions: Questions that a dataset holds more than once under different ids.
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
     """``repeated`` counts questions beyond the first of each text, whatever their case and spacing; ``conflicting``

@@ -8,8 +8,8 @@ from profiles.schema import Profile
 from tasks.node.engine_memory import captured_graphs, kv_bytes_per_token, kv_cache
 from tasks.node.memory_plan import plan_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
-from tasks.plan.model_files import TensorInfo
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
+from tasks.plan.safetensors_header import TensorInfo
 
 GIB = 1 << 30
 
