@@ -1,6 +1,6 @@
-"""Engines for faults that cannot be provoked on a healthy machine, and a cheap one for many kills and long runs.
+"""Engines without a model: a cheap one for long runs and many kills, and others that fail in a chosen way.
 
-Settings come as environment variables, because an engine is built in a replica's own process.
+Their settings are environment variables, because a replica builds its engine in its own process.
 """
 
 import os
@@ -14,15 +14,15 @@ from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, Eng
 
 _ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops")
 if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
-    # the tokenizer of such a process comes from transformers, which takes seconds to import torch wherever it finds it
+    # the tokenizer comes from transformers, which would import torch for seconds
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 class FakeEngine:
-    """One token per request and step. Completions depend on the request's seed alone.
+    """Generates one token per request and step. Completions depend only on the request's seed.
 
-    ``FAKE_STEP_SECONDS`` is how long a step takes, ``FAKE_START_SECONDS`` how long the engine takes to load, and
-    ``FAKE_TOKENS`` makes it so many tokens per request and step, for completions of 2 to 12 times that.
+    ``FAKE_STEP_SECONDS`` is the time of a step, ``FAKE_START_SECONDS`` the time to load. ``FAKE_TOKENS`` is the number
+    of tokens per request and step; completions are 2 to 12 times as long.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -64,7 +64,7 @@ class FakeEngine:
         if self._step_tokens == 1:
             tokens.append(5 + (request.seed >> (4 * len(tokens))) % 90)
             return
-        # a seed has bits for a few tokens only, and a text of one repeated token takes up no room in a file
+        # a seed has bits for a few tokens only, and one repeated token would compress to nothing in a file
         count = min(self._step_tokens, request.max_tokens - len(tokens))
         tokens += [5 + byte % 90 for byte in random.Random(request.seed + len(tokens)).randbytes(count)]
 
@@ -82,7 +82,7 @@ def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
 
 
 class GatedEngine(FakeEngine):
-    """Makes no token before the file ``FAKE_GATE`` is there. Its version says which GPUs it was given."""
+    """Generates no token before the file ``FAKE_GATE`` exists. Its version names its GPUs."""
 
     @property
     def version(self) -> str:
@@ -96,7 +96,7 @@ class GatedEngine(FakeEngine):
 
 
 class StragglingEngine(FakeEngine):
-    """One completion in sixteen ends only when nothing else has been running for two seconds."""
+    """One completion in sixteen goes on only after nothing else has run for two seconds."""
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
@@ -117,7 +117,7 @@ class StragglingEngine(FakeEngine):
 
 
 class StuckEngine(FakeEngine):
-    """Its step does not return, once: ``STUCK_MARKER`` is the file that says it has happened."""
+    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once."""
 
     def step(self) -> list[EngineOutput]:
         marker = Path(os.environ["STUCK_MARKER"])
@@ -128,7 +128,7 @@ class StuckEngine(FakeEngine):
 
 
 class PoisonedEngine(FakeEngine):
-    """Killed by the requests whose seeds ``POISON_SEEDS`` lists, at their second token."""
+    """Kills its process at the second token of a request whose seed is in ``POISON_SEEDS``."""
 
     def step(self) -> list[EngineOutput]:
         poison = {int(seed) for seed in os.environ.get("POISON_SEEDS", "").split(",") if seed}
@@ -153,7 +153,7 @@ class GreedyEngine(FakeEngine):
 
 
 class CrowdedEngine(FakeEngine):
-    """Tells of a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+    """Raises an out-of-memory error with more than ``MEMORY_LIMIT`` requests in flight."""
 
     def step(self) -> list[EngineOutput]:
         if len(self.running) > int(os.environ["MEMORY_LIMIT"]):

@@ -1,4 +1,4 @@
-"""Engines that are real, or need real memory, and have faults. Settings come as environment variables."""
+"""Engines that fail while they use real memory or the real vLLM. Their settings are environment variables."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from tests.support.fake_engines import FakeEngine
 
 
 class HungryEngine(FakeEngine):
-    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times that."""
+    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times as much."""
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
@@ -27,7 +27,7 @@ class HungryEngine(FakeEngine):
 
 
 class SlowEngine(VllmEngine):
-    """vLLM whose steps take ``FAKE_STEP_SECONDS`` more."""
+    """vLLM with steps that take ``FAKE_STEP_SECONDS`` longer."""
 
     def step(self) -> list[EngineOutput]:
         time.sleep(float(os.environ["FAKE_STEP_SECONDS"]))
@@ -35,7 +35,7 @@ class SlowEngine(VllmEngine):
 
 
 class OutOfMemoryEngine(VllmEngine):
-    """vLLM on a device whose memory ends at ``MEMORY_LIMIT`` requests in flight."""
+    """vLLM that runs out of device memory with more than ``MEMORY_LIMIT`` requests in flight."""
 
     def step(self) -> list[EngineOutput]:
         if self._engine.get_num_unfinished_requests() > int(os.environ["MEMORY_LIMIT"]):

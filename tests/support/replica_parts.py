@@ -1,4 +1,4 @@
-"""Parts of a replica, made without a model: a specification, shards of questions, a tokenizer of bytes."""
+"""Parts of a replica without a model: generation settings, shards of questions, a tokenizer of bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What several nodes did, as one run's figures: nothing is counted twice, and what is not known is not said."""
+"""Totals over nodes: nothing is counted twice, and unknown values are None."""
 
 import datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What our engine makes of vLLM's steps: the same rollouts as vLLM's own calls, whole when they end."""
+"""VllmEngine: the same completions from its steps as from one call of vLLM, and no state left at the end."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from profiles.load import DEMO_MODEL
 
 pytestmark = pytest.mark.slow
 
-# in a process of its own, as an engine cannot be taken down in one that goes on
+# in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
 import json, os, sys
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_completion_is_the_same_as_of_one_call(compared: list[dict[str, dict[s
     assert found[request_id] == expected[request_id]
 
 
-def test_nothing_is_kept_of_what_has_ended_and_every_token_is_counted(
+def test_finished_requests_leave_no_state_and_every_token_is_counted(
     compared: list[dict[str, dict[str, object]]],
 ) -> None:
     _, _, left, (counted, made) = compared

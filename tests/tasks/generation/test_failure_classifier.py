@@ -1,4 +1,4 @@
-"""What an engine died of: vLLM 0.32's, PyTorch's and the system's own texts, and the order in which they count."""
+"""Why an engine failed: messages of vLLM 0.32, PyTorch and the system, and the order in which they count."""
 
 from pathlib import Path
 

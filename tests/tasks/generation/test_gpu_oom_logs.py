@@ -1,4 +1,4 @@
-"""What vLLM 0.25.1 printed on an H200 whose memory a neighbour took: the end of each log, as it stood."""
+"""The ends of real logs of vLLM 0.25.1 on an H200 whose memory another process took."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The journal: whatever is cut off or damaged counts as never written, and nothing else is lost."""
+"""The journal: a torn or damaged record counts as never written, and nothing else is lost."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def test_of_records_written_at_once_those_before_a_cut_are_kept(
     assert list(read_journal(path).finished) == KEYS[:whole]
 
 
-def test_it_says_what_the_replica_that_opened_it_last_has_made_and_had_in_flight(tmp_path: Path) -> None:
+def test_completed_and_in_flight_count_from_the_latest_open_record(tmp_path: Path) -> None:
     path, opened = tmp_path / "journal", {"kind": "open", "oom_rung": 0}
     write(path, opened, admit(KEYS[:3]), *[rollout(key) for key in KEYS[:3]])
     assert (read_journal(path).num_completed, read_journal(path).in_flight) == (3, {})
@@ -165,9 +165,7 @@ OPEN: dict[str, object] = {"kind": "open", "oom_rung": 0}
         ),
     ],
 )
-def test_who_is_suspected_after_a_crash(
-    tmp_path: Path, records: list[dict[str, object]], suspicion: dict[Key, int]
-) -> None:
+def test_suspicion_after_a_crash(tmp_path: Path, records: list[dict[str, object]], suspicion: dict[Key, int]) -> None:
     path = tmp_path / "journal"
     write(path, *records)
     assert read_journal(path).suspicion == suspicion

@@ -22,7 +22,7 @@ CAPACITY = BATCH * len(ARMS)
 
 
 class RecordingEngine(FakeEngine):
-    """Keeps what was in each step: the requests' numbers by their seeds."""
+    """Records each step: the numbers of its requests by their seeds."""
 
     def __init__(self, spec: EngineSpec) -> None:
         super().__init__(spec)
@@ -50,10 +50,10 @@ def make_loop(engine: FakeEngine, spec: GenerationSpec, tokenizer: ByteTokenizer
     return GenerationLoop(engine, tokenizer, spec, recorder)  # type: ignore[arg-type]
 
 
-def run(loop: GenerationLoop, most_steps: int = 10_000) -> list[int]:
-    """Step until nothing is left; indices of the shards in the order in which they were finished."""
+def run(loop: GenerationLoop, max_steps: int = 10_000) -> list[int]:
+    """Step until nothing is left; returns the shards' indices in the order in which they finished."""
     done: list[int] = []
-    for _ in range(most_steps):
+    for _ in range(max_steps):
         if not loop.busy:
             return done
         done += [work.index for work in loop.step()]
@@ -98,7 +98,7 @@ def test_the_engine_holds_no_more_for_a_hundred_times_the_questions(tmp_path: Pa
     assert engine.most_running < 2 * len(ARMS)
 
 
-def test_the_loop_mode_waits_for_the_whole_batch(tmp_path: Path) -> None:
+def test_with_a_barrier_the_loop_waits_for_the_whole_batch(tmp_path: Path) -> None:
     engine = make_engine()
     loop = make_loop(engine, make_spec(batch=BATCH, batch_barrier=True))
     loop.add_shard(make_shard(tmp_path, 0, ["two and two"] * 10))
@@ -130,7 +130,7 @@ def test_a_loop_that_stops_anywhere_leaves_whole_questions_in_order(tmp_path: Pa
     while loop.busy:
         loop.step()
         given |= {number: seed for seed, number in (engine.steps[-1] if engine.steps else {}).items()}
-        # were it stopped here: the first questions with all of their arms and samples, and no other
+        # a loop that stops here leaves the first questions with all of their arms and samples, and no others
         assert len(given) % (len(ARMS) * samples) == 0
         assert [given[number] for number in sorted(given)] == in_order[: len(given)]
     assert len(given) == len(in_order)
@@ -187,7 +187,7 @@ def test_a_request_that_the_engine_refuses_becomes_an_error_row(tmp_path: Path) 
 
 
 def crash(work: ShardWork, loop: GenerationLoop, steps: int) -> None:
-    """Step, then lose the engine and the loop, as the parent records it."""
+    """Step, then record a crash of the engine as the parent does."""
     for _ in range(steps):
         loop.step()
     with JournalWriter(work.journal) as journal:
@@ -215,7 +215,7 @@ def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_
 
 
 class SlowTokenizer(ByteTokenizer):
-    """Takes longer over a finished completion than the engine takes to die of the next request."""
+    """Decodes more slowly than the engine crashes with the next request."""
 
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
         time.sleep(0.02)
@@ -223,7 +223,7 @@ class SlowTokenizer(ByteTokenizer):
 
 
 class BlamingEngine(FakeEngine):
-    """Notes at every step which questions would be blamed, were it the engine's last."""
+    """Records at each step which questions a crash in that step would make suspects."""
 
     def __init__(self, spec: EngineSpec, journal: Path) -> None:
         super().__init__(spec)

@@ -1,4 +1,4 @@
-"""The OOM ladder: what each rung changes, where it ends, and what of it is kept on disk."""
+"""The OOM ladder: what each rung changes, and where it ends."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ import pytest
 from profiles.load import load_profile
 from profiles.schema import EngineSettings, ExpectedNode, Profile
 from tasks.generation.oom_ladder import build_ladder
-from tasks.generation.rung_state import RungChange, RungState
 
 
 def profile(batch: int, *, device: str = "cuda", **engine: Any) -> Profile:
@@ -88,46 +87,3 @@ def test_the_first_rung_halves_what_vllm_takes_on_the_profiles_gpus(name: str, d
     before, after = build_ladder(load_profile(name), 8)[:2]
     assert before.engine.max_num_batched_tokens is None
     assert after.engine.max_num_batched_tokens == default // 2
-
-
-def change(to_rung: int) -> RungChange:
-    return RungChange(
-        at="2026-01-01T00:00:00+00:00",
-        from_rung=to_rung - 1,
-        to_rung=to_rung,
-        kind="device",
-        phase="run",
-        reason="CUDA out of memory",
-        settings={"rung": to_rung},
-    )
-
-
-def test_the_rung_outlives_the_process(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "oom.json"
-    state = RungState(path)
-    assert (state.rung, state.changes) == (0, [])
-    state.step_down(change(1))
-    state.step_down(change(2))
-    again = RungState(path)
-    assert (again.rung, again.changes) == (2, [change(1), change(2)])
-
-
-def test_a_fresh_run_begins_where_it_is_told_and_a_resumed_one_where_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "oom.json"
-    fresh = RungState(path)
-    fresh.begin_at(0)
-    assert not path.exists()
-    fresh.begin_at(2)
-    assert RungState(path).rung == 2
-    resumed = RungState(path)
-    resumed.begin_at(4)
-    assert (resumed.rung, RungState(path).rung) == (2, 2)
-
-
-def test_starting_over_keeps_what_was_tried(tmp_path: Path) -> None:
-    path = tmp_path / "oom.json"
-    state = RungState(path)
-    state.step_down(change(1))
-    state.start_over()
-    again = RungState(path)
-    assert (again.rung, again.changes) == (0, [change(1)])

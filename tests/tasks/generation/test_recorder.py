@@ -1,4 +1,4 @@
-"""The process that records rollouts, as its replica sees it when something is wrong."""
+"""The process that records rollouts: its bounded queue, and its errors as the replica gets them."""
 
 import itertools
 import os
@@ -51,7 +51,7 @@ def work(tmp_path: Path) -> ShardWork:
     return shard
 
 
-def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork, make: Make) -> None:
+def test_the_queue_is_bounded_and_every_rollout_is_recorded(work: ShardWork, make: Make) -> None:
     recorder = make(SlowTokenizer())
     recorder.open(work)
     recorded = 0
@@ -64,7 +64,7 @@ def test_what_waits_is_bounded_and_all_of_it_is_recorded(work: ShardWork, make: 
     assert len(read_journal(work.journal).finished) == 30
 
 
-def test_its_end_is_told(work: ShardWork, make: Make) -> None:
+def test_the_end_of_the_process_is_an_error(work: ShardWork, make: Make) -> None:
     recorder = make(ByteTokenizer())
     recorder.open(work)
     recorder.drain()
@@ -78,7 +78,7 @@ def record_for_ever(recorder: Recorder, work: ShardWork) -> None:
         recorder.record([(work.index, rollout(number))])
 
 
-def test_a_journal_that_it_cannot_write_is_a_storage_error(work: ShardWork, make: Make) -> None:
+def test_a_journal_that_cannot_be_written_is_a_storage_error(work: ShardWork, make: Make) -> None:
     work.journal.unlink()
     work.journal.mkdir()
     recorder = make(ByteTokenizer())

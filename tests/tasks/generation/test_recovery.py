@@ -1,4 +1,4 @@
-"""What is tried after a failure, and when nothing more is."""
+"""Recovery: what happens after each failure of an engine, and when the run ends."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> RunPlan:
 
 
 class Case:
-    """A recovery whose events are kept, and one replica's budget."""
+    """A recovery that keeps its events, and the budget of one replica."""
 
     def __init__(self, plan: RunPlan, path: Path) -> None:
         self.events: list[PoolEvent] = []
@@ -69,7 +69,7 @@ def out_of_memory(*, curable: bool = True) -> OutOfMemory:
     return OutOfMemory("CUDA out of memory", kind="device", phase="run", curable=curable)
 
 
-def test_memory_that_ran_out_halves_the_batch_down_to_one_and_then_says_what_was_tried(case: Case) -> None:
+def test_out_of_memory_halves_the_batch_down_to_one_and_then_lists_what_was_tried(case: Case) -> None:
     for batch in (2, 1):
         error, delay = case.fail(out_of_memory())
         assert (error.retryable, delay) == (True, 0.0)
@@ -84,7 +84,7 @@ def test_memory_that_ran_out_halves_the_batch_down_to_one_and_then_says_what_was
     assert [change.settings["question_batch_size"] for change in case.recovery.changes] == [2, 1]
 
 
-def test_after_the_last_rung_the_run_begins_there_until_it_is_told_to_forget(plan: RunPlan) -> None:
+def test_after_the_last_rung_the_run_begins_there_until_the_rung_is_forgotten(plan: RunPlan) -> None:
     path = plan.paths.state / "oom_ladder.json"
     case = Case(plan, path)
     while case.fail(out_of_memory())[0].retryable:
@@ -116,7 +116,7 @@ def test_the_rung_is_on_disk_before_anything_is_retried(case: Case, plan: RunPla
         pytest.param(EngineStartError("bad model"), False, id="an engine that has never started"),
     ],
 )
-def test_what_trying_again_cannot_cure_is_raised_as_it_is(
+def test_a_failure_that_a_retry_cannot_cure_is_raised_unchanged(
     case: Case, error: HarvestError, started_before: bool
 ) -> None:
     raised, _ = case.fail(error, started_before=started_before)
@@ -127,7 +127,7 @@ def test_what_trying_again_cannot_cure_is_raised_as_it_is(
 
 
 @pytest.mark.parametrize("failure", [EngineCrashed, EngineStalled, EngineStartError])
-def test_restarts_wait_longer_each_time_and_end_when_nothing_is_gained(
+def test_restarts_wait_longer_each_time_and_end_when_no_rollout_finishes(
     case: Case, failure: type[EngineCrashed]
 ) -> None:
     delays = []

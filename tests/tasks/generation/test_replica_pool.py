@@ -171,7 +171,7 @@ def test_a_state_that_cannot_be_written_is_a_storage_error_and_leaves_no_process
     assert outcome.pool.status() == []
 
 
-def test_who_wakes_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
+def test_waking_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
     pool = ReplicaPool(make_plan(tmp_path), rung=RungState(tmp_path / "oom.json"))
     pool.close()
     with contextlib.ExitStack() as stack:

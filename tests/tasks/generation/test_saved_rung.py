@@ -1,4 +1,4 @@
-"""The rung that worked is remembered for the same model, profile and device, and forgotten on request."""
+"""The rung that worked is saved for the same model, profile and device, and forgotten on request."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def make_plan(folder: Path, *, batch: int = 8, seed: int = 0, name: str = "small
     return plan_run(config, folder / "runs")
 
 
-def test_a_later_run_of_the_same_kind_recalls_the_rung_and_another_kind_does_not(tmp_path: Path) -> None:
+def test_a_later_run_of_the_same_kind_loads_the_rung_and_another_kind_does_not(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     assert load_rung(plan) == 0
     save_rung(plan, 2)
@@ -33,10 +33,18 @@ def test_a_later_run_of_the_same_kind_recalls_the_rung_and_another_kind_does_not
     assert load_rung(make_plan(tmp_path, batch=4)) == 0
 
 
-def test_a_run_that_never_stepped_down_stores_nothing(tmp_path: Path) -> None:
+def test_a_run_that_never_stepped_down_saves_nothing(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     save_rung(plan, 0)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    save_rung(plan, 2)
+    [path] = (tmp_path / "runs" / ".memory").glob("rung-*.json")
+    path.write_text("{")
+    assert load_rung(plan) == 0
 
 
 def test_forgetting_begins_at_the_full_batch_again_in_this_run_too(tmp_path: Path) -> None:

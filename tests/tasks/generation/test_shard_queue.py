@@ -1,4 +1,4 @@
-"""The shard queue: whoever waits is answered, whatever happens."""
+"""The shard queue: every waiting thread gets a result or an error."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,14 +59,14 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
         first.result(10)
     second = waiters.wait_for(0)
     assert queue.take() == shard(0)
-    # what this session itself has put there was not resumed
+    # rollouts that this session itself has generated do not count as resumed
     assert not queue.started(0, 11)
     queue.finished(0, 0)
     assert second.result(10).num_resumed == 4
     assert queue.num_resumed == 4
 
 
-def test_closing_answers_all_who_wait_and_all_who_come(waiters: Waiters) -> None:
+def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(waiters: Waiters) -> None:
     queued, taken = waiters.wait_for(0), waiters.wait_for(1)
     queue = waiters.queue
     queue.take()
