@@ -27,8 +27,9 @@ def planned_shards(plan: RunPlan) -> list[Shard]:
 def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None) -> RunReport | None:
     """The report of a run that has nothing left to do, or None.
 
-    Finished means: every rollout and every score is there byte for byte, the manifest is written, the outputs are
-    known to be equivalent as far as ``require`` asks, and the upload, when one is asked for, is complete at that URL.
+    A run is finished when all rollouts and scores are on disk with the checksums on record, the manifest is written,
+    the comparison with the baseline meets ``require`` (if given), and the upload to ``upload_url`` (if given) is
+    complete.
     """
     paths, scorer = plan.paths, load_scorer(plan.config.scorer)
     # a damaged file counts as none: the run makes it again
@@ -47,7 +48,7 @@ def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Ti
 
 
 def unfinished_name(plan: RunPlan) -> str | None:
-    """The name of an unfinished run in the same runs directory with the same fingerprint, or None."""
+    """The name of the newest unfinished run with the fingerprint of ``plan`` in its runs directory, or None."""
     runs_dir, suffix = plan.paths.root.parent, f"-{plan.fingerprint[:10]}"
     for config in sorted(runs_dir.glob(f"*{suffix}/config.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         root: Path = config.parent

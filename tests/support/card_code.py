@@ -1,4 +1,4 @@
-"""The code of a README, run as a reader would paste it."""
+"""Runs the Python code of a README as a reader would paste it."""
 
 import contextlib
 from pathlib import Path

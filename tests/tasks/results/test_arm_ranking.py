@@ -1,4 +1,4 @@
-"""Arms are ranked, told apart where the questions tell them apart, and put to a vote."""
+"""Arms are ranked, compared with each other, and put to a vote."""
 
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def test_agreement_is_about_answers_that_were_given(votes: pl.DataFrame) -> None
     assert agreement(votes, ["a", "b", "c"]) == ((0.75, 0.25, 0.25), (0.25, 0.75, 0.0), (0.25, 0.0, 0.5))
     without = votes.filter((pl.col("arm_id") != "c") | (pl.col("example_id") == "q1"))
     assert agreement(without, ["a", "c"]) == ((0.75, 0.0), (0.0, 1.0))
-    apart = votes.filter((pl.col("arm_id") == "a") ^ (pl.col("example_id") == "q1"))
-    assert agreement(apart, ["a", "b"])[0][1] is None
+    disjoint = votes.filter((pl.col("arm_id") == "a") ^ (pl.col("example_id") == "q1"))
+    assert agreement(disjoint, ["a", "b"])[0][1] is None
 
 
 def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_run_in_progress_can_be_read(tmp_path: Path) -> None:
     assert [listed.state for listed in list_runs(tmp_path)] == ["interrupted"]
 
 
-def test_hostile_text_is_shown_not_obeyed(tmp_path: Path) -> None:
+def test_hostile_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1, questions_per_shard=1, arms=1)
     evil = "[bold]not markup[/bold] \x1b]0;owned\x07\x1b[2J"
     publish_parquet(
@@ -119,7 +119,7 @@ def test_states_of_runs(tmp_path: Path) -> None:
     assert "done" in text_of(render_runs(list(runs.values())))
 
 
-def test_a_damaged_report_is_told_and_ends_no_list(tmp_path: Path) -> None:
+def test_a_damaged_file_does_not_hide_the_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "sound", arms=1)
     damaged = write_run(tmp_path / "damaged", arms=1)
     for path in (damaged.report, damaged.equivalence):

@@ -1,4 +1,4 @@
-"""When a run has nothing left to do, and which unfinished run is gone on with."""
+"""A run with nothing left to do is recognised, and so is an unfinished run to resume."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,11 +45,11 @@ def plan(tmp_path: Path) -> RunPlan:
     return plan
 
 
-def test_planned_shards_are_those_that_are_made(plan: RunPlan) -> None:
+def test_planned_shards_equal_the_shards_on_disk(plan: RunPlan) -> None:
     assert planned_shards(plan) == shard_dataset(plan)
 
 
-def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
+def test_a_finished_run_gives_its_report(plan: RunPlan) -> None:
     report = finished_report(plan, upload_url=f"{URL}/", require="statistical")
     assert report == _report(plan.fingerprint)
 
@@ -72,18 +72,18 @@ def test_a_finished_run_is_known_by_its_report(plan: RunPlan) -> None:
         ),
     ],
 )
-def test_whatever_is_missing_makes_it_unfinished(plan: RunPlan, damage: Callable[[RunPlan], object]) -> None:
+def test_a_run_with_a_missing_or_damaged_file_is_unfinished(plan: RunPlan, damage: Callable[[RunPlan], object]) -> None:
     damage(plan)
     assert finished_report(plan, upload_url=URL, require="statistical") is None
 
 
-def test_another_scorer_an_upload_elsewhere_and_a_stronger_tier_are_something_to_do(plan: RunPlan) -> None:
+def test_another_scorer_another_destination_or_a_stronger_tier_makes_a_run_unfinished(plan: RunPlan) -> None:
     assert finished_report(_plan(plan.paths.root.parent, "nightly", scorer="math")) is None
     assert finished_report(plan, upload_url="s3://elsewhere") is None
     assert finished_report(plan, require="bitwise") is None
 
 
-def test_an_unfinished_run_of_the_same_fingerprint_is_gone_on_with(plan: RunPlan) -> None:
+def test_an_unfinished_run_with_the_same_fingerprint_is_resumed(plan: RunPlan) -> None:
     tomorrow = _plan(plan.paths.root.parent, "nightly-2")
     assert unfinished_name(tomorrow) is None
     plan.paths.manifest.unlink()

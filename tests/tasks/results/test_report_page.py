@@ -1,4 +1,4 @@
-"""report.html says what the run's files say, and runs nothing that a model wrote."""
+"""report.html shows the run's files, and nothing that a model wrote runs in it."""
 
 import itertools
 import json
@@ -103,7 +103,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_text_stands_out_from_its_ground(run: RunPaths) -> None:
+def test_text_has_enough_contrast(run: RunPaths) -> None:
     """WCAG 2.2, 1.4.3: at least 4.5 to 1."""
     raw = run.report_html.read_text(encoding="utf-8")
     on_tone = re.findall(r"\{ color: (#[0-9a-f]{6}); background: (#[0-9a-f]{6}); \}", raw)
@@ -180,7 +180,7 @@ def test_every_completion_is_in_one_bin(run: RunPaths) -> None:
         assert bins.ended[index] + bins.truncated[index] == inside.height
 
 
-def test_the_timeline_leaves_out_what_lay_between_sessions(run: RunPaths) -> None:
+def test_the_timeline_leaves_out_the_time_between_sessions(run: RunPaths) -> None:
     report = read_report(run.root)
     assert report is not None
     timeline = read_timeline(run.telemetry, report.oom_ladder)

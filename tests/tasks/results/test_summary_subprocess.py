@@ -1,4 +1,4 @@
-"""A summary made in a process of its own is the same, and fails as it would here."""
+"""A summary made in a subprocess is complete, and its failures keep their type."""
 
 from pathlib import Path
 
