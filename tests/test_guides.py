@@ -206,6 +206,12 @@ def _files() -> list[str]:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
+def test_names_in_files_exist(guide: str) -> None:
+    named = re.findall(r"`(\w+)`\sin\s`([\w/]+\.py)`", prose(guide))
+    assert not [(name, path) for name, path in named if not re.search(rf"\b{name}\b", read(path))]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
 def test_links_lead_somewhere(guide: str) -> None:
     for target, anchor in _LINK.findall(prose(guide)):
         file = ((ROOT / guide).parent / target).resolve() if target else ROOT / guide
