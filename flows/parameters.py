@@ -126,9 +126,11 @@ def _shown(parameter: Parameter) -> Any:
 
 def _help(parameter: Parameter) -> str:
     text = parameter.description
-    text = text if text[:2].isupper() else text[0].lower() + text[1:]
+    text = text if text[1].isupper() else text[0].lower() + text[1:]
     if isinstance(parameter.default, str | int | float) and parameter.default is not False:
         text = f"{text} (default {parameter.default})"
+    if any(get_origin(kind) is list for kind in parameter.kinds()):
+        text += "; may be repeated"
     return text.replace("%", "%%")
 
 

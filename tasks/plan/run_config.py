@@ -45,7 +45,7 @@ class Sampling(Settings):
     samples_per_arm: int = Field(1, title="Samples per arm", ge=1)
     """Completions per question and arm."""
     seed: Annotated[int, AsGiven(type=_Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
-    """Run seed, from which every request's own seed is derived; {date} is the day of the flow run as a number."""
+    """Run seed, from which every request's own seed is derived; in Prefect's form, {date} is the day as a number."""
     top_logprobs: Annotated[int, AsGiven(type=Annotated[int, Field(ge=0, le=20)] | None, default=None)] = Field(
         0, title="Top logprobs", ge=0, le=20
     )
