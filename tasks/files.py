@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import polars as pl
 
 from tasks.errors import DamagedFile, StorageError
+
+logger = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 
@@ -91,10 +94,11 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 
 def try_read_record(path: Path, kind: type[Record]) -> Record | None:
-    """Return the record in the JSON file as ``read_record`` does, and None also when the file is damaged."""
+    """Return the record in the JSON file as ``read_record`` does; a damaged file is logged and counts as none."""
     try:
         return read_record(path, kind)
-    except DamagedFile:
+    except DamagedFile as error:
+        logger.warning("%s; it is not used", error)
         return None
 
 

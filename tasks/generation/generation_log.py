@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json, try_read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class GenerationSession:
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:
-    """All sessions of a run, oldest first; none when there is no file. Raises DamagedFile."""
-    return list(read_record(path, tuple[GenerationSession, ...]) or ())
+    """All sessions of a run, oldest first; none when there is no file or it is damaged."""
+    return list(try_read_record(path, tuple[GenerationSession, ...]) or ())
 
 
 def add_session(path: Path, session: GenerationSession) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import MemoryKind, Phase
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json, try_read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class RungState:
     """The run's rung and the steps that led there. They are on disk, so they survive retries and interruptions."""
 
     def __init__(self, path: Path) -> None:
-        """Read the state at ``path``; a run without one is at rung 0. Raises DamagedFile."""
+        """Read the state at ``path``; a run without one, or with a damaged one, is at rung 0."""
         self._path = path
-        stored = read_record(path, _StateFile) or _StateFile()
+        stored = try_read_record(path, _StateFile) or _StateFile()
         self.rung = stored.rung
         self.changes = list(stored.changes)
 

@@ -1,13 +1,11 @@
 """The rung at which earlier runs of the same model, profile and device finished, so that later ones begin there."""
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.errors import DamagedFile
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json, try_read_record
 from tasks.generation.rung_state import RungState
 from tasks.locks import run_lock
 from tasks.node.gpu_selection import device_name
@@ -25,10 +23,8 @@ class _SavedRung:
 def load_rung(plan: RunPlan) -> int:
     """The rung to begin at: 0, or the one at which an earlier run of this model, profile and device finished."""
     # a damaged file costs a few steps down the ladder, not the run
-    with contextlib.suppress(DamagedFile):
-        if saved := read_record(_path(plan), _SavedRung):
-            return saved.rung
-    return 0
+    saved = try_read_record(_path(plan), _SavedRung)
+    return saved.rung if saved else 0
 
 
 def save_rung(plan: RunPlan, rung: int) -> None:
