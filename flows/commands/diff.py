@@ -41,7 +41,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
 
     from flows.commands.terminal import print_paged
-    from tasks.results.run_diff_view import render_diff
+    from tasks.results.run_diff import render_diff
 
     print_paged(render_diff(diff))
     return 0

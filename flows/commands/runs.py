@@ -31,7 +31,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
 
     from flows.commands.terminal import console
-    from tasks.results.run_list_view import render_runs
+    from tasks.results.run_list import render_runs
 
     # run ids are there to be copied
     terminal = console()

@@ -51,7 +51,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
 
     from flows.commands.terminal import print_paged
-    from tasks.results.rollout_view import render_rollouts
+    from tasks.results.rollout_search import render_rollouts
 
     chosen = list(rollouts)
     print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))

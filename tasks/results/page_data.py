@@ -1,14 +1,16 @@
-"""What the report page shows, read from the files of a run alone."""
+"""Gathers what the report page shows, from the files of a run alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+from markupsafe import Markup
 
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.files import read_json
 from tasks.node.preflight_report import PreflightReport, read_preflight
+from tasks.plain_text import one_line
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.page_plots import LengthBins
@@ -16,8 +18,28 @@ from tasks.results.page_samples import Sample, pick_samples
 from tasks.results.page_timeline import Timeline, read_timeline
 from tasks.results.run_report import RunReport, read_report
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
-from tasks.results.status_item import StatusItem, Tone
 from tasks.results.summary import build_report
+
+Tone = Literal["good", "careful", "bad", "unknown"]
+
+_ITEM = Markup('<li class="{tone}"><span>{name}</span><b>{word}</b>{reason}</li>')
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusItem:
+    """What the page says about ``name``: a short ``word``, and its ``reason`` on one line of at most 500 characters."""
+
+    name: str
+    word: str
+    tone: Tone
+    reason: str
+
+    def __html__(self) -> str:
+        """Return the item of the page's list."""
+        return _ITEM.format(
+            tone=self.tone, name=self.name, word=one_line(self.word, 120), reason=one_line(self.reason, 500)
+        )
+
 
 BINS = 40
 LISTED_DIVERGENCES = 10

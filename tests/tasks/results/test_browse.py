@@ -11,12 +11,9 @@ from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.locks import run_lock
 from tasks.records import RunPaths
-from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts
-from tasks.results.rollout_view import render_rollouts
-from tasks.results.run_diff import diff_runs
-from tasks.results.run_diff_view import render_diff
-from tasks.results.run_list import list_runs
-from tasks.results.run_list_view import render_runs
+from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts, render_rollouts
+from tasks.results.run_diff import diff_runs, render_diff
+from tasks.results.run_list import list_runs, render_runs
 from tasks.results.scored_rollouts import scored_shards
 from tasks.storage.manifest import write_manifest
 from tests.support.harvest_command import harvest
