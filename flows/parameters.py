@@ -84,7 +84,7 @@ def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
         signature = [
             inspect.Parameter(
                 item.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                inspect.Parameter.KEYWORD_ONLY,  # Prefect passes others without a default by position
                 default=inspect.Parameter.empty if item.default is PydanticUndefined else item.default,
                 annotation=Annotated[item.type, _shown(item)],
             )
