@@ -1,4 +1,8 @@
-"""Checks that two runs may be compared, and lists the settings that a comparison tests."""
+"""Checks that two runs may be compared, and lists the settings that a comparison tests.
+
+A comparison tests one change, such as another batch size. It would mean nothing if the runs also had another model,
+other prompts or another temperature, so such runs are refused.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +15,7 @@ from tasks.files import read_json
 from tasks.records import RunPaths
 
 COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sampling", "seed")
-"""Settings that two runs must share, except ``dataset``: it is compared row by row, as a baseline may be a sample."""
+"""Settings that two runs must share, except ``dataset``: a baseline may be a sample, so the rows are compared."""
 
 ABSENT = "(absent)"
 _NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
@@ -19,20 +23,25 @@ _NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """One of the two runs: its id, its directory as the caller gave it, and its fingerprint."""
+    """Names one of the two runs."""
 
     run_id: str
     path: str
+    """The run's directory, as the caller gave it."""
     fingerprint: str
+    """The fingerprint in the run's ``config.json``; empty when it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingDifference:
-    """One setting with its value in either run; nested settings have dotted names."""
+    """One setting that differs between the runs."""
 
     name: str
+    """Nested settings have dotted names."""
     baseline: Any
+    """The value in the baseline; ABSENT when it does not state the setting."""
     candidate: Any
+    """The value in the candidate; ABSENT when it does not state the setting."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.baseline!r} in the baseline, {self.candidate!r} in the candidate"
@@ -40,24 +49,26 @@ class SettingDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparability:
-    """Two runs that may be compared; ``tested`` lists what differs between them."""
+    """Two runs that may be compared."""
 
     baseline: RunIdentity
     candidate: RunIdentity
     same_dataset: bool
+    """False when one run has other questions too."""
     tested: tuple[SettingDifference, ...]
+    """Settings that differ between the runs."""
 
     @property
     def number_format_differs(self) -> bool:
-        """True when the runs compute in other number formats, so that larger differences are what is tested."""
+        """True when the runs compute in different number formats, so that larger differences are expected."""
         return any(difference.name in _NUMBER_FORMAT for difference in self.tested)
 
 
 def check_comparable(baseline: Path, candidate: Path) -> Comparability:
-    """Read both runs' ``config.json`` and say what a comparison would test.
+    """What a comparison of two run directories would test, by their ``config.json``.
 
-    Raises ConfigError, naming both values of every disagreement, when the runs differ in anything that a comparison
-    must hold fixed, or when either directory holds no run.
+    Raises ConfigError when a directory holds no run, or when the runs differ in a setting of COMPARABLE_KEYS other
+    than ``dataset``; the error names both values of each.
     """
     configs = [read_config(path) for path in (baseline, candidate)]
     first, second = (config["comparable"] for config in configs)
@@ -71,11 +82,11 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
 
 
 def check_planned_settings(baseline: Path, planned: Mapping[str, Any], run_id: str) -> None:
-    """Raise ConfigError when a run of the ``planned`` settings could not be compared with ``baseline``.
+    """Raise ConfigError when a run of the ``planned`` settings cannot be compared with ``baseline``.
 
-    The same check as in ``check_comparable``, before the run is generated.
+    This is the check of ``check_comparable`` before the run is generated.
     """
-    # the form in which config.json holds them
+    # config.json holds them in this form
     settings = json.loads(json.dumps(planned))
     _refuse_differences(read_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
 

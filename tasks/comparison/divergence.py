@@ -1,6 +1,7 @@
 """Finds the first token at which each rollout of two runs differs, and classifies the cause.
 
-Token lists are read in blocks, so that memory does not grow with the run.
+Only the first difference has a cause of its own: the tokens after it continue another text. Token lists are read in
+blocks, so that memory does not grow with the run.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tasks.records import ROLLOUT_KEY
 BLOCK_TOKENS = 4_000_000
 _CHANCE = 1e-6
 _CONTESTED = ("logprobs", "top_logprob_ids", "top_logprobs")
-# worst first, so that sorting by kind puts first what a reader must see
+# the worst kind comes first, so that a list sorted by kind starts with the worst rollouts
 _KINDS = pl.Enum([*REAL_KINDS, "no_top_logprobs", "redrawn", "wide", "unseen", "near_tie"])
 
 DIVERGENCE_SCHEMA = pl.Schema(
@@ -36,14 +37,14 @@ DIVERGENCE_SCHEMA = pl.Schema(
         ("kind", _KINDS),
     ]
 )
-"""One row per pair that differs. ``position`` counts completion tokens from 0; ``gap``, ``drift`` and ``limit`` are in
-nats (see tasks.comparison.near_tie); a token of -1 stands for the end."""
+"""One row per pair that differs. ``position`` counts completion tokens from 0. ``gap``, ``drift`` and ``limit`` are in
+nats (see tasks.comparison.near_tie). A token of -1 stands for the end of the completion."""
 
 
 def find_divergences(
     pairing: Pairing, *, near_tie_limit: float, real_limit: float, block_tokens: int = BLOCK_TOKENS
 ) -> pl.DataFrame:
-    """Every pair that differs, with DIVERGENCE_SCHEMA and ROLLOUT_KEY; the limits are in nats at temperature 1."""
+    """Every pair that differs, in DIVERGENCE_SCHEMA with ROLLOUT_KEY; the limits are in nats at temperature 1."""
     found = [_contradictions(pairing.frame)]
     real_factor = real_limit / near_tie_limit
     found += [
@@ -56,7 +57,7 @@ def find_divergences(
 
 
 def _contradictions(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Pairs with the same tokens and other settings, another text, or another reward for the same text."""
+    """Pairs with the same tokens but different settings, different texts, or different rewards for the same text."""
     same = pl.col("base_ids") == pl.col("cand_ids")
     settings = pl.col("base_settings") != pl.col("cand_settings")
     text = pl.col("base_text") != pl.col("cand_text")
@@ -106,7 +107,7 @@ def _divergences_of(pairing: Pairing, block: pl.DataFrame, limit: float, real_fa
     torn = block.select(
         ~pl.all_horizontal(pl.col("base_logprobs_complete", "cand_logprobs_complete").fill_null(True))
     ).to_series()
-    # other tokens with the very same logprobs: only the last token can be an exact tie
+    # different tokens with equal logprobs throughout: only the last token can be an exact tie
     copied = block.select(
         (pl.col("base_logprobs") == pl.col("cand_logprobs"))
         & (at + 1 < pl.col("base_tokens"))
@@ -137,7 +138,7 @@ def _places(block: pl.DataFrame, side: str) -> pl.DataFrame:
 
 
 def _first_differences(first: pl.Series, second: pl.Series) -> Integers:
-    """Position of the first token that differs, which is the shorter length when one list starts the other."""
+    """Position of the first token that differs; the shorter length when one list is the beginning of the other."""
     lengths = [series.list.len().to_numpy().astype(np.int64) for series in (first, second)]
     shared: Integers = np.minimum(*lengths)
     row = np.repeat(np.arange(shared.size), shared)
@@ -173,9 +174,9 @@ def _padded(lists: pl.Series, fill: float) -> npt.NDArray[Any]:
 
 
 def _mark_redrawn(frame: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Call sampled flips with no gap redrawn, when there are more of them than rounding can make.
+    """Change sampled flips without a gap to the kind ``redrawn`` when there are more than rounding can make.
 
-    Under shared noise, log-odds that move by at most d flip a token with probability at most 1 - exp(-d) < d.
+    With the same noise, log-odds that move by at most d flip a token with probability at most 1 - exp(-d) < d.
     """
     closed = (pl.col("kind") == "near_tie") & (pl.col("gap").abs() <= RESOLUTION)
     sampled = pairs.filter(pl.col("base_temperature") >= 1e-5).select("pair")

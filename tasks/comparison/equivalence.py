@@ -1,40 +1,40 @@
 """Compares a candidate run with its baseline: are the outputs the same, and in which sense?
 
-Two runs are compared rollout by rollout, joined by (example_id, arm_id, sample_index). What is claimed, and the test
-of each claim in tests/tasks/comparison/test_equivalence.py unless another file is named:
+The comparison joins the rollouts of two runs by (example_id, arm_id, sample_index). It makes the claims below. The test
+of each claim is in tests/tasks/comparison/test_equivalence.py unless another file is named:
 
-1. Runs that differ in model, tokenizer, chat template, arms, sampling or seed are refused, with both values; so are
-   partners with other prompts or ground truths, other scorers, and runs that share no rollout. What else differs is
-   listed as what is tested.
+1. Two runs are refused when their model, tokenizer, chat template, arms, sampling, seed or scorer differ, when partners
+   have different prompts or ground truths, and when the runs share no rollout. The error gives both values of a
+   setting. The report lists every other difference as a tested setting.
    ``test_comparability.py``, ``test_pairing.py``
 2. Every row without a partner is counted. Rows lost within a shared question rule out the two exact tiers and widen
    the reward interval by the most that they could hide. ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
    separately. ``test_equal_tokens_are_bitwise``
-4. ``numerical``: where tokens first differ, floating point explains the flip after the same text: each run's token
-   is among the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie
-   derives the gap for greedy and for sampled tokens). ``test_rounding_is_numerical``
+4. ``numerical``: floating point explains the first token that differs, after the same text. Each run's token is among
+   the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie derives the gap for
+   greedy and for sampled tokens). ``test_rounding_is_numerical``
 5. ``statistical``: two one-sided tests put the mean reward difference per question inside +-epsilon at level 0.05
-   (tasks.comparison.tost). At a true difference of epsilon this errs at most 5% of the time.
+   (tasks.comparison.tost). At a true difference of epsilon this is wrong at most 5% of the time.
    ``test_statistical_without_top_logprobs``,
    ``test_tost.py::test_false_equivalence_at_the_margin_is_at_most_five_percent``
-6. ``inconclusive``: neither equivalence nor a difference is shown; the report says how many questions would be needed.
+6. ``inconclusive``: neither equivalence nor a difference is shown. The report says how many questions are needed.
    "Not significant" is never called equivalent. ``test_too_few_questions_are_inconclusive``
-7. ``different``: divergences are real, or the reward interval lies outside +-epsilon. A single rollout whose
-   distribution rounding cannot explain is enough, and is named. ``test_tampering_is_different``,
+7. ``different``: divergences are real, or the reward interval lies outside +-epsilon. One rollout whose
+   distribution rounding cannot explain is enough, and the report names it. ``test_tampering_is_different``,
    ``test_a_worse_candidate_is_different``
-8. Real divergences outweigh every tier; an interval outside +-epsilon outweighs ``numerical``.
-   ``test_a_reward_shift_outweighs_near_ties``
-9. Where the number format (dtype, quantization) is what is tested, shifted distributions are expected and only rewards
-   decide_verdict. ``test_another_number_format_is_judged_by_rewards``
-10. Without stored top logprobs ``numerical`` cannot be shown, and a swapped reply can be seen only by a contradiction:
+8. A real divergence overrides every tier, and an interval outside +-epsilon overrides ``numerical``.
+   ``test_a_reward_shift_overrides_near_ties``
+9. When the number format (dtype, quantization) is tested, shifted distributions are expected, and only the rewards
+   decide. ``test_rewards_decide_for_another_number_format``
+10. Without stored top logprobs ``numerical`` cannot be shown, and only a contradiction reveals a swapped reply:
     logprobs that do not fit the tokens, or another text or reward for the same tokens.
     ``test_tampering_is_different``
-11. A measured noise floor replaces the default near-tie limit, and the report says which was used. However
-    small, it makes no rounding a real difference. ``test_a_measured_floor_is_used_and_named``,
+11. A measured noise floor replaces the default near-tie limit, and the report says which was used. Even a small
+    floor does not turn rounding into a real difference. ``test_a_measured_floor_is_used_and_named``,
     ``test_a_small_floor_makes_no_rounding_a_real_difference``
-12. Tokens are compared by 64-bit hash, and those that differ one by one, shard by shard: memory grows with the number
-    of rollouts, not of tokens. ``tests/bench/bench_compare.py``
+12. Token lists are compared by their 64-bit hashes. Only lists that differ are read, shard by shard, so memory grows
+    with the number of rollouts, not of tokens. ``tests/bench/bench_compare.py``
 """
 
 from pathlib import Path
@@ -64,9 +64,9 @@ from tasks.records import RunPaths
 from tasks.subprocess_call import call_in_subprocess
 
 DEFAULT_EPSILON = 0.02
-"""Largest difference of the mean reward that counts as none, unless another is chosen before the runs."""
+"""Default of ``epsilon``: the largest difference of the mean reward that counts as none. Choose it before the runs."""
 MOST_DIVERGENCES = 50
-"""Divergences listed one by one in a report; all are counted."""
+"""Most divergences that a report lists one by one. It counts them all."""
 
 
 def compare_runs(
@@ -78,10 +78,11 @@ def compare_runs(
     require: Tier = "statistical",
     seed: int = 0,
 ) -> EquivalenceReport:
-    """Compare two run directories; the same arguments give the same report.
+    """The comparison of two run directories; the same arguments give the same report.
 
-    ``epsilon`` is the largest difference of the mean reward that counts as none, and is to be chosen before the runs.
-    ``seed`` is that of the bootstrap. Raises ConfigError when the runs cannot be compared.
+    ``epsilon`` is the largest difference of the mean reward that counts as none, in units of reward; choose it before
+    the runs. ``require`` is the weakest tier that the candidate must reach. ``seed`` seeds the bootstrap. Raises
+    ConfigError when the runs cannot be compared.
     """
     if not 0 < epsilon < 1:
         raise ConfigError(f"epsilon is {epsilon}; it must be above 0 and below 1, in units of reward")
@@ -137,7 +138,8 @@ def validate_run(
 ) -> EquivalenceReport:
     """Compare a run with its baseline and publish the report as the run's ``equivalence.json``.
 
-    Does not raise when the verdict is below ``require``: call ``raise_if_below`` after the data is uploaded.
+    Returns the report, also when the verdict is below ``require``: call ``raise_if_below`` after the data is uploaded.
+    Raises ConfigError when the runs cannot be compared.
     """
     report = compare_runs(
         baseline_dir, candidate_dir, epsilon=epsilon, noise_floor=noise_floor, require=require, seed=seed
@@ -151,7 +153,8 @@ def validate_in_subprocess(
 ) -> EquivalenceReport:
     """``validate_run`` in a subprocess, so that the caller's memory does not grow.
 
-    The subprocess logs to ``logs/validate.log`` of the candidate. Raises HarvestError.
+    The subprocess logs to ``logs/validate.log`` of the candidate. Raises the errors of ``validate_run``, and
+    HarvestError when the subprocess fails.
     """
     paths = RunPaths(root=candidate_dir)
     return call_in_subprocess(
@@ -181,12 +184,12 @@ def _limits(pairing: Pairing, floor: NoiseFloor | None, *, number_format_differs
     else:
         raise ConfigError(
             f"the noise floor was measured in {floor.dtype}, the runs are in {names}. "
-            "Measure one with the runs' dtype, or compare without"
+            "Measure one with the runs' dtype, or compare without a noise floor"
         )
     return NoiseLimits(
         near_tie_limit=limit,
-        # a floor is measured at first divergences alone; rounding can move the distributions of a rollout further, so
-        # the limit that rules rounding out is never below the default
+        # a floor is measured at first divergences alone, and rounding can move the distributions of a rollout further;
+        # so the limit above which rounding is ruled out is never below the default
         real_limit=None if number_format_differs else REAL_FACTOR * max(limit, default_limit(dtypes)),
         source=source,
         floor=floor,

@@ -1,4 +1,4 @@
-"""The result of a comparison: the records of ``equivalence.json``, and the functions that write and read it."""
+"""Defines the records of ``equivalence.json``, the result of a comparison, and writes and reads the file."""
 
 import math
 from collections.abc import Mapping
@@ -18,83 +18,103 @@ from tasks.records import RunPaths
 Tier = Literal["bitwise", "numerical", "statistical"]
 Verdict = Literal["bitwise", "numerical", "statistical", "inconclusive", "different"]
 TIERS: tuple[Tier, ...] = ("bitwise", "numerical", "statistical")
-"""Strongest first: a tier satisfies a requirement for itself and for every later one."""
+"""The strongest tier comes first. A tier meets a requirement for itself and for every later tier."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TierResult:
-    """Whether one tier holds, and the reason in words."""
+    """Whether one tier holds."""
 
     tier: Tier
     holds: bool
     reason: str
+    """Why the tier holds or does not hold, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """One rollout that differs. ``position`` counts completion tokens from 0, a token of -1 stands for the end, and
-    ``gap``, ``drift`` and ``limit`` are in nats; see tasks.comparison.near_tie."""
+    """One rollout that differs between the runs. Where no token differs, all fields after ``kind`` are None."""
 
     example_id: str
     arm_id: str
     sample_index: int
     kind: DivergenceKind
+    """Why the rollout differs."""
     position: int | None
+    """Index of the first completion token that differs, from 0."""
     baseline_token: int | None
+    """The baseline's token id there; -1 when its completion ends before."""
     candidate_token: int | None
+    """The candidate's token id there; -1 when its completion ends before."""
     baseline_logprob: float | None
+    """The logprob of ``baseline_token``, in nats; None when it is not stored."""
     candidate_logprob: float | None
+    """The logprob of ``candidate_token``, in nats; None when it is not stored."""
     gap: float | None
+    """How far the log-odds of the two tokens moved between the runs, in nats; None when it is unknown."""
     drift: float | None
+    """Largest difference of a logprob among the top-k that both runs store, in nats; None when it is unknown."""
     limit: float | None
+    """The near-tie limit at the rollout's temperature, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenComparison:
-    """Tokens of the compared rollouts."""
+    """Compares the tokens of the rollouts that succeeded in both runs."""
 
     rollouts: int
+    """Rollouts that succeeded in both runs."""
     identical: int
     """Rollouts with equal completion_ids."""
     logprobs_equal: int
-    """Of these, those whose logprobs are equal to the last bit."""
+    """Rollouts with equal completion_ids whose logprobs are equal to the last bit."""
     mean_logprob_difference: float | None
-    """Largest difference of a rollout's mean logprob, over rollouts with equal tokens, in nats."""
+    """Largest difference of a rollout's mean logprob, with equal tokens, in nats; None without logprobs."""
     kinds: Mapping[str, int]
-    """Rollouts that differ, by kind."""
+    """Number of rollouts that differ, by kind."""
     gap_quantiles: Mapping[str, float]
-    """Gaps of the rollouts that differ: 50%, 90%, 99% and the largest, in nats."""
+    """Quantiles of the gaps, in nats, under "50%", "90%", "99%" and "max"; empty when no gap is known."""
     worst: tuple[Divergence, ...]
+    """The worst rollouts that differ, worst first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """The same rollout in both runs, side by side; texts are cut around where they part."""
+    """The same rollout in both runs, side by side."""
 
     example_id: str
     arm_id: str
     sample_index: int
     why: str
+    """Why the rollout is shown: the kind of its divergence and the token, or a changed reward."""
     baseline_text: str
+    """The baseline's completion around the first character that differs."""
     candidate_text: str
+    """The candidate's completion around the first character that differs."""
     baseline_reward: float | None
+    """None when the baseline has no reward for it."""
     candidate_reward: float | None
+    """None when the candidate has no reward for it."""
     baseline_answer: str | None
+    """The answer that the scorer extracted in the baseline; None when there is none."""
     candidate_answer: str | None
+    """The answer that the scorer extracted in the candidate; None when there is none."""
     ground_truth: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseLimits:
-    """The limits below which a difference counted as rounding, in nats at temperature 1."""
+    """The limits that tell rounding from a real difference."""
 
     near_tie_limit: float
+    """Largest gap that rounding explains, in nats at temperature 1."""
     real_limit: float | None
-    """None when the number format is what is tested: then no shift of the log-odds counts as real by itself."""
+    """A shift above this is a real difference, in nats at temperature 1. None when the number format is tested: then
+    no shift counts as real by itself."""
     source: str
-    """Where ``near_tie_limit`` comes from, in words."""
+    """The origin of ``near_tie_limit``, in words."""
     floor: NoiseFloor | None
-    """The measured noise floor that was used; None when the default of the dtype was."""
+    """The noise floor that was used; None when the default of the dtype was used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,28 +123,32 @@ class EquivalenceReport:
 
     verdict: Verdict
     reason: str
+    """Why the verdict was reached, in words."""
     required: Tier
-    """The weakest tier that the run had to reach."""
+    """The weakest tier that the candidate must reach."""
     epsilon: float
-    """Largest difference of the mean reward that counted as none."""
+    """Largest difference of the mean reward that counts as none, in units of reward."""
     seed: int
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
     baseline: RunIdentity
     candidate: RunIdentity
     same_dataset: bool
     """False when one run has other questions too, such as a sample baseline."""
     tested: tuple[SettingDifference, ...]
-    """Settings that differ between the runs: what the comparison tests."""
+    """Settings that differ between the runs. The comparison tests them."""
     rows: RowCounts
     limits: NoiseLimits
     tiers: tuple[TierResult, ...]
+    """The result of each tier, strongest first."""
     questions_needed: int | None
-    """With an inconclusive verdict: questions that would decide; None when no number of questions would."""
+    """Questions that would decide an inconclusive verdict. None for every other verdict, and when no number would."""
     tokens: TokenComparison
     rewards: RewardComparison
     lengths: LengthComparison
     finish_reasons: tuple[FinishReasonCount, ...]
+    """One entry per finish reason, by name."""
     examples: tuple[Example, ...]
+    """The worst rollouts, worst first."""
 
     def meets(self, require: Tier) -> bool:
         """True when the verdict is ``require`` or a stronger tier."""
@@ -139,7 +163,7 @@ class EquivalenceReport:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; a number without a finite value is null."""
+        """The report as JSON values; an infinite number or NaN becomes null."""
         value: dict[str, Any] = _jsonable({**asdict(self), "meets_required": self.meets(self.required)})
         value["rewards"]["flips"]["rate"] = self.rewards.flips.rate
         return value
@@ -151,7 +175,7 @@ def publish_equivalence(report: EquivalenceReport, run_dir: Path) -> None:
 
 
 def read_equivalence(run_dir: Path) -> EquivalenceReport | None:
-    """The report in the ``equivalence.json`` of a run; None for a run that was not compared. Raises DamagedFile."""
+    """The report in the ``equivalence.json`` of a run; None when the run was not compared. Raises DamagedFile."""
     return read_record(RunPaths(root=run_dir).equivalence, EquivalenceReport)
 
 

@@ -23,7 +23,7 @@ _MOST_DIVERGENCES = 8
 
 
 def render_equivalence(report: EquivalenceReport) -> RenderableType:
-    """The verdict first, then what it rests on, then the worst rollouts side by side."""
+    """The verdict, then its evidence, then the worst rollouts side by side."""
     return Group(*_parts(report))
 
 
@@ -96,7 +96,7 @@ def _rewards(report: EquivalenceReport) -> Table:
         )
     flips = rewards.flips
     table.add_row(
-        "correct in this run alone", str(flips.correct_only_in_baseline), str(flips.correct_only_in_candidate), "", ""
+        "correct only in this run", str(flips.correct_only_in_baseline), str(flips.correct_only_in_candidate), "", ""
     )
     table.caption = (
         f"McNemar p = {flips.mcnemar_p:.3g}, by question p = {flips.clustered_p:.3g}; flip rate {flips.rate:.2%}"

@@ -1,7 +1,7 @@
-"""Measures how much two runs of the same settings differ, and keeps that noise floor for later comparisons.
+"""Measures how much two runs of the same settings differ, and saves that noise floor for later comparisons.
 
-A comparison takes differences up to the noise floor for rounding. A floor is kept per model, number format, versions
-and device, in the runs directory.
+A comparison counts differences up to the noise floor as rounding. The runs directory holds one floor per model, number
+format, versions and device.
 """
 
 import hashlib
@@ -23,30 +23,33 @@ from tasks.node.gpu_selection import device_name
 from tasks.records import RunPaths
 
 SAFETY_FACTOR = 2.0
-"""The limit is this many times the largest gap seen: as many new gaps exceed that one every second time."""
+"""The near-tie limit is this many times the largest gap that was measured. An equal number of new gaps exceeds that
+largest gap every second time."""
 LEAST_DIVERGENCES = 10
-"""Fewer divergences say little about how large a gap can be: the default of the dtype is used then."""
+"""With fewer divergences, the floor is the default of the dtype: few gaps say little about the largest possible one."""
 _ROUNDING_KINDS = ("near_tie", "wide", "shifted")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """What a comparison of two runs of the same settings showed."""
+    """The differences between two runs of the same settings."""
 
     near_tie_limit: float
     """In nats at temperature 1: SAFETY_FACTOR times the largest gap, or the default of the dtype."""
     measured: bool
     """False when fewer than LEAST_DIVERGENCES rollouts differed; ``near_tie_limit`` is then the default."""
     divergence_rate: float
-    """Share of the rollouts whose tokens differ."""
+    """Share (of 1) of the rollouts whose tokens differ."""
     flip_rate: float
-    """Share of the scored rollouts that are correct in one run alone."""
+    """Share (of 1) of the scored rollouts that are correct in one run alone."""
     divergences: int
     """Number of rollouts whose tokens differ."""
     rollouts: int
     """Number of rollouts that succeeded in both runs."""
     dtype: str
+    """The number format of the runs; several are joined by commas."""
     source_run_ids: tuple[str, str]
+    """Ids of the two runs."""
 
     def __post_init__(self) -> None:
         if not self.near_tie_limit > 0:
@@ -54,14 +57,14 @@ class NoiseFloor:
 
 
 def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
-    """Measure the noise between two runs of the same settings, one of them in another batch order.
+    """The noise floor between two runs of the same settings, one of them in another batch order.
 
-    Raises ConfigError when the runs differ by more than the order of work can explain, or lack top logprobs.
+    Raises ConfigError when the runs differ for another reason than rounding, or store no top logprobs.
     """
     comparability = check_comparable(run_a, run_b)
     pairing = pair_rollouts(index_rollouts(RunPaths(root=run_a)), index_rollouts(RunPaths(root=run_b)))
     if not pairing.counts.compared:
-        raise ConfigError(f"{run_a} and {run_b} share no rollout that succeeded in both: nothing can be measured")
+        raise ConfigError(f"{run_a} and {run_b} share no rollout that succeeded in both, so nothing can be measured")
     dtypes = pairing.baseline.dtypes | pairing.candidate.dtypes
     default = default_limit(dtypes)
     found = find_divergences(pairing, near_tie_limit=default, real_limit=float("inf"))
@@ -69,8 +72,8 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
     if other.height:
         row = other.row(0, named=True)
         raise ConfigError(
-            f"{run_a} and {run_b} do not repeat each other: {other.height} rollouts differ for another reason than "
-            f"rounding, such as ({row['example_id']}, {row['arm_id']}, {row['sample_index']}): {row['kind']}. "
+            f"{run_a} and {run_b} do not repeat each other: {other.height} rollouts differ for a reason other "
+            f"than rounding, such as ({row['example_id']}, {row['arm_id']}, {row['sample_index']}): {row['kind']}. "
             "Run the same settings twice, seeded, with top logprobs stored"
         )
     temperature = pairing.frame.select("pair", pl.col("base_temperature").fill_null(1.0))
@@ -92,7 +95,7 @@ def measure_noise_floor(run_a: Path, run_b: Path) -> NoiseFloor:
 
 
 def save_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
-    """Publish ``floor`` in ``runs_dir`` for runs that compute like the one in ``run_dir``; returns its path.
+    """Publish ``floor`` in ``runs_dir`` for runs that compute like the one in ``run_dir``, and return its path.
 
     Raises ConfigError when ``run_dir`` holds no run.
     """
@@ -102,9 +105,9 @@ def save_noise_floor(floor: NoiseFloor, run_dir: Path, runs_dir: Path) -> Path:
 
 
 def find_noise_floor(run_dir: Path, *runs_dirs: Path) -> NoiseFloor | None:
-    """The floor of runs that compute like the one in ``run_dir``, from the first directory that has one, or None.
+    """The floor of runs that compute like the one in ``run_dir``, from the first directory that has it, or None.
 
-    Raises ConfigError when the file of the floor is damaged.
+    Raises ConfigError when the floor's file is damaged, or when ``run_dir`` holds no run.
     """
     for runs_dir in runs_dirs:
         floor = read_noise_floor(_noise_floor_path(run_dir, runs_dir))
@@ -114,7 +117,7 @@ def find_noise_floor(run_dir: Path, *runs_dirs: Path) -> NoiseFloor | None:
 
 
 def read_noise_floor(path: Path) -> NoiseFloor | None:
-    """The floor in the file at ``path``, or None when there is no file. Raises ConfigError when it is damaged."""
+    """The floor in the file at ``path``; None when there is no file. Raises ConfigError when the file is damaged."""
     try:
         return read_record(path, NoiseFloor)
     except DamagedFile as error:
@@ -122,7 +125,7 @@ def read_noise_floor(path: Path) -> NoiseFloor | None:
 
 
 def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
-    """The file of the floor. Rounding depends on model, number format, kernels and device, not on questions or seed."""
+    """The floor's file. Rounding depends on model, number format, kernels and device, not on questions or seed."""
     config = read_config(run_dir)
     tested = config.get("tested", {})
     key = {

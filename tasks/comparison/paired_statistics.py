@@ -1,4 +1,7 @@
-"""Compares rewards, answers, lengths and finish reasons of paired rollouts of the candidate and the baseline."""
+"""Compares the rewards, answers, lengths and finish reasons of paired rollouts.
+
+The rewards decide the statistical tier. Lengths and finish reasons help a reader to explain a difference.
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,73 +21,92 @@ WON = (pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORREC
 
 @dataclass(frozen=True, kw_only=True)
 class Flips:
-    """Rollouts scored in both runs, by whether they are correct.
+    """Counts the rollouts that are correct in one run alone.
 
-    ``mcnemar_p`` is the exact two-sided McNemar test (1947, Psychometrika 12:153) over rollouts, which takes them as
-    independent; ``clustered_p`` is its form for clusters (Durkalski et al. 2003, Stat. Med. 22:2417), which does not:
-    rollouts of a question may flip together. Neither is part of the verdict: a large p is no evidence of sameness.
+    The p-values are not part of the verdict: a large p is no evidence that the runs are the same.
     """
 
     rollouts: int
+    """Rollouts with a reward in both runs."""
     correct_only_in_baseline: int
+    """Rollouts that are correct in the baseline alone."""
     correct_only_in_candidate: int
+    """Rollouts that are correct in the candidate alone."""
     answers_changed: int
-    """Rollouts with another extracted answer, whether correct or not."""
+    """Rollouts with different extracted answers, correct or not."""
     mcnemar_p: float
+    """p of the exact two-sided McNemar test (1947, Psychometrika 12:153), which treats rollouts as independent."""
     clustered_p: float
+    """p of McNemar's test for clusters (Durkalski et al. 2003, Stat. Med. 22:2417). The rollouts of a question are a
+    cluster, since they may flip together."""
 
     @property
     def rate(self) -> float:
-        """Share of the rollouts that are correct in one run alone."""
+        """Share (of 1) of the rollouts that are correct in one run alone."""
         changed = self.correct_only_in_baseline + self.correct_only_in_candidate
         return changed / self.rollouts if self.rollouts else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmDifference:
-    """One arm's mean rewards over the shared questions, and their difference. Not part of the verdict."""
+    """Compares the rewards of one arm over the shared questions. It is not part of the verdict."""
 
     arm_id: str
     baseline_mean: float
+    """Mean reward of the baseline."""
     candidate_mean: float
+    """Mean reward of the candidate."""
     difference: MeanInterval
+    """Difference of the mean rewards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardComparison:
-    """Rewards of rollouts scored in both runs; means weigh every question alike."""
+    """Compares the rewards of the rollouts that have one in both runs. In means, every question has equal weight."""
 
     rollouts: int
+    """Rollouts with a reward in both runs."""
     baseline_mean: float
+    """Mean reward of the baseline."""
     candidate_mean: float
+    """Mean reward of the candidate."""
     reward_range: float
-    """Largest minus smallest reward seen, at least 1."""
+    """Largest minus smallest reward of both runs, at least 1."""
     difference: MeanInterval
+    """Difference of the mean rewards."""
     arms: tuple[ArmDifference, ...]
+    """One entry per arm, by id."""
     flips: Flips
 
 
 @dataclass(frozen=True, kw_only=True)
 class LengthComparison:
-    """Completion lengths in tokens; means weigh every question alike, the interval is Student's over questions."""
+    """Compares the completion lengths. In means, every question has equal weight."""
 
     baseline_mean: float
+    """Mean length in the baseline, in tokens."""
     candidate_mean: float
+    """Mean length in the candidate, in tokens."""
     difference: MeanInterval
+    """Difference of the mean lengths in tokens, with Student's interval over questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishReasonCount:
-    """How often a finish reason occurs in either run, and how often it is the same for the same rollout."""
+    """Counts one finish reason over the rollouts that succeeded in both runs."""
 
     finish_reason: str
+    """"(none)" stands for a missing one."""
     baseline: int
+    """Rollouts with this finish reason in the baseline."""
     candidate: int
+    """Rollouts with this finish reason in the candidate."""
     both: int
+    """Rollouts with this finish reason in both runs."""
 
 
 def compare_rewards(pairs: pl.DataFrame, *, seed: int) -> RewardComparison:
-    """Compare the rewards of ``Pairing.frame``; the same seed gives the same intervals."""
+    """The comparison of the rewards in ``Pairing.frame``; the same seed gives the same intervals."""
     scored = _scored(pairs)
     rewards = pl.concat([scored["base_reward"], scored["cand_reward"]])
     extent = float(rewards.max() or 0.0) - float(rewards.min() or 0.0)  # type: ignore[arg-type]
@@ -110,7 +132,7 @@ def compare_rewards(pairs: pl.DataFrame, *, seed: int) -> RewardComparison:
 
 
 def count_flips(pairs: pl.DataFrame) -> Flips:
-    """Count how rollouts of ``Pairing.frame`` changed between correct and wrong."""
+    """The rollouts of ``Pairing.frame`` that changed between correct and wrong."""
     scored = _scored(pairs).select(
         "example_id",
         lost=LOST,
@@ -133,7 +155,7 @@ def count_flips(pairs: pl.DataFrame) -> Flips:
 
 
 def compare_lengths(pairs: pl.DataFrame) -> LengthComparison:
-    """Compare the completion lengths of ``Pairing.frame``."""
+    """The comparison of the completion lengths in ``Pairing.frame``."""
     questions = _means(pairs.select("example_id", base=pl.col("base_tokens"), cand=pl.col("cand_tokens")), "example_id")
     return LengthComparison(
         baseline_mean=_mean(questions["base"]),
@@ -143,7 +165,7 @@ def compare_lengths(pairs: pl.DataFrame) -> LengthComparison:
 
 
 def compare_finish_reasons(pairs: pl.DataFrame) -> tuple[FinishReasonCount, ...]:
-    """Count the finish reasons of ``Pairing.frame``, by name."""
+    """The counts of each finish reason in ``Pairing.frame``, by name."""
     table = pairs.group_by(
         base=pl.col("base_finish_reason").fill_null("(none)"), cand=pl.col("cand_finish_reason").fill_null("(none)")
     ).len()

@@ -1,4 +1,7 @@
-"""Pairs the rollouts of two runs, and counts every row that has no partner."""
+"""Pairs the rollouts of two runs, and counts every row that has no partner.
+
+A comparison of the rows that both runs have could hide the rows that one run lost, so those are counted too.
+"""
 
 from dataclasses import dataclass
 
@@ -11,48 +14,61 @@ from tasks.records import ROLLOUT_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
-    """Counts of the rows of both runs; each row is counted once per run.
+    """Counts the rows of both runs; one row is one rollout.
 
-    A question that only one run has is expected, since a baseline may be a sample. A row that only one run has
-    *within* a question of both is lost, as is one that failed or has no reward in one run alone.
+    A question of one run alone is expected, since a baseline may be a sample. A row of one run alone is lost when both
+    runs have its question. A row that failed, or has no reward, in one run alone is lost too.
     """
 
     baseline: int
+    """Rows of the baseline."""
     candidate: int
+    """Rows of the candidate."""
     compared: int
-    """Rollouts that succeeded in both runs."""
+    """Rows that succeeded in both runs."""
     questions_compared: int
+    """Questions that both runs have."""
     questions_only_in_baseline: int
+    """Questions of the baseline alone."""
     questions_only_in_candidate: int
+    """Questions of the candidate alone."""
     rows_only_in_baseline: int
+    """Rows of the baseline alone."""
     rows_only_in_candidate: int
+    """Rows of the candidate alone."""
     failed_in_both: int
+    """Shared rows that failed in both runs."""
     failed_only_in_baseline: int
+    """Shared rows that failed in the baseline alone."""
     failed_only_in_candidate: int
+    """Shared rows that failed in the candidate alone."""
     unscored_only_in_baseline: int
+    """Compared rows without a reward in the baseline alone; 0 when a run is not scored."""
     unscored_only_in_candidate: int
+    """Compared rows without a reward in the candidate alone; 0 when a run is not scored."""
     lost: int
-    """Rows of shared questions that could not be compared although one run has them."""
+    """Rows of shared questions that one run has and that cannot be compared."""
     lost_share: float
-    """``lost`` as a share of all rows of the shared questions."""
+    """``lost`` as a share (of 1) of all rows of the shared questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """``frame`` has one row per rollout that succeeded in both runs: ``pair``, ROLLOUT_KEY, and the columns of the two
-    indices, prefixed ``base_`` and ``cand_``."""
+    """The paired rollouts of two runs."""
 
     baseline: RolloutIndex
     candidate: RolloutIndex
     frame: pl.DataFrame
+    """One row per rollout that succeeded in both runs: ``pair``, ROLLOUT_KEY, and the columns of both indices with the
+    prefixes ``base_`` and ``cand_``."""
     counts: RowCounts
 
 
 def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
-    """Join two runs by ROLLOUT_KEY.
+    """The rollouts of two runs, joined by ROLLOUT_KEY.
 
-    Raises ConfigError when no row has a partner, when partners differ in prompt or ground truth, or when the two runs
-    were scored by different scorers.
+    Raises ConfigError when no row has a partner, when partners differ in prompt or ground truth, or when different
+    scorers scored the runs.
     """
     check_same_scorer((baseline.paths.root, baseline.scorers), (candidate.paths.root, candidate.scorers))
     joined = _prefixed(baseline, "base_").join(

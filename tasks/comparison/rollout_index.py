@@ -1,4 +1,7 @@
-"""Indexes the rollouts of a run: one row each, hashes in place of tokens and texts, so that a million rows fit."""
+"""Indexes the rollouts of a run: one row each, with hashes in place of tokens and texts.
+
+A comparison needs all rows of both runs at once, and the hashes of a million rows fit in memory.
+"""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -28,17 +31,19 @@ _SCORE_COLUMNS = ("rollout_id", "reward", "extracted_answer", "scorer", "scorer_
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutIndex:
-    """``frame`` has ROLLOUT_KEY, where the rollout is stored (``shard``, ``row``), its hashes, and its score."""
+    """The rollouts of one run."""
 
     paths: RunPaths
     frame: pl.DataFrame
+    """One row per rollout: ROLLOUT_KEY, its place (``shard``, ``row``), its hashes, and its score."""
     dtypes: frozenset[str]
+    """The number formats that the rollouts state."""
     scorers: frozenset[str]
     """Name and version of each scorer that made the scores; empty when the run is not scored."""
 
 
 def index_rollouts(paths: RunPaths) -> RolloutIndex:
-    """Index every published rollout shard of a run.
+    """The index of every published rollout shard of a run.
 
     Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout occurs twice.
     """
@@ -77,19 +82,21 @@ def scorers_of(run_dir: Path) -> frozenset[str]:
 
 
 def check_same_scorer(baseline: tuple[Path, Set[str]], candidate: tuple[Path, Set[str]]) -> None:
-    """Raise ConfigError when two runs, each given as directory and scorers, were scored by different scorers."""
+    """Raise ConfigError when different scorers scored two runs, each given as its directory and its scorers."""
     (first, first_scorers), (second, second_scorers) = baseline, candidate
     if first_scorers and second_scorers and first_scorers != second_scorers:
         raise ConfigError(
             f"{first} was scored by {', '.join(sorted(first_scorers))} and {second} by "
             f"{', '.join(sorted(second_scorers))}: rewards of different scorers cannot be compared. "
-            "Score both runs with the same one; nothing is generated again"
+            "Score both runs with the same scorer; no rollout is generated again"
         )
 
 
 def read_rollouts(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr | str]) -> pl.DataFrame:
-    """Read ``columns`` of the rollouts at ``rows`` (``pair``, ``shard``, ``row``, and any column that ``columns``
-    use), in the order of ``pair``. Only the shards that hold such rows are read, one at a time.
+    """``columns`` of the rollouts at ``rows``, in the order of ``pair``.
+
+    ``rows`` has ``pair``, ``shard``, ``row`` and every other column that ``columns`` use. Only the shards that hold
+    these rows are read, one at a time. Raises ConfigError when a shard cannot be read.
     """
     parts = [
         _collect(

@@ -1,4 +1,4 @@
-"""Decides from the evidence which tiers hold, and with that the verdict."""
+"""Decides from the evidence which tiers hold, and what the verdict is."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from tasks.comparison.tost import MeanInterval, minimum_questions, questions_nee
 _WHY: dict[DivergenceKind, str] = {
     "settings": "state another temperature, top_p or seed than the baseline, although the configurations agree",
     "inconsistent": "have logprobs that do not belong to their tokens",
-    "text": "have the same tokens and another text",
-    "reward": "have the same text and another reward or answer",
-    "cut": "end without a token where the other run goes on",
+    "text": "have the same tokens but another text",
+    "reward": "have the same text but another reward or answer",
+    "cut": "end where the other run goes on",
     "shifted": "diverge where the distributions differ by more than rounding can explain",
     "wide": "diverge with a gap above the near-tie limit",
     "redrawn": "diverge where the distributions agree, so the sampler drew other random numbers",
@@ -23,12 +23,13 @@ _WHY: dict[DivergenceKind, str] = {
 
 
 class Decision(NamedTuple):
-    """The verdict and its reason, the three tiers, and for an inconclusive verdict how many questions would suffice."""
+    """The verdict of a comparison."""
 
     verdict: Verdict
     reason: str
     tiers: tuple[TierResult, ...]
     questions_needed: int | None
+    """Questions that would decide an inconclusive verdict; else None."""
 
 
 def decide_verdict(
@@ -39,7 +40,7 @@ def decide_verdict(
     scored: bool,
     epsilon: float,
 ) -> Decision:
-    """Return the verdict, by the rules that tasks.comparison.equivalence lists."""
+    """The verdict, by the rules that tasks.comparison.equivalence lists; ``scored`` says that both runs have scores."""
     real = {kind: tokens.kinds[kind] for kind in REAL_KINDS if tokens.kinds.get(kind)}
     incomplete = _incomplete(rows)
     bitwise = _bitwise(tokens, incomplete)
@@ -69,9 +70,9 @@ def decide_verdict(
 
 
 def widened(interval: MeanInterval, rows: RowCounts, reward_range: float) -> tuple[float, float]:
-    """The interval, widened by what the lost rows could hide: each could differ by the whole range of rewards.
+    """The ends of ``interval``, widened by the most that the lost rows could hide: the whole range of rewards each.
 
-    Worst-case bounds for missing data (Manski 1990, Am. Econ. Rev. 80:319).
+    These are worst-case bounds for missing data (Manski 1990, Am. Econ. Rev. 80:319).
     """
     hidden = rows.lost_share * reward_range
     low, high = interval.bounds
@@ -91,7 +92,7 @@ def _bitwise(tokens: TokenComparison, incomplete: str | None) -> TierResult:
         return _tier("bitwise", False, incomplete)
     differing = tokens.rollouts - tokens.identical
     if differing:
-        return _tier("bitwise", False, f"{differing} of {tokens.rollouts} rollouts have other tokens")
+        return _tier("bitwise", False, f"{differing} of {tokens.rollouts} rollouts have different tokens")
     return _tier(
         "bitwise",
         True,
@@ -112,7 +113,7 @@ def _numerical(tokens: TokenComparison, incomplete: str | None) -> TierResult:
 def _statistical(
     rows: RowCounts, rewards: RewardComparison, *, scored: bool, epsilon: float
 ) -> tuple[TierResult, bool]:
-    """The tier, and whether the interval lies outside the margin."""
+    """The tier, and whether the interval lies outside +-epsilon."""
     if not scored or not rewards.rollouts:
         return _tier("statistical", False, "no rollout has a reward in both runs: score both, then compare"), False
     difference = rewards.difference
@@ -125,9 +126,7 @@ def _statistical(
         measured += f" (widened for {rows.lost} lost rollouts)"
     fewest = minimum_questions(epsilon, rewards.reward_range)
     if difference.n < fewest:
-        return _tier(
-            "statistical", False, f"{measured}; epsilon {epsilon:g} cannot be shown with fewer than {fewest}"
-        ), False
+        return _tier("statistical", False, f"{measured}; fewer than {fewest} cannot show +-{epsilon:g}"), False
     if -epsilon < low and high < epsilon:
         return _tier("statistical", True, f"{measured}: inside +-{epsilon:g}"), False
     if low >= epsilon or high <= -epsilon:

@@ -1,12 +1,13 @@
 """Tests whether a mean difference lies within a margin: two one-sided tests, by a bootstrap interval.
 
 Two one-sided tests at level 0.05 reject "the difference is at least epsilon" exactly when the 90% interval lies inside
-+-epsilon (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657). The values are one per question, so resampling them is
-a cluster bootstrap: rollouts of one question are never separated.
++-epsilon (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657). There is one value per question, so resampling the
+values is a cluster bootstrap: the rollouts of one question stay together.
 
-The interval is BCa (Efron 1987, JASA 82:171), because rewards that differ on few questions are skewed, and the plain
-percentile interval then calls a difference at the margin equivalent twice as often as it may. Its normal quantile is
-replaced by sqrt(n/(n-1)) times Student's (Hesterberg 2015, Am. Stat. 69:371), which makes it as wide as a t interval.
+The interval is BCa (Efron 1987, JASA 82:171), because rewards that differ on few questions are skewed. The plain
+percentile interval then calls a difference at the margin equivalent twice as often as it may. The normal quantile of
+BCa is replaced by sqrt(n/(n-1)) times Student's (Hesterberg 2015, Am. Stat. 69:371), which makes the interval as wide
+as a t interval.
 """
 
 import math
@@ -30,43 +31,44 @@ class MeanInterval:
     """A mean difference, candidate minus baseline, with its two-sided 90% interval."""
 
     mean: float
+    """Mean of the differences per question."""
     low: float | None
     """Lower end of the interval; None when there is no bound, as with fewer than two questions."""
     high: float | None
     """Upper end of the interval; None when there is no bound."""
     standard_deviation: float
-    """Of the differences per question."""
+    """Standard deviation of the differences per question."""
     n: int
     """Number of questions."""
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """``low`` and ``high`` as numbers: infinite where there is no bound."""
+        """``low`` and ``high`` as numbers, infinite where there is no bound."""
         return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
 
 
 def minimum_questions(epsilon: float, reward_range: float = 1.0) -> int:
     """Fewest questions that can show equivalence at all.
 
-    A share of epsilon / reward_range of the questions that changes from one extreme to the other makes a difference of
-    epsilon, and goes unseen in n questions with probability (1 - epsilon / reward_range) ** n. Below this n that is
-    more than LEVEL (the "rule of three", Hanley and Lippman-Hand 1983, JAMA 249:1743).
+    When a share epsilon / reward_range of the questions changes from one extreme to the other, the mean changes by
+    epsilon. A sample of n questions misses this with probability (1 - epsilon / reward_range) ** n, which is more than
+    LEVEL below the returned n (the "rule of three", Hanley and Lippman-Hand 1983, JAMA 249:1743).
     """
     share = epsilon / reward_range
     return 2 if share >= 1 else max(2, math.ceil(math.log(LEVEL) / math.log1p(-share)))
 
 
 def mean_interval(values: npt.NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES) -> MeanInterval:
-    """BCa interval of the mean of ``values``, one per question; the same seed gives the same interval.
+    """The BCa interval of the mean of ``values``, one per question; the same seed gives the same interval.
 
-    Equal values have the mean as their interval, which is why ``minimum_questions`` is asked as well; fewer than two
-    values have an infinite one.
+    The interval of equal values is their mean alone, so callers must check ``minimum_questions`` too. Fewer than two
+    values have no bounds.
     """
     n = values.size
     if n < 2:
         mean = float(values.mean()) if n else 0.0
         return MeanInterval(mean=mean, low=None, high=None, standard_deviation=0.0, n=n)
-    # sums of the same rewards in another order must not count as distinct values
+    # rounded, since sums of the same rewards in another order must not count as distinct values
     values = np.sort(np.round(values, 12))
     mean = float(values.mean())
     deviations = values - mean
@@ -83,10 +85,10 @@ def mean_interval(values: npt.NDArray[np.float64], *, seed: int, resamples: int 
 
 
 def questions_needed(interval: MeanInterval, *, epsilon: float, reward_range: float = 1.0) -> int | None:
-    """Questions with which the tests would show equivalence 9 times in 10, or None when no number would.
+    """Number of questions with which the tests would show equivalence 9 times in 10, or None when no number would.
 
-    n = (z_0.95 + z_0.95)^2 s^2 / epsilon^2 if the true difference is 0 (Julious 2004, Stat. Med. 23:1921);
-    if that many were there already, (z_0.95 + z_0.90)^2 s^2 / (epsilon - |mean|)^2 at the difference that was seen.
+    It is n = (z_0.95 + z_0.95)^2 s^2 / epsilon^2 if the true difference is 0 (Julious 2004, Stat. Med. 23:1921). If
+    ``interval`` already has n questions, it is (z_0.95 + z_0.90)^2 s^2 / (epsilon - |mean|)^2 at the measured mean.
     """
     level, one_sided, two_sided = (norm_ppf(p) for p in (1 - LEVEL, _POWER, (1 + _POWER) / 2))
     variance = interval.standard_deviation**2
@@ -115,7 +117,7 @@ def _resampled_means(
     distinct, counts = np.unique(values, return_counts=True)
     n = values.size
     if distinct.size <= _MOST_DISTINCT:
-        # how often each distinct value is drawn is multinomial: the same bootstrap, whatever n
+        # the counts of the distinct values are multinomial: the same bootstrap, in time that does not depend on n
         return np.asarray(rng.multinomial(n, counts / n, size=resamples) @ distinct / n)
     rows = max(1, _CHUNK // n)
     chunks = [

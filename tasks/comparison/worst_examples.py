@@ -1,4 +1,4 @@
-"""Selects the worst rollouts and shows both runs side by side, so that a person can check a verdict."""
+"""Selects the worst rollouts with the texts of both runs, so that a person can check a verdict."""
 
 from itertools import takewhile
 
@@ -16,7 +16,7 @@ TEXT_CHARACTERS = 400
 
 
 def worst_examples(pairing: Pairing, divergences: pl.DataFrame, *, most: int = MOST_EXAMPLES) -> tuple[Example, ...]:
-    """The worst rollouts: real divergences first, then changed rewards, then the widest gaps.
+    """At most ``most`` rollouts: real divergences first, then changed rewards, then the largest gaps.
 
     ``divergences`` has DIVERGENCE_SCHEMA and is sorted, worst first.
     """

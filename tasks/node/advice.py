@@ -1,4 +1,4 @@
-"""Advice on settings that make a run slower than the hardware allows; it changes nothing by itself."""
+"""Advises on settings that make a run slower than the hardware allows. It changes no setting itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from tasks.node.prompt_lengths import PromptLengths
 from tasks.units import GIB
 
 FAR_ABOVE = 2.0
-"""A max_model_len of more than this many times what the sequences need is too large."""
+"""max_model_len is too large when it is more than this many times the length that the sequences need."""
 
 GOOD_UTILIZATION = 0.90
 BEST_UTILIZATION = 0.95
 HELD_BACK = 1.5
-"""A KV cache for at least this many times the question batch could hold a larger batch."""
+"""A larger question batch is advised when the KV cache holds at least this many batches."""
 
 USUAL_LARGEST_BATCH = 512
 LONG_PREFIX = 64
@@ -23,9 +23,10 @@ HIGH_TRUNCATION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One suggestion about ``setting``, its reason, and its expected effect."""
+    """One suggestion, its reason, and its expected effect, in words."""
 
     setting: str
+    """The setting that the suggestion changes."""
     suggestion: str
     reason: str
     effect: str
@@ -33,16 +34,17 @@ class Advice:
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceInputs:
-    """What advice rests on."""
+    """The facts that advice is based on."""
 
     profile: Profile
     plan: MemoryPlan
     max_tokens: int
+    """Most tokens of a completion."""
     prompts: PromptLengths | None = None
     truncation_rate: float | None = None
-    """The share (of 1) of a previous run's completions that were cut at max_tokens."""
+    """Share (of 1) of a previous run's completions that were cut at max_tokens."""
     free_bytes: int | None = None
-    """The free memory of the fullest GPU inputs."""
+    """Free memory of the smallest GPU that the profile uses, in bytes."""
     replan: Callable[[Profile], MemoryPlan] | None = None
     """Makes the memory plan of a changed profile."""
 
@@ -52,7 +54,7 @@ class AdviceInputs:
 
 
 def give_advice(inputs: AdviceInputs) -> tuple[Advice, ...]:
-    """Every piece of advice that applies, the likely largest effect first."""
+    """Every piece of advice that applies; the one with the largest likely effect comes first."""
     rules = (
         _eager,
         _parallel_size,
@@ -72,7 +74,7 @@ def _eager(inputs: AdviceInputs) -> Advice | None:
     return Advice(
         setting="enforce_eager",
         suggestion="set enforce_eager = false",
-        reason="every decode step launches its kernels one by one from Python, and the GPU waits for them",
+        reason="every decode step launches its kernels one by one from Python, and the GPU waits meanwhile",
         effect="CUDA graphs: faster decoding, most of all for small models and batches; start-up takes a little longer "
         "and the graphs take about 1 GiB",
     )
@@ -127,7 +129,7 @@ def _in_flight(inputs: AdviceInputs) -> Advice | None:
         suggestion=f"raise max_num_seqs to {inputs.plan.in_flight}, "
         f"or set question_batch_size = {max(1, seats // per_question)}",
         reason=f"{inputs.plan.in_flight} sequences are in flight, and {seats} may run: the others wait in the queue",
-        effect="a larger decode batch if the KV cache holds it; else only fewer half-done questions at a time",
+        effect="a larger decode batch if the KV cache holds it, else fewer unfinished questions at a time",
     )
 
 
@@ -170,7 +172,7 @@ def _model_length(inputs: AdviceInputs) -> Advice | None:
         suggestion=f"set max_model_len = {enough}",
         reason=f"99% of the prompts have at most {prompts.p99} tokens and completions at most {inputs.max_tokens}, "
         f"but the engine is built for {length}",
-        effect="smaller buffers, and a start that does not insist on memory for one sequence that long; a prompt "
+        effect="smaller buffers, and the engine starts with room for a shorter sequence in its KV cache; a prompt "
         f"longer than the longest of the {prompts.sampled} sampled ({prompts.longest}) would give error rows",
     )
 
@@ -182,5 +184,5 @@ def _truncation(inputs: AdviceInputs) -> Advice | None:
         setting="max_tokens",
         suggestion=f"raise max_tokens above {inputs.max_tokens}",
         reason=f"{100 * inputs.truncation_rate:.0f}% of the previous run's completions were cut at the limit",
-        effect="completions reach their answer, so rewards rise; cut ones cost their GPU time and score 0",
+        effect="completions reach their answer, so rewards rise; a cut completion costs GPU time and scores 0",
     )

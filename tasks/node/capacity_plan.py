@@ -1,4 +1,7 @@
-"""Plans one resolved run on this node: its memory, its prompt lengths by the model's tokenizer, and advice."""
+"""Plans one resolved run on this node: its memory, its prompt lengths by the model's tokenizer, and advice.
+
+`harvest plan` shows the result, so that a user can change settings before a run takes any GPU time.
+"""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from tasks.plan.run_plan import RunPlan
 
 @dataclass(frozen=True, kw_only=True)
 class CapacityPlan:
-    """What `harvest plan` prints: memory, prompt lengths and advice."""
+    """The memory plan, prompt lengths and advice that `harvest plan` prints."""
 
     plan: MemoryPlan
     prompts: PromptLengths
@@ -30,10 +33,10 @@ def plan_capacity(
     truncation_rate: float | None = None,
     reader: NvmlReader | None = None,
 ) -> CapacityPlan:
-    """The capacity plan of ``run`` on this node; loads the tokenizer, no weights. Raises ConfigError.
+    """The capacity plan of ``run`` on this node. It loads the tokenizer, but no weights. Raises ConfigError.
 
-    ``completion_length`` (mean, in tokens) and ``truncation_rate`` (share of 1) are a previous run's; without the
-    former every completion counts as max_tokens long.
+    ``completion_length`` (mean, in tokens) and ``truncation_rate`` (share of 1) come from a previous run. Without
+    ``completion_length`` every completion counts as max_tokens long.
     """
     tokenizer = ChatTokenizer(run.model.path, trust_remote_code=run.profile.engine.trust_remote_code)
     prompts = measure_prompts(tokenizer.encode, run.arms, run.questions.get_column("question").to_list())

@@ -1,7 +1,7 @@
-"""The cgroups around this process: their memory limits, and whom the kernel killed for lack of memory.
+"""Reads the cgroups around this process: their memory limits, and how many processes the kernel killed.
 
-Both versions of cgroups are read. In a container the path in /proc/self/cgroup may lead nowhere below /sys/fs/cgroup,
-and the files of the container's own group lie at its root.
+A container may have far less memory than its machine. Both versions of cgroups are read. In a container the path in
+/proc/self/cgroup may not exist below /sys/fs/cgroup; the files of the container's own group then lie at its root.
 """
 
 import contextlib
@@ -14,14 +14,16 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True, kw_only=True)
 class CgroupMemory:
-    """Bytes. ``used`` is without page cache that the kernel can drop."""
+    """The memory of one cgroup."""
 
     limit: int
+    """Bytes."""
     used: int
+    """Bytes in use, without the page cache that the kernel can drop."""
 
 
 def read_cgroup_memory(root: Path = _ROOT) -> list[CgroupMemory]:
-    """Limit and use of every cgroup around this process that has a limit."""
+    """The limit and use of every cgroup around this process that has a limit."""
     found = []
     groups = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"]
     for base, own in _own_cgroups(root):
@@ -35,9 +37,9 @@ def read_cgroup_memory(root: Path = _ROOT) -> list[CgroupMemory]:
 
 
 def count_oom_kills(root: Path = _ROOT) -> int:
-    """How many processes of this cgroup the kernel has killed for lack of memory.
+    """Number of processes of this cgroup that the kernel killed for lack of memory.
 
-    Where the cgroup does not say, the count is of the whole node.
+    Where the cgroup has no count, it is the number of the whole node.
     """
     files = [own / name for _, own in _own_cgroups(root) for name in ("memory.oom_control", "memory.events")]
     for path in [*files, root / "proc/vmstat"]:
@@ -48,7 +50,7 @@ def count_oom_kills(root: Path = _ROOT) -> int:
 
 
 def _own_cgroups(root: Path) -> Iterator[tuple[Path, Path]]:
-    """(mount, own group) of each hierarchy that accounts for this process's memory: v2's, or v1's memory controller."""
+    """(mount, own group) of each hierarchy that counts this process's memory: v2's, or v1's memory controller."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""One preflight check's outcome."""
+"""Defines the outcome of one preflight check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,19 +8,22 @@ Status = Literal["pass", "skipped", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What one check found, and one line of what to do about it."""
+    """The outcome of one check."""
 
     name: str
+    """The thing that was checked."""
     status: Status
-    """"skipped" means that the value could not be read or has no meaning here; it never stands for a pass."""
+    """"skipped" means that the value could not be read or has no meaning here; it never means a pass."""
     value: str
+    """The value that was found, in words with its unit."""
     limit: str = ""
-    """What is allowed."""
+    """The allowed values, in words with their unit."""
     remedy: str = ""
+    """One line on what to do; empty when there is nothing to do."""
     gpu: int | None = None
     """NVML index of the GPU; None for a check of the node."""
     is_input: bool = False
-    """Whether a failure is the fault of the user's input, not of the node."""
+    """Whether the user's input, not the node, is at fault when the check fails."""
 
     def __str__(self) -> str:
         where = self.name if self.gpu is None else f"GPU {self.gpu} {self.name}"

@@ -1,8 +1,9 @@
-"""What an engine needs beside its weights: the KV cache, and the reserve for activations and CUDA graphs.
+"""Computes the memory that an engine needs beside its weights: the KV cache and the reserve.
 
 The KV cache follows vLLM 0.32 block for block, for full-attention models (v1/core/kv_cache_utils.py).
 
-The reserve is an estimate, since vLLM measures it only when it starts. vLLM profiles one forward pass of
+The reserve is for activations, CUDA graphs and workspaces. It is an estimate, since vLLM measures it only when it
+starts. vLLM profiles one forward pass of
 max_num_batched_tokens and one sampling of max_num_seqs rows (v1/worker/gpu_worker.py, ``determine_available_memory``)
 and gives the rest of ``gpu_memory_utilization`` to the KV cache. The two peaks do not overlap. CUDA graphs come on top:
 one piecewise graph per captured size, and a full one per size that a decode step can have. Start-up logs show 0.17 to
@@ -23,7 +24,7 @@ GPU_BLOCK_SIZE = 16
 """Tokens per block of vLLM's CUDA attention backends (config/cache.py)."""
 
 WORKSPACE_BYTES = 512 << 20
-"""Attention and cuBLAS workspaces, allocator fragments and NCCL buffers: the remainder seen in start-up logs."""
+"""Attention and cuBLAS workspaces, allocator fragments and NCCL buffers: the rest that start-up logs show."""
 
 GRAPH_BYTES = 8 << 20
 LARGEST_DEFAULT_CAPTURE = 512
@@ -33,25 +34,28 @@ SAMPLER_BYTES_PER_LOGIT = 24
 
 @dataclass(frozen=True, kw_only=True)
 class KvCache:
-    """A KV cache of ``blocks`` blocks, each of ``block_size`` tokens; bytes are per GPU."""
+    """The KV cache of one engine."""
 
     bytes_per_token: int
+    """Bytes per token on each GPU."""
     block_size: int
+    """Tokens per block."""
     blocks: int
     max_model_len: int
+    """Most tokens of a sequence."""
 
     @property
     def tokens(self) -> int:
-        """The figure that vLLM logs as "KV cache size": whole sequences of max_model_len, times that length."""
+        """The number of tokens that vLLM logs as "KV cache size": sequences of max_model_len, times that length."""
         return int(self.blocks / self._blocks_for(self.max_model_len) * self.max_model_len)
 
     @property
     def usable_blocks(self) -> int:
-        """vLLM keeps one block back as its null block."""
+        """Blocks that sequences can use: all but vLLM's null block."""
         return max(0, self.blocks - 1)
 
     def sequences(self, length: int) -> int:
-        """How many sequences of ``length`` tokens fit at the same time, sharing no prefix."""
+        """Number of sequences of ``length`` tokens that fit at the same time when they share no prefix."""
         return self.usable_blocks // self._blocks_for(length)
 
     def _blocks_for(self, length: int) -> int:
@@ -59,7 +63,7 @@ class KvCache:
 
 
 def kv_cache(shape: ModelShape, engine: EngineSettings, budget: int, *, device: str) -> KvCache:
-    """The cache that vLLM makes of ``budget`` bytes per GPU; ``device`` is "cuda" or "cpu"."""
+    """The cache that vLLM makes from ``budget`` bytes per GPU; ``device`` is "cuda" or "cpu"."""
     per_token = kv_bytes_per_token(shape, engine.tensor_parallel_size)
     block_size = CPU_BLOCK_SIZE if device == "cpu" else GPU_BLOCK_SIZE
     return KvCache(
@@ -77,16 +81,16 @@ def kv_bytes_per_token(shape: ModelShape, tensor_parallel_size: int) -> int:
 
 
 def default_batched_tokens(gpu_bytes: int, gpu_name: str) -> int:
-    """vLLM's own max_num_batched_tokens for offline use on such a GPU (engine/arg_utils.py, ``get_batch_defaults``).
+    """vLLM's default max_num_batched_tokens for offline use on a GPU (engine/arg_utils.py, ``get_batch_defaults``).
 
-    Without a size (0) it is the smaller of vLLM's two defaults.
+    When the size is unknown (0), it is the smaller of vLLM's two defaults.
     """
     is_large = gpu_bytes >= 160 * GIB or (gpu_bytes >= 70 * GIB and "a100" not in gpu_name.lower())
     return 16384 if is_large else 8192
 
 
 def batched_tokens(engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -> int:
-    """max_num_batched_tokens as vLLM resolves it for ``engine``: as set, or the default within the engine's limits."""
+    """max_num_batched_tokens as vLLM resolves it: the setting, or the default within the limits of ``engine``."""
     if engine.max_num_batched_tokens is not None:
         return engine.max_num_batched_tokens
     default = default_batched_tokens(gpu_bytes, gpu_name)
@@ -110,7 +114,7 @@ def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu
     """Estimated bytes per GPU for activations, CUDA graphs and workspaces."""
     size = engine.tensor_parallel_size
     tokens = batched_tokens(engine, gpu_bytes, gpu_name)
-    # the widest moment of a layer: residual, normed input, fused gate and up, and their product
+    # the peak within a layer: residual, normed input, fused gate and up, and their product
     layer = tokens * (2 * shape.hidden + 3 * shape.intermediate // size) * shape.dtype_bytes
     sampler = engine.max_num_seqs * shape.vocab * SAMPLER_BYTES_PER_LOGIT
     graphs = captured_graphs(engine) * GRAPH_BYTES

@@ -1,4 +1,4 @@
-"""Checks that a GPU is free for a run: other processes, free memory, MIG, compute and persistence mode."""
+"""Checks that a run can use a GPU: free memory, other processes, MIG, compute and persistence mode."""
 
 import contextlib
 import os
@@ -10,13 +10,13 @@ from tasks.node.gpu_reading import GpuProcess, GpuReading
 from tasks.units import GIB, format_gib
 
 SPARE_BYTES = GIB // 2
-"""Kept free above what the engine takes: the CUDA context and NCCL come before vLLM's own accounting."""
+"""Free memory that an engine needs beside its share: vLLM does not count the CUDA context and NCCL."""
 
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 
 def availability_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) -> list[CheckResult]:
-    """Processes, free memory, MIG, compute and persistence mode; ``utilization`` is gpu_memory_utilization."""
+    """The availability checks of one answering GPU; ``utilization`` is gpu_memory_utilization."""
     return [
         _free_memory(gpu, utilization, runs_dir),
         _processes(gpu, runs_dir),
@@ -27,7 +27,7 @@ def availability_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) 
 
 
 def needed_bytes(gpu: GpuReading, utilization: float) -> int | None:
-    """Free memory that an engine needs on this GPU before it starts, in bytes."""
+    """Free memory that an engine needs on this GPU before it starts, in bytes; None when the GPU's size is unknown."""
     if gpu.memory_total is None:
         return None
     return int((gpu.memory_total - (gpu.memory_reserved or 0)) * utilization) + SPARE_BYTES
@@ -50,7 +50,11 @@ def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckRe
     remedy = ""
     if short:
         holders = _describe(gpu.processes or (), runs_dir)
-        action = f"Stop {holders}" if holders else "Find the holder (another container's processes are not listed)"
+        action = (
+            f"Stop {holders}"
+            if holders
+            else "Find the process that holds it (those of other containers are not listed)"
+        )
         remedy = f"{action}, or lower gpu_memory_utilization"
     return CheckResult(
         name="free memory",
@@ -74,9 +78,7 @@ def _processes(gpu: GpuReading, runs_dir: Path) -> CheckResult:
         status="warn",
         value=_describe(foreign, runs_dir),
         limit="none",
-        remedy="Kill the left-over engine of the earlier run"
-        if leftover
-        else "They take GPU time from this run: stop them",
+        remedy="Kill the engine of the earlier run" if leftover else "They take GPU time from this run. Stop them",
         gpu=gpu.index,
     )
 
@@ -85,7 +87,7 @@ def _describe(processes: tuple[GpuProcess, ...], runs_dir: Path) -> str:
     parts = []
     for process in processes:
         held = "memory unknown" if process.used_bytes is None else format_gib(process.used_bytes)
-        mark = ", left over from a run here" if is_leftover(process.pid, runs_dir) else ""
+        mark = ", left over from an earlier run" if is_leftover(process.pid, runs_dir) else ""
         parts.append(f"pid {process.pid} ({held}{mark})")
     return ", ".join(parts)
 
@@ -98,7 +100,7 @@ def _mig(gpu: GpuReading) -> CheckResult:
         status="fail" if gpu.mig_enabled else "pass",
         value="on" if gpu.mig_enabled else "off",
         limit="off",
-        remedy="The GPU is split and its whole memory cannot be used: nvidia-smi -mig 0" if gpu.mig_enabled else "",
+        remedy="MIG splits the GPU, and an engine needs all of it. Run nvidia-smi -mig 0" if gpu.mig_enabled else "",
         gpu=gpu.index,
     )
 
@@ -112,7 +114,7 @@ def _compute_mode(gpu: GpuReading) -> CheckResult:
         status="fail" if prohibited else "pass" if gpu.compute_mode == 0 else "warn",
         value=_COMPUTE_MODES.get(gpu.compute_mode, str(gpu.compute_mode)),
         limit="default",
-        remedy="" if gpu.compute_mode == 0 else "nvidia-smi --compute-mode=0",
+        remedy="" if gpu.compute_mode == 0 else "Run nvidia-smi --compute-mode=0",
         gpu=gpu.index,
     )
 
@@ -125,6 +127,6 @@ def _persistence(gpu: GpuReading) -> CheckResult:
         status="pass" if gpu.persistence_mode else "warn",
         value="on" if gpu.persistence_mode else "off",
         limit="on",
-        remedy="" if gpu.persistence_mode else "Every start waits for the driver: run nvidia-persistenced",
+        remedy="" if gpu.persistence_mode else "The driver loads again at every start. Run nvidia-persistenced",
         gpu=gpu.index,
     )

@@ -1,4 +1,7 @@
-"""Checks that the node has the GPUs that the profile was written for, and that they work."""
+"""Checks that the node has the GPUs that the profile expects, and that they work.
+
+A broken GPU is found here in under a second, not minutes later by an engine that does not start.
+"""
 
 import re
 import time
@@ -34,8 +37,8 @@ def gpu_checks(
 ) -> list[CheckResult]:
     """Every GPU check of ``profile`` on a node with the GPUs ``present``, which ``reader`` can sample.
 
-    Only the GPUs that the profile uses are checked. ``torch_cuda`` is the CUDA version that torch was built for, None
-    when it is unknown. ``fitting`` is a remedy naming the profiles that fit this node. Takes under a second.
+    Only the GPUs that the profile uses are checked. ``torch_cuda`` is the CUDA version that torch was built for, or
+    None when it is unknown. ``fitting`` is a remedy that names the profiles that fit this node. Takes under a second.
     """
     visible = len(visible_gpus([gpu.uuid for gpu in present]))
     used = used_gpus(profile, present)
@@ -61,9 +64,9 @@ def gpu_checks(
 
 
 def fits(profile: Profile, gpus: Sequence[GpuReading]) -> bool:
-    """True when a node with these GPUs is the hardware that the profile expects; a CPU profile fits any node.
+    """True when the node with these GPUs has the hardware that the profile expects; a CPU profile fits every node.
 
-    A GPU that does not tell what the profile expects of it does not count.
+    A GPU counts only when every expected value can be read.
     """
     if profile.expect.device == "cpu":
         return True
@@ -73,7 +76,7 @@ def fits(profile: Profile, gpus: Sequence[GpuReading]) -> bool:
 
 
 def fitting_profiles(shipped: Iterable[Profile], gpus: list[GpuReading]) -> list[str]:
-    """Names of the shipped profiles that fit a node with these GPUs; CPU profiles only where no GPU profile fits."""
+    """Names of the shipped profiles that fit a node with these GPUs; of CPU profiles only when no GPU profile fits."""
     everything = list(shipped)
     baselines = {profile.baseline for profile in everything}
     fitting = [profile for profile in everything if profile.name not in baselines and fits(profile, gpus)]
@@ -109,7 +112,7 @@ def _cuda_version(driver: DriverReading, torch_cuda: tuple[int, int] | None) -> 
         missing = "the driver's" if driver.cuda_version is None else "torch's"
         return CheckResult(name=name, status="skipped", value=f"{missing} CUDA version is unreadable")
     older = driver.cuda_version < torch_cuda
-    # within one major version CUDA promises that a newer toolkit's programs run on an older driver
+    # CUDA promises that programs of a newer toolkit run on an older driver of the same major version
     breaks = driver.cuda_version[0] < torch_cuda[0]
     return CheckResult(
         name=name,

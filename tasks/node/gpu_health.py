@@ -1,4 +1,4 @@
-"""Checks that a GPU is not broken or about to fail, by what NVIDIA's documentation calls healthy.
+"""Checks that a GPU is healthy and not about to fail, by the rules of NVIDIA's documentation.
 
 Sources: NVML API reference (recovery actions, clocks event reasons), NVIDIA "GPU Memory Error Management" (row
 remapping: a pending or failed remap needs a reset or a replacement).
@@ -39,7 +39,7 @@ _POWER = "Check the power supplies and the node's power cap"
 
 
 def health_checks(gpu: GpuReading, event_samples: Sequence[int | None]) -> list[CheckResult]:
-    """Every health check of one answering GPU; ``event_samples`` are its event reasons, some hundred ms apart."""
+    """Every health check of one answering GPU; ``event_samples`` are its event reasons, 200 ms apart."""
     return [
         _recovery(gpu),
         _remap(gpu),
@@ -58,7 +58,7 @@ def describe_reasons(bits: int) -> str:
 
 
 def unreadable(name: str, gpu: GpuReading, field: str) -> CheckResult:
-    """The result of a check whose value the driver does not give."""
+    """The result of a check when the driver does not give the value of ``field``."""
     reason = gpu.unreadable.get(field, "no answer")
     return CheckResult(name=name, status="skipped", value=f"unreadable: {reason}", gpu=gpu.index)
 
@@ -84,7 +84,7 @@ def _remap(gpu: GpuReading) -> CheckResult:
     state = f"{rows.uncorrectable} uncorrectable, {rows.correctable} correctable"
     if rows.failed:
         status, state = "fail", f"a remap failed ({state})"
-        remedy = "The GPU's memory has no spare row left: take the GPU out of service and have it replaced"
+        remedy = "The GPU's memory has no spare row left. Take the GPU out of service and have it replaced"
     elif rows.pending:
         status, state = "fail", f"a remap is pending ({state})"
         remedy = "Reset the GPU (nvidia-smi --gpu-reset) or reboot the node, so that the bad row is replaced"
@@ -108,7 +108,7 @@ def _ecc_mode(gpu: GpuReading) -> CheckResult:
     if gpu.ecc_enabled is None:
         return unreadable("ECC", gpu, "ecc_enabled")
     if not gpu.ecc_enabled:
-        remedy = "Memory errors would go unseen: nvidia-smi --ecc-config=1, then reboot the node"
+        remedy = "Memory errors are not detected. Run nvidia-smi --ecc-config=1, then reboot the node"
         return CheckResult(name="ECC", status="warn", value="off", limit="on", remedy=remedy, gpu=gpu.index)
     return CheckResult(name="ECC", status="pass", value="on", gpu=gpu.index)
 

@@ -18,7 +18,7 @@ _P2P = {
 
 
 def link_checks(gpu: GpuReading, group: Sequence[int], *, tensor_parallel_size: int) -> list[CheckResult]:
-    """NVLink, peer-to-peer, fabric and PCIe of one GPU; ``group`` are the NVML indices of its engine's GPUs."""
+    """The link checks of one GPU; ``group`` holds the NVML indices of its engine's GPUs."""
     return [
         _nvlink(gpu, tensor_parallel_size),
         _p2p(gpu, [peer for peer in group if peer != gpu.index]),
@@ -58,7 +58,7 @@ def _p2p(gpu: GpuReading, peers: Sequence[int]) -> CheckResult:
         status="fail" if bad else "pass",
         value="; ".join(bad) or f"OK to {len(peers)} peers",
         limit="OK within the engine's GPUs",
-        remedy="Turn PCIe ACS and the IOMMU off for bare metal, or use a profile with tensor_parallel_size 1"
+        remedy="On bare metal, turn PCIe ACS and the IOMMU off, or use a profile with tensor_parallel_size 1"
         if bad
         else "",
         gpu=gpu.index,
@@ -78,7 +78,7 @@ def _fabric(gpu: GpuReading, tensor_parallel_size: int) -> CheckResult:
         limit="completed",
         remedy=""
         if ready
-        else "Start the fabric manager (systemctl start nvidia-fabricmanager), of the driver's version",
+        else "Start the fabric manager of the driver's version (systemctl start nvidia-fabricmanager)",
         gpu=gpu.index,
     )
 
@@ -92,6 +92,6 @@ def _pcie(gpu: GpuReading) -> CheckResult:
         status="warn" if narrow else "pass",
         value=f"x{gpu.pcie_width}",
         limit=f"x{gpu.pcie_max_width}",
-        remedy="Loading and host copies are slowed: reseat the card or check the riser" if narrow else "",
+        remedy="Loading and host copies are slow. Reseat the card or check the riser" if narrow else "",
         gpu=gpu.index,
     )

@@ -1,4 +1,8 @@
-"""Locks GPUs, so that one run at a time uses each: a ``flock`` per GPU, which the kernel drops when its holder ends."""
+"""Locks GPUs, so that one run at a time uses each.
+
+Two engines on one GPU would run out of memory. The lock is a ``flock`` per GPU, which the kernel drops when its holder
+ends in any way.
+"""
 
 import contextlib
 import fcntl
@@ -12,14 +16,14 @@ from tasks.errors import ConfigError
 from tasks.locks import describe_holder, write_holder
 
 DEFAULT_DIRECTORY = Path("/run/lock/rollout-harvest")
-"""Not below /tmp, where files of a certain age are removed and services may have a place of their own."""
+"""Not below /tmp: there the system removes old files, and a service may have a private /tmp."""
 POLL_SECONDS = 1.0
 _HELD = "HARVEST_GPUS_HELD"
-"""Environment variable: the GPUs that this process, or the one that started it, has locked."""
+"""Environment variable that names the GPUs that this process, or the process that started it, has locked."""
 
 
 def default_directory() -> Path:
-    """Where the locks of this node are: the same for every user, service and container on it."""
+    """The directory of this node's locks, the same for every user, service and container."""
     return Path(os.environ.get("HARVEST_LOCK_DIR") or DEFAULT_DIRECTORY)
 
 
@@ -27,15 +31,15 @@ def default_directory() -> Path:
 def lock_gpus(
     gpus: Sequence[str], *, run_id: str, on_wait: Callable[[str], None], directory: Path | None = None
 ) -> Iterator[None]:
-    """Hold ``gpus``, named as in CUDA_VISIBLE_DEVICES; wait while others hold any of them.
+    """Hold ``gpus``, named as in CUDA_VISIBLE_DEVICES, inside the context; first wait while others hold any of them.
 
-    ``on_wait`` is called once per holder, with a message that names it. A process that is started inside the context
-    holds the GPUs too. Raises ConfigError when the locks cannot be made in ``directory``.
+    ``on_wait`` is called once per holder, with a message that names it. A process that starts inside the context holds
+    the GPUs too. Raises ConfigError when the locks cannot be made in ``directory``.
     """
     held = set(filter(None, os.environ.get(_HELD, "").split(",")))
     wanted = sorted(set(gpus) - held)
     with contextlib.ExitStack() as stack:
-        # everyone takes them in the same order, so that no two wait for each other
+        # every process locks GPUs in the same order, so that no two wait for each other
         for gpu in wanted:
             _take(gpu, run_id, on_wait, directory or default_directory(), stack)
         before = os.environ.get(_HELD)
@@ -78,7 +82,7 @@ def _open(directory: Path, gpu: str) -> int:
 
 
 def _open_shared(path: Path) -> int:
-    """Open a file that all users of the node share, whatever their umask; make it if need be."""
+    """Descriptor of a file that all users of the node share, whatever their umask; the file is made if needed."""
     with contextlib.suppress(FileExistsError):
         path.parent.mkdir(parents=True)
         path.parent.chmod(0o1777)

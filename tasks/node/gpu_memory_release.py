@@ -1,4 +1,4 @@
-"""Waits until the driver has freed the GPU memory of killed engines, so that the next engine can have it."""
+"""Waits until the driver has freed the GPU memory of killed engines, so that the next engine can use it."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -9,8 +9,9 @@ from tasks.node.nvml import PynvmlReader
 
 INTERVAL_SECONDS = 0.5
 SETTLED_READINGS = 4
-"""Readings in a row without change after which memory counts as freed: the driver may take a second to begin."""
+"""Memory counts as freed after this many readings without change: the driver may take a second to begin."""
 SETTLED_BYTES = 64 * 2**20
+"""Free memory that grows by less than this between two readings has not changed."""
 
 
 def wait_for_free_memory(
@@ -23,9 +24,9 @@ def wait_for_free_memory(
 ) -> None:
     """Return when the free memory of ``gpus`` no longer grows and none of ``pids`` is on them any more.
 
-    ``gpus`` are entries of CUDA_VISIBLE_DEVICES, indices or UUIDs; ``pids`` are of processes that have ended, whose
-    memory the driver frees a moment later. Returns after ``timeout`` seconds in any case, and at once where there is
-    no GPU to ask.
+    ``gpus`` are entries of CUDA_VISIBLE_DEVICES, indices or UUIDs. ``pids`` belong to processes that have ended; the
+    driver frees their memory a moment later. Returns after ``timeout`` seconds in any case, and at once without GPUs
+    or without a driver.
     """
     if not gpus:
         return

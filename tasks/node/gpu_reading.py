@@ -1,4 +1,7 @@
-"""What NVML says about one GPU, as plain records; ``None`` means that the value could not be read."""
+"""Defines the records of one reading of a GPU, and the interface that reads them.
+
+The checks work on these plain records, so that tests need no GPU. None means that the value could not be read.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,99 +9,122 @@ from typing import Protocol
 
 
 class NoDriverError(Exception):
-    """No NVIDIA driver answers on this node; the text says why."""
+    """No NVIDIA driver answers on this node. The message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriverReading:
-    """The driver of the node; ``cuda_version`` is the newest CUDA that it supports, as (major, minor)."""
+    """The NVIDIA driver of the node."""
 
     version: str
     cuda_version: tuple[int, int] | None
+    """The newest CUDA that the driver supports, as (major, minor)."""
     gpu_count: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuProcess:
-    """A compute process on a GPU. NVML's pids are the host's; inside a container they may name nothing."""
+    """A compute process on a GPU."""
 
     pid: int
+    """The pid on the host; inside a container it may name no process."""
     used_bytes: int | None
+    """Memory that the process holds on this GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemappedRows:
-    """Memory rows replaced by spares, and whether a replacement waits for a reset or found no spare."""
+    """The memory rows of a GPU that spare rows replace."""
 
     correctable: int
+    """Rows replaced after correctable errors."""
     uncorrectable: int
+    """Rows replaced after uncorrectable errors."""
     pending: bool
+    """Whether a replacement waits for a reset."""
     failed: bool
+    """Whether a replacement found no spare row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuReading:
-    """One GPU's state. ``error`` is set, and nothing else, when the whole GPU does not answer.
-
-    Bytes for memory; what CUDA calls the total is ``memory_total - memory_reserved``. Degrees Celsius for
-    temperatures; ``slowdown_c`` is where the hardware starts to slow down.
-    ``p2p`` maps a peer's index to NVML's P2P read status, 0 being OK. ``nvlinks`` says of each link whether it is up.
-    ``unreadable`` gives the driver's reason for a field that is None.
-    """
+    """The state of one GPU. A field is None when it could not be read."""
 
     index: int
+    """NVML index."""
     error: str | None = None
+    """Why the whole GPU does not answer; all other fields are then unset."""
     name: str | None = None
     uuid: str | None = None
     pci_bus_id: str | None = None
     memory_total: int | None = None
+    """Bytes. What CUDA calls the total is ``memory_total - memory_reserved``."""
     memory_free: int | None = None
+    """Bytes."""
     memory_reserved: int | None = None
+    """Bytes that the driver keeps for itself."""
     compute_capability: tuple[int, int] | None = None
+    """(major, minor)."""
     temperature_c: int | None = None
+    """Degrees Celsius."""
     slowdown_c: int | None = None
+    """Temperature at which the hardware starts to slow down, in degrees Celsius."""
     recovery_action: int | None = None
+    """NVML's code of the action that the GPU needs; 0 is none."""
     remapped_rows: RemappedRows | None = None
     retired_pages_pending: bool | None = None
+    """Whether pages wait for a reset to be retired."""
     ecc_enabled: bool | None = None
     uncorrected_ecc: int | None = None
+    """Uncorrected ECC errors since the last reboot."""
     processes: tuple[GpuProcess, ...] | None = None
     mig_enabled: bool | None = None
     compute_mode: int | None = None
+    """NVML's code; 0 is the default mode."""
     persistence_mode: bool | None = None
     nvlinks: tuple[bool, ...] | None = None
+    """Whether each link is up."""
     p2p: Mapping[int, int] | None = None
+    """NVML's P2P read status by the peer's index; 0 is OK."""
     fabric_state: int | None = None
+    """NVML's code; 0 means that the GPU has no fabric, and 3 that its registration is complete."""
     pcie_width: int | None = None
+    """Lanes in use."""
     pcie_max_width: int | None = None
+    """Lanes that GPU and slot support."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    """The driver's reason, by the name of each field that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuSample:
-    """A GPU at one moment of a run: percent, bytes, degrees Celsius, watts, MHz, and NVML's event reason bits."""
+    """A GPU at one moment of a run. A field is None when it could not be read."""
 
     utilization_percent: int | None
     memory_used: int | None
+    """Bytes."""
     temperature_c: int | None
+    """Degrees Celsius."""
     power_w: float | None
+    """Watts."""
     sm_clock_mhz: int | None
     event_reasons: int | None
+    """NVML's bits of the reasons for the current clocks."""
 
 
 class NvmlReader(Protocol):
-    """Where GPU readings come from. Every method raises NoDriverError when no driver answers."""
+    """Reads GPUs. Every method raises NoDriverError when no driver answers."""
 
     def driver(self) -> DriverReading: ...
 
     def gpu(self, index: int) -> GpuReading:
-        """The whole state of the GPU; takes milliseconds."""
+        """The whole state of the GPU. Takes milliseconds."""
         ...
 
     def event_reasons(self, index: int) -> int | None:
-        """Why the clocks are what they are: NVML's bits, or None when unreadable."""
+        """NVML's bits of the reasons for the current clocks; None when they cannot be read."""
         ...
 
     def sample(self, index: int) -> GpuSample:
-        """The few values that telemetry records; cheap enough for every second."""
+        """The few values that telemetry records. Cheap enough for every second."""
         ...

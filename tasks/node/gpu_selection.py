@@ -1,4 +1,4 @@
-"""Which GPUs of the node a run uses: CUDA_VISIBLE_DEVICES, the profile's demand, and each replica's share."""
+"""Selects the GPUs that a run and each of its replicas use, from CUDA_VISIBLE_DEVICES and the profile."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ def read_all_gpus(reader: NvmlReader) -> list[GpuReading]:
 
 
 def device_name() -> str:
-    """The names of this node's GPUs, or the machine's architecture on a node without a driver."""
+    """The names of this node's GPUs, joined by commas; the machine's architecture on a node without GPUs or driver."""
     try:
         names = sorted({gpu.name or "unknown" for gpu in read_all_gpus(PynvmlReader())})
         return ", ".join(names) or platform.machine()
@@ -36,17 +36,20 @@ def read_used_gpus(profile: Profile, reader: NvmlReader) -> list[GpuReading]:
 
 
 def used_gpus(profile: Profile, present: Sequence[GpuReading]) -> list[GpuReading]:
-    """The GPUs that ``profile`` uses of those ``present``: the first ones that CUDA_VISIBLE_DEVICES shows."""
+    """The GPUs of ``present`` that ``profile`` uses: the first ones that CUDA_VISIBLE_DEVICES shows."""
     return [present[index] for index in visible_gpus([gpu.uuid for gpu in present])[: gpus_needed(profile)]]
 
 
 def gpus_needed(profile: Profile) -> int:
-    """How many GPUs of the node ``profile`` uses."""
+    """Number of GPUs that ``profile`` uses."""
     return max(profile.expect.gpu_count, profile.replicas * profile.engine.tensor_parallel_size)
 
 
 def smallest_gpu(gpus: Sequence[GpuReading]) -> GpuReading | None:
-    """The GPU with the least memory, and of equal ones with the least free: it bounds the engine. None without any."""
+    """The GPU with the least memory, and of equal ones with the least free memory, since it limits the engine.
+
+    None when no GPU's memory is known.
+    """
     known = [gpu for gpu in gpus if gpu.memory_total is not None]
     return min(known, key=lambda gpu: (gpu.memory_total or 0, gpu.memory_free or 0), default=None)
 
@@ -74,9 +77,9 @@ def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = o
 
 
 def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
-    """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for a replica of a CPU profile.
+    """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for each replica of a CPU profile.
 
-    ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None where it is not set. Raises ConfigError when it names too
+    ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None when it is not set. Raises ConfigError when it names too
     few GPUs.
     """
     replicas, width = plan.profile.replicas, plan.profile.engine.tensor_parallel_size

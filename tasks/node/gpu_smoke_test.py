@@ -1,8 +1,8 @@
 """Runs a short computation on every GPU, since NVML can report a dead GPU as healthy.
 
-Each GPU multiplies matrices whose product is known. Then, with several GPUs, NCCL adds one number from each. It happens
-in a child process with a time limit, ``python -m tasks.node.gpu_smoke_test GPUS``, which prints a line when it
-succeeds. The child and its workers end with the process that started them, since one that hangs would hold its GPU.
+Each GPU multiplies matrices whose product is known. With several GPUs, NCCL then adds one number from each. A child
+process does this within a time limit, ``python -m tasks.node.gpu_smoke_test GPUS``, and prints a line when it succeeds.
+The child and its workers end with the process that started them, since one that hangs would hold its GPU.
 """
 
 import os
@@ -22,7 +22,7 @@ _SIDE = 2048
 
 
 def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, child: Sequence[str] = ()) -> CheckResult:
-    """Run the test on these NVML indices. ``child`` replaces the command, which is this module in a new process."""
+    """The result of the test on the GPUs with these NVML indices; ``child`` replaces the child's command."""
     command = [*(child or (sys.executable, "-m", "tasks.node.gpu_smoke_test")), str(len(gpus))]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {
@@ -39,7 +39,7 @@ def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, chil
             output, _ = process.communicate(timeout=time_limit_s)
             said = f"exit code {process.returncode}: {_last_line(output)}"
         except subprocess.TimeoutExpired:
-            said = f"no end within {time_limit_s:g} s"
+            said = f"did not end within {time_limit_s:g} s"
         finally:
             process.kill()
     passed = process.returncode == 0
@@ -50,12 +50,12 @@ def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, chil
         limit=f"matrix product and all-reduce on {len(gpus)} GPUs within {time_limit_s:g} s",
         remedy=""
         if passed
-        else f"Reset the GPUs or reboot the node; run the test alone: python -m tasks.node.gpu_smoke_test {len(gpus)}",
+        else f"Reset the GPUs or reboot the node. To test alone: python -m tasks.node.gpu_smoke_test {len(gpus)}",
     )
 
 
 def run_smoke(gpus: int) -> None:
-    """Inside the child: compute on ``gpus`` GPUs. Raises on a wrong result."""
+    """Compute on ``gpus`` GPUs, inside the child process. Raises RuntimeError on a wrong result."""
     import torch
 
     if gpus == 1:
@@ -71,7 +71,7 @@ def run_smoke(gpus: int) -> None:
 
 
 def _worker(rank: int, world: int, port: int, parent_pid: int) -> None:
-    # torch has asked for SIGINT at the parent's death, which a process that hangs in the driver ignores
+    # torch sends SIGINT when the parent dies, but a process that hangs in the driver ignores it
     die_with_parent(parent_pid)
     import torch
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Samples how busy the GPUs are while other processes use them, for benchmarks of programs that do not report it."""
+"""Samples the use of the GPUs while other processes compute, for benchmarks of programs that do not report it."""
 
 import threading
 import time
@@ -17,14 +17,16 @@ INTERVAL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class GpuUse:
-    """GPU use over a stretch of time: mean utilization and the largest memory of any GPU; None when not sampled."""
+    """The use of the GPUs over a time. A field is None when there is no sample."""
 
     utilization_percent: float | None
+    """Mean over time and GPUs."""
     max_memory_gib: float | None
+    """Largest memory in use on one GPU, in GiB."""
 
 
 class GpuUseSampler:
-    """Samples the GPUs that ``profile`` uses from entry to exit; on a node without a driver it samples nothing."""
+    """Samples the GPUs that ``profile`` uses, from entry to exit. On a node without a driver it samples nothing."""
 
     def __init__(self, profile: Profile, reader: NvmlReader | None = None, interval_s: float = INTERVAL_S) -> None:
         self._reader: NvmlReader = reader or PynvmlReader()
@@ -40,7 +42,7 @@ class GpuUseSampler:
         return self._indices
 
     def use_between(self, started: float, finished: float) -> GpuUse:
-        """The use between two moments, given in seconds since the epoch."""
+        """The use between two moments, both in seconds since the epoch."""
         samples = [sample for at, sample in list(self._samples) if started <= at <= finished]
         busy = [sample.utilization_percent for sample in samples if sample.utilization_percent is not None]
         memory = [sample.memory_used for sample in samples if sample.memory_used is not None]

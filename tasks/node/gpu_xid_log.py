@@ -1,6 +1,6 @@
-"""The NVIDIA driver's error reports (XIDs) in the kernel log.
+"""Reads the NVIDIA driver's error reports (XIDs) in the kernel log, and checks the recent ones.
 
-Meanings: NVIDIA "XID Errors" (https://docs.nvidia.com/deploy/xid-errors/).
+A GPU that failed an hour ago may look healthy to NVML. Meanings of the numbers: NVIDIA "XID Errors" (https://docs.nvidia.com/deploy/xid-errors/).
 """
 
 import os
@@ -37,15 +37,18 @@ _XID = re.compile(r"NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F:.]+)\): (?P<code>\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Xid:
-    """One report: XID number, PCI bus id as logged, and seconds since it was logged."""
+    """One error report."""
 
     code: int
+    """The XID number."""
     bus_id: str
+    """The GPU's PCI bus id, as logged."""
     age_s: float
+    """Seconds since the report was logged."""
 
 
 def read_xids(path: Path = KERNEL_LOG, *, uptime_s: float | None = None) -> list[Xid] | None:
-    """XIDs since boot, oldest first, or None when the kernel log cannot be read (a container, a plain user)."""
+    """The XIDs since boot, oldest first; None when the kernel log cannot be read, as in a container or without root."""
     now = time.clock_gettime(time.CLOCK_MONOTONIC) if uptime_s is None else uptime_s
     try:
         text = _read_all(path)
@@ -65,7 +68,8 @@ def read_xids(path: Path = KERNEL_LOG, *, uptime_s: float | None = None) -> list
 def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str | None], others: Sequence[str] = ()) -> CheckResult:
     """Check the reports of the last 24 hours for the GPUs with these PCI bus ids.
 
-    A lost GPU (None) no longer gives its bus id. With one, reports on every bus count, except those of ``others``.
+    None stands for a lost GPU, which no longer gives its bus id. Then the reports of every bus count, except those of
+    ``others``.
     """
     if xids is None:
         return CheckResult(name="kernel log XIDs", status="skipped", value="the kernel log is not readable here")
@@ -83,7 +87,7 @@ def check_xids(xids: Sequence[Xid] | None, bus_ids: Sequence[str | None], others
     if fatal:
         remedy = "Drain the node and reboot it; if the report returns, have the GPU replaced"
     elif seen:
-        remedy = "Often an earlier program's fault; if it returns with another program, reset the GPU"
+        remedy = "Often the fault of an earlier program. If it returns with another program, reset the GPU"
     return CheckResult(
         name="kernel log XIDs",
         status="fail" if fatal else "warn" if seen else "pass",
@@ -103,7 +107,7 @@ def _read_all(path: Path) -> str:
                 chunk = os.read(descriptor, 8192)
             except BlockingIOError:
                 break
-            except BrokenPipeError:  # the record was overwritten before it was read; the next read goes on
+            except BrokenPipeError:  # the kernel overwrote the record; the next read gives the next one
                 continue
             if not chunk:
                 break
@@ -114,6 +118,6 @@ def _read_all(path: Path) -> str:
 
 
 def _bus(bus_id: str) -> str:
-    """``domain:bus:device`` in one form: the log and NVML differ in padding, case and the function number."""
+    """``domain:bus:device`` in one form, since the log and NVML differ in padding, case and the function number."""
     parts = bus_id.split(".")[0].lower().split(":")
     return ":".join(f"{int(part, 16):x}" for part in parts)

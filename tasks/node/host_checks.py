@@ -1,4 +1,4 @@
-"""Checks of the node itself, for CPU and GPU profiles alike: memory, disks, limits, permissions."""
+"""Checks the node itself, for CPU and GPU profiles alike: memory, disk, limits and permissions."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ from tasks.units import GIB, MIB, format_gib
 SHARED_MEMORY = Path("/dev/shm")
 SHM_LEAST = 256 * MIB
 SHM_COMFORTABLE = GIB
-"""vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill; NCCL takes some more."""
+"""vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill. NCCL takes some more."""
 
 OPEN_FILES_LEAST = 1024
 OPEN_FILES_COMFORTABLE = 4096
@@ -24,16 +24,18 @@ OPEN_FILES_COMFORTABLE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSize:
-    """Bytes that a run still has to write: as expected, and at most."""
+    """The output that a run still has to write."""
 
     expected: int
+    """Bytes with completions of the expected length."""
     most: int
+    """Bytes when every completion has max_tokens."""
 
 
 def host_checks(
     profile: Profile, *, runs_dir: Path, host_bytes: int | None, output: OutputSize | None
 ) -> list[CheckResult]:
-    """Every check that needs no GPU. ``host_bytes`` is what the engines will take of host memory, None when unknown."""
+    """Every check that needs no GPU. ``host_bytes`` is the host memory that the engines take, None when unknown."""
     return [
         check_ram(profile, read_host_memory(), host_bytes),
         check_shared_memory(profile, _free(SHARED_MEMORY)),
@@ -44,7 +46,7 @@ def host_checks(
 
 
 def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> CheckResult:
-    """Host memory against the profile's own limit and against what the engines will take."""
+    """Check host memory against the profile's limit and against the ``host_bytes`` that the engines take."""
     floor = int((profile.expect.ram_gib or 0) * GIB)
     status: Status = "pass"
     remedy = ""
@@ -66,7 +68,7 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
 
 
 def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
-    """Room in /dev/shm, through which the processes of a tensor-parallel engine talk; ``free`` is in bytes."""
+    """Check the room in /dev/shm, which the processes of a tensor-parallel engine share; ``free`` is in bytes."""
     if free is None:
         return CheckResult(name="shared memory", status="skipped", value=f"{SHARED_MEMORY} cannot be read")
     status: Status = "pass"
@@ -83,7 +85,7 @@ def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
 
 
 def check_writable(runs_dir: Path) -> CheckResult:
-    """Create, write and remove a file below ``runs_dir``, or where it would be made."""
+    """Check ``runs_dir``, or its nearest existing parent, with a file that is written and removed."""
     target = nearest_existing(runs_dir)
     try:
         with tempfile.NamedTemporaryFile(dir=target, prefix=".preflight.") as file:
@@ -102,9 +104,9 @@ def check_writable(runs_dir: Path) -> CheckResult:
 
 
 def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
-    """Free disk for twice the output: the files of a run and the copies made while publishing them.
+    """Check that the disk holds twice the output: the files of a run, and the copies made while publishing them.
 
-    Fails when the expected output does not fit, and warns when the longest possible one does not.
+    The check fails when the expected output does not fit, and warns when the largest possible output does not.
     """
     target = nearest_existing(runs_dir)
     free = shutil.disk_usage(target).free
@@ -124,7 +126,7 @@ def check_disk(runs_dir: Path, output: OutputSize | None) -> CheckResult:
 
 
 def check_open_files(limits: tuple[int, int]) -> CheckResult:
-    """The process's limit on open files, as (soft, hard); -1 means none."""
+    """Check the process's limit on open files, given as (soft, hard); -1 means no limit."""
     soft, hard = limits
     unlimited = soft == resource.RLIM_INFINITY
     status: Status = "pass"
@@ -137,7 +139,7 @@ def check_open_files(limits: tuple[int, int]) -> CheckResult:
         limit=str(OPEN_FILES_COMFORTABLE),
         remedy=""
         if status == "pass"
-        else f"ulimit -n {OPEN_FILES_COMFORTABLE}"
+        else f"Run ulimit -n {OPEN_FILES_COMFORTABLE}"
         + ("" if hard == -1 or hard >= OPEN_FILES_COMFORTABLE else " as root"),
     )
 

@@ -1,4 +1,4 @@
-"""Host memory as this process may use it: the machine's, or the cgroup's limit where that is lower."""
+"""Reads the host memory that this process may use: the machine's, or the cgroup's limit when it is lower."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,14 @@ from tasks.node.cgroup import read_cgroup_memory
 
 @dataclass(frozen=True, kw_only=True)
 class HostMemory:
-    """Bytes; ``limited_by`` says whose limit ``total`` is: "machine" or "cgroup"."""
+    """The host memory that this process may use."""
 
     total: int
+    """Bytes."""
     available: int
+    """Bytes."""
     limited_by: str
+    """"machine" or "cgroup": the one that sets ``total``."""
 
 
 def read_host_memory(root: Path = Path("/")) -> HostMemory:

@@ -1,4 +1,7 @@
-"""Plans an engine's memory before anything is loaded: weights, reserve, KV cache, and how many sequences fit."""
+"""Plans an engine's memory before anything is loaded: weights, reserve, KV cache, and how many sequences fit.
+
+An engine takes minutes to load a model and then fails when the memory is too small. The plan tells this in seconds.
+"""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -18,45 +21,53 @@ CPU_ENGINE_BYTES = 3 << 29
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Memory of one engine, in bytes per GPU (of the host for a CPU engine). A figure is None when it is unknown."""
+    """The memory of one engine, per GPU; of the host for a CPU engine. A figure is None when it is unknown."""
 
     profile: str
+    """The profile's name."""
     device: str
     """"cuda" or "cpu"."""
     tensor_parallel_size: int
+    """Number of GPUs of the engine."""
     max_model_len: int
+    """Most tokens of a sequence."""
     expected_length: int
-    """Tokens of a mean prompt and completion."""
+    """Tokens of a mean prompt plus completion."""
     in_flight: int
-    """Sequences in a question batch of one engine: questions x arms x samples."""
+    """Sequences in one question batch: questions x arms x samples."""
     running: int
-    """How many of ``in_flight`` max_num_seqs lets run at once."""
+    """Sequences of ``in_flight`` that run at once under max_num_seqs."""
     device_bytes: int | None = None
+    """Total memory, in bytes."""
     weight_bytes: int | None = None
+    """Weights, in bytes."""
     reserve_bytes: int | None = None
-    """What the engine takes beside weights and KV cache; None also where a CPU profile sets its KV cache itself."""
+    """Memory beside weights and KV cache, in bytes; None also when a CPU profile sets the size of its KV cache."""
     kv_budget_bytes: int | None = None
+    """Memory for the KV cache, in bytes."""
     kv_bytes_per_token: int | None = None
+    """Size of one token in the KV cache, in bytes."""
     kv_tokens: int | None = None
+    """Tokens that the KV cache holds, as vLLM counts them."""
     sequences_at_max_len: int | None = None
-    """How many sequences of ``max_model_len`` tokens the KV cache holds."""
+    """Sequences of ``max_model_len`` tokens that the KV cache holds."""
     sequences_at_expected: int | None = None
-    """How many sequences of ``expected_length`` tokens the KV cache holds."""
+    """Sequences of ``expected_length`` tokens that the KV cache holds."""
     batch_fits: bool | None = None
     """Whether the KV cache holds ``running`` sequences of ``expected_length`` tokens."""
     is_estimate: bool = False
-    """Whether the KV budget rests on an estimate of what vLLM measures when it starts."""
+    """Whether ``kv_budget_bytes`` is an estimate; vLLM measures it when it starts."""
     unknown: tuple[str, ...] = ()
-    """Why figures are missing."""
+    """The reasons for missing figures."""
     problems: tuple[str, ...] = ()
     """Settings that cannot work."""
     doubts: tuple[str, ...] = ()
-    """Settings that, by the estimate, do not work."""
+    """Settings that do not work by the estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Budget:
-    """The part of a MemoryPlan that says how the device's memory is divided; fields as there."""
+    """The fields of a MemoryPlan that divide the device's memory."""
 
     device_bytes: int | None = None
     reserve_bytes: int | None = None
@@ -74,11 +85,11 @@ def plan_memory(
     gpu_bytes: int | None = None,
     gpu_name: str = "",
 ) -> MemoryPlan:
-    """The memory plan of ``profile`` with the model in ``model_path``; loads nothing.
+    """The memory plan of ``profile`` with the model in ``model_path``. It loads no weights.
 
-    ``expected_length`` is the mean prompt plus completion in tokens, max_model_len by default. ``gpu_bytes`` is what
-    CUDA calls the GPU's total memory, by default the profile's expect.gpu_memory_gib. Raises ConfigError when the
-    model's files cannot be read.
+    ``expected_length`` is the mean prompt plus completion in tokens; its default is max_model_len. ``gpu_bytes`` is the
+    total memory of a GPU as CUDA counts it; its default is the profile's expect.gpu_memory_gib. Raises ConfigError when
+    the model's files cannot be read.
     """
     engine = profile.engine
     in_flight = profile.question_batch_size * arms * samples
@@ -113,7 +124,7 @@ def plan_memory(
     if budget.device_bytes is None or budget.kv_budget_bytes is None:
         return plan
     cache = kv_cache(shape, engine, budget.kv_budget_bytes, device=profile.expect.device)
-    # an estimate that is too high must not stop a run that vLLM would start; the weights are not estimated
+    # an estimate must not stop a run that vLLM can start; the weights are exact
     too_large = weights is not None and weights >= budget.device_bytes * engine.gpu_memory_utilization
     return _with_cache(plan, cache, certain=too_large or not budget.is_estimate)
 

@@ -1,4 +1,4 @@
-"""All checks of a node for a profile, a model and a destination. No model is loaded."""
+"""Runs all checks of a node for a profile, a model and a destination. It loads no model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +35,7 @@ def check_node(
     samples: int = 1,
     expected_length: int | None = None,
 ) -> PreflightReport:
-    """Check the node, the model's files and the destination for ``profile``; takes seconds and never raises for a
-    failed check.
+    """The results of all checks for ``profile``. Takes seconds, and raises no error when a check fails.
 
     ``arms``, ``samples`` and ``expected_length`` (tokens of a mean prompt plus completion) are for the memory plan.
     ``smoke`` adds a real computation on the GPUs.
@@ -150,7 +149,7 @@ def _plan(
 
 
 def check_memory_plan(plan: MemoryPlan) -> CheckResult:
-    """What ``plan`` means for a run: only what is certain fails, an estimate warns."""
+    """The check of ``plan``. It fails only when a problem is certain, and warns when it is an estimate."""
     name = "memory plan"
     if plan.problems:
         return CheckResult(name=name, status="fail", value="; ".join(plan.problems), is_input=True)
@@ -159,7 +158,7 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
             name=name,
             status="warn",
             value="; ".join(plan.doubts),
-            remedy="By an estimate of what the engine takes beside the weights: its start will tell",
+            remedy="This rests on an estimate of the memory beside the weights. Start the engine to know",
         )
     if plan.kv_tokens is None:
         return CheckResult(name=name, status="skipped", value="; ".join(plan.unknown))
@@ -171,12 +170,12 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
         status="warn",
         value=f"{value}, {plan.sequences_at_expected} sequences of {plan.expected_length} tokens",
         limit=f"{plan.running} sequences at once",
-        remedy="Sequences will be preempted and computed again: lower question_batch_size or max_model_len",
+        remedy="vLLM will preempt sequences and compute them again. Lower question_batch_size or max_model_len",
     )
 
 
 def _host_bytes(profile: Profile, plan: MemoryPlan | None) -> int | None:
-    """Host memory that the engines of a CPU profile will take; a GPU engine's own is small and not counted."""
+    """Host memory that the engines of a CPU profile take, in bytes; a GPU engine takes little, which is not counted."""
     if profile.expect.device != "cpu" or plan is None or plan.weight_bytes is None:
         return None
     return profile.replicas * (plan.weight_bytes + (plan.kv_budget_bytes or 0) + CPU_ENGINE_BYTES)

@@ -1,4 +1,4 @@
-"""GPU readings from NVIDIA's management library (NVML), through the package nvidia-ml-py."""
+"""Reads GPUs from NVIDIA's management library (NVML), through the package nvidia-ml-py."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class PynvmlReader:
-    """Reads through ``libnvidia-ml.so.1``, which comes with the driver. The library is loaded at the first reading."""
+    """Reads GPUs through ``libnvidia-ml.so.1``, which comes with the driver and is loaded at the first reading."""
 
     def __init__(self) -> None:
         self._library: Any = None
@@ -121,7 +121,7 @@ class PynvmlReader:
 
 
 class _Fields:
-    """Reads values one by one, keeping the driver's reason for each that it refuses."""
+    """Reads values one by one, and keeps the driver's reason for each value that it refuses."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -147,7 +147,7 @@ def _temperature(nvml: Any, handle: Any) -> int:
 
 
 def _slowdown(nvml: Any, handle: Any, temperature: int | None) -> int:
-    # newer GPUs state limits as distances from their own limit, older ones as absolute temperatures
+    # newer GPUs give limits as distances from a limit of their own, older GPUs as absolute temperatures
     limit = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT])[0]
     if temperature is not None and limit.nvmlReturn == nvml.NVML_SUCCESS:
         with contextlib.suppress(nvml.NVMLError):

@@ -1,4 +1,4 @@
-"""Which packages are installed, read from their metadata: importing torch or vLLM would take seconds."""
+"""Checks the installed packages by their metadata, since importing torch or vLLM takes seconds."""
 
 import importlib.util
 import re
@@ -9,13 +9,13 @@ from profiles.schema import Profile
 from tasks.node.check_result import CheckResult
 
 VLLM_SERIES = "0.32"
-"""The vLLM whose engine arguments, log texts and memory rules this program knows."""
+"""The vLLM series whose engine arguments, log texts and memory rules this program knows."""
 
 _CUDA = re.compile(r"""^cuda\b[^=\n]*=\s*['"](\d+)\.(\d+)['"]""", re.MULTILINE)
 
 
 def package_checks(profile: Profile) -> list[CheckResult]:
-    """The engine's packages: vLLM of the known series, and for a GPU profile a torch that was built for CUDA."""
+    """The checks of the engine's packages: vLLM's series, and for a GPU profile a torch that was built for CUDA."""
     if profile.engine.backend != "vllm":
         value = f"not needed by backend {profile.engine.backend}"
         return [CheckResult(name="vLLM version", status="skipped", value=value)]
@@ -26,7 +26,7 @@ def package_checks(profile: Profile) -> list[CheckResult]:
 
 
 def torch_cuda_version() -> tuple[int, int] | None:
-    """The CUDA version that the installed torch was built for, as (major, minor); None for none or no torch."""
+    """The CUDA version that the installed torch was built for, as (major, minor); None without torch or CUDA."""
     source = _torch_version_source()
     match = _CUDA.search(source) if source else None
     return (int(match[1]), int(match[2])) if match else None
@@ -46,7 +46,7 @@ def _vllm(profile: Profile) -> CheckResult:
         status="pass" if known else "warn",
         value=version,
         limit=f"{VLLM_SERIES}.x",
-        remedy="" if known else f"Arguments and log texts may differ from what is known here: {install}",
+        remedy="" if known else f"Its arguments and log texts may differ from those of {VLLM_SERIES}. Run {install}",
     )
 
 
@@ -59,7 +59,7 @@ def _torch() -> CheckResult:
             status="fail",
             value="not installed" if source is None else "built without CUDA",
             limit="built for CUDA",
-            remedy="Run pip install 'rollout-harvest[gpu]' in an environment of its own",
+            remedy="Run pip install 'rollout-harvest[gpu]' in a new environment",
         )
     return CheckResult(name="torch build", status="pass", value=f"CUDA {cuda[0]}.{cuda[1]}", limit="built for CUDA")
 

@@ -1,4 +1,4 @@
-"""The preflight of a planned run: check the node, write preflight.json, and stop the run when a check failed."""
+"""Checks the node for a planned run, writes preflight.json, and stops the run when a check fails."""
 
 import math
 
@@ -14,21 +14,21 @@ from tasks.records import shard_indices
 from tasks.storage.filesystems import TransferSettings
 
 BYTES_PER_TOKEN = 12
-"""A stored completion token: its id, its logprob and its text, before compression."""
+"""Size of a stored completion token: its id, its logprob and its text, before compression."""
 
 USUAL_COMPLETION = 0.5
-"""Expected length of a completion as a share of max_tokens: the true one shows only while generating, and few runs
-whose answers are not mostly cut off exceed this."""
+"""Expected length of a completion, as a share of max_tokens. The true length is known only after generation. Few runs
+exceed this share, unless most of their answers are cut off."""
 
 
 def run_preflight(
     plan: RunPlan, upload_url: str | None, transfer: TransferSettings | None = None, *, reader: NvmlReader | None = None
 ) -> PreflightReport:
-    """Check the node for ``plan``, publish preflight.json, and raise PreflightFailed when a check failed.
+    """Check the node for ``plan``, publish preflight.json, and return the report.
 
-    Raises ConfigError when what the user gave is at fault.
+    Raises PreflightFailed when a check fails, or ConfigError when the user's input is at fault.
     """
-    # the engines of a killed run end with it, but the driver frees their memory a moment later
+    # the engines of a killed run end with it, and the driver frees their memory a moment later
     wait_for_free_memory(gpus_of_run(plan), reader=reader)
     prompts = estimate_prompts(plan)
     report = check_node(
@@ -49,7 +49,7 @@ def run_preflight(
 
 
 def output_size(plan: RunPlan) -> OutputSize:
-    """What the run's unfinished shards will take on disk, in bytes."""
+    """Bytes that the run's unfinished shards will take on disk."""
     finished = len(shard_indices(plan.paths.root / "rollouts"))
     questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
     sampling = plan.config.sampling

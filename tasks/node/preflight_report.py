@@ -1,4 +1,4 @@
-"""preflight.json: what every check of the node found, and the memory plan."""
+"""Defines preflight.json, the results of all checks and the memory plan, and writes and reads it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ class PreflightReport:
     """The outcome of one preflight."""
 
     checks: tuple[CheckResult, ...]
-    """In the order of the checks."""
+    """The result of every check, in order."""
     plan: MemoryPlan | None = None
-    """None when no model was given, or when the model's files are incomplete."""
+    """The memory plan; None when no model was given, or when the model's files are incomplete."""
 
     @property
     def worst(self) -> Status:
-        """The worst outcome: fail, warn or pass. A skipped check makes a report neither better nor worse."""
+        """The worst outcome: fail, warn or pass. A skipped check does not count."""
         worst = max(self.checks, key=lambda check: _RANK[check.status], default=None)
         return "pass" if worst is None or worst.status == "skipped" else worst.status
 
@@ -33,9 +33,9 @@ class PreflightReport:
         return tuple(check for check in self.checks if check.status == "fail")
 
     def raise_if_failed(self) -> None:
-        """Raise an error that lists each failed check with its remedy; do nothing when none failed.
+        """Raise an error that lists each failed check with its remedy, when a check failed.
 
-        Raises ConfigError when the user's input is at fault (the model, or settings that no node can run), else
+        It is a ConfigError when the user's input is at fault (the model, or settings that no node can run), else a
         PreflightFailed.
         """
         if not self.failed:
@@ -45,7 +45,7 @@ class PreflightReport:
         raise kind(f"preflight failed, {len(self.failed)} of {len(self.checks)} checks:\n{lines}")
 
     def to_json(self) -> dict[str, Any]:
-        """The value of preflight.json."""
+        """The content of preflight.json: the fields, and ``worst``."""
         return {"worst": self.worst, **asdict(self)}
 
 

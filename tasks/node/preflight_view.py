@@ -1,4 +1,4 @@
-"""Shows the preflight report and the capacity plan in a terminal."""
+"""Renders the preflight report and the capacity plan for the terminal."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,9 +17,9 @@ _STYLE = {"pass": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim
 
 
 def render_preflight(report: PreflightReport) -> "RenderableType":
-    """A table of the checks, then the memory plan where there is one.
+    """A table of the checks, then the memory plan if there is one.
 
-    GPUs with the same outcome share a row; a remedy stands below its check.
+    GPUs with the same outcome share a row. A remedy stands below its check.
     """
     from rich.console import Group
     from rich.table import Table
@@ -47,7 +47,7 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
 
 
 def render_plan(plan: MemoryPlan, advice: Sequence[Advice]) -> "RenderableType":
-    """The plan's figures, the settings that cannot work, what is unknown, and the advice."""
+    """The plan's figures, the settings that cannot work, the unknown figures, and the advice."""
     from rich.console import Group
     from rich.text import Text
 
@@ -90,7 +90,7 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
 
 
 def _grouped(checks: Sequence[CheckResult]) -> list[tuple[CheckResult, str]]:
-    """Checks in their first order; equal outcomes on several GPUs become one, with the range of GPUs."""
+    """(check, GPUs) in the order of the checks' first appearance; GPUs with equal outcomes are merged."""
     order = {check.name: position for position, check in reversed(list(enumerate(checks)))}
 
     def key(check: CheckResult) -> tuple[int, str, str, str, str]:

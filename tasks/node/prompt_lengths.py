@@ -1,8 +1,8 @@
-"""How long the prompts of a run are, measured on a sample of its questions.
+"""Measures the lengths of a run's prompts on a sample of its questions, for the memory plan.
 
-``measure_prompts`` takes the model's chat tokenizer. ``estimate_prompts`` does without transformers, whose import takes
-longer than all of preflight: it encodes questions and arms with the model's own vocabulary, and estimates what the chat
-template puts around them.
+``measure_prompts`` uses the model's chat tokenizer. ``estimate_prompts`` works without transformers, whose import takes
+longer than all of preflight. It encodes questions and arms with the model's vocabulary, and estimates the tokens that
+the chat template puts around them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +17,21 @@ from tasks.plan.run_plan import RunPlan
 SAMPLE = 64
 
 MARKUP_TOKENS = 5
-"""Estimated tokens around each message of a chat: a start, the role, a line break, an end, a line break."""
+"""Estimated number of tokens around a chat message: a start, the role, a line break, an end, a line break."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptLengths:
-    """Prompt lengths in tokens over sampled questions under every arm.
-
-    ``shared_prefix`` is the mean over arms of the tokens that all sampled prompts of an arm start with.
-    """
+    """Prompt lengths in tokens, over sampled questions under every arm."""
 
     sampled: int
+    """Number of sampled questions."""
     mean: float
     p99: int
+    """99% of the prompts are at most this long."""
     longest: int
     shared_prefix: float
+    """Number of tokens that all sampled prompts of an arm start with; the mean over arms."""
 
 
 def measure_prompts(
@@ -41,9 +41,9 @@ def measure_prompts(
     *,
     sample: int = SAMPLE,
 ) -> PromptLengths:
-    """Measure evenly spread ``questions`` under every arm; ``encode`` is the chat tokenizer's.
+    """Prompt lengths of evenly spread ``questions`` under every arm; ``encode`` turns a chat into token ids.
 
-    The question of the most characters is always measured. Raises ValueError without questions.
+    The sample always has the question with the most characters. Raises ValueError without questions.
     """
     if not questions:
         raise ValueError("there are no questions to measure; give at least one")
@@ -66,7 +66,7 @@ def measure_prompts(
 
 
 def estimate_prompts(run: RunPlan) -> PromptLengths | None:
-    """Prompt lengths in tokens on a sample of the run's questions, or None when the model has no tokenizer.json.
+    """Estimated prompt lengths on a sample of the run's questions; None when the model has no tokenizer.json.
 
     Raises ConfigError when that file cannot be read.
     """
@@ -93,7 +93,7 @@ def estimate_prompts(run: RunPlan) -> PromptLengths | None:
 
 
 def _common_prefix(prompts: Sequence[list[int]]) -> int:
-    """Tokens that all prompts start with; one prompt shares nothing."""
+    """Number of tokens that all prompts start with; 0 for fewer than two prompts."""
     if len(prompts) < 2:
         return 0
     # lists are ordered by their first difference, so the extremes differ earliest

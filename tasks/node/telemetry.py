@@ -1,4 +1,7 @@
-"""Records what the hardware and the engines do, once a second, in one Parquet file."""
+"""Records the load of the hardware and the engines once a second, in one Parquet file.
+
+The file shows whether a run used its GPUs well, and what a rollout cost.
+"""
 
 import logging
 import threading
@@ -45,7 +48,7 @@ TELEMETRY_SCHEMA = pl.Schema(
 )
 """One row per sample and source: "gpu" (index: NVML's), "replica" (index: the replica's) or, without a GPU, "host"
 (utilization: percent of one core; memory: resident bytes; both of this process and its descendants). ``session`` is
-when the sampler started: a resumed run adds a session. Counters are cumulative since the replica's own start."""
+the time at which the sampler started; a resumed run adds a session. Counters count from the replica's start."""
 
 INTERVAL_S = 1.0
 PUBLISH_EVERY_S = 60.0
@@ -56,24 +59,32 @@ _TREE_EVERY = 15
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaStats:
-    """A replica's counters; ``kv_cache_usage`` is a share of 1, all others count from the replica's start."""
+    """The load of a replica, and its counters since its start."""
 
     replica: int
+    """Index of the replica."""
     running: int
+    """Sequences that run now."""
     waiting: int
+    """Sequences that wait now."""
     kv_cache_usage: float
+    """Share (of 1) of the KV cache in use now."""
     preemptions: int
+    """Preempted sequences since the start."""
     prefix_cache_hits: int
+    """Prompt tokens found in the prefix cache since the start."""
     prefix_cache_queries: int
+    """Prompt tokens looked up in the prefix cache since the start."""
     generation_tokens: int
+    """Generated tokens since the start."""
 
 
 class TelemetrySampler:
     """A thread that samples once a second and publishes ``path`` every minute and at the end.
 
-    As a context manager it runs from entry to exit. Start it before the engines, so that their start-up is counted. An
-    existing file is continued. A kill loses what came since the last publication. Trouble with a sample or the disk is
-    logged and never stops a run.
+    As a context manager it runs from entry to exit. Start it before the engines, so that their start-up is counted. It
+    appends to an existing file. A kill loses the samples since the last publication. An error of a sample or of the
+    disk is logged and never stops a run.
     """
 
     def __init__(
@@ -138,7 +149,7 @@ class TelemetrySampler:
             for stats in self._replica_stats():
                 values = asdict(stats)
                 rows.append({"source": "replica", "index": values.pop("replica"), **values})
-            # a value that does not fit the schema costs this sample, not all that came since the last publication
+            # a value that does not fit the schema loses this sample, not all samples since the last publication
             self._samples.append(pl.DataFrame([now | row for row in rows], schema=TELEMETRY_SCHEMA))
         except Exception:  # a run is worth more than a sample
             logger.exception("a telemetry sample failed")
@@ -157,7 +168,7 @@ class TelemetrySampler:
             )
 
     def _publish(self) -> float:
-        """Publish everything so far; returns the seconds that it took."""
+        """Publish all samples so far, and return the seconds that it took."""
         started = time.monotonic()
         samples, self._samples = self._samples, []
         try:
@@ -165,13 +176,13 @@ class TelemetrySampler:
             publish_parquet(self._published, self._path)
         except StorageError as error:
             logger.warning("telemetry is not saved: %s", error)
-        except Exception:  # the thread lives on: the next minute may be saved again
+        except Exception:  # the thread goes on: the next publication may succeed
             logger.exception("telemetry is not saved")
         return time.monotonic() - started
 
 
 class _HostTree:
-    """CPU time and resident memory of this process and its descendants."""
+    """Reads the CPU use and resident memory of this process and its descendants."""
 
     def __init__(self) -> None:
         self._own = psutil.Process()
@@ -179,7 +190,7 @@ class _HostTree:
         self._until_refresh = 0
 
     def sample(self) -> dict[str, float]:
-        # looking for descendants reads every process of the machine, so it is not done for every sample
+        # a search for descendants reads every process of the machine, so not every sample makes one
         if self._until_refresh == 0:
             found = {self._own.pid: self._own} | {child.pid: child for child in self._own.children(recursive=True)}
             self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}

@@ -1,4 +1,4 @@
-"""Summarises the telemetry of a run: means, maxima, the profile's targets, and the cost of a rollout."""
+"""Summarises the telemetry of a run for report.json: means, maxima, the profile's targets, and the costs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,63 +16,91 @@ _ONE_DEVICE = ("source", "index")
 
 @dataclass(frozen=True, kw_only=True)
 class TargetResult:
-    """One target of the profile, and what the GPUs reached."""
+    """One target of the profile, and the values that the GPUs reached. All numbers are in ``unit``."""
 
     name: str
+    """"memory", "utilization" or "temperature"."""
     unit: str
     low: float | None
+    """Lower limit of the target; None without one."""
     high: float | None
+    """Upper limit of the target; None without one."""
     lowest: float | None
-    """Of the GPUs' values; None when none was recorded, like ``highest`` and ``met``."""
+    """Lowest value of a GPU; None when none was recorded."""
     highest: float | None
+    """Highest value of a GPU; None when none was recorded."""
     met: bool | None
+    """Whether every GPU is within the limits; None when no value was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetrySummary:
-    """Means are over the seconds in which sequences were running; maxima over all. Seconds, GiB, percent, C, watts.
+    """The telemetry of a run in numbers. A field is None when nothing was recorded for it.
 
-    ``gpu_seconds`` counts every GPU of the profile over the whole time, start-up and failed attempts included;
-    ``idle_s`` is the part of ``elapsed_s`` in which no sequence ran. None stands for what was not recorded.
+    Means are over the seconds in which sequences ran, and over devices or replicas. Maxima are over the whole time.
     """
 
     device: str
+    """"gpu", or "host" for a run without GPUs."""
     gpus: int
+    """Number of GPUs."""
     elapsed_s: float | None
+    """Seconds that were recorded, start-up and failed attempts included."""
     idle_s: float | None
+    """Seconds of ``elapsed_s`` in which no sequence ran."""
     utilization_percent: float | None
+    """Mean utilization of a GPU; of the host in percent of one core."""
     memory_gib: float | None
+    """Mean memory in use on a device, in GiB."""
     max_memory_gib: float | None
+    """Largest memory in use on one device, in GiB."""
     max_temperature_c: float | None
+    """Highest temperature of a GPU, in degrees Celsius."""
     power_w: float | None
+    """Mean power of a GPU, in watts."""
     sm_clock_mhz: float | None
+    """Mean SM clock of a GPU, in MHz."""
     event_reasons: int
+    """All of NVML's clocks event reason bits that were set while sequences ran."""
     running: float | None
+    """Mean number of running sequences, over all replicas together."""
     waiting: float | None
+    """Mean number of waiting sequences, over all replicas together."""
     kv_cache_usage: float | None
+    """Mean share (of 1) of a replica's KV cache in use."""
     max_kv_cache_usage: float | None
+    """Largest share (of 1) of a replica's KV cache in use."""
     preemptions: int | None
+    """Number of preempted sequences."""
     prefix_cache_hit_rate: float | None
+    """Share (of 1) of the prompt tokens that were found in the prefix cache."""
     generation_tokens: int | None
+    """Number of generated tokens."""
     tokens_per_s: float | None
+    """Generated tokens per second in which a sequence ran."""
     gpu_seconds: float | None
+    """``elapsed_s`` times ``gpus``."""
     gpu_seconds_per_rollout: float | None
     gpu_seconds_per_correct: float | None
+    """GPU seconds per correct rollout."""
     cost_usd: float | None
+    """Cost of ``gpu_seconds`` in US dollars; None when the profile has no gpu_hour_usd."""
     cost_usd_per_correct: float | None
+    """Cost per correct rollout, in US dollars."""
     targets: tuple[TargetResult, ...]
+    """One entry per target of the profile."""
     note: str | None = None
-    """What the numbers of several nodes stand for; None for one node."""
+    """How the numbers of several nodes were combined; None for one node."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; ``note`` only where there is one."""
+        """The fields as JSON values; ``note`` only when it is set."""
         return {name: value for name, value in asdict(self).items() if name != "note" or value is not None}
 
 
 def summarize_telemetry(
     path: Path, profile: Profile, *, rollouts: int | None = None, correct: int | None = None
 ) -> TelemetrySummary:
-    """Summarise the telemetry file ``path``; ``rollouts`` and ``correct`` are what the time was spent on."""
+    """The summary of the telemetry file ``path`` of a run with ``rollouts`` rollouts, ``correct`` of them right."""
     frame = pl.read_parquet(path)
     moments = _moments(frame)
     devices = frame.filter(pl.col("source").is_in(["gpu", "host"]))
@@ -119,7 +147,7 @@ def summarize_telemetry(
 
 
 def _moments(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row per sample time: how long it stands for, and whether a sequence was running."""
+    """One row per sample time: the seconds that it stands for, and whether a sequence ran."""
     return (
         frame.group_by("session", "time")
         .agg((pl.col("running").sum() > 0).alias("busy"))
@@ -136,7 +164,7 @@ def _moments(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _totals(replicas: pl.DataFrame) -> dict[str, int]:
-    """Growth of the cumulative counters; a replica that restarted counts from zero again."""
+    """The growth of the counters; a replica that restarted counts from zero again."""
     ordered = replicas.sort("session", "index", "time")
     growth = []
     for name in _COUNTERS:
@@ -191,7 +219,7 @@ def _sum(frame: pl.DataFrame, column: str) -> float:
 
 
 def _sum_of_means(frame: pl.DataFrame, column: str) -> float | None:
-    """Mean over time of the sum over replicas."""
+    """The mean over time of the sum over replicas."""
     return _number(frame.group_by("session", "time").agg(pl.col(column).sum()).select(pl.col(column).mean()).item())
 
 

@@ -1,4 +1,4 @@
-"""Weights per GPU under tensor parallelism, from safetensors headers or, for a dense model, from its config.
+"""Computes the weights per GPU under tensor parallelism, from safetensors headers or a dense model's config.
 
 vLLM's rule (model_executor/layers/linear.py, vocab_parallel_embedding.py): projections and embeddings are split over
 the GPUs. K and V are repeated where there are fewer KV heads than GPUs. Norms, routers and the biases of row-parallel
@@ -21,12 +21,12 @@ _SPLIT = ("_proj", "experts.", "embed_tokens", "lm_head", "qkv", "gate_up", "c_f
 
 
 def weight_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, tensor_parallel_size: int) -> int:
-    """Bytes of weights on the fullest GPU, as the engine holds them: floating-point weights in its own dtype."""
+    """Bytes of weights on the GPU that holds the most. The engine holds floating-point weights in its own dtype."""
     return sum(_bytes(tensor, shape, tensor_parallel_size) for tensor in tensors if _is_loaded(tensor, shape))
 
 
 def dense_tensors(shape: ModelShape) -> list[TensorInfo]:
-    """The tensors of a dense Llama- or Qwen-like checkpoint of this shape, when there is no file to look at."""
+    """The tensors of a dense Llama- or Qwen-like checkpoint of this shape, for a model without weight files."""
     hidden, query = shape.hidden, shape.heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
     layer: dict[str, tuple[int, ...]] = {
@@ -77,11 +77,11 @@ def _bytes(tensor: TensorInfo, shape: ModelShape, size: int) -> int:
 
 
 def _share(tensor: TensorInfo, shape: ModelShape, size: int) -> Fraction:
-    """Which share of the tensor vLLM puts on each GPU."""
+    """The share of the tensor that vLLM puts on each GPU."""
     name = tensor.name
     if not any(part in name for part in _SPLIT) or name.endswith(_REPLICATED_BIASES) or "layernorm" in name:
         return Fraction(1)
     query, key_value = Fraction(1, size), Fraction(1, min(size, shape.kv_heads))
-    if "qkv" in name:  # Q, K and V of a layer in one tensor, as Phi-3 has them
+    if "qkv" in name:  # Q, K and V of a layer are one tensor, as in Phi-3
         return (shape.heads * query + 2 * shape.kv_heads * key_value) / (shape.heads + 2 * shape.kv_heads)
     return key_value if "k_proj" in name or "v_proj" in name else query

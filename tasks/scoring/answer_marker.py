@@ -1,8 +1,9 @@
-"""Where a completion states its answer: the last ``####`` or ``\\boxed{}``, whichever stands later.
+"""Finds the answer that a completion states: the text after its last ``####``, or in its last ``\\boxed{}``.
 
-Markers are read from the last to the first, and the first one that attempts an answer decides. Headings ("#### 1. Count
-eggs"), placeholders ("#### <number>"), prose and empty boxes are not attempts and are skipped. An attempt that cannot
-be read (a range, a fraction, an unclosed box) gives no answer: an earlier answer that it withdraws earns no reward.
+The markers are read from the last to the first, and the first one that attempts an answer decides. Headings ("#### 1.
+Count eggs"), placeholders ("#### <number>"), prose and empty boxes are not attempts and are skipped. An attempt that
+cannot be read (a range, a fraction, an unclosed box) gives no answer: it withdraws the earlier answer, which then earns
+no reward.
 
 A box can be a part of the mathematics around it, which then has another value: ``-\\boxed{18}``, ``\\boxed{18}^2``,
 ``\\boxed{2} million``. Only the text next to the box on the same line is checked; the rest of the line may hold other
@@ -24,7 +25,7 @@ MAX_BOX_CHARS = 256
 """A box that is not closed within this many characters is read as unclosed."""
 
 MAX_MARKERS = 128
-"""How many of the last markers are read; limits the time on any text."""
+"""How many of the last markers are read. This bounds the time for any text."""
 
 _CONTEXT_CHARS = 80
 _MATH_DELIMITERS = re.compile(r"\\?\$|\\[(\[)\]]|\\(?:displaystyle|left|right)(?![a-z])|\*\*|__")
@@ -58,29 +59,29 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """``canonical`` is decimal text, None unless ``method`` is ``hash`` or ``boxed``."""
+    """The answer that a completion states."""
 
     canonical: str | None
+    """Canonical decimal text; None unless ``method`` is ``hash`` or ``boxed``."""
     method: AnswerMethod
+    """How the answer was found, or why there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarkedValue:
-    """The text that one marker marks.
-
-    ``is_open``: the completion ends inside it, so characters may be missing. ``is_partial``: the text beside the marker
-    makes it a part of another value, or one of several alternatives.
-    """
+    """The text that one marker marks."""
 
     raw: str
     kind: MarkerKind
     is_open: bool = False
+    """Whether the completion ends inside the text, so that characters may be missing."""
     is_unclosed_box: bool = False
     is_partial: bool = False
+    """Whether the text beside the marker makes the value a part of another value, or one of several alternatives."""
 
 
 def find_answer(cleaned: AnswerText, *, is_cut: bool) -> Answer:
-    """The answer that ``cleaned`` states; ``is_cut`` when generation stopped before the model did."""
+    """The answer that ``cleaned`` states; ``is_cut`` says that the model did not end the completion itself."""
     is_cut = is_cut and not cleaned.is_ended
     for marked in marked_values(cleaned.text):
         answer = answer_from(marked, is_cut=is_cut)
@@ -104,7 +105,7 @@ def answer_from(marked: MarkedValue, *, is_cut: bool) -> Answer | None:
 
 
 def marked_values(text: str) -> Iterator[MarkedValue]:
-    """The values of the last markers of ``text``, last first; a box inside a box belongs to the outer one."""
+    """The values of the last MAX_MARKERS markers of ``text``, last first; a box in a box belongs to the outer one."""
     markers = list(deque(_MARKER.finditer(text), maxlen=MAX_MARKERS))
     index = len(markers) - 1
     while index >= 0:
@@ -118,7 +119,7 @@ def marked_values(text: str) -> Iterator[MarkedValue]:
 
 
 def _enclosing_box(text: str, markers: list[re.Match[str]], index: int) -> int:
-    """Index of the outermost box around marker ``index``, or ``index``."""
+    """Index of the outermost box around marker ``index``; ``index`` itself when there is none."""
     start, outer = markers[index].start(), index
     for before in range(index - 1, -1, -1):
         marker = markers[before]
@@ -149,7 +150,7 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _line_value(text: str, marker: re.Match[str], following: int) -> MarkedValue:
-    """The rest of the marker's line, or the next line when only a label stands there."""
+    """The rest of the marker's line, or the next line when the rest is empty or only a label."""
     end, is_open = _line_end(text, marker.end())
     is_partial = _is_alternative(text, marker.start())
     if following < end:

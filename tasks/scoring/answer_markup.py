@@ -1,6 +1,7 @@
-"""Removes markup around a value: LaTeX, markdown, HTML tags, currency, typographic spaces and minus signs.
+"""Removes the markup around a value: LaTeX, markdown, HTML tags, currency, typographic spaces and minus signs.
 
-Unknown markup stays. A backslash or brace that stays makes the value ambiguous.
+Models write one number in many ways, and the reward depends on the number alone. Unknown markup stays, and a backslash
+or brace that stays makes the value ambiguous.
 """
 
 import re
@@ -14,7 +15,7 @@ _CURRENCY_SIGN = re.compile(
 _CURRENCY_CODE = re.compile(rf"\b(?:{_CODES}|Rs\.?) ?(?=[+-]? ?\.?[0-9])")
 
 _GROUP_SPACE = re.compile(r"(?<=[0-9])(?:[\u00a0\u2007\u2009\u202f]|\\[,:;])(?=[0-9]{3}(?![0-9]))")
-"""Narrow and no-break spaces group digits; an ordinary space separates two numbers."""
+"""Narrow and no-break spaces between groups of digits. An ordinary space separates two numbers."""
 
 _MINUS = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-"))
 _TEXT_COMMAND = re.compile(
@@ -57,10 +58,11 @@ class PlainValue:
 
     text: str
     has_currency: bool
+    """Whether a currency sign or code was removed."""
 
 
 def plain_value(raw: str) -> PlainValue:
-    """``raw``, the text after a marker or inside a box, without markup. Linear in its length."""
+    """``raw``, the text after a marker or inside a box, without markup. Takes time linear in its length."""
     text = raw
     if "\\" in text or "{" in text:
         text = text.replace(",\\!", ",").replace("{,}", ",").replace("\\!", "")
@@ -71,7 +73,7 @@ def plain_value(raw: str) -> PlainValue:
     text, currencies = _CURRENCY_SIGN.subn(" ", text)
     text = " ".join(_TAG.sub(" ", text).split())
     text = _UNIT_POWER.sub("", _POWER_OF_TEN.sub(_exponent, _DEGREES.sub("°", text)))
-    # emphasis and code marks; between digits a space keeps "9*2" and "1_000" two numbers
+    # a space replaces marks of emphasis and code, so that "9*2" and "1_000" stay two numbers
     text = text.replace("~~", "≠").translate(_MARKS)
     text, codes = _CURRENCY_CODE.subn(" ", " ".join(text.strip(" #").split()))
     text = " ".join(text.split())
@@ -84,7 +86,7 @@ def _without_latex(text: str) -> tuple[str, bool]:
         if not unwrapped:
             break
     text = _COLOUR.sub(" ", text)
-    # before "\%" and the spaces: "\$" is a dollar, and a bare "$" may delimit mathematics
+    # this comes before "\%" and the spaces: "\$" is a dollar, and a bare "$" may delimit mathematics
     text, currencies = _CURRENCY_SIGN.subn(" ", text)
     text = text.replace("\\%", "%").replace("\\#", "#")
     text = _LATEX_WORD.sub(lambda match: _LATEX_WORDS[match[1]], text)

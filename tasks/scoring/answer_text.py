@@ -1,8 +1,9 @@
-"""The part of a completion that counts as the assistant's answer text.
+"""Extracts the part of a completion in which the assistant's answer may stand.
 
-In this order: cut at an end-of-turn token, reasoning inside think tags removed, cut at a question invented after an
-answer, characters mapped by an explicit table, GSM8K calculator annotations ``<<9*2=18>>`` removed. NFKC is not used:
-it turns "3½" into "31⁄2". Every pattern is linear in the text's length.
+The text is cut at an end-of-turn token, loses its reasoning inside think tags, is cut at a question that the model
+invents after its answer, has its characters mapped by an explicit table, and loses GSM8K's calculator annotations
+``<<9*2=18>>``, in this order. Only this text may earn a reward: the rest is not part of the answer. NFKC is not used,
+because it turns "3½" into "31⁄2". Every pattern takes time linear in the text's length.
 """
 
 import re
@@ -14,7 +15,7 @@ _ZERO_WIDTH = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 _LINE_BREAKS = "\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
 _FULL_WIDTH = "\uff01-\uff5e"
 MAPPED_CLASS = _ZERO_WIDTH + _LINE_BREAKS + _FULL_WIDTH
-"""The characters that cleaning removes, turns into a newline, or into ASCII: the inside of a regex class."""
+"""The characters that cleaning removes or turns into a newline or ASCII, as the inside of a regex class."""
 
 _MAPPED = re.compile(f"[{MAPPED_CLASS}]")
 _CHARACTERS = str.maketrans(
@@ -62,7 +63,7 @@ TURN_TOKENS = (
     "[/INST]",
     "[EOS]",
 )
-"""Tokens that end a turn or begin one; the answer's text ends at the first of them."""
+"""Tokens that end or begin a turn. The answer's text ends at the first of them."""
 
 # a common first character lets the search skip ahead
 _TURN = re.compile(r"[<\[](?:" + "|".join(re.escape(token[1:]) for token in TURN_TOKENS) + ")")
@@ -96,15 +97,15 @@ MAYBE_NEXT_QUESTION = (
     r"[\n\r][^a-zA-Z\n\r]{0,24}(?i:q(?:uestion|[\W0-9])|problem|exercise|task|instruction|user|human|assistant"
     r"|(?:(?:an?|the|one) )?(?:next|new|another|more|similar|follow-up) )"
 )
-"""A fast test that matches every next question's line, and some other lines; valid in Python's and Rust's syntax."""
+"""A fast test that matches the line of every next question, and some other lines. Python and Rust can read it."""
 
 SAME_LINE_QUESTION = rf"[ \t.!*$}})](?:Question|Problem|Exercise|Q){_NUMBERED}:"
-"""Another question on the answer's own line: capitalised, since prose may end in "the question:"."""
+"""Another question on the line of the answer. It is capitalised, since prose may end in "the question:"."""
 
 _NEXT_QUESTION = re.compile(_NEXT_QUESTION_LINE)
 _SAME_LINE_QUESTION = re.compile(SAME_LINE_QUESTION)
 QUESTION_WORDS = ["Q", "Problem", "Exercise"]
-"""One of them starts what SAME_LINE_QUESTION finds."""
+"""Every match of SAME_LINE_QUESTION contains one of these."""
 
 # written so that the search skips to the next first character
 _ANSWER = re.compile(
@@ -118,10 +119,11 @@ _ANNOTATION = re.compile(r"<<[^<>\n]*>>")
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerText:
-    """Cleaned text, and whether its end is known to be the end of the turn (so that nothing can be missing)."""
+    """The cleaned text of a completion."""
 
     text: str
     is_ended: bool
+    """Whether the end of the text is known to be the end of the turn, so that nothing can be missing."""
 
 
 def answer_text(completion: str) -> AnswerText:
@@ -133,7 +135,7 @@ def answer_text(completion: str) -> AnswerText:
 def clean_visible_text(text: str, *, is_ended: bool = False) -> AnswerText:
     """``answer_text`` for a text without turn tokens and reasoning; ``is_ended``: a turn token followed the text."""
     text, question_followed = _cut_at_next_question(text)
-    if _MAPPED.search(text):  # translating costs far more than finding nothing to translate
+    if _MAPPED.search(text):  # a search costs far less than a translation
         text = text.replace("\r\n", "\n").translate(_CHARACTERS)
     return AnswerText(text=_ANNOTATION.sub("", text), is_ended=is_ended or question_followed)
 
@@ -154,9 +156,9 @@ def _cut_at_turn_token(text: str) -> tuple[str, bool]:
 def _without_reasoning(text: str) -> str:
     """Text outside think blocks, each block replaced by a newline.
 
-    A closing tag without an opening one ends reasoning that the prompt's template opened, so all before it goes.
-    The first closing tag closes, however many were opened: models name the tag inside their reasoning. An unclosed
-    block runs to the end.
+    A closing tag without an opening one ends reasoning that the prompt's template opened, so all text before it is
+    removed. The first closing tag ends a block with several opening tags, since models name the tag inside their
+    reasoning. An unclosed block runs to the end.
     """
     pieces: list[str] = []
     visible_from: int | None = 0
@@ -178,7 +180,10 @@ def _without_reasoning(text: str) -> str:
 
 
 def _cut_at_next_question(text: str) -> tuple[str, bool]:
-    """Cut at the first question heading after an answer; a heading before the answer only restates the question."""
+    """``text`` up to the first question heading after an answer, and whether there is one.
+
+    A heading before the answer only restates the question.
+    """
     if not any(word in text for word in QUESTION_WORDS) and _NEXT_QUESTION.search(text) is None:
         return text, False
     given = next((found.end() for found in _ANSWER.finditer(text) if _gives_answer(text, found)), None)
@@ -191,7 +196,7 @@ def _cut_at_next_question(text: str) -> tuple[str, bool]:
 
 
 def _gives_answer(text: str, found: re.Match[str]) -> bool:
-    """Whether an answer stands at ``found``: for a ``####``, that its line or the next attempts a value."""
+    """Whether ``found`` is an answer. After a ``####``, its line or one of the next two must attempt a value."""
     if not found["hash"]:
         return True
     start = found.end()

@@ -1,8 +1,8 @@
-"""Reads the text after an answer marker: one number, nothing, or an ambiguous value that gets no reward.
+"""Reads the text after an answer marker: one number, nothing, prose, or an ambiguous value that gets no reward.
 
-Accepted around the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
-or word ("≈", "about"), brackets or quotes around the whole, percent (the bare number), trailing unit words and
-chatter, and in parentheses the same number again, in digits or spelled out. The value is ambiguous when the rest could
+These may surround the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
+or word ("≈", "about"), brackets or quotes around the whole, a percent sign (18% is 18), trailing unit words and
+chatter, and the same number again in parentheses, in digits or in words. The value is ambiguous when the rest could
 change it:
 
 * a second number in any script or as a word: ranges, lists, fractions, mixed numbers, clock times, "2 hours 30
@@ -26,10 +26,12 @@ MarkerKind = Literal["hash", "boxed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """``number`` carries canonical text; ``empty`` is a bare marker or label; ``prose`` is no answer attempt."""
+    """What the text after a marker says."""
 
     kind: ReadingKind
+    """``empty`` is a bare marker or label, and ``prose`` attempts no answer."""
     canonical: str | None = None
+    """Canonical decimal text of a ``number``; None for every other kind."""
 
 
 _AMBIGUOUS = Reading(kind="ambiguous")
@@ -103,7 +105,7 @@ _REST_START = re.compile(r" ?%?(?:$|[ ,;:?()\]\"'”’»°¢/]|\.(?![.\w…])|-
 
 
 def read_value(raw: str, marker: MarkerKind) -> Reading:
-    """Read ``raw``, the text after a ``####`` or inside a box."""
+    """What ``raw`` says, the text after a ``####`` or inside a box."""
     raw = raw.strip(" ")
     bare = raw.removeprefix("$").removesuffix(".")
     if (canonical := canonical_number(bare)) is not None:
@@ -112,7 +114,7 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
     text = plain.text
     if marker == "hash" and not plain.has_currency and _HEADING.match(text):
         return _PROSE
-    # a box holds an answer, whatever is in it; a line with these words takes back the one before it
+    # every box holds an answer; a line with these words takes back the answer before it
     prose = _AMBIGUOUS if (marker == "boxed" and _WORD.search(text)) or _TAKES_BACK.match(text) else _PROSE
     if _NEGATION.search(text):
         return _AMBIGUOUS if _has_number(text) else prose
@@ -127,7 +129,7 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
         return _AMBIGUOUS if is_attempt else prose
     rest = stripped[number.end :]
     if rest == "!" and raw.startswith("$") and raw.count("$") == 1:
-        rest = ""  # money is exclaimed at; "5!" and "$5!$" are factorials
+        rest = ""  # "$5!" is an exclamation; "5!" and "$5!$" are factorials
     if "." in stripped[: number.end] and _CLOCK.match(rest):
         return _AMBIGUOUS
     rest = _without_repetition(rest, number.canonical)
@@ -137,7 +139,7 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
 
 
 def _without_repetition(rest: str, canonical: str) -> str:
-    """``rest`` without a parenthesis at its end that says the number again: "(18 eggs)", "eggs (eighteen)"."""
+    """``rest`` without a parenthesis at its end that repeats the number: "(18 eggs)", "eggs (eighteen)"."""
     again = _SAID_AGAIN.fullmatch(rest)
     if again and canonical_number(again[1]) == canonical:
         return again[2]
@@ -147,7 +149,7 @@ def _without_repetition(rest: str, canonical: str) -> str:
 
 
 def _without_labels(text: str) -> str | None:
-    """``text`` from its number on; None when it equates several values."""
+    """``text`` without the labels before its number; None when it equates several values."""
     text = _BARE_APPROXIMATION.sub(r"\1=", text)
     for _ in range(4):
         before = text
@@ -172,7 +174,7 @@ def _without_labels(text: str) -> str | None:
 
 
 def _is_unsolved(side: str) -> bool:
-    """Whether a side of an equation works on an unknown ("2x", "x + 1"), so that the other is not its value."""
+    """Whether a side of an equation computes with an unknown ("2x", "x + 1"): the other side is not the answer then."""
     side = _TIMES.sub("×", _LATEX_NAME.sub(" ", side))
     if _WORD.search(side) or not _UNKNOWN.search(side):
         return False
@@ -180,7 +182,7 @@ def _is_unsolved(side: str) -> bool:
 
 
 def _changes_value(rest: str, has_currency: bool) -> bool:
-    """Whether what follows the literal makes it another value, or more than one."""
+    """Whether the text after the literal changes its value, or adds another value."""
     if not rest:
         return False
     if not _REST_START.match(rest) or _MAGNITUDE_LETTER.match(rest) or _OTHER_VALUE.match(rest):

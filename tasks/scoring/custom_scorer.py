@@ -1,8 +1,8 @@
-"""Runs a scorer of the user, ``package.module:function``.
+"""Runs a scorer that the user wrote, given as ``package.module:function``.
 
-The function is called as ``function(completion, ground_truth, finish_reason)`` with two strings and a string or None,
-and returns a ``tasks.scoring.score.Score`` or a number, the reward. It is imported as ``python -m`` would, the working
-directory first.
+The function is called as ``function(completion, ground_truth, finish_reason)`` with two strings and a string or None.
+It returns a ``tasks.scoring.score.Score`` or a number, the reward. The module is imported as ``python -m`` does it:
+from the working directory first.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class CustomScorer:
         """The scorer at ``package.module:function``.
 
         Its version is the module's ``SCORER_VERSION``, else the first 12 hex digits of the sha256 of the module's
-        source. Raises ConfigError naming what of ``path`` cannot be imported or called.
+        source. Raises ConfigError, which names the part of ``path`` that cannot be imported or called.
         """
         module_name, _, function_name = path.partition(":")
         if not module_name or not function_name.isidentifier():
@@ -66,7 +66,10 @@ class CustomScorer:
         return cls(name=path, version=_version(module), function=function)
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Raises ConfigError with the row's texts when the function fails or returns something else."""
+        """SCORER_OUTPUT for ``rows``, in order.
+
+        Raises ConfigError with the row's texts when the function fails or returns another type.
+        """
         return scorer_output([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
 
     def _score(self, completion: str, ground_truth: str, finish_reason: str | None) -> Score:

@@ -1,9 +1,9 @@
-"""Finds the GSM8K answers of a whole shard: Polars extracts the text after each last marker, Python reads it.
+"""Finds the GSM8K answers of a whole shard: Polars extracts the text after each last marker, and Python reads it.
 
-This is the fast form of ``answer_marker.find_answer`` and gives the same answers. Each distinct text is read once; an
-integer that is the only number in it is first replaced by a stand-in. A completion for which the extraction could be
-wrong goes through ``find_answer`` itself: one with a turn token, a question heading, mapped characters, an annotation
-or a brace after the marker, or a value that attempts no answer.
+This is the fast form of ``answer_marker.find_answer`` and gives the same answers. Each distinct text is read once; a
+stand-in first replaces an integer that is the only number in the text. ``find_answer`` itself reads a completion for
+which the extraction could be wrong: one with a turn token, a question heading, mapped characters, an annotation or a
+brace after the marker, or a value that attempts no answer.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _VALUE = rf"(?:[^\n#\\{{}}<>{MAPPED_CLASS}]|{_ESCAPE})"
 _AFTER = (
     rf"(?:[^#\\{{}}<>{MAPPED_CLASS}]|\\[\])])*$"  # no later marker, and nothing that closes a box around this marker
 )
-# after other text, the marker may be a part of an expression; the scalar path decides
+# after other text, the marker may be a part of an expression; find_answer then decides
 _PLAIN_BEFORE = r"(?:^|[\n:]|[^!]=|(?:^|\W)(?:is|are|was|of|has|have|[Tt]hus|[Ss]o|[Tt]herefore|[Aa]nswer|total))"
 _HASH = rf"(?:{_PLAIN_BEFORE}|\.)[ \t]{{0,3}}(?:\*\*)?####({_VALUE}+)(?:(\n){_AFTER})?$"
 _BOX = (
@@ -43,7 +43,7 @@ _INTEGER = r"([1-9][0-9]{0,17}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,5})"
 # a parenthesis may spell the integer out
 _ONE_INTEGER = rf"^((?:[^0-9^]*[^0-9^.,])?){_INTEGER}([^0-9(]*)$"
 
-# they share a few first letters, so the search runs at memory speed
+# the tokens share a few first letters, so the search runs at memory speed
 _SPECIAL_TOKENS = [
     *("<|", "<｜", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<turn|>"),
     *("[INST]", "[/INST]", "[EOS]", "[THINK]", "[/THINK]"),
@@ -54,7 +54,7 @@ _SPECIAL_TOKENS = [
 
 
 def find_answers(completions: pl.Series, finish_reasons: pl.Series) -> pl.DataFrame:
-    """ANSWER_COLUMNS for completions without nulls, in their order; ``flexible`` is the last number, canonical."""
+    """ANSWER_COLUMNS for completions without nulls, in their order; ``flexible`` is the canonical last number."""
     rows = pl.DataFrame(
         {"completion": completions, "is_cut": finish_reasons.is_in(CUT_FINISH_REASONS).fill_null(False)}
     ).with_columns(is_special=_is_special(), is_reasoned=pl.col("completion").str.contains("think>", literal=True))
@@ -93,7 +93,7 @@ def _is_special() -> pl.Expr:
 
 
 def _body() -> pl.Expr:
-    """The completion, or what follows its think block when one starts it; null for a special one."""
+    """The completion, or the text after a think block at its start; null for a special completion."""
     completion, before, after = pl.col("completion"), pl.col("parts").struct[0], pl.col("parts").struct[1]
     opened = before.str.count_matches("<think>", literal=True)
     opened_at_start = before.str.contains(r"^[ \n\t]*<think>").cast(pl.UInt32)
@@ -129,7 +129,7 @@ def _has_no_marker() -> pl.Expr:
 
 
 def _read_distinct(values: pl.DataFrame) -> pl.DataFrame:
-    """The answer per row, read once per distinct form; a null method where the whole text must be read."""
+    """The answer per row, read once per distinct form; the method is null where the whole text must be read."""
     key = ["kind", "value", "is_cut"]
     distinct = values.filter(pl.col("is_plain") & pl.col("kind").is_not_null()).select(key).unique()
     return (
@@ -143,7 +143,7 @@ def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
     key = ["kind", "form", "is_cut"]
     parts = pl.col("value").str.extract_groups(_ONE_INTEGER)
     digits = parts.struct[1].str.replace_all(",", "", literal=True)
-    # of such an integer, the reader checks only whether it has more digits than the number of a heading
+    # the reader checks of such an integer only whether it has more digits than the number of a heading
     stand_in = pl.when(digits.str.len_bytes() > 2).then(pl.lit("100")).otherwise(pl.lit("10"))
     forms = values.with_columns(
         digits=digits,

@@ -1,7 +1,9 @@
-"""GSM8K train rows whose published answer is wrong, recognised by the content of the question.
+"""Recognises the GSM8K train rows whose published answer is wrong, by the text of the question.
 
-Eleven candidates (0-based indices 167, 356, 657, 1081, 1342, 2770, 3529, 4795, 6670, 7182, 7401) were worked through
-by hand. Seven are wrong:
+A right completion scores 0 on such a row, so the scores flag it.
+
+Eleven candidates (0-based indices 167, 356, 657, 1081, 1342, 2770, 3529, 4795, 6670, 7182, 7401) were checked by
+hand. Seven are wrong:
 
 =====  =========  =====  ======================================================================
 index  published  right  why
@@ -16,16 +18,17 @@ index  published  right  why
 =====  =========  =====  ======================================================================
 
 Four are not wrong, and are not flagged: 657 (leave at 0730, published as 730), 1342 (354,000 plus a windfall of
-1.5 x 354,000 is 885,000), 6670 (30 chips, 40% of them green: 12) and 4795 (4 hours, if "the bathroom" means both of
-them; 6 if it means each). 4795 seems to stand for its neighbour 4796, which is wrong. A comparison of every published
-answer with the numbers and sums of its own solution, over the whole train split, shows that one and one more:
+1.5 x 354,000 is 885,000), 6670 (30 chips, 40% of them green: 12) and 4795 (4 hours, if "the bathroom" means both
+bathrooms; 6 if it means each). The candidate 4795 was probably meant to be its neighbour 4796, which is wrong. Every
+published answer of the train split was also compared with the numbers and sums of its own solution. This comparison
+found 4796 and one more:
 
 =====  =========  =====  ======================================================================
 4796   140        120    100 tanks + 20 trucks, as its own solution says
 7444   280        140    every other day for 2 weeks is 7 gigs, not 14; 7 x 20 minutes
 =====  =========  =====  ======================================================================
 
-So nine rows are flagged. That comparison finds slips of arithmetic, not wrong reasoning: more wrong answers may exist.
+So nine rows are flagged. The comparison finds slips of arithmetic, not wrong reasoning: more answers may be wrong.
 """
 
 import hashlib
@@ -33,7 +36,7 @@ import hashlib
 import polars as pl
 
 HASH_CHARS = 16
-"""Hex digits kept of a question's sha256."""
+"""Length of a question's hash, in hex digits."""
 
 GOLD_SUSPECTS = frozenset(
     {
@@ -48,7 +51,7 @@ GOLD_SUSPECTS = frozenset(
         "f3fc035e488959bb",  # 7444
     }
 )
-"""Content hashes of the questions whose published answer is wrong."""
+"""The ``question_hash`` of each question whose published answer is wrong, with its 0-based index."""
 
 
 def question_hash(question: str) -> str:

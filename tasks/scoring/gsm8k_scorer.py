@@ -1,8 +1,8 @@
 """The strict GSM8K scorer.
 
-The reward is 1 when the answer that the completion states, after its last ``####`` or in its last ``\\boxed{}``, is
-exactly one number equal to the ground truth. ``answer_text``, ``answer_marker`` and ``answer_value`` define what counts
-as text, marker and number.
+The reward is 1 when the completion's answer, after its last ``####`` or in its last ``\\boxed{}``, is exactly one
+number and equals the ground truth. ``answer_text``, ``answer_marker`` and ``answer_value`` define what counts as text,
+marker and number.
 """
 
 import math
@@ -18,14 +18,14 @@ from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
 GSM8K_VERSION = "2"
-"""Increased with every change that can change a reward."""
+"""Every change that can change a reward increases it."""
 
 
 def score_gsm8k(completion: str, ground_truth: str, finish_reason: str | None = "stop") -> Score:
-    """Strict GSM8K score of one completion; see ``Score`` for the fields.
+    """The strict GSM8K score of one completion.
 
-    A completion that was cut (``finish_reason`` "length") while its answer was being written scores 0 with method
-    ``truncated``. A ``ground_truth`` that is not one number gives a NaN reward and method ``gold_unparseable``.
+    A completion that was cut inside its answer (``finish_reason`` "length") scores 0 with method ``truncated``. A
+    ``ground_truth`` that is not one number gives a NaN reward and method ``gold_unparseable``.
     """
     cleaned = answer_text(completion)
     answer = find_answer(cleaned, is_cut=finish_reason in CUT_FINISH_REASONS)
@@ -43,12 +43,12 @@ def score_gsm8k(completion: str, ground_truth: str, finish_reason: str | None = 
 
 
 def gold_number(ground_truth: str) -> str | None:
-    """Canonical value of a ground truth such as "18", "1,234", "$18" or "18.0", or of what follows its ``####``."""
+    """Canonical text of a ground truth such as "18", "1,234", "$18" or "9*2=18\\n#### 18"; None if it is no number."""
     return read_value(ground_truth.rsplit("####", 1)[-1], "boxed").canonical
 
 
 class Gsm8kScorer:
-    """The same as ``score_gsm8k`` for every row of a shard."""
+    """Scores every row of a shard as ``score_gsm8k`` does."""
 
     name = GSM8K_NAME
     version = GSM8K_VERSION

@@ -1,7 +1,7 @@
-"""The ``math`` scorer: Math-Verify on the answer that the completion marks, for expressions that are not one number.
+"""The ``math`` scorer: Math-Verify compares the marked answer with the ground truth, for answers that are expressions.
 
-https://github.com/huggingface/Math-Verify. The answer is the one that the strict GSM8K scorer reads (last ``####`` line
-or ``\\boxed{}``); Math-Verify decides what is equal, and accepts both 18% and 1800% for 18%.
+https://github.com/huggingface/Math-Verify. The marked answer is the one that the strict GSM8K scorer reads (last
+``####`` line or ``\\boxed{}``). Math-Verify decides what is equal; it accepts both 18% and 1800% for 18%.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ from tasks.scoring.number_text import last_number
 from tasks.scoring.score import CUT_FINISH_REASONS, Score, scorer_output
 
 MAX_CANDIDATE_CHARS = 1_000
-"""A longer answer is not compared."""
+"""Longest answer that is compared, in characters."""
 
 _LABEL = re.compile(r"(?:the )?(?:final )?answer(?: is(?![a-z])| ?:) *", re.IGNORECASE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -38,8 +38,8 @@ class _MarkedAnswer:
 class MathScorer:
     """Rewards 1 where Math-Verify finds the marked answer equal to the ground truth; method ``math``.
 
-    Other methods: ``none`` and ``truncated`` as for ``gsm8k``, ``timeout`` when the comparison exceeded its limit
-    (reward 0), ``gold_unparseable`` (reward null). Raises ConfigError when Math-Verify is not installed.
+    Other methods: ``none``, ``ambiguous`` and ``truncated`` as for ``gsm8k``, ``timeout`` when the comparison exceeds
+    its limit (reward 0), ``gold_unparseable`` (reward null). Raises ConfigError when Math-Verify is not installed.
     """
 
     name = "math"
@@ -51,7 +51,7 @@ class MathScorer:
 
     @cached_property
     def version(self) -> str:
-        """The rule's own version and Math-Verify's."""
+        """The version of this scorer and that of Math-Verify, joined by a hyphen."""
         try:
             return f"2-{importlib.metadata.version('math-verify')}"
         except importlib.metadata.PackageNotFoundError:
@@ -69,7 +69,7 @@ class MathScorer:
         return scorer_output([_score(*row) for row in zip(answers, golds, outcomes, strict=True)])
 
     def _verify(self, pairs: list[tuple[str | None, str]]) -> list[Outcome | None]:
-        """A outcome per pair, None where there is no candidate; equal pairs are compared once."""
+        """One outcome per pair, None where there is no candidate; equal pairs are compared once."""
         distinct = {pair: AnswerPair(candidate=pair[0], gold=pair[1]) for pair in pairs if pair[0] is not None}
         outcomes = verify_all(list(distinct.values()), workers=self._workers, limit_s=self._limit_s)
         known = dict(zip(distinct, outcomes, strict=True))
@@ -99,7 +99,7 @@ def _value(marked: MarkedValue) -> str:
 
 
 def _is_heading(marked: MarkedValue) -> bool:
-    """Whether a ``####`` line is words, with or without a number before them, and no expression."""
+    """Whether a ``####`` line holds words, with or without a number before them, and no expression."""
     is_words = len(marked.raw.strip()) > 1 and _EXPRESSION.search(marked.raw) is None
     return marked.kind == "hash" and is_words and read_value(marked.raw, "hash").kind == "prose"
 

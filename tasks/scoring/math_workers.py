@@ -1,9 +1,9 @@
 """Runs Math-Verify in subprocesses, with a hard time limit for each answer.
 
-Math-Verify's own limit is an alarm signal: it works in a main thread only, and clears other alarms. Some answers
+Math-Verify's own limit is an alarm signal: it works only in a main thread, and it clears other alarms. Some answers
 (``\\boxed{9^{9^{9^{9}}}}``) block the interpreter for seconds and allocate gigabytes. So the kernel ends a worker that
 exceeds its limit or its address space, and a new worker replaces it. The limit counts processor time, so that a reward
-does not depend on the machine's load. A much wider wall-clock limit ends a worker that waits without computing.
+does not depend on the machine's load. A much longer wall-clock limit ends a worker that waits without computing.
 """
 
 import logging
@@ -26,19 +26,19 @@ LIMIT_S = 2.0
 """Processor seconds for one answer."""
 
 WALL_FACTOR = 30
-"""An answer may take this many times its processor limit by the clock."""
+"""The wall-clock limit of an answer, as a multiple of its processor limit."""
 
 START_LIMIT_S = 120.0
 MEMORY_BYTES = 4 << 30
 ANSWERS_PER_WORKER = 2_000
-"""SymPy's caches grow; a worker is replaced after this many answers."""
+"""A worker is replaced after this many answers, since SymPy's caches grow."""
 
 Outcome = Literal["right", "wrong", "bad_gold", "timeout"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPair:
-    """A candidate, as the model wrote it, and the ground truth. LaTeX or plain expressions."""
+    """A candidate, as the model wrote it, and the ground truth. Both are LaTeX or plain expressions."""
 
     candidate: str
     gold: str
@@ -56,9 +56,9 @@ class _Worker:
 def verify_all(
     comparisons: Sequence[AnswerPair], *, workers: int | None = None, limit_s: float = LIMIT_S
 ) -> list[Outcome]:
-    """One outcome per comparison, in order, ``limit_s`` processor seconds each.
+    """One outcome per comparison, in order. Each comparison may take ``limit_s`` processor seconds.
 
-    ``timeout`` also stands for a comparison that ended its worker otherwise (out of memory).
+    A comparison that ends its worker in another way, such as by lack of memory, is a ``timeout`` too.
     Raises HarvestError when a worker does not start.
     """
     outcomes: list[Outcome] = ["timeout"] * len(comparisons)
@@ -90,7 +90,10 @@ def _wait(pool: list[_Worker]) -> None:
 def _advance(
     worker: _Worker, queue: deque[int], comparisons: Sequence[AnswerPair], outcomes: list[Outcome], limit_s: float
 ) -> _Worker | None:
-    """Take what ``worker`` has and give it more; the worker to go on with, or None when there is no more to do."""
+    """Take the result of ``worker`` and give it the next comparison.
+
+    Returns the worker to go on with, or None when nothing is left to do.
+    """
     if not worker.connection.poll():
         if time.monotonic() < worker.deadline:
             return worker
@@ -139,7 +142,7 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
     die_with_parent(parent_pid)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     logging.disable(logging.CRITICAL)  # Math-Verify logs every expression that it cannot read
-    # load and fill the libraries' caches now, outside any answer's limit
+    # this loads the libraries and fills their caches before any limit runs
     connection.send(_compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
     while True:
         try:

@@ -1,21 +1,22 @@
 """Reads numbers in text exactly: literals ("1,234.50"), English words ("eighteen"), and the last number of a text.
 
 Numbers are returned as canonical decimal text ("18", "1234.5", "-10", "0"), which is unique per value: two numbers are
-equal exactly when their texts are. Digits are moved as text, without floating point: that takes linear time where
-``int`` and ``Fraction`` take quadratic time.
+equal exactly when their texts are equal. Digits are moved as text, without floating point. This takes linear time,
+while ``int`` and ``Fraction`` take quadratic time.
 """
 
 import re
 from dataclasses import dataclass
 
 MAX_DIGITS = 300
-"""Most digits before the decimal point, and most after it; a longer literal is not read as a number."""
+"""Most digits before the decimal point, and most after it. A longer literal is not read as a number."""
 
 MAX_EXPONENT = 100
-"""Largest absolute exponent; without a limit, ``1e999999999`` becomes a gigabyte of zeros."""
+"""Largest absolute exponent. Without a limit, ``1e999999999`` becomes a gigabyte of zeros."""
 
 _DIGITS = rf"[0-9]{{1,{MAX_DIGITS}}}"
-# A group has three digits, the first never starts with 0: "0,123" is a decimal comma; "1,00,000", "12,34" are not read.
+# A group has three digits, and the first never starts with 0 ("0,123" has a decimal comma).
+# "1,00,000" and "12,34" are not read.
 _WHOLE = rf"(?P<whole>[1-9][0-9]{{0,2}}(?:,[0-9]{{3}}){{1,99}}(?![0-9])|{_DIGITS})"
 _LITERAL = re.compile(
     rf"(?P<sign>[+-]?) ?(?:{_WHOLE}(?:\.(?P<part>{_DIGITS}))?|\.(?P<bare>{_DIGITS}))"
@@ -60,16 +61,16 @@ def match_number(text: str) -> NumberMatch | None:
 
 def canonical_number(text: str) -> str | None:
     """Canonical decimal text of ``text`` when it is one number literal and nothing else, else None."""
-    if len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal():  # nearly all literals: faster than the pattern
+    if len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal():  # nearly all literals; faster
         return text.lstrip("0") or "0"
     match = match_number(text)
     return match.canonical if match is not None and match.end == len(text) else None
 
 
 def end_of_number_words(text: str, canonical: str) -> int | None:
-    """The end of the words at the start of ``text`` that spell ``canonical`` in English; None when they do not.
+    """The index after the English words at the start of ``text`` that spell ``canonical``; None when they do not.
 
-    Hyphens, commas and "and" may separate the words. Only whole numbers from 0 on are known.
+    Hyphens, commas and "and" may separate the words. Only whole numbers of at most 12 digits, 0 included, are known.
     """
     if not canonical.isdecimal() or len(canonical) > _MAX_SPELLED_DIGITS:
         return None
@@ -87,7 +88,7 @@ def end_of_number_words(text: str, canonical: str) -> int | None:
 def last_number(text: str) -> str | None:
     """Canonical text of the last number in ``text``, whatever surrounds it; None when there is none.
 
-    For diagnosis only, never for the reward: when this is right far more often than the strict answer, the model
+    It is for diagnosis only, never for the reward. When it is right far more often than the strict answer, the model
     solves the task and misses the format.
     """
     end = max(text.rfind(digit) for digit in _DIGIT_CHARS) + 1
@@ -98,7 +99,7 @@ def last_number(text: str) -> str | None:
 
 
 def lenient_number(digits: str) -> str | None:
-    """Canonical text of a run of digits, dots and commas with an optional minus, its commas dropped; or None.
+    """Canonical text of a run of digits, dots and commas with an optional minus, read without its commas; or None.
 
     "1,234" is 1234, and "3,5" is 35.
     """

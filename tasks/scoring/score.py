@@ -1,4 +1,4 @@
-"""The score of one completion, and the interface of a scorer."""
+"""Defines the score of one completion and the interface of a scorer, which every scorer shares."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ SCORER_OUTPUT = pl.Schema(
 """Columns that ``Scorer.score_columns`` returns, one row per row of its input."""
 
 CORRECT_ABOVE = 0.5
-"""A completion counts as correct when its reward is above this."""
+"""A completion counts as correct when its reward is above this value."""
 
 CUT_FINISH_REASONS = ("length", "abort", "error", "repetition", "max_tokens", "content_filter")
 """Finish reasons of completions that the model did not end itself; their last characters may be missing."""

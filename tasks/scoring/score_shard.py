@@ -1,7 +1,7 @@
 """Scores a shard: completions and ground truths in, rewards out.
 
-A scorer is chosen by name:
-``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the user's own).
+A name chooses the scorer: ``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the
+user's own).
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from tasks.scoring.score import SCORER_OUTPUT, Scorer
 def load_scorer(name: str) -> Scorer:
     """The scorer called ``name``: ``gsm8k``, ``math`` or ``package.module:function``.
 
-    Raises ConfigError for another name, for ``math`` without Math-Verify installed, and for a path at which no
+    Raises ConfigError for another name, for ``math`` when Math-Verify is not installed, and for a path from which no
     function can be imported.
     """
     if name == GSM8K_NAME:
@@ -34,10 +34,11 @@ def load_scorer(name: str) -> Scorer:
 
 
 def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:
-    """Scores in SCORE_SCHEMA, one row per rollout in order; by the strict GSM8K scorer unless another is given.
+    """Scores in SCORE_SCHEMA, one row per rollout in order. The strict GSM8K scorer is the default.
 
-    ``rollouts`` has ``rollout_id``, ``completion``, ``ground_truth`` and ``finish_reason``, and may have ``error`` (a
-    row with one has a null reward and method ``error``) and ``question`` (without it no gold is flagged as suspect).
+    ``rollouts`` has ``rollout_id``, ``completion``, ``ground_truth`` and ``finish_reason``. It may have ``error``: a
+    row with an error gets a null reward and method ``error``. It may have ``question``: without it no gold is flagged
+    as suspect.
     """
     scorer = scorer or Gsm8kScorer()
     failed = pl.col("completion").is_null()
@@ -63,9 +64,9 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
 
 
 def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME) -> Path:
-    """Score the rollouts of one shard and publish the scores at ``scores_path``, which is returned.
+    """Score the rollouts of one shard, publish the scores at ``scores_path``, and return that path.
 
-    The shard's questions, for the suspect golds, are read from ``../questions`` beside the rollouts when they exist.
+    The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds.
     """
     loaded = load_scorer(scorer)
     publish_parquet(score_frame(read_scorable(rollouts_path), loaded), scores_path)
@@ -73,7 +74,7 @@ def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME
 
 
 def read_scorable(rollouts_path: Path) -> pl.DataFrame:
-    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions are at hand."""
+    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions exist."""
     columns = ["rollout_id", "example_id", "completion", "ground_truth", "finish_reason", "error"]
     rollouts = pl.read_parquet(rollouts_path, columns=columns)
     questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name

@@ -62,7 +62,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     compared = ("--baseline", baseline, "--epsilon", "0.05", "--upload", store)
     short = harvest(*command, *compared, PREFECT_API_URL=prefect_api)
     assert (short.code, short.stdout) == (3, "")
-    reason = "the verdict is different, statistical was required. 64 rollouts have the same text and another reward"
+    reason = "the verdict is different, statistical was required. 64 rollouts have the same text but another reward"
     assert reason in short.stderr
     told = json.loads((run_dir / "equivalence.json").read_text())
     assert (told["verdict"], told["required"], told["epsilon"]) == ("different", "statistical", 0.05)

@@ -26,7 +26,7 @@ def test_a_sample_is_seeded_ordered_and_nested() -> None:
     assert small != sample_questions(QUESTIONS, 64, seed=1)["example_id"].to_list()
 
 
-def test_a_small_dataset_is_taken_whole() -> None:
+def test_a_small_dataset_is_used_whole() -> None:
     assert sample_questions(QUESTIONS.head(10), 149, seed=0).equals(QUESTIONS.head(10))
 
 
@@ -50,7 +50,7 @@ def planned(tmp_path: Path, **parameters: object) -> RunPlan:
         pytest.param({"scorer": "math"}, "was scored by gsm8k .* by math", id="scorer"),
     ],
 )
-def test_a_baseline_that_cannot_be_compared_with_is_refused_before_anything_is_generated(
+def test_an_incomparable_baseline_is_refused_before_generation(
     tmp_path: Path, changed: dict[str, object], refusal: str | None
 ) -> None:
     made = write_run(tmp_path / "runs" / "made")
@@ -80,7 +80,7 @@ def test_a_baseline_at_a_url_is_downloaded_and_verified_once(tmp_path: Path, buc
     assert found.stat().st_ino == kept
 
 
-def test_a_noise_floor_is_found_again_by_runs_that_compute_alike(tmp_path: Path) -> None:
+def test_runs_that_compute_alike_share_a_noise_floor(tmp_path: Path) -> None:
     same, other_order, other_dtype = (
         write_toy_run(tmp_path / name, **settings).root  # type: ignore[arg-type]
         for name, settings in (

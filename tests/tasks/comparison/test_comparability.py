@@ -9,14 +9,14 @@ from tests.support.synthetic import write_run
 
 
 @pytest.mark.parametrize("key", [key for key in COMPARABLE_KEYS if key != "dataset"])
-def test_what_must_agree_is_refused_with_both_values(tmp_path: Path, key: str) -> None:
+def test_different_comparable_settings_are_refused_with_both_values(tmp_path: Path, key: str) -> None:
     baseline = write_run(tmp_path / "baseline", comparable={key: "this one"})
     candidate = write_run(tmp_path / "candidate", comparable={key: "that one"})
     with pytest.raises(ConfigError, match=rf"{key}: 'this one' in the baseline, 'that one' in the candidate"):
         check_comparable(baseline.root, candidate.root)
 
 
-def test_a_nested_setting_is_named_alone(tmp_path: Path) -> None:
+def test_only_the_nested_setting_that_differs_is_named(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / str(value), comparable={"sampling": {"temperature": value, "top_p": 1.0}}).root
         for value in (0.7, 1.0)
@@ -28,7 +28,7 @@ def test_a_nested_setting_is_named_alone(tmp_path: Path) -> None:
     assert "top_p" not in str(info.value)
 
 
-def test_what_else_differs_is_listed_as_tested(tmp_path: Path) -> None:
+def test_other_differences_are_listed_as_tested(tmp_path: Path) -> None:
     baseline = write_run(tmp_path / "a", tested={"question_batch_size": 1, "versions": {"vllm": "1", "torch": "2"}})
     candidate = write_run(
         tmp_path / "b",

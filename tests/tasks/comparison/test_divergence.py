@@ -43,7 +43,7 @@ def test_the_size_of_the_blocks_changes_nothing(tmp_path: Path) -> None:
     assert whole.height > 5
 
 
-def test_a_completion_that_stops_early_parts_at_its_end(tmp_path: Path) -> None:
+def test_a_shorter_completion_diverges_at_its_end(tmp_path: Path) -> None:
     baseline, candidate = write_toy_run(tmp_path / "a"), write_toy_run(tmp_path / "b")
     for shard in range(2):
         shorter = [pl.col(name).list.head(1).alias(name) for name in ("completion_ids", "logprobs")]
@@ -55,7 +55,7 @@ def test_a_completion_that_stops_early_parts_at_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.3])
-def test_gaps_of_rounding_are_positive_and_grow_with_it(tmp_path: Path, temperature: float) -> None:
+def test_rounding_gaps_are_positive_and_grow_with_the_rounding(tmp_path: Path, temperature: float) -> None:
     baseline = write_toy_run(tmp_path / "a", questions=200, temperature=temperature)
     largest = []
     for rounding in (0.02, 0.05):

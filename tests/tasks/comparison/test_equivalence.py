@@ -35,7 +35,7 @@ def compared(baseline: RunPaths, candidate: RunPaths, **options: object) -> Equi
 
 
 def swap_first_rollouts(path: Path, *columns: str) -> None:
-    """Exchange ``columns`` between the file's first and third rollout, which answer different questions."""
+    """Exchange ``columns`` between the first and the third rollout of the file; they answer different questions."""
     order = [2, 1, 0, *range(3, pl.read_parquet(path).height)]
     edit(path, *(pl.col(name).gather(order) for name in columns))
 
@@ -48,7 +48,7 @@ def test_equal_tokens_are_bitwise(tmp_path: Path) -> None:
     assert report.examples == ()
 
 
-def test_equal_tokens_with_other_logprobs_are_bitwise_and_say_so(tmp_path: Path) -> None:
+def test_equal_tokens_with_different_logprobs_are_bitwise(tmp_path: Path) -> None:
     baseline, candidate = write_toy_run(tmp_path / "a"), write_toy_run(tmp_path / "b", rounding=1e-6, order=1)
     report = compared(baseline, candidate)
     assert report.verdict == "bitwise"
@@ -70,7 +70,7 @@ def test_rounding_is_numerical(tmp_path: Path, temperature: float) -> None:
     assert [tier.holds for tier in report.tiers][:2] == [False, True]
 
 
-def test_tokens_outside_the_stored_top_are_no_proof(tmp_path: Path) -> None:
+def test_tokens_outside_the_stored_top_logprobs_are_inconclusive(tmp_path: Path) -> None:
     baseline = write_toy_run(tmp_path / "a", questions=200, top_k=2)
     candidate = write_toy_run(tmp_path / "b", questions=200, top_k=2, rounding=0.02, order=1)
     report = compared(baseline, candidate)
@@ -161,7 +161,7 @@ def test_other_random_numbers_are_not_numerical(tmp_path: Path) -> None:
     assert "other random numbers" in report.tiers[1].reason
 
 
-def test_another_number_format_is_judged_by_rewards(tmp_path: Path) -> None:
+def test_rewards_decide_for_another_number_format(tmp_path: Path) -> None:
     baseline = write_toy_run(tmp_path / "a")
     options = {"rounding": 1.0, "order": 1}
     same = write_toy_run(tmp_path / "b", **options)  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ def test_too_few_questions_are_inconclusive(tmp_path: Path) -> None:
     assert compared(baseline, candidate, epsilon=0.05).verdict == "statistical"
 
 
-def test_a_reward_shift_outweighs_near_ties(tmp_path: Path) -> None:
+def test_a_reward_shift_overrides_near_ties(tmp_path: Path) -> None:
     options = {"temperature": 0.0, "questions": 200}
     baseline = write_toy_run(tmp_path / "a", **options)  # type: ignore[arg-type]
     candidate = write_toy_run(tmp_path / "b", **options, rounding=0.05, order=1)  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_lost_rows_are_counted_and_weaken_the_verdict(tmp_path: Path) -> None:
     assert compared(baseline, candidate).verdict == "bitwise"
     whole = pl.read_parquet(candidate.rollouts(0))
     publish_parquet(whole[8:], candidate.rollouts(0))
-    assert compared(baseline, candidate).verdict == "bitwise", "a question that one run lacks is a smaller sample"
+    assert compared(baseline, candidate).verdict == "bitwise", "a question of one run alone is not lost"
     publish_parquet(whole[16:].vstack(whole[:14]), candidate.rollouts(0))
     report = compared(baseline, candidate)
     assert report.verdict == "statistical"

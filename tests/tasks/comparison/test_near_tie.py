@@ -21,7 +21,7 @@ def choice(token: int, logprob: float, top: dict[int, float]) -> Choice:
         ((1, -0.7, {1: -0.7, 2: -0.71}), (2, -0.7, {2: -0.7, 1: -0.71}), True, "near_tie", 0.02),
         ((1, -0.7, {1: -0.7, 2: -0.71}), (2, -0.5, {2: -0.5, 1: -0.8}), True, "wide", 0.31),
         ((1, -0.1, {1: -0.1, 2: -3.0}), (2, -0.1, {2: -0.1, 1: -3.0}), True, "shifted", 5.8),
-        # sampled: far apart in both runs, and it is the move that counts
+        # sampled: the tokens are far apart in both runs, and only the move counts
         ((2, -1.4, {1: -0.5, 2: -1.4}), (1, -0.5, {1: -0.5, 2: -1.5}), False, "near_tie", 0.1),
         ((2, -1.5, {1: -0.5, 2: -1.5}), (1, -0.5, {1: -0.5, 2: -1.4}), False, "redrawn", -0.1),
         ((2, -1.5, {1: -0.5, 2: -1.5}), (1, -0.5, {1: -0.5, 2: -1.5}), False, "near_tie", 0.0),
@@ -31,17 +31,17 @@ def choice(token: int, logprob: float, top: dict[int, float]) -> Choice:
         ((1, -0.5, TOP), (-1, np.nan, {}), False, "cut", None),
         ((1, -0.5, TOP), (2, -1.5, {}), False, "no_top_logprobs", None),
         ((1, -0.5, {}), (2, -1.5, {}), False, "no_top_logprobs", None),
-        # contradictions: another logprob than listed, too likely to be unlisted, greedy but not the largest
+        # contradictions: another logprob than the listed one, too likely to be unlisted, greedy but not the largest
         ((1, -0.9, TOP), (2, -1.5, TOP), False, "inconsistent", None),
         ((9, -0.5, TOP), (2, -1.5, TOP), False, "inconsistent", None),
         ((2, -1.5, TOP), (1, -0.5, TOP), True, "inconsistent", None),
-        # the contested pair agrees, another listed token does not
+        # the contested tokens agree, but another listed token does not
         ((1, -0.7, {1: -0.7, 2: -0.71, 3: -2.0}), (2, -0.7, {2: -0.7, 1: -0.71, 3: -5.0}), True, "shifted", 0.02),
         # a token that top-p removed is not listed
         ((1, -0.7, {1: -0.7, 2: -np.inf}), (2, -0.8, {2: -0.8, 1: -0.7}), False, "unseen", -0.1),
     ],
 )
-def test_why_two_runs_part(
+def test_classification_of_divergences(
     baseline: tuple[int, float, dict[int, float]],
     candidate: tuple[int, float, dict[int, float]],
     greedy: bool,

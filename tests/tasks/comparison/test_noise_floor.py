@@ -19,7 +19,7 @@ def test_the_floor_is_derived_from_two_runs_of_the_same_settings(tmp_path: Path)
     assert floor.rollouts == 400
     assert floor.divergence_rate == floor.divergences / 400 > 0
     assert 0 < floor.flip_rate <= floor.divergence_rate
-    # four draws of standard deviation 0.01 make a gap, and none of a few dozen is beyond five of their deviations
+    # a gap is a sum of four draws with standard deviation 0.01; of a few dozen gaps none exceeds five deviations
     assert 0.01 * SAFETY_FACTOR < floor.near_tie_limit < 5 * 0.02 * SAFETY_FACTOR
 
 
@@ -47,7 +47,7 @@ def test_runs_without_a_difference_keep_the_default(tmp_path: Path) -> None:
     assert (floor.near_tie_limit, floor.measured, floor.divergences) == (0.0625, False, 0)
 
 
-def test_a_few_differences_measure_nothing(tmp_path: Path) -> None:
+def test_too_few_divergences_give_the_default_limit(tmp_path: Path) -> None:
     runs = [
         write_toy_run(tmp_path / str(order), questions=20, temperature=0.0, rounding=0.01, order=order).root
         for order in (1, 2)

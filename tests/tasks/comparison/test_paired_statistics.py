@@ -25,7 +25,7 @@ def pairs(
     )
 
 
-def test_questions_weigh_alike_and_unscored_rollouts_do_not_count() -> None:
+def test_questions_have_equal_weight_and_unscored_rollouts_do_not_count() -> None:
     frame = pairs([(1, 0), (1, 1), (1, 1), (0, 1), (None, 1), (1, None)], questions=["a", "a", "a", "b", "b", "c"])
     found = compare_rewards(frame, seed=0)
     assert found.rollouts == 4

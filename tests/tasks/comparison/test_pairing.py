@@ -20,7 +20,7 @@ def keep(path: Path, condition: pl.Expr) -> None:
     publish_parquet(pl.read_parquet(path).filter(condition), path)
 
 
-def test_runs_cut_into_other_shards_pair_completely(tmp_path: Path) -> None:
+def test_runs_with_different_shards_pair_completely(tmp_path: Path) -> None:
     pairing = paired(write_toy_run(tmp_path / "a", shards=1), write_toy_run(tmp_path / "b", shards=6))
     assert pairing.counts.compared == 48
     assert pairing.counts.lost == 0
@@ -40,7 +40,7 @@ def test_a_sample_baseline_pairs_with_its_questions(tmp_path: Path) -> None:
     assert counts.lost == 0
 
 
-def test_every_row_is_accounted_for(tmp_path: Path) -> None:
+def test_every_row_is_counted(tmp_path: Path) -> None:
     baseline = write_toy_run(tmp_path / "a", questions=12, shards=1)
     candidate = write_toy_run(tmp_path / "b", questions=12, shards=1)
     row = pl.int_range(pl.len())
@@ -67,7 +67,7 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
         (pl.lit("17").alias("ground_truth"), "ground truth"),
     ],
 )
-def test_equal_ids_with_other_questions_are_refused(tmp_path: Path, column: pl.Expr, message: str) -> None:
+def test_equal_ids_with_different_questions_are_refused(tmp_path: Path, column: pl.Expr, message: str) -> None:
     baseline, candidate = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     edit(candidate.rollouts(1), column)
     with pytest.raises(ConfigError, match=rf"32 of 64 rollouts .* differ in their {message}, such as \(q0000004, "):
@@ -80,7 +80,7 @@ def test_runs_without_a_common_rollout_are_refused(tmp_path: Path) -> None:
         paired(baseline, candidate)
 
 
-def test_other_scorers_are_refused(tmp_path: Path) -> None:
+def test_different_scorers_are_refused(tmp_path: Path) -> None:
     baseline, candidate = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     for shard in range(2):
         edit(candidate.scores(shard), pl.lit("2").alias("scorer_version"))

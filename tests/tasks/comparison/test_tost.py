@@ -15,7 +15,7 @@ Draw = Callable[[np.random.Generator, int, float], np.ndarray]
 
 
 def eight_arms(rng: np.random.Generator, n: int, difference: float) -> np.ndarray:
-    """Each of 8 rollouts flips with probability 0.1, upwards more often by ``difference``."""
+    """Each of 8 rollouts flips with probability 0.1, more often upwards by ``difference``."""
     uniform = rng.random((n, 8))
     up = uniform < 0.05 + difference / 2
     down = uniform > 0.95 + difference / 2
@@ -29,7 +29,7 @@ def clustered(rng: np.random.Generator, n: int, difference: float) -> np.ndarray
 
 
 def rare(rng: np.random.Generator, n: int, difference: float) -> np.ndarray:
-    """Questions are equal, but for a share of ``difference`` that is lost altogether: the most skewed case."""
+    """A share ``difference`` of the questions falls from 1 to 0, and all others are equal: the most skewed case."""
     return -(rng.random(n) < difference).astype(float)
 
 
@@ -84,7 +84,7 @@ def test_the_interval_covers_the_true_difference_nine_times_in_ten(draw: Draw) -
     assert low <= covered <= high
 
 
-def test_with_symmetric_values_the_interval_is_students() -> None:
+def test_symmetric_values_give_students_interval() -> None:
     values = np.random.default_rng(0).normal(size=4000)
     interval = mean_interval(values, seed=0)
     half = stats.t.ppf(0.95, 3999) * values.std(ddof=1) / math.sqrt(4000)
@@ -116,13 +116,13 @@ def test_the_interval_of_few_or_equal_values(values: list[float], low: float | N
 @pytest.mark.parametrize(
     ("epsilon", "reward_range", "fewest"), [(0.02, 1.0, 149), (0.05, 1.0, 59), (0.02, 2.0, 299), (1.5, 1.0, 2)]
 )
-def test_fewest_questions_see_a_rare_change_with_95_percent(epsilon: float, reward_range: float, fewest: int) -> None:
+def test_minimum_questions_show_a_rare_change_with_95_percent(epsilon: float, reward_range: float, fewest: int) -> None:
     assert minimum_questions(epsilon, reward_range) == fewest
     share = min(1.0, epsilon / reward_range)
     assert (1 - share) ** fewest <= LEVEL
 
 
-def test_the_questions_said_to_be_needed_suffice_nine_times_in_ten() -> None:
+def test_the_needed_questions_suffice_nine_times_in_ten() -> None:
     pilot = mean_interval(clustered(np.random.default_rng(3), 200, 0.0), seed=0)
     needed = questions_needed(pilot, epsilon=0.1)
     assert needed is not None
@@ -130,6 +130,6 @@ def test_the_questions_said_to_be_needed_suffice_nine_times_in_ten() -> None:
     assert 0.85 <= rate <= 0.95
 
 
-def test_an_estimate_outside_the_margin_has_no_number_of_questions() -> None:
+def test_no_number_of_questions_suffices_outside_the_margin() -> None:
     interval = mean_interval(eight_arms(np.random.default_rng(4), 4000, 0.03), seed=0)
     assert questions_needed(interval, epsilon=EPSILON) is None

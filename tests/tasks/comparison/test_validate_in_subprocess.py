@@ -1,4 +1,4 @@
-"""A comparison in a subprocess gives the same report and the same errors."""
+"""Tests that a comparison in a subprocess gives the same report and the same errors."""
 
 from pathlib import Path
 

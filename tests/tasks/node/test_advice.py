@@ -9,14 +9,13 @@ from profiles.schema import Arm, ArmSet, Profile
 from tasks.node.advice import AdviceInputs, give_advice
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
+from tasks.units import GIB
 from tests.tasks.node.test_memory_plan import LLAMA_8B, LLAMA_70B
-
-GIB = 1 << 30
 
 SHORT = PromptLengths(sampled=64, mean=180, p99=250, longest=300, shared_prefix=120)
 UNSHARED = PromptLengths(sampled=64, mean=180, p99=250, longest=300, shared_prefix=20)
 
-# on one H100: Llama-3.1-8B, 64 questions x 8 arms are max_num_seqs, lengths as needed
+# good settings on one H100: Llama-3.1-8B, 64 questions x 8 arms are max_num_seqs, and prompts and completions fit
 WELL = {"max_num_seqs": 512, "max_model_len": 1024, "gpu_memory_utilization": 0.95}
 WELL_BATCH = 64
 
@@ -47,7 +46,7 @@ def settings(now: AdviceInputs) -> set[str]:
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    # setting, what provokes the advice, what does not
+    # setting, a case with the advice, a case without it
     ("enforce_eager", {"engine": {"enforce_eager": True}}, {"engine": {"enforce_eager": True}, "device": "cpu"}),
     (
         "tensor_parallel_size",
@@ -90,18 +89,18 @@ def test_advice_gives_reason_effect_and_numbers(tmp_path: Path) -> None:
     assert all(advice.reason and advice.effect for advice in said.values())
 
 
-def test_following_the_advice_ends_it(tmp_path: Path) -> None:
+def test_advice_disappears_once_followed(tmp_path: Path) -> None:
     assert "question_batch_size" in settings(situation(tmp_path, batch=4))
     assert "question_batch_size" not in settings(situation(tmp_path, batch=64))
 
 
-def test_unknown_model_still_gets_what_can_be_told(tmp_path: Path) -> None:
+def test_an_unknown_model_gets_the_advice_that_needs_no_figures(tmp_path: Path) -> None:
     now = situation(tmp_path, config={"model_type": "deepseek_v3"}, engine={"enforce_eager": True})
     assert settings(now) == {"enforce_eager"}
 
 
 def words(count: int) -> Callable[[list[dict[str, str]], object], list[int]]:
-    """A tokenizer of one token per word, after ``count`` fixed ones."""
+    """A tokenizer that gives ``count`` fixed tokens, then one token per word."""
 
     def encode(messages: list[dict[str, str]], template_kwargs: object) -> list[int]:
         text = " ".join(message["content"] for message in messages)

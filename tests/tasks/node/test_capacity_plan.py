@@ -11,7 +11,7 @@ from tests.support.fake_nvml import FakeReader, healthy
 pytestmark = pytest.mark.skipif(not (DEMO_MODEL / "config.json").is_file(), reason="the demo model is not here")
 
 
-def test_demo_run_is_assessed_with_its_own_prompts(tmp_path: Path) -> None:
+def test_demo_run_is_planned_with_its_own_prompts(tmp_path: Path) -> None:
     run = plan_run(build_config({"dataset": {"path": "demo", "questions": 8}}), tmp_path)
     found = plan_capacity(run)
     assert found.prompts.sampled == 8
@@ -29,7 +29,7 @@ def test_a_previous_runs_truncation_becomes_advice(tmp_path: Path) -> None:
     assert "max_tokens" in settings
 
 
-def test_gpu_plan_takes_the_memory_that_is_there(tmp_path: Path) -> None:
+def test_gpu_plan_uses_the_memory_of_the_gpus_present(tmp_path: Path) -> None:
     config = build_config({"profile": "h100x8-replicas", "model": "demo", "dataset": {"path": "demo", "questions": 2}})
     found = plan_capacity(plan_run(config, tmp_path), reader=FakeReader(gpus=[healthy(index) for index in range(8)]))
     assert found.plan.device_bytes == (81559 - 551) << 20

@@ -10,9 +10,8 @@ from tasks.node.gpu_checks import fits, fitting_profiles, gpu_checks
 from tasks.node.gpu_reading import GpuProcess, GpuReading, RemappedRows
 from tasks.node.gpu_selection import gpus_needed
 from tasks.node.node_checks import check_node
-from tests.support.fake_nvml import MIB, FakeReader, healthy
-
-GIB = 1 << 30
+from tasks.units import GIB, MIB
+from tests.support.fake_nvml import FakeReader, healthy
 
 
 def profile(tp: int = 2, **engine: Any) -> Profile:
@@ -143,7 +142,7 @@ def test_links_do_not_stop_an_engine_of_one_gpu(name: str, changes: dict[str, An
         ((None, None, None), "skipped", "unreadable"),
     ],
 )
-def test_clocks_are_judged_over_three_samples(samples: tuple[int | None, ...], status: str, said: str) -> None:
+def test_clocks_are_checked_over_three_samples(samples: tuple[int | None, ...], status: str, said: str) -> None:
     result = check("clocks", healthy(), events=samples)
     assert result.status == status
     assert said in result.value
@@ -176,7 +175,7 @@ def test_batch_invariant_profiles_need_ampere() -> None:
     assert check("compute capability", turing, settings=old).status == "fail"
 
 
-def test_gpu_without_a_cuda_device_leaves_the_count_failing() -> None:
+def test_too_few_gpus_fail_the_count() -> None:
     fake = FakeReader(gpus=[healthy(0)])
     found = gpu_checks(
         profile(tp=2), fake, fake.driver(), fake.gpus, runs_dir=Path("runs"), event_interval_s=0, fitting="Use h100x1"

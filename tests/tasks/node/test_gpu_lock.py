@@ -1,4 +1,4 @@
-"""One run at a time on a GPU, across processes, whoever they are and however they end."""
+"""One run at a time holds a GPU, across processes and users, and also when the holder is killed."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def holder(tmp_path: Path) -> "Iterator[subprocess.Popen[str]]":
 
 
 @pytest.mark.parametrize("end", ["leaves", "is killed"])
-def test_the_next_one_waits_and_says_for_whom(holder: "subprocess.Popen[str]", tmp_path: Path, end: str) -> None:
+def test_the_next_run_waits_and_names_the_holder(holder: "subprocess.Popen[str]", tmp_path: Path, end: str) -> None:
     told: list[str] = []
     waiting, entered = threading.Event(), threading.Event()
 
@@ -72,7 +72,7 @@ def test_other_gpus_are_free(holder: object, tmp_path: Path) -> None:
         pass
 
 
-def test_what_is_started_inside_has_them_too(tmp_path: Path) -> None:
+def test_a_child_process_holds_the_locks_too(tmp_path: Path) -> None:
     with lock_gpus(["0", "1"], run_id="bench", on_wait=pytest.fail, directory=tmp_path):
         inner = subprocess.run(
             [sys.executable, "-c", HOLD, str(tmp_path), "0"], input="", capture_output=True, text=True, check=True
@@ -81,13 +81,13 @@ def test_what_is_started_inside_has_them_too(tmp_path: Path) -> None:
     assert "HARVEST_GPUS_HELD" not in os.environ
 
 
-def test_a_lock_that_another_user_made_is_opened_as_it_is(tmp_path: Path) -> None:
+def test_a_lock_of_another_user_is_opened_unchanged(tmp_path: Path) -> None:
     lock = tmp_path / "gpu-0.lock"
     lock.touch()
     before = lock.stat()
     with lock_gpus(["0"], run_id="mine", on_wait=pytest.fail, directory=tmp_path):
         assert lock.stat().st_ino == before.st_ino
-        # what only the owner may change
+        # only the owner may change the mode
         assert lock.stat().st_mode == before.st_mode
 
 
@@ -114,8 +114,8 @@ with lock_gpus(["0"], run_id="theirs", on_wait=print, directory=directory):
 """
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="takes root to become another user")
-def test_another_user_takes_the_lock_of_the_first() -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_can_take_a_released_lock() -> None:
     with tempfile.TemporaryDirectory() as base:
         Path(base).chmod(0o755)
         directory = Path(base) / "locks"
@@ -128,7 +128,7 @@ def test_another_user_takes_the_lock_of_the_first() -> None:
     assert "theirs" in theirs.stdout
 
 
-def test_other_users_of_the_node_can_take_the_lock(tmp_path: Path) -> None:
+def test_every_user_of_the_node_may_open_the_lock(tmp_path: Path) -> None:
     directory = tmp_path / "locks"
     before = os.umask(0o077)
     try:

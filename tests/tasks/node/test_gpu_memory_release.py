@@ -1,4 +1,4 @@
-"""A GPU is asked for again when what the dead engine held is free, and not before."""
+"""The next engine starts when the GPU memory of the dead engine is free, and not before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,16 +7,16 @@ import pytest
 
 from tasks.node.gpu_memory_release import SETTLED_READINGS, wait_for_free_memory
 from tasks.node.gpu_reading import GpuProcess, GpuReading
+from tasks.units import GIB
 from tests.support.fake_nvml import FakeReader, healthy
 
-GIB = 1 << 30
 OURS, OTHERS = 4711, 815
 SOON_S = 0.002
 
 
 @dataclass
 class FreeingReader(FakeReader):
-    """GPU 1 goes through ``moments`` of (free GiB, pids on it), one per reading, and stays at the last one."""
+    """Reads GPU 1 as the next of ``moments`` of (free GiB, pids on it) each time, and as the last one at the end."""
 
     moments: Sequence[tuple[int, tuple[int, ...]]] = ()
     read: list[int] = field(default_factory=list)
@@ -35,16 +35,16 @@ class FreeingReader(FakeReader):
     ("moments", "changes"),
     [
         pytest.param([(80, ())], 0, id="free from the start"),
-        pytest.param([(10, ()), (10, ()), (10, ()), (50, ()), (80, ())], 4, id="begins to be freed after a while"),
+        pytest.param([(10, ()), (10, ()), (10, ()), (50, ()), (80, ())], 4, id="freed after a delay"),
         pytest.param([(80, (OURS,))] * 9 + [(80, ())], 8, id="ours is still listed"),
-        pytest.param([(10, (OURS, OTHERS)), (80, (OTHERS,))], 1, id="another one's process stays"),
+        pytest.param([(10, (OURS, OTHERS)), (80, (OTHERS,))], 1, id="another process stays"),
     ],
 )
-def test_the_wait_ends_when_memory_is_still_and_ours_is_gone(
+def test_the_wait_ends_when_memory_is_stable_and_our_process_is_gone(
     name: str, moments: list[tuple[int, tuple[int, ...]]], changes: int
 ) -> None:
     reader = FreeingReader(gpus=[healthy(0), healthy(1)], moments=moments)
-    # the names are looked up in a reading of their own
+    # one more reading looks up the names
     reader.moments = [moments[0], *moments]
     wait_for_free_memory([name], {OURS}, reader=reader, interval_s=SOON_S)
     assert len(reader.read) == 2 + changes + SETTLED_READINGS
@@ -64,5 +64,5 @@ def test_the_wait_ends_at_its_limit() -> None:
         pytest.param(["MIG-1234"], FreeingReader(gpus=[healthy(0)]), id="a name that NVML does not list"),
     ],
 )
-def test_where_there_is_no_gpu_to_ask_nothing_is_waited_for(gpus: list[str] | None, reader: FreeingReader) -> None:
+def test_there_is_no_wait_without_a_gpu(gpus: list[str] | None, reader: FreeingReader) -> None:
     wait_for_free_memory(gpus, {OURS}, reader=reader, interval_s=3600)

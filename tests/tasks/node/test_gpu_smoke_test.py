@@ -13,12 +13,12 @@ from tests.support.harvest_command import ROOT
 CHILDREN = [
     ("print('2 GPUs computed the right result')", "pass", "2 GPUs"),
     ("raise RuntimeError('the matrix product on GPU 1 is wrong')", "fail", "GPU 1 is wrong"),
-    ("import time; time.sleep(60)", "fail", "no end within 1 s"),
+    ("import time; time.sleep(60)", "fail", "did not end within 1 s"),
 ]
 
 
 @pytest.mark.parametrize(("program", "status", "said"), CHILDREN)
-def test_smoke_test_is_bounded_and_judged(tmp_path: Path, program: str, status: str, said: str) -> None:
+def test_smoke_test_reports_success_failure_and_timeout(tmp_path: Path, program: str, status: str, said: str) -> None:
     script = tmp_path / "child.py"
     script.write_text(program)
     limit = 1.0 if status == "fail" and "sleep" in program else 60.0

@@ -49,12 +49,12 @@ def test_only_recent_reports_of_our_gpus_count(
 @pytest.mark.parametrize(
     ("bus", "status"),
     [
-        ("0000:3b:00", "fail"),  # of a GPU that answers and is used
-        ("0000:5d:00", "fail"),  # of no GPU that answers: the lost one's
-        ("0000:af:00", "pass"),  # of a GPU that another run uses
+        ("0000:3b:00", "fail"),  # a GPU that answers and that the run uses
+        ("0000:5d:00", "fail"),  # no GPU that answers, so the lost GPU
+        ("0000:af:00", "pass"),  # a GPU that another run uses
     ],
 )
-def test_a_lost_gpu_is_found_by_its_report_though_it_tells_no_bus(tmp_path: Path, bus: str, status: str) -> None:
+def test_a_lost_gpu_without_a_bus_id_is_found_by_its_report(tmp_path: Path, bus: str, status: str) -> None:
     (tmp_path / "kmsg").write_text(kmsg((UPTIME - 50, xid(79, bus))))
     result = check_xids(read_xids(tmp_path / "kmsg", uptime_s=UPTIME), [*BUS, None], ["00000000:AF:00.0"])
     assert result.status == status

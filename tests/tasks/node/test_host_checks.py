@@ -16,8 +16,7 @@ from tasks.node.host_checks import (
     check_writable,
 )
 from tasks.node.host_memory import HostMemory, read_host_memory
-
-GIB = 1 << 30
+from tasks.units import GIB
 
 
 def profile(device: str = "cpu", **more: Any) -> Profile:
@@ -63,7 +62,7 @@ def test_cgroup_limit_wins_over_the_machine_and_cache_counts_as_free(tmp_path: P
     assert read_host_memory(tmp_path) == HostMemory(total=64 << 20, available=54 << 20, limited_by="cgroup")
 
 
-def test_outer_cgroup_and_version_1_limits_are_seen(tmp_path: Path) -> None:
+def test_outer_cgroup_and_version_1_limits_are_read(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "4:memory:/docker/abc\n1:cpu:/\n")
     write(tmp_path / "sys/fs/cgroup/memory/docker/memory.limit_in_bytes", f"{32 << 20}\n")
     write(tmp_path / "sys/fs/cgroup/memory/docker/memory.usage_in_bytes", f"{2 << 20}\n")
@@ -90,14 +89,14 @@ def test_disk_holds_twice_the_output(tmp_path: Path, expected: float, most: floa
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
     output = OutputSize(expected=int(expected * free), most=int(most * free))
     if free < 2 * DISK_FLOOR:
-        pytest.skip("this machine's disk is all but full")
+        pytest.skip("the disk of this machine is nearly full")
     found = check_disk(tmp_path / "runs" / "later", output)
     assert found.status == status
     assert said in found.limit
     assert bool(found.remedy) == (status != "pass")
 
 
-def test_run_directory_is_really_written(tmp_path: Path) -> None:
+def test_run_directory_check_writes_a_file(tmp_path: Path) -> None:
     assert check_writable(tmp_path / "made" / "later").status == "pass"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
@@ -113,9 +112,9 @@ def test_run_directory_without_permission_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "free", "status"),
     [
-        (profile("cuda", tensor_parallel_size=8), 1 << 30, "pass"),
+        (profile("cuda", tensor_parallel_size=8), GIB, "pass"),
         (profile("cuda", tensor_parallel_size=8), 512 << 20, "warn"),
-        (profile("cuda", tensor_parallel_size=8), 64 << 20, "fail"),  # what a container gets by default
+        (profile("cuda", tensor_parallel_size=8), 64 << 20, "fail"),  # the default of a container
         (profile("cuda"), 64 << 20, "warn"),
         (profile(), 64 << 20, "pass"),
         (profile(), None, "skipped"),

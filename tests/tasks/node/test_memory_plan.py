@@ -10,8 +10,7 @@ from tasks.node.memory_plan import plan_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
 from tasks.plan.safetensors_header import TensorInfo
-
-GIB = 1 << 30
+from tasks.units import GIB
 
 # as published in each model's config.json on the Hugging Face hub
 QWEN_7B = {
@@ -71,7 +70,7 @@ def test_published_models_match_hand_computed_figures(
 
 # 40 query and 10 KV heads of 128: on 20 GPUs each holds 2 query heads, and 1 K and 1 V head, repeated on a second GPU
 @pytest.mark.parametrize(("tp", "rows"), [(1, 7680), (2, 3840), (10, 768), (20, 512)])
-def test_a_fused_qkv_is_split_as_its_parts_are(tp: int, rows: int) -> None:
+def test_a_fused_qkv_is_split_like_its_parts(tp: int, rows: int) -> None:
     shape = read_shape(PHI3_MEDIUM, profile(tensor_parallel_size=tp).engine)
     fused = TensorInfo(
         name="model.layers.0.self_attn.qkv_proj.weight", dtype="BF16", shape=(7680, 5120), nbytes=2 * 7680 * 5120
@@ -97,7 +96,7 @@ DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e6}, {"rope_type": "li
         ({"rope_parameters": {"full_attention": LINEAR}}, None),
     ],
 )
-def test_scaled_positions_set_no_limit_here(rope: dict[str, Any], longest: int | None) -> None:
+def test_scaled_positions_have_no_known_limit(rope: dict[str, Any], longest: int | None) -> None:
     assert read_shape(QWEN_7B | rope, profile().engine).longest == longest
 
 
@@ -108,7 +107,7 @@ def test_kv_heads_are_repeated_when_there_are_more_gpus_than_heads() -> None:
 
 # 10 GiB / (57344 * 16) = 11702.86 blocks; a sequence of 2048 tokens takes 128 blocks, of 300 tokens 19
 @pytest.mark.parametrize(("length", "sequences"), [(2048, 91), (300, 615), (16, 11701), (1, 11701)])
-def test_sequences_take_whole_blocks_and_the_null_block_is_kept_back(length: int, sequences: int) -> None:
+def test_sequences_take_whole_blocks_but_never_the_null_block(length: int, sequences: int) -> None:
     engine = profile(max_model_len=2048).engine
     cache = kv_cache(read_shape(QWEN_7B, engine), engine, 10 * GIB, device="cuda")
     assert (cache.blocks, cache.tokens) == (11702, 187_232)
@@ -133,7 +132,7 @@ def test_plan_adds_up(tmp_path: Path) -> None:
     assert plan.problems == plan.unknown == ()
 
 
-def test_batch_that_does_not_fit_is_said(tmp_path: Path) -> None:
+def test_batch_that_does_not_fit_is_reported(tmp_path: Path) -> None:
     plan = plan_memory(
         profile(max_num_seqs=1024, max_model_len=8192), model_dir(tmp_path, LLAMA_8B), arms=64, gpu_bytes=40 * GIB
     )
@@ -158,7 +157,7 @@ def test_settings_that_cannot_work_are_named(
 
 # Llama-3.1-8B takes 15.0 GiB of weights; with utilization 0.9, an engine may take 14.4, 18 or 27 GiB in all
 @pytest.mark.parametrize(("gib", "problems", "doubts"), [(16, 1, 0), (20, 0, 1), (30, 0, 0)])
-def test_only_the_weights_make_a_model_surely_too_large(tmp_path: Path, gib: int, problems: int, doubts: int) -> None:
+def test_only_the_weights_prove_that_a_model_is_too_large(tmp_path: Path, gib: int, problems: int, doubts: int) -> None:
     settings = profile(gpu_memory_utilization=0.9, max_model_len=16384)
     plan = plan_memory(settings, model_dir(tmp_path, LLAMA_8B), gpu_bytes=gib * GIB)
     assert (len(plan.problems), len(plan.doubts)) == (problems, doubts)
@@ -197,8 +196,8 @@ def test_unknown_gpu_memory_leaves_the_rest_known(tmp_path: Path) -> None:
     ("engine", "graphs"),
     [
         ({"enforce_eager": True}, 0),
-        ({"max_num_seqs": 4}, 4 + 3),  # 1, 2, 4, 8, of which a decode step can have three
-        ({"max_num_seqs": 256}, 51 + 35),  # 3 + 31 below 256 + 17 up to 512; what vLLM 0.25.1 logs on an H200
+        ({"max_num_seqs": 4}, 4 + 3),  # sizes 1, 2, 4 and 8; a decode step can have three of them
+        ({"max_num_seqs": 256}, 51 + 35),  # 3 + 31 below 256 + 17 up to 512, as vLLM 0.25.1 logs on an H200
         ({"max_cudagraph_capture_size": 64}, 11 + 11),
     ],
 )

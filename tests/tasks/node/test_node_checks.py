@@ -34,7 +34,7 @@ def result(status: Status, **more: Any) -> CheckResult:
         (("warn", "fail"), "fail"),
     ],
 )
-def test_worst_outcome_decides(statuses: tuple[Status, ...], worst: str) -> None:
+def test_the_report_has_the_worst_outcome(statuses: tuple[Status, ...], worst: str) -> None:
     report = PreflightReport(checks=tuple(result(status) for status in statuses))
     assert report.worst == worst
     if worst != "fail":
@@ -96,7 +96,7 @@ def test_gpu_profile_on_a_node_without_a_gpu_fails_fast(tmp_path: Path) -> None:
         ("nosuch://bucket/prefix", "fail", ConfigError),
     ],
 )
-def test_destination_is_really_written(
+def test_destination_check_writes_an_object(
     tmp_path: Path, destination: str, status: str, error: type[HarvestError] | None
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -139,7 +139,7 @@ def test_view_groups_gpus_and_shows_each_remedy() -> None:
         ({"kv_tokens": 4096, "batch_fits": True}, "pass"),
     ],
 )
-def test_what_the_memory_plan_means_for_a_run(more: dict[str, Any], status: str) -> None:
+def test_status_of_the_memory_plan_check(more: dict[str, Any], status: str) -> None:
     assert check_memory_plan(memory_plan(**more)).status == status
 
 
@@ -154,7 +154,7 @@ def test_view_shows_the_figures_of_the_plan_below_the_checks() -> None:
     assert "8,192" in text
 
 
-def test_plan_view_says_what_it_cannot_tell(model: Path, tmp_path: Path) -> None:
+def test_plan_view_shows_what_is_unknown(model: Path, tmp_path: Path) -> None:
     plan = check_node(CPU, model_path=model, runs_dir=tmp_path).plan
     assert plan is not None
     assert "cannot tell" in render(render_plan(plan, ()))

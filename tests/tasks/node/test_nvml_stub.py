@@ -1,4 +1,4 @@
-"""The real binding, nvidia-ml-py, against a compiled stub of the driver's library, in a child process."""
+"""Tests the real binding, nvidia-ml-py, with a compiled stub of the driver's library, in a child process."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(stub: Path, *faults: str, profile: str = "h100x8", runs_dir: Path | None = None, **env: str) -> Any:
-    """Reports by fault, all made in one child process."""
+    """The report of each fault, all from one child process."""
     result = subprocess.run(
         [sys.executable, "-c", PREFLIGHT, profile, str(runs_dir or stub / "runs"), *faults],
         env=stub_environment(stub, **env),
@@ -131,10 +131,10 @@ def test_leftover_engine_of_an_earlier_run_is_marked(stub: Path, tmp_path: Path)
         process.kill()
         process.wait()
     (check,) = [check for check in report["checks"] if check["name"] == "foreign processes" and check["gpu"] == 3]
-    assert f"pid {process.pid} (40.0 GiB, left over from a run here)" in check["value"]
+    assert f"pid {process.pid} (40.0 GiB, left over from an earlier run)" in check["value"]
 
 
-def test_only_the_gpus_that_the_run_uses_are_judged(stub: Path) -> None:
+def test_only_the_gpus_that_the_run_uses_are_checked(stub: Path) -> None:
     report = run(stub, "gpu_lost", profile="h100x4", CUDA_VISIBLE_DEVICES="4,5,6,7")["gpu_lost"]
     assert {check["gpu"] for check in report["checks"]} == {None, 4, 5, 6, 7}
     assert gpu_checks(report, "fail") == []

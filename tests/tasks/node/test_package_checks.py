@@ -13,7 +13,7 @@ from profiles.schema import Profile
 from tasks.node.package_checks import package_checks, torch_cuda_version
 profile = Profile.model_validate_json(sys.argv[1])
 print(torch_cuda_version(), *(f"{check.name}={check.status}" for check in package_checks(profile)), sep=";")
-assert not {"torch", "vllm"} & set(sys.modules), "the check imported what it only has to look at"
+assert not {"torch", "vllm"} & set(sys.modules), "the check imported torch or vllm"
 """
 
 
@@ -22,7 +22,7 @@ def profile(device: str, **more: Any) -> Profile:
 
 
 def look(folder: Path, settings: Profile) -> str:
-    """What a child says whose first import folder is ``folder``."""
+    """The output of SCRIPT in a child process that imports from ``folder`` first."""
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, settings.model_dump_json()],
@@ -55,7 +55,7 @@ def install(folder: Path, *, cuda: str, vllm: str) -> None:
         ("None", "0.32.0", profile("cuda", engine={"backend": "mine:Engine"}), "None;vLLM version=skipped"),
     ],
 )
-def test_versions_are_judged_without_importing(
+def test_versions_are_checked_without_importing(
     tmp_path: Path, cuda: str, vllm: str, settings: Profile, said: str
 ) -> None:
     install(tmp_path, cuda=cuda, vllm=vllm)

@@ -24,7 +24,7 @@ def plan(folder: Path, **parameters: Any) -> RunPlan:
     return plan_run(config_from_parameters(settled), folder / "runs")
 
 
-def test_the_plan_is_made_for_the_length_of_this_runs_sequences(tmp_path: Path) -> None:
+def test_the_memory_plan_uses_the_lengths_of_the_runs_sequences(tmp_path: Path) -> None:
     run = plan(tmp_path, max_tokens=100)
     report = run_preflight(run, None)
     assert report.plan is not None
@@ -56,7 +56,7 @@ def test_finished_shards_need_no_more_disk(tmp_path: Path, finished: tuple[int, 
 
 @dataclass
 class FreeingReader(FakeReader):
-    """Eight GPUs on which a killed engine's memory is freed step by step, at each look."""
+    """Eight GPUs that free 1 GiB of a killed engine's memory at each reading."""
 
     looks: int = 0
 
@@ -66,9 +66,9 @@ class FreeingReader(FakeReader):
         return healthy(index, memory_free=(81008 << 20) - held)
 
 
-def test_memory_that_is_just_being_freed_fails_no_run(tmp_path: Path) -> None:
+def test_memory_that_is_being_freed_fails_no_run(tmp_path: Path) -> None:
     run = plan(tmp_path, profile="h100x8-replicas", model="demo")
-    with contextlib.suppress(PreflightFailed):  # this machine lacks what the profile wants of CPU memory and packages
+    with contextlib.suppress(PreflightFailed):  # this machine lacks memory and packages of the profile
         run_preflight(run, None, reader=FreeingReader(gpus=[healthy(index) for index in range(8)]))
     checks = json.loads(run.paths.preflight.read_text())["checks"]
     assert [check["status"] for check in checks if check["name"] == "free memory"] == ["pass"] * 8

@@ -13,9 +13,9 @@ import pytest
 from profiles.schema import Profile
 from tasks.node.telemetry import TELEMETRY_SCHEMA, ReplicaStats, TelemetrySampler
 from tasks.node.telemetry_summary import summarize_telemetry
+from tasks.units import GIB
 from tests.support.fake_nvml import FakeReader, healthy
 
-GIB = 1 << 30
 CPU = Profile.model_validate({"name": "cpu", "expect": {"device": "cpu"}})
 H100 = Profile.model_validate(
     {
@@ -43,7 +43,7 @@ def sampler(path: Path, profile: Profile, **more: Any) -> TelemetrySampler:
 def wait_for(condition: Any) -> None:
     deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened within 20 s"
+        assert time.monotonic() < deadline, "the condition did not hold within 20 s"
         time.sleep(0.02)
 
 
@@ -93,7 +93,7 @@ def test_file_is_published_while_running_and_continued_later(tmp_path: Path) -> 
     assert first.stop() is None
 
 
-def test_trouble_never_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_of_telemetry_never_stop_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = threading.Event()
 
     def failing() -> list[ReplicaStats]:
@@ -109,7 +109,7 @@ def test_trouble_never_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("wrong", [{"generation_tokens": 2**70}, {"kv_cache_usage": "half"}])
-def test_a_value_that_fits_no_column_costs_its_sample_only(
+def test_a_value_that_fits_no_column_loses_only_its_sample(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, Any]
 ) -> None:
     path = tmp_path / "telemetry.parquet"
@@ -172,12 +172,12 @@ def run_of(seconds: int, *, startup: int = 2, session: int = 0, **changes: Any) 
 def test_summary_of_a_healthy_run(tmp_path: Path) -> None:
     summary = summarize_telemetry(write(tmp_path / "t.parquet", run_of(10)), H100, rollouts=100, correct=50)
     assert (summary.gpus, summary.elapsed_s, summary.idle_s) == (2, 10, 2)
-    assert summary.utilization_percent == 95  # the start-up does not dilute it
+    assert summary.utilization_percent == 95  # the start-up does not count
     assert summary.memory_gib == 73
     assert summary.running == 16
     assert summary.generation_tokens == 1600
     assert summary.tokens_per_s == 200
-    assert summary.gpu_seconds == 20  # the start-up costs
+    assert summary.gpu_seconds == 20  # the start-up counts
     assert summary.gpu_seconds_per_rollout == 0.2
     assert summary.gpu_seconds_per_correct == 0.4
     assert summary.cost_usd == pytest.approx(20 / 3600 * 3.6)

@@ -31,7 +31,7 @@ def test_a_function_that_returns_rewards() -> None:
     assert scores["reward"].to_list() == pytest.approx([0.8, 0.4])
 
 
-def test_without_a_declared_version_it_is_the_source_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_the_source_hash_when_none_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a scorer in the working directory is found
     source = "def exact(completion, ground_truth, finish_reason):\n    return float(completion == ground_truth)\n"
     Path("one_scorer.py").write_text(source)
@@ -62,6 +62,6 @@ def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
     ("name", "message"),
     [("failing", "KeyError"), ("text", "returned 'right'"), ("infinite", "returned Score.reward=inf")],
 )
-def test_a_function_that_misbehaves_is_named(name: str, message: str) -> None:
+def test_a_failing_scorer_is_named_in_the_error(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         score_frame(ROWS, load_scorer(f"tests.support.custom_scorers:{name}"))

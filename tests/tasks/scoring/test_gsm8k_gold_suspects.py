@@ -14,10 +14,10 @@ def test_no_test_row_is_flagged() -> None:
     assert not any(is_gold_suspect(row["question"]) for row in gsm8k_rows("test"))
 
 
-def test_the_hash_is_of_the_words() -> None:
+def test_the_question_hash_ignores_white_space() -> None:
     assert question_hash("Two  eggs?\n") == question_hash("Two eggs?") != question_hash("Two eggs")
 
 
-def test_flags_take_nulls_and_repeats() -> None:
+def test_flags_accept_nulls_and_repeated_questions() -> None:
     flags = suspect_flags(pl.Series(["a", None, "a"], dtype=pl.String))
     assert flags.to_list() == [False, False, False]

@@ -13,7 +13,7 @@ BOMB = "9^{9^{9^{9}}}"
 pytestmark = pytest.mark.slow
 
 
-def test_expressions_are_compared_and_a_bomb_costs_its_own_reward_only() -> None:
+def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> None:
     cases = [
         ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "\\frac{36}{2}", "math", False)),
         ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "$\\frac{1}{2}$", "math", False)),
@@ -41,7 +41,7 @@ def test_expressions_are_compared_and_a_bomb_costs_its_own_reward_only() -> None
     scores = score_frame(rows, scorer)
     columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
     got = scores.select(columns).rows()
-    # a right answer counts as right for the flexible column as well
+    # a right answer counts in the flexible column too
     expected = [(reward, text, method, flexible or reward == 1) for *_, (reward, text, method, flexible) in cases]
     assert got == expected
     assert scores["scorer_version"].unique().to_list() == [scorer.version]
@@ -60,10 +60,10 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
     thread.join()
     assert outcomes == ["timeout", "right"]
     left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
-    # multiprocessing keeps one tracker of its own
+    # multiprocessing keeps one tracker process
     assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
 
 
-def test_nothing_to_compare_starts_nothing() -> None:
+def test_no_pairs_start_no_worker() -> None:
     assert verify_all([]) == []
     assert MathScorer().version.startswith("2-")

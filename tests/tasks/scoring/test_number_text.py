@@ -59,7 +59,7 @@ def test_equal_numbers_have_equal_text(number: Fraction, zeros: int) -> None:
     assert canonical_number(f"{whole}{point}{'0' * zeros}") == str(whole)
 
 
-def test_a_match_ends_where_the_literal_does() -> None:
+def test_a_match_ends_after_the_literal() -> None:
     match = match_number("1,234 dollars")
     assert match is not None
     assert (match.canonical, match.end) == ("1234", 5)

@@ -59,7 +59,7 @@ def test_cases_score_the_same_as_a_shard() -> None:
         ("#### 36/2\nDone", "length", "ambiguous"),
     ],
 )
-def test_method_says_how_or_why_not(text: str, reason: str | None, method: str) -> None:
+def test_extraction_method(text: str, reason: str | None, method: str) -> None:
     assert score_gsm8k(text, "18", reason).method == method
 
 
@@ -140,7 +140,7 @@ def test_gold_number(truth: str, number: str | None) -> None:
     assert gold_number(truth) == number
 
 
-def test_an_unparseable_gold_has_no_reward_and_leaves_the_rest() -> None:
+def test_an_unparseable_gold_has_no_reward_and_other_rows_keep_theirs() -> None:
     assert math.isnan(score_gsm8k("#### 18", "eighteen").reward)
     scores = score_frame(frame(["#### 18", "#### 18"], ["eighteen", "18"]))
     assert scores.select("reward", "extraction_method").rows() == [(None, "gold_unparseable"), (1.0, "hash")]

@@ -42,7 +42,7 @@ def test_scalar_and_vectorised_agree_on_random_text(rows: list[tuple[str, str, s
 
 
 def test_scalar_and_vectorised_agree_on_texts_that_end_in_a_marker() -> None:
-    """Nearer to real completions than random text, so most rows take the vectorised cut."""
+    """These texts resemble real completions, so the vectorised path reads most of them."""
     rng = random.Random(0)
     values = [piece for piece in PIECES if not set(piece) & set("<#＃")] + ["18", "7", "$18", "1,234", "18 dollars"] * 8
     ends = ["", "", "\n", "\n\nDone.", "$.", "\n\\]", " ok", "\n18\n", "\r\n"]
@@ -104,7 +104,7 @@ HOSTILE = {
 }
 
 
-# the time-out is the bound: each takes about a second, and anything worse than linear would take hours
+# the time-out is the bound: linear code takes about a second, and anything slower takes hours
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("pattern", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_megabyte_of_anything_is_scored_in_bounded_time(pattern: str) -> None:
@@ -130,7 +130,7 @@ def test_equal_texts_are_read_once_and_rows_keep_their_order() -> None:
 @pytest.mark.parametrize(
     "text", ["so \\boxed{~.USD 5.}", "#### \\,007~ ", "\\boxed{.5 eggs}", "#### 7^2", "#### 18. Eggs"]
 )
-def test_forms_that_do_not_read_alike_for_every_integer_agree_as_well(text: str) -> None:
+def test_scalar_and_vectorised_agree_on_forms_that_depend_on_the_integer(text: str) -> None:
     assert repr(vectorised([(text, "5", "stop")])[0]) == repr(score_gsm8k(text, "5"))
 
 
@@ -147,5 +147,5 @@ def test_forms_that_do_not_read_alike_for_every_integer_agree_as_well(text: str)
         "<think>#### 18",
     ],
 )
-def test_reasoning_that_opens_or_closes_more_than_once_agrees_as_well(text: str) -> None:
+def test_scalar_and_vectorised_agree_on_repeated_think_tags(text: str) -> None:
     assert repr(vectorised([(text, "18", "stop")])[0]) == repr(score_gsm8k(text, "18"))
