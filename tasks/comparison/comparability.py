@@ -26,6 +26,7 @@ class RunIdentity:
     """Names one of the two runs."""
 
     run_id: str
+    """The run's id; the directory's name when ``config.json`` has none."""
     path: str
     """The run's directory, as the caller gave it."""
     fingerprint: str
@@ -37,7 +38,7 @@ class SettingDifference:
     """One setting that differs between the runs."""
 
     name: str
-    """Nested settings have dotted names."""
+    """The setting's name; nested settings have dotted names."""
     baseline: Any
     """The value in the baseline; ABSENT when it does not state the setting."""
     candidate: Any

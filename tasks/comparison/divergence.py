@@ -1,6 +1,6 @@
 """Finds the first token at which each rollout of two runs differs, and classifies the cause.
 
-Only the first difference has a cause of its own: the tokens after it continue another text. Token lists are read in
+Only the first difference shows its cause, since the tokens after it continue different texts. Token lists are read in
 blocks, so that memory does not grow with the run.
 """
 

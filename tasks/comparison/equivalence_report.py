@@ -26,7 +26,9 @@ class TierResult:
     """Whether one tier holds."""
 
     tier: Tier
+    """The tier's name."""
     holds: bool
+    """Whether the tier holds."""
     reason: str
     """Why the tier holds or does not hold, in words."""
 
@@ -36,8 +38,11 @@ class Divergence:
     """One rollout that differs between the runs. Where no token differs, all fields after ``kind`` are None."""
 
     example_id: str
+    """Id of the question."""
     arm_id: str
+    """Id of the arm."""
     sample_index: int
+    """Index of the sample within question and arm, from 0."""
     kind: DivergenceKind
     """Why the rollout differs."""
     position: int | None
@@ -83,8 +88,11 @@ class Example:
     """The same rollout in both runs, side by side."""
 
     example_id: str
+    """Id of the question."""
     arm_id: str
+    """Id of the arm."""
     sample_index: int
+    """Index of the sample within question and arm, from 0."""
     why: str
     """Why the rollout is shown: the kind of its divergence and the token, or a changed reward."""
     baseline_text: str
@@ -100,6 +108,7 @@ class Example:
     candidate_answer: str | None
     """The answer that the scorer extracted in the candidate; None when there is none."""
     ground_truth: str | None
+    """The ground truth of the question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +131,7 @@ class EquivalenceReport:
     """The verdict of a comparison with all its evidence."""
 
     verdict: Verdict
+    """``different`` when a difference is shown; else the strongest tier that holds, or ``inconclusive``."""
     reason: str
     """Why the verdict was reached, in words."""
     required: Tier
@@ -131,22 +141,29 @@ class EquivalenceReport:
     seed: int
     """Seed of the bootstrap."""
     baseline: RunIdentity
+    """The run that the candidate is compared with."""
     candidate: RunIdentity
+    """The run whose equivalence is in question."""
     same_dataset: bool
     """False when one run has other questions too, such as a sample baseline."""
     tested: tuple[SettingDifference, ...]
     """Settings that differ between the runs. The comparison tests them."""
     rows: RowCounts
+    """How many rows were compared, failed or lost."""
     limits: NoiseLimits
+    """The limits that tell rounding from a real difference."""
     tiers: tuple[TierResult, ...]
     """The result of each tier, strongest first."""
     questions_needed: int | None
     """Questions that would decide an inconclusive verdict. None for every other verdict, and when no number would."""
     tokens: TokenComparison
+    """Evidence of the tiers ``bitwise`` and ``numerical``."""
     rewards: RewardComparison
+    """Evidence of the tier ``statistical``."""
     lengths: LengthComparison
+    """Completion lengths. They do not enter the verdict."""
     finish_reasons: tuple[FinishReasonCount, ...]
-    """One entry per finish reason, by name."""
+    """One entry per finish reason, by name. They do not enter the verdict."""
     examples: tuple[Example, ...]
     """The worst rollouts, worst first."""
 

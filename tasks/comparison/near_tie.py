@@ -11,7 +11,7 @@ the candidate ``b``. Then in either case
 so the *gap*, the right side minus the left, is the distance that the log-odds of the two contested tokens moved between
 the runs. Rounding moves them a little, and a token flips only when the log-odds cross the threshold. So the gap of a
 flip that rounding explains is positive and at most the near-tie limit. For greedy decoding the gap is an upper bound of
-how far ahead either run saw its own token. A negative gap cannot come from the same random numbers. A contested token
+the lead that either run gave its own token. A negative gap cannot come from the same random numbers. A contested token
 outside the stored top-k has at most the k-th logprob, so the gap is then a lower bound.
 
 Limits are in nats at temperature 1, and are divided by the temperature of a sampled rollout. The defaults follow from

@@ -52,6 +52,7 @@ class ArmDifference:
     """Compares the rewards of one arm over the shared questions. It is not part of the verdict."""
 
     arm_id: str
+    """Id of the arm."""
     baseline_mean: float
     """Mean reward of the baseline."""
     candidate_mean: float
@@ -77,6 +78,7 @@ class RewardComparison:
     arms: tuple[ArmDifference, ...]
     """One entry per arm, by id."""
     flips: Flips
+    """The rollouts that are correct in one run alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class FinishReasonCount:
     """Counts one finish reason over the rollouts that succeeded in both runs."""
 
     finish_reason: str
-    """"(none)" stands for a missing one."""
+    """The finish reason; "(none)" for rollouts without one."""
     baseline: int
     """Rollouts with this finish reason in the baseline."""
     candidate: int

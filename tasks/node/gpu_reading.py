@@ -17,9 +17,11 @@ class DriverReading:
     """The NVIDIA driver of the node."""
 
     version: str
+    """The driver's version."""
     cuda_version: tuple[int, int] | None
     """The newest CUDA that the driver supports, as (major, minor)."""
     gpu_count: int
+    """Number of GPUs of the node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class GpuProcess:
     pid: int
     """The pid on the host; inside a container it may name no process."""
     used_bytes: int | None
-    """Memory that the process holds on this GPU."""
+    """Bytes that the process holds on this GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,11 @@ class GpuReading:
     error: str | None = None
     """Why the whole GPU does not answer; all other fields are then unset."""
     name: str | None = None
+    """Product name, such as "NVIDIA H100 80GB HBM3"."""
     uuid: str | None = None
+    """NVML's UUID, such as "GPU-...", which CUDA_VISIBLE_DEVICES accepts."""
     pci_bus_id: str | None = None
+    """domain:bus:device.function, in hexadecimal."""
     memory_total: int | None = None
     """Bytes. What CUDA calls the total is ``memory_total - memory_reserved``."""
     memory_free: int | None = None
@@ -72,16 +77,21 @@ class GpuReading:
     recovery_action: int | None = None
     """NVML's code of the action that the GPU needs; 0 is none."""
     remapped_rows: RemappedRows | None = None
+    """Memory rows that spare rows replace."""
     retired_pages_pending: bool | None = None
     """Whether pages wait for a reset to be retired."""
     ecc_enabled: bool | None = None
+    """Whether ECC is on now."""
     uncorrected_ecc: int | None = None
     """Uncorrected ECC errors since the last reboot."""
     processes: tuple[GpuProcess, ...] | None = None
+    """Compute processes on the GPU."""
     mig_enabled: bool | None = None
+    """Whether MIG splits the GPU now."""
     compute_mode: int | None = None
     """NVML's code; 0 is the default mode."""
     persistence_mode: bool | None = None
+    """Whether the driver stays loaded while no process uses the GPU."""
     nvlinks: tuple[bool, ...] | None = None
     """Whether each link is up."""
     p2p: Mapping[int, int] | None = None
@@ -101,6 +111,7 @@ class GpuSample:
     """A GPU at one moment of a run. A field is None when it could not be read."""
 
     utilization_percent: int | None
+    """Percent of the time in which a kernel ran."""
     memory_used: int | None
     """Bytes."""
     temperature_c: int | None
@@ -108,6 +119,7 @@ class GpuSample:
     power_w: float | None
     """Watts."""
     sm_clock_mhz: int | None
+    """MHz."""
     event_reasons: int | None
     """NVML's bits of the reasons for the current clocks."""
 

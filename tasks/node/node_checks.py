@@ -158,7 +158,7 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
             name=name,
             status="warn",
             value="; ".join(plan.doubts),
-            remedy="This rests on an estimate of the memory beside the weights. Start the engine to know",
+            remedy="The memory beside the weights is an estimate. Start the engine to see whether it fits",
         )
     if plan.kv_tokens is None:
         return CheckResult(name=name, status="skipped", value="; ".join(plan.unknown))

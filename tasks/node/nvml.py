@@ -147,7 +147,7 @@ def _temperature(nvml: Any, handle: Any) -> int:
 
 
 def _slowdown(nvml: Any, handle: Any, temperature: int | None) -> int:
-    # newer GPUs give limits as distances from a limit of their own, older GPUs as absolute temperatures
+    # newer GPUs give the slowdown as a distance from their limit, older GPUs as an absolute temperature
     limit = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT])[0]
     if temperature is not None and limit.nvmlReturn == nvml.NVML_SUCCESS:
         with contextlib.suppress(nvml.NVMLError):

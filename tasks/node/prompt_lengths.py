@@ -27,9 +27,11 @@ class PromptLengths:
     sampled: int
     """Number of sampled questions."""
     mean: float
+    """Mean length."""
     p99: int
     """99% of the prompts are at most this long."""
     longest: int
+    """Length of the longest prompt."""
     shared_prefix: float
     """Number of tokens that all sampled prompts of an arm start with; the mean over arms."""
 

@@ -190,7 +190,7 @@ class _HostTree:
         self._until_refresh = 0
 
     def sample(self) -> dict[str, float]:
-        # a search for descendants reads every process of the machine, so not every sample makes one
+        # a search for descendants reads every process of the machine, so only some samples make one
         if self._until_refresh == 0:
             found = {self._own.pid: self._own} | {child.pid: child for child in self._own.children(recursive=True)}
             self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}

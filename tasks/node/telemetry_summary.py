@@ -21,6 +21,7 @@ class TargetResult:
     name: str
     """"memory", "utilization" or "temperature"."""
     unit: str
+    """"GiB", "%" or "C"."""
     low: float | None
     """Lower limit of the target; None without one."""
     high: float | None
@@ -81,6 +82,7 @@ class TelemetrySummary:
     gpu_seconds: float | None
     """``elapsed_s`` times ``gpus``."""
     gpu_seconds_per_rollout: float | None
+    """GPU seconds per rollout."""
     gpu_seconds_per_correct: float | None
     """GPU seconds per correct rollout."""
     cost_usd: float | None
@@ -153,7 +155,7 @@ def _moments(frame: pl.DataFrame) -> pl.DataFrame:
         .agg((pl.col("running").sum() > 0).alias("busy"))
         .sort("session", "time")
         .with_columns(
-            # a sample stands for the time until the next one, and the last of a session for one interval
+            # a sample counts for the time until the next one, and the last of a session for one interval
             (pl.col("time").shift(-1).over("session") - pl.col("time"))
             .dt.total_microseconds()
             .truediv(1e6)

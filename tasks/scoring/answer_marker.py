@@ -52,7 +52,7 @@ _EXPRESSION_AFTER = re.compile(
     rf"|(?i:(?:{NUMBER_WORD}|or|and an?|to [0-9]+|plus|minus|times|squared|cubed)\b))"
 )
 
-# exactly four; written so that the search skips to the next "#" or backslash
+# exactly four number signs, or a box; the search skips to the next "#" or backslash
 _MARKER = re.compile(r"[#\\](?:(?<=#)(?<!##)###(?!#)|(?P<box>(?<=\\)(?:boxed|fbox) ?\{))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -72,10 +72,13 @@ class MarkedValue:
     """The text that one marker marks."""
 
     raw: str
+    """The text as the model wrote it."""
     kind: MarkerKind
+    """``hash`` after a ``####``, ``boxed`` inside a box."""
     is_open: bool = False
     """Whether the completion ends inside the text, so that characters may be missing."""
     is_unclosed_box: bool = False
+    """Whether the text is in a box that is not closed within MAX_BOX_CHARS."""
     is_partial: bool = False
     """Whether the text beside the marker makes the value a part of another value, or one of several alternatives."""
 

@@ -65,7 +65,7 @@ TURN_TOKENS = (
 )
 """Tokens that end or begin a turn. The answer's text ends at the first of them."""
 
-# a common first character lets the search skip ahead
+# every token starts with "<" or "[", so the search skips to the next of these
 _TURN = re.compile(r"[<\[](?:" + "|".join(re.escape(token[1:]) for token in TURN_TOKENS) + ")")
 _OPENING_HEADER = re.compile(
     r"\s*(?:<\|begin_of_text\|>)?(?:<\|(?:im_start|start_header_id|header_start|start_of_role|assistant|start"
@@ -107,7 +107,7 @@ _SAME_LINE_QUESTION = re.compile(SAME_LINE_QUESTION)
 QUESTION_WORDS = ["Q", "Problem", "Exercise"]
 """Every match of SAME_LINE_QUESTION contains one of these."""
 
-# written so that the search skips to the next first character
+# the search skips to the next possible first character
 _ANSWER = re.compile(
     r"[#\\Aa](?:(?P<hash>(?<=#)(?<!##)###(?!#))|(?<=\\)(?:boxed|fbox) ?\{[^}\n]{0,80}?[0-9]"
     r"|(?<=[Aa])(?:nswer|NSWER)(?: is|[ *_]{0,4}:)[^\n#\\]{0,80}?[0-9])"
@@ -204,6 +204,6 @@ def _gives_answer(text: str, found: re.Match[str]) -> bool:
         value, *after = _SAME_LINE_QUESTION.split(line.split("####", 1)[0], maxsplit=1)
         kind = read_value(value, "hash").kind
         if kind != "empty":
-            # "#### 1. Question: ..." numbers a heading, "#### 18. Question: ..." is an answer run into the next
+            # "#### 1. Question: ..." is a numbered heading; "#### 18. Question: ..." is an answer and the next question
             return kind != "prose" and not (after and _LIST_NUMBER.fullmatch(value))
     return False

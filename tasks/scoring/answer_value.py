@@ -26,7 +26,7 @@ MarkerKind = Literal["hash", "boxed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the text after a marker says."""
+    """The content of the text after a marker."""
 
     kind: ReadingKind
     """``empty`` is a bare marker or label, and ``prose`` attempts no answer."""
@@ -105,7 +105,7 @@ _REST_START = re.compile(r" ?%?(?:$|[ ,;:?()\]\"'”’»°¢/]|\.(?![.\w…])|-
 
 
 def read_value(raw: str, marker: MarkerKind) -> Reading:
-    """What ``raw`` says, the text after a ``####`` or inside a box."""
+    """The content of ``raw``, the text after a ``####`` or inside a box."""
     raw = raw.strip(" ")
     bare = raw.removeprefix("$").removesuffix(".")
     if (canonical := canonical_number(bare)) is not None:

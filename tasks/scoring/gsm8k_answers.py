@@ -143,7 +143,7 @@ def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
     key = ["kind", "form", "is_cut"]
     parts = pl.col("value").str.extract_groups(_ONE_INTEGER)
     digits = parts.struct[1].str.replace_all(",", "", literal=True)
-    # the reader checks of such an integer only whether it has more digits than the number of a heading
+    # the reader checks only whether such an integer has more digits than the number of a heading
     stand_in = pl.when(digits.str.len_bytes() > 2).then(pl.lit("100")).otherwise(pl.lit("10"))
     forms = values.with_columns(
         digits=digits,
@@ -165,7 +165,7 @@ def _read_forms(values: pl.DataFrame) -> pl.DataFrame:
         .then("-" + pl.col("digits"))
         .when(~is_negative)
         .then("digits"),
-        # another value means that the answer depends on the integer
+        # another number than the stand-in means that the answer depends on the integer
         extraction_method=pl.when(
             pl.col("digits").is_null() | canonical.is_null() | (canonical.str.strip_prefix("-") == pl.col("stand_in"))
         ).then("method"),

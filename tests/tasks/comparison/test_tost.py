@@ -43,7 +43,7 @@ def equivalent_rate(draw: Draw, n: int, difference: float, epsilon: float = EPSI
     return shown / SIMULATIONS
 
 
-# A rate of 5% shows up as more than this in 1 of 1000 such simulations (binomial).
+# With a true rate of 5%, at most 1 of 1000 such simulations exceeds this (binomial).
 MOST_AT_MARGIN = stats.binom.ppf(0.999, SIMULATIONS, LEVEL) / SIMULATIONS
 
 

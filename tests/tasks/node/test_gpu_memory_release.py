@@ -1,4 +1,4 @@
-"""The next engine starts when the GPU memory of the dead engine is free, and not before."""
+"""Tests that the wait ends when the GPU memory of the dead engine is free, and not before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
