@@ -14,8 +14,7 @@ from pydantic import Field
 from pydantic_core import PydanticUndefined
 
 from profiles.schema import Settings
-from tasks.comparison.equivalence import DEFAULT_EPSILON
-from tasks.comparison.equivalence_report import Tier
+from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS

@@ -12,8 +12,9 @@ from flows.server.transfer_retries import DELAYS_SECONDS, transfer_delays, wait_
 from flows.shards.open_ledgers import find_ledger
 from tasks.comparison.baseline import obtain_baseline
 from tasks.comparison.equivalence import validate_in_subprocess
-from tasks.comparison.equivalence_report import EquivalenceReport, Tier
+from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import find_noise_floor
+from tasks.comparison.verdict import Tier
 from tasks.errors import HarvestError
 from tasks.fleet.shared_run import fetch_shard as _fetch_shard
 from tasks.generation.replica_pool import ReplicaPool

@@ -11,9 +11,9 @@ import polars as pl
 
 from profiles.load import SettingsError, load_profile
 from tasks.comparison.comparability import check_planned_settings
-from tasks.comparison.equivalence import DEFAULT_EPSILON
 from tasks.comparison.rollout_index import check_same_scorer, scorers_of
 from tasks.comparison.tost import minimum_questions
+from tasks.comparison.verdict import DEFAULT_EPSILON
 from tasks.errors import ConfigError
 from tasks.generation.reference_run import reference_finished, reference_plan, run_reference
 from tasks.locks import run_lock

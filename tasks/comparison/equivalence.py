@@ -44,11 +44,9 @@ import polars as pl
 from tasks.comparison.comparability import check_comparable
 from tasks.comparison.divergence import find_divergences
 from tasks.comparison.equivalence_report import (
-    TIERS,
     Divergence,
     EquivalenceReport,
     NoiseLimits,
-    Tier,
     TokenComparison,
     publish_equivalence,
 )
@@ -58,13 +56,12 @@ from tasks.comparison.paired_statistics import compare_finish_reasons, compare_l
 from tasks.comparison.pairing import Pairing, pair_rollouts
 from tasks.comparison.rollout_index import index_rollouts
 from tasks.comparison.tier_decision import decide_verdict
+from tasks.comparison.verdict import DEFAULT_EPSILON, TIERS, Tier
 from tasks.comparison.worst_examples import worst_examples
 from tasks.errors import ConfigError
 from tasks.records import RunPaths
 from tasks.subprocess_call import call_in_subprocess
 
-DEFAULT_EPSILON = 0.02
-"""Default of ``epsilon``: the largest difference of the mean reward that counts as none. Choose it before the runs."""
 MOST_DIVERGENCES = 50
 """Most divergences that a report lists one by one. It counts them all."""
 

@@ -4,21 +4,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tasks.comparison.comparability import RunIdentity, SettingDifference
 from tasks.comparison.near_tie import DivergenceKind
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.paired_statistics import FinishReasonCount, LengthComparison, RewardComparison
 from tasks.comparison.pairing import RowCounts
+from tasks.comparison.verdict import TIERS, Tier, Verdict
 from tasks.errors import NotEquivalent
 from tasks.files import publish_json, read_record
 from tasks.records import RunPaths
-
-Tier = Literal["bitwise", "numerical", "statistical"]
-Verdict = Literal["bitwise", "numerical", "statistical", "inconclusive", "different"]
-TIERS: tuple[Tier, ...] = ("bitwise", "numerical", "statistical")
-"""The strongest tier comes first. A tier meets a requirement for itself and for every later tier."""
 
 
 @dataclass(frozen=True, kw_only=True)

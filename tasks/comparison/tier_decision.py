@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
-from tasks.comparison.equivalence_report import Tier, TierResult, TokenComparison, Verdict
+from tasks.comparison.equivalence_report import TierResult, TokenComparison
 from tasks.comparison.near_tie import REAL_KINDS, DivergenceKind
 from tasks.comparison.paired_statistics import RewardComparison
 from tasks.comparison.pairing import RowCounts
 from tasks.comparison.tost import MeanInterval, minimum_questions, questions_needed
+from tasks.comparison.verdict import Tier, Verdict
 
 _WHY: dict[DivergenceKind, str] = {
     "settings": "state another temperature, top_p or seed than the baseline, although the configurations agree",

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.comparison.equivalence_report import EquivalenceReport, Tier
+from tasks.comparison.equivalence_report import EquivalenceReport
+from tasks.comparison.verdict import Tier
 from tasks.files import read_json, try_read_record
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tasks.comparison.comparability import RunIdentity
-from tasks.comparison.equivalence_report import Verdict
+from tasks.comparison.verdict import Verdict
 from tasks.files import publish_json, read_record
 from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange

@@ -1,10 +1,11 @@
 """An equivalence report with a given verdict, for tests of what reads one."""
 
 from tasks.comparison.comparability import RunIdentity
-from tasks.comparison.equivalence_report import EquivalenceReport, NoiseLimits, TokenComparison, Verdict
+from tasks.comparison.equivalence_report import EquivalenceReport, NoiseLimits, TokenComparison
 from tasks.comparison.paired_statistics import Flips, LengthComparison, RewardComparison
 from tasks.comparison.pairing import RowCounts
 from tasks.comparison.tost import MeanInterval
+from tasks.comparison.verdict import Verdict
 
 _UNBOUNDED = MeanInterval(mean=0.0, low=None, high=None, standard_deviation=0.0, n=1)
 

@@ -16,7 +16,7 @@ from flows.reporting.flow_failures import explain_failures
 from flows.shards import stages
 from flows.shards.open_ledgers import find_ledger, register_ledger
 from flows.shards.stages import fetch_shard, is_retryable, publish_shard, upload, upload_shard
-from tasks.comparison.equivalence_report import Tier
+from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, EngineCrashed, UploadError
 from tasks.fleet.ledger import Ledger
 from tasks.generation.replica_pool import ReplicaPool

@@ -9,9 +9,10 @@ import pytest
 
 import tasks.comparison.equivalence
 from tasks.comparison.equivalence import compare_runs, validate_run
-from tasks.comparison.equivalence_report import EquivalenceReport, Tier, read_equivalence
+from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.noise_floor import NoiseFloor
+from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, NotEquivalent
 from tasks.files import publish_parquet
 from tasks.records import RunPaths

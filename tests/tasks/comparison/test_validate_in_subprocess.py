@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.comparison.equivalence import DEFAULT_EPSILON, compare_runs, validate_in_subprocess
+from tasks.comparison.equivalence import compare_runs, validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor
+from tasks.comparison.verdict import DEFAULT_EPSILON
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tests.support.toy_model import write_toy_run
