@@ -1,7 +1,7 @@
 """The ``harvest`` command.
 
 Nothing heavy is imported before the arguments are parsed, so that ``harvest --help`` answers at once. Exit codes: 0
-done, 1 the run failed, 2 bad input, 3 not equivalent to the baseline.
+done, 1 the run failed, 2 bad input, 3 not equivalent to the baseline, 130 interrupted.
 """
 
 import argparse
@@ -32,7 +32,7 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose ``add_options`` runs only when its command is the one asked for: it may import slow libraries."""
+    """A parser that calls ``add_options`` only when its command is given, because that may import slow libraries."""
 
     def __init__(self, *, add_options: Callable[[argparse.ArgumentParser], None] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(*arguments, **kwargs)
 
     def complete(self) -> None:
-        """Add the options, unless that was done before."""
+        """Add the options, unless they are there already."""
         if self._add_options is not None:
             self._add_options(self)
             self._add_options = None
@@ -53,6 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``harvest``, with every command."""
     parser = _Parser(prog="harvest", description="Fast, safe, checked rollout collection on vLLM under Prefect.")
     parser.add_argument("--version", action="version", version=f"rollout-harvest {metadata.version('rollout-harvest')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)

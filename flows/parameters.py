@@ -1,7 +1,7 @@
-"""The parameters of the flow ``collect_rollouts``: those of a configuration, and what the flow does around the run.
+"""The parameters of the flow ``collect_rollouts``: the fields of RunConfig and of FlowParameters.
 
-Each is declared once, as a field of RunConfig or of FlowParameters. The flow's signature, from which Prefect makes its
-form, and the options of ``harvest run`` are made from these declarations.
+The flow's signature, from which Prefect makes its form, and the options of ``harvest run`` are made from these fields,
+so that each parameter is declared once.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _FORM_ORDER = (
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
     *("skip_finished", "name", "nodes", "shared", "runs_dir"),
 )
-"""Names in the order of the form, those that most runs set first. A parameter that is not named here comes last."""
+"""Names of the parameters in the order of the form: first those that most runs set. All others come last."""
 
 _Settings = TypeVar("_Settings", bound=Settings)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -50,16 +50,16 @@ class FlowParameters(Settings):
     baseline: str | None = Field(None, title="Baseline")
     """Compare with this run: its id, directory or URL, or "auto" to generate one."""
     require: Tier = Field("statistical", title="Equivalence required")
-    """The weakest verdict with which the run does not fail."""
+    """The weakest verdict that passes."""
     epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
-    """For statistical equivalence: the largest difference of the mean reward that counts as none."""
+    """For statistical equivalence: mean rewards that differ by less than this count as equal."""
     skip_finished: bool = Field(False, title="Skip if finished")
-    """End at once, as Completed, when a run of this fingerprint is finished."""
+    """End at once, as Completed, when the run with this fingerprint is finished."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
     """GPU nodes to generate on; more than one starts as many flow runs of generate-shards, one for each worker of
     the pool harvest-nodes."""
     shared: str | None = Field(None, title="Shared storage")
-    """With several nodes: a directory or s3://bucket/prefix that all nodes reach, for work under way."""
+    """With several nodes: a directory or s3://bucket/prefix that all nodes reach, for unfinished work."""
     runs_dir: str = Field("runs", title="Runs directory", min_length=1)
     """Where runs are kept; under a worker, relative to its HARVEST_HOME."""
 
@@ -72,11 +72,11 @@ FLOW_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(Flow
 PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
-"""Names of the parameters that say what a run is and where it is kept."""
+"""Names of the parameters that define a run and say where it is kept."""
 
 
 def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
-    """Give a function of ``**keywords`` the signature of ``parameters``: the one from which Prefect makes a form."""
+    """Return a decorator that gives a function of ``**keywords`` the signature from which Prefect makes its form."""
 
     def decorate(function: _Function) -> _Function:
         returns = inspect.signature(function).return_annotation
@@ -96,24 +96,24 @@ def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
 
 
 def chosen(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
-    """The parameters that ``kind`` declares, out of all that were given."""
+    """Return the record ``kind``, made from those of the ``given`` parameters that it declares."""
     return kind.model_validate({name: given[name] for name in kind.model_fields})
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add an option for each of the parameters ``names``. What is not given stays None."""
+    """Add an option for each parameter in ``names``. The value of an option that is not given is None."""
     for name in names:
         parameter = PARAMETERS[name]
         parser.add_argument(*parameter.options, dest=name, default=None, help=_help(parameter), **_reader(parameter))
 
 
 def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """The parameters that were given as options, by name."""
+    """Return the parameters that were given as options, by name."""
     return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
 
 
 def _shown(parameter: Parameter) -> Any:
-    """Title and description in Prefect's form.
+    """Return the field that gives ``parameter`` its title and description in Prefect's form.
 
     Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
     """
@@ -134,11 +134,11 @@ def _help(parameter: Parameter) -> str:
 
 
 def _reader(parameter: Parameter) -> dict[str, Any]:
-    """How argparse reads the parameter's option."""
+    """Return the arguments with which argparse reads the parameter's option."""
     kinds = parameter.kinds()
     kind = str if str in kinds else kinds[0]
     if parameter.name == "aws_credentials_block":
-        return {"metavar": "NAME", "type": block_name}
+        return {"metavar": "NAME", "type": _block_name}
     if kind is bool:
         return {"action": "store_const", "const": True}
     if get_origin(kind) is Literal:
@@ -150,11 +150,11 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
     return {"metavar": parameter.name.rpartition("_")[2].upper()}
 
 
-def block_name(text: str) -> str:
-    """``text`` as an argument that names a block of credentials. Raises ArgumentTypeError."""
+def _block_name(text: str) -> str:
+    """Return ``text``. Raises ArgumentTypeError when it cannot be the name of a block of credentials."""
     if not re.fullmatch(_BLOCK_NAME, text):
-        # a text that does not look like a name may be the secret itself, so the message does not repeat it
+        # the text may be the secret itself, so the message does not repeat it
         raise argparse.ArgumentTypeError(
-            "it is no block's name; give NAME (lower-case letters, digits and dashes) or secret/NAME"
+            "this is not the name of a block; give NAME (lower-case letters, digits and dashes) or secret/NAME"
         )
     return text

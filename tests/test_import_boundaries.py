@@ -105,3 +105,15 @@ def test_help_needs_nothing_heavy() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_the_help_of_a_command_needs_no_polars() -> None:
+    script = (
+        "import contextlib, sys\n"
+        "from flows.cli import build_parser\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    build_parser().parse_args(['run', '--help'])\n"
+        "sys.exit(', '.join(sorted({'prefect', 'vllm', 'polars', 'scipy'} & set(sys.modules))) or 0)\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

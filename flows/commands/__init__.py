@@ -1,1 +1,1 @@
-"""The subcommands of ``harvest``. Each module's ``add`` is light; its ``execute`` imports what it needs."""
+"""The subcommands of ``harvest``. Each module's ``add`` imports nothing heavy; its ``execute`` does."""

@@ -1,25 +1,22 @@
-"""``harvest arms``: which arm is best, and which differences are real."""
+"""``harvest arms``: rank the arms of a run and test their differences."""
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "arms",
+        add_options=add_credentials_option,
         help="rank the arms of a run and say which differences are real",
         description="Rank the arms by mean reward, with paired tests, cost per correct rollout, agreement, and what "
         "an oracle or a majority vote over the arms would reach.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
-    add_block_option(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_run_options(parser, "run")
     parser.set_defaults(execute=execute)
 
 

@@ -1,4 +1,4 @@
-"""``harvest bench``: the pipeline beside the loops that it replaces, measured in one go."""
+"""``harvest bench``: measure the pipeline and the loops that it replaces."""
 
 import argparse
 import json
@@ -7,14 +7,14 @@ from typing import Any
 
 from flows.server.interruption import INTERRUPTED, Interruption
 
-_LAST_WORDS = "harvest: interrupted; a benchmark does not resume, the same command begins anew"
+_LAST_WORDS = "harvest: interrupted; a benchmark does not resume; the same command starts from the beginning"
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         add_options=_add_options,
-        help="measure the pipeline beside the loops that it replaces",
+        help="measure the pipeline and the loops that it replaces",
         description="Generate the same questions with the same seeds by one question per LLM.generate call "
         "(baseline), 16 questions per call (script), all prompts in one call (limit) and harvest run (pipeline), "
         "interleaved and repeated, and print time, throughput, ratios and equivalence.",
@@ -27,17 +27,25 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     from flows.parameters import RUN_PARAMETERS, add_options
 
     add_options(parser, RUN_PARAMETERS)
-    parser.add_argument("--baseline-profile", metavar="P", help="profile of the baseline (default: the profile's own)")
     parser.add_argument(
-        "--repeats", type=int, default=DEFAULT_REPEATS, metavar="N", help="measurements of each (default %(default)s)"
+        "--baseline-profile", metavar="P", help="profile of the baseline (default: the profile's baseline)"
     )
     parser.add_argument(
-        "--only", metavar="NAMES", help=f"measure some only, comma separated, of {', '.join(CONTESTANTS)}"
+        "--repeats",
+        type=int,
+        default=DEFAULT_REPEATS,
+        metavar="N",
+        help="how often to measure each contestant (default %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help=f"measure only some contestants, separated by commas, of {', '.join(CONTESTANTS)}",
     )
     parser.add_argument(
         "--noise-floor",
         action="store_true",
-        help="instead, run the baseline against itself and keep what differs as the measure of rounding",
+        help="instead, run the baseline twice and store how far rounding makes the runs differ",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -82,7 +90,7 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
             f"near-tie limit {floor.near_tie_limit:.3g} nats ({known}); {floor.divergences} of {floor.rollouts} "
             f"rollouts differ, {floor.flip_rate:.2%} flip between right and wrong"
         )
-        print(f"kept in {path}, which harvest run --baseline and harvest compare use from now on")
+        print(f"stored in {path}; harvest run --baseline and harvest compare use it from now on")
         return 0
     result = bench.run(contestants, options.repeats)
     if options.json:

@@ -1,4 +1,4 @@
-"""``harvest deploy``, ``worker``, ``serve`` and ``automations``: collections that Prefect starts."""
+"""``harvest deploy``, ``worker``, ``serve`` and ``automations``: collect rollouts through a Prefect server."""
 
 import argparse
 import os
@@ -19,10 +19,10 @@ NODES_POOL = "harvest-nodes"
 def add(commands: Any) -> None:
     deploy = commands.add_parser(
         "deploy",
-        help="make the work pool and the deployments on a Prefect server",
-        description="Make the process work pools, unless they are there, and deploy what the file names: harvest, with "
-        "a limit of one flow run at a time, and harvest-nodes, for the nodes of collections over several of them. A "
-        "harvest worker on every GPU node then runs it.",
+        help="make the work pools and the deployments on a Prefect server",
+        description="Make the work pools that do not exist and the deployments of the file. The pool harvest runs one "
+        "flow run at a time; the pool harvest-nodes runs the nodes of collections on several nodes. Start harvest "
+        "worker on every GPU node.",
     )
     deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
     deploy.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
@@ -31,8 +31,9 @@ def add(commands: Any) -> None:
     worker = commands.add_parser(
         "worker",
         help="run deployed collections on this node, one at a time",
-        description="A Prefect worker of the pool. Relative paths in a flow run's parameters are relative to "
-        "HARVEST_HOME, or to this directory. Asked to stop, it ends its flow run in order; the same run resumes later.",
+        description="Start a Prefect worker of the pool. Relative paths in a flow run's parameters start at "
+        "HARVEST_HOME or, if it is not set, at this directory. A worker that is stopped ends its flow run in order; "
+        "the run can be resumed later.",
     )
     worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}; {NODES_POOL} for --nodes")
     worker.add_argument("--name", metavar="NAME", help="name of this worker (default: this host's)")
@@ -42,17 +43,19 @@ def add(commands: Any) -> None:
         "serve",
         add_options=_add_serve_options,
         help="serve one deployment from this process: no work pool, no worker",
-        description="Make a deployment whose flow runs this machine executes for as long as this command runs. The "
-        "options are its default parameters; each flow run may be given others.",
+        description="Make a deployment. This command executes its flow runs until it is stopped. The options are the "
+        "deployment's default parameters; a flow run may have others.",
     )
     serve.set_defaults(execute=execute_serve)
 
     automations = commands.add_parser(
         "automations",
-        help="install the automations against zombies, failures and standstill",
-        description="Create or update what the file describes on the Prefect server.",
+        help="install automations for flow runs that lose their process, fail or make no progress",
+        description="Create or update the automations of the file on the Prefect server.",
     )
-    automations.add_argument("--notify", metavar="TYPE/NAME", help="block that notifies (default: no notifications)")
+    automations.add_argument(
+        "--notify", metavar="TYPE/NAME", help="block that sends notifications (default: none are sent)"
+    )
     automations.add_argument("--file", type=Path, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s")
     automations.set_defaults(execute=execute_automations)
 
@@ -61,7 +64,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
     from flows.parameters import PARAMETERS, add_options
 
     add_options(parser, PARAMETERS)
-    parser.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only by hand)')
+    parser.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only when asked)')
     parser.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
     parser.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")
 
@@ -130,13 +133,13 @@ def _make_pools() -> None:
 
     pools = [
         WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="Collections of Rollout Harvest"),
-        WorkPoolCreate(name=NODES_POOL, type="process", description="Nodes of collections over several of them"),
+        WorkPoolCreate(name=NODES_POOL, type="process", description="Nodes of collections on several nodes"),
     ]
     with get_client(sync_client=True) as client:
         for pool in pools:
             try:
                 client.create_work_pool(pool)
             except ObjectAlreadyExists:
-                # another limit is somebody's choice, none is only what Prefect's own command makes
+                # Prefect's own command makes pools without a limit; a user chose any other limit
                 if pool.concurrency_limit and client.read_work_pool(pool.name).concurrency_limit is None:
                     client.update_work_pool(pool.name, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit))

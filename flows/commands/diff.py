@@ -1,28 +1,24 @@
-"""``harvest diff``: what one run gets right and another does not."""
+"""``harvest diff``: list the rollouts that are right in one run and wrong in another."""
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "diff",
+        add_options=add_credentials_option,
         help="show which rollouts are right in one run and wrong in another",
         description="Compare the rewards of two scored runs over the same questions, whatever else differs. "
         "For a verdict on whether two runs are the same, see harvest compare.",
     )
-    parser.add_argument("first", metavar="RUN_A", help="a run id, a run directory or a URL")
-    parser.add_argument("second", metavar="RUN_B", help="a run id, a run directory or a URL")
+    add_run_options(parser, "run_a", "run_b")
     parser.add_argument("--arm", metavar="A", help="only this arm")
-    parser.add_argument("--limit", type=int, metavar="N", default=10, help="list N flips (default 10)")
-    add_block_option(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument("--limit", type=int, metavar="N", default=10, help="list at most N rollouts (default 10)")
     parser.set_defaults(execute=execute)
 
 
@@ -34,7 +30,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 0")
     transfer = chosen_transfer(options, options.runs_dir)
-    first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.first, options.second))
+    first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.run_a, options.run_b))
     diff = diff_runs(first, second, most=options.limit, arm=options.arm)
     if options.json:
         print(json.dumps(asdict(diff), indent=2))

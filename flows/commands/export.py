@@ -1,23 +1,23 @@
-"""``harvest export``: a finished run as training data in a trainer's own columns."""
+"""``harvest export``: write a finished run as training data in the columns that a trainer reads."""
 
 import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
+        add_options=add_credentials_option,
         help="write a run as training data for verl, TRL, OpenRLHF or prime-rl, or as Parquet or JSON lines",
         description="Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. "
         "Error rows are left out. Filters apply in the order in which they are listed.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    add_run_options(parser, "run", json_help="print the export's manifest as JSON")
     parser.add_argument("--to", required=True, metavar="TARGET", help="verl, trl, openrlhf, prime-rl, parquet or jsonl")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
     parser.add_argument("--arms", metavar="A,B", help="only these arms")
@@ -25,18 +25,17 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--drop-gold-suspects", action="store_true", help="leave out questions whose ground truth is known to be wrong"
     )
-    parser.add_argument("--drop-zero-variance", action="store_true", help="leave out groups of equal rewards")
-    parser.add_argument("--drop-truncated", action="store_true", help="leave out what max_tokens cut off")
-    parser.add_argument("--min-reward", type=float, metavar="R", help="least reward")
-    parser.add_argument("--max-per-group", type=int, metavar="N", help="most rollouts per question and arm")
+    parser.add_argument(
+        "--drop-zero-variance", action="store_true", help="leave out groups whose rewards are all equal"
+    )
+    parser.add_argument("--drop-truncated", action="store_true", help="leave out rollouts that max_tokens cut off")
+    parser.add_argument("--min-reward", type=float, metavar="R", help="only rollouts with at least this reward")
+    parser.add_argument("--max-per-group", type=int, metavar="N", help="at most N rollouts per question and arm")
     parser.add_argument(
         "--advantages",
         action="store_true",
         help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
     )
-    add_block_option(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print the export's manifest as JSON")
     parser.set_defaults(execute=execute)
 
 

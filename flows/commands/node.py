@@ -1,4 +1,4 @@
-"""``harvest preflight`` and ``harvest plan``: what this node can do, before anything is loaded."""
+"""``harvest preflight`` and ``harvest plan``: check a node and plan the memory of a run, without loading a model."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import chosen_transfer
+from flows.commands.common_options import RUNS_DIR, chosen_transfer
 
 
 def add(commands: Any) -> None:
@@ -47,7 +47,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
     from tasks.node.preflight_view import render_preflight
     from tasks.plan.run_config import RunConfig
 
-    runs_dir = Path(options.runs_dir or "runs")
+    runs_dir = Path(options.runs_dir or RUNS_DIR)
     try:
         profile = load_profile(options.profile or RunConfig().profile)
     except SettingsError as error:
@@ -65,7 +65,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
     try:
         report.raise_if_failed()
     except HarvestError as error:
-        return error.exit_code  # the table has said what failed
+        return error.exit_code  # the table shows what failed
     return 0
 
 
@@ -76,7 +76,7 @@ def execute_plan(options: argparse.Namespace) -> int:
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
 
-    runs_dir = Path(options.runs_dir or "runs")
+    runs_dir = Path(options.runs_dir or RUNS_DIR)
     run = plan_run(config_from_parameters(given_parameters(options)), runs_dir)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
@@ -85,14 +85,14 @@ def execute_plan(options: argparse.Namespace) -> int:
 
 
 def _model_path(name: str | None) -> Path | None:
-    """The model's directory; what is wrong inside it is a check's to say."""
+    """Return the directory of the model; a preflight check reports what is wrong in it."""
     from tasks.plan.model_source import locate_model
 
     return None if name is None else locate_model(name)[0]
 
 
 def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | None]:
-    """Mean completion length in tokens and truncation rate of an earlier run."""
+    """Return the mean completion length in tokens and the truncation rate of the run ``name``; None without a name."""
     if name is None:
         return None, None
     import polars as pl

@@ -1,4 +1,4 @@
-"""``harvest profiles``: the shipped profiles, or one of them in full."""
+"""``harvest profiles``: list the shipped profiles, or show one with every setting."""
 
 import argparse
 import json

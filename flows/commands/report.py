@@ -1,26 +1,23 @@
-"""``harvest report``: a run's page, made again."""
+"""``harvest report``: make a run's page and dataset card again."""
 
 import argparse
 import json
 import webbrowser
-from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
-        help="make report.html of a finished run: one page, nothing loaded from elsewhere",
+        add_options=add_credentials_option,
+        help="make report.html of a finished run: one self-contained page",
         description="Make report.html, and the dataset card README.md, in the run directory from the run's files. "
         "Both are also made when a run ends.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
-    add_block_option(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print where it is as JSON")
+    add_run_options(parser, "run", json_help="print path and size of the page as JSON")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(execute=execute)
 
 
@@ -34,5 +31,5 @@ def execute(options: argparse.Namespace) -> int:
     publish_card(run_dir)
     print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if options.json else f"report: {path}")
     if options.open and not webbrowser.open(path.as_uri()):
-        print("no browser was found; open the file by hand")
+        print("no browser was found; open the file yourself")
     return 0

@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         add_options=_add_options,
         help="collect rollouts: generate, score, validate, upload",
         description="Ask every question under every arm, score the answers, check them and store them. The same "
-        "command again resumes an interrupted run and skips what is finished.",
+        "command again resumes an interrupted run and keeps its finished rollouts.",
     )
     parser.set_defaults(execute=execute)
 
@@ -22,7 +22,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     from flows.parameters import PARAMETERS, add_options
 
     add_options(parser, PARAMETERS)
-    parser.add_argument("--forget-oom-rung", action="store_true", help="begin with the profile's full batch again")
+    parser.add_argument(
+        "--forget-oom-rung",
+        action="store_true",
+        help="start with the profile's full batch, also after an earlier run ran out of memory",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's log too")
 
@@ -55,12 +59,12 @@ def execute(options: argparse.Namespace) -> int:
     if server is not None:
         server.wait_until_ready()
     console_output.set(sys.stderr)
-    # whoever watches decides about another attempt; retries are for runs that nobody watches
+    # the user at the terminal decides whether to try again
     try:
         report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
     except Exception:
         if interruption.was_signalled:
-            # where Prefect was not prepared for it
+            # Prefect made another error of the interrupt
             raise KeyboardInterrupt from None
         raise
     if options.json:
@@ -71,7 +75,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
-    """Refuse bad input before Prefect, whose import takes seconds, and before anything is written."""
+    """Raise ConfigError for bad input. Needs neither Prefect, whose import takes seconds, nor a run directory."""
     from tasks.comparison.baseline import check_baseline
     from tasks.fleet.shared_run import check_nodes
     from tasks.generation.saved_rung import forget_rung as forget
@@ -85,7 +89,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     plan = plan_run(config, runs_dir)
     load_scorer(config.scorer)
     check_baseline(parameters.get("baseline"), plan)
-    # with a block, only the flow itself can ask the destination
+    # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if parameters.get("aws_credentials_block") is None else check_url
     check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"), check)
     if (url := parameters.get("upload")) is not None:
@@ -95,7 +99,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 
 def need_server(why: str = "") -> None:
-    """Raise ConfigError without a Prefect server that outlives this command."""
+    """Raise ConfigError unless a Prefect server is set up that outlives this command. ``why`` begins the message."""
     from flows.server.prefect_environment import import_prefect_without_pandas, set_prefect_defaults
     from tasks.errors import ConfigError
 

@@ -1,21 +1,21 @@
-"""``harvest runs``: the runs of a directory."""
+"""``harvest runs``: list the runs of a directory."""
 
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from flows.commands.common_options import add_run_options
+
 WIDE = 130
-"""Characters that a line with every column may take."""
+"""Width of a terminal, in characters, from which every column is shown."""
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "runs", help="list runs: state, counts, mean reward, equivalence verdict, size", description="List runs."
     )
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_run_options(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> int:
     from flows.commands.terminal import console
     from tasks.results.run_list import render_runs
 
-    # run ids are there to be copied
+    # on a narrow terminal columns are left out rather than run ids cut, since users copy them
     terminal = console()
     terminal.print(render_runs(runs, narrow=terminal.width < WIDE))
     return 0

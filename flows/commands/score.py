@@ -3,23 +3,22 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+from flows.commands.common_options import add_run_options
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
-        help="score a run again with another scorer, beside its own scores",
+        help="score a run again with another scorer and keep its own scores",
         description="Score every rollout again and list the rewards that changed. The new files go beside the run's "
         "own scores, which stay as they are.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id or a run directory")
+    add_run_options(parser, "run", urls=False)
     parser.add_argument(
         "--scorer", metavar="S", default="gsm8k", help="gsm8k (default), math or package.module:function"
     )
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(execute=execute)
 
 

@@ -1,12 +1,11 @@
-"""``harvest show``: rollouts of a run, to read."""
+"""``harvest show``: print rollouts of a run."""
 
 import argparse
 import json
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
 
 DEFAULT_LIMIT = 20
 
@@ -14,22 +13,20 @@ DEFAULT_LIMIT = 20
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "show",
+        add_options=add_credentials_option,
         help="print rollouts of a run: prompt, completion, score",
         description="Print rollouts of a run, finished or not, in order. On a terminal the output is paged.",
     )
-    parser.add_argument("run", metavar="RUN", help="a run id, a run directory or a URL")
+    add_run_options(parser, "run", json_help="print one JSON object per line and rollout")
     parser.add_argument("--arm", metavar="A", help="only this arm")
     parser.add_argument("--example", metavar="ID", help="only this question")
     outcome = parser.add_mutually_exclusive_group()
     for name, text in (("right", "right answers"), ("wrong", "wrong answers"), ("error", "error rows")):
         outcome.add_argument(f"--{name}", dest="outcome", action="store_const", const=name, help=f"only {text}")
-    parser.add_argument("--truncated", action="store_true", help="only what max_tokens cut off")
+    parser.add_argument("--truncated", action="store_true", help="only rollouts that max_tokens cut off")
     parser.add_argument(
         "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"at most N (default {DEFAULT_LIMIT}; 0 is all)"
     )
-    add_block_option(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line and rollout")
     parser.set_defaults(execute=execute)
 
 

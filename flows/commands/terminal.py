@@ -1,4 +1,4 @@
-"""What the commands print with rich: on the terminal, or through a pager."""
+"""Print with rich: to the terminal, or through a pager."""
 
 import os
 import sys
@@ -6,19 +6,20 @@ import sys
 from rich.console import Console, RenderableType
 
 PIPED_WIDTH = 200
+"""Columns of a file or a pipe: enough that no line is cut or folded."""
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal; in a file or a pipe, wide enough that no line is cut or folded."""
+    """Return a console on standard output, as wide as the terminal. A file or a pipe gets PIPED_WIDTH columns."""
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def print_paged(content: RenderableType) -> None:
-    """Print ``content``; on a terminal through $PAGER, or through less where that is not set."""
+    """Print ``content``; on a terminal through $PAGER, or through less when PAGER is not set."""
     console = Console()
     if not console.is_terminal:
         console.print(content)
         return
-    os.environ.setdefault("LESS", "-RFX")  # keep colours, show no pager for what fits on one screen
+    os.environ.setdefault("LESS", "-RFX")  # keep colours; print a text that fits on one screen without the pager
     with console.pager(styles=True):
         console.print(content)

@@ -1,4 +1,4 @@
-"""``harvest upload``, ``verify``, ``download`` and ``push``: a run's files to and from elsewhere."""
+"""``harvest upload``, ``verify``, ``download`` and ``push``: copy runs to other storage and back, and check them."""
 
 import argparse
 import json
@@ -7,37 +7,48 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows.commands.block_option import add_block_option, chosen_transfer
-
-RUNS_DIR = Path("runs")
+from flows.commands.common_options import RUNS_DIR, add_credentials_option, add_run_options, chosen_transfer
 
 
 def add(commands: Any) -> None:
-    upload = commands.add_parser("upload", help="upload a finished run, or complete an upload that was cut short")
-    _add_run(upload)
+    upload = commands.add_parser(
+        "upload",
+        add_options=add_credentials_option,
+        help="upload a finished run, or complete an interrupted upload",
+    )
+    add_run_options(upload, "run", urls=False)
     upload.add_argument("url", metavar="URL", help="directory or s3:// URL; the run goes to URL/RUN_ID")
-    upload.add_argument("--verify", choices=("sample", "full"), default="sample", help="read back a sample or all")
+    upload.add_argument(
+        "--verify",
+        choices=("sample", "full"),
+        default="sample",
+        help="read back a sample of the files, or all (default sample)",
+    )
     upload.set_defaults(execute=execute_upload)
 
-    verify = commands.add_parser("verify", help="hash an uploaded run again; exit 1 and a list if anything is wrong")
+    verify = commands.add_parser(
+        "verify",
+        add_options=add_credentials_option,
+        help="hash the files of an uploaded run again; list the damaged ones and exit with 1 if there are any",
+    )
     verify.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
     verify.set_defaults(execute=execute_verify)
 
-    download = commands.add_parser("download", help="download an uploaded run, verified")
+    download = commands.add_parser(
+        "download", add_options=add_credentials_option, help="download an uploaded run and verify it"
+    )
     download.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
     download.add_argument("directory", metavar="DIR", type=Path, help="the run goes to DIR/RUN_ID")
     download.set_defaults(execute=execute_download)
 
     push = commands.add_parser("push", help="push a run to a dataset repository on the Hugging Face hub")
-    _add_run(push)
+    add_run_options(push, "run", urls=False)
     push.add_argument("repository", metavar="ORG/NAME", help="dataset repository")
-    push.add_argument("--public", action="store_true", help="make a new repository public")
+    push.add_argument("--public", action="store_true", help="make the repository public if it is new")
     push.set_defaults(execute=execute_push)
 
-    for parser in (upload, verify, download):
-        add_block_option(parser)
-    for parser in (upload, verify, download, push):
-        parser.add_argument("--json", action="store_true", help="print as JSON")
+    for parser in (verify, download):
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def execute_upload(options: argparse.Namespace) -> int:
@@ -75,11 +86,6 @@ def execute_push(options: argparse.Namespace) -> int:
 
     url = push_to_hub(find_run(options.run, options.runs_dir), options.repository, private=not options.public)
     return _print(options, {"url": url}, url)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run id or a run directory")
-    parser.add_argument("--runs-dir", metavar="DIR", type=Path, default=RUNS_DIR, help="where runs are kept")
 
 
 def _print(options: argparse.Namespace, value: dict[str, Any], text: str) -> int:

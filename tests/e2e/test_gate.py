@@ -39,7 +39,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     assert f"near-tie limit {limit:.3g} nats (measured); {flipped.height} of 64 rollouts differ, " in measured.stdout
     assert f"differ, {flipped.height / 64:.2%} flip between right and wrong" in measured.stdout
     [kept] = (runs_dir / ".memory").glob("noise-floor-*.json")
-    assert f"kept in {kept}, which harvest run --baseline and harvest compare use from now on" in measured.stdout
+    assert f"stored in {kept}; harvest run --baseline and harvest compare use it from now on" in measured.stdout
     floor = json.loads(kept.read_text())
     assert (floor["measured"], floor["flip_rate"]) == (True, flipped.height / 64)
     assert floor["near_tie_limit"] == pytest.approx(limit)
