@@ -71,7 +71,7 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
     Raises ConfigError when a directory holds no run, or when the runs differ in a setting of COMPARABLE_KEYS other
     than ``dataset``; the error names both values of each.
     """
-    configs = [read_config(path) for path in (baseline, candidate)]
+    configs = [read_comparable_config(path) for path in (baseline, candidate)]
     first, second = (config["comparable"] for config in configs)
     _refuse_differences(first, second, f"{baseline} and {candidate}")
     return Comparability(
@@ -89,7 +89,7 @@ def check_planned_settings(baseline: Path, planned: Mapping[str, Any], run_id: s
     """
     # config.json holds them in this form
     settings = json.loads(json.dumps(planned))
-    _refuse_differences(read_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
+    _refuse_differences(read_comparable_config(baseline)["comparable"], settings, f"{baseline} and the run {run_id}")
 
 
 def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any], named: str) -> None:
@@ -102,7 +102,7 @@ def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any
         )
 
 
-def read_config(root: Path) -> dict[str, Any]:
+def read_comparable_config(root: Path) -> dict[str, Any]:
     """A run's ``config.json``. Raises ConfigError when the directory holds no run that can be compared."""
     path = RunPaths(root=root).config
     if not root.is_dir():

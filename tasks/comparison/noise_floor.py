@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.comparison.comparability import check_comparable, read_config
+from tasks.comparison.comparability import check_comparable, read_comparable_config
 from tasks.comparison.divergence import find_divergences
 from tasks.comparison.near_tie import default_limit
 from tasks.comparison.paired_statistics import count_flips
@@ -126,7 +126,7 @@ def read_noise_floor(path: Path) -> NoiseFloor | None:
 
 def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
     """The floor's file. Rounding depends on model, number format, kernels and device, not on questions or seed."""
-    config = read_config(run_dir)
+    config = read_comparable_config(run_dir)
     tested = config.get("tested", {})
     key = {
         "model": config["comparable"]["model"],

@@ -17,7 +17,7 @@ from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
 from tasks.generation.vllm_engine import engine_environment
-from tasks.node.cgroup import count_oom_kills
+from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run

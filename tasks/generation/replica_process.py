@@ -25,7 +25,7 @@ from tasks.generation.replica_messages import (
 )
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.vllm_engine import engine_environment
-from tasks.node.cgroup import count_oom_kills
+from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
 from tasks.process_tree import ProcessRecord, kill_all, record_processes

@@ -10,7 +10,7 @@ from tasks.node.check_result import CheckResult
 from tasks.node.gpu_checks import fitting_profiles, gpu_checks
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import gpus_needed, smallest_gpu, used_gpus
-from tasks.node.gpu_smoke_test import check_smoke
+from tasks.node.gpu_smoke import check_smoke
 from tasks.node.gpu_xid_log import check_xids, read_xids
 from tasks.node.host_checks import OutputSize, host_checks
 from tasks.node.memory_plan import CPU_ENGINE_BYTES, MemoryPlan, plan_memory

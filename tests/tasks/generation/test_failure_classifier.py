@@ -6,7 +6,7 @@ import pytest
 
 from tasks.errors import EngineCrashed, EngineError, EngineStartError, OutOfMemory, Phase
 from tasks.generation.failure_classifier import classify_exit, classify_report
-from tasks.node.cgroup import count_oom_kills
+from tasks.node.host_memory import count_oom_kills
 
 CORE = "(EngineCore pid=4242) ERROR 11-23 15:51:40 [core.py:1461] "
 LOADED = "(EngineCore pid=4242) INFO 11-23 15:51:39 [default_loader.py:501] Loading weights took 0.02 seconds\n"

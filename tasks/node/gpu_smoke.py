@@ -1,7 +1,7 @@
 """Runs a short computation on every GPU, since NVML can report a dead GPU as healthy.
 
 Each GPU multiplies matrices whose product is known. With several GPUs, NCCL then adds one number from each. A child
-process does this within a time limit, ``python -m tasks.node.gpu_smoke_test GPUS``, and prints a line when it succeeds.
+process does this within a time limit, ``python -m tasks.node.gpu_smoke GPUS``, and prints a line when it succeeds.
 The child and its workers end with the process that started them, since one that hangs would hold its GPU.
 """
 
@@ -23,7 +23,7 @@ _SIDE = 2048
 
 def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, child: Sequence[str] = ()) -> CheckResult:
     """The result of the test on the GPUs with these NVML indices; ``child`` replaces the child's command."""
-    command = [*(child or (sys.executable, "-m", "tasks.node.gpu_smoke_test")), str(len(gpus))]
+    command = [*(child or (sys.executable, "-m", "tasks.node.gpu_smoke")), str(len(gpus))]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
@@ -50,7 +50,7 @@ def check_smoke(gpus: Sequence[int], *, time_limit_s: float = TIME_LIMIT_S, chil
         limit=f"matrix product and all-reduce on {len(gpus)} GPUs within {time_limit_s:g} s",
         remedy=""
         if passed
-        else f"Reset the GPUs or reboot the node. To test alone: python -m tasks.node.gpu_smoke_test {len(gpus)}",
+        else f"Reset the GPUs or reboot the node. To test alone: python -m tasks.node.gpu_smoke {len(gpus)}",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.node.gpu_smoke_test import check_smoke
+from tasks.node.gpu_smoke import check_smoke
 from tests.support.harvest_command import ROOT
 
 CHILDREN = [
@@ -48,7 +48,7 @@ class multiprocessing:
 sys.modules["torch.multiprocessing"] = multiprocessing
 distributed = sys.modules["torch.distributed"] = multiprocessing
 """
-PREFLIGHT = "from tasks.node.gpu_smoke_test import check_smoke; check_smoke([0, 1])"
+PREFLIGHT = "from tasks.node.gpu_smoke import check_smoke; check_smoke([0, 1])"
 
 
 def test_smoke_test_ends_with_a_killed_preflight(tmp_path: Path) -> None:
