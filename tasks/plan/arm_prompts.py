@@ -1,4 +1,4 @@
-"""The arms as one run asks them: with the run's own prompt settings, and checked against the model."""
+"""Apply the prompt settings of a run to its arms, and check that the model can take their prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from tasks.plan.run_config import RunConfig
 
 
 def arms_as_asked(arms: ArmSet, config: RunConfig) -> ArmSet:
-    """``arms`` with the run's prompt_format, prompt_template and chat_template_kwargs. Raises ConfigError."""
+    """Return ``arms`` with the prompt_format, prompt_template and chat_template_kwargs of ``config``.
+
+    Raises ConfigError when a setting applies to no arm, or does not fit one.
+    """
     changed = tuple(_as_asked(arm, config) for arm in arms.arms)
     plain = any(arm.prompt_format == "plain" for arm in changed)
     if config.prompt_template is not None and not plain:
         raise ConfigError("prompt_template is given, but no arm is plain. Add --prompt-format plain")
     if config.chat_template_kwargs and all(arm.prompt_format == "plain" for arm in changed):
         raise ConfigError(
-            "chat_template_kwargs are given, but every arm is plain: there is no chat template. Remove them"
+            "chat_template_kwargs are given, but every arm is plain and uses no chat template. Remove them"
         )
     return ArmSet(arms=changed)
 
@@ -34,7 +37,7 @@ def check_prompts(arms: ArmSet, model_path: Path) -> None:
 def _as_asked(arm: Arm, config: RunConfig) -> Arm:
     values: dict[str, Any] = arm.model_dump(exclude_defaults=True)
     if config.prompt_format is not None and config.prompt_format != arm.prompt_format:
-        # what belongs to the other format would contradict this one
+        # settings of the other format would contradict this one
         values = {name: value for name, value in values.items() if name not in ("template", "chat_template_kwargs")}
         values["prompt_format"] = config.prompt_format
     if values.get("prompt_format", "chat") == "plain":

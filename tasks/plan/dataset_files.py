@@ -1,4 +1,4 @@
-"""Files of dataset rows: JSON lines, JSON, CSV or Parquet, compressed or not; one or all that match, here or remote."""
+"""Read dataset files: JSON lines, JSON, CSV or Parquet, compressed or not, local or remote, one or all that match."""
 
 import contextlib
 import csv
@@ -20,18 +20,18 @@ Row = Mapping[str, Any]
 
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSIONS = (".gz", ".bz2", ".zst")
-ENCODING = "utf-8-sig"  # a spreadsheet's export may begin with a byte order mark, which would join the first name
+ENCODING = "utf-8-sig"  # spreadsheets export a byte order mark, which would become part of the first column's name
 
 
 def is_file_name(path: str) -> bool:
-    """True when ``path``, a name or a pattern of names, is of files that are read here."""
+    """Return whether ``path``, a name or a pattern, ends like the files that this module reads."""
     return _suffix(path) in FILE_SUFFIXES
 
 
 def read_files(path: str) -> Iterator[Row]:
-    """The rows of the file at ``path``, or of all files that match it as a pattern, in the order of their names.
+    """Yield the rows of the file ``path``, or of all files that match the pattern ``path``, ordered by name.
 
-    Raises ConfigError when there is none, or one cannot be read.
+    Raises ConfigError when no file matches or a file cannot be read.
     """
     file = Path(path).expanduser()
     if file.is_file():
@@ -40,14 +40,14 @@ def read_files(path: str) -> Iterator[Row]:
         raise ConfigError(f"dataset file {path} does not exist. Check the path")
     else:
         found = Path(file.anchor).glob(str(file.relative_to(file.anchor)))
-        for match in _some(path, [str(name) for name in found]):
+        for match in _sorted(path, [str(name) for name in found]):
             yield from _rows(Path(match))
 
 
 def read_remote_files(url: str) -> Iterator[Row]:
-    """As ``read_files``, at any URL that fsspec knows; one file at a time is copied here."""
+    """Yield rows as ``read_files`` does, from any URL that fsspec knows. Copies one file at a time to this machine."""
     with remote_dataset(url) as (filesystem, path, directory):
-        names = _some(url, filesystem.glob(path)) if glob.has_magic(path) else [path]
+        names = _sorted(url, filesystem.glob(path)) if glob.has_magic(path) else [path]
         for name in names:
             local = directory / PurePosixPath(name).name
             filesystem.get_file(name, str(local))
@@ -57,20 +57,20 @@ def read_remote_files(url: str) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def remote_dataset(url: str) -> Iterator[tuple[Any, str, Path]]:
-    """The filesystem of ``url``, the path in it, and a scratch directory; what fails is raised as ConfigError."""
+    """Yield the filesystem of ``url``, the path in it, and a scratch directory. Raises every error as ConfigError."""
     filesystem, path = open_filesystem(url)
     try:
         with tempfile.TemporaryDirectory(prefix="harvest-dataset-") as directory:
             yield filesystem, path, Path(directory)
     except ConfigError:
         raise
-    except Exception as error:  # every protocol has errors of its own
+    except Exception as error:  # every protocol has its own error types
         raise ConfigError(
             redact(f"dataset {url} cannot be read: {type(error).__name__}: {error}. Check the URL and the credentials")
         ) from None
 
 
-def _some(pattern: str, names: Sequence[str]) -> list[str]:
+def _sorted(pattern: str, names: Sequence[str]) -> list[str]:
     if not names:
         raise ConfigError(f"no dataset file matches {pattern}. Check the pattern")
     return sorted(names)

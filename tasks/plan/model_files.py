@@ -1,4 +1,4 @@
-"""The files of a local model directory: are they all there, and whole, before an engine tries to load them?"""
+"""Check that a local model directory is complete and undamaged, before an engine tries to load it."""
 
 import json
 from pathlib import Path
@@ -23,9 +23,9 @@ _TOKENIZERS = (
 def check_model_files(path: Path, *, load_format: str = "auto") -> None:
     """Raise ConfigError, naming the file, when ``path`` is not a complete model directory.
 
-    Looks at config.json, the tokenizer and, unless ``load_format`` is "dummy", every safetensors shard: present as
-    the index says, as long as its header says, and holding the tensors that the index puts there. Weights in another
-    format (PyTorch .bin or .pt, GGUF) are only checked to exist. Reads headers, never weights.
+    Checks config.json, the tokenizer and, unless ``load_format`` is "dummy", every safetensors shard that the index
+    names: that it exists, has the length that its header says, and holds the tensors that the index puts there. Of
+    weights in another format (PyTorch .bin or .pt, GGUF) it checks only that they exist. Reads no weights.
     """
     if not path.is_dir():
         found = "a file" if path.exists() else "missing"
@@ -37,14 +37,14 @@ def check_model_files(path: Path, *, load_format: str = "auto") -> None:
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """The model's config.json. Raises ConfigError when it is missing or not a JSON object."""
+    """Return the model's config.json. Raises ConfigError when it is missing or not a JSON object."""
     return _read_object(path / "config.json", missing="the engine needs it: download the model's config.json")
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files that an engine loads from ``path``: the index's shards, else every file, by name.
+    """Return the safetensors files that an engine loads from ``path``, by name: those of the index, else all.
 
-    Empty when the weights have another format. Raises ConfigError when the index cannot be read.
+    The list is empty when the weights have another format. Raises ConfigError when the index cannot be read.
     """
     index = path / INDEX
     if index.exists():
@@ -55,7 +55,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def read_weights(path: Path) -> tuple[TensorInfo, ...]:
-    """Every tensor of the model's safetensors files. Raises ConfigError when a file is missing or damaged."""
+    """Return every tensor of the model's safetensors files. Raises ConfigError when a file is missing or damaged."""
     return tuple(tensor for file in _present(path) for tensor in read_safetensors_header(file))
 
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: how much of one is still to be downloaded, and fetching it into the hub's cache."""
+"""Fetch models of the Hugging Face hub into the hub's cache, if the disk has room for what is missing."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ _LEFT_OUT = ["*.pth", "original/*", "*.gguf", "*.onnx"]
 
 
 class ModelHub(Protocol):
-    """Where models come from when they are no directory here."""
+    """The place from which models are fetched."""
 
     @property
     def cache(self) -> Path:
@@ -20,16 +20,16 @@ class ModelHub(Protocol):
         ...
 
     def missing_bytes(self, name: str) -> int | None:
-        """What a fetch of the model would add to the cache, or None when the hub cannot be asked."""
+        """Return how many bytes a fetch of the model would add to the cache; None when the hub does not answer."""
         ...
 
     def fetch(self, name: str) -> Path:
-        """The model's directory in the cache, named by its commit, after fetching what is missing of it."""
+        """Fetch the missing files of the model; return its directory in the cache, whose name is the commit."""
         ...
 
 
 class HuggingFaceHub:
-    """The real hub, or its cache alone where it cannot be reached."""
+    """The real hub, or only its cache when the hub cannot be reached."""
 
     @property
     def cache(self) -> Path:
@@ -43,7 +43,7 @@ class HuggingFaceHub:
 
         try:
             files = snapshot_download(name, ignore_patterns=_LEFT_OUT, dry_run=True)
-        except DryRunError:  # no such model, no right to it or no connection: fetching it tells which
+        except DryRunError:  # no such model, no access to it or no connection; the fetch says which
             return None
         return sum(file.file_size or 0 for file in files if file.will_download)
 
@@ -54,9 +54,9 @@ class HuggingFaceHub:
 
 
 def fetch_model(name: str, hub: ModelHub) -> Path:
-    """The local directory of the model ``name``, named by its commit.
+    """Fetch the model ``name``; return its local directory, whose name is the commit.
 
-    Raises ConfigError when the hub does not give the model, PreflightFailed when the disk of the cache cannot take it.
+    Raises ConfigError when the hub does not provide the model, PreflightFailed when the cache's disk has no room.
     """
     try:
         missing = hub.missing_bytes(name)

@@ -1,7 +1,7 @@
-"""The shape of a dense decoder, read from config.json under Hugging Face's names.
+"""Read the shape of a decoder from config.json, in which fields have Hugging Face's names.
 
-Only layouts whose KV cache is known for certain are read: every layer full attention, one KV page size. Anything else
-raises UnknownLayoutError, since a guess here would be believed.
+Only layouts whose KV cache size is certain are read: full attention in every layer, one KV page size. Any other layout
+raises UnknownLayoutError, because users would believe a memory plan that is a guess.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class UnknownLayoutError(Exception):
-    """The model's memory layout is not one that is known here; the text says what is unusual."""
+    """The memory layout of the model is not known here; the message says what is unusual."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """Sizes of a decoder; ``head_dim`` in elements, ``dtype_bytes`` per element as the engine computes."""
+    """Sizes of a decoder. ``dtype_bytes`` are the bytes of an element in the engine; ``longest`` is in tokens."""
 
     family: str
     layers: int
@@ -45,11 +45,11 @@ class ModelShape:
         return self.family in DENSE_FAMILIES
 
     def kv_heads_per_gpu(self, tensor_parallel_size: int) -> int:
-        """vLLM splits KV heads over the GPUs and repeats them where there are fewer heads than GPUs."""
+        """Return the KV heads on each GPU. vLLM splits them, and repeats them if there are fewer heads than GPUs."""
         return max(1, self.kv_heads // tensor_parallel_size)
 
     def allowed_parallel_sizes(self, limit: int) -> list[int]:
-        """Tensor-parallel sizes up to ``limit`` that split this model's heads evenly, as vLLM requires."""
+        """Return the tensor-parallel sizes up to ``limit`` that split this model's heads evenly, as vLLM requires."""
         return [
             size
             for size in range(1, limit + 1)
@@ -58,14 +58,14 @@ class ModelShape:
 
 
 def read_shape(config: Mapping[str, Any], engine: EngineSettings) -> ModelShape:
-    """The shape of the model with this config.json. Raises UnknownLayoutError."""
+    """Return the shape of the model with this config.json. Raises UnknownLayoutError."""
     family = str(config.get("model_type"))
     if family not in DENSE_FAMILIES | MOE_FAMILIES:
-        raise UnknownLayoutError(f"model_type {family!r} is not among the layouts known here")
+        raise UnknownLayoutError(f"model_type {family!r} is not a known layout")
     _refuse_unusual_attention(config)
     quantization = config.get("quantization_config") or {}
     if quantization.get("kv_cache_scheme") or quantization.get("kv_cache_quant_algo"):
-        raise UnknownLayoutError("the checkpoint brings its own KV-cache quantization")
+        raise UnknownLayoutError("the checkpoint has its own KV-cache quantization")
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return ModelShape(
@@ -91,7 +91,7 @@ def _refuse_unusual_attention(config: Mapping[str, Any]) -> None:
     if config.get("kv_lora_rank"):
         raise UnknownLayoutError("the model uses multi-head latent attention (kv_lora_rank)")
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    # Qwen2 lists sliding layers only when use_sliding_window is on; older configs have the switch alone
+    # Qwen2 lists sliding layers only when use_sliding_window is on; older configs have only the switch
     if kinds:
         raise UnknownLayoutError(f"the model mixes layer types ({', '.join(sorted(kinds))})")
     if config.get("sliding_window") and config.get("use_sliding_window", True):
@@ -99,9 +99,9 @@ def _refuse_unusual_attention(config: Mapping[str, Any]) -> None:
 
 
 def _is_stretched(config: Mapping[str, Any]) -> bool:
-    """Whether rotary positions are scaled, so that max_position_embeddings alone does not say how far they reach.
+    """Return whether rotary positions are scaled: max_position_embeddings is then not the longest context.
 
-    ``rope_parameters`` is what transformers 5 writes: one table, or one for each kind of layer.
+    transformers 5 writes ``rope_parameters``: one table, or one for each kind of layer.
     """
     rope = config.get("rope_parameters") or {}
     tables = [rope, *(table for table in rope.values() if isinstance(table, Mapping))]

@@ -1,4 +1,4 @@
-"""Where the model's files are, and which weights they hold."""
+"""Find the files of a model, and identify its weights, tokenizer and chat template by digests."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ _SAMPLE_BYTES = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A model as given, its local files, and the identity of what they hold.
+    """A model: the name that the user gave, its local directory, and digests of the files.
 
     ``revision`` is the hub commit, or the first 12 hex digits of ``weights_digest`` for a local directory.
     """
@@ -33,7 +33,7 @@ class ModelSource:
 def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
     """Locate and check the model ``name``: "demo", a local directory, or a hub id.
 
-    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
     """
     path, commit = locate_model(name)
     check_model_files(path, load_format=load_format)
@@ -51,10 +51,10 @@ def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
 
 
 def weights_digest(path: Path) -> str:
-    """Hex digest that changes when config.json or any training step changes the weights in ``path``.
+    """Return a hex digest that changes with config.json and with every training step of the weights in ``path``.
 
-    Reads the whole of small files and, of large ones, the size, the first mebibyte and evenly spread samples: a
-    training step moves almost every weight, and reading 140 GB to learn that would take minutes.
+    Reads small files whole. Of large ones it reads the size, the first mebibyte and evenly spread samples: a training
+    step changes almost every weight, and reading 140 GB would take minutes.
     """
     digest = hashlib.sha256()
     files = [path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))]
@@ -75,9 +75,9 @@ def weights_digest(path: Path) -> str:
 
 
 def locate_model(name: str, hub: ModelHub | None = None) -> tuple[Path, str | None]:
-    """The model's directory, and its commit when it came from the hub; looks into no file.
+    """Return the directory of the model, and its commit if it is from the hub. Opens no file.
 
-    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
     """
     if name == "demo":
         return DEMO_MODEL, None

@@ -1,4 +1,4 @@
-"""Completion lengths drawn in advance, for benchmarks of models whose own lengths say nothing (random weights)."""
+"""Draw completion lengths at random, to benchmark models with random weights, whose own lengths mean nothing."""
 
 import random
 from typing import Literal
@@ -13,7 +13,7 @@ DEFAULT_SIGMA = 0.8
 
 
 class OutputLengths(Settings):
-    """Every completion runs for a length of its own: the model's end token is ignored."""
+    """The distribution of completion lengths. A completion has its drawn length; the model's end token is ignored."""
 
     distribution: Literal["lognormal"] = "lognormal"
     median: int = Field(ge=1)
@@ -22,8 +22,8 @@ class OutputLengths(Settings):
     """Standard deviation of the logarithm of the length."""
 
     def draw(self, seed: int, max_tokens: int) -> int:
-        """Length in tokens, in [1, max_tokens], of the rollout whose request has ``seed``: always the same one."""
-        # the request's own seed decides, so that sharding, resume and batch size change no length
+        """Return the length, from 1 to ``max_tokens`` tokens, of the rollout whose request has ``seed``."""
+        # drawn from the request's seed, so that sharding, resume and batch size change no length
         length = self.median * random.Random(seed).lognormvariate(0.0, self.sigma)
         return min(max_tokens, max(1, round(length)))
 

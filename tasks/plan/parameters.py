@@ -1,7 +1,7 @@
-"""Parameters of a run, read from the one place where each is declared: a field of a Settings class.
+"""Read the parameters of a run from the fields of a Settings class.
 
-A field has a title, bounds, a default and a docstring. The form in Prefect's UI, the options of ``harvest run`` and the
-configuration in config.json are all made from it, so that a new parameter is written once.
+A field has a title, bounds, a default and a docstring. Prefect's form, the options of ``harvest run`` and config.json
+are made from the fields, so that each parameter is declared once.
 """
 
 import json
@@ -17,14 +17,14 @@ from profiles.schema import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class AsGiven:
-    """How users give a field, where that differs from what the configuration stores; a mark for ``Annotated``."""
+    """How users give a field, if that differs from how the configuration stores it. Put it into ``Annotated``."""
 
     name: str | None = None
     type: Any = None
     """The type with its bounds, as an annotation."""
     default: Any = ...
     options: tuple[str, ...] | None = None
-    """Options of the command line; without it, --NAME with dashes."""
+    """Options of the command line; None means --NAME with dashes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,15 @@ class Parameter:
     """``PydanticUndefined`` for a parameter that must be given."""
     options: tuple[str, ...]
     path: tuple[str, ...]
-    """Where its value stands in the Settings class: the names of the fields that lead there."""
+    """Names of the fields that lead to its value in the Settings class."""
 
     def kinds(self) -> list[Any]:
-        """The plain types of a value, without bounds and None: bool, int, float, str, list[str], a Literal."""
+        """Return the plain types of a value, without bounds and None: bool, int, float, str, list[str], a Literal."""
         return [kind for kind in _alternatives(self.type) if kind is not type(None)]
 
 
 def parameters_of(kind: type[Settings], path: tuple[str, ...] = ()) -> Iterator[Parameter]:
-    """The parameters that ``kind`` declares, in order, those of nested Settings among them."""
+    """Yield the parameters that ``kind`` declares, in order, including those of nested Settings."""
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             yield from parameters_of(field.annotation, (*path, name))
@@ -58,7 +58,7 @@ def parameters_of(kind: type[Settings], path: tuple[str, ...] = ()) -> Iterator[
 
 
 def as_options(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> list[str]:
-    """``values`` of ``parameters``, by name, as arguments of ``harvest run``; None and False are left out."""
+    """Return ``values``, by parameter name, as arguments of ``harvest run``. Leaves out None and False."""
     arguments: list[str] = []
     for name, value in values.items():
         option = parameters[name].options[0]
@@ -67,7 +67,7 @@ def as_options(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
         elif value is not None and value is not False:
             for item in value if isinstance(value, list) else [value]:
                 text = json.dumps(item) if isinstance(item, dict) else str(item)
-                # a text that begins with a dash would be read as another option
+                # argparse reads a separate text that begins with a dash as an option
                 arguments += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return arguments
 
@@ -88,7 +88,7 @@ def _parameter(name: str, field: FieldInfo, path: tuple[str, ...]) -> Parameter:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The plain types that a value may have, without their bounds."""
+    """Yield the plain types that a value may have, without their bounds."""
     if get_origin(annotation) is Annotated:
         yield from _alternatives(get_args(annotation)[0])
     elif get_origin(annotation) in (Union, types.UnionType):

@@ -1,6 +1,6 @@
-"""Placeholders in parameters, ``{date}`` and patterns of model directories, filled once per run.
+"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model directories.
 
-The parameters of a schedule keep them.
+The parameters of a schedule keep their placeholders, so that each of its runs gets its own day and the newest model.
 """
 
 import datetime
@@ -15,11 +15,11 @@ from tasks.plan.model_files import check_model_files, weight_files
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 WITH_DATE = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
-"""Parameters in which ``{date}`` stands for the day."""
+"""Parameters in which ``{date}`` is replaced."""
 
 
 def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
-    """True when the value of parameter ``name`` depends on when it is resolved."""
+    """Return whether the value of the parameter ``name`` depends on the time at which it is filled in."""
     value = parameters.get(name)
     if not isinstance(value, str) or name not in WITH_DATE:
         return False
@@ -27,11 +27,11 @@ def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
 
 
 def fill_placeholders(parameters: Mapping[str, Any], day: datetime.date) -> dict[str, Any]:
-    """``parameters`` with each placeholder replaced by what it means on ``day``; the same call again changes nothing.
+    """Return ``parameters`` with each placeholder replaced by its value on ``day``. A second call changes nothing.
 
-    ``{date}`` is ISO 8601, ``{date:FORMAT}`` is strftime's, and as a seed it is the number YYYYMMDD. A model with
-    ``*``, ``?`` or ``[`` is the directory whose weights are newest among the complete models that match. Raises
-    ConfigError when none matches.
+    ``{date}`` becomes an ISO 8601 date, ``{date:FORMAT}`` a date in strftime's FORMAT, and in a seed the number
+    YYYYMMDD. A model pattern with ``*``, ``?`` or ``[`` becomes the complete model directory with the newest weights.
+    Raises ConfigError when no complete model matches, or a seed is not a number.
     """
     resolved = dict(parameters)
     for name in WITH_DATE:
@@ -64,7 +64,7 @@ def _newest_model(pattern: str) -> str:
             f"model {pattern!r} matches {len(candidates)} paths, none of them a directory with a complete model. "
             "Check the pattern, or name the directory"
         )
-    # step-900 and step-1000 do not sort by name, and a copied directory has the time of its copying: weights decide
+    # names do not sort (step-900, step-1000), and a copied directory has the time of the copy, so weights decide
     return str(max(complete, key=lambda path: (_written(path), str(path))).resolve())
 
 

@@ -1,4 +1,4 @@
-"""From a question and an arm to prompt token ids, and from completion ids to text."""
+"""Make prompt token ids from a question and an arm, and text from completion ids."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ from tasks.errors import ConfigError, PromptTooLong
 Message = dict[str, str]
 
 TEXT = "text"
-"""Role of the single message of a plain prompt: its content is given to the model as it is."""
+"""Role of the single message of a plain prompt, whose content the model gets unchanged."""
 
 
 def build_messages(arm: Arm, question: str) -> list[Message]:
-    """What asks ``question`` under ``arm``: system prompt, few-shot turns, question; or one TEXT message."""
+    """Return the prompt of ``question`` under ``arm``: system prompt, few-shot turns, question; or one TEXT message."""
     if arm.prompt_format == "plain":
         return [{"role": TEXT, "content": _plain_text(arm, question)}]
     messages = [{"role": "system", "content": arm.system_prompt}] if arm.system_prompt else []
@@ -33,7 +33,7 @@ def _plain_text(arm: Arm, question: str) -> str:
     template = arm.template or PLAIN_TEMPLATE
 
     def ask(words: str) -> str:
-        # a question that itself holds {question} stays as it is
+        # the text {question} inside a question is not replaced
         return re.sub(r"\{question\}", lambda match: words, template)
 
     parts = [f"{arm.system_prompt}\n\n"] if arm.system_prompt else []
@@ -42,7 +42,7 @@ def _plain_text(arm: Arm, question: str) -> str:
 
 
 def has_chat_template(model_path: Path) -> bool:
-    """Whether the model's files bring a chat template; reads no weights."""
+    """Return whether the model's files include a chat template. Reads no weights."""
     if any((model_path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     try:
@@ -53,25 +53,25 @@ def has_chat_template(model_path: Path) -> bool:
 
 
 def until_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first of the stop strings; the token that completed one may hold more text."""
+    """Return ``text`` up to the first stop string. The last token may hold text after it."""
     ends = [at for at in (text.find(string) for string in stop) if at >= 0]
     return text[: min(ends)] if ends else text
 
 
 def request_seed(run_seed: int, example_id: str, arm_id: str, sample_index: int) -> int:
-    """Seed of one rollout in [0, 2**63): depends on nothing that sharding, resume or batch size change."""
+    """Return the seed of one rollout, in [0, 2**63). Sharding, resume and batch size do not change it."""
     key = f"{run_seed}\x1f{example_id}\x1f{arm_id}\x1f{sample_index}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
 def check_length(num_prompt_tokens: int, max_tokens: int, max_model_len: int) -> None:
-    """Raise PromptTooLong when a completion of ``max_tokens`` would not fit behind the prompt."""
+    """Raise PromptTooLong when a completion of ``max_tokens`` does not fit after the prompt."""
     if num_prompt_tokens + max_tokens > max_model_len:
         raise PromptTooLong(num_prompt_tokens=num_prompt_tokens, max_tokens=max_tokens, max_model_len=max_model_len)
 
 
 class ChatTokenizer:
-    """The model's own tokenizer and, where a prompt is a chat, its chat template."""
+    """The model's tokenizer and, for prompts that are chats, its chat template."""
 
     def __init__(self, model_path: Path, *, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
@@ -80,9 +80,9 @@ class ChatTokenizer:
         self._path = model_path
 
     def encode(self, messages: list[Message], template_kwargs: Mapping[str, Any] | None = None) -> list[int]:
-        """Prompt token ids, ending where the completion begins; ``template_kwargs`` are for the chat template.
+        """Return the prompt's token ids, up to where the completion begins. The chat template gets ``template_kwargs``.
 
-        Raises ConfigError for a chat without a chat template, or one that does not take the messages.
+        Raises ConfigError when the model has no chat template for a chat, or its template refuses the messages.
         """
         if len(messages) == 1 and messages[0]["role"] == TEXT:
             return list(self._tokenizer(messages[0]["content"])["input_ids"])
@@ -91,7 +91,7 @@ class ChatTokenizer:
     def encode_all(
         self, prompts: Sequence[list[Message]], template_kwargs: Mapping[str, Any] | None = None
     ) -> list[list[int]]:
-        """What ``encode`` makes of each of ``prompts``, for less: a tokenizer's call costs as much as its work."""
+        """Return the ids of each of ``prompts``, as ``encode`` does, with one call of the tokenizer where it can."""
         if not self._takes_batches or any(messages[0]["role"] == TEXT for messages in prompts):
             return [self.encode(messages, template_kwargs) for messages in prompts]
         return [list(ids) for ids in self._encode_chats(prompts, template_kwargs)]
@@ -100,7 +100,7 @@ class ChatTokenizer:
     def _takes_batches(self) -> bool:
         from transformers import PreTrainedTokenizerBase
 
-        # a model's own code may know of one chat only
+        # a model's own code may take only one chat at a time
         return type(self._tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
     def _encode_chats(self, chats: Sequence[Any], template_kwargs: Mapping[str, Any] | None) -> Any:
@@ -116,12 +116,12 @@ class ChatTokenizer:
             ) from None
 
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
-        """Completion text without special tokens, up to the first stop string."""
+        """Return the completion's text without special tokens, up to the first stop string."""
         return until_stop(str(self._tokenizer.decode(completion_ids, skip_special_tokens=True)), stop)
 
 
 def no_chat_template(model_path: Path) -> str:
-    """What to tell who gives a chat to a model without a chat template."""
+    """Return the error message for a chat that is given to a model without a chat template."""
     return (
         f"model {model_path} has no chat template, so a system prompt cannot be given to it as a chat. Use an "
         "instruction-tuned model, add chat_template.jinja to its directory, or ask it to complete text with "

@@ -1,9 +1,9 @@
-"""Questions from any source, in one schema, with every bad row found before an engine starts.
+"""Load the questions of a dataset in one schema, and find every bad row before an engine starts.
 
-The rule for bad rows: what makes rows ambiguous or untyped refuses the dataset (a repeated id, a question or answer
-that is not text or a number, a missing column), since any guess would be silent. A question that is merely empty
-stays, and its rollouts become error rows. A row without a usable answer is refused too: it could never be scored.
-Questions that occur more than once under different ids are only counted.
+A dataset is refused if a row is ambiguous or has a wrong type: a repeated id, a missing column, a question that is not
+text, or an answer that is not text or a number. A guess would go unnoticed. A row without a usable answer is refused
+too, since it cannot be scored. An empty question stays, and its rollouts become error rows. Questions that repeat under
+different ids are only counted.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ _GROUPED_NUMBER = re.compile(r"[-+]?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
 def load_questions(source: DatasetSource) -> pl.DataFrame:
-    """Questions of ``source`` as a frame in QUESTION_SCHEMA: those that pass its filters, in dataset or shuffled order.
+    """Return the questions of ``source`` that pass its filters, in QUESTION_SCHEMA, in dataset or shuffled order.
 
-    Ids made from the row number are those of the unfiltered dataset. Raises ConfigError for a missing file, split or
-    column, a repeated id, or a row that is not usable.
+    An id made from a row number counts the rows of the unfiltered dataset. Raises ConfigError for a missing file, split
+    or column, a repeated id, or an unusable row.
     """
     filters = parse_filters(source.filters)
-    # shuffled questions are drawn from all of them
+    # a shuffled draw needs all questions
     most = source.questions if source.shuffle_seed is None else None
     example_ids: list[str] = []
     questions: list[str] = []
@@ -55,7 +55,7 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
         questions.append(_text(row, source.question_column, index, source))
         truths.append(_truth(row, index, source))
     if index < 0:
-        raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give one that has questions")
+        raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give a split that has rows")
     if not example_ids:
         raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
     frame = pl.DataFrame(
@@ -69,20 +69,23 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
 
 
 def shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """In the order of a hash of seed and id: the same on every machine, and a smaller draw begins a larger one."""
+    """Return ``questions`` in the order of a hash of seed and id.
+
+    The order is the same on every machine, and the start of the list does not depend on how many questions are taken.
+    """
     order = [hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest() for name in questions["example_id"]]
     return questions.with_columns(order=pl.Series(order, dtype=pl.Binary)).sort("order").drop("order")
 
 
 def ground_truth(answer: str) -> str:
-    """The answer that a completion is compared with: what follows the last ``####``, or the bare answer.
+    """Return the answer to compare completions with: the text after the last ``####``, or all of ``answer``.
 
-    Commas go from one grouped number only: in "(3,4)" or "1, 2" they part values that another scorer compares. The
-    form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
+    Commas are removed only from a single grouped number: in "(3,4)" and "1, 2" they separate values that other scorers
+    compare. The form is GSM8K's (Cobbe et al. 2021, https://arxiv.org/abs/2110.14168).
     """
     truth = answer.rsplit("####", 1)[-1].strip()
     is_one_number = _GROUPED_NUMBER.fullmatch(truth) is not None
-    return truth.replace(",", "") if is_one_number or not truth.strip(", ") else truth  # commas alone are no answer
+    return truth.replace(",", "") if is_one_number or not truth.strip(", ") else truth  # only commas: no answer
 
 
 def _check_columns(row: Mapping[str, Any], source: DatasetSource, filters: list[RowFilter]) -> None:
@@ -135,7 +138,7 @@ def _truth(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
 
 
 def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource) -> Any:
-    # every line of a JSON file has columns of its own; an absent one is not an empty question
+    # lines of a JSON file may have different columns; a missing column is not an empty question
     if column not in row:
         raise ConfigError(
             f"dataset {source.path} row {index} has no {column!r}; it has {', '.join(map(str, row))}. "
@@ -146,8 +149,11 @@ def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """``repeated`` counts questions beyond the first of each text, whatever their case and spacing; ``conflicting``
-    counts texts that have more than one ground truth. ``example`` names two ids of one text, if there are any."""
+    """Counts of questions that have the same text, apart from case and spacing.
+
+    ``repeated`` counts questions beyond the first of each text, ``conflicting`` texts with more than one ground truth.
+    ``example`` has two ids of the same text, or is None.
+    """
 
     repeated: int
     conflicting: int
@@ -162,7 +168,7 @@ class Duplicates:
 
 
 def find_duplicates(questions: pl.DataFrame) -> Duplicates:
-    """Count duplicates among ``questions``, in QUESTION_SCHEMA."""
+    """Return the duplicates among ``questions``, a frame in QUESTION_SCHEMA."""
     same = pl.col("question").str.replace_all(r"\s+", " ").str.strip_chars().str.to_lowercase()
     groups = (
         questions.lazy()

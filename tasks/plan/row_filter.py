@@ -1,8 +1,7 @@
-"""Filters on a dataset's columns, written as ``COLUMN OPERATOR VALUE``: never evaluated as code.
+"""Filter the rows of a dataset by conditions ``COLUMN OPERATOR VALUE``, which are never evaluated as code.
 
-Operators: ``=`` ``!=`` ``<`` ``<=`` ``>`` ``>=``, and ``~`` ``!~`` for a regular expression found anywhere. Numbers
-compare as numbers; a cell that holds a list passes when one of its elements does, and a missing cell only passes what
-is negated.
+Operators: ``=`` ``!=`` ``<`` ``<=`` ``>`` ``>=``, and ``~`` ``!~`` for a regular expression that may match anywhere.
+Numbers compare as numbers. A list passes if one of its elements does. A missing cell passes only ``!=`` and ``!~``.
 """
 
 import operator
@@ -24,7 +23,7 @@ _ORDER: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowFilter:
-    """One condition; ``text`` is how it was written."""
+    """One condition. ``text`` is what the user wrote."""
 
     text: str
     column: str
@@ -32,7 +31,7 @@ class RowFilter:
     value: str
 
     def passes(self, row: Mapping[str, Any]) -> bool:
-        """Whether ``row`` passes. Raises ConfigError when ``<`` or ``>`` meets something that is no number."""
+        """Return whether ``row`` passes. Raises ConfigError if ``<`` or ``>`` compares anything but numbers."""
         cell = row.get(self.column)
         cells = cell if isinstance(cell, list | tuple) else [] if cell is None else [cell]
         if self.operator.startswith("!"):
@@ -46,8 +45,8 @@ class RowFilter:
         if name in _ORDER:
             if left is None or right is None:
                 raise ConfigError(
-                    f"filter {self.text!r} meets {_text(cell)[:80]!r} and {self.value!r}; {name} needs two numbers. "
-                    "Use = or ~ for text"
+                    f"filter {self.text!r} compares {_text(cell)[:80]!r} with {self.value!r}; {name} needs two "
+                    "numbers. Use = or ~ for text"
                 )
             return _ORDER[name](left, right)
         if left is not None and right is not None:
@@ -56,7 +55,7 @@ class RowFilter:
 
 
 def parse_filters(texts: Sequence[str]) -> list[RowFilter]:
-    """The filters written as ``texts``. Raises ConfigError for one that is not of the form, or a bad expression."""
+    """Return the filters in ``texts``. Raises ConfigError for a wrong form or a bad regular expression."""
     return [_parse(text) for text in texts]
 
 
@@ -74,7 +73,7 @@ def _parse(text: str) -> RowFilter:
         try:
             re.compile(found.value)
         except re.error as error:
-            raise ConfigError(f"filter {text!r}: {found.value!r} is no regular expression: {error}") from None
+            raise ConfigError(f"filter {text!r}: {found.value!r} is not a regular expression: {error}") from None
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the user asks for, as one frozen record, before anything is read or resolved."""
+"""The configuration of a run: what the user asks for, as one frozen record, before any file is read."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from tasks.plan.output_lengths import OutputLengths, parse_lengths
 from tasks.plan.parameters import AsGiven, parameters_of
 
 DEFAULT_TOP_LOGPROBS = 5
-"""Stored when a run takes part in a comparison: enough to tell a near-tie from a real difference."""
+"""Top logprobs that a run stores for a comparison: enough to tell a near-tie from a real difference."""
 
 _NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
 _AtLeastOne = Annotated[int, Field(ge=1)]
@@ -34,7 +34,7 @@ _ProfileName = Annotated[
 
 
 class Sampling(Settings):
-    """How completions are sampled; part of every fingerprint."""
+    """How completions are sampled. The fingerprint includes it."""
 
     temperature: float = Field(0.7, title="Temperature", ge=0.0, le=5.0)
     """Softmax temperature; 0 is greedy."""
@@ -45,13 +45,13 @@ class Sampling(Settings):
     samples_per_arm: int = Field(1, title="Samples per arm", ge=1)
     """Completions per question and arm."""
     seed: Annotated[int, AsGiven(type=_Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
-    """Run seed, from which every request's own seed is derived; in Prefect's form, {date} is the day as a number."""
+    """Seed of the run, from which each request's seed is made; in Prefect's form, {date} is the day as a number."""
     top_logprobs: Annotated[int, AsGiven(type=Annotated[int, Field(ge=0, le=20)] | None, default=None)] = Field(
         0, title="Top logprobs", ge=0, le=20
     )
-    """Most likely tokens stored per position; by default 5 for runs that are compared, else none."""
+    """How many of the most likely tokens to store per position; by default 5 for runs that are compared, else none."""
     lengths: Annotated[OutputLengths | None, AsGiven(type=str | None)] = Field(None, title="Lengths")
-    """For benchmarks: draw completion lengths, lognormal[:MEDIAN[:SIGMA]] in tokens, and ignore the model's end."""
+    """For benchmarks: draw completion lengths, lognormal[:MEDIAN[:SIGMA]] in tokens, and ignore end tokens."""
     stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AsGiven(type=list[str] | None, default=None)] = (
         Field((), title="Stop strings")
     )
@@ -73,10 +73,10 @@ class DatasetSource(Settings):
     """Which questions to ask."""
 
     path: Annotated[str, AsGiven(name="dataset")] = Field("demo", title="Dataset", min_length=1)
-    """"demo"; .jsonl/.json/.csv/.parquet files, compressed or not, or a pattern of such; a dataset's directory; any of
-    these also at a URL such as s3://; or a hub id such as openai/gsm8k."""
+    """"demo"; .jsonl/.json/.csv/.parquet files, compressed or not, or a pattern of file names; a dataset's directory;
+    any of these at a URL such as s3://; or a hub id such as openai/gsm8k."""
     config: Annotated[str | None, AsGiven(name="dataset_config")] = Field(None, title="Dataset configuration")
-    """Configuration of a hub dataset; that of openai/gsm8k is main by default."""
+    """Configuration of a hub dataset; by default main for openai/gsm8k."""
     split: str = Field("test", title="Split")
     """Split of the dataset."""
     question_column: str = Field("question", title="Question column", min_length=1)
@@ -94,19 +94,19 @@ class DatasetSource(Settings):
     )
     """Only rows that pass COLUMN OPERATOR VALUE, with = != < <= > >= or, for a regular expression, ~ !~."""
     shuffle_seed: _Seed | None = Field(None, title="Shuffle seed")
-    """Seed of a random order in which questions are drawn; by default the dataset's order."""
+    """Seed for a random order of the questions; by default they keep the dataset's order."""
     streaming: bool = Field(False, title="Streaming")
     """Read a hub dataset row by row, without downloading all of it."""
 
 
 class RunConfig(Settings):
-    """One run as asked for. ``None`` means: take the profile's value."""
+    """One run as the user asks for it. ``None`` means that the profile or the dataset decides."""
 
     profile: Annotated[str, AsGiven(type=_ProfileName)] = Field("cpu-demo", title="Profile")
     """Hardware target and engine settings: a shipped profile, or the path of a TOML file."""
     model: str | None = Field(None, title="Model")
-    """A directory, a hub id or "demo"; a pattern such as checkpoints/* takes the newest complete model; by default the
-    profile's model."""
+    """A directory, a hub id or "demo"; a pattern such as checkpoints/* means the newest complete model that matches; by
+    default the profile's model."""
     arms: str | None = Field(None, title="Arms")
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
@@ -118,23 +118,23 @@ class RunConfig(Settings):
     scorer: str = Field("gsm8k", title="Scorer", min_length=1)
     """gsm8k, math or package.module:function."""
     prompt_format: PromptFormat | None = Field(None, title="Prompt format")
-    """chat takes the model's chat template, plain gives base models text to complete; by default each arm's own."""
+    """chat uses the model's chat template, plain gives base models text to complete; by default each arm's format."""
     prompt_template: str | None = Field(None, title="Prompt template")
-    """For plain prompts: text with {question} in it, or a .txt file of it."""
+    """For plain prompts: a text that contains {question}, or a .txt file with such a text."""
     chat_template_kwargs: Annotated[dict[str, Any] | None, AsGiven(type=dict[str, Any] | str | None)] = Field(
         None, title="Chat template arguments"
     )
-    """Arguments for the chat template, added to each arm's own, as JSON such as {"enable_thinking": false}."""
+    """Arguments for the chat template, added to those of each arm, as JSON such as {"enable_thinking": false}."""
     name: Annotated[Identifier | None, AsGiven(type=_NameWithDate | None)] = Field(None, title="Name")
     """Readable start of the run id."""
 
 
 CONFIG_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(RunConfig)}
-"""Every parameter that a configuration is made from, by name."""
+"""The parameters of a configuration, by name."""
 
 
 def build_config(values: dict[str, Any]) -> RunConfig:
-    """A RunConfig from plain values; raises ConfigError naming the first wrong one."""
+    """Return a RunConfig of plain values. Raises ConfigError, which names the first wrong value."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -144,9 +144,9 @@ def build_config(values: dict[str, Any]) -> RunConfig:
 
 
 def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from parameters by name; those that are not of a configuration are passed over.
+    """Return a RunConfig of parameters by name. Ignores parameters that no configuration has.
 
-    Raises ConfigError naming the first wrong value.
+    Raises ConfigError, which names the first wrong value.
     """
     values: dict[str, Any] = {"dataset": {}, "sampling": {}}
     for parameter in CONFIG_PARAMETERS.values():
@@ -165,7 +165,7 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
 
 
 def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, by name, that make the ``config`` of a config.json; those at their default are left out."""
+    """Return the parameters, by name, that give the ``config`` of a config.json. Leaves out those at their default."""
     defaults = RunConfig().model_dump(mode="json")
     found: dict[str, Any] = {}
     for parameter in CONFIG_PARAMETERS.values():
@@ -181,14 +181,14 @@ def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_baseline(profile: str | None) -> bool:
-    """Whether a run with ``profile`` is made to be compared with; a profile that cannot be read is refused later."""
+    """Return whether ``profile`` is a baseline's. False for a profile that cannot be read, which is refused later."""
     with contextlib.suppress(SettingsError):
         return profile is not None and load_profile(profile).generation == "loop"
     return False
 
 
 def _template(given: str | None) -> str | None:
-    """A prompt template: the text itself, or that of a .txt file."""
+    """Return the prompt template: the text ``given``, or the text of the .txt file ``given``."""
     if given is None or not given.endswith(".txt"):
         return given
     try:

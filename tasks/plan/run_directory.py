@@ -1,4 +1,4 @@
-"""A run's directory: how it is opened and found, and the command that makes the run again."""
+"""Open and find run directories, and write the command that makes a run again."""
 
 import shlex
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from tasks.process_tree import end_leftovers
 
 
 def open_run(plan: RunPlan) -> list[int]:
-    """Make or reopen the run's directory; return the pids of leftover replica processes that were ended.
+    """Make or reopen the run's directory; kill replicas left over from earlier runs and return their pids.
 
     Raises ConfigError when the directory belongs to another configuration.
     """
@@ -32,7 +32,7 @@ def open_run(plan: RunPlan) -> list[int]:
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
-    """The run directory called ``name``: a path, or a run id below ``runs_dir``. Raises ConfigError."""
+    """Return the run directory ``name``: a path, or a run id in ``runs_dir``. Raises ConfigError if there is none."""
     for candidate in (Path(name), runs_dir / name):
         if (candidate / "config.json").is_file():
             return candidate.resolve()
@@ -42,5 +42,5 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
 
 def reproduce_command(config: Mapping[str, Any]) -> str:
-    """The ``harvest run`` that makes a run again; ``config`` is the one in its config.json."""
+    """Return the ``harvest run`` command that makes a run again, from the ``config`` in its config.json."""
     return shlex.join(["harvest", "run", *as_options(parameters_of_config(config), CONFIG_PARAMETERS)])

@@ -1,4 +1,7 @@
-"""A configuration with every name resolved: what will run, on which questions, into which directory."""
+"""Resolve a configuration into a plan: the model files, the questions and the directory of a run.
+
+Every wrong input is found here, before an engine starts and before anything is written.
+"""
 
 import re
 from dataclasses import asdict, dataclass
@@ -18,13 +21,13 @@ from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths
 
 MAX_SHARDS = 95
-"""A shard costs up to three task runs and Prefect's server tires at thousands, so a run stays below about 300."""
+"""A shard has up to three task runs, so a run has at most about 300. Prefect's server is slow with thousands."""
 MIN_SHARD_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """Everything a run needs to know, resolved and checked; made without writing anything.
+    """Everything that a run needs, resolved and checked.
 
     ``questions`` has one row per question, in QUESTION_SCHEMA.
     """
@@ -61,7 +64,7 @@ class RunPlan:
         return -(-self.num_questions // self.shard_size)
 
     def to_json(self) -> dict[str, Any]:
-        """What config.json holds: enough to reproduce the run and to compare it with another."""
+        """Return the content of config.json: enough to reproduce the run and to compare it with another."""
         return {
             "run_id": self.run_id,
             "fingerprint": self.fingerprint,
@@ -80,9 +83,9 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
-    """Resolve ``config``: read profile, arms, model files and questions; writes nothing in ``runs_dir``.
+    """Resolve ``config``: read profile, arms, model files and questions. Writes nothing in ``runs_dir``.
 
-    Raises ConfigError, or PreflightFailed when the disk cannot take a model of the hub.
+    Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
     """
     try:
         profile = load_profile(config.profile)
@@ -118,7 +121,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
 
 
 def default_shard_size(num_questions: int, question_batch_size: int) -> int:
-    """Questions per shard: at least a question batch, and few enough shards for one flow run."""
+    """Return the questions per shard: at least a question batch, and enough for at most MAX_SHARDS shards."""
     return max(MIN_SHARD_SIZE, question_batch_size, -(-num_questions // MAX_SHARDS))
 
 

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: which tensors the file holds, read without loading one.
+"""Read the header of a safetensors file, which lists its tensors, without loading them.
 
-The format is 8 bytes, the little-endian length N of the header; N bytes of JSON, from name to dtype, shape and
-data_offsets; then the data, whose length is the largest data offset
+The file has three parts: 8 bytes with the length N of the header, little-endian; N bytes of JSON, which map names to
+dtype, shape and data_offsets; and the data, whose length is the largest data offset
 (https://github.com/huggingface/safetensors#format).
 """
 
@@ -19,7 +19,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """One stored tensor; ``nbytes`` as stored in the file."""
+    """One stored tensor. ``nbytes`` is its size in the file."""
 
     name: str
     dtype: str
@@ -32,9 +32,9 @@ class TensorInfo:
 
 
 def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
-    """The tensors of ``path``, in the header's order.
+    """Return the tensors of ``path``, in the header's order.
 
-    Raises ConfigError when the file is no safetensors file, or is shorter or longer than its header says.
+    Raises ConfigError when the file is not a safetensors file, or is shorter or longer than its header says.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Fixed slices of the questions: the unit of a task run, of resume and of upload."""
+"""Split the questions into shards, and mark finished ones. Task runs, resume and uploads work by shard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from tasks.scoring.score import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One slice of a run's questions, and how many rollouts it must come to."""
+    """One slice of a run's questions, and how many rollouts it has when it is finished."""
 
     index: int
     num_questions: int
@@ -21,7 +21,7 @@ class Shard:
 
 
 def shard_dataset(plan: RunPlan) -> list[Shard]:
-    """Publish the question shards that are missing or torn; return all shards in order."""
+    """Publish the question shards that are missing or damaged; return all shards in order."""
     shards = []
     for index in range(plan.num_shards):
         questions = plan.questions.slice(index * plan.shard_size, plan.shard_size)
@@ -41,7 +41,7 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
 def mark_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> None:
     """Record that ``file`` is the finished output of ``stage`` for shard ``index``, with its checksum.
 
-    ``made_from`` names what it was made from: when that changes, the file no longer counts as finished.
+    ``made_from`` identifies the input of ``file``: with other input the file does not count as finished.
     """
     publish_json(
         {"sha256": sha256_file(file), "bytes": file.stat().st_size, "made_from": made_from},
@@ -50,7 +50,7 @@ def mark_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from
 
 
 def is_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> bool:
-    """True when ``file`` is, byte for byte, what ``mark_finished`` recorded, made from the same."""
+    """Return whether ``file`` has the bytes that ``mark_finished`` recorded, and was made from the same input."""
     record = read_json(_marker(paths, stage, index))
     if not isinstance(record, dict) or not file.is_file() or file.stat().st_size != record.get("bytes"):
         return False
@@ -58,14 +58,14 @@ def is_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: 
 
 
 def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
-    """What a shard's scores are made from: its rollouts, and the scorer in its version."""
+    """Return what identifies the input of a shard's scores: the hash of its rollouts, and the scorer's version."""
     record = read_json(_marker(paths, "rollouts", index))
     rollouts = record.get("sha256") if isinstance(record, dict) else None
     return f"{rollouts} {scorer.name}@{scorer.version}"
 
 
 def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
-    """True when the shard's rollouts are published, intact and complete."""
+    """Return whether the shard's rollouts are published, intact and complete."""
     path = paths.rollouts(shard.index)
     if not is_finished(paths, "rollouts", shard.index, path):
         return False

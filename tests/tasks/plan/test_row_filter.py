@@ -1,4 +1,4 @@
-"""Filters say which rows count; nothing in them is run."""
+"""Filters choose rows, and nothing in them is run as code."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_filters(text: str, passes: bool) -> None:
         ("level", "is not COLUMN OPERATOR VALUE"),
         ("=5", "is not COLUMN OPERATOR VALUE"),
         ("", "is not COLUMN OPERATOR VALUE"),
-        ("subject~(", "is no regular expression"),
+        ("subject~(", "is not a regular expression"),
     ],
 )
 def test_bad_filters(text: str, message: str) -> None:
