@@ -1,1 +1,1 @@
-"""The work itself: plain functions and records, importable without Prefect, a GPU or a network."""
+"""The work of a run as plain functions and records, importable without Prefect, a GPU or a network."""

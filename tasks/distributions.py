@@ -1,6 +1,6 @@
 """Quantiles and tail probabilities of distributions, named as in ``scipy.stats`` and computed by ``scipy.special``.
 
-Importing ``scipy.stats`` takes seconds, which every command that reads a run would have to wait.
+Importing ``scipy.stats`` takes seconds, and every command that reads a run would be that much slower.
 """
 
 from scipy import special

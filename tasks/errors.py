@@ -1,6 +1,6 @@
-"""The failure model: every way a run can fail, as types.
+"""The failure model: a type for every way in which a run can fail.
 
-A failure gets its type once, where it enters, and then propagates. What each type means for the run:
+A failure gets its type where it is first seen, and then propagates. What each type means for the run:
 
 =================  ====  ==============================================================================
 type               exit  what happens
@@ -9,12 +9,12 @@ ConfigError         2    bad input, found before any engine starts and before a 
 PreflightFailed     1    the node or the destination cannot do the job; nothing was loaded
 RunLocked           1    another process works on this run; it is named; nothing was touched
 OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first
-EngineStartError    1    the engine never became ready, for another reason than memory
-EngineStalled       1    the engine lives but makes no token; it was killed; retried with the same settings
+EngineStartError    1    the engine never became ready; the reason was not memory
+EngineStalled       1    the engine is alive but makes no token; it was killed; retried with the same settings
 EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
-DamagedFile         1    a file of a run is not what it should be; the message names the file and what is wrong
+DamagedFile         1    a file of a run cannot be read; the message names the file and what is wrong
 UploadError         1    the destination does not hold the files that were sent; ``_SUCCESS`` was not written; after
                          an outage the task is tried again, for minutes
 NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
@@ -26,9 +26,9 @@ A single bad question (empty, or too long for the context) is not an error of th
 request that kills the engine twice.
 
 How an engine failure is classified, first match wins: the replica's own typed report; death by SIGKILL with a
-rise of the cgroup's ``oom_kill`` counter (host memory); the first telling line of the replica's log; otherwise
-it is *not* an out-of-memory failure. An engine that a signal ended has crashed, also while it started; one that
-has started before in the same session is started again, whatever kept it from starting this time.
+rise of the cgroup's ``oom_kill`` counter (host memory); the first line of the replica's log that names the reason;
+otherwise it is *not* an out-of-memory failure. An engine that a signal ended has crashed, also during its start. An
+engine that has started before in the same session is started again, for whatever reason this start failed.
 """
 
 from pathlib import Path
@@ -41,8 +41,8 @@ Phase = Literal["start", "run"]
 class HarvestError(Exception):
     """Base of every failure that Rollout Harvest raises on purpose.
 
-    ``exit_code`` is what the command line ends with; ``retryable`` says whether the same call, made again, can
-    succeed without a change by the user.
+    ``exit_code`` is the exit code of the command line. ``retryable`` says whether the same call can succeed later
+    without a change by the user.
     """
 
     exit_code: ClassVar[int] = 1
@@ -50,7 +50,7 @@ class HarvestError(Exception):
 
 
 class ConfigError(HarvestError):
-    """The input is wrong: the message says what was given, what is allowed and what to do."""
+    """The input is wrong. The message says what was given, what is allowed and what to do."""
 
     exit_code = 2
 
@@ -82,9 +82,9 @@ class DamagedFile(HarvestError):
 
 
 class UploadError(HarvestError):
-    """The destination could not be brought to hold the run, complete and verified.
+    """The destination does not hold the run, complete and verified.
 
-    ``retryable`` after an outage: faults of the server, time-outs, broken connections.
+    ``retryable`` after an outage: server errors, time-outs, broken connections.
     """
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
@@ -93,7 +93,7 @@ class UploadError(HarvestError):
 
 
 class NodesLost(HarvestError):
-    """No node generates any more, and shards are unfinished."""
+    """Every node has stopped, and shards are unfinished."""
 
 
 class NotEquivalent(HarvestError):
@@ -103,7 +103,7 @@ class NotEquivalent(HarvestError):
 
 
 class EngineError(HarvestError):
-    """An engine failure with its true reason, where its log is, and what to do about it."""
+    """An engine failure, with its reason, the path of its log, and a remedy."""
 
     def __init__(self, reason: str, *, log_path: Path | None = None, remedy: str = "") -> None:
         self.reason = reason
@@ -146,12 +146,12 @@ class EngineStartError(EngineError):
 
 
 class EngineStalled(EngineError):
-    """Requests were in flight and no token came for the stall limit."""
+    """Requests were in flight, and no token came within the stall limit."""
 
     retryable = True
 
 
 class EngineCrashed(EngineError):
-    """The engine process ended without being asked to, and not for lack of memory."""
+    """The engine process ended unexpectedly, and not because memory ran out."""
 
     retryable = True

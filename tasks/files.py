@@ -1,6 +1,6 @@
-"""Write files of a run by one atomic rename, and read them back as typed records.
+"""Publish files of a run by an atomic rename, and read them as typed records.
 
-A reader therefore sees a whole file or none. A writer that is killed leaves a temporary file ``.NAME.PID.tmp``, which
+A reader sees a whole file or none. A writer that is killed leaves a temporary file ``.NAME.PID.tmp``, which
 ``remove_stale_temporaries`` removes.
 """
 
@@ -81,7 +81,7 @@ def read_json(path: Path) -> Any:
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """Return the record in the JSON file, of the frozen dataclass ``kind``; None when there is no file.
 
-    Raises DamagedFile for anything else than such a record.
+    Raises DamagedFile when the file does not hold such a record.
     """
     try:
         return parse_record(path.read_bytes(), kind)
@@ -94,7 +94,7 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 
 def try_read_record(path: Path, kind: type[Record]) -> Record | None:
-    """Return the record in the JSON file as ``read_record`` does; a damaged file is logged and counts as none."""
+    """Return the record in the JSON file as ``read_record`` does; logs a damaged file and returns None."""
     try:
         return read_record(path, kind)
     except DamagedFile as error:
@@ -157,7 +157,7 @@ def _remove_quietly(path: Path) -> None:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    # polars raises an error type of its own for a failed write, with the system's message in its text
+    # for a failed write polars raises its own error type, whose text holds the system's message
     text = str(error)
     return isinstance(error, Exception) and any(
         os.strerror(code) in text for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)

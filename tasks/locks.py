@@ -1,4 +1,4 @@
-"""Locks of a run: one process works on it, and an upload that finishes has its destination to itself.
+"""Locks of a run: one process at a time works on it, and one at a time completes its upload.
 
 Both are ``flock`` locks, which the kernel releases when the holder ends, however it ends. The package ``filelock`` does
 not fit: it truncates the lock file, in which the holder is named, and has no shared mode.
@@ -37,7 +37,7 @@ def run_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def upload_lock(state: Path, *, exclusive: bool, wait: Callable[[float], None]) -> Iterator[None]:
-    """Hold the upload lock in the run's ``state`` directory: ``exclusive``, or shared with others that are not.
+    """Hold the upload lock in the run's ``state`` directory: ``exclusive``, or shared with other uploads.
 
     While another upload has the lock, calls ``wait`` with the seconds to wait; ``wait`` may raise to give up.
     """

@@ -36,7 +36,7 @@ def one_line(text: str, max_length: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as H:MM:SS, or as M:SS when it is shorter than an hour."""
+    """Return a duration as H:MM:SS, or as M:SS if it is shorter than an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

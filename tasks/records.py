@@ -1,4 +1,4 @@
-"""The Parquet schemas, once, and the records that flow between stages."""
+"""The Parquet schemas and file paths of a run, declared once because every stage uses them."""
 
 import re
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ SCORE_SCHEMA = pl.Schema(
 """One row per rollout; ``reward`` is null for an error row."""
 
 ROLLOUT_KEY = ("example_id", "arm_id", "sample_index")
-"""What identifies a rollout across runs."""
+"""Columns that identify a rollout in every run."""
 
 SHARD_NAME = "shard-{:05d}.parquet"
 _SHARD_FILE = re.compile(r"^shard-(\d{5,})\.parquet$")
@@ -81,7 +81,7 @@ _SHARD_FILE = re.compile(r"^shard-(\d{5,})\.parquet$")
 
 @dataclass(frozen=True, kw_only=True)
 class RunPaths:
-    """Where the files of one run live; ``root`` is ``RUNS_DIR/RUN_ID``."""
+    """The paths of a run's files; ``root`` is ``RUNS_DIR/RUN_ID``."""
 
     root: Path
 
@@ -143,6 +143,6 @@ class RunPaths:
 
 
 def shard_indices(directory: Path) -> list[int]:
-    """Indices of the published shard files in ``directory``, ascending."""
+    """Return the indices of the published shard files in ``directory``, ascending."""
     matches = (_SHARD_FILE.match(path.name) for path in directory.glob("shard-*.parquet"))
     return sorted(int(match.group(1)) for match in matches if match)

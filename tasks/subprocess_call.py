@@ -1,4 +1,4 @@
-"""Call a function in a subprocess, so that the memory it needs is free again afterwards.
+"""Call a function in a subprocess, so that its memory is free again afterwards.
 
 Polars does not return the memory that reading all rollouts of a run takes. The flow therefore has a subprocess read
 them, and is as small at the end of a run as while it generated.

@@ -5,5 +5,5 @@ GIB = 1 << 30
 
 
 def format_gib(size: int, digits: int = 1) -> str:
-    """``size`` bytes in GiB, such as "12.5 GiB"."""
+    """Return ``size`` bytes in GiB, such as "12.5 GiB"."""
     return f"{size / GIB:.{digits}f} GiB"

@@ -8,7 +8,7 @@ from tests.support.harvest_command import harvest
 from tests.support.synthetic import write_run
 
 
-def test_advantages_come_when_asked_for_and_need_groups(tmp_path: Path) -> None:
+def test_advantages_are_optional_and_need_groups(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     write_run(runs_dir / "groups", shards=1, arms=2, samples=4)
     write_run(runs_dir / "singles", shards=1, arms=2)

@@ -60,7 +60,7 @@ def test_a_faulty_gpu_fails_with_its_remedy(stub: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "damage"), [("model.safetensors", "truncate"), ("tokenizer.json", "remove")])
-def test_a_damaged_model_is_named(tmp_path: Path, name: str, damage: str) -> None:
+def test_the_error_names_the_damaged_model_file(tmp_path: Path, name: str, damage: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, model)
     if damage == "remove":
@@ -74,7 +74,7 @@ def test_a_damaged_model_is_named(tmp_path: Path, name: str, damage: str) -> Non
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/logs"))
 
 
-def test_a_missing_shard_is_named(model: Path, tmp_path: Path) -> None:
+def test_the_error_names_the_missing_shard(model: Path, tmp_path: Path) -> None:
     (model / SECOND).unlink()
     for command in ("preflight", "run"):
         outcome = harvest(command, "--model", model, "--runs-dir", tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""The options of ``harvest run`` and the flow's parameters, one from the other."""
+"""The options of ``harvest run`` and Prefect's form follow from the flow's parameters."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from profiles.load import profile_names
 from tasks.plan.parameters import as_options
 
 
-def test_parameters_as_options_are_read_back_as_they_were() -> None:
+def test_options_made_from_parameters_give_the_same_parameters() -> None:
     parameters: dict[str, Any] = {
         "profile": "cpu-demo",
         "questions": 4,
@@ -34,7 +34,7 @@ def test_parameters_as_options_are_read_back_as_they_were() -> None:
     assert given_parameters(parser.parse_args(as_options(parameters, PARAMETERS))) == parameters
 
 
-def test_what_a_flow_has_and_no_option_says() -> None:
+def test_none_and_false_become_no_option() -> None:
     assert as_options({"chat_template_kwargs": {"a": True}, "model": None, "streaming": False}, PARAMETERS) == [
         "--chat-template-kwargs",
         '{"a": true}',
@@ -51,12 +51,12 @@ def test_what_a_flow_has_and_no_option_says() -> None:
         (["--filter", "level=5", "--streaming"], {"filters": ["level=5"], "streaming": True}),
     ],
 )
-def test_only_what_was_given_is_a_parameter(arguments: list[str], parameters: dict[str, object]) -> None:
+def test_only_given_options_become_parameters(arguments: list[str], parameters: dict[str, object]) -> None:
     assert given_parameters(build_parser().parse_args(["run", *arguments])) == parameters
 
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "parameters.json").read_text())
-"""Forms without descriptions and names of profiles, and options, as they were when every one was declared by hand."""
+"""The forms, without descriptions and names of profiles, and the options that must not change by accident."""
 
 
 @pytest.mark.parametrize("flow", [collect_rollouts, bench, generate_shards], ids=lambda flow: str(flow.name))

@@ -9,7 +9,7 @@ from tests.support.s3_servers import Bucket
 from tests.support.synthetic import write_run
 
 
-def test_a_run_goes_up_is_checked_and_comes_back(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_run_is_uploaded_verified_and_downloaded(bucket: Bucket, tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "run", shards=2)
     publish_page(run.root)
     files = len(published_files(run.root))

@@ -1,4 +1,4 @@
-"""Questions from anywhere: filtered, shuffled, streamed, from a bucket, from a dataset's directory."""
+"""Questions are read from files, directories and buckets, and filtered, shuffled and streamed."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_filtered_rows_keep_their_ids(file: Path) -> None:
     ]
 
 
-def test_a_smaller_draw_begins_a_larger_one(file: Path) -> None:
+def test_a_smaller_draw_is_the_start_of_a_larger_one(file: Path) -> None:
     drawn = ids(DatasetSource(path=str(file), shuffle_seed=1))
 
     assert sorted(drawn) == ids(DatasetSource(path=str(file)))
@@ -56,7 +56,7 @@ def test_a_smaller_draw_begins_a_larger_one(file: Path) -> None:
         (("level",), "is not COLUMN OPERATOR VALUE"),
     ],
 )
-def test_bad_filters(filters: tuple[str, ...], message: str, file: Path) -> None:
+def test_bad_filters_are_refused(filters: tuple[str, ...], message: str, file: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         load_questions(DatasetSource(path=str(file), filters=filters))
 
@@ -76,7 +76,7 @@ def test_a_directory_is_loaded_by_datasets(streaming: bool, file: Path, tmp_path
 
 @pytest.mark.parametrize("suffix", ["gz", "bz2", "zst"])
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_compressed_files(suffix: str, kind: str, tmp_path: Path) -> None:
+def test_compressed_files_are_read(suffix: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"data.{kind}.{suffix}"
     frame = pl.DataFrame(ROWS)
     text = {"jsonl": frame.write_ndjson, "json": frame.write_json, "csv": frame.write_csv}[kind]()
@@ -101,13 +101,13 @@ def test_a_pattern_takes_the_files_in_the_order_of_their_names(file: Path, tmp_p
     assert load_questions(DatasetSource(path=f"{parts}/*.parquet")).equals(whole)
     with pytest.raises(ConfigError, match=r"no dataset file matches .*\*\.jsonl"):
         load_questions(DatasetSource(path=f"{parts}/*.jsonl"))
-    # a name that only looks like a pattern is that of the file
+    # a file whose name looks like a pattern is read as that file
     odd = file.rename(tmp_path / "data[1].jsonl")
     assert load_questions(DatasetSource(path=str(odd))).equals(whole)
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_what_datasets_saved_to_disk(remote: bool, tmp_path: Path) -> None:
+def test_datasets_saved_to_disk_are_read(remote: bool, tmp_path: Path) -> None:
     rows = datasets.Dataset.from_list(ROWS)
     rows.save_to_disk(tmp_path / "plain")
     datasets.DatasetDict(train=rows.select([0]), test=rows).save_to_disk(tmp_path / "splits")
@@ -137,7 +137,7 @@ configs:
 def test_gsm8k_needs_no_configuration(
     config: str | None, truth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # a directory of the hub id's name is what ``datasets`` loads for the id
+    # ``datasets`` loads a directory with the name of the hub id instead of the hub's dataset
     folder = tmp_path / "openai" / "gsm8k"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(HUB_CARD)
@@ -156,7 +156,7 @@ def test_every_row_of_gsm8k_is_usable() -> None:
     assert questions["ground_truth"].head(3).to_list() == ["18", "3", "70000"]
 
 
-def test_a_file_in_a_bucket(file: Path, bucket: Bucket) -> None:
+def test_a_file_in_a_bucket_is_read(file: Path, bucket: Bucket) -> None:
     bucket.server.client().put_object(Bucket=bucket.name, Key="team/data.jsonl", Body=file.read_bytes())
     url = f"s3://{bucket.name}/team/data.jsonl"
 
@@ -167,7 +167,7 @@ def test_a_file_in_a_bucket(file: Path, bucket: Bucket) -> None:
         load_questions(DatasetSource(path=f"s3://{bucket.name}/team/*.csv"))
 
 
-def test_a_pattern_and_a_directory_in_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_pattern_and_a_directory_in_a_bucket_are_read(bucket: Bucket, tmp_path: Path) -> None:
     for split, rows in (("train", ROWS[:2]), ("test", ROWS)):
         for number, half in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
             local = tmp_path / f"{split}-{number}.parquet"
@@ -183,7 +183,7 @@ def test_a_pattern_and_a_directory_in_a_bucket(bucket: Bucket, tmp_path: Path) -
         load_questions(DatasetSource(path=f"s3://{bucket.name}/nothing"))
 
 
-def test_duplicates_are_counted_whatever_their_spacing() -> None:
+def test_duplicates_are_counted_despite_case_and_spacing() -> None:
     texts = ["What is 1 + 1?", "what is  1 + 1? ", "What is 2?", "WHAT IS 1 + 1?", "What is 2?"]
     rows = [(f"q{index}", text, truth) for index, (text, truth) in enumerate(zip(texts, "22423", strict=True))]
 

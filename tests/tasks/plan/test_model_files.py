@@ -38,14 +38,14 @@ def truncate(path: Path, *, drop: int) -> None:
     path.write_bytes(path.read_bytes()[:-drop])
 
 
-def test_complete_model_passes_and_lists_every_tensor(model: Path) -> None:
+def test_a_complete_model_passes_and_every_tensor_is_listed(model: Path) -> None:
     check_model_files(model)
     tensors = read_weights(model)
     assert {tensor.name for tensor in tensors} == {"embed.weight", "layer.weight", "head.weight"}
     assert sum(tensor.nbytes for tensor in tensors) == 2 * (32 + 16 + 32)
 
 
-def test_real_writer_is_read(tmp_path: Path) -> None:
+def test_a_file_of_the_safetensors_library_is_read(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     writer = pytest.importorskip("safetensors.numpy")
     writer.save_file({"a": numpy.zeros((3, 5), dtype="float16")}, tmp_path / "model.safetensors")
@@ -76,7 +76,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_named(model: Path, damage: str) -> None:
+def test_the_error_names_the_damaged_file(model: Path, damage: str) -> None:
     inflict, message = DAMAGES[damage]
     inflict(model)
     with pytest.raises(ConfigError, match=message):
@@ -90,6 +90,6 @@ def test_dummy_weights_need_no_files(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent", "config.json"])
-def test_path_must_be_a_directory(model: Path, name: str) -> None:
+def test_a_model_path_must_be_a_directory(model: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="model directory"):
         check_model_files(model / name)

@@ -12,7 +12,7 @@ COMMIT = "0123abc"
 
 @dataclass
 class FakeHub:
-    """Says what is missing of every model, and notes which were fetched."""
+    """A hub that lacks ``missing`` bytes of every model, and records which models are fetched."""
 
     cache: Path
     missing: int | None
@@ -48,7 +48,7 @@ def test_a_cached_model_needs_no_room(tmp_path: Path) -> None:
     assert locate_model(NAME, hub)[1] == COMMIT
 
 
-def test_what_the_hub_refuses_is_bad_input(tmp_path: Path) -> None:
+def test_a_model_that_the_hub_refuses_is_bad_input(tmp_path: Path) -> None:
     hub = FakeHub(cache=tmp_path, missing=None, refusal="401 Client Error\nmore")
     with pytest.raises(ConfigError, match=r"can be fetched: 401 Client Error\. Check the name"):
         locate_model(NAME, hub)

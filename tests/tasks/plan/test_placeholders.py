@@ -1,4 +1,4 @@
-"""Parameters that move: the day in a format of choice, and the newest complete model."""
+"""Placeholders become the day, in any format, and the newest complete model."""
 
 import datetime
 import os
@@ -27,12 +27,12 @@ DAY = datetime.date(2026, 3, 9)
         ({"dataset": "{dates}.jsonl"}, {"dataset": "{dates}.jsonl"}),
     ],
 )
-def test_dates(given: dict[str, Any], resolved: dict[str, Any]) -> None:
+def test_dates_are_filled_in_once(given: dict[str, Any], resolved: dict[str, Any]) -> None:
     assert fill_placeholders(given, DAY) == resolved
     assert fill_placeholders(resolved, DAY + datetime.timedelta(1)) == resolved
 
 
-def test_a_seed_must_come_to_a_number() -> None:
+def test_a_seed_must_become_a_number() -> None:
     with pytest.raises(ConfigError, match="seed is '7x'"):
         fill_placeholders({"seed": "7x"}, DAY)
 

@@ -1,4 +1,4 @@
-"""How a question becomes a prompt: chats and texts, switches of the chat template, stop strings, the fingerprint."""
+"""Questions become prompts: chats and plain texts, chat template arguments, stop strings and the fingerprint."""
 
 import json
 import shutil
@@ -51,11 +51,11 @@ def base_model(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_plain_prompts(arm: Arm, text: str) -> None:
+def test_a_plain_prompt_is_one_text(arm: Arm, text: str) -> None:
     assert build_messages(arm, "Why {question}?") == [{"role": "text", "content": text}]
 
 
-def test_few_shot_turns_of_a_chat() -> None:
+def test_few_shot_turns_come_before_the_question() -> None:
     messages = build_messages(Arm(id="a", system_prompt="Add.", few_shot=FEW_SHOT), "2 + 2?")
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
 
@@ -70,7 +70,7 @@ def test_few_shot_turns_of_a_chat() -> None:
         ({"prompt_format": "poem"}, "prompt_format is 'poem'"),
     ],
 )
-def test_bad_arms(values: dict[str, Any], told: str) -> None:
+def test_bad_arms_are_refused(values: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         parse_settings({"id": "a", "system_prompt": "", **values}, Arm, "arm")
 
@@ -84,11 +84,11 @@ def test_bad_arms(values: dict[str, Any], told: str) -> None:
         ("a", ("b",), "a"),
     ],
 )
-def test_until_stop(text: str, stop: tuple[str, ...], cut: str) -> None:
+def test_text_is_cut_at_the_first_stop_string(text: str, stop: tuple[str, ...], cut: str) -> None:
     assert until_stop(text, stop) == cut
 
 
-def test_a_plain_prompt_is_the_text_and_nothing_else(base_model: Path) -> None:
+def test_a_plain_prompt_has_no_tokens_but_those_of_its_text(base_model: Path) -> None:
     tokenizer = ChatTokenizer(base_model)
     arm = Arm(id="own", system_prompt="", prompt_format="plain", template="{question} is ")
 
@@ -131,7 +131,7 @@ def test_the_chat_template_gets_its_arguments(base_model: Path) -> None:
     assert tokenizer.decode(tokenizer.encode(messages)) == "2 plus 2"
 
 
-def test_a_template_that_refuses_is_one_clear_error(base_model: Path) -> None:
+def test_a_refusal_by_the_chat_template_is_one_clear_error(base_model: Path) -> None:
     (base_model / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
     with pytest.raises(ConfigError, match="does not take this prompt: System role not supported"):
         ChatTokenizer(base_model).encode([{"role": "user", "content": "x"}])
@@ -145,7 +145,7 @@ def test_a_base_model_needs_plain_prompts(base_model: Path, tmp_path: Path) -> N
     assert {arm.prompt_format for arm in asked.arms} == {"plain"}
 
 
-def test_what_the_run_says_overrides_the_arms() -> None:
+def test_prompt_settings_of_the_run_override_the_arms() -> None:
     arms = ArmSet(
         arms=(
             Arm(id="think", system_prompt="", chat_template_kwargs={"enable_thinking": True, "budget": 5}),
@@ -168,14 +168,14 @@ def test_what_the_run_says_overrides_the_arms() -> None:
         {"chat_template_kwargs": {"enable_thinking": False}},
     ],
 )
-def test_all_of_it_is_in_the_fingerprint(parameters: dict[str, Any], tmp_path: Path) -> None:
+def test_prompt_settings_change_the_fingerprint(parameters: dict[str, Any], tmp_path: Path) -> None:
     usual, other = plan(tmp_path), plan(tmp_path, **parameters)
     assert other.fingerprint != usual.fingerprint
     assert other.comparable != usual.comparable
     assert other.fingerprint == plan(tmp_path, **parameters).fingerprint
 
 
-def test_what_is_said_twice_changes_nothing(tmp_path: Path) -> None:
+def test_a_default_given_explicitly_keeps_the_fingerprint(tmp_path: Path) -> None:
     assert plan(tmp_path, prompt_format="chat", stop=[]).fingerprint == plan(tmp_path).fingerprint
     path = tmp_path / "template.txt"
     path.write_text("{question}")

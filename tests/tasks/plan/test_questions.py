@@ -47,7 +47,7 @@ def test_every_file_format_gives_the_same_questions(tmp_path: Path, suffix: str)
         ("1,23", "1,23"),
     ],
 )
-def test_ground_truth(answer: str, truth: str) -> None:
+def test_the_ground_truth_is_the_final_answer(answer: str, truth: str) -> None:
     assert ground_truth(answer) == truth
 
 
@@ -57,7 +57,7 @@ def test_demo_questions_are_stable_and_a_prefix_of_more() -> None:
     assert few["example_id"].n_unique() == 5
 
 
-def test_own_columns_and_ids(tmp_path: Path) -> None:
+def test_columns_and_ids_can_be_chosen(tmp_path: Path) -> None:
     path = write(tmp_path / "own.jsonl", [{"q": "1 + 1?", "gold": 2, "key": 7}])
     source = DatasetSource(path=str(path), question_column="q", answer_column="gold", id_column="key")
     assert load_questions(source).rows() == [("7", "1 + 1?", "2")]
@@ -88,7 +88,7 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
         ([], {}, r"has no rows"),
     ],
 )
-def test_bad_rows_are_refused_by_name(
+def test_the_error_names_the_bad_row(
     tmp_path: Path, rows: list[dict[str, object]], settings: dict[str, str], told: str
 ) -> None:
     path = write(tmp_path / "data.jsonl", rows)
@@ -118,7 +118,7 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: bytes | None,
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"data{suffix}", ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert load_questions(DatasetSource(path=str(path)))["ground_truth"].to_list() == ["2", "1234"]

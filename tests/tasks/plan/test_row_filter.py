@@ -45,7 +45,7 @@ ROW: dict[str, Any] = {
         ("subject=", False),
     ],
 )
-def test_filters(text: str, passes: bool) -> None:
+def test_a_filter_passes_or_refuses_a_row(text: str, passes: bool) -> None:
     (found,) = parse_filters([text])
     assert found.passes(ROW) is passes
 
@@ -59,7 +59,7 @@ def test_filters(text: str, passes: bool) -> None:
         ("subject~(", "is not a regular expression"),
     ],
 )
-def test_bad_filters(text: str, message: str) -> None:
+def test_bad_filters_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_filters([text])
 

@@ -1,4 +1,4 @@
-"""The flow's parameters as one record."""
+"""The flow's parameters become one record."""
 
 from typing import Any
 

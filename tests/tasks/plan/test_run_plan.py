@@ -42,12 +42,12 @@ def test_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_whatever_changes_an_output_changes_the_run(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_setting_that_changes_outputs_changes_the_run(tmp_path: Path, change: dict[str, Any]) -> None:
     assert plan(tmp_path, **change).fingerprint != plan(tmp_path).fingerprint
 
 
 @pytest.mark.parametrize("change", [{"scorer": "math"}, {"name": "other"}], ids=str)
-def test_what_changes_no_output_keeps_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_setting_that_changes_no_output_keeps_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
     assert plan(tmp_path, **change).fingerprint == plan(tmp_path).fingerprint
 
 
@@ -69,7 +69,7 @@ def test_arms_and_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert plan(tmp_path, model=str(model)).fingerprint != same.fingerprint
 
 
-def test_what_a_comparison_may_vary_is_kept_apart(tmp_path: Path) -> None:
+def test_a_baseline_differs_only_in_tested_settings(tmp_path: Path) -> None:
     ours, baseline = plan(tmp_path), plan(tmp_path, profile="cpu-demo-baseline", shard_size=4)
     assert ours.comparable == baseline.comparable
     assert ours.tested != baseline.tested
@@ -105,7 +105,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, parameters: dict[str, Any]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_an_incomplete_model_is_named(tmp_path: Path, missing: str) -> None:
+def test_the_error_names_the_missing_model_file(tmp_path: Path, missing: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, model)
     (model / missing).unlink()

@@ -40,7 +40,7 @@ def test_shards_hold_every_question_once(plan: RunPlan) -> None:
     assert stored.equals(plan.questions)
 
 
-def test_a_torn_question_shard_is_made_again(plan: RunPlan) -> None:
+def test_a_damaged_question_shard_is_made_again(plan: RunPlan) -> None:
     shard_dataset(plan)
     path = plan.paths.questions(1)
     whole = path.read_bytes()
