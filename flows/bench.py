@@ -46,7 +46,7 @@ CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
 _ENTRY = """
 from tasks.parent_death import die_with_parent
 die_with_parent({pid})
-from flows.cli import main
+from flows.commands.cli import main
 main()
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import build_parser
+from flows.commands.cli import build_parser
 from profiles.load import profile_names
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run

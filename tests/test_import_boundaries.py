@@ -98,7 +98,7 @@ def test_tasks_import_without_prefect_vllm_and_s3() -> None:
 def test_help_needs_nothing_heavy() -> None:
     script = (
         "import sys\n"
-        "from flows.cli import build_parser\n"
+        "from flows.commands.cli import build_parser\n"
         "build_parser().format_help()\n"
         "heavy = {'prefect', 'vllm', 'torch', 'polars', 'datasets', 'transformers', 'pydantic', 's3fs', 'rich'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)\n"
@@ -110,7 +110,7 @@ def test_help_needs_nothing_heavy() -> None:
 def test_the_help_of_a_command_needs_no_polars() -> None:
     script = (
         "import contextlib, sys\n"
-        "from flows.cli import build_parser\n"
+        "from flows.commands.cli import build_parser\n"
         "with contextlib.suppress(SystemExit):\n"
         "    build_parser().parse_args(['run', '--help'])\n"
         "sys.exit(', '.join(sorted({'prefect', 'vllm', 'polars', 'scipy'} & set(sys.modules))) or 0)\n"

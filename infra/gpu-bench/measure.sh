@@ -8,7 +8,7 @@ work=$1
 out=$2
 shift 2
 here=infra/gpu-bench
-harvest="python3 -m flows.cli"
+harvest="python3 -m flows.commands.cli"
 profile=${PROFILE:-h200x1}
 models=${MODELS:-$work}
 questions=${QUESTIONS:-500}

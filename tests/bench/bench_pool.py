@@ -72,7 +72,7 @@ def measure(rollouts: int, folder: Path, *, prefect: bool) -> Cost:
     runs_dir = folder / f"runs-{rollouts}-{prefect}"
     if prefect:
         options = ["--profile", profile, "--dataset", dataset, "--max-tokens", MAX_TOKENS, "--runs-dir", runs_dir]
-        command = ["-m", "flows.cli", "run", "--json", "--top-logprobs", "0", *map(str, options)]
+        command = ["-m", "flows.commands.cli", "run", "--json", "--top-logprobs", "0", *map(str, options)]
     else:
         parameters = {"profile": str(profile), "dataset": str(dataset), "max_tokens": MAX_TOKENS}
         command = [

@@ -116,7 +116,7 @@ def _flow(parameters: dict[str, object], runs_dir: Path, url: str | None = None)
     variables.pop("PREFECT_API_URL", None)
     if url is not None:
         variables["PREFECT_API_URL"] = url
-    command = [sys.executable, "-m", "flows.cli", "run", *options, "--runs-dir", str(runs_dir)]
+    command = [sys.executable, "-m", "flows.commands.cli", "run", *options, "--runs-dir", str(runs_dir)]
     return _run(command, variables, url)
 
 

@@ -32,7 +32,8 @@ def main() -> None:
             command = ["harvest", "bench", *options, *common]
             print(f"$ {shlex.join(command)}", flush=True)
             subprocess.run(
-                [sys.executable, "-m", "flows.cli", *command[1:], "--runs-dir", str(Path(folder) / "runs")], check=True
+                [sys.executable, "-m", "flows.commands.cli", *command[1:], "--runs-dir", str(Path(folder) / "runs")],
+                check=True,
             )
 
 

@@ -112,7 +112,16 @@ def _shorten(api: Api, automation: dict[str, Any]) -> None:
 def _silent_run(api: Api, profile: str, runs_dir: Path) -> Iterator[str]:
     """The id of the flow run of a collection whose process was killed, alone, once it had shown that it lives."""
     run = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "--profile", profile, "--questions=4", f"--runs-dir={runs_dir}"],
+        [
+            sys.executable,
+            "-m",
+            "flows.commands.cli",
+            "run",
+            "--profile",
+            profile,
+            "--questions=4",
+            f"--runs-dir={runs_dir}",
+        ],
         env=environment(PREFECT_API_URL=api.url, FAKE_START_SECONDS="600"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from tests.support.harvest_command import environment, harvest
 WITHOUT_HEAVY_LIBRARIES = """
 import sys
 sys.modules.update(dict.fromkeys(("prefect", "vllm", "torch", "transformers", "datasets", "rich")))
-from flows.cli import main
+from flows.commands.cli import main
 main()
 """
 

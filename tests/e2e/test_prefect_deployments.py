@@ -248,7 +248,7 @@ def test_harvest_serve_runs_its_own_deployment(api: Api, home: Path, asked: dict
     options += ["--upload", str(home / "served"), "--require", "bitwise", "--epsilon", "0.5", "--skip-finished"]
     with (home / "serve.log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "serve", *options, "--aws-credentials-block", "team"],
+            [sys.executable, "-m", "flows.commands.cli", "serve", *options, "--aws-credentials-block", "team"],
             env=environment(PREFECT_API_URL=api.url, PREFECT_RUNNER_POLL_FREQUENCY="1"),
             stdout=log,
             stderr=log,

@@ -79,7 +79,7 @@ def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp
 def start_harvest(runs_dir: Path, profile: Path, **variables: str) -> "subprocess.Popen[str]":
     options = [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile).items()]
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "--runs-dir", str(runs_dir), *options],
+        [sys.executable, "-m", "flows.commands.cli", "run", "--runs-dir", str(runs_dir), *options],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

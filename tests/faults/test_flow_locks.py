@@ -40,7 +40,7 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
     assert holder.stdin is not None
     assert holder.stdout.readline() == "held\n"
     waiting = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", *options],
+        [sys.executable, "-m", "flows.commands.cli", "run", *options],
         env=environment(**variables),
         stderr=subprocess.PIPE,
         text=True,

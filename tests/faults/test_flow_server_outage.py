@@ -27,7 +27,17 @@ def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path) -> None
         variables = {"PREFECT_API_URL": url, "FAKE_STEP_SECONDS": "0.2", "PREFECT_HOME": str(tmp_path / "client")}
         options = ["--profile", str(write_fake_profile(tmp_path)), "--questions", str(NUM_QUESTIONS), "--json"]
         run = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", *options, "--max-tokens", "16", "--runs-dir", str(tmp_path)],
+            [
+                sys.executable,
+                "-m",
+                "flows.commands.cli",
+                "run",
+                *options,
+                "--max-tokens",
+                "16",
+                "--runs-dir",
+                str(tmp_path),
+            ],
             env=environment(**variables),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

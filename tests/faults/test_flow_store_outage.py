@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS
 from tasks.files import read_json
 from tasks.storage.manifest import missing_shards
@@ -71,7 +71,7 @@ def run(bucket: Bucket, prefect_api: str, tmp_path: Path, monkeypatch: pytest.Mo
         asked = ("--profile", profile, "--arms", arms, "--questions", SHARDS, "--shard-size", 1, "--max-tokens", 8)
         command = ("run", *asked, "--runs-dir", tmp_path / "runs", "--upload", bucket.url)
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *map(str, command)],
+            [sys.executable, "-m", "flows.commands.cli", *map(str, command)],
             env=environment(PREFECT_API_URL=prefect_api, HARVEST_OUTAGE_SECONDS="1", FAKE_GATE=str(tmp_path / "gate")),
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.executable, [sys.executable, "-m", "flows.cli", *sys.argv[2:]])
+os.execv(sys.executable, [sys.executable, "-m", "flows.commands.cli", *sys.argv[2:]])
 """
 LIMIT = 9_000
 """Bytes per file: enough for a run's configuration, too few for a shard's journal."""

@@ -34,7 +34,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     with running_node(node_api, tmp_path, "node-1", FAKE_STEP_SECONDS="0.3") as node_1:
         run = subprocess.Popen(
             [
-                *(sys.executable, "-m", "flows.cli", "run", *options),
+                *(sys.executable, "-m", "flows.commands.cli", "run", *options),
                 *("--nodes=2", f"--shared={bucket.url}", f"--runs-dir={runs_dir}", "--json"),
             ],
             env=environment(PREFECT_API_URL=node_api.url),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli import build_parser
+from flows.commands.cli import build_parser
 from profiles.load import profile_names
 from tasks.node.gpu_lock import DEFAULT_DIRECTORY
 

@@ -33,7 +33,7 @@ def environment(**extra: str) -> dict[str, str]:
 def harvest(*arguments: str | Path, cwd: Path | None = None, timeout: float = 480, **extra: str) -> Outcome:
     """Run ``harvest`` with these arguments and, as keywords, additional environment variables."""
     finished = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, "-m", "flows.commands.cli", *map(str, arguments)],
         cwd=cwd,
         env=environment(**extra),
         capture_output=True,

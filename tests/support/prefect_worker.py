@@ -102,7 +102,7 @@ def running_worker(
     }
     with (home / f"{name}.log").open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "worker", "--name", name, "--pool", pool],
+            [sys.executable, "-m", "flows.commands.cli", "worker", "--name", name, "--pool", pool],
             env=environment(**variables),
             stdout=log,
             stderr=log,

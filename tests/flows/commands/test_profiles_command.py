@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flows.cli import build_parser
+from flows.commands.cli import build_parser
 from profiles.load import load_profile, profile_names
 
 

@@ -10,8 +10,8 @@ import pytest
 from prefect import Flow
 
 from flows.bench_flow import bench
-from flows.cli import build_parser
 from flows.collect import collect_rollouts
+from flows.commands.cli import build_parser
 from flows.generate_shards import generate_shards
 from flows.parameters import PARAMETERS, add_options, given_parameters
 from profiles.load import profile_names

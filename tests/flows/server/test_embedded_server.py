@@ -58,7 +58,18 @@ print(holds.execute("SELECT * FROM numbers").fetchall())
 def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_then_ends(tmp_path: Path) -> None:
     runs_dir, profile = tmp_path / "runs", write_fake_profile(tmp_path)
     run = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "--profile", profile, "--questions", "32", "--runs-dir", runs_dir],
+        [
+            sys.executable,
+            "-m",
+            "flows.commands.cli",
+            "run",
+            "--profile",
+            profile,
+            "--questions",
+            "32",
+            "--runs-dir",
+            runs_dir,
+        ],
         env=environment(FAKE_STEP_SECONDS="0.2", HOME=str(tmp_path)),
         cwd=tmp_path,
         stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ def test_prefects_worker_dies_with_a_killed_harvest_worker(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
         url = f"http://127.0.0.1:{never_answers.getsockname()[1]}/api"
         worker = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "worker", "--name", "node"],
+            [sys.executable, "-m", "flows.commands.cli", "worker", "--name", "node"],
             env=environment(PREFECT_API_URL=url, PREFECT_HOME=str(tmp_path), HARVEST_HOME=str(tmp_path)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

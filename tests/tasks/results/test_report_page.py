@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.cli import build_parser
+from flows.commands.cli import build_parser
 from flows.parameters import given_parameters
 from tasks.errors import ConfigError
 from tasks.files import read_json
