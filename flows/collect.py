@@ -45,7 +45,7 @@ from tasks.storage.manifest import write_manifest
     persist_result=False,
     validate_parameters=True,
 )
-@takes(PARAMETERS.values())
+@takes(tuple(PARAMETERS.values()))
 def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
     with explain_failures(), Reporter() as reporter:

@@ -7,7 +7,7 @@ so that each parameter is declared once.
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import Field
@@ -75,15 +75,18 @@ RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
 
 
-def takes(parameters: Iterable[Parameter]) -> Callable[[_Function], _Function]:
+def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:
     """Return a decorator that gives a function of ``**keywords`` the signature from which Prefect makes its form."""
 
     def decorate(function: _Function) -> _Function:
         returns = inspect.signature(function).return_annotation
+        required = any(item.default is PydanticUndefined for item in parameters)
+        # Prefect passes a parameter that has no default by position, which ``function`` cannot take
+        kind = inspect.Parameter.KEYWORD_ONLY if required else inspect.Parameter.POSITIONAL_OR_KEYWORD
         signature = [
             inspect.Parameter(
                 item.name,
-                inspect.Parameter.KEYWORD_ONLY,  # Prefect passes others without a default by position
+                kind,
                 default=inspect.Parameter.empty if item.default is PydanticUndefined else item.default,
                 annotation=Annotated[item.type, _shown(item)],
             )
