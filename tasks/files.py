@@ -90,7 +90,9 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     except OSError as error:
         raise DamagedFile(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DamagedFile(f"{path} is damaged: {error}") from None
+        raise DamagedFile(
+            f"{path} is damaged: {error}. Delete it; the command that made the run makes it again"
+        ) from None
 
 
 def try_read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -98,7 +100,7 @@ def try_read_record(path: Path, kind: type[Record]) -> Record | None:
     try:
         return read_record(path, kind)
     except DamagedFile as error:
-        logger.warning("%s; it is not used", error)
+        logger.warning("%s", error)
         return None
 
 

@@ -121,7 +121,9 @@ def read_noise_floor(path: Path) -> NoiseFloor | None:
     try:
         return read_record(path, NoiseFloor)
     except DamagedFile as error:
-        raise ConfigError(f"{error}. It is not a noise floor. Make one with harvest bench --noise-floor") from None
+        raise ConfigError(
+            f"{path} is damaged: it is not a noise floor. Make one with harvest bench --noise-floor"
+        ) from error
 
 
 def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
