@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+from tests.support.patience import pause
 
 _ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops")
 if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
@@ -22,16 +23,20 @@ class FakeEngine:
     """Generates one token per request and step. Completions depend only on the request's seed.
 
     ``FAKE_STEP_SECONDS`` is the time of a step, ``FAKE_START_SECONDS`` the time to load. ``FAKE_TOKENS`` is the number
-    of tokens per request and step; completions are 2 to 12 times as long.
+    of tokens per request and step; completions are 2 to 12 times as long. With ``FAKE_HOLD_AFTER`` the engine stands
+    still once it has finished so many completions, until the file ``FAKE_GATE`` exists, or for ever without that
+    variable: so a test can disturb a run in the middle, however slow the machine is.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        time.sleep(float(os.environ.get("FAKE_START_SECONDS", "0")))
+        pause(float(os.environ.get("FAKE_START_SECONDS", "0")))
         self.stats = EngineStats()
         self.running: dict[str, tuple[EngineRequest, list[int]]] = {}
         self.most_running = 0
         self._step_seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
         self._step_tokens = int(os.environ.get("FAKE_TOKENS", "1"))
+        self._hold_after = float(os.environ.get("FAKE_HOLD_AFTER", "inf"))
+        self._finished = 0
 
     @property
     def version(self) -> str:
@@ -47,7 +52,10 @@ class FakeEngine:
         self.stats.prompt_tokens += len(request.prompt_ids)
 
     def step(self) -> list[EngineOutput]:
-        time.sleep(self._step_seconds)
+        if self._finished >= self._hold_after and not _gate_is_open():
+            pause()
+            return []
+        pause(self._step_seconds)
         self.stats.running = len(self.running)
         finished = []
         for request, tokens in self.running.values():
@@ -58,6 +66,7 @@ class FakeEngine:
                 finished.append(_output(request, tokens))
         for output in finished:
             del self.running[output.request_id]
+        self._finished += len(finished)
         return finished
 
     def _generate(self, request: EngineRequest, tokens: list[int]) -> None:
@@ -70,6 +79,10 @@ class FakeEngine:
 
     def ended_process(self) -> str | None:
         return None
+
+
+def _gate_is_open() -> bool:
+    return "FAKE_GATE" in os.environ and Path(os.environ["FAKE_GATE"]).exists()
 
 
 def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
@@ -89,8 +102,8 @@ class GatedEngine(FakeEngine):
         return f"fake on {os.environ.get('CUDA_VISIBLE_DEVICES')}"
 
     def step(self) -> list[EngineOutput]:
-        if not Path(os.environ["FAKE_GATE"]).exists():
-            time.sleep(0.05)
+        if not _gate_is_open():
+            pause()
             return []
         return super().step()
 
@@ -123,7 +136,7 @@ class StuckEngine(FakeEngine):
         marker = Path(os.environ["STUCK_MARKER"])
         if self.stats.generation_tokens > 200 and not marker.exists():
             marker.touch()
-            time.sleep(3600)
+            signal.pause()
         return super().step()
 
 

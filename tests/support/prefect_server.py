@@ -4,17 +4,17 @@ import contextlib
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.failure_report import shared_logs
 from tests.support.harvest_command import environment
+from tests.support.left_behind import outlives_the_test
+from tests.support.patience import HTTP_SECONDS, end, scaled, until
 
-START_SECONDS = 300
 # many flows and workers use one SQLite file: without the first line the server stops for a minute now and then
 PREFECT = """
 from flows.server.embedded_server import collect_garbage_in_thread; collect_garbage_in_thread()
@@ -25,7 +25,9 @@ import runpy; runpy.run_module("prefect", run_name="__main__")
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a running Prefect server."""
-    with running_server(tmp_path_factory.mktemp("prefect-home"), free_port()) as url:
+    home = tmp_path_factory.mktemp("prefect-home")
+    shared_logs.append(home / "server.log")
+    with running_server(home, free_port(), outlives_test=True) as url:
         yield url
         _flush_logs_and_events()
 
@@ -38,11 +40,11 @@ def _flush_logs_and_events() -> None:
     from prefect.logging.handlers import APILogHandler
 
     APILogHandler().flush()
-    EventsWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=scaled(HTTP_SECONDS))
 
 
 @contextlib.contextmanager
-def running_server(home: Path, port: int) -> Iterator[str]:
+def running_server(home: Path, port: int, *, outlives_test: bool = False) -> Iterator[str]:
     """A Prefect server with its database in ``home``; its API URL. The same arguments again bring it back."""
     with (home / "server.log").open("ab") as log:
         server = subprocess.Popen(
@@ -60,29 +62,22 @@ def running_server(home: Path, port: int) -> Iterator[str]:
             stdout=log,
             stderr=log,
         )
+        if outlives_test:
+            outlives_the_test(server.pid)
         url = f"http://127.0.0.1:{port}/api"
         try:
-            _wait_until_healthy(url, server, home / "server.log")
+            until(lambda: _is_healthy(url), "Prefect's server answers", alive=[server], logs=[home / "server.log"])
             yield url
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            end(server)
 
 
-def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(f"the Prefect server did not start: {log.read_text()}")
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=scaled(HTTP_SECONDS)):
+            return True
+    except OSError:
+        return False
 
 
 def free_port() -> int:

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.support.failure_report import shared_logs
+from tests.support.left_behind import outlives_the_test
+from tests.support.patience import end, until
 
 ACCESS_KEY = "AKIADUMMYKEYFORTESTS"
 SECRET_KEY = "dummy/secret+that/must+never+be/written+anywhere"
@@ -118,13 +121,14 @@ def running_server(kind: str, directory: Path, tls: tuple[Path, Path, Path] | No
     log_path = directory / f"{kind}-{port}.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=directory)
+    shared_logs.append(log_path)
+    outlives_the_test(process.pid)
     server = S3Server(endpoint=endpoint, ca_bundle=str(tls[0]) if tls else None)
     try:
         _wait_until_it_answers(server, process, log_path)
         yield server
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        end(process)
 
 
 def free_port() -> int:
@@ -135,15 +139,14 @@ def free_port() -> int:
 
 
 def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
+    def answers() -> bool:
         try:
             server.client().list_buckets()
-            return
-        except Exception as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no S3 server: {error}; its log: {log.read_text()[-2000:]}") from error
-            time.sleep(0.2)
+        except Exception:
+            return False
+        return True
+
+    until(answers, "the S3 server answers", alive=[process], logs=[log])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,108 @@
+"""Fails a test that leaves something behind: processes, threads, open files, listening ports.
+
+Processes are known by the variable that pytest sets for each test and that they inherit, so that one whose parent has
+ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.patience import scaled, until_or_limit
+
+GRACE_SECONDS = 10.0
+"""Time for what ends by itself: a thread that has been told to, a process whose parent was killed."""
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Processes that Python starts once and keeps until its own end."""
+
+_outliving: set[int] = set()
+
+
+def outlives_the_test(pid: int) -> None:
+    """Say that a process belongs to a fixture of the session."""
+    _outliving.add(pid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belongings:
+    """What this process and the running test have at a moment."""
+
+    processes: dict[tuple[int, float], str] = field(default_factory=dict)
+    """Command lines by pid and start time."""
+    threads: set[threading.Thread] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    """Open files below the session's temporary folder."""
+    ports: set[int] = field(default_factory=set)
+
+    @classmethod
+    def now(cls, test: str, folder: Path) -> "Belongings":
+        return cls(
+            processes=dict(_processes_of(test)),
+            threads={thread for thread in threading.enumerate() if not thread.daemon},
+            files=set(_open_files(folder)),
+            ports=set(_listening_ports()),
+        )
+
+    def since(self, before: "Belongings") -> list[str]:
+        """Say what is here that was not there before, a line each."""
+        return [
+            *(
+                f"process {pid}: {self.processes[pid, at]}"
+                for pid, at in self.processes.keys() - before.processes.keys()
+            ),
+            *(f"thread {thread.name}" for thread in self.threads - before.threads),
+            *(f"open file {path}" for path in self.files - before.files),
+            *(f"listening port {port}" for port in self.ports - before.ports),
+        ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the test when it leaves something behind that does not end by itself soon."""
+    test, folder = request.node.nodeid, tmp_path_factory.getbasetemp()
+    before = Belongings.now(test, folder)
+    yield
+    left = until_or_limit(lambda: Belongings.now(test, folder).since(before), scaled(GRACE_SECONDS))
+    if left:
+        _end_processes(test)
+        pytest.fail("this test left behind:\n" + "\n".join(left), pytrace=False)
+
+
+def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
+    wanted = f"PYTEST_CURRENT_TEST={test} (".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        if pid == os.getpid() or pid in _outliving:
+            continue
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if wanted in path.read_bytes():
+                process = psutil.Process(pid)
+                words = " ".join(process.cmdline())
+                if words and not any(name in words for name in _HELPERS):
+                    yield (pid, process.create_time()), words[:300]
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(path.readlink())
+            if target.startswith(str(folder)):
+                yield target
+
+
+def _listening_ports() -> Iterator[int]:
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN:
+            yield connection.laddr.port
+
+
+def _end_processes(test: str) -> None:
+    for (pid, _), _words in _processes_of(test):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
