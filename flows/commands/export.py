@@ -12,13 +12,19 @@ from flows.commands.common_options import add_credentials_option, add_run_option
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
-        add_options=add_credentials_option,
-        help="write a run as training data for verl, TRL, OpenRLHF or prime-rl, or as Parquet or JSON lines",
+        add_options=_add_options,
+        help="write a run as training data: in the columns of a trainer, or as Parquet or JSON lines",
         description="Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. "
         "Error rows are left out. Filters apply in the order in which they are listed.",
     )
+    parser.set_defaults(execute=execute)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    from tasks.export.formats import FORMATS
+
     add_run_options(parser, "run", json_help="print the export's manifest as JSON")
-    parser.add_argument("--to", required=True, metavar="TARGET", help="verl, trl, openrlhf, prime-rl, parquet or jsonl")
+    parser.add_argument("--to", required=True, metavar="TARGET", help=", ".join(FORMATS))
     parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
     parser.add_argument("--arms", metavar="A,B", help="only these arms")
     parser.add_argument("--include-errors", action="store_true", help="keep error rows (parquet and jsonl only)")
@@ -36,7 +42,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
     )
-    parser.set_defaults(execute=execute)
+    add_credentials_option(parser)
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -81,7 +81,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     from tasks.generation.saved_rung import forget_rung as forget
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
-    from tasks.scoring.score_shard import load_scorer
+    from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
 

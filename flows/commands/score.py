@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_run_options
+from tasks.scoring.scorers import SCORER_CHOICES
 
 
 def add(commands: Any) -> None:
@@ -16,9 +17,7 @@ def add(commands: Any) -> None:
         "own scores, which stay as they are.",
     )
     add_run_options(parser, "run", urls=False)
-    parser.add_argument(
-        "--scorer", metavar="S", default="gsm8k", help="gsm8k (default), math or package.module:function"
-    )
+    parser.add_argument("--scorer", metavar="S", default="gsm8k", help=f"{SCORER_CHOICES} (default gsm8k)")
     parser.set_defaults(execute=execute)
 
 

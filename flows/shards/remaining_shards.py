@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
-from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.scorers import load_scorer
 
 
 @dataclass(frozen=True, kw_only=True)

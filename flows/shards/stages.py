@@ -26,8 +26,8 @@ from tasks.plan.shards import Shard, mark_finished, scores_made_from
 from tasks.plan.shards import shard_dataset as _shard_dataset
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
-from tasks.scoring.score_shard import load_scorer
 from tasks.scoring.score_shard import score_shard as _score_shard
+from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord

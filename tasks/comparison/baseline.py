@@ -21,7 +21,7 @@ from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.questions import shuffled
 from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
-from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.scorers import load_scorer
 from tasks.storage.filesystems import TransferSettings
 
 AUTO = "auto"

@@ -177,9 +177,10 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
     size = min(samples, filters.max_per_group or samples)
     if chosen.needs_group and size < 2:
         limit = "samples_per_arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
+        others = ", ".join(name for name, target in FORMATS.items() if not target.needs_group)
         raise ConfigError(
             f"{chosen.name} compares the rollouts of a group, and here a group has one ({limit}). Generate with "
-            "samples_per_arm >= 2, or export to verl, openrlhf, parquet or jsonl"
+            f"samples_per_arm >= 2, or export to one of {others}"
         )
     if chosen.advantages and samples < 2:
         raise ConfigError(

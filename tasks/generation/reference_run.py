@@ -23,7 +23,8 @@ from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import is_finished, mark_finished, rollouts_finished, scores_made_from, shard_dataset
-from tasks.scoring.score_shard import load_scorer, score_shard
+from tasks.scoring.score_shard import score_shard
+from tasks.scoring.scorers import load_scorer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from profiles.schema import Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
 from tasks.plan.parameters import AsGiven, parameters_of
+from tasks.scoring.scorers import SCORER_CHOICES
 
 DEFAULT_TOP_LOGPROBS = 5
 """Top logprobs that a run stores for a comparison: enough to tell a near-tie from a real difference."""
@@ -115,8 +116,7 @@ class RunConfig(Settings):
     """Questions in flight per replica; by default the profile's."""
     shard_size: _AtLeastOne | None = Field(None, title="Questions per shard")
     """Questions per shard; by default chosen from the dataset's size."""
-    scorer: str = Field("gsm8k", title="Scorer", min_length=1)
-    """gsm8k, math or package.module:function."""
+    scorer: str = Field("gsm8k", title="Scorer", min_length=1, description=SCORER_CHOICES)
     prompt_format: PromptFormat | None = Field(None, title="Prompt format")
     """chat uses the model's chat template, plain gives base models text to complete; by default each arm's format."""
     prompt_template: str | None = Field(None, title="Prompt template")

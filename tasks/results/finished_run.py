@@ -9,7 +9,7 @@ from tasks.files import read_json, try_read_record
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
 from tasks.results.run_report import RunReport
-from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.scorers import load_scorer
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
 

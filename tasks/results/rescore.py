@@ -15,7 +15,8 @@ from tasks.files import publish_parquet
 from tasks.records import RunPaths, shard_indices
 from tasks.results.metrics import mean
 from tasks.scoring.score import Scorer
-from tasks.scoring.score_shard import load_scorer, read_scorable, score_frame
+from tasks.scoring.score_shard import read_scorable, score_frame
+from tasks.scoring.scorers import load_scorer
 
 LISTED_CHANGES = 50
 """Most changes in a report; changes.parquet has all."""

@@ -1,36 +1,15 @@
-"""Scores a shard: completions and ground truths in, rewards out.
-
-A name chooses the scorer: ``gsm8k`` (strict, the default), ``math`` (Math-Verify) or ``package.module:function`` (the
-user's own).
-"""
+"""Scores a shard: reads completions and ground truths, and writes rewards."""
 
 from pathlib import Path
 
 import polars as pl
 
-from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.records import SCORE_SCHEMA
-from tasks.scoring.custom_scorer import CustomScorer
 from tasks.scoring.gsm8k_gold_suspects import suspect_flags
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
-from tasks.scoring.math_scorer import MathScorer
 from tasks.scoring.score import SCORER_OUTPUT, Scorer
-
-
-def load_scorer(name: str) -> Scorer:
-    """The scorer called ``name``: ``gsm8k``, ``math`` or ``package.module:function``.
-
-    Raises ConfigError for another name, for ``math`` when Math-Verify is not installed, and for a path from which no
-    function can be imported.
-    """
-    if name == GSM8K_NAME:
-        return Gsm8kScorer()
-    if name == "math":
-        return MathScorer()
-    if ":" in name:
-        return CustomScorer.load(name)
-    raise ConfigError(f"scorer {name!r} is not known; give gsm8k, math or package.module:function")
+from tasks.scoring.scorers import load_scorer
 
 
 def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:

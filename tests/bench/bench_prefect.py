@@ -27,7 +27,8 @@ from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, mark_finished, scores_made_from, shard_dataset
 from tasks.results.summary_subprocess import summarize_in_subprocess
-from tasks.scoring.score_shard import load_scorer, score_shard
+from tasks.scoring.score_shard import score_shard
+from tasks.scoring.scorers import load_scorer
 from tasks.storage.manifest import write_manifest
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment

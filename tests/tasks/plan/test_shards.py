@@ -9,7 +9,7 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, is_finished, mark_finished, rollouts_finished, scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA
-from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.scorers import load_scorer
 
 
 @pytest.fixture

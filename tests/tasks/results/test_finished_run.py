@@ -16,7 +16,7 @@ from tasks.plan.shards import mark_finished, scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.finished_run import finished_report, planned_shards, unfinished_name
 from tasks.results.run_report import RunReport, publish_report
-from tasks.scoring.score_shard import load_scorer
+from tasks.scoring.scorers import load_scorer
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
 

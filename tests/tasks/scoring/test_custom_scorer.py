@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.scoring.score_shard import load_scorer, score_frame
+from tasks.scoring.score_shard import score_frame
+from tasks.scoring.scorers import load_scorer
 
 ROWS = pl.DataFrame(
     {

@@ -6,7 +6,8 @@ import pytest
 
 from tasks.scoring.math_scorer import MathScorer
 from tasks.scoring.math_workers import AnswerPair, verify_all
-from tasks.scoring.score_shard import load_scorer, score_frame
+from tasks.scoring.score_shard import score_frame
+from tasks.scoring.scorers import load_scorer
 
 BOMB = "9^{9^{9^{9}}}"
 

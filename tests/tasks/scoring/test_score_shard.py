@@ -8,7 +8,8 @@ import pytest
 from tasks.errors import ConfigError
 from tasks.records import SCORE_SCHEMA
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION, gold_number, score_gsm8k
-from tasks.scoring.score_shard import load_scorer, score_frame, score_shard
+from tasks.scoring.score_shard import score_frame, score_shard
+from tasks.scoring.scorers import load_scorer
 from tests.support.shared_data import gsm8k_rows
 
 CASES = [
