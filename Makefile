@@ -8,7 +8,9 @@ KIND := $(if $(wildcard $(VENV)/.gpu),gpu,cpu)
 # containers often set it, and then every process compiles Prefect's and vLLM's thousands of modules again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup setup-gpu demo test check bench clean
+FAST := tests/tasks tests/profiles tests/flows tests/infra tests/test_import_boundaries.py tests/test_no_clocks.py
+
+.PHONY: setup setup-gpu demo test test-fast soak check bench clean
 
 setup: $(READY)
 
@@ -32,7 +34,15 @@ demo: $(READY)
 	$(BIN)/harvest run
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+
+# no engine, no server: for the inner loop
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not soak" $(FAST)
+
+# long loops of what `test` does a few times
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak
 
 check: $(READY)
 	$(BIN)/ruff check .

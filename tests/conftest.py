@@ -30,14 +30,35 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"machine: {scaled(1):.1f} times slower than the quiet one that limits are made for"
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the slow modules first, whose order is random otherwise, so that no process ends long after the others."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Say which tests one process runs, in which order, and how long each may take.
+
+    The order is random; but what takes long comes first, so that no process ends long after the others.
+    """
     for item in items:
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(scaled(TEST_SECONDS)))
+    items.sort(key=_place)
+
+
+def _group(item: pytest.Item) -> str | None:
+    """Name what one process runs as a whole: the test's module. None for a slow test that shares no fixture."""
+    if item.get_closest_marker("xdist_group"):
+        return None
+    fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    scopes = {fixture.scope for overridden in fixtures for fixture in overridden}
+    return None if item.get_closest_marker("slow") and "module" not in scopes else str(item.path)
+
+
+def _place(item: pytest.Item) -> int:
+    """Order the groups that several slow tests share before other slow tests, and those before quick ones."""
+    if not item.get_closest_marker("slow"):
+        return 2
+    marker = item.get_closest_marker("xdist_group")
+    return 0 if marker and not marker.args[0].startswith("/") else 1
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,7 +20,7 @@ from tests.support.harvest_command import harvest
 from tests.support.node_workers import running_nodes
 from tests.support.prefect_worker import Api, running_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
 
 QUESTIONS, SHARD_SIZE = 96, 4
 

@@ -26,7 +26,7 @@ from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
 from tests.support.prefect_worker import Api, running_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
 
 SLOW = {"FAKE_STEP_SECONDS": "0.2"}
 NUM_QUESTIONS = 96

@@ -31,8 +31,8 @@ SLOWNESS_VARIABLE = "HARVEST_TESTS_SLOWNESS"
 MAX_SLOWNESS = 20.0
 LOG_LINES = 60
 
-_WORK = "sum(i * i for i in range(4_000_000))"
-_WORK_SECONDS = 0.35
+_WORK = "sum(i * i for i in range(8_000_000))"
+_WORK_SECONDS = 0.26
 """Time of a Python process that does ``_WORK``, on the quiet machine of ``HANG_SECONDS``."""
 
 Found = TypeVar("Found")

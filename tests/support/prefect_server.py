@@ -1,4 +1,4 @@
-"""A real Prefect server on a free port, shared by the tests of one session."""
+"""Real Prefect servers: one that all tests of a session share, and fresh ones for tests that break theirs."""
 
 import contextlib
 import socket
@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.failure_report import shared_logs
 from tests.support.harvest_command import environment
-from tests.support.left_behind import outlives_the_test
 from tests.support.patience import HTTP_SECONDS, end, scaled, until
+from tests.support.shared_process import shared_process
 
 # many flows and workers use one SQLite file: without the first line the server stops for a minute now and then
 PREFECT = """
@@ -24,10 +23,8 @@ import runpy; runpy.run_module("prefect", run_name="__main__")
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of a running Prefect server."""
-    home = tmp_path_factory.mktemp("prefect-home")
-    shared_logs.append(home / "server.log")
-    with running_server(home, free_port(), outlives_test=True) as url:
+    """The API URL of the session's Prefect server."""
+    with shared_process(tmp_path_factory, "prefect", lambda home: start_server(home, free_port())) as (url, _):
         yield url
         _flush_logs_and_events()
 
@@ -44,8 +41,17 @@ def _flush_logs_and_events() -> None:
 
 
 @contextlib.contextmanager
-def running_server(home: Path, port: int, *, outlives_test: bool = False) -> Iterator[str]:
+def running_server(home: Path, port: int) -> Iterator[str]:
     """A Prefect server with its database in ``home``; its API URL. The same arguments again bring it back."""
+    server, url = start_server(home, port)
+    try:
+        yield url
+    finally:
+        end(server)
+
+
+def start_server(home: Path, port: int) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start a Prefect server with its database in ``home``; return it and its API URL as soon as it answers."""
     with (home / "server.log").open("ab") as log:
         server = subprocess.Popen(
             [sys.executable, "-c", PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
@@ -62,14 +68,13 @@ def running_server(home: Path, port: int, *, outlives_test: bool = False) -> Ite
             stdout=log,
             stderr=log,
         )
-        if outlives_test:
-            outlives_the_test(server.pid)
-        url = f"http://127.0.0.1:{port}/api"
-        try:
-            until(lambda: _is_healthy(url), "Prefect's server answers", alive=[server], logs=[home / "server.log"])
-            yield url
-        finally:
-            end(server)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        until(lambda: _is_healthy(url), "Prefect's server answers", alive=[server], logs=[home / "server.log"])
+    except BaseException:
+        end(server)
+        raise
+    return server, url
 
 
 def _is_healthy(url: str) -> bool:

@@ -17,14 +17,14 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.failure_report import shared_logs
-from tests.support.left_behind import outlives_the_test
 from tests.support.patience import end, until
+from tests.support.shared_process import shared_process
 
 ACCESS_KEY = "AKIADUMMYKEYFORTESTS"
 SECRET_KEY = "dummy/secret+that/must+never+be/written+anywhere"
@@ -101,11 +101,23 @@ def _client(endpoint: str, ca_bundle: str | None) -> Any:
 
 
 @contextmanager
-def running_server(kind: str, directory: Path, tls: tuple[Path, Path, Path] | None = None) -> Iterator[S3Server]:
-    """Start ``moto`` or ``ministack``; ``tls`` is (CA certificate, server certificate, server key)."""
+def running_server(kind: str, directory: Path) -> Iterator[S3Server]:
+    """A server ``moto`` or ``ministack`` of its own."""
+    process, endpoint = start_server(kind, directory)
+    try:
+        yield S3Server(endpoint=endpoint)
+    finally:
+        end(process)
+
+
+def start_server(
+    kind: str, directory: Path, tls: tuple[Path, Path, Path] | None = None
+) -> tuple["subprocess.Popen[bytes]", str]:
+    """Start ``moto`` or ``ministack``; return it and its endpoint as soon as it answers.
+
+    ``tls`` is (CA certificate, server certificate, server key).
+    """
     port = free_port()
-    scheme = "https" if tls else "http"
-    endpoint = f"{scheme}://127.0.0.1:{port}"
     environment = {**os.environ, "TMPDIR": str(directory)}
     if kind == "moto":
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -115,20 +127,18 @@ def running_server(kind: str, directory: Path, tls: tuple[Path, Path, Path] | No
     else:
         command = [sys.executable, "-m", "ministack"]
         environment |= {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
-        environment |= (
-            {"USE_SSL": "1", "MINISTACK_SSL_CERT": str(tls[1]), "MINISTACK_SSL_KEY": str(tls[2])} if tls else {}
-        )
-    log_path = directory / f"{kind}-{port}.log"
+    log_path = directory / "server.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=directory)
-    shared_logs.append(log_path)
-    outlives_the_test(process.pid)
-    server = S3Server(endpoint=endpoint, ca_bundle=str(tls[0]) if tls else None)
+    server = S3Server(
+        endpoint=f"{'https' if tls else 'http'}://127.0.0.1:{port}", ca_bundle=str(tls[0]) if tls else None
+    )
     try:
-        _wait_until_it_answers(server, process, log_path)
-        yield server
-    finally:
+        until(lambda: _answers(server), f"{kind} answers", alive=[process], logs=[log_path])
+    except BaseException:
         end(process)
+        raise
+    return process, server.endpoint
 
 
 def free_port() -> int:
@@ -138,35 +148,38 @@ def free_port() -> int:
         return port
 
 
-def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    def answers() -> bool:
-        try:
-            server.client().list_buckets()
-        except Exception:
-            return False
-        return True
-
-    until(answers, "the S3 server answers", alive=[process], logs=[log])
+def _answers(server: S3Server) -> bool:
+    try:
+        server.client().list_buckets()
+    except (BotoCoreError, ClientError):
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
 def moto_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with running_server("moto", tmp_path_factory.mktemp("moto")) as server:
-        yield server
+    with shared_process(tmp_path_factory, "moto", lambda folder: start_server("moto", folder)) as (endpoint, _):
+        yield S3Server(endpoint=endpoint)
 
 
 @pytest.fixture(scope="session")
 def ministack_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with running_server("ministack", tmp_path_factory.mktemp("ministack")) as server:
-        yield server
+    with shared_process(tmp_path_factory, "ministack", lambda folder: start_server("ministack", folder)) as (
+        endpoint,
+        _,
+    ):
+        yield S3Server(endpoint=endpoint)
 
 
 @pytest.fixture(scope="session")
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A moto server whose certificate a test authority signed."""
-    directory = tmp_path_factory.mktemp("tls")
-    with running_server("moto", directory, tls=make_certificates(directory)) as server:
-        yield server
+
+    def start(folder: Path) -> tuple["subprocess.Popen[bytes]", str]:
+        return start_server("moto", folder, tls=make_certificates(folder))
+
+    with shared_process(tmp_path_factory, "tls", start) as (endpoint, folder):
+        yield S3Server(endpoint=endpoint, ca_bundle=str(folder / "authority.pem"))
 
 
 @pytest.fixture
