@@ -82,7 +82,8 @@ def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
     options = [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile).items()]
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(LIMIT), "run", "--runs-dir", runs_dir, *options],
-        env=environment(PREFECT_API_URL=prefect_api),
+        # Python would keep modules that it compiles now, cut off at the limit, and no later process could import them
+        env=environment(PREFECT_API_URL=prefect_api, PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         text=True,
         check=False,

@@ -179,6 +179,8 @@ def test_packed_integers_come_back(values: list[int]) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+# modules that Python compiles under the limit would be kept cut off, and no later process could import them
+sys.dont_write_bytecode = True
 from tasks.errors import StorageError
 from tasks.generation.journal import JournalWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
