@@ -8,7 +8,7 @@ import pytest
 from tests.support.failure_report import log_section
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.node_workers import node_api  # noqa: F401
-from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled
+from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
 from tests.support.prefect_server import prefect_api  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 
@@ -26,8 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
         measure_slowness()
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"machine: {scaled(1):.1f} times slower than the quiet one that limits are made for"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    seed = config.getoption("randomly_seed", default=None)
+    terminalreporter.write_line(
+        f"order: --randomly-seed={seed}; the machine was {slowness():.1f} times slower than a quiet one"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,10 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.patience import scaled, until_or_limit
+from tests.support.patience import GRACE_SECONDS, scaled, until_or_limit
 
-GRACE_SECONDS = 10.0
-"""Time for what ends by itself: a thread that has been told to, a process whose parent was killed."""
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python starts once and keeps until its own end."""
 

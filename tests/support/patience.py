@@ -26,6 +26,8 @@ HTTP_SECONDS = 30.0
 """Longest wait for one answer of a server of the tests, ``scaled``."""
 END_SECONDS = 60.0
 """Time for a process to end on SIGTERM, ``scaled``, before the clean-up of a test kills it."""
+GRACE_SECONDS = 10.0
+"""Time, ``scaled``, for what ends by itself after a test: a thread told to, a process whose parent was killed."""
 POLL_SECONDS = 0.05
 SLOWNESS_VARIABLE = "HARVEST_TESTS_SLOWNESS"
 MAX_SLOWNESS = 20.0
