@@ -27,7 +27,7 @@ class ExportFormat:
     source: str
     """The version of the trainer whose code the columns were checked against."""
     columns: Callable[[pl.DataFrame, str], pl.DataFrame]
-    """Makes the rows to write from filtered rollouts and the name of their dataset."""
+    """Makes the columns from filtered rollouts and the name of their dataset, one row per rollout."""
     suffix: str = ".parquet"
     for_training: bool = True
     """Whether every row needs a completion and a reward."""

@@ -1,4 +1,4 @@
-"""An engine as scripts use it: one call takes many prompts and returns when the last completion is finished."""
+"""Defines an engine as scripts use it: one call takes many prompts and returns when the last completion is finished."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,9 +9,9 @@ from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 
 
 class BatchEngine(Protocol):
-    """What a reference loop needs of an engine.
+    """An engine that a reference loop can use.
 
-    ``generate`` is timed. It returns the engine's own outputs, which ``convert_outputs`` converts after the last call.
+    ``generate`` is timed, and returns the engine's own outputs; ``convert_outputs`` converts them after the last call.
     """
 
     @property
@@ -21,17 +21,17 @@ class BatchEngine(Protocol):
     def dtype(self) -> str: ...
 
     def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
-        """Complete all ``requests`` in one call; returns one output per request, in their order.
+        """Complete all ``requests`` in one call, and return one output per request, in their order.
 
         ``text`` says whether the engine decodes text token by token.
         """
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
-        """The outputs of one ``generate`` call, under the ids of its ``requests``."""
+        """Return the outputs of one ``generate`` call, under the ids of its ``requests``."""
 
 
 class SteppedBatchEngine:
-    """Whole batches on an engine other than vLLM, which is stepped until the batch is finished."""
+    """Runs whole batches on an engine other than vLLM: steps the engine until the batch is finished."""
 
     def __init__(self, spec: EngineSpec, engine_class: type[Engine]) -> None:
         self._engine = engine_class(spec)
@@ -57,7 +57,7 @@ class SteppedBatchEngine:
 
 
 def load_batch_engine(backend: str) -> Callable[[EngineSpec], BatchEngine]:
-    """A function that builds the batch engine for ``backend``: vLLM's ``LLM.generate``, or another engine's steps.
+    """Return a function that builds the batch engine of ``backend``: ``LLM.generate``, or the steps of another engine.
 
     Raises ConfigError.
     """

@@ -1,6 +1,6 @@
-"""What the generation loop needs of an engine: its protocol, and the records that go in and out.
+"""Defines an engine for the generation loop: its protocol, its requests and its outputs.
 
-The loop knows this protocol only, so that tests and profiles can name another engine than vLLM.
+The loop uses only this protocol, so a test or a profile can name another engine than vLLM.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from tasks.errors import ConfigError
 from tasks.generation.partial_completion import Array
 
 _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
-"""``module:Class`` by backend name, imported on demand: that module imports this one."""
+"""``module:Class`` by backend name. It is imported on demand, because that module imports this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """What an engine is built from: the model's directory and the engine settings of the current rung."""
+    """The arguments of an engine: the model's directory and the engine settings of the current rung."""
 
     model_path: Path
     settings: EngineSettings
@@ -42,8 +42,11 @@ class EngineRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOutput:
-    """A finished completion. ``logprobs`` has one value per completion token; ``top_ids`` and ``top_logprobs`` have
-    shape (completion tokens, top_logprobs), or are None when the request asked for none."""
+    """A finished completion.
+
+    ``logprobs`` has one value per completion token. ``top_ids`` and ``top_logprobs`` have shape (completion tokens,
+    top_logprobs); they are None when the request asked for none.
+    """
 
     request_id: str
     completion_ids: list[int]
@@ -56,7 +59,7 @@ class EngineOutput:
 
 @dataclass(kw_only=True)
 class EngineStats:
-    """Counters since the engine's start, except for the current values ``running``, ``waiting``, ``kv_cache_usage``."""
+    """Counters since the engine's start; ``running``, ``waiting`` and ``kv_cache_usage`` are the values of now."""
 
     generation_tokens: int = 0
     prompt_tokens: int = 0
@@ -72,7 +75,7 @@ class EngineStats:
 
 
 class Engine(Protocol):
-    """What the generation loop needs of an engine."""
+    """An engine that the generation loop can use."""
 
     stats: EngineStats
 
@@ -88,14 +91,14 @@ class Engine(Protocol):
         """Queue a request. Raises ValueError when the engine cannot take it."""
 
     def step(self) -> list[EngineOutput]:
-        """Advance all running requests by one engine step; return the completions that finished in it."""
+        """Advance all running requests by one engine step, and return the completions that finished in this step."""
 
     def ended_process(self) -> str | None:
-        """Name and exit of a process that the engine started and that has ended; None while all of them run."""
+        """Return the name and exit of an engine process that has ended, or None while all of them run."""
 
 
 def load_engine_class(backend: str) -> type[Engine]:
-    """The engine class called ``backend``: "vllm", or ``module:Class``. Raises ConfigError."""
+    """Return the engine class called ``backend``: "vllm" or ``module:Class``. Raises ConfigError."""
     module, _, name = _BUILT_IN.get(backend, backend).partition(":")
     try:
         loaded: type[Engine] = getattr(import_module(module), name)

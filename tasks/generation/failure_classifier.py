@@ -1,4 +1,7 @@
-"""Finds out why an engine failed, from its exception, its exit code and its log; ``tasks.errors`` states the order."""
+"""Finds out why an engine failed, from its exception, its exit code and its log.
+
+``tasks.errors`` says which of them counts first.
+"""
 
 import re
 import signal
@@ -93,9 +96,9 @@ _BATCH_REMEDY = "Lower question_batch_size, gpu_memory_utilization or max_num_ba
 
 
 def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: str = "") -> EngineError | None:
-    """The failure that ``text`` names: a log, or an exception with its traceback. None when it names none.
+    """Return the failure that ``text`` names, or None. ``text`` is a log, or an exception with its traceback.
 
-    ``log`` shows how far the engine came, where ``text`` is not the log itself.
+    For an exception, ``log`` is the log, which shows how far the engine came.
     """
     lines = _relevant_lines(text)
     for line in lines:
@@ -110,16 +113,16 @@ def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: st
 
 
 def classify_report(text: str, exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
-    """The failure in an exception that the replica reported; if it names no cause, the failure behind the exit."""
+    """Return the failure that the replica's exception ``text`` names; if it names none, the failure behind the exit."""
     found = find_cause(text, phase, log_path, log=_log_tail(log_path))
     return found or classify_exit(exit_code, log_path, phase, oom_kills=oom_kills)
 
 
 def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
-    """The failure of a replica that ended without a report.
+    """Return the failure of a replica that ended without a report.
 
-    ``exit_code`` is negative for a signal. ``oom_kills`` is the number of processes of the cgroup that the kernel
-    killed for lack of memory while the replica ran.
+    ``exit_code`` is negative for a signal. ``oom_kills`` counts the processes of the cgroup that the kernel killed for
+    lack of memory while the replica ran.
     """
     log = _log_tail(log_path)
     signal_number = -exit_code if exit_code < 0 else _engine_process_signal(log)
@@ -136,14 +139,14 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
         return found
     named = f"the log's first error is: {found.reason}" if found else "the log names no error"
     if signal_number is not None:
-        # whoever sent the signal, the engine itself may be fine, so another start may succeed
+        # the engine may be fine and its sender not, so another start may succeed
         return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
     reason = f"the engine process ended with exit code {exit_code}; {named}"
     return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)
 
 
 def _relevant_lines(text: str) -> list[str]:
-    """Lines that may name a failure: errors and raw output, without logger prefixes and quoted code."""
+    """Return the lines that may name a failure: errors and raw output, without logger prefixes and quoted code."""
     lines = []
     for line in text.splitlines():
         prefix = _PREFIX.match(line)
@@ -164,7 +167,7 @@ def _out_of_memory(
 
 
 def _engine_process_signal(log: str) -> int | None:
-    """The signal that ended another process of the engine than the replica, as the log states it."""
+    """Return the signal that ended an engine process other than the replica, as the log states it."""
     match = _ENGINE_PROCESS_ENDED.search(log)
     return int(next(filter(None, match.groups()))) if match else None
 

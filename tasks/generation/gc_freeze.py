@@ -1,4 +1,4 @@
-"""Exempts what a process allocates while it starts from garbage collection, for a faster start and steadier steps."""
+"""Turns garbage collection off while a process starts, for a faster start and steadier steps."""
 
 import contextlib
 import gc
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gc_frozen() -> Iterator[None]:
-    """Collect no garbage inside, and never scan afterwards what was allocated inside.
+    """Collect no garbage inside the block. Objects that it creates are never scanned later either.
 
-    An engine's modules and layers live as long as the process. Scanning them takes a tenth of the start, and later
+    An engine's modules and layers live as long as the process. A scan of them takes a tenth of the start, and later it
     delays a step.
     """
     gc.disable()

@@ -1,4 +1,4 @@
-"""Time and counters of generation per session, in the run's ``state/generation.json``.
+"""Records the time and the counters of each generation session, in the run's ``state/generation.json``.
 
 A run that is interrupted and resumed has several sessions.
 """
@@ -17,9 +17,9 @@ class GenerationSession:
     started_at: str
     """UTC, ISO 8601."""
     seconds: float
-    """From the first admitted to the last finished rollout; with several nodes, over all of them."""
+    """Time from the first admitted to the last finished rollout; with several nodes, over all of them."""
     start_seconds: float
-    """Engine starts, summed over all replicas."""
+    """Time of engine starts, summed over all replicas."""
     tokens: int
     rollouts: int
     restarts: int
@@ -31,7 +31,7 @@ class GenerationSession:
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:
-    """All sessions of a run, oldest first; none when there is no file or it is damaged."""
+    """Return all sessions of a run, oldest first. A missing or damaged file has none."""
     return list(try_read_record(path, tuple[GenerationSession, ...]) or ())
 
 

@@ -1,4 +1,4 @@
-"""What a replica is told to generate: the settings that hold for all rollouts, and the files of each shard."""
+"""Defines the work of a replica: the settings that hold for all rollouts, and the files of each shard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ class GenerationSpec:
     max_num_seqs: int
     oom_rung: int
     batch_barrier: bool = False
-    """Start a question batch only when the one before is finished, as a loop of generate calls does."""
+    """Whether a question batch starts only when the one before is finished, as in a loop of generate calls."""
 
     @classmethod
     def of(cls, plan: RunPlan, rung: Rung) -> "GenerationSpec":
-        """The settings of ``plan`` at ``rung`` of the OOM ladder."""
+        """Return the settings of ``plan`` at ``rung`` of the OOM ladder."""
         return cls(
             run_id=plan.run_id,
             arms=plan.arms.arms,
@@ -63,7 +63,7 @@ class ShardWork:
 
     @classmethod
     def of(cls, paths: RunPaths, index: int) -> "ShardWork":
-        """Shard ``index`` of the run in ``paths``."""
+        """Return the work of shard ``index`` of the run in ``paths``."""
         return cls(
             index=index,
             questions=paths.questions(index),

@@ -1,7 +1,8 @@
-"""Append-only journal of a shard in progress: which questions the engine got, and every finished rollout.
+"""Reads and writes the journal of a shard in progress: the questions that the engine got, and every finished rollout.
 
-One record is one line, ``crc32 json``. A record torn by a kill or a full disk fails its checksum and counts as never
-written, so its rollout is generated again. Token arrays are base64 of little-endian int32 and float32.
+Records are only appended. One record is one line, ``crc32 json``. A kill or a full disk can tear a record: it then
+fails its checksum, is skipped, and its rollout is generated again. Token arrays are base64 of little-endian int32 and
+float32.
 """
 
 import base64
@@ -23,17 +24,17 @@ from tasks.errors import StorageError
 Key = tuple[str, str, int]
 """(example_id, arm_id, sample_index)"""
 QUARANTINE = 3
-"""Suspicion of a rollout that was alone in the engine at a crash, after it was in flight at an earlier one."""
+"""Suspicion of a rollout that was in flight at a crash, and alone in the engine at a later crash."""
 
 
 @dataclass(kw_only=True)
 class JournalState:
-    """The content of a journal. ``in_flight`` and ``num_completed`` count from its latest "open" record."""
+    """The contents of a journal. ``in_flight`` and ``num_completed`` count from its latest "open" record."""
 
     finished: dict[Key, dict[str, Any]] = field(default_factory=dict)
     suspicion: dict[Key, int] = field(default_factory=dict)
-    """Per rollout what was in the engine at its latest crash: 1 other questions too, 2 only rollouts of its question,
-    QUARANTINE only this rollout. Rollouts that no crash hit are missing."""
+    """By rollout, who shared the engine at its latest crash: 1 other questions too, 2 only rollouts of its question,
+    QUARANTINE nobody. Rollouts that no crash hit are missing."""
     in_flight: dict[Key, int] = field(default_factory=dict)
     """The isolation of each rollout that the engine got and has not finished."""
     num_completed: int = 0
@@ -41,9 +42,9 @@ class JournalState:
 
 
 def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
-    """Read the journal at ``path``; a missing file counts as empty. Damaged records are skipped.
+    """Read the journal at ``path``. A missing file counts as empty; damaged records are skipped.
 
-    Without ``keep_rollouts``, ``finished`` has empty records, to save memory.
+    Without ``keep_rollouts``, the records in ``finished`` are empty, which saves memory.
     """
     state = JournalState()
     in_flight = state.in_flight
@@ -71,7 +72,7 @@ def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
 
 
 class JournalWriter:
-    """Appends records. When ``append`` returns the kernel has them, so they survive the end of this process."""
+    """Appends records. When ``append`` returns, the kernel has them, so they survive the end of this process."""
 
     def __init__(self, path: Path, *, repair: bool = True) -> None:
         """``repair`` drops a torn last record; it must be False while another process appends to the journal."""
@@ -112,12 +113,12 @@ class JournalWriter:
 
 
 def pack(values: Sequence[Any] | np.ndarray[Any, Any], dtype: str) -> str:
-    """Base64 of ``values`` as a flat little-endian array of ``dtype`` ("i4" or "f4")."""
+    """Return ``values`` as base64 of a flat little-endian array of ``dtype`` ("i4" or "f4")."""
     return base64.b64encode(np.asarray(values, dtype=f"<{dtype}").tobytes()).decode("ascii")
 
 
 def unpack(text: str, dtype: str) -> np.ndarray[Any, Any]:
-    """The flat array that ``pack`` encoded."""
+    """Return the flat array that ``pack`` encoded."""
     return np.frombuffer(base64.b64decode(text), dtype=f"<{dtype}")
 
 

@@ -1,8 +1,8 @@
 """The generation loop: keeps one engine's batch full across shard borders, without waiting for whole batches.
 
-All rollouts of a question are admitted together, so that a stopped run leaves whole questions. A few more sequences
-than a question batch are in the engine, so that it replaces a finished one in the very next step. There are only a few
-more, so that memory does not grow with the dataset.
+All rollouts of a question are admitted together, so that a stopped run leaves whole questions. The engine holds a few
+more sequences than a question batch, so that it replaces a finished one in the very next step. They are only a few, so
+that memory does not grow with the dataset.
 """
 
 import time
@@ -23,8 +23,8 @@ from tasks.generation.shard_feed import QuestionWork, ShardFeed
 from tasks.plan.prompts import ChatTokenizer, check_length
 
 QUEUED_SHARE = 1 / 16
-"""Rollouts that wait in the engine, as a share of the question batch. With 100 tokens per sequence 1% of the sequences
-end in a step, and the engine schedules its next step before the loop can add requests."""
+"""Rollouts that wait in the engine, as a share of the question batch. The engine schedules its next step before the
+loop can add requests; with 100 tokens per sequence, 1% of the sequences end in each step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +37,14 @@ class _InFlight:
 
 
 def max_in_flight(spec: GenerationSpec) -> int:
-    """Number of requests in the engine from which on no more questions are admitted."""
+    """Return the number of requests in the engine at which the loop stops admitting questions."""
     queued = int(QUEUED_SHARE * spec.batch_rollouts)
     # questions are admitted whole, and one more question would make a small batch half as large again
     return spec.batch_rollouts + (queued if queued >= spec.rollouts_per_question else 0)
 
 
 class GenerationLoop:
-    """Feeds one engine with the questions of the shards that it is given, and hands what finishes to the recorder."""
+    """Feeds one engine with the questions of shards, and hands finished rollouts to the recorder."""
 
     def __init__(self, engine: Engine, tokenizer: ChatTokenizer, spec: GenerationSpec, recorder: Recorder) -> None:
         self._engine = engine
@@ -69,7 +69,7 @@ class GenerationLoop:
 
     @property
     def needs_shards(self) -> bool:
-        """True when less than a question batch is left to admit."""
+        """Whether less than a question batch is left to admit."""
         return sum(len(feed.pending) for feed in self._feeds) < self._spec.question_batch_size
 
     @property
@@ -77,7 +77,7 @@ class GenerationLoop:
         return bool(self._requests or self._feeds)
 
     def add_shard(self, work: ShardWork) -> ShardFeed:
-        """Queue a shard behind the others. Rollouts that its journal has are not generated again."""
+        """Queue a shard behind the others. Rollouts that are in its journal are not generated again."""
         feed = ShardFeed(work, self._spec)
         self.num_finished += feed.num_quarantined
         self._feeds.append(feed)
@@ -85,7 +85,7 @@ class GenerationLoop:
         return feed
 
     def step(self) -> list[ShardWork]:
-        """Admit questions and advance the engine once; return the shards that are now complete in their journals."""
+        """Admit questions, advance the engine once, and return the shards whose journals are now complete."""
         self._admit()
         self._prompts.prefetch(chain.from_iterable(feed.pending for feed in self._feeds))
         if self._requests:
@@ -114,7 +114,7 @@ class GenerationLoop:
                 self._draining = False
             elif self._draining:
                 return None
-        # suspects come after the other questions of all shards, which would have to wait for them
+        # suspects come last, because the questions of all other shards would wait for them
         feed = min(
             (feed for feed in self._feeds if feed.pending), key=lambda feed: feed.pending[0].isolation, default=None
         )
@@ -145,7 +145,7 @@ class GenerationLoop:
             return
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
         if question.isolation:
-            # otherwise finished rollouts could still count as in flight in the journal, and share the blame for a crash
+            # a finished rollout that is not in the journal yet would share the blame for a crash
             self._recorder.drain()
         feed.admit(question)
         self._isolating = question.isolation > 0

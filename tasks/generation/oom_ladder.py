@@ -1,7 +1,7 @@
-"""The OOM ladder: smaller and smaller engine settings to try after memory ran out.
+"""Builds the OOM ladder: smaller and smaller engine settings to try after memory ran out.
 
-vLLM preallocates its KV cache, so fewer prompts per call free no memory. These do, in this order: fewer sequences and
-batched tokens per step together with a smaller reservation, then fewer captured CUDA graphs, then eager execution.
+vLLM preallocates its KV cache, so fewer prompts per call free no memory. The ladder first lowers the sequences and
+batched tokens per step together with the reserved memory, then captures fewer CUDA graphs, then runs eagerly.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ SMALL_CAPTURE_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """Question batch and engine settings at one step of the ladder; rung 0 has the profile's own."""
+    """The question batch and engine settings at one step of the ladder. Rung 0 has the profile's own."""
 
     index: int
     question_batch_size: int
     engine: EngineSettings
 
     def describe(self) -> dict[str, Any]:
-        """The settings that differ between rungs, for reports."""
+        """Return the settings that differ between rungs, for reports."""
         return {
             "rung": self.index,
             "question_batch_size": self.question_batch_size,
@@ -39,7 +39,7 @@ class Rung:
 
 
 def build_ladder(profile: Profile, rollouts_per_question: int) -> list[Rung]:
-    """All rungs for ``profile``, from its own settings down to one question with eager execution."""
+    """Return all rungs for ``profile``, from its own settings down to one question with eager execution."""
     engine = profile.engine.model_copy(
         update={"max_num_seqs": min(profile.engine.max_num_seqs, profile.question_batch_size * rollouts_per_question)}
     )
@@ -71,7 +71,7 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         minimum = 256 if engine.enable_chunked_prefill else engine.max_model_len
         changes["max_num_batched_tokens"] = max(min(tokens, minimum), tokens // 2)
     elif profile.expect.device == "cuda" and engine.enable_chunked_prefill:
-        # a profile that does not state the GPU's memory gets the smaller default: a rung must not raise a setting
+        # a rung must not raise a setting, so a profile without the GPU's memory gets the smaller default
         memory, name = profile.expect.gpu_memory_gib or 0, profile.expect.gpu_name or ""
         changes["max_num_batched_tokens"] = default_batched_tokens(int(memory * GIB), name) // 2
     if engine.kv_cache_space_gib is not None:

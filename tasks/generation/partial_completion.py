@@ -1,6 +1,6 @@
-"""The tokens and logprobs of a completion that the engine has not finished yet.
+"""Holds the tokens and logprobs of a completion that the engine has not finished yet.
 
-vLLM's own lists of logprobs grow token by token, which costs a twentieth of a small model's step.
+It replaces vLLM's own lists of logprobs: these grow token by token, which costs a twentieth of a small model's step.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ INITIAL_CAPACITY = 64
 
 @dataclass(kw_only=True, slots=True)
 class PartialCompletion:
-    """One row per token: column 0 is the sampled token, the next ``top_logprobs`` columns are the most likely ones."""
+    """Arrays with one row per token: the sampled token in column 0, then the ``top_logprobs`` likeliest tokens."""
 
     request_id: str
     top_logprobs: int
@@ -25,8 +25,8 @@ class PartialCompletion:
     def append(self, token_ids: list[int], step: Any) -> None:
         """Add the tokens of one step.
 
-        ``step`` has vLLM's arrays ``logprob_token_ids`` and ``logprobs`` of shape (tokens, columns), or is None without
-        logprobs. They are copied, because they share pinned memory with all other requests of the step.
+        ``step`` has vLLM's arrays ``logprob_token_ids`` and ``logprobs`` of shape (tokens, columns). It is None without
+        logprobs. The arrays are copied, because they share pinned memory with all other requests of the step.
         """
         start = len(self.completion_ids)
         self.completion_ids += token_ids
@@ -45,12 +45,12 @@ class PartialCompletion:
 
     @property
     def logprobs(self) -> Array:
-        """Logprobs of the sampled tokens, of shape (tokens,)."""
+        """The logprobs of the sampled tokens, of shape (tokens,)."""
         return self._logprobs[: self._size, 0]
 
     @property
     def top(self) -> tuple[Array, Array] | None:
-        """Ids and logprobs of the most likely tokens, each of shape (tokens, top_logprobs); None when not wanted."""
+        """The ids and logprobs of the likeliest tokens, each of shape (tokens, top_logprobs); None if not asked for."""
         if not self.top_logprobs or not self._size:
             return None
         return self._ids[: self._size, 1:], self._logprobs[: self._size, 1:]

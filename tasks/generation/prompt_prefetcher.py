@@ -22,7 +22,7 @@ class PromptPrefetcher:
         self._encoding: dict[int, tuple[QuestionWork, Future[dict[str, list[int]]]]] = {}
 
     def prefetch(self, upcoming: Iterable[QuestionWork]) -> None:
-        """Start to encode the first questions of ``upcoming``, unless enough are encoded already."""
+        """Begin to encode the first questions of ``upcoming``, unless enough questions are encoded already."""
         if 2 * len(self._encoding) > self._max_questions:
             return
         for question in islice(upcoming, self._max_questions):
@@ -30,7 +30,7 @@ class PromptPrefetcher:
                 self._encoding[id(question)] = (question, self._executor.submit(self._encode, question))
 
     def take(self, question: QuestionWork) -> dict[str, list[int]]:
-        """Prompt ids of ``question`` by arm id; encodes them now if they were not prefetched."""
+        """Return the prompt ids of ``question`` by arm id. Encodes them now if they were not prefetched."""
         prefetched = self._encoding.pop(id(question), None)
         return prefetched[1].result() if prefetched else self._encode(question)
 

@@ -1,8 +1,8 @@
 """Writes finished rollouts to their journals and publishes complete shards, in a process beside the replica.
 
-Decoding text, packing arrays and writing Parquet need Python's interpreter, as the engine's steps do. In a thread of
-the replica they slowed an engine on a GPU down by a sixth. The process is forked before the engine exists, with the
-loaded tokenizer, so that it starts at once and takes little memory.
+This work needs Python's interpreter, and so do the engine's steps: in a thread of the replica it slowed an engine on a
+GPU down by a sixth. The process is forked with the loaded tokenizer before the engine exists, so that it starts at once
+and takes little memory.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class _Publish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Recorded:
-    """The number of rollouts that were just written to journals, by shard index."""
+    """How many rollouts were just written to journals, by shard index."""
 
     counts: dict[int, int]
 
@@ -63,14 +63,14 @@ class _Failed:
 
 
 class Recorder:
-    """The replica's handle on the process. Calls only queue work, which the process does in order.
+    """The replica's handle on the process. A call only queues work; the process does it in order.
 
-    An error in the process is raised by a later call: a StorageError as such, any other error, and the end of the
-    process, as a RuntimeError.
+    A later call raises the error of the process: a StorageError as it is, any other error as a RuntimeError. When the
+    process has ended, a later call raises a RuntimeError too.
     """
 
     context: Any = get_context("fork")
-    """fork is safe only before polars is used: its threads would be missing in the forked process."""
+    """A fork is safe only before Polars is used: its threads would be missing in the forked process."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Recorder:
         max_unrecorded: int,
         close_in_child: "Connection[Any, Any] | None" = None,
     ) -> None:
-        """At most ``max_unrecorded`` rollouts are queued, so that memory stays bounded.
+        """Start the process. It queues at most ``max_unrecorded`` rollouts, so that memory stays bounded.
 
         The process closes its copy of ``close_in_child``, the connection to the replica's parent: while a copy is open,
         the parent does not notice that the replica has ended.
@@ -111,29 +111,29 @@ class Recorder:
         return int(self._process.pid)
 
     def open(self, work: ShardWork) -> None:
-        """Expect rollouts of a shard whose journal exists."""
+        """Get ready for the rollouts of a shard. Its journal must exist."""
         self._send(_Open(work=work))
 
     def record(self, rollouts: Sequence[tuple[int, FinishedRollout]]) -> None:
-        """Queue rollouts, each with the index of its shard, for their journals; waits while too many are queued."""
+        """Queue rollouts for their journals, each with the index of its shard. Waits while too many are queued."""
         self._num_unrecorded += len(rollouts)
         self._send(_Record(rollouts=list(rollouts)))
         while self._num_unrecorded > self._max_unrecorded:
             self._take_answer()
 
     def publish(self, work: ShardWork, facts: EngineFacts) -> None:
-        """Queue the publication of a shard whose rollouts are all in its journal."""
+        """Queue the publication of a shard. All of its rollouts must be recorded or queued before."""
         self.num_publishing += 1
         self._send(_Publish(work=work, facts=facts))
 
     def take_recorded(self) -> Counter[int]:
-        """Number of rollouts written to journals since the last call, by shard index."""
+        """Return how many rollouts were written to journals since the last call, by shard index."""
         self._take_answers()
         recorded, self._recorded = self._recorded, Counter()
         return recorded
 
     def take_published(self) -> list[Published]:
-        """Shards published since the last call."""
+        """Return the shards that were published since the last call."""
         self._take_answers()
         published, self._published = self._published, []
         self.num_publishing -= len(published)
@@ -145,13 +145,13 @@ class Recorder:
             self._take_answer()
 
     def kill(self) -> None:
-        """End the process now; queued work is lost."""
+        """End the process now. Queued work is lost."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
     def _send(self, message: _Open | _Record | _Publish) -> None:
-        # unread answers would fill the socket and block the process, and then this call too
+        # unread answers would fill the socket: then the process would block, and this call too
         self._take_answers()
         self._num_unanswered += 1
         with self._alive():

@@ -1,4 +1,4 @@
-"""Decides what happens after an engine failed: a smaller batch, a restart with the same settings, or the end."""
+"""Decides what to do after an engine failed: try a smaller batch, restart with the same settings, or end the run."""
 
 import datetime
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _NEXT_RUN = ". The same command starts at the last rung; with --forget-oom-rung 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEvent:
-    """Something to show to the user; ``kind`` is one of: started, resumed, oom, restarted."""
+    """An event to show to the user. ``kind`` is started, resumed, oom or restarted."""
 
     kind: str
     message: str
@@ -28,7 +28,7 @@ class PoolEvent:
 
 @dataclass(kw_only=True)
 class RestartBudget:
-    """Limits restarts with the same settings. The delay doubles with each failure; a finished rollout resets both."""
+    """Limits restarts without new settings. A failure doubles the delay; a finished rollout resets count and delay."""
 
     max_restarts: int = 5
     first_delay_s: float = 1.0
@@ -38,7 +38,7 @@ class RestartBudget:
         self.failures = 0
 
     def failed(self, *, extra: int = 0) -> float | None:
-        """Seconds to wait before the next start, or None after ``max_restarts`` plus ``extra`` failures in a row."""
+        """Return the seconds until the next start, or None after ``max_restarts`` plus ``extra`` failures in a row."""
         self.failures += 1
         if self.failures > self.max_restarts + extra:
             return None
@@ -46,7 +46,7 @@ class RestartBudget:
 
 
 class Recovery:
-    """The run's place on the OOM ladder, and the decision on each failure."""
+    """Knows the run's rung on the OOM ladder, and decides on each failure."""
 
     def __init__(self, plan: RunPlan, state: RungState, notify: Callable[[PoolEvent], None]) -> None:
         self._ladder = build_ladder(plan.profile, plan.rollouts_per_question)
@@ -73,11 +73,11 @@ class Recovery:
         started_before: bool,
         has_suspects: bool = False,
     ) -> tuple[HarvestError, float]:
-        """The error to raise in the waiting task threads, and the seconds until the replica may start again.
+        """Return the error to raise in the waiting task threads, and the seconds until the replica may start again.
 
         The error is retryable exactly when another attempt will be made. ``rung`` is the rung that failed.
-        ``started_before`` says that an engine of this session was ready once; ``has_suspects``, that requests were in
-        flight, any of which may have caused the failure.
+        ``started_before``: an engine of this session was ready once. ``has_suspects``: requests were in flight, and any
+        of them may have caused the failure.
         """
         if isinstance(error, EngineStartError) and started_before:
             error.retryable = True

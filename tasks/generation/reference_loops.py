@@ -1,4 +1,4 @@
-"""The loops that benchmarks compare the generation loop with: calls of ``LLM.generate`` and nothing else.
+"""Runs the loops that benchmarks compare the generation loop with: calls of ``LLM.generate`` and nothing else.
 
 - baseline: one question with all its arms per call, as the original script does;
 - script: 16 questions per call, as "optimized" scripts do; each call waits for the last sequence of the one before;
@@ -42,7 +42,7 @@ READY_LINE = "reference loop: the engine is ready"
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceJob:
-    """What one process does. ``order_seed`` shuffles the questions, and the prompts within each call."""
+    """The work of one process. ``order_seed`` shuffles the questions, and the prompts within each call."""
 
     loop: LoopName
     engine: EngineSpec
@@ -54,7 +54,7 @@ class ReferenceJob:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceTiming:
-    """Start of the first call and end of the last, on the node's monotonic clock, and what was generated."""
+    """The start of the first call and the end of the last, on the node's monotonic clock, and what was generated."""
 
     started: float
     finished: float
@@ -79,13 +79,13 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     # no engine shutdown, as in a replica: it can wait for ever, and the exit frees the memory. An engine core in its
-    # own process is killed, so that its memory is free before another engine starts
+    # own process must be killed, so that its memory is free before another engine starts
     kill_all(descendants(os.getpid()))
     os._exit(0)
 
 
 def run_loop(job: ReferenceJob) -> None:
-    """Generate every shard of ``job`` and publish its rollouts, and the timing as JSON."""
+    """Generate every shard of ``job``, publish its rollouts, and write the timing as JSON."""
     began = time.monotonic()
     spec = job.generation
     with gc_frozen():

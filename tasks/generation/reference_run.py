@@ -29,7 +29,7 @@ from tasks.scoring.scorers import load_scorer
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRun:
-    """A stored reference run and the timing of its calls."""
+    """A stored reference run, and the timing of its calls."""
 
     plan: RunPlan
     timing: ReferenceTiming
@@ -38,7 +38,7 @@ class ReferenceRun:
 def reference_plan(
     plan: RunPlan, loop: LoopName, runs_dir: Path, *, name: str, order_seed: int | None = None
 ) -> RunPlan:
-    """``plan`` with ``loop`` in place of the generation loop: comparable with it, but with its own fingerprint."""
+    """Return ``plan`` with ``loop`` in place of the generation loop. It is comparable, but has its own fingerprint."""
     per_call = QUESTIONS_PER_CALL[loop] or plan.num_questions
     profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop"})
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
@@ -50,7 +50,7 @@ def reference_plan(
 
 
 def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = None) -> ReferenceRun:
-    """Generate and score ``plan``, from ``reference_plan``; earlier results are deleted. Raises EngineError."""
+    """Delete earlier results, then generate and score ``plan``, made by ``reference_plan``. Raises EngineError."""
     paths = plan.paths
     open_run(plan)
     for directory in (paths.root / "rollouts", paths.root / "scores", paths.state):
@@ -82,7 +82,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
 
 
 def reference_finished(plan: RunPlan) -> bool:
-    """True when every shard of the reference run is generated, scored and intact."""
+    """Return whether every shard of the reference run is generated, scored and intact."""
     config = read_json(plan.paths.config)
     if not isinstance(config, dict) or config.get("fingerprint") != plan.fingerprint:
         return False

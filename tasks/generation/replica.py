@@ -1,4 +1,4 @@
-"""The replica process: runs one engine and its generation loop, and dies with its parent.
+"""Runs one engine and its generation loop, in a process that dies with its parent.
 
 The parent starts it as ``python -m tasks.generation.replica FD PARENT_PID`` and sends everything else over the socket
 with file descriptor FD. Standard output and error are the replica's log file.
@@ -38,14 +38,14 @@ from tasks.process_tree import descendants
 
 HEARTBEAT_SECONDS = 0.5
 LOW_WORK_HEARTBEAT_SECONDS = 0.05
-"""While little is left to admit: the parent assigns the next shard when it hears from the replica."""
+"""Used while little is left to admit, because the parent assigns the next shard when it hears from the replica."""
 SWITCH_SECONDS = 0.0005
-"""How long a thread keeps the interpreter lock while others wait. In Python's default of 5 ms a small model runs
-hundreds of operations, and at the end of each one the engine's thread wakes the waiting threads, mostly in vain."""
+"""How long a thread keeps the interpreter lock while others wait. Within Python's default of 5 ms a small model runs
+hundreds of operations; after each one the engine's thread wakes the waiting threads, mostly in vain."""
 ENGINE_REPORT_SECONDS = 1.0
-"""Time for the engine's own exception to be raised in a step, after one of its processes has ended."""
+"""How long the engine has to raise its own exception in a step, after one of its processes has ended."""
 MAX_TRACEBACK_CHARS = 100_000
-"""The end of a traceback that is sent to the parent."""
+"""Length of a traceback that is sent to the parent; its end is kept."""
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def _failed(error: BaseException, *, starting: bool) -> Failed:
 
 
 class Replica:
-    """One engine, its generation loop, and the process that records finished rollouts."""
+    """Holds one engine, its generation loop, and the process that records finished rollouts."""
 
     def __init__(self, connection: "Connection[FromReplica, ToReplica]", start: Start) -> None:
         self._connection = connection
@@ -109,7 +109,7 @@ class Replica:
         try:
             self._serve()
         finally:
-            # finished rollouts are kept when the engine fails
+            # finished rollouts stay in the journal when the engine fails
             self._loop.drain()
 
     def _serve(self) -> None:
@@ -129,7 +129,7 @@ class Replica:
 
     def _report(self) -> None:
         published = self._recorder.take_published()
-        # counters go before the shard's end: the parent may close the run at the last shard
+        # the counters go first, because the parent may close the run at the end of the last shard
         if published or time.monotonic() >= self._next_heartbeat:
             low_work = self._loop.busy and self._loop.needs_shards
             self._next_heartbeat = time.monotonic() + (LOW_WORK_HEARTBEAT_SECONDS if low_work else HEARTBEAT_SECONDS)

@@ -1,4 +1,4 @@
-"""The messages between a replica and its parent: pickled records over one socket pair."""
+"""Defines the messages between a replica and its parent: pickled records over one socket pair."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -39,14 +39,14 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """From the replica, at least twice a second: counters since its start."""
+    """From the replica, at least twice a second: its counters since its start."""
 
     stats: EngineStats
     in_flight: int
     num_finished: int
     first_admitted_at: float | None = None
     last_finished_at: float | None = None
-    """Seconds on the node's monotonic clock; throughput is measured with them, as heartbeats are too coarse."""
+    """In seconds on the node's monotonic clock. Throughput is measured with both, as heartbeats are too coarse."""
 
 
 @dataclass(frozen=True, kw_only=True)

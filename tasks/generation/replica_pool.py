@@ -1,7 +1,7 @@
-"""All replicas of a node: starts them, gives them shards, reads their messages, and replaces them when they fail.
+"""Runs all replicas of a node: starts them, gives them shards, reads their messages, and replaces those that fail.
 
-Task threads call ``generate`` and wait; the flow's main thread calls ``pump``, which does all the work. Only that
-thread starts replicas, because a replica dies with the thread that started it.
+Task threads call ``generate`` and wait. The flow's main thread calls ``pump``, which does all the work: a replica dies
+with the thread that started it, so only that thread starts replicas.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, mark_finished
 
 MAX_SHARD_TASKS = 48
-"""Largest number of task runs in flight; it is below the number of the flow's threads."""
+"""Largest number of task runs in flight. It is below the number of the flow's threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ReplicaStatus:
 
 
 class ReplicaPool:
-    """Use it as a context manager: its exit ends every replica."""
+    """The replicas of a node. Use it as a context manager: its exit ends every replica."""
 
     def __init__(
         self, plan: RunPlan, *, rung: RungState, listener: Callable[[PoolEvent], None] = lambda event: None
@@ -56,13 +56,13 @@ class ReplicaPool:
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
-        # sockets, not a pipe: task threads may wake a closed pool, whose file descriptors may belong to other files
+        # sockets, not a pipe: a task thread may wake a closed pool, when its descriptors may belong to other files
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_in.setblocking(False)
 
     @property
     def capacity(self) -> int:
-        """Shard tasks worth having in flight now: the replicas' own shards, and one question batch more per replica."""
+        """How many shard tasks to have in flight now: the replicas' shards, and one question batch more per replica."""
         assigned = sum(len(replica.process.shards) for replica in self._replicas if replica.process)
         ahead = math.ceil(self._plan.profile.question_batch_size / self._plan.shard_size)
         return min(MAX_SHARD_TASKS, assigned + ahead * len(self._replicas))
@@ -81,17 +81,17 @@ class ReplicaPool:
 
     @property
     def rollouts_finished(self) -> int:
-        """Rollouts and error rows generated in this session."""
+        """How many rollouts and error rows this session generated."""
         return sum(replica.num_rollouts for replica in self._replicas)
 
     @property
     def rollouts_resumed(self) -> int:
-        """Rollouts that earlier sessions left in the journals."""
+        """How many rollouts earlier sessions left in the journals."""
         return self._queue.num_resumed
 
     @property
     def restarts(self) -> int:
-        """Engine failures after which a replica was to start again."""
+        """How many engine failures made a replica start again."""
         return self._recovery.num_failures
 
     @property
@@ -116,7 +116,7 @@ class ReplicaPool:
         )
 
     def status(self) -> list[ReplicaStatus]:
-        """Counters of the replicas that run now; safe from any thread."""
+        """Return the counters of the replicas that run now. Safe from any thread."""
         return [
             ReplicaStatus(index=replica.index, ready=process.ready, stats=process.stats)
             for replica in self._replicas
@@ -124,19 +124,19 @@ class ReplicaPool:
         ]
 
     def generate(self, shard: Shard) -> ShardResult:
-        """Generate ``shard`` and wait for it; called from task threads, served by ``pump`` on the main thread.
+        """Generate ``shard`` and wait for it. Task threads call this; ``pump`` on the main thread does the work.
 
         Raises an EngineError (retryable: call again), StorageError or ConfigError.
         """
         return self._queue.wait_for(shard)
 
     def wake(self) -> None:
-        """Make ``pump`` return now; safe from any thread, also after ``close``."""
+        """Make ``pump`` return now. Safe from any thread, also after ``close``."""
         with contextlib.suppress(OSError):
             self._wake_in.send(b"x")
 
     def pump(self, timeout: float) -> None:
-        """Start replicas, assign shards, handle messages and failures; returns after ``timeout`` seconds or a message.
+        """Start replicas, assign shards, and handle messages and failures. Returns at a message or after ``timeout`` s.
 
         Raises StorageError when the state of the run cannot be written.
         """
@@ -176,7 +176,7 @@ class ReplicaPool:
     def _start(self) -> None:
         if self._broken or not self._queue.busy:
             return
-        # the first replica starts alone and fills the compile cache that the others then read
+        # the first replica starts alone: it fills the compile cache that the others read
         starting = any(replica.process is not None and not replica.process.ready for replica in self._replicas)
         is_first = not self._ever_ready
         if is_first and starting:
@@ -246,7 +246,7 @@ class ReplicaPool:
             self._queue.close(error)
 
     def _record_crash(self, index: int, replica: ReplicaSupervisor) -> bool:
-        """Record a crash in a shard's journal; True when the engine had requests of the shard."""
+        """Record a crash in a shard's journal. Return whether the engine had requests of the shard."""
         path = self._plan.paths.journal(index)
         # the journal is up to date, while the last heartbeat can be half a second old
         state = read_journal(path, keep_rollouts=False)

@@ -1,4 +1,4 @@
-"""The parent's side of one replica process: starts it, reads its messages, detects its failure, and ends it."""
+"""The parent's side of one replica process: starts it, reads its messages, notices its failure, and ends it."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ class _Progress:
 
 
 class ReplicaProcess:
-    """One replica process, from spawn to exit. The constructor raises StorageError when it cannot write its files."""
+    """One replica process, from its start to its exit. The constructor raises StorageError if it cannot write files."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class ReplicaProcess:
 
     @property
     def start_seconds(self) -> float:
-        """Seconds from spawn until ready, or until now."""
+        """Seconds from the start of the process until it was ready, or until now."""
         return (self._ready_at or time.monotonic()) - self._spawned_at
 
     @property
@@ -127,21 +127,21 @@ class ReplicaProcess:
 
     @property
     def pids(self) -> set[int]:
-        """The replica and, once it is ready, its engine's own processes."""
+        """Ids of the replica and, once it is ready, of its engine's own processes."""
         return {self.pid, *(record.pid for record in self._processes)}
 
     @property
     def num_unfinished(self) -> int:
-        """Rollouts assigned to it and not finished, as of its last heartbeat."""
+        """How many assigned rollouts were not finished at the last heartbeat."""
         return self._num_assigned - self.num_finished
 
     def send(self, message: ToReplica) -> None:
-        """Send ``message``; does nothing when the replica has ended, which ``receive`` reports."""
+        """Send ``message``. Does nothing when the replica has ended; ``receive`` reports that."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
     def receive(self) -> list[FromReplica]:
-        """New messages. Raises the failure that the replica reported, or the one that its exit means."""
+        """Return new messages. Raises the failure that the replica reported, or the one behind its exit."""
         messages: list[FromReplica] = []
         try:
             while self._failure is None and self.connection.poll():
@@ -177,14 +177,14 @@ class ReplicaProcess:
             )
 
     def assign(self, shard: Shard) -> None:
-        """Count a shard as this replica's. The stall timeout for its first token starts now."""
+        """Count a shard as this replica's. The time limit for its first token starts now."""
         if not self.shards:
             self._progress.at = time.monotonic()
         self.shards.add(shard.index)
         self._num_assigned += shard.num_rollouts
 
     def end(self, *, graceful: bool = False) -> None:
-        """End the replica and its descendants, and wait for that; ``graceful`` lets it exit by itself first."""
+        """End the replica and its descendants, and wait for that. With ``graceful`` it may exit by itself first."""
         if graceful:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""One replica of a node over all its restarts: the GPUs that it always has, and counters over all its processes."""
+"""Keeps one replica of a node over all its restarts: its GPUs, and counters over all its processes."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from tasks.plan.run_plan import RunPlan
 
 
 class ReplicaSupervisor:
-    """Runs at most one process at a time; counters add up over all of them."""
+    """Runs at most one process at a time. Counters add up over all of them."""
 
     def __init__(self, index: int, gpus: list[str] | None, plan: RunPlan) -> None:
         self.index = index
@@ -32,7 +32,7 @@ class ReplicaSupervisor:
 
     @property
     def start_seconds(self) -> float:
-        """Seconds from spawn to ready or to failure, summed over all starts so far."""
+        """Seconds from the start of a process until it was ready or failed, summed over all starts so far."""
         return self._start_seconds + (self.process.start_seconds if self.process else 0.0)
 
     @property
@@ -40,11 +40,11 @@ class ReplicaSupervisor:
         return self.process is None and time.monotonic() >= self._not_before
 
     def delay_start(self, seconds: float) -> None:
-        """Do not start a process for the next ``seconds``."""
+        """Allow no start for the next ``seconds``."""
         self._not_before = time.monotonic() + seconds
 
     def start(self, rung: Rung) -> None:
-        """Spawn a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
+        """Start a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
         profile, paths = self._plan.profile, self._plan.paths
         self.process = ReplicaProcess(
             index=self.index,
@@ -60,7 +60,7 @@ class ReplicaSupervisor:
         )
 
     def receive(self) -> list[FromReplica]:
-        """New messages. Raises the failure that the process reported, or that its exit or its silence means."""
+        """Return new messages. Raises the failure that the process reported, or the one behind its exit or silence."""
         if self.process is None:
             return []
         try:
@@ -71,7 +71,7 @@ class ReplicaSupervisor:
         return messages
 
     def end(self, *, graceful: bool = False) -> None:
-        """End the process, if one runs, and its descendants."""
+        """End the process, if there is one, and its descendants."""
         if self.process is not None:
             self.process.end(graceful=graceful)
             self._start_seconds += self.process.start_seconds

@@ -23,14 +23,14 @@ _Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
-    """The engine's version and its weights' dtype, stored with every rollout."""
+    """The engine's version and the dtype of its weights. Every rollout stores both."""
 
     version: str
     dtype: str
 
 
 def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) -> int:
-    """Publish the shard's rollouts, ordered by question, arm and sample; return the number of error rows.
+    """Publish the shard's rollouts in the order of question, arm and sample, and return the number of error rows.
 
     Raises StorageError when the file cannot be written, or when the journal has lost a rollout.
     """

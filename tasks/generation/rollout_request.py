@@ -1,4 +1,4 @@
-"""Builds the engine request of a rollout, the same one for the generation loop and for the reference loops."""
+"""Builds the engine request of a rollout, in the same way for the generation loop and the reference loops."""
 
 from tasks.generation.engine import EngineRequest
 from tasks.plan.prompts import request_seed
@@ -8,7 +8,7 @@ from tasks.plan.run_config import Sampling
 def build_request(
     request_id: str, prompt_ids: list[int], sampling: Sampling, example_id: str, arm_id: str, sample_index: int
 ) -> EngineRequest:
-    """The request of one rollout. Its seed, and its length where that is drawn, depend only on the rollout's key."""
+    """Return the request of one rollout. Its seed, and its drawn length if any, depend only on the rollout's key."""
     seed = request_seed(sampling.seed, example_id, arm_id, sample_index)
     return EngineRequest(
         request_id=request_id,
@@ -24,7 +24,7 @@ def build_request(
 
 
 def completion_limit(sampling: Sampling, seed: int) -> int:
-    """Largest number of tokens of the completion whose request has ``seed``."""
+    """Return the largest number of tokens of the completion whose request has ``seed``."""
     if sampling.lengths is None:
         return sampling.max_tokens
     return sampling.lengths.draw(seed, sampling.max_tokens)

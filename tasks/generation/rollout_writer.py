@@ -1,4 +1,4 @@
-"""Finished rollouts as records of a shard's journal."""
+"""Writes finished rollouts into the journal of their shard."""
 
 import datetime
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tasks.generation.journal import JournalWriter, pack
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedRollout:
-    """A rollout with the engine's ``output``, or with the ``error`` that prevented one."""
+    """A rollout with the engine's ``output``, or with an ``error`` instead."""
 
     example_id: str
     arm_id: str
@@ -29,7 +29,7 @@ class Decoder(Protocol):
 
 
 class RolloutWriter:
-    """Appends a shard's rollouts to its journal. Without ``decoder`` it can write error rows only."""
+    """Appends a shard's rollouts to its journal. Without a ``decoder`` it can write only error rows."""
 
     def __init__(self, journal: JournalWriter, spec: GenerationSpec, decoder: Decoder | None = None) -> None:
         self._journal = journal

@@ -1,4 +1,4 @@
-"""The questions of a shard that still have rollouts to generate."""
+"""Finds the questions of a shard that still have rollouts to generate."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from tasks.generation.rollout_writer import FinishedRollout, RolloutWriter
 class QuestionWork:
     """The rollouts of a question that are still to be generated.
 
-    With ``isolation`` 0 they share the engine with other questions; 1 and 2 are suspects, which have it to themselves.
+    With ``isolation`` 0 they share the engine with other questions. With 1 or 2 they are suspects, and have the engine
+    to themselves.
     """
 
     example_id: str
@@ -27,7 +28,7 @@ class QuestionWork:
 
 
 class ShardFeed:
-    """One shard while it is generated: its pending questions, in order of admission, and its journal."""
+    """A shard in progress: its pending questions, in the order of admission, and its journal."""
 
     def __init__(self, work: ShardWork, spec: GenerationSpec) -> None:
         self.work = work
@@ -56,7 +57,7 @@ class ShardFeed:
                     if key not in state.finished:
                         missing.setdefault(state.suspicion.get(key, 0), []).append((arm, sample_index))
             for isolation, rollouts in missing.items():
-                # the engine died with this question alone: its rollouts are tried one by one to find the guilty one
+                # at 2 the engine died with this question alone: trying its rollouts one by one finds the guilty one
                 parts = [[rollout] for rollout in rollouts] if isolation >= 2 else [rollouts]
                 work += [
                     QuestionWork(
@@ -87,7 +88,7 @@ class ShardFeed:
             self.num_unfinished -= len(question.rollouts)
 
     def admit(self, question: QuestionWork) -> None:
-        """Record in the journal that the engine is about to get ``question``."""
+        """Record in the journal that the engine will get ``question`` next."""
         self.journal.append(
             {
                 "kind": "admit",
@@ -99,7 +100,7 @@ class ShardFeed:
 
 
 def read_questions(path: Path) -> pl.DataFrame:
-    """A shard's questions, in QUESTION_SCHEMA. Raises StorageError when the file is missing or damaged."""
+    """Return a shard's questions, in QUESTION_SCHEMA. Raises StorageError when the file is missing or damaged."""
     try:
         return pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -1,6 +1,6 @@
-"""Hands shards from the task threads that wait for them to the replica pool, and the results back.
+"""Hands shards from waiting task threads to the replica pool, and results back to the threads.
 
-Only ``wait_for`` is called from task threads; everything else from the flow's main thread.
+Task threads call only ``wait_for``. The flow's main thread calls everything else.
 """
 
 import threading
@@ -15,7 +15,7 @@ from tasks.plan.shards import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """A generated shard. ``num_errors`` of its rollouts are error rows; ``num_resumed`` were in its journal before."""
+    """A generated shard. ``num_errors`` rollouts are error rows; ``num_resumed`` were in the journal before."""
 
     index: int
     num_rollouts: int
@@ -34,7 +34,10 @@ class _Waiting:
 
 
 class ShardQueue:
-    """Holds every shard that a thread waits for until it is finished or failed, so that no thread waits for ever."""
+    """Holds each shard from the call that waits for it until it is finished or has failed.
+
+    So no thread waits for ever.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -46,16 +49,16 @@ class ShardQueue:
 
     @property
     def busy(self) -> bool:
-        """True while a thread waits for a shard."""
+        """Whether a thread waits for a shard."""
         return bool(self._waiting)
 
     @property
     def num_resumed(self) -> int:
-        """Rollouts that were in the journals when this session first opened them."""
+        """How many rollouts were in the journals when this session first opened them."""
         return sum(self._resumed.values())
 
     def wait_for(self, shard: Shard) -> ShardResult:
-        """Queue ``shard`` and wait until it is finished. Raises the error that it failed with."""
+        """Queue ``shard`` and wait until it is finished. Raises the shard's error when it failed."""
         with self._lock:
             if self._closed is not None:
                 raise self._closed
@@ -66,19 +69,19 @@ class ShardQueue:
         return waiting.future.result()
 
     def take(self) -> Shard | None:
-        """The next shard for a replica, or None."""
+        """Return the next shard for a replica, or None."""
         with self._lock:
             return self._next.popleft() if self._next else None
 
     def started(self, index: int, num_in_journal: int) -> bool:
-        """Note the rollouts in a shard's journal; False when this session opened it before, and they do not count."""
+        """Note the rollouts in a shard's journal. Return False when this session noted them before."""
         if index in self._resumed:
             return False
         self._resumed[index] = num_in_journal
         return True
 
     def finished(self, index: int, num_errors: int) -> ShardResult:
-        """Return the shard's result, and hand it to the waiting thread."""
+        """Make the shard's result, hand it to the waiting thread, and return it."""
         with self._lock:
             waiting = self._waiting.pop(index)
         result = ShardResult(
@@ -91,14 +94,14 @@ class ShardQueue:
         return result
 
     def failed(self, indices: Iterable[int], error: HarvestError) -> None:
-        """Raise ``error`` in the threads that wait for these shards; they may queue them again."""
+        """Raise ``error`` in the threads that wait for these shards. A thread may queue its shard again."""
         with self._lock:
             lost = [self._waiting.pop(index) for index in indices if index in self._waiting]
         for waiting in lost:
             waiting.future.set_exception(error)
 
     def close(self, error: HarvestError) -> None:
-        """Raise ``error`` in all threads that wait now or later; only the first call's error counts."""
+        """Raise ``error`` in all threads that wait now or later. Only the first call's error counts."""
         with self._lock:
             self._closed = self._closed or error
             self._next.clear()

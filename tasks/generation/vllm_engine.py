@@ -1,6 +1,6 @@
-"""vLLM behind the engine protocol, request by request and in whole batches. The only module that imports vllm.
+"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports vllm.
 
-vllm is imported inside functions, because it takes seconds and the parent of the replicas does not need it.
+Functions import vllm when they need it: the import takes seconds, and the parent of the replicas does not need it.
 """
 
 import os
@@ -14,9 +14,9 @@ from tasks.generation.partial_completion import PartialCompletion
 
 
 def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of a process that imports vllm, on top of ``inherited``.
+    """Return the environment of a process that imports vllm: the ``inherited`` one and vLLM's variables.
 
-    The user's own values win, except over those that the settings decide.
+    A value of the user wins, except over a variable that the settings decide.
     """
     has_core_process = settings.tensor_parallel_size > 1
     defaults = {
@@ -30,8 +30,8 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -
     chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
-        # waiting threads that spin take the cores from the flow, its server and each other: on a busy machine a step
-        # then takes several times as long
+        # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
+        # step then takes several times as long
         defaults["OMP_WAIT_POLICY"] = "passive"
         if settings.enforce_eager:
             # otherwise the first step compiles one small function (the rank of a token) for seconds, for no gain
@@ -81,7 +81,7 @@ class VllmEngine:
         self.stats.prompt_tokens += len(request.prompt_ids)
 
     def step(self) -> list[EngineOutput]:
-        # LLMEngine.step of vLLM, without its statistics per request and token: nobody reads those here, and they would
+        # this is LLMEngine.step of vLLM without its statistics per request and token: nobody reads them, and they would
         # delay the next step
         core = self._engine.engine_core
         outputs = core.get_output()
@@ -97,10 +97,10 @@ class VllmEngine:
         ]
 
     def _hold_back(self, output: Any, finished: dict[str, PartialCompletion]) -> bool:
-        """Collect a step's tokens of one request; True while vLLM's output processor need not see them yet.
+        """Collect a step's tokens of one request. Return whether vLLM's output processor can do without them for now.
 
         When the request ends, ``output`` gets all of its tokens, and its completion goes into ``finished``. The output
-        processor accepts many tokens at once, and needs them only at the end, unless it looks for stop strings.
+        processor accepts many tokens at once. It needs them only at the end, unless it looks for stop strings.
         """
         partial = self._partial.get(output.request_id)
         if partial is None:
@@ -135,7 +135,7 @@ class VllmEngine:
 
 
 class VllmBatchEngine:
-    """``LLM.generate`` of vLLM as scripts call it. Benchmarks compare the generation loop with it."""
+    """Calls ``LLM.generate`` of vLLM as scripts do. Benchmarks compare the generation loop with it."""
 
     def __init__(self, spec: EngineSpec) -> None:
         from vllm import LLM
@@ -153,7 +153,7 @@ class VllmBatchEngine:
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
     def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
-        """Complete all ``requests`` in one call; returns vLLM's outputs in their order, for ``convert_outputs``.
+        """Complete all ``requests`` in one call. Return vLLM's outputs in their order, for ``convert_outputs``.
 
         With ``text``, vLLM decodes the text token by token, as it does by default.
         """
@@ -163,7 +163,7 @@ class VllmBatchEngine:
         return outputs
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
-        """The outputs of one ``generate`` call, under the ids of its ``requests``."""
+        """Return the outputs of one ``generate`` call, under the ids of its ``requests``."""
         return [
             replace(_from_vllm(output), request_id=request.request_id)
             for request, output in zip(requests, outputs, strict=True)
@@ -171,7 +171,7 @@ class VllmBatchEngine:
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
-    """Arguments of vLLM's EngineArgs for ``spec``, without those whose setting is None: vLLM chooses these."""
+    """Return the arguments of vLLM's EngineArgs for ``spec``. A setting that is None is left to vLLM."""
     settings = spec.settings
     not_arguments = {"batch_invariant", "kv_cache_space_gib", "backend"}
     chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
