@@ -1,7 +1,7 @@
-"""Measures the pipeline and the loops that it replaces, on the same questions and seeds, interleaved and repeated.
+"""Measures the pipeline and the loops that it replaces, in turn and repeatedly, on the same questions and seeds.
 
-Every contestant runs in processes of its own that end before the next one starts. ``tasks.generation.reference_loops``
-describes the loops; the pipeline is ``harvest run`` with everything that a user gets from it.
+Every contestant runs in processes of its own, which end before the next contestant starts. The loops are described in
+``tasks.generation.reference_loops``; the pipeline is ``harvest run`` with everything that a user gets from it.
 """
 
 import datetime
@@ -55,7 +55,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """The measurements. ``equivalence`` has each contestant's verdict against the baseline and its reason."""
+    """The measurements. ``equivalence`` has each contestant's verdict against the baseline, and the reason for it."""
 
     directory: Path
     plan: RunPlan

@@ -23,7 +23,7 @@ def _name() -> str:
 
 
 class BenchParameters(Settings):
-    """What only the benchmark is told."""
+    """The parameters that only the benchmark has."""
 
     repeats: int = Field(DEFAULT_REPEATS, title="Measurements of each", ge=1)
     """How often each contestant is measured."""

@@ -37,20 +37,20 @@ from tasks.plan.shards import Shard
 
 
 class NodeParameters(Settings):
-    """What a node is told of the collection that it works for."""
+    """The parameters of a node: the collection that it works for, and how."""
 
     run: str = Field(title="Run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Id of a run that is being collected over several nodes."""
     shared: str = Field(title="Shared storage", min_length=1)
     """Where the collection keeps its ledger and shards."""
     attempt: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}-\d+$")] | None = Field(None, title="Attempt")
-    """Flow run and attempt that collect; without it, the node works on whatever happens to them."""
+    """Collecting flow run and its attempt; when that flow run ends, so does the node. Without it, the node goes on."""
     place: int = Field(0, title="Place", ge=0)
-    """Where in the order of shards this node begins, counted in nodes."""
+    """Number of this node, from 0; it decides at which shard the node begins."""
     lease_seconds: int = Field(120, title="Lease, seconds", ge=2, le=3600)
     """Seconds after which another node may take a claim that was not renewed."""
     scratch: str = Field("scratch", title="Scratch directory", min_length=1)
-    """On a disk of the node; under a worker, relative to its HARVEST_HOME."""
+    """Directory on a disk of the node; under a worker, relative to its HARVEST_HOME."""
 
 
 @flow(
@@ -104,7 +104,7 @@ class _Node:
             for pid in open_run(plan):
                 self._log.warning("ended process %d, left over from a killed run", pid)
             unpack_questions(self._order)
-            # only the holder of the lock works here, so earlier claims from this place are of processes that have ended
+            # only the holder of the lock works here, so the processes behind earlier claims from here have ended
             if left := ledger.drop_here():
                 self._log.info("shards %s were claimed from here before and are taken up again", left)
             ledger.store.abort_orphaned_uploads()
@@ -145,5 +145,5 @@ class _Node:
 
 
 def _flow_run_of(attempt: str | None) -> UUID | None:
-    """Return the id of the collecting flow run, which ``attempt`` begins with."""
+    """Return the id of the collecting flow run from ``attempt``, which is ID-NUMBER."""
     return UUID(attempt.rpartition("-")[0]) if attempt else None

@@ -1,7 +1,7 @@
-"""The pull step of every deployment: it moves a worker's flow run into one lasting directory of the node.
+"""The pull step of every deployment: changes the working directory of a worker's flow run to HARVEST_HOME.
 
-Prefect starts each flow run in a temporary directory and deletes it afterwards. Runs, models and datasets given by
-relative paths must outlive that.
+Prefect starts each flow run in a temporary directory and deletes it afterwards. Relative paths of runs, models and
+datasets need a directory that stays.
 """
 
 import os

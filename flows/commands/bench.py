@@ -45,7 +45,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise-floor",
         action="store_true",
-        help="instead, run the baseline twice and store how far rounding makes the runs differ",
+        help="instead, run the baseline three times and store how far rounding makes the runs differ",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -1,4 +1,4 @@
-"""``harvest compare``: are the outputs of two runs the same, and in which sense?"""
+"""``harvest compare``: say whether the outputs of two runs are the same, and in which sense."""
 
 import argparse
 import json

@@ -8,7 +8,7 @@ from typing import Any
 from flows.commands.common_options import add_run_options
 
 WIDE = 130
-"""Width of a terminal, in characters, from which every column is shown."""
+"""A terminal of at least this many characters shows every column."""
 
 
 def add(commands: Any) -> None:
@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> int:
     from flows.commands.terminal import console
     from tasks.results.run_list import render_runs
 
-    # on a narrow terminal columns are left out rather than run ids cut, since users copy them
+    # a narrow terminal leaves out columns and never cuts a run id, because users copy ids
     terminal = console()
     terminal.print(render_runs(runs, narrow=terminal.width < WIDE))
     return 0

@@ -1,4 +1,4 @@
-"""The name and the tags under which a flow run is found in Prefect's UI."""
+"""Makes the name and the tags by which users find a flow run in Prefect's UI."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ def planned_flow_run_name(plan: RunPlan) -> str:
 
 
 def flow_run_tags(plan: RunPlan) -> set[str]:
-    """Return the profile, the model, and the run id that leads from a run directory to its flow runs."""
+    """Return the tags: profile, model, and the run id, by which users find the flow runs of a run directory."""
     return {plan.profile.name, Path(plan.model.name).name, f"run:{plan.run_id}"}
 
 

@@ -1,4 +1,4 @@
-"""Prefect events about generation: it started, progressed or ended, and what happened to the replicas.
+"""Emits Prefect events about generation: its start, progress and end, and failures of replicas.
 
 The automation ``harvest-no-progress`` in infra/automations.yaml listens to the first three.
 """

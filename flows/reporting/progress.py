@@ -1,4 +1,4 @@
-"""Shows how far a run is: its counters, the progress line on the terminal, and messages for the log."""
+"""Shows the progress of a run: its counters, the line on the terminal, and messages for the log."""
 
 import sys
 import time
@@ -143,5 +143,5 @@ def log_and_print(text: str) -> None:
 
 
 def open_display(progress: Progress) -> ProgressDisplay:
-    """Return a display on the command line's output, or on stderr if that is a terminal, or one that shows nothing."""
+    """Return a display on the command line's output, else on stderr if that is a terminal, else one without output."""
     return ProgressDisplay(progress, console_output.get() or (sys.stderr if sys.stderr.isatty() else None))

@@ -1,6 +1,6 @@
 """Sends a flow run's artifacts and events to the Prefect server, from a thread of its own.
 
-That must not delay generation or fail a run. A request that fails is repeated until the flow ends, and then given up.
+Reports must not delay generation or fail a run. A request that fails is repeated until the flow ends, then given up.
 """
 
 import contextvars
@@ -36,7 +36,7 @@ Request = Callable[[SyncPrefectClient], object]
 
 
 class Reporter:
-    """Queues what a flow run shows. Use as a context manager in a flow. Its methods never block, on any thread."""
+    """Queues artifacts and events. Use it as a context manager in a flow. Its methods never block, on any thread."""
 
     def __init__(self) -> None:
         flow_context = FlowRunContext.get()

@@ -1,4 +1,4 @@
-"""The flow's parameters with their placeholders, such as ``{date}`` and ``checkpoints/*``, replaced by values."""
+"""Replaces the placeholders in the flow's parameters, such as ``{date}`` and ``checkpoints/*``, by values."""
 
 import datetime
 from collections.abc import Mapping

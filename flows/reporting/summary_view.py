@@ -76,7 +76,8 @@ def _print_sampling(console: Any, report: RunReport) -> None:
             _number(arm.mean_completion_tokens_terminated, 1),
         )
     console.print(table)
-    console.print("gap: right by the last number minus right by the rule; ended: mean tokens of what was not truncated")
+    console.print("gap: share with the right last number, minus share that the scorer calls right")
+    console.print("ended: mean tokens of completions that were not truncated")
 
 
 def _print_contrasts(console: Any, contrasts: Sequence[ArmContrast]) -> None:

@@ -1,6 +1,6 @@
-"""AWS credentials from a Prefect block. The task that uses them reads them itself and passes them to nobody.
+"""Reads AWS credentials from a Prefect block. A task reads them for itself and passes them to nobody.
 
-The flow's parameter is only the block's name. The block document is read as the server stores it, so a worker does not
+The flow's parameter is only the block's name. This module reads the block as the server stores it, so a worker does not
 need ``prefect-aws``: every Prefect server knows the type AWS Credentials. A block of the type Secret holds the same
 fields as JSON.
 """

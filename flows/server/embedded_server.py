@@ -1,8 +1,8 @@
-"""Prefect's server as a child process of one run, for users who have set up no server.
+"""Runs Prefect's server as a child process of one run, for users who have set up no server.
 
-Prefect would start the same server by itself, but only when the flow begins, after it has imported all of the server's
-code into the flow's process too, and it leaves the server behind when the flow is killed. This server starts while the
-flow's modules are imported, dies with the flow, and outlives a Ctrl-C long enough to store the run's last state.
+This server starts while the flow's modules are imported, dies with the flow, and outlives a Ctrl-C long enough to store
+the run's last state. Prefect can start the same server by itself, but it does so later, imports the server's code into
+the flow's process too, and leaves the server behind when the flow is killed.
 """
 
 import atexit
@@ -45,7 +45,7 @@ class EmbeddedServer:
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         self._log = Path(environment["PREFECT_HOME"]) / "server.log"
-        # bound but not listening until the server is up, so that only the server can get the port
+        # the port is bound but not listening until the server is up, so that nobody else can take it
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind((_HOST, 0))
@@ -111,9 +111,9 @@ class EmbeddedServer:
 def collect_garbage_in_thread() -> None:
     """Collect this process's garbage in a thread of its own, so that the event loop never waits for it.
 
-    When one of Prefect's statements fails because SQLite is locked, its traceback becomes garbage that holds a cursor.
-    Freeing the cursor of a connection that waits for the lock takes as long as that wait: a minute. If Python frees it
-    on the event loop's thread, the holder of the lock cannot go on either, and the server answers nobody for a minute.
+    When a statement of Prefect fails because SQLite is locked, its traceback becomes garbage that holds a cursor. While
+    the cursor's connection waits for the lock, freeing the cursor takes as long as the wait: a minute. On the event
+    loop's thread, this would also stop the holder of the lock, and the server would answer nobody for that minute.
     """
     gc.disable()
     threading.Thread(target=_collect_garbage, name="garbage", daemon=True).start()

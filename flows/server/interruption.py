@@ -1,9 +1,9 @@
 """Ends a command that runs a flow within seconds of Ctrl-C or SIGTERM, whatever the flow is doing.
 
-Prefect is not prepared for an interrupt everywhere: there, the interrupt becomes another error, is lost, or leaves the
-flow waiting for a thread that does not end. So a thread of its own notes every signal, and ends the process if the flow
-has not ended some seconds later. No data is lost by that: the files on disk can be resumed at any moment, and every
-process below this one ends with it.
+In some places Prefect is not prepared for an interrupt: it turns the interrupt into another error, loses it, or waits
+for a thread that does not end. So a separate thread notes every signal, and ends the process if the flow has not ended
+some seconds later. This loses no data: a run can be resumed from its files at any moment, and every process below this
+one ends with it.
 """
 
 import os
@@ -31,7 +31,7 @@ _SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 
 class InterruptibleFlow(Protocol):
-    """What an interruption needs of the flow in this process."""
+    """The flow in this process, as an interruption sees it."""
 
     @property
     def is_running(self) -> bool:

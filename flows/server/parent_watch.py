@@ -1,4 +1,4 @@
-"""Watches the collecting flow run from a node's flow run: a node must not work for a collection that is over."""
+"""Watches the collecting flow run from a node's flow run: a node must not go on after the collection has ended."""
 
 import threading
 from types import TracebackType

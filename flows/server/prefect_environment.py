@@ -1,6 +1,6 @@
-"""Environment variables for Prefect, set before prefect is imported.
+"""Sets environment variables for Prefect, before prefect is imported.
 
-A setting of the user's own is never replaced, in the environment or in Prefect's files.
+It never replaces a user's own setting, neither in the environment nor in Prefect's files.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def set_prefect_defaults(environment: MutableMapping[str, str] = os.environ) -> 
 
 
 def import_prefect_without_pandas() -> None:
-    """Import prefect without pandas, which saves a second and 40 MB. A later import of pandas works as usual.
+    """Import prefect without pandas: this saves a second and 40 MB. A later import of pandas works as usual.
 
     Prefect's cache policies import pandas if it is installed, for cache keys of data frames. ``datasets`` installs it,
     but no task here caches anything.

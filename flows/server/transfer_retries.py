@@ -1,4 +1,4 @@
-"""How long tasks that use remote storage retry while it does not answer, and their delays between attempts."""
+"""Decides how long a task retries while its remote storage does not answer, and the delays between attempts."""
 
 import math
 import os

@@ -1,8 +1,8 @@
-"""Runs a Prefect worker that ends its flow runs in order before it stops.
+"""Runs a Prefect worker that ends its flow runs in an orderly way before it stops.
 
-Prefect's own worker kills its flow runs' processes at once when it is asked to stop. Nobody sets their state then: the
-runs stay Running, and hold their slots in the pool for good. This process asks the flow runs to end first, so that they
-report that they crashed. It reports that itself for a flow run that did not.
+When Prefect's own worker is asked to stop, it kills the processes of its flow runs at once. Nobody sets their state
+then: the runs stay Running, and hold their slots in the pool for good. This process first asks the flow runs to end, so
+that they report the state Crashed. If one does not, this process reports it.
 """
 
 import contextlib

@@ -34,7 +34,7 @@ POLL_SECONDS = 2.0
 """Time between two reads of the ledger."""
 MAX_CONCURRENT_FETCHES = 8
 MAX_STARTS = 3
-"""How many times nodes are started without a finished shard in between, before the run fails."""
+"""How often nodes are started without a finished shard in between. Then the run fails."""
 SHUTDOWN_SECONDS = 60.0
 """How long nodes have to end by themselves when all shards are finished. They send their last figures when they end."""
 
@@ -50,7 +50,7 @@ def check_fan_out(nodes: int, shared: str | None, baseline: str | None) -> None:
 
 
 def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
-    """Fetch the shards that only shared storage has, for a run that nodes began and that goes on without nodes."""
+    """Fetch the finished shards that are only on shared storage, so that the run can go on without nodes."""
     ledger = _open_ledger(plan, shared)
     finished = ledger.look().finished
     for shard in find_remaining(plan, shards).to_generate:
@@ -59,7 +59,7 @@ def fetch_finished(plan: RunPlan, shards: list[Shard], shared: str) -> None:
 
 
 def close_shared(plan: RunPlan, shared: str) -> None:
-    """Fetch the nodes' accounts of their work, then remove the run from shared storage. All shards must be here."""
+    """Add the nodes' records to the run, then remove the run from shared storage. All shards must be fetched before."""
     ledger = _open_ledger(plan, shared)
     merge_nodes(ledger.store, plan, read_statuses(ledger.store, ledger.look().nodes))
     ledger.close()
@@ -130,7 +130,10 @@ class _FanOut:
         self._uploads = ShardUploads(self._pending, upload_submitter(plan, upload_url), self._log.warning)
 
     def run(self) -> None:
-        """Raises NodesLost or ConfigError when the nodes cannot do it, and the errors of fetching and scoring."""
+        """Generate, fetch and score every missing shard.
+
+        Raises NodesLost or ConfigError when the nodes cannot generate, and the errors of fetching and scoring.
+        """
         if self._missing.generated:
             self._log.info(
                 f"resuming {self._plan.run_id}: {len(self._missing.generated)} shards are finished and skipped"
@@ -267,7 +270,7 @@ class _FanOut:
         self._reporter.progress(self._progress.percent, " · ".join([self._progress.line(), *shares]))
 
     def _await_end(self) -> None:
-        """Wait for the nodes that work, which end when they see that nothing is left."""
+        """Wait for the working nodes. Each ends when it sees that nothing is left."""
         deadline = time.monotonic() + SHUTDOWN_SECONDS
         while time.monotonic() < deadline and any(run.working for run in self._runs.live):
             view = self._look()

@@ -1,4 +1,4 @@
-"""One session of generation on this node: a replica pool, its first OOM rung, telemetry, and the session's record."""
+"""Runs one session of generation on this node: a replica pool at its first OOM rung, with telemetry and a record."""
 
 import contextlib
 import datetime
@@ -27,8 +27,8 @@ def generation_session(
     pool = ReplicaPool(plan, rung=rung, listener=listener)
     if rung.rung:
         log(
-            f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}), which "
-            "memory allowed before; --forget-oom-rung begins at the full batch"
+            f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}): memory "
+            "was enough for it before. --forget-oom-rung begins with the full batch"
         )
     wanted = min(plan.num_questions, plan.profile.replicas * pool.rung.question_batch_size)
     if (held := MAX_SHARD_TASKS * plan.shard_size) < wanted:

@@ -25,7 +25,10 @@ class NodeDriver:
         self._generating: set[int] = set()
 
     def run(self, supply: ShardSupply, *, on_published: Callable[[Shard], None], on_tick: Callable[[], None]) -> None:
-        """Raises the first failure that retries did not cure, and too long an outage of the shared storage."""
+        """Work until every shard is finished on some node.
+
+        Raises the first failure that retries did not cure, or the error of the shared storage after a long outage.
+        """
         while not supply.over:
             for index in supply.take():
                 self._generate(self._shards[index], on_published)
@@ -39,7 +42,7 @@ class NodeDriver:
             self._generating.discard(shard.index)
             self._publish(shard, on_published)
 
-        # the node lost the claim and got it back: the replicas still have the shard
+        # the node lost the claim and got it back, so the replicas still have the shard
         if shard.index in self._generating:
             return
         # an earlier flow on this node generated it, and ended before it could publish it

@@ -92,7 +92,7 @@ class NodeRuns:
         return [run for run in self.runs if not run.ended]
 
     def start(self, count: int) -> list[NodeRun]:
-        """Start and return ``count`` more. The idempotency key keeps a repeated request from starting one twice."""
+        """Start ``count`` more node runs, and return them. The idempotency key makes a repeated request harmless."""
         started = []
         for place in range(count):
             number = len(self.runs)
@@ -144,7 +144,7 @@ class NodeRuns:
             thread.join(CANCEL_SECONDS)
 
     def cancel_owners(self, owners: Iterable[str]) -> None:
-        """Tell the flow runs that an earlier attempt has left to end."""
+        """Cancel the flow runs that an earlier attempt left behind."""
         for owner in owners:
             try:
                 with get_client(sync_client=True) as client:
@@ -177,5 +177,5 @@ class NodeRuns:
                 temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
                 get_client(sync_client=True) as client,
             ):
-                # the server cancels a flow run at once that no worker has begun
+                # the server cancels a flow run at once if no worker has begun it
                 client.set_flow_run_state(run.flow_run_id, Cancelling(message="The collection is over."))

@@ -1,4 +1,4 @@
-"""The ledgers that this process has open, by name. A task run gets only the name.
+"""Keeps the ledgers that this process has open, by name. A task run gets only the name.
 
 A ledger holds a filesystem and with it a secret, and Prefect may log, hash or serialise what it passes to a task.
 """

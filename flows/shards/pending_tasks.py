@@ -1,4 +1,4 @@
-"""Task runs that have not ended yet, and the callback for each. All callbacks run on the flow's main thread."""
+"""Keeps the task runs that have not ended, and calls back on the flow's main thread when one ends."""
 
 from collections import deque
 from collections.abc import Callable

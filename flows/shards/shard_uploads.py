@@ -1,4 +1,4 @@
-"""Uploads finished shards while others are generated. An outage of the destination does not stop generation."""
+"""Uploads finished shards while others are generated, so that an outage of the destination stops no generation."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 
 MAX_CONCURRENT_UPLOADS = 4
-"""An upload that waits for the end of an outage holds one of the flow's threads, and generation needs threads too."""
+"""It is small, because an upload holds one of the flow's threads during an outage, and generation needs threads too."""
 
 SubmitUpload = Callable[[Shard], PrefectFuture[None]]
 

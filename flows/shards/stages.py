@@ -1,4 +1,4 @@
-"""Each stage of the pipeline as a Prefect task, with its name, retries and timeout. The work is done in ``tasks``."""
+"""Declares each stage of the pipeline as a Prefect task: name, retries and time limit. ``tasks`` does the work."""
 
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
 ENGINE_RETRIES = 1_000_000
-"""No limit, because the pool decides when to give up. Each death of an engine fails all of its shards in flight, and
-finding a request that kills the engine takes two deaths, so a run could exceed any number that looks large enough."""
+"""No limit, because the pool decides when to give up. Each death of an engine fails all of its shards in flight, and it
+takes two deaths to find a request that kills the engine, so no number would be large enough."""
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:

@@ -1,10 +1,10 @@
 """Decides which node generates which shard: a ledger of small objects on shared storage, with leases.
 
-A claim is one object per shard and node, which the node rewrites while it works. A claim that has not changed for the
-length of a lease has expired; only the reader's own clock counts, as clocks of different nodes are never compared. Each
-node writes its own keys and reads the ledger again after writing: two nodes that claim the same shard see each other,
-and both release it. So the store needs no conditional writes. If this fails, only work is wasted: a shard that is
-generated twice has the same seeds and is published under the same key.
+A claim is one object per shard and node. The node rewrites it while it works. A claim expires when it has not changed
+for the length of a lease. Each reader measures that with its own clock; clocks of different nodes are never compared.
+Each node writes only its own keys, and reads the ledger again after each write: two nodes that claim the same shard see
+each other, and both release it. So the store needs no conditional writes. If this fails, only work is wasted: a shard
+that is generated twice has the same seeds, and is published under the same key.
 """
 
 import datetime
@@ -30,26 +30,26 @@ _NODE = re.compile(r"^nodes/([\w-]+)\.json$")
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSnapshot:
-    """The content of the ledger at one moment."""
+    """The contents of the ledger at one moment."""
 
     is_open: bool
-    """The order of the run is there; without it no node works on."""
+    """Whether the order of the run is there. Without it, the nodes stop."""
     finished: frozenset[int]
     claims: Mapping[int, frozenset[str]]
-    """Per shard the other owners with a valid claim."""
+    """By shard, the other owners with a valid claim."""
     expired: Mapping[int, frozenset[str]]
-    """Per shard the other owners with an expired claim."""
+    """By shard, the other owners with an expired claim."""
     own: frozenset[int]
-    """Shards that the reader itself has claimed."""
+    """The shards that the reader itself has claimed."""
     nodes: Mapping[str, float]
     """Seconds since each owner's status last changed."""
 
 
 class Ledger:
-    """The ledger below ``store``, as ``owner`` sees it; ``owner`` consists of letters, digits, ``_`` and ``-``.
+    """The ledger below ``store``, as ``owner`` sees it. ``owner`` consists of letters, digits, ``_`` and ``-``.
 
-    ``place`` is a directory that no two live owners share. ``look``, ``claim`` and ``renew`` belong to one thread; the
-    rest is safe from any. Every method may raise what ``ObjectStore`` raises.
+    No two live owners share a ``place``, which is a directory. Only one thread may call ``look``, ``claim`` and
+    ``renew``; all else is safe from any thread. Every method may raise the errors of ``ObjectStore``.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Ledger:
     def claim(self, wanted: Sequence[int], limit: int) -> dict[int, frozenset[str]]:
         """Claim up to ``limit`` of the ``wanted`` shards, in their order.
 
-        Returns the claimed shards, each with the owners whose expired claims were taken over.
+        Return the claimed shards, each with the owners of the expired claims that were taken over.
         """
         before = self.look()
         free = [index for index in wanted if index not in before.finished and not before.claims.get(index)]
@@ -133,7 +133,7 @@ class Ledger:
         return taken
 
     def renew(self) -> list[int]:
-        """Renew all held claims; returns the shards that another owner has taken over, which are lost."""
+        """Renew all held claims. Return the lost shards: those that another owner has taken over."""
         view = self.look()
         self._beat += 1
         lost = [index for index in self.held if index not in view.own]
@@ -156,11 +156,11 @@ class Ledger:
         self.store.delete(_claim_key(index, owner))
 
     def drop_from(self, owner: str) -> list[int]:
-        """Remove all claims of an owner that has ended; returns their shards."""
+        """Remove all claims of an owner that has ended, and return their shards."""
         return self._drop_all(lambda claimant, key: claimant == owner)
 
     def drop_here(self) -> list[int]:
-        """Remove the claims that earlier owners in this ``place`` left; returns their shards."""
+        """Remove the claims that earlier owners in this ``place`` left behind, and return their shards."""
         return self._drop_all(lambda claimant, key: read_object(self.store, key).get("place") == self._place)
 
     def _drop_all(self, is_gone: Callable[[str, str], bool]) -> list[int]:
@@ -172,7 +172,7 @@ class Ledger:
         return sorted(dropped)
 
     def publish(self, index: int, file: Path, fingerprint: str) -> bool:
-        """Store a shard's rollouts, then mark it as finished; False when another owner has finished it already."""
+        """Store a shard's rollouts, then mark it as finished. Return False when another owner finished it before."""
         first = self.store.head(finished_key(index)) is None
         if first:
             with file.open("rb") as opened:
@@ -190,7 +190,7 @@ class Ledger:
         return first
 
     def reopen(self, index: int) -> None:
-        """Unmark a finished shard whose stored rollouts are unusable, so that it is generated again."""
+        """Remove the mark of a finished shard whose stored rollouts are unusable, so that it is generated again."""
         self.store.delete(finished_key(index))
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class Ledger:
             "beat": self._beat,
         }
         self.store.put_bytes(_claim_key(index, self.owner), _json(claim), "")
-        # another thread has finished the shard meanwhile: its claim must not stay
+        # another thread may have finished the shard meanwhile, and then its claim must not stay
         if index not in self.held:
             self.drop(index, self.owner)
 
@@ -231,7 +231,7 @@ def node_key(owner: str) -> str:
 
 
 def read_object(store: ObjectStore, key: str) -> dict[str, Any]:
-    """The JSON object at ``key``; empty when it is missing or damaged."""
+    """Return the JSON object at ``key``. It is empty when the object is missing or damaged."""
     try:
         value = json.loads(store.read(key) or b"{}")
     except ValueError:

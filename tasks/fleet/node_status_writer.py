@@ -19,7 +19,10 @@ FINAL_REPORT_SECONDS = 8.0
 
 
 class NodeStatusWriter:
-    """Use it as a context manager around all work of a node. ``beat`` is safe from any thread."""
+    """Keeps and writes the status of this node. Use it as a context manager around all work of the node.
+
+    ``beat`` is safe from any thread.
+    """
 
     def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
         self._ledger = ledger
@@ -81,7 +84,7 @@ class NodeStatusWriter:
                 self._ledger.store.put_bytes(telemetry_key(self._ledger.owner), data, "")
             self.beat()
         except HarvestError:
-            # the storage cannot be reached: the leases expire, and the status written last stays
+            # without the storage the leases expire, and the status that was written last stays
             return
 
     def _status(self) -> NodeStatus:
@@ -118,7 +121,7 @@ class NodeStatusWriter:
 
 
 def shards_begun(plan: RunPlan, indices: list[int]) -> list[int]:
-    """The shards of ``indices`` whose journal on this node has rollouts."""
+    """Return the shards of ``indices`` whose journals on this node have rollouts."""
     return [
         index
         for index in indices
@@ -127,5 +130,5 @@ def shards_begun(plan: RunPlan, indices: list[int]) -> list[int]:
 
 
 def _clock(monotonic: float | None) -> float | None:
-    """Seconds since the epoch of a moment on the monotonic clock."""
+    """Return a moment on the monotonic clock in seconds since the epoch."""
     return None if monotonic is None else time.time() - (time.monotonic() - monotonic)

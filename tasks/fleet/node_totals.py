@@ -45,7 +45,7 @@ def merge_nodes(store: ObjectStore, plan: RunPlan, statuses: Sequence[NodeStatus
 
 
 def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSession:
-    """One session of all ``nodes``; ``sampled`` are the owners that sent their telemetry."""
+    """Return one session of all ``nodes``. ``sampled`` are the owners that sent their telemetry."""
     first = min((node.first_admitted_at for node in nodes if node.first_admitted_at is not None), default=0.0)
     last = max((node.last_finished_at for node in nodes if node.last_finished_at is not None), default=first)
     return GenerationSession(
@@ -65,7 +65,7 @@ def _node_totals(node: NodeStatus, sampled: bool) -> dict[str, Any]:
     return {
         "node": node.node,
         "flow_run_id": node.owner,
-        # a node without a last status counts with the one that it wrote before
+        # a node that wrote no last status counts with the one before
         "ended": {"ended": "well", "failed": "failed"}.get(node.state, "lost"),
         "shards": list(node.published),
         "rollouts": node.rollouts,
@@ -81,7 +81,7 @@ def _node_totals(node: NodeStatus, sampled: bool) -> dict[str, Any]:
 
 
 def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySummary) -> TelemetrySummary:
-    """``summary`` for a run on several nodes: values that are not known for all of them are None, as ``note`` says."""
+    """Return ``summary`` for a run on several nodes. A value that some node lacks is None, and ``note`` says so."""
     nodes = [node for session in sessions for node in session.nodes]
     if not nodes:
         return summary

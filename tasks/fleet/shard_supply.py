@@ -21,12 +21,12 @@ work."""
 
 
 class ShardSupply:
-    """Use it as a context manager. ``want`` and ``take`` never wait for the storage.
+    """Supplies a node with shards. Use it as a context manager. ``want`` and ``take`` never wait for the storage.
 
-    A node claims at most half of its share of the free shards at a time, so that nodes that start later find work. It
-    starts with ``first``, the shards that it has begun before, and goes on from its own ``place`` in the order, so that
-    two nodes seldom want the same shard. The thread calls ``beat`` after every renewal, ``tell`` with messages for the
-    user, and ``wake`` when there is something to take.
+    The thread claims at most half of the node's share of the free shards at a time, so that nodes that start later find
+    work. It begins with ``first``, the shards that the node began earlier. Then it goes on from the node's ``place`` in
+    the order, so that two nodes seldom want the same shard. It calls ``beat`` after every renewal, ``tell`` with
+    messages for the user, and ``wake`` when there is something to take.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ShardSupply:
 
     @property
     def over(self) -> bool:
-        """True when every wanted shard is finished on some node, or the run was removed from the storage.
+        """Whether every wanted shard is finished on some node, or the run was removed from the storage.
 
         Raises the storage's error when the thread gave up.
         """
@@ -67,7 +67,7 @@ class ShardSupply:
 
     @property
     def num_finished(self) -> int:
-        """Number of wanted shards that are finished on any node."""
+        """How many wanted shards are finished on any node."""
         return len(self._finished)
 
     def want(self, count: int) -> None:
@@ -75,7 +75,7 @@ class ShardSupply:
         self._wanted = count
 
     def take(self) -> list[int]:
-        """Shards claimed since the last call."""
+        """Return the shards that were claimed since the last call."""
         taken = []
         while self._taken:
             taken.append(self._taken.popleft())
@@ -89,7 +89,7 @@ class ShardSupply:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # a flow that a signal ends must not wait for unreachable storage
+        # a flow that is ended by a signal must not wait for storage that cannot be reached
         self._thread.join(None if error is None else self._tick_s)
 
     def _run(self) -> None:
@@ -111,7 +111,7 @@ class ShardSupply:
                     self._error = error
                     self._wake()
                     return
-            # random, so that two nodes that released the same shard do not claim it at the same moment again
+            # a random pause, so that two nodes that released the same shard do not claim it together again
             self._stop.wait(self._tick_s * random.uniform(0.5, 1.5))
 
     def _look(self) -> None:

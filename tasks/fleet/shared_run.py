@@ -1,4 +1,4 @@
-"""A run on shared storage: what a node needs to generate shards, and how finished shards come back.
+"""Puts a run on shared storage, so that nodes can generate its shards, and fetches finished shards.
 
 ``SHARED/RUN_ID/`` holds the resolved configuration, the questions, the ledger and the finished shards. A node resolves
 model and versions for itself and compares the fingerprint, so that no node answers with other weights.
@@ -39,7 +39,7 @@ _PAUSE_SECONDS = 2.0
 def check_nodes(
     nodes: int, shared: str | None, baseline: str | None, check: Callable[[str], None] = check_destination
 ) -> None:
-    """Raise ConfigError or UploadError when a run cannot be spread over so many nodes with ``shared`` between them."""
+    """Raise ConfigError or UploadError when a run cannot be spread over ``nodes`` nodes that share ``shared``."""
     if nodes < 1:
         raise ConfigError(f"nodes is {nodes}; it must be at least 1")
     if nodes > 1 and baseline == AUTO:
@@ -68,13 +68,13 @@ def _check_shared(shared: str | None, check: Callable[[str], None]) -> None:
 def open_shared(
     shared: str, run_id: str, state: Path | None = None, transfer: TransferSettings | None = None
 ) -> ObjectStore:
-    """The objects of one run below ``shared``; ``state`` is where half-done uploads are recorded."""
+    """Return the store of one run below ``shared``. Unfinished uploads are recorded in ``state``."""
     return open_store(f"{shared.rstrip('/')}/{run_id}", transfer, state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOrder:
-    """What the nodes are to do: the planned run, and the shards that are wanted.
+    """The order for the nodes: the planned run, and the wanted shards.
 
     The plan has only the questions of the wanted shards, one shard after the other.
     """
@@ -102,7 +102,7 @@ def publish_order(store: ObjectStore, plan: RunPlan, shards: Sequence[Shard], no
 def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder:
     """Read the order at ``store``, and plan the run on this node below ``scratch``.
 
-    Raises ConfigError when there is no order, or when this node would generate something else, because its model,
+    Raises ConfigError when there is no order, or when this node would generate other rollouts, because its model,
     tokenizer or engine version differs.
     """
     order = read_object(store, RUN)
@@ -113,7 +113,7 @@ def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder
     profile = Profile.model_validate(planned["profile"])
     arms = ArmSet.model_validate({"arms": planned["arms"]})
     model = find_model(planned["model"]["name"], load_format=profile.engine.load_format)
-    # a shard that is finished has no questions here; the fingerprint knows all of them by their digest
+    # the order lacks the questions of finished shards, so the digest of all questions comes from the plan
     questions = [_questions(store, index) for index in order["wanted"]]
     asked = pl.concat(questions) if questions else pl.DataFrame(schema=QUESTION_SCHEMA)
     comparable = comparable_settings(config, arms, model, asked) | {"dataset": planned["comparable"]["dataset"]}
@@ -140,7 +140,7 @@ def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder
 
 
 def unpack_questions(order: SharedOrder) -> None:
-    """Publish the wanted shards' questions where this node's replicas read them."""
+    """Write the wanted shards' questions to the files that this node's replicas read."""
     start = 0
     for shard in order.shards:
         questions = order.plan.questions.slice(start, shard.num_questions)
@@ -149,9 +149,9 @@ def unpack_questions(order: SharedOrder) -> None:
 
 
 def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
-    """Copy a finished shard into the run's directory; returns the name of the node that generated it.
+    """Copy a finished shard into the run's directory, and return the name of the node that generated it.
 
-    Returns None when the stored shard is damaged; then the ledger marks it as unfinished.
+    Return None when the stored shard is damaged. Its mark in the ledger is then removed.
     """
     for attempt in range(_TRIES):
         time.sleep(attempt * _PAUSE_SECONDS)
@@ -165,7 +165,7 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
 
 
 def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
-    """What is wrong with the schema, number or keys of a shard's rollouts; None when they are right."""
+    """Return what is wrong with the columns, number or keys of a shard's rollouts; None when they are right."""
     try:
         lazy = pl.scan_parquet(path)
         if lazy.collect_schema() != ROLLOUT_SCHEMA:
@@ -182,7 +182,7 @@ def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
 
 def _fetch(store: ObjectStore, mark: dict[str, Any], plan: RunPlan, shard: Shard) -> bool:
     stored = store.head(rollouts_key(shard.index))
-    # two nodes may have finished it at the same time: then the mark of the later one is on its way
+    # when two nodes finished it at the same time, the mark of the later one may still be on its way
     if stored is None or stored.size != mark["bytes"]:
         return False
     digest = hashlib.sha256()
@@ -198,7 +198,7 @@ def _fetch(store: ObjectStore, mark: dict[str, Any], plan: RunPlan, shard: Shard
 
 
 class _NotTheShardError(Exception):
-    """The stored object is not what its mark says."""
+    """The stored object differs from its mark."""
 
 
 def _expected_keys(plan: RunPlan, shard: Shard) -> pl.DataFrame:
@@ -214,15 +214,15 @@ def _expected_keys(plan: RunPlan, shard: Shard) -> pl.DataFrame:
 
 
 def _refuse_difference(planned: dict[str, Any], comparable: dict[str, Any], tested: dict[str, Any]) -> None:
-    # through JSON, as the order came
+    # through JSON, as the order came through it too
     here = json.loads(json.dumps(comparable | tested))
     there = planned["comparable"] | planned["tested"]
     differing = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differing:
         told = "; ".join(f"{name} is {here.get(name)} here and {there.get(name)} there" for name in differing)
         raise ConfigError(
-            f"this node would not generate the same as the run was planned for: {told}. Give every node the same model "
-            "files and the same versions"
+            f"this node would generate other rollouts than the run was planned for: {told}. Give every node the same "
+            "model files and the same versions"
         )
 
 

@@ -58,7 +58,7 @@ def test_a_node_that_would_answer_otherwise_refuses(
     order = json.loads(ledger.store.read(RUN) or b"")
     order["plan"][part][name] = value
     ledger.store.put_bytes(RUN, json.dumps(order).encode(), "")
-    with pytest.raises(ConfigError, match=f"would not generate the same.*{name} is"):
+    with pytest.raises(ConfigError, match=f"would generate other rollouts.*{name} is"):
         receive_order(ledger.store, plan.run_id, tmp_path / "scratch")
 
 
