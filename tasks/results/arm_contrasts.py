@@ -1,7 +1,7 @@
-"""Pairwise differences of arms in mean reward, paired by question.
+"""Compares the mean rewards of every pair of arms, paired by question.
 
 For a pair of arms, each question that both answered gives one difference: its mean reward under the first arm minus
-its mean reward under the second. A contrast is
+its mean reward under the second. A contrast has
 
 - the mean of these differences, with its 95% t interval;
 - the two-sided p of the sign-flip permutation test, whose null hypothesis is a distribution symmetric about 0 (Fisher
@@ -26,7 +26,7 @@ SIGNIFICANCE = 0.05
 """A difference is significant when its Holm-adjusted p is below this."""
 FLIPS = 10_000
 MAX_DISTINCT = 2_000
-"""Above this many distinct differences the test statistic is taken as normal, which is its limit."""
+"""With more distinct differences, the test statistic is taken as normal, which is its limit."""
 
 _TOLERANCE = 1e-9
 
@@ -53,7 +53,7 @@ class ArmContrast:
         return self.p_holm < SIGNIFICANCE
 
     def better_first(self) -> "ArmContrast":
-        """The same contrast with the better arm as ``arm_id``."""
+        """Return the same contrast with the better arm as ``arm_id``."""
         if self.mean_difference >= 0:
             return self
         return replace(
@@ -67,13 +67,13 @@ class ArmContrast:
 
 
 def significant_contrasts(contrasts: Iterable[ArmContrast]) -> list[ArmContrast]:
-    """The significant contrasts, the better arm first in each, the largest difference first."""
+    """Return the significant contrasts, the largest difference first. In each, the better arm comes first."""
     significant = [contrast.better_first() for contrast in contrasts if contrast.is_significant]
     return sorted(significant, key=lambda contrast: -contrast.mean_difference)
 
 
 def contrast_arms(scored: pl.DataFrame, *, seed: int) -> tuple[ArmContrast, ...]:
-    """One contrast per pair of arms that share a question, in the order of arm names.
+    """Return one contrast per pair of arms that share a question, in the order of arm names.
 
     ``scored`` has ``example_id``, ``arm_id`` and ``reward``, without nulls.
     """
@@ -92,7 +92,7 @@ def contrast_arms(scored: pl.DataFrame, *, seed: int) -> tuple[ArmContrast, ...]
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given."""
+    """Return the p values adjusted by Holm's step-down method, in the order given."""
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -102,8 +102,8 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def sign_flip_p(differences: npt.NDArray[np.float64], *, seed: int) -> float:
-    """Two-sided p of the sign-flip test that the differences are symmetric about 0; 1.0 when all are 0."""
-    # rewards are float32 on disk: rounding keeps equal differences equal
+    """Return the two-sided p of the sign-flip test that the differences are symmetric about 0; 1.0 if all are 0."""
+    # rounding keeps equal differences equal, although rewards are float32 on disk
     sizes, copies = np.unique(np.round(np.abs(differences), 9), return_counts=True)
     sizes, copies = sizes[sizes > 0], copies[sizes > 0]
     if not len(sizes):

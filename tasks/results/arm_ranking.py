@@ -1,6 +1,6 @@
-"""The arms of a run compared as an experiment.
+"""Ranks the arms of a run, as an experiment.
 
-Which arm is best, which differences are significant, what a correct rollout costs, and what voting over the arms gives.
+It finds the best arm, the significant differences, the cost of a correct rollout, and the result of voting over arms.
 """
 
 import math
@@ -35,10 +35,10 @@ class ArmStanding:
     """Rollouts with a reward."""
     correct: int
     tokens_per_correct: float | None
-    """Completion tokens of all its rollouts per correct one; None when none is correct."""
+    """Completion tokens of all its rollouts, per correct rollout; None when no rollout is correct."""
     gpu_seconds_per_correct: float | None
-    """The run's GPU time, shared among the arms by completion tokens, per correct rollout; None when no rollout is
-    correct, and without GPU telemetry."""
+    """The arm's share of GPU time, by completion tokens, per correct rollout; None when no rollout is correct, or
+    without GPU telemetry."""
     better_than: tuple[str, ...]
     """Arms with a significantly lower mean reward."""
     worse_than: tuple[str, ...]
@@ -55,7 +55,7 @@ class Vote:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRanking:
-    """The arms of a run, best first, and how they relate."""
+    """The arms of a run, the best first, with their differences, agreement and votes."""
 
     run_id: str
     arms: tuple[ArmStanding, ...]
@@ -72,7 +72,7 @@ class ArmRanking:
 
 
 def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
-    """Rank the arms of a finished and scored run; the same seed gives the same intervals and p values.
+    """Rank the arms of a finished and scored run. The same seed gives the same intervals and p values.
 
     Raises ConfigError when the run is not finished and scored, or has a single arm.
     """
@@ -114,7 +114,7 @@ def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
 
 
 def agreement(scored: pl.DataFrame, arms: list[str]) -> tuple[tuple[float | None, ...], ...]:
-    """Share of (question, sample) pairs with the same extracted answer, per pair of ``arms``.
+    """Return the share of (question, sample) pairs with the same extracted answer, for each pair of ``arms``.
 
     A missing answer agrees with no answer.
     """
@@ -131,7 +131,7 @@ def agreement(scored: pl.DataFrame, arms: list[str]) -> tuple[tuple[float | None
 
 
 def oracle_credit(scored: pl.DataFrame) -> pl.DataFrame:
-    """One row per (question, sample) pair: ``reward`` is 1 where any arm is correct, else 0."""
+    """Return one row per (question, sample) pair, whose ``reward`` is 1 when any arm is correct, else 0."""
     return scored.group_by(_QUESTION_AND_SAMPLE, maintain_order=True).agg(
         reward=(pl.col("reward") > CORRECT_ABOVE).any().cast(pl.Float64)
     )

@@ -1,4 +1,4 @@
-"""The ranking of a run's arms on a terminal."""
+"""Shows the ranking of a run's arms on a terminal."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ _LISTED = 12
 
 
 def render_ranking(ranking: ArmRanking) -> RenderableType:
-    """The ranked arms, their differences, their agreement, and what voting over them gives."""
+    """Return the ranked arms, their differences, their agreement, and the results of votes."""
     return Group(*_parts(ranking))
 
 
@@ -66,7 +66,7 @@ def _differences(ranking: ArmRanking) -> Iterator[RenderableType]:
         return
     yield Text(
         f"{ranking.real_differences} of {len(ranking.contrasts)} pairs really differ (sign-flip test by question, "
-        f"Holm-adjusted p < {SIGNIFICANCE}). Not told apart from the best, {best.arm_id}: {', '.join(level) or 'none'}."
+        f"Holm-adjusted p < {SIGNIFICANCE}). Not shown to be worse than {best.arm_id}: {', '.join(level) or 'none'}."
     )
     table = Table("pair", title="Largest differences", title_justify="left")
     for name in ("difference", "95% interval", "adjusted p", "real"):

@@ -1,11 +1,11 @@
-"""Statistics of a benchmark: throughput over interleaved repeats, speed-ups, and projected times."""
+"""Computes the statistics of a benchmark: throughput over the repeats, speed-ups, and projected times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 PROJECTED_QUESTIONS = (100, 500, 7473)
-"""The last is the size of GSM8K's training split."""
+"""Numbers of questions with a projected time. The last is the size of GSM8K's training split."""
 PROJECTION_ASSUMPTION = (
     "one engine start, then the sequences/s measured here: the same mix of prompt and completion lengths, and no "
     "failures"
@@ -20,7 +20,7 @@ class Measurement:
     repeat: int
     run_dir: str
     seconds: float
-    """From the first admitted to the last finished rollout."""
+    """Time from the first admitted to the last finished rollout."""
     start_seconds: float
     """Time to load the engine, which is not part of ``seconds``."""
     rollouts: int
@@ -60,7 +60,7 @@ class Standing:
     sequences_per_s: Spread
     tokens_per_s: Spread
     speedup: Spread | None
-    """The subject's tokens/s over this contestant's, repeat by repeat; None for the subject itself."""
+    """The subject's tokens/s divided by this contestant's, repeat by repeat; None for the subject itself."""
     utilization_percent: float | None
     max_memory_gib: float | None
     projection: Mapping[int, float]
@@ -68,7 +68,7 @@ class Standing:
 
 
 def standings(measurements: Sequence[Measurement], *, subject: str, rollouts_per_question: int) -> tuple[Standing, ...]:
-    """One Standing per contestant, in the order of their first measurement."""
+    """Return one Standing per contestant, in the order of their first measurements."""
     contestants = dict.fromkeys(item.contestant for item in measurements)
     own = {item.repeat: item for item in measurements if item.contestant == subject}
     table = []

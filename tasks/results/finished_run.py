@@ -1,4 +1,4 @@
-"""Whether a run has nothing left to do, and which unfinished run can be resumed."""
+"""Finds out whether a run has nothing left to do, and which unfinished run can be resumed."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tasks.storage.upload_record import read_upload_record
 
 
 def planned_shards(plan: RunPlan) -> list[Shard]:
-    """All shards of a run, whether they are on disk or not."""
+    """Return all shards of a run, on disk or not."""
     shards = []
     for index in range(plan.num_shards):
         num_questions = min(plan.shard_size, plan.num_questions - index * plan.shard_size)
@@ -26,14 +26,14 @@ def planned_shards(plan: RunPlan) -> list[Shard]:
 
 
 def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None) -> RunReport | None:
-    """The report of a run that has nothing left to do, or None.
+    """Return the report of a run that has nothing left to do, or None.
 
     A run is finished when all rollouts and scores are on disk with the checksums on record, the manifest is written,
     the comparison with the baseline meets ``require`` (if given), and the upload to ``upload_url`` (if given) is
     complete.
     """
     paths, scorer = plan.paths, load_scorer(plan.config.scorer)
-    # a damaged file counts as none: the run makes it again
+    # a damaged file counts as missing, because the run makes it again
     report = try_read_record(paths.report, RunReport)
     if report is None or report.fingerprint != plan.fingerprint or not paths.manifest.is_file():
         return None
@@ -49,7 +49,7 @@ def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Ti
 
 
 def unfinished_name(plan: RunPlan) -> str | None:
-    """The name of the newest unfinished run with the fingerprint of ``plan`` in its runs directory, or None."""
+    """Return the name of the newest unfinished run with the fingerprint of ``plan`` in its runs directory, or None."""
     runs_dir, suffix = plan.paths.root.parent, f"-{plan.fingerprint[:10]}"
     for config in sorted(runs_dir.glob(f"*{suffix}/config.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         root: Path = config.parent
@@ -71,6 +71,6 @@ def _is_uploaded(plan: RunPlan, url: str) -> bool:
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """config.json of the run, or an empty mapping."""
+    """Return config.json of the run, or an empty mapping."""
     config = read_json(run_dir / "config.json")
     return config if isinstance(config, dict) else {}

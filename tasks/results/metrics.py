@@ -1,4 +1,4 @@
-"""What a run measured: rewards, sampling, truncation and lengths, per arm and over all arms."""
+"""Computes a run's metrics: rewards, sampling, truncation and lengths, per arm and over all arms."""
 
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ class ArmMetrics:
     flexible_accuracy: float | None
     """Share of rollouts whose last number is correct, in whatever form."""
     strict_flexible_gap: float | None
-    """``flexible_accuracy`` minus the share of correct rollouts: correct work that is unpaid for its form."""
+    """``flexible_accuracy`` minus the share of correct rollouts: right numbers that get no reward for their form."""
     mean_completion_tokens: float | None
     mean_completion_tokens_terminated: float | None
     """Mean length of the completions that were not truncated."""
@@ -76,7 +76,7 @@ class RunMetrics:
 
 
 def run_metrics(rows: pl.DataFrame, *, seed: int = 0) -> RunMetrics:
-    """The metrics of ``rows``, one row per rollout; the same seed gives the same intervals and p values.
+    """Return the metrics of ``rows``, one row per rollout. The same seed gives the same intervals and p values.
 
     ``rows`` has the columns of _COLUMNS; ``reward`` is null for an error row. Two may be missing: without
     ``is_repetitive`` the repetition rate is None, without ``gold_suspect`` no ground truth is suspect.
@@ -127,6 +127,6 @@ def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int) -> ArmMetrics:
 
 
 def mean(values: pl.Series) -> float | None:
-    """Mean of the values that are not null, in float64; None without such."""
+    """Return the mean in float64 of the values that are not null; None when there are none."""
     present = values.drop_nulls().cast(pl.Float64)
     return None if present.is_empty() else float(present.sum()) / len(present)

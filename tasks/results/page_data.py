@@ -27,7 +27,7 @@ _ITEM = Markup('<li class="{tone}"><span>{name}</span><b>{word}</b>{reason}</li>
 
 @dataclass(frozen=True, kw_only=True)
 class StatusItem:
-    """What the page says about ``name``: a short ``word``, and its ``reason`` on one line of at most 500 characters."""
+    """A verdict about ``name``: a short ``word``, and a ``reason`` on one line of at most 500 characters."""
 
     name: str
     word: str
@@ -62,7 +62,7 @@ class PageData:
 
 
 def read_page_data(run_dir: Path) -> PageData:
-    """The contents of the page of the run at ``run_dir``. Raises ConfigError when it is not finished and scored.
+    """Return the contents of the page. Raises ConfigError when the run at ``run_dir`` is not finished and scored.
 
     Without report.json the page shows the report that would be made.
     """
@@ -87,7 +87,7 @@ def read_page_data(run_dir: Path) -> PageData:
 
 
 def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
-    """Lengths of the completions in ``rows``, in at most ``bins`` bins of whole tokens; error rows do not count."""
+    """Count the completions in ``rows`` by length, in at most ``bins`` bins of whole tokens, without error rows."""
     done = rows.filter(pl.col("error").is_null())
     longest = max(done["num_completion_tokens"].to_list(), default=0)
     width = max(1, -(-(longest + 1) // bins))
@@ -104,7 +104,7 @@ def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
 
 
 def find_benchmark(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The newest bench.json near the run with the same profile and model; None when there is none."""
+    """Return the newest bench.json beside the run with the same profile and model; None when there is none."""
     profile, model = (config.get(name, {}).get("name") for name in ("profile", "model"))
     near = [run_dir.resolve().parent, *run_dir.resolve().parents[1:3]]
     files = {file for folder in near for file in [*folder.glob("bench-*/bench.json"), folder / "bench.json"]}

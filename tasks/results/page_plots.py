@@ -1,4 +1,4 @@
-"""The plots of the report page: reward by arm, completion lengths, and the hardware over time."""
+"""Draws the plots of the report page: reward by arm, completion lengths, and the hardware over time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _PANEL = 110
 
 @dataclass(frozen=True, kw_only=True)
 class ArmPoint:
-    """Mean reward of one arm, with its interval where it has one."""
+    """The mean reward of one arm, with its interval if there is one."""
 
     name: str
     mean: float
@@ -29,7 +29,7 @@ class LengthBins:
     """A histogram of completion lengths, with bins of equal width."""
 
     edges: tuple[float, ...]
-    """In tokens, one more than there are bins."""
+    """Edges of the bins, in tokens: one more than there are bins."""
     ended: tuple[int, ...]
     """Completions per bin that ended by themselves."""
     truncated: tuple[int, ...]
@@ -37,7 +37,7 @@ class LengthBins:
 
 
 def reward_plot(points: Sequence[ArmPoint]) -> Markup:
-    """Mean rewards with their intervals, one row per arm, in the order given."""
+    """Draw the mean rewards with their intervals, one row per arm, in the order given."""
     ends = [end for point in points if point.interval for end in (point.interval.low, point.interval.high)]
     means = [point.mean for point in points]
     low, high = min(0.0, *ends, *means), max(1.0, *ends, *means)
@@ -56,7 +56,7 @@ def reward_plot(points: Sequence[ArmPoint]) -> Markup:
 
 
 def length_plot(bins: LengthBins) -> Markup:
-    """The histogram, with the truncated completions stacked on those that ended by themselves."""
+    """Draw the histogram, with truncated completions stacked on those that ended by themselves."""
     tallest = max((a + b for a, b in zip(bins.ended, bins.truncated, strict=True)), default=0) or 1
     x = Scale(low=bins.edges[0], high=bins.edges[-1], start=62, end=WIDTH - 14)
     y = Scale(low=0, high=tallest, start=190, end=24)
@@ -81,7 +81,7 @@ def length_plot(bins: LengthBins) -> Markup:
 
 
 def timeline_plot(timeline: Timeline) -> Markup:
-    """One panel per measure over the time that engines were up, with failures and restarts marked."""
+    """Draw one panel per measure over the time that engines were up, and mark failures and restarts."""
     x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=WIDTH - 14)
     parts: list[Markup] = []
     for index, panel in enumerate(timeline.panels):

@@ -1,4 +1,4 @@
-"""Sample rollouts for the report page: a few of every arm and kind (right, wrong, truncated, error)."""
+"""Draws sample rollouts for the report page: a few of every arm and kind (right, wrong, truncated, error)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Sample:
 
 
 def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tuple[Sample, ...]:
-    """At most ``most`` rollouts of each kind and arm, drawn at random but the same each time.
+    """Return at most ``most`` rollouts of each kind and arm, drawn at random but the same each time.
 
     ``rows`` has ``rollout_id``, ``arm_id``, ``reward``, ``is_truncated``, ``error``; the texts are read from the run.
     """

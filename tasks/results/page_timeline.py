@@ -1,4 +1,4 @@
-"""The telemetry of a run as a timeline for the report page: a few hundred points, however long the run was."""
+"""Makes a timeline of a run's telemetry for the report page: a few hundred points, however long the run was."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Panel:
     """(seconds, value); the value is None where it was not recorded."""
 
     def runs(self) -> Iterator[list[tuple[float, float]]]:
-        """The stretches of points without a gap."""
+        """Return the stretches of points without a gap."""
         run: list[tuple[float, float]] = []
         for at, value in self.points:
             if value is not None:
@@ -49,7 +49,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The sessions of a run, one directly after the other: the time between them is left out."""
+    """The sessions of a run, one directly after the other, without the time between them."""
 
     seconds: float
     panels: tuple[Panel, ...]
@@ -57,7 +57,7 @@ class Timeline:
 
 
 def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | None:
-    """The timeline in the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
+    """Return the timeline of the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
     if not path.is_file():
         return None
     frame = pl.read_parquet(path)
@@ -104,7 +104,7 @@ def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | No
 
 
 def _clock(frame: pl.DataFrame) -> pl.DataFrame:
-    """Column ``at`` for every (session, time): seconds on the timeline."""
+    """Return the column ``at`` for every (session, time): seconds on the timeline."""
     moments = frame.select("session", "time").unique().sort("session", "time")
     sessions = moments.group_by("session").agg(pl.col("time").min().alias("first"), pl.col("time").max().alias("last"))
     length = (pl.col("last") - pl.col("first")).dt.total_microseconds() / 1e6
@@ -114,9 +114,9 @@ def _clock(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tokens(frame: pl.DataFrame) -> pl.DataFrame:
-    """The tokens that each replica generated since its last sample.
+    """Return the tokens that each replica generated since its last sample.
 
-    A counter that fell belongs to an engine that was started again, and counts from zero.
+    A counter that fell belongs to an engine that was started again, so it counts from zero.
     """
     before = pl.col("generation_tokens").shift(1, fill_value=0).over("session", "index")
     fell = pl.col("generation_tokens") < before

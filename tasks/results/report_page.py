@@ -1,4 +1,4 @@
-"""report.html: a finished run on one page that needs no network, no script and no other file.
+"""Makes report.html: a finished run on one page that needs no network, no script and no other file.
 
 Text of models, datasets and configurations is escaped where it enters the page, and the page's content policy forbids
 scripts and requests: nothing that a model wrote can run.
@@ -25,14 +25,14 @@ _EXAMPLE_CHARACTERS = 800
 
 
 def publish_page(run_dir: Path) -> Path:
-    """Make and publish ``report.html`` of the finished run at ``run_dir``; returns its path. Raises ConfigError."""
+    """Make and publish ``report.html`` of the finished run at ``run_dir``, and return its path. Raises ConfigError."""
     path = RunPaths(root=run_dir).report_html
     publish_text(render_page(read_page_data(run_dir)), path)
     return path
 
 
 def render_page(data: PageData) -> str:
-    """The page as text."""
+    """Return the page as text."""
     environment = Environment(
         loader=PackageLoader("tasks.results", "templates"),
         autoescape=True,
@@ -78,7 +78,7 @@ def _command(config: dict[str, Any]) -> str | None:
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """What decides the outputs, flat, by name."""
+    """Return the settings that decide the outputs, flat, by name."""
     flat: list[tuple[str, str]] = []
     for part in ("comparable", "tested"):
         for name, value in config.get(part, {}).items():

@@ -24,7 +24,7 @@ LISTED_CHANGES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class RewardChange:
-    """One rollout whose reward differs; a reward is None for an error row or an unparseable ground truth."""
+    """One rollout whose reward differs. A reward is None for an error row or an unreadable ground truth."""
 
     rollout_id: str
     old_reward: float | None
@@ -35,7 +35,7 @@ class RewardChange:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreReport:
-    """What scoring a run again changed. Mean rewards are over all rows with a reward."""
+    """The changes after a run was scored again. Mean rewards are over all rows with a reward."""
 
     scorer: str
     scorer_version: str
@@ -86,7 +86,7 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
 
 
 def rescore_directory(run_dir: Path, scorer: Scorer) -> Path:
-    """``RUN/scores@NAME-VERSION``; characters that do not belong in a file name become ``-``."""
+    """Return ``RUN/scores@NAME-VERSION``. Characters that do not belong in a file name become ``-``."""
     return run_dir / f"scores@{re.sub(r'[^A-Za-z0-9._-]+', '-', f'{scorer.name}-{scorer.version}')}"
 
 

@@ -1,4 +1,4 @@
-"""The 95% confidence interval of a mean reward."""
+"""Computes the 95% confidence interval of a mean reward."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tasks.distributions import norm_ppf
 CONFIDENCE = 0.95
 RESAMPLES = 4_000
 MAX_DISTINCT_CLUSTERS = 5_000
-"""Above this many distinct clusters the bootstrap's limit is used: the cluster-robust normal interval."""
+"""With more distinct clusters, the limit of the bootstrap is used: the cluster-robust normal interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Interval:
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Score interval of the proportion ``successes / trials``: Wilson 1927, J. Am. Stat. Assoc. 22:209.
+    """Return the score interval of the proportion ``successes / trials``: Wilson 1927, J. Am. Stat. Assoc. 22:209.
 
     ``trials`` is at least 1.
     """
@@ -39,11 +39,11 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def mean_reward_interval(scored: pl.DataFrame, *, seed: int) -> Interval | None:
-    """Interval of the mean of column ``reward`` (no nulls), taking the questions as a random sample.
+    """Return the interval of the mean of column ``reward`` (no nulls), taking the questions as a random sample.
 
-    Wilson's interval when every ``example_id`` has one rollout and all rewards are 0 or 1. Otherwise a bootstrap that
-    draws whole questions, because rollouts of one question are not independent (Cameron, Gelbach & Miller 2008, Rev.
-    Econ. Stat. 90:414). None without rows, and for the bootstrap with fewer than two questions.
+    It is Wilson's interval when every ``example_id`` has one rollout and all rewards are 0 or 1. Otherwise it is a
+    bootstrap over whole questions, because rollouts of one question are not independent (Cameron, Gelbach & Miller
+    2008, Rev. Econ. Stat. 90:414). It is None without rows, and for the bootstrap with fewer than two questions.
     """
     clusters = scored.group_by("example_id").agg(total=pl.col("reward").cast(pl.Float64).sum(), rollouts=pl.len())
     if clusters.is_empty():

@@ -36,7 +36,7 @@ Outcome = Literal["right", "wrong", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutFilter:
-    """Which rollouts to show; None and False select all."""
+    """Says which rollouts to show. None and False select all."""
 
     arm: str | None = None
     example: str | None = None
@@ -45,7 +45,7 @@ class RolloutFilter:
 
     @property
     def condition(self) -> pl.Expr:
-        """True for the rows that pass; it reads columns of a rollout and its score."""
+        """Expression over the columns of a rollout and its score: true for the rows that pass."""
         wanted = pl.lit(True)
         if self.arm is not None:
             wanted &= pl.col("arm_id") == self.arm
@@ -64,7 +64,7 @@ class RolloutFilter:
 
 
 def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, Any]]:
-    """The rollouts that pass, in order, each with the columns of its score, which are None until it is scored.
+    """Yield the rollouts that pass, in order, with the columns of their scores, which are None before scoring.
 
     Raises ConfigError when the run has no rollouts, or not the arm or the example asked for.
     """
@@ -74,7 +74,7 @@ def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, An
 
 
 def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
-    """The number of rollouts that pass."""
+    """Return the number of rollouts that pass."""
     shards = shard_indices(run_dir / "rollouts")
     scans = [_scan(RunPaths(root=run_dir), shard).filter(wanted.condition).select(pl.len()) for shard in shards]
     return sum(int(counted.item()) for counted in pl.collect_all(scans))
@@ -105,14 +105,14 @@ def _scan(paths: RunPaths, shard: int) -> pl.LazyFrame:
 
 
 def render_rollouts(rollouts: Iterable[dict[str, Any]], *, shown: int, found: int) -> RenderableType:
-    """The rollouts that ``find_rollouts`` returned: ``shown`` of the ``found`` ones."""
+    """Return a view of ``rollouts``, from ``find_rollouts``: ``shown`` of ``found`` rollouts."""
     parts = [part for rollout in rollouts for part in _rollout(rollout)]
     note = f"{found:,} rollouts" if shown == found else f"{shown:,} of {found:,} rollouts; --limit shows more"
     return Group(*parts, Text(note, style="bold"))
 
 
 def outcome(rollout: dict[str, Any]) -> tuple[str, str]:
-    """The outcome of a rollout in a word, and its colour."""
+    """Return the outcome of a rollout in a word, and the colour of the word."""
     if rollout["error"] is not None:
         return "error", "red"
     if rollout["reward"] is None:

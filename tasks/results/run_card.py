@@ -1,4 +1,4 @@
-"""Dataset cards of a run: README.md, which makes the run directory a dataset repository, and the card for the Hub."""
+"""Makes the dataset cards of a run: README.md of the run directory, a dataset repository, and the card for the Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,14 @@ natural logarithms under the sampling distribution, one for each of `completion_
 
 
 def publish_card(run_dir: Path) -> Path:
-    """Make and publish the card of the finished and scored run at ``run_dir``; returns its path. Raises ConfigError."""
+    """Make, publish and return the path of the card of the finished and scored ``run_dir``. Raises ConfigError."""
     path = run_dir / CARD
     publish_text(build_run_card(run_dir), path)
     return path
 
 
 def build_run_card(run_dir: Path) -> str:
-    """The card of a run directory: that of the Hub, the configurations, how to load them, columns and provenance."""
+    """Return the card of a run directory: the Hub's card, the configurations, how to load them, columns, provenance."""
     from huggingface_hub import DatasetCard
 
     check_scored(run_dir)
@@ -169,7 +169,7 @@ def _type(kind: pl.DataType) -> str:
 
 
 def build_hub_card(run_dir: Path) -> str:
-    """The card for the Hub, where rollouts and scores are one table: a YAML header and the run's facts."""
+    """Return the card for the Hub, where rollouts and scores are one table: a YAML header and the run's facts."""
     comparison = read_equivalence(run_dir)
     rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
     facts: dict[str, Any] = (
@@ -198,7 +198,7 @@ def build_hub_card(run_dir: Path) -> str:
 
 
 def scan_scores(run_dir: Path) -> pl.LazyFrame | None:
-    """The scores of a run, or None for a run that is not scored."""
+    """Return the scores of a run, or None for a run that is not scored."""
     if not shard_indices(run_dir / "scores"):
         return None
     return pl.scan_parquet(run_dir / "scores" / "shard-*.parquet")

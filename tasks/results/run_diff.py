@@ -22,13 +22,13 @@ _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """One rollout that is right in one run only."""
+    """One rollout that is right in only one of the runs."""
 
     example_id: str
     arm_id: str
     sample_index: int
     won: bool
-    """True when only the second run is right."""
+    """Whether only the second run is right."""
     ground_truth: str
     first_answer: str | None
     second_answer: str | None
@@ -43,14 +43,14 @@ class ArmFlips:
     arm_id: str
     rollouts: int
     lost: int
-    """Rollouts that only the first run has right."""
+    """Rollouts that are right only in the first run."""
     won: int
-    """Rollouts that only the second run has right."""
+    """Rollouts that are right only in the second run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDiff:
-    """Two runs, compared rollout by rollout over those that both have scored."""
+    """The comparison of two runs over the rollouts that both have scored."""
 
     first: str
     second: str
@@ -59,15 +59,15 @@ class RunDiff:
     flips: Flips
     arms: tuple[ArmFlips, ...]
     first_only: int
-    """Rollouts scored in the first run only."""
+    """Rollouts scored only in the first run."""
     second_only: int
-    """Rollouts scored in the second run only."""
+    """Rollouts scored only in the second run."""
     examples: tuple[Flip, ...]
     """The first flips, in the order of the second run."""
 
 
 def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = None) -> RunDiff:
-    """Compare the rewards of two scored runs over the same questions; at most ``most`` flips become examples.
+    """Compare the rewards of two scored runs over the same questions. At most ``most`` flips become examples.
 
     ``arm`` restricts the comparison to one arm. Raises ConfigError when the runs share no scored rollout, or when equal
     ids stand for different questions.
@@ -144,7 +144,7 @@ def _completions(run_dir: Path, keys: pl.DataFrame) -> dict[tuple[Any, ...], str
 
 
 def render_diff(diff: RunDiff) -> RenderableType:
-    """The counts, the flips per arm, and the listed flips with both texts."""
+    """Return the counts, the flips per arm, and the listed flips with both texts."""
     flips = diff.flips
     summary = Text(
         f"{diff.first} (A) and {diff.second} (B): {flips.rollouts:,} rollouts scored in both; mean reward "

@@ -33,12 +33,12 @@ State = Literal["running", "done", "interrupted", "started"]
 
 @dataclass(frozen=True, kw_only=True)
 class ListedRun:
-    """One run. A value that its files do not tell is None."""
+    """One run. A value that is not in its files is None."""
 
     run_id: str
     state: State
-    """"running": a process holds its lock. "done": it has a manifest and all rollouts. "interrupted": some rollouts are
-    published. "started": none is."""
+    """"running": a process holds its lock. "done": it has a manifest and all rollouts. "interrupted": it has some
+    published rollouts. "started": it has none."""
     questions: int | None
     rollouts: int
     """Published rollouts."""
@@ -47,15 +47,15 @@ class ListedRun:
     verdict: str | None
     """The verdict of the comparison with the baseline."""
     uploaded: str | None
-    """Where it was uploaded to; None unless the upload is complete."""
+    """URL of its upload; None unless the upload is complete."""
     bytes: int
     """Size of all its files."""
     updated: datetime
-    """When a file of it last changed (UTC)."""
+    """Time of the latest change of its files (UTC)."""
 
 
 def list_runs(runs_dir: Path) -> list[ListedRun]:
-    """Every run below ``runs_dir``, the last changed first; a directory without config.json is no run.
+    """Return every run below ``runs_dir``, the last changed first. A directory without config.json is no run.
 
     A damaged file is logged, and its values are None.
     """
@@ -136,7 +136,7 @@ _WIDE_ONLY = ("questions", "changed (UTC)", "uploaded")
 
 
 def render_runs(runs: Sequence[ListedRun], *, narrow: bool = False) -> RenderableType:
-    """One line per run, with the whole run id; ``narrow`` leaves out the columns of _WIDE_ONLY."""
+    """Return one line per run, with the whole run id. ``narrow`` leaves out the columns of _WIDE_ONLY."""
     columns = [column for column in _COLUMNS if not (narrow and column in _WIDE_ONLY)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:

@@ -1,6 +1,6 @@
-"""report.json: what a finished run came to, as one typed record.
+"""Defines report.json, the result of a finished run, as one typed record.
 
-The record is built, written and read here alone, so that its fields are declared once.
+Only this module writes and reads the record, so that its fields are declared once.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ class ErrorCount:
     """One kind of error row."""
 
     error: str
-    """The message, every number in it replaced by N."""
+    """The message, with N in place of every number."""
     count: int
 
 
@@ -38,7 +38,7 @@ class GenerationTotals:
     start_seconds: float
     """Time spent starting engines."""
     tokens: int
-    """Completion tokens generated, those of lost attempts included."""
+    """Generated completion tokens, including those of lost attempts."""
     tokens_per_second: float | None
     """``tokens / seconds``; None when nothing was generated."""
     restarts: int
@@ -61,7 +61,7 @@ class RunReport:
 
     run_id: str
     run_dir: str
-    """The run directory as the command was given it."""
+    """The run directory, as it was given to the command."""
     fingerprint: str
     profile: str
     """Name of the profile."""
@@ -73,9 +73,9 @@ class RunReport:
     num_errors: int
     """Rollouts without a completion."""
     errors: tuple[ErrorCount, ...]
-    """The most frequent errors, the most frequent first."""
+    """The most frequent errors, in descending order."""
     gold_suspects: int
-    """Questions whose ground truth looks wrong."""
+    """How many questions have a ground truth that looks wrong."""
     mean_reward: float | None
     """The same as ``overall.mean_reward``."""
     mean_reward_without_suspects: float | None
@@ -97,16 +97,16 @@ class RunReport:
 
     @property
     def all_arms(self) -> tuple[ArmMetrics, ...]:
-        """Every arm, then all arms together under the name "all": the rows of a table."""
+        """The rows of a table: every arm, then all arms together under the name "all"."""
         return (*self.arms, replace(self.overall, arm_id="all"))
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RunReport":
-        """The record of ``to_json``."""
+        """Return the record of a value that ``to_json`` made."""
         return TypeAdapter(cls).validate_python(value)
 
 
@@ -116,5 +116,5 @@ def publish_report(report: RunReport, run_dir: Path) -> None:
 
 
 def read_report(run_dir: Path) -> RunReport | None:
-    """report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
+    """Return report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
     return read_record(RunPaths(root=run_dir).report, RunReport)

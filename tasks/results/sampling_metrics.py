@@ -1,4 +1,4 @@
-"""What several samples of one prompt show: pass@k, majority voting, and groups without a learning signal.
+"""Computes metrics over several samples of one prompt: pass@k, majority votes, groups without a learning signal.
 
 A group is the rollouts of one (example_id, arm_id), which share a prompt. All functions take scored rollouts: every row
 has a reward, and a rollout is correct when its reward is above ``CORRECT_ABOVE``.
@@ -21,13 +21,13 @@ class PassAtK:
 
     k: int
     value: float
-    """Mean over the groups of at least ``k`` samples."""
+    """The mean over all groups of at least ``k`` samples."""
     groups: int
     """Number of these groups."""
 
 
 def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
-    """Pass@k for every power of two up to the most frequent group size, and for that size.
+    """Return pass@k for every power of two up to the most frequent group size, and for that size.
 
     The unbiased estimate of a group with n samples, c of them correct, is 1 - C(n - c, k) / C(n, k): Chen et al. 2021,
     section 2.1 (https://arxiv.org/abs/2107.03374).
@@ -53,13 +53,13 @@ def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
 
 
 def maj_at_k(scored: pl.DataFrame) -> float | None:
-    """Mean credit of the majority answer over all groups, k being each group's size; None without groups."""
+    """Return the mean credit of the majority answer over all groups; k is the group's size. None without groups."""
     credit = majority_credit(scored, GROUP)["reward"]
     return float(credit.sum()) / len(credit) if len(credit) else None
 
 
 def majority_credit(scored: pl.DataFrame, group: Sequence[str]) -> pl.DataFrame:
-    """One row per group, which the columns ``group`` define; ``reward`` is the credit of its majority answer.
+    """Return one row per group. The columns ``group`` define it; ``reward`` is the credit of its majority answer.
 
     Majority voting, or self-consistency: Wang et al. 2022 (https://arxiv.org/abs/2203.11171). The credit is 1 when the
     most frequent extracted answer is correct and 0 when it is not; in a tie, the share of the tied answers that are
@@ -79,7 +79,7 @@ def majority_credit(scored: pl.DataFrame, group: Sequence[str]) -> pl.DataFrame:
 
 
 def zero_variance_share(scored: pl.DataFrame) -> float | None:
-    """Share of the groups of two or more rollouts whose rewards are all equal, so that their advantages are 0.
+    """Return the share of the groups of two or more rollouts whose rewards are all equal: their advantages are 0.
 
     None without such groups.
     """

@@ -1,4 +1,4 @@
-"""Rollouts of a finished run joined with their scores, one shard in memory at a time."""
+"""Reads the rollouts of a finished run with their scores, one shard in memory at a time."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if na
 
 
 def check_scored(run_dir: Path) -> list[int]:
-    """The shard indices of a finished and scored run.
+    """Return the shard indices of a finished and scored run.
 
     Raises ConfigError when a shard or its scores are missing.
     """
@@ -33,7 +33,7 @@ def check_scored(run_dir: Path) -> list[int]:
 def scored_shards(
     run_dir: Path, columns: Sequence[str] | None = None, *, where: pl.Expr | None = None
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Every shard in order, as (index, rows with all columns of a rollout and its score).
+    """Yield every shard in order, as (index, rows with all columns of a rollout and its score).
 
     ``columns`` selects some of the columns, ``where`` some of the rows. Raises ConfigError when the run is not finished
     and scored, or a shard cannot be read.
@@ -54,9 +54,9 @@ def scored_shards(
 
 
 def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
-    """What metrics need of all rollouts of a run and their scores: no prompts, texts or token lists.
+    """Return the columns that metrics need of all rollouts and their scores: no prompts, texts or token lists.
 
-    ``repetition`` adds the column ``is_repetitive``, for which the texts are read, one shard at a time.
+    ``repetition`` adds the column ``is_repetitive``. It is made from the texts, one shard at a time.
     """
     columns = [
         pl.col(

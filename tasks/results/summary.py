@@ -33,7 +33,7 @@ def summarize_run(run_dir: Path) -> RunReport:
 
 
 def build_report(run_dir: Path) -> RunReport:
-    """The report of the finished and scored run at ``run_dir``, from config.json and the published shards."""
+    """Return the report of the finished and scored run at ``run_dir``, from config.json and the published shards."""
     paths = RunPaths(root=run_dir)
     config = read_config(run_dir)
     rows = load_metric_rows(paths, repetition=True)
@@ -73,7 +73,7 @@ def _equivalence(run_dir: Path) -> EquivalenceOutcome | None:
 
 
 def _errors(rows: pl.DataFrame) -> tuple[ErrorCount, ...]:
-    """The most frequent errors; those that differ only in their numbers count as one."""
+    """Return the most frequent errors. Errors that differ only in numbers count as one."""
     errors = rows.select(error=pl.col("error").drop_nulls().str.replace_all(r"\d+", "N"))
     return tuple(ErrorCount(**row) for row in errors["error"].value_counts(sort=True).head(LISTED_ERRORS).to_dicts())
 

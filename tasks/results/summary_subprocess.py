@@ -1,6 +1,6 @@
-"""The summary of a run, made in a subprocess: report.json, then the report page and the dataset card.
+"""Makes the summary of a run in a subprocess: report.json, then the report page and the dataset card.
 
-Polars does not return the memory that reading all rollouts takes; the subprocess returns it when it ends.
+Polars keeps the memory in which it has read all rollouts. The subprocess gives it back when it ends.
 """
 
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def summarize_in_subprocess(run_dir: Path) -> RunReport:
-    """Make report.json, report.html and README.md of the run at ``run_dir``; returns the report.
+    """Make report.json, report.html and README.md of the run at ``run_dir``, and return the report.
 
     Raises HarvestError. A page or card that could not be made is logged as a warning.
     """
@@ -28,7 +28,7 @@ def summarize_in_subprocess(run_dir: Path) -> RunReport:
 
 
 def publish_page_and_card(run_dir: Path) -> list[str]:
-    """Make report.html and README.md; returns the names of those that failed, whose errors are logged."""
+    """Make report.html and README.md. Log the errors of those that fail, and return their names."""
     from tasks.results.report_page import publish_page
     from tasks.results.run_card import publish_card
 

@@ -1,4 +1,4 @@
-"""Small plots as SVG markup: no script, no request, and every text is escaped."""
+"""Makes small plots as SVG markup, without scripts and requests, and with every text escaped."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ class Scale:
 
 
 def tag(name: str, content: object = "", **attributes: object) -> Markup:
-    """One element. In attribute names ``_`` stands for ``-``; content and values are escaped."""
+    """Return one element. In attribute names ``_`` stands for ``-``; content and values are escaped."""
     pairs = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value))}"' for key, value in attributes.items()
     )
@@ -33,7 +33,7 @@ def tag(name: str, content: object = "", **attributes: object) -> Markup:
 
 
 def svg(width: int, height: int, title: str, parts: Iterable[Markup]) -> Markup:
-    """A picture of ``parts`` that scales with the page; ``title`` is its text alternative."""
+    """Return a picture of ``parts`` that scales with the page. ``title`` is its text alternative."""
     return tag(
         "svg",
         Markup("").join([tag("title", title), *parts]),
@@ -45,7 +45,7 @@ def svg(width: int, height: int, title: str, parts: Iterable[Markup]) -> Markup:
 
 
 def text(x: float, y: float, words: object, anchor: str = "start", fill: str = "#1b1f24") -> Markup:
-    """A text whose ``anchor`` ("start", "middle" or "end") is at (x, y)."""
+    """Return a text whose ``anchor`` ("start", "middle" or "end") is at (x, y)."""
     return tag("text", words, x=x, y=y, text_anchor=anchor, fill=fill, font_size=FONT_PX)
 
 
@@ -62,7 +62,7 @@ def polyline(points: Sequence[tuple[float, float]], stroke: str) -> Markup:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round values within [low, high]."""
+    """Return about ``count`` round values within [low, high]."""
     if high <= low:
         return [low]
     raw = (high - low) / max(1, count)
@@ -73,7 +73,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def label(value: float) -> str:
-    """The text of a tick: 1200 becomes "1,200", 0.25 becomes "0.25"."""
+    """Return the text of a tick: 1200 becomes "1,200", 0.25 becomes "0.25"."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"
 
 

@@ -184,7 +184,7 @@ def test_filters(filters: Row, condition: pl.Expr, run: RunPaths, tmp_path: Path
 @pytest.mark.parametrize(
     ("to", "filters", "message"),
     [
-        ("slime", {}, "verl, trl, openrlhf, prime-rl, parquet, jsonl"),
+        ("slime", {}, f"the targets are {', '.join(FORMATS)}"),
         ("verl", {"arms": ("algebra", "poetry")}, "no arm 'poetry'"),
         ("verl", {"include_errors": True}, "cannot take error rows"),
         ("verl", {"min_reward": 2.0}, "none of the 144 rollouts passes"),
