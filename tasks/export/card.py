@@ -1,4 +1,4 @@
-"""The README.md of an export: its contents, and the code that a trainer needs to read it."""
+"""Makes the README.md of an export: its contents, and the code with which a trainer reads it."""
 
 from typing import Any
 
@@ -96,7 +96,7 @@ _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_
 
 
 def export_card(manifest: dict[str, Any], suffix: str) -> str:
-    """The card of an export, from the fields of its manifest; ``suffix`` is that of its files."""
+    """Return the card of an export, from the fields of its manifest. Its files have the ``suffix``."""
     filters = {name: value for name, value in manifest["filters"].items() if value not in (None, False, ())}
     usage = _USAGE[manifest["to"]]
     if manifest["to"] == "trl":

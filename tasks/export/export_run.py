@@ -1,8 +1,8 @@
-"""Export of a finished run as training data: one file per shard in a trainer's own columns, and a manifest.
+"""Exports a finished run as training data: one file per shard in a trainer's own columns, and a manifest.
 
-Shards are read, filtered and written one after the other, so memory does not grow with the run. ``manifest.json`` is
-deleted before the first file is written and written after the last: a directory with a manifest is complete. The
-directory can be loaded as a dataset repository.
+Shards are read, filtered and written one after the other, so memory does not grow with the run. An earlier
+``manifest.json`` is deleted before the first file is written, and the new one is written last: a directory with a
+manifest is complete. The directory can be loaded as a dataset repository.
 """
 
 import json
@@ -53,19 +53,19 @@ class ExportFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportManifest:
-    """The contents of an export: its ``manifest.json``."""
+    """The contents of an export's ``manifest.json``."""
 
     to: str
     """Name of the target."""
     source: str
-    """The version of the trainer whose code the columns were checked against."""
+    """The trainer's version; the columns were checked against its code."""
     run_id: str
     fingerprint: str
     """The run's."""
     data_source: str
-    """Name or path of the dataset that the questions are from."""
+    """Name or path of the dataset of the questions."""
     url: str
-    """Where the export is."""
+    """Directory or URL of the export."""
     filters: ExportFilters
     columns: tuple[str, ...]
     rollouts_read: int
@@ -74,7 +74,7 @@ class ExportManifest:
     """Rollouts exported."""
     groups: int
     rollouts_per_group: int
-    """The group size to configure in the trainer: the run's, or ``max_per_group`` where that is smaller."""
+    """The group size to configure in the trainer: the run's, or ``max_per_group`` if it is smaller."""
     dropped: dict[str, int]
     """Rollouts left out, by reason."""
     files: tuple[ExportFile, ...]
@@ -93,8 +93,8 @@ def export_run(
 
     ``advantages`` adds the column ``advantage`` to a target that takes every column.
 
-    Raises ConfigError when the run is not finished and scored, when the target or a filter does not fit it, when
-    ``out`` holds other files, or when no rollout passes; UploadError or StorageError when writing fails.
+    Raises ConfigError when the run is not finished and scored, when the target or a filter does not fit the run, when
+    ``out`` holds other files, or when no rollout passes. Raises UploadError or StorageError when a write fails.
     """
     chosen = _format(to, advantages=advantages)
     filters = filters or ExportFilters()
@@ -155,7 +155,7 @@ def _format(to: str, *, advantages: bool) -> ExportFormat:
 
 
 def _arms_and_group_size(run_dir: Path) -> tuple[list[str], int]:
-    """The arms of the run, and the size of its largest group."""
+    """Return the arms of the run, and the size of its largest group."""
     check_scored(run_dir)
     groups = (
         pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
@@ -179,13 +179,13 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
         limit = "samples_per_arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
         others = ", ".join(name for name, target in FORMATS.items() if not target.needs_group)
         raise ConfigError(
-            f"{chosen.name} compares the rollouts of a group, and here a group has one ({limit}). Generate with "
+            f"{chosen.name} compares the rollouts of a group, but a group has only one here ({limit}). Generate with "
             f"samples_per_arm >= 2, or export to one of {others}"
         )
     if chosen.advantages and samples < 2:
         raise ConfigError(
-            "an advantage compares the rollouts of a group, and here a group has one (samples_per_arm was 1). Generate "
-            "with --samples-per-arm 2 or more, or export without advantages"
+            "an advantage compares the rollouts of a group, but a group has only one here (samples_per_arm was 1). "
+            "Generate with --samples-per-arm 2 or more, or export without advantages"
         )
 
 
@@ -193,7 +193,7 @@ def _filtered(
     run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     for index, scored in scored_shards(run_dir, SCORED_ROLLOUT_COLUMNS):
-        # before the filters: the whole group counts in an advantage, whatever is left out
+        # before the filters, because an advantage is relative to the whole group
         rollouts = group_advantages(scored) if chosen.advantages else scored
         rollouts = apply_filters(rollouts, filters, counts)
         if chosen.for_training:
@@ -204,7 +204,7 @@ def _filtered(
 
 
 def _own_files(store: ObjectStore) -> set[str]:
-    """Names of the files of an earlier export in ``store``. Raises ConfigError when it holds any other file."""
+    """Return the names of an earlier export's files in ``store``. Raises ConfigError when it holds any other file."""
     names = {name for name in store.listing() if not is_temporary(Path(name))}
     others = sorted(
         name for name in names if name not in (MANIFEST, CARD) and not name.startswith(DATA_NAME.partition("{")[0])

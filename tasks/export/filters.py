@@ -1,4 +1,4 @@
-"""The filters of an export: which rollouts of a run become training data."""
+"""Filters the rollouts of a run for an export."""
 
 from dataclasses import dataclass, field
 
@@ -9,27 +9,27 @@ from tasks.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFilters:
-    """The filters, applied in the order of the fields: ``max_per_group`` counts what the others left."""
+    """The filters. They apply in the order of the fields, so ``max_per_group`` counts what the others left."""
 
     arms: tuple[str, ...] = ()
     """Only these arms; empty takes all."""
     include_errors: bool = False
     """Keep error rows, which have no completion and no reward."""
     drop_gold_suspects: bool = False
-    """Leave out the questions whose ground truth looks wrong, so that correct answers get no reward."""
+    """Leave out questions whose ground truth looks wrong, because their correct answers get no reward."""
     drop_zero_variance: bool = False
-    """Leave out groups whose rewards are all equal: their advantages are 0."""
+    """Leave out groups whose rewards are all equal, because their advantages are 0."""
     drop_truncated: bool = False
     """Leave out completions that max_tokens cut off."""
     min_reward: float | None = None
-    """Least reward; a rollout without a reward does not pass."""
+    """Smallest reward that passes. A rollout without a reward does not pass."""
     max_per_group: int | None = None
-    """Most rollouts per group, the first ones in sample order."""
+    """At most so many rollouts per group, the first ones in sample order."""
 
 
 @dataclass(kw_only=True)
 class DropCounts:
-    """How many rollouts were read, and how many each filter left out; a rollout counts for the first such filter."""
+    """Counts the rollouts that were read, and those that each filter left out. A rollout counts for one filter only."""
 
     read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class DropCounts:
 def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None:
     """Raise ConfigError for an unknown arm, or a filter that makes no sense for the run.
 
-    ``arms`` are the run's arms, ``samples`` its rollouts per group.
+    ``arms`` are the run's arms. ``samples`` is its number of rollouts per group.
     """
     if unknown := sorted({*filters.arms} - {*arms}):
         raise ConfigError(f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}")
@@ -56,7 +56,7 @@ def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None
 
 
 def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCounts) -> pl.DataFrame:
-    """The rows of one shard that pass, in order; updates ``counts``. A group never spans shards."""
+    """Return the rows of one shard that pass, in order, and update ``counts``. A group never spans shards."""
     counts.read += rollouts.height
     if filters.arms:
         rollouts = _keep(rollouts, pl.col("arm_id").is_in(filters.arms), "arm", counts)
@@ -78,12 +78,12 @@ def apply_filters(rollouts: pl.DataFrame, filters: ExportFilters, counts: DropCo
 
 
 def keep_complete_groups(rollouts: pl.DataFrame, size: int, counts: DropCounts) -> pl.DataFrame:
-    """Only groups of exactly ``size`` rollouts, for trainers that split the rows into groups of equal size."""
+    """Return only groups of exactly ``size`` rollouts, for trainers that split rows into groups of equal size."""
     return _keep(rollouts, pl.len().over("group_id") == size, "incomplete group", counts)
 
 
 def keep_trainable(rollouts: pl.DataFrame, counts: DropCounts) -> pl.DataFrame:
-    """Only rollouts with at least one completion token and a reward."""
+    """Return only rollouts with at least one completion token and a reward."""
     rollouts = _keep(rollouts, pl.col("num_completion_tokens") > 0, "empty completion", counts)
     return _keep(rollouts, pl.col("reward").is_not_null(), "no reward", counts)
 

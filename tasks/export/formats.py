@@ -1,4 +1,4 @@
-"""The columns that each trainer reads, made from scored rollouts; token ids are those that were sampled.
+"""Makes the columns that each trainer reads, from scored rollouts. Token ids stay as they were sampled.
 
 A new trainer needs a function and an entry in FORMATS here, and the usage text of its card in ``card.py``. The columns
 were checked against these sources:
@@ -25,7 +25,7 @@ class ExportFormat:
 
     name: str
     source: str
-    """The version of the trainer whose code the columns were checked against."""
+    """The trainer's version; the columns were checked against its code."""
     columns: Callable[[pl.DataFrame, str], pl.DataFrame]
     """Makes the columns from filtered rollouts and the name of their dataset, one row per rollout."""
     suffix: str = ".parquet"

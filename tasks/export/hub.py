@@ -1,4 +1,4 @@
-"""Push of a run to the Hugging Face Hub, as a dataset of one row per rollout with its score."""
+"""Pushes a run to the Hugging Face Hub, as a dataset with one row per rollout and its score."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
-    """Push the run's rollouts with their scores, and a card, to the dataset ``repo_id`` (ORG/NAME); returns its URL.
+    """Push the run's rollouts with their scores, and a card, to the dataset ``repo_id`` (ORG/NAME). Return its URL.
 
-    The token is that of the environment or of the Hub's login. Raises ConfigError when ``repo_id`` is not ORG/NAME or
+    The token comes from the environment or from the Hub's login. Raises ConfigError when ``repo_id`` is not ORG/NAME or
     the run is not finished, UploadError when the Hub refuses.
     """
     from huggingface_hub import DatasetCard, HfApi
@@ -37,7 +37,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
         card = DatasetCard(build_hub_card(run_dir))
         try:
             HfApi().create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-            # the card first: push_to_hub keeps its text and adds the features to its header
+            # the card goes first, because push_to_hub keeps its text and adds the features to its header
             card.push_to_hub(repo_id, repo_type="dataset")
             dataset.push_to_hub(repo_id, private=private)
         except HarvestError:
@@ -48,7 +48,7 @@ def push_to_hub(run_dir: Path, repo_id: str, *, private: bool = True) -> str:
 
 
 def build_dataset(run_dir: Path, cache: Path) -> "Dataset":
-    """The rollouts joined with their scores, if they are scored; the data stays on disk, in ``cache``."""
+    """Return the rollouts, with their scores if there are any. The data stays on disk, in ``cache``."""
     from datasets import Dataset
 
     files = []

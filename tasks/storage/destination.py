@@ -1,4 +1,4 @@
-"""Open the store at a destination URL, and check before a run that it can be written to."""
+"""Opens the store at a destination URL, and checks before a run that the store can be written to."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tasks.storage.transfer_scope import add_to_scope
 CHECK_PREFIX = ".harvest-check-"
 """Start of the name of the object that a check writes."""
 CHECK_ATTEMPTS = 3
-"""How often a check tries a request: fewer times than an upload, because a user may wait for the answer."""
+"""How often a check tries a request. It is less often than in an upload, because a user may wait for the answer."""
 
 
 def open_store(url: str, transfer: TransferSettings | None = None, state: Path | None = None) -> ObjectStore:
@@ -36,7 +36,7 @@ def check_destination(url: str, transfer: TransferSettings | None = None) -> Non
     """
     store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS))
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
-    # without the right to list, S3 answers 403 instead of 404 for a missing object: find that out before a run starts
+    # find out before the run whether listing is allowed: without it, S3 answers 403 for a missing object, not 404
     store.head(key)
     store.put_bytes(key, data, fingerprint="")
     try:

@@ -1,4 +1,4 @@
-"""Digests of a file: the sha256 of all bytes and the MD5 of each part, computed in one pass."""
+"""Computes the digests of a file in one pass: the sha256 of all bytes, and the MD5 of each part."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ class Digest:
     size: int
     """In bytes."""
     sha256: str
-    """Of all bytes, in hex."""
+    """The sha256 of all bytes, in hex."""
     part_bytes: int
     """Size of every part but the last."""
     part_md5s: tuple[bytes, ...]

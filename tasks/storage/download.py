@@ -1,4 +1,7 @@
-"""Download an uploaded run: the files of the manifest whose hash is in ``_SUCCESS``, each verified, and resumable."""
+"""Downloads an uploaded run and verifies each file. An interrupted download can be resumed.
+
+It trusts only the manifest whose hash is in ``_SUCCESS``.
+"""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +22,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Where the files of a directory were downloaded from."""
+    """The origin of a directory's files."""
 
     url: str
 
@@ -44,7 +47,7 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     publish_json(asdict(_Source(url=store.url)), target / _SOURCE)
     remove_stale_temporaries(target)
     if wanted:
-        # files are missing or old: without them a directory must not have a manifest
+        # files are missing or old, and an incomplete directory must not have a manifest
         (target / MANIFEST).unlink(missing_ok=True)
     with ThreadPoolExecutor(transfer.workers, thread_name_prefix="download") as pool:
         futures = [pool.submit(_fetch, store, file, target) for file in wanted]

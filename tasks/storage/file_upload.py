@@ -16,7 +16,7 @@ from tasks.storage.upload_record import UploadedFile, Verified
 logger = logging.getLogger(__name__)
 
 Verify = Literal["sample", "full"]
-"""Which files are read back: every twentieth that was sent, or all, also those that were there before."""
+"""Which files are read back: ``sample`` is every twentieth sent file, ``full`` is all files, old ones included."""
 
 _SAMPLE_EVERY = 20
 _ROUNDS = 3
@@ -49,8 +49,8 @@ class FileUploader:
     def upload(self, name: str, *, listed: bool, known: UploadedFile | None) -> UploadedFile:
         """Make the store hold the file ``name`` of the run, and return how that was verified.
 
-        ``listed``: the store has an object of this name. ``known``: what an earlier upload verified of it.
-        Raises UploadError when the store holds other bytes each time the file was sent.
+        ``listed``: the store has an object of this name. ``known``: the result of an earlier upload of it. Raises
+        UploadError when the store holds other bytes after every try.
         """
         path = self._run_dir / name
         with path.open("rb") as file:

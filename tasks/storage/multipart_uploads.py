@@ -1,4 +1,4 @@
-"""Records of open multipart uploads, so that a later process can abort those of a process that was killed.
+"""Records open multipart uploads, so that a later process can abort the uploads of a process that was killed.
 
 Each upload has one small JSON file: written before the upload is opened, completed with its id, and removed when the
 upload is completed or aborted.
@@ -18,7 +18,7 @@ from tasks.files import publish_json, read_record
 
 @dataclass(frozen=True, kw_only=True)
 class MultipartUpload:
-    """What the file says about one upload."""
+    """The record of one upload, as its file has it."""
 
     bucket: str
     key: str

@@ -1,4 +1,4 @@
-"""Objects below one URL of any fsspec filesystem: list, look up, read, write and delete them, with retries."""
+"""Lists, looks up, reads, writes and deletes objects below one URL of any fsspec filesystem, with retries."""
 
 import hashlib
 import shutil
@@ -22,12 +22,12 @@ Result = TypeVar("Result")
 CHUNK_BYTES = 8 * 2**20
 """How much of an object one read request returns."""
 BODIES_IN_MEMORY = threading.BoundedSemaphore(8)
-"""Bounds the bodies and chunks that this process holds at once, in all its stores, and so the memory they need."""
+"""Limits the bodies and chunks that all stores of this process hold at once, and so their memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """What a store says about an object."""
+    """An object as its store describes it."""
 
     size: int
     """In bytes."""
@@ -36,7 +36,7 @@ class StoredObject:
     etag_is_md5: bool = False
     """Whether the bytes alone determine ``etag`` (see ``Digest.etag``)."""
     sha256: str | None = None
-    """What the writer recorded, in hex; None where the store keeps no metadata."""
+    """The sha256 that the writer recorded, in hex; None where the store keeps no metadata."""
     checksum_verified: bool = False
     """Whether the server compared a sha256 checksum when it received the object."""
 

@@ -1,4 +1,4 @@
-"""Retries of one request to a destination, after failures that can pass."""
+"""Repeats a request to a destination after failures that can pass."""
 
 import logging
 import random
@@ -21,7 +21,7 @@ def with_retries(
     stop: threading.Event,
     secrets: tuple[str, ...] = (),
 ) -> Result:
-    """Return the result of ``call``, called again after transient failures; the last failure propagates unchanged.
+    """Return the result of ``call``, which is repeated after transient failures. The last failure is raised unchanged.
 
     ``what`` names the request in the log. Between calls it waits a random time below a bound that doubles ("full
     jitter", Brooker 2015, AWS Architecture Blog). ``stop`` ends the wait; then it raises TransferStoppedError.

@@ -1,7 +1,7 @@
-"""Objects of an S3 bucket: digests in the metadata, checksums in the requests, and multipart uploads without orphans.
+"""Stores objects in an S3 bucket, with digests in the metadata, checksums in the requests, and multipart uploads.
 
-All bytes of an upload leave through one thread, s3fs's event loop. What that thread does to them besides sending limits
-the speed of an upload.
+No multipart upload stays open. All bytes of an upload leave through one thread, the event loop of s3fs, so any other
+work of that thread limits the speed of an upload.
 """
 
 import asyncio
@@ -144,7 +144,7 @@ class S3ObjectStore(ObjectStore):
             parts = self._send_parts(key, file, digest, upload_id)
             self._complete(key, digest, upload_id, parts)
         except BaseException:
-            # when the server cannot be reached, the record stays, and the next upload of the run aborts it
+            # if the server cannot be reached, the record stays, and the next upload of the run aborts this one
             with contextlib.suppress(HarvestError):
                 self._abort_uploads(target, upload_id, unknown_ids=upload_id is None or tries > 1)
                 if record:

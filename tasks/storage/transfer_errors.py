@@ -1,4 +1,4 @@
-"""Interpret errors of a destination: whether to retry, which HarvestError to raise, and its text without secrets."""
+"""Interprets errors of a destination: whether to retry, and which HarvestError to raise. Its text has no secrets."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ class TransferStoppedError(UploadError):
 def redact(text: str, *secrets: str) -> str:
     """Return ``text`` with every known secret, URL password and request signature replaced by ``***``.
 
-    The known secrets are ``secrets`` and the values of environment variables whose names say so.
+    The known secrets are ``secrets`` and the values of environment variables with names such as TOKEN or PASSWORD.
     """
     values = [value for name, value in os.environ.items() if _SECRET_VARIABLES.search(name)]
     for value in sorted({*values, *secrets}, key=len, reverse=True):

@@ -43,7 +43,7 @@ class TransferScope:
             self.stop()
 
     def add(self, store: Stoppable) -> None:
-        """Stop ``store`` when the scope is stopped, or at once if it is already."""
+        """Stop ``store`` when the scope is stopped, or now if the scope is stopped already."""
         with self._lock:
             self._stores.add(store)
         if self._stopped.is_set():
@@ -58,7 +58,7 @@ class TransferScope:
             store.stop()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long. Raises TransferStoppedError as soon as the scope is stopped."""
+        """Wait ``seconds``. Raises TransferStoppedError as soon as the scope is stopped."""
         if self._stopped.wait(seconds):
             raise TransferStoppedError("waiting for another attempt was stopped")
 
@@ -74,5 +74,5 @@ def add_to_scope(store: Store) -> Store:
 
 
 def wait_in_scope(seconds: float) -> None:
-    """Wait so long. Raises TransferStoppedError as soon as the scope of the calling thread is stopped."""
+    """Wait ``seconds``. Raises TransferStoppedError as soon as the scope of the calling thread is stopped."""
     (_current.get() or TransferScope()).wait(seconds)

@@ -1,9 +1,9 @@
-"""Uploads a run, file by file, so that a reader of the destination knows whether all of it is there.
+"""Uploads a run, file by file, so that a reader of the destination knows whether the run is complete.
 
 The order of the files ensures that. ``config.json`` goes first and reserves ``URL/RUN_ID`` for the run's fingerprint.
 Every other file follows as soon as it is final, and is verified after it was sent. ``manifest.json`` follows when the
-destination holds every file, and ``_SUCCESS`` with the manifest's hash is last: readers trust nothing else. Before a
-later change, ``_SUCCESS`` is deleted. An upload needs no conditional writes and touches nothing outside its URL.
+destination holds every file. ``_SUCCESS`` with the manifest's hash is last, and readers trust nothing else. It is
+deleted before a later change. An upload needs no conditional writes and touches nothing outside its URL.
 """
 
 import contextlib

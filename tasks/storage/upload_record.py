@@ -1,4 +1,4 @@
-"""The record of an upload: which files the destination is known to hold. It is ``upload_receipt.json`` of the run."""
+"""Keeps the record of an upload, ``upload_receipt.json``: the files that the destination is known to hold."""
 
 import fcntl
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from tasks.files import publish_json, try_read_record
 from tasks.records import RunPaths
 
 Verified = Literal["size", "etag", "checksum", "read"]
-"""How it is known that the store holds a file's bytes, the weakest first.
+"""The proof that the store holds a file's bytes, the weakest first.
 
 ``size``: the size is the file's, and so is the recorded sha256 where the store keeps one; ``etag``: the server computed
 the same MD5; ``checksum``: the server compared the sha256; ``read``: the bytes were read back and hashed.
@@ -31,7 +31,7 @@ class UploadedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadRecord:
-    """What was uploaded to which destination."""
+    """The files of an upload and its destination."""
 
     url: str
     run_id: str

@@ -1,4 +1,4 @@
-"""Verify an uploaded run: compare every object at the destination with the manifest."""
+"""Verifies an uploaded run: compares every object at the destination with the manifest."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ class VerifyReport:
     bytes: int
     """The size of all files that the manifest lists."""
     problems: tuple[str, ...]
-    """One sentence for each thing that is wrong."""
+    """One sentence for each fault."""
 
     @property
     def ok(self) -> bool:
