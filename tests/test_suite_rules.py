@@ -19,7 +19,7 @@ def run_pytest(folder: Path, code: str, **variables: str) -> str:
     folder.mkdir()
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_it.py").write_text(
-        f"import os, signal, socket, subprocess, sys, threading\nfrom tests.support import patience\n{code}"
+        f"import multiprocessing, os, signal, socket, subprocess, sys, threading\nfrom tests.support import patience\n{code}"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     process = subprocess.Popen(
@@ -36,6 +36,7 @@ def run_pytest(folder: Path, code: str, **variables: str) -> str:
     ("code", "left"),
     [
         (f"subprocess.Popen({SLEEPER})", "signal.pause()"),
+        ("multiprocessing.get_context('fork').Process(target=signal.pause).start()", "pytest"),
         # its parent ends at once, so that it is nobody's child
         (f"subprocess.run(['sh', '-c', '\"$@\" &', 'sh', *{SLEEPER}])", "signal.pause()"),
         (
@@ -45,7 +46,7 @@ def run_pytest(folder: Path, code: str, **variables: str) -> str:
         ("global left; left = (tmp_path / 'left').open('w')", "open file"),
         ("global left; left = socket.create_server(('127.0.0.1', 0))", "listening port"),
     ],
-    ids=["process", "orphan", "thread", "file", "port"],
+    ids=["process", "fork", "orphan", "thread", "file", "port"],
 )
 def test_a_test_that_leaves_something_behind_fails(tmp_path: Path, code: str, left: str) -> None:
     told = run_pytest(

@@ -1,7 +1,7 @@
 """Fails a test that leaves something behind: processes, threads, open files, listening ports.
 
-Processes are known by the variable that pytest sets for each test and that they inherit, so that one whose parent has
-ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.
+Processes are this process's descendants, and those that inherited the variable which pytest sets for each test: so one
+whose parent has ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.
 """
 
 import contextlib
@@ -73,17 +73,29 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
+    for pid in _descendants() | set(_heirs(test)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            words = " ".join(process.cmdline())
+            if words and not any(name in words for name in _HELPERS):
+                yield (pid, process.create_time()), words[:300]
+
+
+def _descendants() -> set[int]:
+    found = {child.pid for child in psutil.Process().children(recursive=True)} - _outliving
+    for pid in _outliving:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found -= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return found
+
+
+def _heirs(test: str) -> Iterator[int]:
     wanted = f"PYTEST_CURRENT_TEST={test} (".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         pid = int(path.parent.name)
-        if pid == os.getpid() or pid in _outliving:
-            continue
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            if wanted in path.read_bytes():
-                process = psutil.Process(pid)
-                words = " ".join(process.cmdline())
-                if words and not any(name in words for name in _HELPERS):
-                    yield (pid, process.create_time()), words[:300]
+        with contextlib.suppress(OSError):
+            if wanted in path.read_bytes() and pid not in _outliving | {os.getpid()}:
+                yield pid
 
 
 def _open_files(folder: Path) -> Iterator[str]:
