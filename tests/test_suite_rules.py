@@ -19,7 +19,8 @@ def run_pytest(folder: Path, code: str, **variables: str) -> str:
     folder.mkdir()
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_it.py").write_text(
-        f"import multiprocessing, os, signal, socket, subprocess, sys, threading\nfrom tests.support import patience\n{code}"
+        "import multiprocessing, os, signal, socket, subprocess, sys, threading\n"
+        f"from tests.support import patience\n{code}"
     )
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     process = subprocess.Popen(
