@@ -22,7 +22,6 @@ from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
 from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
 from flows.shards.local_generation import generate_locally
-from flows.shards.remaining_shards import find_remaining
 from tasks.comparison.baseline import AUTO
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
@@ -30,7 +29,7 @@ from tasks.node.gpu_selection import gpus_of_run
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard
+from tasks.plan.shards import Shard, find_remaining
 from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
 from tasks.storage.manifest import write_manifest

@@ -78,7 +78,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     """Raise ConfigError for bad input. Needs neither Prefect, whose import takes seconds, nor a run directory."""
     from tasks.comparison.baseline import check_baseline
     from tasks.fleet.shared_run import check_nodes
-    from tasks.generation.saved_rung import forget_rung as forget
+    from tasks.generation.rung_state import forget_rung as forget
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
     from tasks.scoring.scorers import load_scorer

@@ -15,7 +15,6 @@ from flows.server.aws_credentials import transfer_of_flow_run
 from flows.shards.node_runs import NodeRun, NodeRuns, check_deployment
 from flows.shards.open_ledgers import register_ledger
 from flows.shards.pending_tasks import PendingTasks
-from flows.shards.remaining_shards import RemainingShards, find_remaining
 from flows.shards.shard_pipeline import score_and_upload
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.stages import fetch_shard
@@ -27,7 +26,7 @@ from tasks.fleet.shard_supply import GIVE_UP_SECONDS
 from tasks.fleet.shared_run import check_nodes, open_shared, publish_order
 from tasks.fleet.shared_run import fetch_shard as fetch_one
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard
+from tasks.plan.shards import RemainingShards, Shard, find_remaining
 from tasks.storage.destination import CHECK_ATTEMPTS, check_destination
 
 POLL_SECONDS = 2.0

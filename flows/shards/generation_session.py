@@ -8,8 +8,7 @@ from dataclasses import asdict
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
-from tasks.generation.rung_state import RungState
-from tasks.generation.saved_rung import load_rung, save_rung
+from tasks.generation.rung_state import RungState, load_rung, save_rung
 from tasks.node.telemetry import ReplicaStats, TelemetrySampler
 from tasks.plan.run_plan import RunPlan
 

@@ -6,11 +6,10 @@ from flows.reporting.generation_events import GenerationEvents, report_pool_even
 from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
 from flows.shards.generation_session import generation_session
-from flows.shards.remaining_shards import find_remaining
 from flows.shards.shard_pipeline import ShardPipeline
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard
+from tasks.plan.shards import Shard, find_remaining
 
 
 def generate_locally(plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter) -> None:

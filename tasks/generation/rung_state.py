@@ -1,5 +1,11 @@
-"""The rung of the OOM ladder that a run is on, kept in its ``state/oom_ladder.json``."""
+"""Keeps rungs of the OOM ladder on disk: the rung of a run, and the rung at which earlier runs finished.
 
+A run's rung is in its ``state/oom_ladder.json``, so that it survives retries. The other is beside the runs, in
+``.memory/``: a later run of the same model, profile and device begins there.
+"""
+
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,6 +13,9 @@ from typing import Any
 
 from tasks.errors import MemoryKind, Phase
 from tasks.files import publish_json, try_read_record
+from tasks.locks import run_lock
+from tasks.node.gpu_selection import device_name
+from tasks.plan.run_plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +78,54 @@ class RungState:
 
     def _publish(self) -> None:
         publish_json({"rung": self.rung, "changes": [asdict(change) for change in self.changes]}, self._path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SavedRung:
+    rung: int
+    model: str
+    profile: str
+    device: str
+
+
+def load_rung(plan: RunPlan) -> int:
+    """Return the rung at which the last run of this model, profile and device finished, or 0."""
+    # a damaged file costs a few steps down the ladder, not the run
+    saved = try_read_record(_path(plan), _SavedRung)
+    return saved.rung if saved else 0
+
+
+def save_rung(plan: RunPlan, rung: int) -> None:
+    """Save ``rung`` for later runs, if it differs from the saved one. Without a file, the saved rung is 0."""
+    if rung != load_rung(plan):
+        saved = _SavedRung(rung=rung, model=plan.model.name, profile=plan.profile.name, device=device_name())
+        publish_json(asdict(saved), _path(plan))
+
+
+def forget_rung(plan: RunPlan) -> bool:
+    """Delete the saved rung, and take the run of ``plan`` back to rung 0. Return whether either was set.
+
+    Raises RunLocked when another process works on the run.
+    """
+    path, state_path = _path(plan), plan.paths.state / "oom_ladder.json"
+    was_saved = path.exists()
+    path.unlink(missing_ok=True)
+    if not state_path.exists():
+        return was_saved
+    with run_lock(plan.paths.state / "lock"):
+        state = RungState(state_path)
+        stepped_down = state.rung > 0
+        state.start_over()
+    return was_saved or stepped_down
+
+
+def _path(plan: RunPlan) -> Path:
+    # the key has the profile's settings, not only its name: another setting makes another ladder
+    key = {
+        "model": plan.model.weights_digest,
+        "profile": plan.profile.model_dump(mode="json", exclude={"name", "description"}),
+        "rollouts_per_question": plan.rollouts_per_question,
+        "device": device_name(),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return plan.paths.root.parent / ".memory" / f"rung-{digest}.json"

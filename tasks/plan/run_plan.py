@@ -13,9 +13,9 @@ import polars as pl
 from profiles.load import SettingsError, load_arms, load_profile
 from profiles.schema import ArmSet, Profile
 from tasks.errors import ConfigError
-from tasks.plan.arm_prompts import arms_as_asked, check_prompts
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.model_source import ModelSource, find_model
+from tasks.plan.prompts import arms_as_asked, check_prompts
 from tasks.plan.questions import find_duplicates, load_questions
 from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths

@@ -1,4 +1,4 @@
-"""Split the questions into shards, and mark finished ones. Task runs, resume and uploads work by shard."""
+"""Split the questions into shards, mark finished ones, and find what remains. All stages work shard by shard."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from tasks.files import publish_json, publish_parquet, read_json, sha256_file
 from tasks.plan.run_plan import RunPlan
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, RunPaths
 from tasks.scoring.score import Scorer
+from tasks.scoring.scorers import load_scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,19 @@ class Shard:
     index: int
     num_questions: int
     num_rollouts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemainingShards:
+    """The work that is left of a run; false when nothing is left."""
+
+    to_generate: list[Shard]
+    to_score: list[Shard]
+    generated: list[Shard]
+    """The shards that have their rollouts, scored or not."""
+
+    def __bool__(self) -> bool:
+        return bool(self.to_generate or self.to_score)
 
 
 def shard_dataset(plan: RunPlan) -> list[Shard]:
@@ -71,6 +85,20 @@ def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
         return False
     lazy = pl.scan_parquet(path)
     return lazy.collect_schema() == ROLLOUT_SCHEMA and lazy.select(pl.len()).collect().item() == shard.num_rollouts
+
+
+def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
+    """Return what is left of ``shards``, from the checked files in the run directory."""
+    to_generate = [shard for shard in shards if not rollouts_finished(plan.paths, shard)]
+    generated = [shard for shard in shards if shard not in to_generate]
+    to_score = [shard for shard in generated if not _is_scored(plan, shard)]
+    return RemainingShards(to_generate=to_generate, to_score=to_score, generated=generated)
+
+
+def _is_scored(plan: RunPlan, shard: Shard) -> bool:
+    paths, index = plan.paths, shard.index
+    made_from = scores_made_from(paths, index, load_scorer(plan.config.scorer))
+    return is_finished(paths, "scores", index, paths.scores(index), made_from)
 
 
 def _marker(paths: RunPaths, stage: str, index: int) -> Path:

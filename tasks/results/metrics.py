@@ -11,6 +11,8 @@ from tasks.scoring.score import CORRECT_ABOVE
 
 UNREADABLE_METHODS = ("none", "ambiguous")
 """Extraction methods of a completion that was not truncated and in which no answer was found."""
+PHRASE_CHARS = 32
+OCCURRENCES = 4
 _COLUMNS = (
     "example_id",
     "arm_id",
@@ -92,6 +94,21 @@ def run_metrics(rows: pl.DataFrame, *, seed: int = 0) -> RunMetrics:
         arms=tuple(_metrics(str(arm), arms[(arm,)], seed) for arm in sorted(arm for (arm,) in arms)),
         contrasts=contrast_arms(rows.filter(pl.col("reward").is_not_null()), seed=seed),
     )
+
+
+def is_repetitive(completion: pl.Expr) -> pl.Expr:
+    """Return whether the last PHRASE_CHARS characters of the completion occur in it at least OCCURRENCES times.
+
+    It finds a completion that ends in a loop, after Holtzman et al. 2020, section 5.3 (https://arxiv.org/abs/1904.09751),
+    who call a generation repetitive when it ends in a phrase that it has just repeated at least three times. Trailing
+    white space is ignored. It finds any loop that ran OCCURRENCES times, whatever its period, and also a tail of dashes
+    or zeros that is OCCURRENCES phrases long. Null for a null completion.
+    """
+    text = completion.cast(pl.String).str.strip_chars_end()
+    phrase = text.str.tail(PHRASE_CHARS)
+    is_long = text.str.len_bytes() >= PHRASE_CHARS * OCCURRENCES
+    count = pl.when(is_long).then(text).str.count_matches(phrase, literal=True)
+    return pl.when(text.is_not_null()).then((count >= OCCURRENCES).fill_null(False))
 
 
 def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int) -> ArmMetrics:

@@ -7,7 +7,7 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
-from tasks.results.repetition import is_repetitive
+from tasks.results.metrics import is_repetitive
 from tasks.storage.manifest import missing_shards
 
 SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))

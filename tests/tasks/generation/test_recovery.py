@@ -15,8 +15,7 @@ from tasks.errors import (
     StorageError,
 )
 from tasks.generation.recovery import PoolEvent, Recovery, RestartBudget
-from tasks.generation.rung_state import RungState
-from tasks.generation.saved_rung import forget_rung
+from tasks.generation.rung_state import RungState, forget_rung
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
 

@@ -1,10 +1,14 @@
-"""A run's rung of the OOM ladder, kept on disk."""
+"""A run's rung of the OOM ladder, kept on disk, and the rung that worked, saved for runs of the same kind."""
 
 from pathlib import Path
 
 import pytest
 
-from tasks.generation.rung_state import RungChange, RungState
+from tasks.errors import RunLocked
+from tasks.generation.rung_state import RungChange, RungState, forget_rung, load_rung, save_rung
+from tasks.locks import run_lock
+from tasks.plan.run_config import RunConfig
+from tasks.plan.run_plan import RunPlan, plan_run
 
 
 def change(to_rung: int) -> RungChange:
@@ -57,3 +61,65 @@ def test_a_damaged_state_counts_as_none_and_is_named_in_the_log(
     path.write_text('{"rung": "x"}')
     assert RungState(path).rung == 0
     assert "oom.json is damaged: rung: " in caplog.text
+
+
+def make_plan(folder: Path, *, batch: int = 8, seed: int = 0, name: str = "small") -> RunPlan:
+    profile = folder / f"{name}.toml"
+    profile.write_text(
+        f'name = "{name}"\nmodel = "demo"\nquestion_batch_size = {batch}\n[engine]\ndtype = "float32"\n'
+        '[expect]\ndevice = "cpu"\n'
+    )
+    config = RunConfig.model_validate({"profile": str(profile), "sampling": {"seed": seed}})
+    return plan_run(config, folder / "runs")
+
+
+def test_a_later_run_of_the_same_kind_loads_the_rung_and_another_kind_does_not(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    assert load_rung(plan) == 0
+    save_rung(plan, 2)
+    assert load_rung(plan) == 2
+    other_run, renamed = make_plan(tmp_path, seed=1), make_plan(tmp_path, name="renamed")
+    assert other_run.run_id != plan.run_id
+    assert (load_rung(other_run), load_rung(renamed)) == (2, 2)
+    assert load_rung(make_plan(tmp_path, batch=4)) == 0
+
+
+def test_a_run_that_never_stepped_down_saves_nothing(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    save_rung(plan, 0)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_saved_rung_counts_as_none(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    save_rung(plan, 2)
+    [path] = (tmp_path / "runs" / ".memory").glob("rung-*.json")
+    path.write_text("{")
+    assert load_rung(plan) == 0
+
+
+def test_forgetting_begins_at_the_full_batch_again_in_this_run_too(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    assert not forget_rung(plan)
+    save_rung(plan, 1)
+    step_down(plan)
+    assert forget_rung(plan)
+    assert load_rung(plan) == 0
+    state = RungState(plan.paths.state / "oom_ladder.json")
+    assert state.rung == 0
+    assert len(state.changes) == 1
+    assert not forget_rung(plan)
+
+
+def test_a_run_that_is_being_worked_on_keeps_its_rung(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    step_down(plan)
+    with run_lock(plan.paths.state / "lock"), pytest.raises(RunLocked):
+        forget_rung(plan)
+    assert RungState(plan.paths.state / "oom_ladder.json").rung == 1
+
+
+def step_down(plan: RunPlan) -> None:
+    RungState(plan.paths.state / "oom_ladder.json").step_down(
+        RungChange(at="now", from_rung=0, to_rung=1, kind="device", phase="run", reason="CUDA", settings={})
+    )

@@ -10,8 +10,7 @@ import pytest
 from profiles.load import DEMO_MODEL, SettingsError, load_arms, parse_settings
 from profiles.schema import Arm, ArmSet, Turn
 from tasks.errors import ConfigError
-from tasks.plan.arm_prompts import arms_as_asked
-from tasks.plan.prompts import ChatTokenizer, build_messages, has_chat_template, until_stop
+from tasks.plan.prompts import ChatTokenizer, arms_as_asked, build_messages, has_chat_template, until_stop
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.records import RunPaths
-from tasks.results.repetition import is_repetitive
+from tasks.results.metrics import is_repetitive
 from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.harvest_command import environment
 from tests.support.synthetic import write_run
