@@ -46,7 +46,7 @@ def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) ->
 
 
 def report_upload(reporter: Reporter, record: UploadRecord) -> None:
-    """Show what the destination holds according to the upload record, and how that was verified."""
+    """Show the destination's files, as the upload record has them, and how they were verified."""
     proofs = Counter(file.verified for file in record.files.values())
     values = {
         "url": record.url,

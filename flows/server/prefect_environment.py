@@ -90,7 +90,7 @@ def _names_a_server(profiles: Path, active: str | None) -> bool:
     try:
         found = tomllib.loads(profiles.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # Prefect itself reports best what is wrong with the file
+        # Prefect itself explains best why it cannot read the file
         return True
     profile = found.get("profiles", {}).get(active or found.get("active", ""), {})
     return "PREFECT_API_URL" in profile

@@ -13,7 +13,7 @@ from tasks.plan.shards import Shard, find_remaining
 
 
 def generate_locally(plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter) -> None:
-    """Generate and score what is missing of ``shards``, and upload each shard to ``upload_url`` if there is one."""
+    """Generate and score the unfinished ``shards``, and upload each to ``upload_url`` if there is one."""
     remaining = find_remaining(plan, shards)
     done_before = sum(shard.num_rollouts for shard in remaining.generated)
     progress = Progress(total=plan.num_rollouts, done_before=done_before)
@@ -34,7 +34,7 @@ def generate_locally(plan: RunPlan, shards: list[Shard], upload_url: str | None,
         log.info(f"resuming {plan.run_id}: {len(remaining.generated)} of {len(shards)} shards are finished and skipped")
     if not remaining:
         return
-    # what the session says concerns generation, which scoring alone does not need
+    # the session's messages are about generation, so a run that only scores shows none of them
     say = log.info if remaining.to_generate else get_run_logger().debug
     with events, generation_session(plan, listener=on_pool_event, log=say) as pool:
         progress.counters = pool

@@ -1,4 +1,4 @@
-"""Group-relative advantages for GRPO, derived from scored rollouts.
+"""Computes group-relative advantages for GRPO from scored rollouts.
 
 An advantage is ``(reward - group mean) / (group standard deviation + EPSILON)``; a group is the rollouts that share a
 prompt: Shao et al. 2024, DeepSeekMath, section 4.1.2 (https://arxiv.org/abs/2402.03300). As in TRL's ``GRPOTrainer``,
@@ -13,7 +13,7 @@ EPSILON = 1e-4
 
 
 def group_advantages(rollouts: pl.DataFrame) -> pl.DataFrame:
-    """``rollouts`` with a float64 column ``advantage``; they have ``group_id`` and ``reward``.
+    """Return ``rollouts``, which have ``group_id`` and ``reward``, with a float64 column ``advantage``.
 
     The advantage is 0 in a group whose rewards are all equal. A row with a null reward (an error row) has a null
     advantage and does not count in its group's statistics. Raises ConfigError when a group has a single row.

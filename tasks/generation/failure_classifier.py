@@ -139,7 +139,7 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
         return found
     named = f"the log's first error is: {found.reason}" if found else "the log names no error"
     if signal_number is not None:
-        # the engine may be fine and its sender not, so another start may succeed
+        # a signal from outside says nothing against the engine, so another start may succeed
         return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
     reason = f"the engine process ended with exit code {exit_code}; {named}"
     return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)

@@ -33,8 +33,8 @@ class JournalState:
 
     finished: dict[Key, dict[str, Any]] = field(default_factory=dict)
     suspicion: dict[Key, int] = field(default_factory=dict)
-    """By rollout, who shared the engine at its latest crash: 1 other questions too, 2 only rollouts of its question,
-    QUARANTINE nobody. Rollouts that no crash hit are missing."""
+    """For each rollout, what the engine held at its latest crash: 1 means other questions too, 2 only rollouts of the
+    same question, QUARANTINE only this rollout. Rollouts that no crash hit are missing."""
     in_flight: dict[Key, int] = field(default_factory=dict)
     """The isolation of each rollout that the engine got and has not finished."""
     num_completed: int = 0

@@ -28,7 +28,7 @@ class PoolEvent:
 
 @dataclass(kw_only=True)
 class RestartBudget:
-    """Limits restarts without new settings. A failure doubles the delay; a finished rollout resets count and delay."""
+    """Limits restarts with the same settings. A failure doubles the delay; a rollout resets the delay and the count."""
 
     max_restarts: int = 5
     first_delay_s: float = 1.0

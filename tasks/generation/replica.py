@@ -91,7 +91,7 @@ class Replica:
         self._spec = start.generation
         settings = start.engine.settings
         with gc_frozen():
-            # before the tokenizer, whose import may import torch: a fake backend prevents that
+            # before the tokenizer: importing the tokenizer may import torch, and a fake backend prevents that
             engine_class = load_engine_class(settings.backend)
             tokenizer = ChatTokenizer(start.engine.model_path, trust_remote_code=settings.trust_remote_code)
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU

@@ -51,7 +51,7 @@ class ArmMetrics:
     pass_at_k: tuple[PassAtK, ...]
     """By rising k, the first with k = 1."""
     maj_at_k: float | None
-    """Share of groups whose majority answer is correct, k being the size of the group."""
+    """Share of groups whose majority answer is correct. k is the size of the group."""
     zero_variance_share: float | None
     """Share of the groups of two or more rollouts whose rewards are all equal."""
     truncation_rate: float | None

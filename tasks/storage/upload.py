@@ -89,7 +89,7 @@ class RunUploader:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
     def upload_files(self, paths: Iterable[str]) -> dict[str, UploadedFile]:
-        """Make the destination hold these files, given relative to the run directory. Sends only what it lacks.
+        """Upload these files, given relative to the run directory, unless the destination holds them already.
 
         Raises ConfigError when the destination holds a different run, UploadError when a file cannot be stored.
         """
