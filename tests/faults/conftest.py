@@ -12,8 +12,8 @@ from tests.faults.runs import (
     ARMS,
     ROLLOUTS,
     SHARD_SIZE,
-    GenerationProcess,
     Rows,
+    RunProcess,
     logs,
     only_run_dir,
     read_rows,
@@ -25,10 +25,10 @@ from tests.faults.runs import (
 @pytest.fixture(autouse=True)
 def _end_what_a_failed_test_left() -> Iterator[None]:
     yield
-    for run in GenerationProcess.started:
+    for run in RunProcess.started:
         run.process.kill()
-        run.process.communicate()
-    GenerationProcess.started.clear()
+        run.process.wait()
+    RunProcess.started.clear()
 
 
 @pytest.fixture(scope="session")

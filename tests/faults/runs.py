@@ -5,8 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,13 +16,14 @@ import psutil
 from tasks.generation.journal import Key, read_journal
 from tasks.records import ROLLOUT_SCHEMA
 from tests.support.harvest_command import environment
+from tests.support.patience import Found, await_exit, until
 
 PROFILE = """
 name = "faults"
 model = "demo"
 question_batch_size = 4
 stall_timeout_s = {stall}
-start_timeout_s = 300
+start_timeout_s = {never}
 
 [engine]
 backend = "{backend}"
@@ -43,13 +43,15 @@ SHARD_SIZE = 4
 ARMS = 8
 ROLLOUTS = QUESTIONS * ARMS
 GIB = 2**30
+NEVER = 10**6
+"""Seconds after which the product would end an engine that does nothing. A hang ends earlier, with its test."""
 
 Rows = dict[Key, tuple[tuple[int, ...], str | None]]
 
 
-def write_profile(folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = 120, **_: Any) -> Path:
+def write_profile(folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = NEVER) -> Path:
     path = folder / f"{backend.rpartition(':')[2].lower()}-{kv}.toml"
-    path.write_text(PROFILE.format(backend=backend, kv=kv, stall=stall))
+    path.write_text(PROFILE.format(backend=backend, kv=kv, stall=stall, never=NEVER))
     return path
 
 
@@ -65,29 +67,30 @@ def parameters(profile: Path, **changes: Any) -> dict[str, Any]:
 
 
 @dataclass(kw_only=True)
-class GenerationProcess:
-    """One process that generates a run, as ``tests.faults.generation_process`` does."""
+class RunProcess:
+    """One process that makes a run: with Prefect, or without as ``tests.faults.generation_process`` does."""
 
     runs_dir: Path
-    request: dict[str, Any]
+    module_and_arguments: list[str]
     variables: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    """Where what the process writes is kept; beside ``runs_dir`` by default."""
     seen: dict[int, float] = field(default_factory=dict, init=False)
-    started: ClassVar[list["GenerationProcess"]] = []
+    started: ClassVar[list["RunProcess"]] = []
 
     def __post_init__(self) -> None:
         self.started.append(self)
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.faults.generation_process",
-                json.dumps({"runs_dir": str(self.runs_dir), **self.request}),
-            ],
-            env=environment(**self.variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        folder = self.folder or self.runs_dir.parent
+        self.outcome = folder / f"run-{len(self.started)}.json"
+        self.log = self.outcome.with_suffix(".log")
+        with self.outcome.open("wb") as outcome, self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.module_and_arguments],
+                env=environment(**self.variables),
+                stdout=outcome,
+                stderr=log,
+                start_new_session=True,
+            )
 
     @property
     def root(self) -> Path | None:
@@ -111,35 +114,39 @@ class GenerationProcess:
             if (words := command(process)) and ("EngineCore" in words[0] or "spawn_main" in " ".join(words))
         )
 
-    def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> None:
-        """Wait for ``condition``. Fails when the process ends first."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, f"ended early: {self.process.communicate()}"
-            assert time.monotonic() < deadline, "the condition did not hold in time"
-            time.sleep(0.05)
+    def wait_until(self, condition: Callable[[], Found], waiting_for: str) -> Found:
+        """Wait for ``condition``; returns what it returned. Fails when the process ends first."""
+        found = until(condition, waiting_for, alive=[self.process], logs=self._logs())
         self.descendants()
+        return found
 
     def wait_for_rollouts(self, count: int) -> None:
-        self.wait_until(lambda: num_saved_rollouts(self.root) >= count)
+        self.wait_until(lambda: num_saved_rollouts(self.root) >= count, f"{count} rollouts are saved")
 
-    def finish(self, timeout: float = 280) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout
-        while True:
-            self.descendants()
-            try:
-                stdout, stderr = self.process.communicate(timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                assert time.monotonic() < deadline, "the process does not end"
-        assert stdout.startswith("{"), stderr
-        outcome: dict[str, Any] = json.loads(stdout)
+    def wait_for_end(self) -> int:
+        """Wait until the process has ended by itself; returns its exit code."""
+        until(self._has_ended, "the run ends", alive=[self.process], logs=self._logs())
+        return self.process.wait()
+
+    def finish(self) -> dict[str, Any]:
+        """Wait until the process has ended by itself; returns the outcome or the error that it printed."""
+        self.wait_for_end()
+        told = self.outcome.read_text()
+        assert told.startswith("{"), self.log.read_text()
+        outcome: dict[str, Any] = json.loads(told)
         return outcome
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self.descendants()
         self.process.send_signal(number)
-        self.process.communicate(timeout=60)
+        await_exit(self.process, "the killed process ends", logs=self._logs())
+
+    def _has_ended(self) -> bool:
+        self.descendants()
+        return self.process.poll() is not None
+
+    def _logs(self) -> list[Path]:
+        return [self.log, *(logs(self.root) if self.root else [])]
 
 
 def command(process: psutil.Process) -> list[str]:
@@ -150,11 +157,51 @@ def command(process: psutil.Process) -> list[str]:
 
 
 def start_generation(
-    runs_dir: Path, profile: Path, *, limits: dict[str, int] | None = None, cgroup: Path | None = None, **variables: str
-) -> GenerationProcess:
-    """Start to generate a run. ``limits`` are resource limits by name; the process writes its pid to ``cgroup``."""
-    request = {"parameters": parameters(profile), "limits": limits or {}, "cgroup": cgroup and str(cgroup)}
-    return GenerationProcess(runs_dir=runs_dir, request=request, variables=variables)
+    runs_dir: Path,
+    profile: Path,
+    *,
+    changes: dict[str, Any] | None = None,
+    limits: dict[str, int] | None = None,
+    cgroup: Path | None = None,
+    folder: Path | None = None,
+    **variables: str,
+) -> RunProcess:
+    """Start to generate a run without Prefect, with ``changes`` of the usual parameters.
+
+    ``limits`` are resource limits by name; the process writes its pid to ``cgroup``.
+    """
+    request = {
+        "runs_dir": str(runs_dir),
+        "parameters": parameters(profile, **(changes or {})),
+        "limits": limits or {},
+        "cgroup": cgroup and str(cgroup),
+    }
+    return RunProcess(
+        runs_dir=runs_dir,
+        module_and_arguments=["tests.faults.generation_process", json.dumps(request)],
+        variables=variables,
+        folder=folder,
+    )
+
+
+def start_harvest(
+    runs_dir: Path,
+    profile: Path,
+    *,
+    more: Sequence[str] = (),
+    changes: dict[str, Any] | None = None,
+    **variables: str,
+) -> RunProcess:
+    """Start ``harvest run`` with ``more`` options, in a process group of its own as from a terminal."""
+    given = [f"--runs-dir={runs_dir}", *options(profile, **(changes or {})), *more]
+    return RunProcess(
+        runs_dir=runs_dir, module_and_arguments=["flows.commands.cli", "run", "--json", *given], variables=variables
+    )
+
+
+def options(profile: Path, **changes: Any) -> list[str]:
+    """The usual parameters, with ``changes``, as options of ``harvest run``."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile, **changes).items()]
 
 
 def num_saved_rollouts(root: Path | None) -> int:
@@ -202,12 +249,19 @@ def logs(root: Path) -> list[Path]:
     return sorted((root / "logs").glob("replica-*.log"))
 
 
-def assert_nothing_left(seen: dict[int, float], within: float = 10.0) -> None:
-    """Fail unless every process of ``seen`` (start times by pid) has ended ``within`` seconds."""
-    deadline = time.monotonic() + within
-    while alive := list(_alive(seen)):
-        assert time.monotonic() < deadline, [command(process) for process in alive]
-        time.sleep(0.1)
+def assert_nothing_left(seen: dict[int, float]) -> None:
+    """Wait until every process of ``seen`` (start times by pid) has ended. Fails when one does not end by itself."""
+    left: list[list[str]] = []
+
+    def all_have_ended() -> bool:
+        left[:] = [command(process) for process in _alive(seen)]
+        return not left
+
+    try:
+        until(all_have_ended, "the processes under one that has ended are gone")
+    except AssertionError as error:
+        error.add_note(f"left: {left}")
+        raise
 
 
 def _alive(seen: dict[int, float]) -> Iterator[psutil.Process]:

@@ -8,19 +8,10 @@ import pytest
 
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
-from tests.faults.runs import GenerationProcess, Rows, only_run_dir, parameters, read_rows, write_profile
-from tests.support.harvest_command import harvest
+from tests.faults.runs import Rows, only_run_dir, parameters, read_rows, start_generation, write_profile
 
 pytestmark = pytest.mark.slow
 
-GOOD: list[dict[str, Any]] = [
-    {
-        "id": f"good-{number}",
-        "question": f"Tom has {number} apples and buys 4 more. How many has he?",
-        "answer": str(number + 4),
-    }
-    for number in range(6)
-]
 EMPTY = {"id": "empty", "question": "   ", "answer": "1"}
 OVER_LONG = {"id": "long", "question": "How many apples? " * 400, "answer": "1"}
 
@@ -31,9 +22,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_complete(
-    tmp_path: Path, undisturbed: Rows
+    tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
-    profile = write_profile(tmp_path)
+    # what they become is decided before an engine has them
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     plan = plan_run(config_from_parameters(parameters(profile)), tmp_path / "unused")
     good = [
         {"id": row["example_id"], "question": row["question"], "answer": row["ground_truth"]}
@@ -41,8 +33,7 @@ def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_compl
     ]
     dataset = write(tmp_path / "bad.jsonl", [*good[:3], EMPTY, OVER_LONG, *good[3:]])
     changes = {"dataset": str(dataset), "id_column": "id", "questions": None}
-    run = GenerationProcess(runs_dir=tmp_path / "runs", request={"parameters": parameters(profile, **changes)})
-    outcome = run.finish()
+    outcome = start_generation(tmp_path / "runs", profile, changes=changes).finish()
     assert outcome["restarts"] == 0
     assert sum(shard["num_errors"] for shard in outcome["shards"]) == 16
     found = read_rows(only_run_dir(tmp_path / "runs"))
@@ -51,22 +42,4 @@ def test_an_empty_and_an_over_long_question_become_error_rows_and_the_rest_compl
     assert errors["empty"] == "the question is empty"
     assert "exceeds max_model_len 512" in str(errors["long"])
     # the same ids, and so the same seeds, as in the run without them
-    assert {key: row for key, row in found.items() if key[0] not in errors} == undisturbed
-
-
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        pytest.param({**GOOD[0], "question": "Again?"}, "share the id 'good-0'", id="duplicate id"),
-        pytest.param({"id": "number", "question": 5, "answer": "1"}, "is 5 (int); it must be text", id="not text"),
-    ],
-)
-def test_a_dataset_with_wrong_rows_is_refused_before_anything_is_written(
-    tmp_path: Path, row: dict[str, Any], told: str
-) -> None:
-    dataset = write(tmp_path / "data.jsonl", [*GOOD, row])
-    outcome = harvest("run", "--dataset", dataset, "--id-column", "id", "--runs-dir", tmp_path / "runs")
-    assert outcome.code == 2
-    assert told in outcome.stderr
-    assert len(outcome.stderr.splitlines()) == 1
-    assert not (tmp_path / "runs").exists()
+    assert {key: row for key, row in found.items() if key[0] not in errors} == undisturbed_fake

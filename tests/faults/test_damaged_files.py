@@ -7,9 +7,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.faults.runs import Rows, num_saved_rollouts, only_run_dir, read_rows, start_generation, write_profile
+from tests.faults.runs import (
+    Rows,
+    assert_nothing_left,
+    num_saved_rollouts,
+    only_run_dir,
+    read_rows,
+    start_generation,
+    write_profile,
+)
 
 pytestmark = pytest.mark.slow
+
+FAKE = "tests.support.fake_engines:FakeEngine"
 
 
 def tear(path: Path) -> None:
@@ -32,10 +42,22 @@ def flip_a_bit(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A finished run's directory and its profile."""
+    """The runs directory of a finished run, and its profile."""
     folder = tmp_path_factory.mktemp("finished")
-    profile = write_profile(folder, backend="tests.support.fake_engines:FakeEngine")
+    profile = write_profile(folder, backend=FAKE)
     start_generation(folder / "runs", profile).finish()
+    return folder / "runs", profile
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The runs directory of a run that was killed with 60 rollouts in its journals and shards, and its profile."""
+    folder = tmp_path_factory.mktemp("killed")
+    profile = write_profile(folder, backend=FAKE)
+    run = start_generation(folder / "runs", profile, FAKE_HOLD_AFTER="60")
+    run.wait_for_rollouts(60)
+    run.kill()
+    assert_nothing_left(run.seen)
     return folder / "runs", profile
 
 
@@ -60,16 +82,16 @@ def test_damaged_shards_are_generated_again_and_no_others(
 
 @pytest.mark.parametrize("damage", [tear, empty, flip_a_bit])
 def test_a_damaged_journal_loses_only_the_damaged_records(
-    tmp_path: Path, undisturbed_fake: Rows, damage: Callable[[Path], None]
+    tmp_path: Path, killed_run: tuple[Path, Path], undisturbed_fake: Rows, damage: Callable[[Path], None]
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    run = start_generation(tmp_path / "runs", profile, FAKE_STEP_SECONDS="0.1")
-    run.wait_for_rollouts(60)
-    run.kill()
-    root = only_run_dir(tmp_path / "runs")
+    runs_dir, profile = tmp_path / "runs", killed_run[1]
+    shutil.copytree(killed_run[0], runs_dir)
+    root = only_run_dir(runs_dir)
+    assert num_saved_rollouts(root) == 60
     journals = sorted((root / "state" / "journal").glob("*.jsonl"))
     damage(max(journals, key=lambda path: path.stat().st_size))
     kept = num_saved_rollouts(root)
-    outcome = start_generation(tmp_path / "runs", profile).finish()
+    assert kept < 60
+    outcome = start_generation(runs_dir, profile).finish()
     assert read_rows(root) == undisturbed_fake
     assert outcome["rollouts_finished"] == len(undisturbed_fake) - kept

@@ -8,60 +8,75 @@ import pytest
 from tasks.plan.prompts import request_seed
 from tests.faults.runs import (
     Rows,
+    RunProcess,
     assert_nothing_left,
     command,
     creation_times,
     logs,
-    num_saved_rollouts,
     only_run_dir,
     read_rows,
     start_generation,
+    start_harvest,
     write_profile,
 )
+from tests.support.fake_engines import open_gate
+from tests.support.patience import scaled
 
 pytestmark = pytest.mark.slow
+
+HELD = "tests.support.faulty_engines:HeldEngine"
+
+
+def num_starts(run: RunProcess) -> int:
+    return len(logs(run.root)) if run.root else 0
 
 
 def test_a_killed_and_then_a_stopped_replica_are_replaced_and_keep_their_rollouts(
     tmp_path: Path, undisturbed: Rows
 ) -> None:
-    run = start_generation(tmp_path / "runs", write_profile(tmp_path, stall=15))
+    stall, gate = scaled(10), tmp_path / "gate"
+    profile = write_profile(tmp_path, backend=HELD, stall=stall)
+    run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate))
     run.wait_for_rollouts(10)
     run.replica().send_signal(signal.SIGKILL)
+    run.wait_until(lambda: num_starts(run) == 2, "another replica starts")
     root = only_run_dir(tmp_path / "runs")
-    run.wait_until(lambda: len(logs(root)) == 2)
     kept = creation_times(root)
-    assert len(kept) >= 10
-    run.wait_until(lambda: num_saved_rollouts(root) >= len(kept) + 10)
+    run.wait_for_rollouts(len(kept) + 10)
     run.replica().send_signal(signal.SIGSTOP)
     kept |= creation_times(root)
+    # the third replica makes all that is left
+    open_gate(gate)
     outcome = run.finish()
     assert read_rows(root) == undisturbed
     assert outcome["restarts"] == 2
     restarts = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
     assert "signal 9" in restarts[0]
-    assert "no new token for 15 s" in restarts[1]
+    assert f"no new token for {stall:g} s" in restarts[1]
     assert str(logs(root)[1]) in restarts[1]
     # nothing that was finished was made again
     assert kept.items() <= creation_times(root).items()
     assert_nothing_left(run.seen)
 
 
-def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undisturbed: Rows) -> None:
-    run = start_generation(tmp_path / "runs", write_profile(tmp_path))
+def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undisturbed_fake: Rows) -> None:
+    profile, gate = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "gate"
+    run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate))
     run.wait_for_rollouts(10)
     (recorder,) = run.replica().children()
     recorder.send_signal(signal.SIGKILL)
+    # the replica notices when it has more to record
+    open_gate(gate)
     outcome = run.finish()
     assert outcome["restarts"] == 1
     (message,) = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
     assert "the process that records rollouts ended with exit code -9" in message
-    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
     assert_nothing_left(run.seen)
 
 
 def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undisturbed_fake: Rows) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=5)
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=scaled(5))
     run = start_generation(tmp_path / "runs", profile, STUCK_MARKER=str(tmp_path / "stuck"))
     outcome = run.finish()
     assert (tmp_path / "stuck").exists()
@@ -70,25 +85,34 @@ def test_an_engine_whose_step_never_returns_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-def test_a_killed_engine_core_is_replaced_and_none_outlives_a_killed_flow(tmp_path: Path, undisturbed: Rows) -> None:
-    profile = write_profile(tmp_path)
-    # as with several GPUs, the engine core has its own process; vLLM itself would wait for it for ever
-    own_process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    run = start_generation(tmp_path / "runs", profile, **own_process)
+def test_a_killed_engine_core_is_replaced_and_none_outlives_a_killed_harvest_run_which_resumes(
+    tmp_path: Path, undisturbed: Rows, prefect_api: str
+) -> None:
+    profile = write_profile(tmp_path, backend=HELD)
+    run = start_harvest(
+        tmp_path / "runs",
+        profile,
+        PREFECT_API_URL=prefect_api,
+        FAKE_HOLD_AFTER="10",
+        # as with several GPUs, the engine core has its own process; vLLM itself would wait for it for ever
+        VLLM_ENABLE_V1_MULTIPROCESSING="1",
+    )
     run.wait_for_rollouts(10)
     root = only_run_dir(tmp_path / "runs")
     kept = creation_times(root)
     run.engine_core().send_signal(signal.SIGKILL)
-    run.wait_until(lambda: len(logs(root)) == 2, timeout=60)
+    run.wait_until(lambda: num_starts(run) == 2, "another replica starts")
     assert "ended by signal 9" in logs(root)[0].read_text()
     kept |= creation_times(root)
-    # the second engine core is starting
-    run.wait_until(lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()))
+    run.wait_until(
+        lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()),
+        "the second engine core is starting",
+    )
     run.kill()
     assert_nothing_left(run.seen)
 
-    run = start_generation(tmp_path / "runs", profile)
-    assert run.finish()["restarts"] == 0
+    run = start_harvest(tmp_path / "runs", profile, PREFECT_API_URL=prefect_api)
+    assert run.finish()["generation"]["sessions"][-1]["restarts"] == 0
     assert_nothing_left(run.seen)
     assert read_rows(root) == undisturbed
     # nothing that was finished before an engine or a flow was killed was made again

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fake_profile import FAKE_PROFILE
 from tests.support.harvest_command import environment, harvest
+from tests.support.patience import await_exit, until
 
 pytestmark = pytest.mark.slow
 
@@ -29,39 +30,34 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
         "CUDA_VISIBLE_DEVICES": "0",
     }
     options = ["--profile", str(profile), "--questions", "4", "--max-tokens", "8", "--runs-dir", str(tmp_path / "runs")]
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD],
-        env=environment(**variables),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
+    held, told = tmp_path / "holder.log", tmp_path / "waiting.log"
+    with held.open("wb") as log:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD], env=environment(**variables), stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
     assert holder.stdin is not None
-    assert holder.stdout.readline() == "held\n"
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "flows.commands.cli", "run", *options],
-        env=environment(**variables),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    started = [holder]
     try:
-        assert waiting.stderr is not None
-        line = next(line for line in waiting.stderr if "waiting" in line)
-        assert f"waiting for GPU 0, in use by run night-shift, process {holder.pid} on " in line
+        until(lambda: held.read_text() == "held\n", "the GPU is in use", alive=[holder], logs=[held])
+        with told.open("wb") as log:
+            waiting = subprocess.Popen(
+                [sys.executable, "-m", "flows.commands.cli", "run", *options], env=environment(**variables), stderr=log
+            )
+        started.append(waiting)
+        line = f"waiting for GPU 0, in use by run night-shift, process {holder.pid} on "
+        until(lambda: line in told.read_text(), line, alive=started, logs=[told])
 
         refused = harvest("run", *options, **variables)
         assert refused.code == 1
         assert f"is in use by process {waiting.pid} on " in refused.stderr
+        assert "preflight" not in told.read_text()
 
         holder.stdin.close()
         # this machine has no such GPU, which preflight finds as soon as it may look
-        assert "preflight failed" in waiting.stderr.read()
-        assert waiting.wait(60) == 1
+        assert await_exit(waiting, logs=[told]) == 1
+        assert "preflight failed" in told.read_text()
     finally:
-        for process in (waiting, holder):
+        for process in started:
             process.kill()
             process.wait()
-        holder.stdout.close()
-        assert waiting.stderr is not None
-        waiting.stderr.close()
+        holder.stdin.close()

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from tasks.generation.saved_rung import load_rung, save_rung
 
 from flows.shards.stages import generate_shard
 from tasks.errors import EngineCrashed
@@ -73,17 +74,21 @@ def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp
     later = collect(profile, "--seed=1", PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23")
     assert "beginning at rung 1 of the OOM ladder (question batch 2)" in later.stderr
     assert (later.report["rollouts_per_rung"], later.report["oom_ladder"]) == ({"1": ROLLOUTS}, [])
-    # as with another process gone: all of the batch fits again
-    again = collect(profile, "--seed=2", "--forget-oom-rung", PREFECT_API_URL=prefect_api, MEMORY_LIMIT="1000")
-    assert "of the OOM ladder" not in again.stderr
-    assert (again.report["rollouts_per_rung"], again.report["oom_ladder"]) == ({"0": ROLLOUTS}, [])
 
 
-def test_a_request_that_kills_its_engine_is_an_error_row_of_a_completed_run(tmp_path: Path, prefect_api: str) -> None:
+def test_a_forgotten_rung_is_left_and_a_request_that_kills_its_engine_is_an_error_row_of_a_completed_run(
+    tmp_path: Path, prefect_api: str
+) -> None:
     profile = write_profile(tmp_path, "PoisonedEngine")
     plan = plan_run(config_from_parameters({"profile": str(profile), **PARAMETERS}), tmp_path / "runs")
+    save_rung(plan, 1)
     key = (plan.questions["example_id"][5], plan.arms.arms[2].id, 0)
-    report = collect(profile, PREFECT_API_URL=prefect_api, POISON_SEEDS=str(request_seed(0, *key))).report
+    seeds = str(request_seed(0, *key))
+    outcome = collect(profile, "--forget-oom-rung", PREFECT_API_URL=prefect_api, POISON_SEEDS=seeds)
+    assert "of the OOM ladder" not in outcome.stderr
+    report = outcome.report
+    assert (report["rollouts_per_rung"], report["oom_ladder"]) == ({"0": ROLLOUTS}, [])
+    assert load_rung(plan) == 0
     assert report["num_errors"] == 1
     [told] = report["errors"]
     assert told == {"error": "the engine died each time that it had this request", "count": 1}

@@ -1,61 +1,51 @@
 """An outage of the Prefect server during generation does not disturb the run."""
 
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import environment
+from tests.faults.runs import (
+    QUESTIONS,
+    ROLLOUTS,
+    SHARD_SIZE,
+    Rows,
+    only_run_dir,
+    read_rows,
+    start_harvest,
+    write_profile,
+)
+from tests.support.fake_engines import open_gate
 from tests.support.prefect_server import free_port, running_server
 from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 
-NUM_QUESTIONS = 160
-OUTAGE_SECONDS = 35.0
-"""Before the server is started again, which takes it 5 s and more."""
+LOUD = {"PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
+"""Makes the run tell of each request that the server did not answer."""
 
 
-def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path) -> None:
-    home, port = tmp_path / "server", free_port()
+def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path, undisturbed_fake: Rows) -> None:
+    """It ends a Prefect server, so it needs one of its own."""
+    home, port, gate = tmp_path / "server", free_port(), tmp_path / "gate"
     home.mkdir()
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     with running_server(home, port) as url:
-        variables = {"PREFECT_API_URL": url, "FAKE_STEP_SECONDS": "0.2", "PREFECT_HOME": str(tmp_path / "client")}
-        options = ["--profile", str(write_fake_profile(tmp_path)), "--questions", str(NUM_QUESTIONS), "--json"]
-        run = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "flows.commands.cli",
-                "run",
-                *options,
-                "--max-tokens",
-                "16",
-                "--runs-dir",
-                str(tmp_path),
-            ],
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        _wait_for(tmp_path, "*/state/journal/*", run)
-    left = time.monotonic()
-    while time.monotonic() < left + OUTAGE_SECONDS:
-        time.sleep(0.5)
-    meanwhile = len(list(tmp_path.glob("*/rollouts/*.parquet")))
-    assert run.poll() is None, "the run must still be going when the server comes back, or this shows nothing"
+        variables = {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path / "client"), "FAKE_GATE": str(gate), **LOUD}
+        run = start_harvest(tmp_path / "runs", profile, FAKE_HOLD_AFTER="1", **variables)
+        run.wait_for_rollouts(1)
+    root = only_run_dir(tmp_path / "runs")
+    assert num_scored(root) == 0
+    # without the server, shards are generated and scored, but not the last one
+    open_gate(gate, until=ROLLOUTS - 1)
+    run.wait_until(lambda: num_scored(root) == QUESTIONS // SHARD_SIZE - 1, "all shards but one are scored")
+    tries = num_failures(run.log)
+    run.wait_until(lambda: num_failures(run.log) >= tries + 3, "the run has tried three times more to reach the server")
     with running_server(home, port) as url:
-        out, err = run.communicate(timeout=300)
-        assert run.returncode == 0, err
-        report = json.loads(out)
-        assert (report["num_rollouts"], report["num_errors"]) == (8 * NUM_QUESTIONS, 0)
+        open_gate(gate)
+        report = run.finish()
+        assert (report["num_rollouts"], report["num_errors"]) == (ROLLOUTS, 0)
         assert report["generation"]["restarts"] == 0
-        assert meanwhile > 0, "shards were finished without the server"
+        assert read_rows(root) == undisturbed_fake
         [flow_run] = Api(url=url).call("POST", "/flow_runs/filter", {})
         assert flow_run["state_type"] == "COMPLETED"
         artifacts = Api(url=url).artifacts(flow_run["id"])
@@ -63,9 +53,9 @@ def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path) -> None
         assert "harvest-report" in artifacts
 
 
-def _wait_for(directory: Path, pattern: str, run: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 240
-    while not list(directory.glob(pattern)):
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+def num_scored(root: Path) -> int:
+    return len(list(root.glob("scores/*.parquet")))
+
+
+def num_failures(log: Path) -> int:
+    return log.read_text().count("could not report to Prefect")

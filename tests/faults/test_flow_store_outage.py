@@ -1,9 +1,6 @@
 """An outage of the upload's destination does not disturb generation, and costs no data if it lasts."""
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +11,10 @@ from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS
 from tasks.files import read_json
 from tasks.storage.manifest import missing_shards
 from tasks.storage.verify import verify_upload
+from tests.faults.runs import RunProcess, only_run_dir
+from tests.support.fake_engines import open_gate
 from tests.support.fake_profile import write_fake_profile
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.support.harvest_command import environment
 from tests.support.s3_servers import Bucket
 
 pytestmark = pytest.mark.slow
@@ -27,29 +25,22 @@ SHARDS = MAX_CONCURRENT_UPLOADS + 2
 
 @dataclass(kw_only=True)
 class Run:
-    """``harvest run`` whose engine makes no token before ``start_generating``, and the store that it uploads to."""
+    """``harvest run`` whose engine makes no rollout before ``generate``, and the store that it uploads to."""
 
-    process: "subprocess.Popen[str]"
-    folder: Path
+    process: RunProcess
+    gate: Path
     proxy: FaultProxy
 
     @property
     def root(self) -> Path:
-        [config] = self.folder.glob("runs/*/config.json")
-        return config.parent
+        return only_run_dir(self.process.runs_dir)
 
-    def start_generating(self) -> None:
-        (self.folder / "gate").touch()
+    def generate(self, shards: int) -> None:
+        """Let the engine go on until this many shards, each of one rollout, are there."""
+        open_gate(self.gate, until=shards)
 
     def told(self) -> str:
-        return (self.folder / "stderr").read_text()
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert self.process.poll() is None, self.told()
-            assert time.monotonic() < deadline, self.told()
-            time.sleep(0.05)
+        return self.process.log.read_text()
 
     def start_outage(self) -> None:
         self.proxy.faults += [
@@ -63,27 +54,26 @@ class Run:
 @pytest.fixture
 def run(bucket: Bucket, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run that has checked its destination and waits to generate."""
-    with fault_proxy(bucket.server.endpoint) as proxy, (tmp_path / "stderr").open("w") as stderr:
+    gate = tmp_path / "gate"
+    with fault_proxy(bucket.server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         arms = tmp_path / "arms.toml"
         arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
-        profile = write_fake_profile(tmp_path, backend="tests.support.fake_engines:GatedEngine")
+        profile = write_fake_profile(tmp_path)
         asked = ("--profile", profile, "--arms", arms, "--questions", SHARDS, "--shard-size", 1, "--max-tokens", 8)
         command = ("run", *asked, "--runs-dir", tmp_path / "runs", "--upload", bucket.url)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.commands.cli", *map(str, command)],
-            env=environment(PREFECT_API_URL=prefect_api, HARVEST_OUTAGE_SECONDS="1", FAKE_GATE=str(tmp_path / "gate")),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
+        process = RunProcess(
+            runs_dir=tmp_path / "runs",
+            module_and_arguments=["flows.commands.cli", *map(str, command)],
+            variables={
+                "PREFECT_API_URL": prefect_api,
+                "HARVEST_OUTAGE_SECONDS": "1",
+                "FAKE_HOLD_AFTER": "0",
+                "FAKE_GATE": str(gate),
+            },
         )
-        run = Run(process=process, folder=tmp_path, proxy=proxy)
-        try:
-            run.wait_until(lambda: list(tmp_path.glob("runs/*/preflight.json")))
-            yield run
-        finally:
-            process.kill()
-            process.communicate()
+        process.wait_until(lambda: list(tmp_path.glob("runs/*/preflight.json")), "preflight is done")
+        yield Run(process=process, gate=gate, proxy=proxy)
 
 
 def left_to_the_end(told: str) -> set[int]:
@@ -96,21 +86,20 @@ def left_to_the_end(told: str) -> set[int]:
 
 def test_shards_not_uploaded_during_an_outage_are_uploaded_at_the_end(run: Run, bucket: Bucket) -> None:
     run.start_outage()
-    run.start_generating()
-    run.wait_until(lambda: len(left_to_the_end(run.told())) == SHARDS)
-    assert missing_shards(run.root) == [], "generation waited for the store"
+    run.generate(SHARDS - 1)
+    run.process.wait_until(lambda: len(left_to_the_end(run.told())) == SHARDS - 1, "all shards so far are left out")
+    assert len({Path(name).stem for name in missing_shards(run.root)}) == 1, "generation waited for the store"
     assert not any("shard-" in key for key in bucket.listing())
     run.end_outage()
-    run.process.communicate(timeout=120)
-    assert run.process.returncode == 0, run.told()
+    run.generate(SHARDS)
+    assert run.process.wait_for_end() == 0, run.told()
     assert verify_upload(f"{bucket.url}/{run.root.name}").ok
 
 
 def test_a_run_without_its_destination_is_complete_and_can_be_uploaded_later(run: Run, bucket: Bucket) -> None:
     run.start_outage()
-    run.start_generating()
-    run.process.communicate(timeout=120)
-    assert run.process.returncode == 1
+    run.generate(SHARDS)
+    assert run.process.wait_for_end() == 1, run.told()
     last = run.told().splitlines()[-1]
     assert last.startswith("harvest: error: listing failed at s3://")
     assert "did not answer properly in any attempt: check the endpoint, then run the same command" in last

@@ -13,7 +13,7 @@ from tests.faults.runs import (
     Rows,
     assert_nothing_left,
     only_run_dir,
-    parameters,
+    options,
     read_rows,
     start_generation,
     write_profile,
@@ -32,13 +32,13 @@ LIMIT = 9_000
 """Bytes per file: enough for a run's configuration, too few for a shard's journal."""
 
 
-def assert_resumes(runs_dir: Path, profile: Path, expected: Rows) -> None:
+def assert_resumes(runs_dir: Path, profile: Path, expected: Rows, folder: Path) -> None:
     """The same command completes the run, and makes no finished shard again."""
     root = only_run_dir(runs_dir)
     finished = {path.stem for path in (root / "state" / "rollouts").glob("*.json")}
     before = {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
     assert read_rows(root).items() <= expected.items()
-    outcome = start_generation(runs_dir, profile).finish()
+    outcome = start_generation(runs_dir, profile, folder=folder).finish()
     assert len(outcome["shards"]) + len(finished) == QUESTIONS // SHARD_SIZE
     assert read_rows(root) == expected
     assert before == {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
@@ -63,7 +63,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_it_resumes(
     ballast = small_disk / "ballast"
     # room for some shards, not for all
     ballast.write_bytes(b"x" * (1024 - 60) * 1024)
-    run = start_generation(runs_dir, profile)
+    run = start_generation(runs_dir, profile, folder=tmp_path)
     outcome = run.finish()
     assert run.process.returncode == 1
     assert outcome["error"] == "StorageError"
@@ -72,16 +72,15 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_it_resumes(
     assert "run the same command" in outcome["message"]
     assert_nothing_left(run.seen)
     ballast.unlink()
-    assert_resumes(runs_dir, profile, undisturbed_fake)
+    assert_resumes(runs_dir, profile, undisturbed_fake, tmp_path)
 
 
 def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
     tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
     profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in parameters(profile).items()]
     run = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(LIMIT), "run", "--runs-dir", runs_dir, *options],
+        [sys.executable, "-c", LIMITED, str(LIMIT), "run", "--runs-dir", runs_dir, *options(profile)],
         # Python would keep modules that it compiles now, cut off at the limit, and no later process could import them
         env=environment(PREFECT_API_URL=prefect_api, PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
@@ -93,4 +92,4 @@ def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
     last = run.stderr.splitlines()[-1]
     assert last.startswith("harvest: error: could not write")
     assert "File too large" in last
-    assert_resumes(runs_dir, profile, undisturbed_fake)
+    assert_resumes(runs_dir, profile, undisturbed_fake, tmp_path)

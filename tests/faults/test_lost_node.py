@@ -2,15 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import Rows, only_run_dir, parameters, read_rows, write_profile
-from tests.support.harvest_command import environment
+from tests.faults.runs import ROLLOUTS, Rows, RunProcess, only_run_dir, read_rows, start_harvest, write_profile
 from tests.support.node_workers import kill_node, running_node
 from tests.support.prefect_worker import Api
 from tests.support.s3_servers import Bucket
@@ -24,32 +20,22 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     tmp_path: Path, undisturbed: Rows, node_api: Api, bucket: Bucket
 ) -> None:
     runs_dir = tmp_path / "runs"
-    options = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in parameters(
-            write_profile(tmp_path, backend="tests.support.faulty_engines:SlowEngine"), shard_size=1
-        ).items()
-    ]
-    # the first node is slow enough to be seen half way, and has no help until then
-    with running_node(node_api, tmp_path, "node-1", FAKE_STEP_SECONDS="0.3") as node_1:
-        run = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "flows.commands.cli", "run", *options),
-                *("--nodes=2", f"--shared={bucket.url}", f"--runs-dir={runs_dir}", "--json"),
-            ],
-            env=environment(PREFECT_API_URL=node_api.url),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HeldEngine")
+    # the first node has no help until it stands still, with its first shards done and six at least left
+    with running_node(node_api, tmp_path, "node-1", FAKE_HOLD_AFTER=str(ROLLOUTS - 48)) as node_1:
+        run = start_harvest(
+            runs_dir,
+            profile,
+            more=["--nodes=2", f"--shared={bucket.url}"],
+            changes={"shard_size": 1},
+            PREFECT_API_URL=node_api.url,
         )
-        made_before = _wait_until_node_1_is_half_way(run, bucket)
+        made_before = wait_until_node_1_is_half_way(run, bucket)
         kill_node(node_1)
-        with running_node(node_api, tmp_path, "node-2", FAKE_STEP_SECONDS="0"):
-            stdout, stderr = run.communicate(timeout=240)
-    assert run.returncode == 0, stderr
+        with running_node(node_api, tmp_path, "node-2"):
+            report = run.finish()
     assert read_rows(only_run_dir(runs_dir)) == undisturbed
 
-    report = json.loads(stdout)
     [session] = report["generation"]["sessions"]
     nodes = {node["node"]: node for node in session["nodes"]}
     assert {name: node["ended"] for name, node in nodes.items()} == {"node-1": "lost", "node-2": "well"}
@@ -61,21 +47,21 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
     assert node_api.flow_run(nodes["node-2"]["flow_run_id"])["state_type"] == "COMPLETED"
     # by the second node when it has seen the claims expire, unless the collecting flow has given them up before
     taken_over = "taken over" in node_api.logs(nodes["node-2"]["flow_run_id"])
-    assert taken_over or "are free for the other nodes" in stderr
+    assert taken_over or "are free for the other nodes" in run.log.read_text()
     # the shared storage is empty again
     assert bucket.listing() == []
 
 
-def _wait_until_node_1_is_half_way(run: "subprocess.Popen[str]", bucket: Bucket) -> int:
+def wait_until_node_1_is_half_way(run: RunProcess, bucket: Bucket) -> int:
     """Wait until node-1 has published shards and holds others; how many it has published."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert run.poll() is None, run.communicate()
-        found = [(key, json.loads(bucket.get(key))) for key in bucket.listing() if "/nodes/" in key]
-        for key, record in found:
+
+    def num_published() -> int:
+        records = [(key, json.loads(bucket.get(key))) for key in bucket.listing() if "/nodes/" in key]
+        for key, record in records:
             owner = re.search(r"nodes/([\w-]+)\.json", key)
             claims = [key for key in bucket.listing() if "/claims/" in key and owner and owner.group(1) in key]
-            if record["node"] == "node-1" and record["published"] and len(claims) >= 2:
+            if record["node"] == "node-1" and len(claims) >= 2:
                 return len(record["published"])
-        time.sleep(0.2)
-    raise AssertionError("node-1 is never half way")
+        return 0
+
+    return run.wait_until(num_published, "node-1 has published shards and holds others")

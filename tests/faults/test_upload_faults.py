@@ -1,8 +1,9 @@
 """An upload over failing networks and servers completes, or raises a clear error and writes no _SUCCESS."""
 
 import random
-import time
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -17,12 +18,13 @@ from tasks.storage.manifest import published_files
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.patience import scaled, until
 from tests.support.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
 from tests.support.synthetic import write_run
 from tests.support.upload_process import start_upload
 
 PART = SMALLEST_PART
-QUICK = TransferSettings(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=3.0)
+QUICK = TransferSettings(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=scaled(2))
 SUCCESS = "team/rollouts/run/_SUCCESS"
 
 
@@ -51,8 +53,8 @@ HEALED = {
     "reset in the middle of a body": Fault(kind="reset", method="PUT", path="scores/", times=2),
     "reset in the middle of a part": Fault(kind="reset", method="PUT", path="partNumber=2", times=3),
     "reset while reading back": Fault(kind="reset", method="GET", path="config.json", times=2),
-    "no answer to a shard": Fault(kind="hang", method="PUT", path="questions/", times=1, seconds=5),
-    "no answer to a part": Fault(kind="hang", method="PUT", path="partNumber=1", times=1, seconds=5),
+    "no answer to a shard": Fault(kind="hang", method="PUT", path="questions/"),
+    "no answer to a part": Fault(kind="hang", method="PUT", path="partNumber=1"),
     "lost answer to a shard": Fault(kind="lost_response", method="PUT", path="rollouts/", times=2),
     "lost answer to a part": Fault(kind="lost_response", method="PUT", path="partNumber=3", times=2),
     "lost answer when a multipart upload is opened": Fault(kind="lost_response", method="POST", path="uploads"),
@@ -68,8 +70,7 @@ HEALED = {
 
 @pytest.mark.parametrize("name", HEALED)
 def test_an_upload_completes_after_a_passing_fault(name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths) -> None:
-    fault = HEALED[name]
-    fault.hits = 0
+    fault = replace(HEALED[name])
     proxy.faults.append(fault)
 
     record = upload_run(run.root, bucket.url, transfer=QUICK)
@@ -108,8 +109,7 @@ LASTING = {
 def test_a_lasting_fault_is_a_clear_error_and_the_next_upload_completes(
     name: str, bucket: Bucket, proxy: FaultProxy, run: RunPaths
 ) -> None:
-    fault = LASTING[name]
-    fault.hits = 0
+    fault = replace(LASTING[name])
     proxy.faults.append(fault)
 
     with pytest.raises(UploadError) as caught:
@@ -195,31 +195,41 @@ def test_a_download_over_an_older_one_has_no_manifest_until_it_is_whole(
     assert (copy / "manifest.json").read_bytes() == run.manifest.read_bytes()
 
 
-def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", shards=20, questions_per_shard=2, arms=2)
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.soak)])
+def test_uploads_that_are_killed_send_no_file_twice_and_complete(
+    kills: int, bucket: Bucket, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    fresh = write_run(tmp_path / "fresh" / "run", shards=20, questions_per_shard=2, arms=2).root
     for index in range(5):
         noise = random.Random(index).randbytes(2 * PART + 1000)
-        pl.DataFrame({"noise": [noise]}).write_parquet(run.rollouts(index), compression="uncompressed")
+        pl.DataFrame({"noise": [noise]}).write_parquet(RunPaths(root=fresh).rollouts(index), compression="uncompressed")
     moments = random.Random(42)
-    # answers are slowed so that the upload lasts long enough to be hit anywhere
-    proxy.faults.append(Fault(kind="slow", method="PUT", times=10**6, seconds=0.05))
-    proxy.faults.append(Fault(kind="slow", method="POST", times=10**6, seconds=0.1))
+    run = RunPaths(root=shutil.copytree(fresh, tmp_path / "0" / "run"))
     cut_short = 0
-    for _ in range(10):
+    for number in range(1, kills + 1):
         before = set(confirmed(bucket))
         proxy.requests.clear()
-        limit, delay = moments.randrange(1, 60), moments.uniform(0, 0.05)
-        upload_and_kill(run.root, bucket, lambda limit=limit: len(proxy.requests) >= limit, delay)
+        # the proxy holds every request after so many, before it passes them on or before it answers
+        moment = Fault(kind=moments.choice(("slow", "late")), skip=moments.randrange(60), times=10**6)
+        if kills > 10:
+            # or lets them go on slowly, so that the kill comes between them
+            moment.seconds = moments.choice((moment.seconds, moments.uniform(0, 0.1)))
+        proxy.faults.append(moment)
+        upload_and_kill(run.root, bucket, lambda moment=moment: moment.hits > moment.skip)
+        proxy.faults.clear()
         proxy.wait_until_idle()
         again = {path for path in proxy.sent("PUT") if path.split("/", 2)[2] in before}
         assert again <= {f"/{bucket.name}/team/rollouts/run/manifest.json", f"/{bucket.name}/{SUCCESS}"}
         if SUCCESS in bucket.listing():
             check_complete(bucket, run)
+            # the next kills need another upload
+            run = RunPaths(root=shutil.copytree(fresh, tmp_path / str(number) / "run"))
+            bucket = replace(bucket, name=f"{bucket.name}-{number}")
+            bucket.server.client().create_bucket(Bucket=bucket.name)
         else:
             cut_short += 1
-    assert cut_short >= 3, "hardly any kill came before the end"
+    assert cut_short >= kills // 3, "hardly any kill came before the end"
 
-    proxy.faults.clear()
     before = set(confirmed(bucket))
     proxy.requests.clear()
     assert upload_run(run.root, bucket.url, transfer=QUICK).complete
@@ -232,23 +242,24 @@ def test_ten_kills_at_random_moments(bucket: Bucket, proxy: FaultProxy, tmp_path
 @pytest.mark.parametrize(
     "moment",
     [
-        Fault(kind="late", method="POST", path="uploads", seconds=60),
-        Fault(kind="slow", method="PUT", path="partNumber=2", seconds=60),
-        Fault(kind="slow", method="POST", path="uploadId", seconds=60),
+        Fault(kind="late", method="POST", path="uploads"),
+        Fault(kind="slow", method="PUT", path="partNumber=2"),
+        Fault(kind="slow", method="POST", path="uploadId"),
     ],
     ids=["before it knows the id", "between parts", "before the end"],
 )
 def test_a_kill_within_a_multipart_upload_leaves_no_orphan(
     moment: Fault, bucket: Bucket, proxy: FaultProxy, run: RunPaths
 ) -> None:
-    moment.hits = 0
+    moment = replace(moment)
     proxy.faults.append(moment)
     theirs = {"Bucket": bucket.name, "Key": "team/rollouts/run-2/telemetry.parquet"}
     bucket.server.client().create_multipart_upload(**theirs)
     upload_and_kill(run.root, bucket, lambda: moment.hits > 0 and len(bucket.open_uploads()) == 2)
+    proxy.faults.clear()
+    proxy.wait_until_idle()
     assert len(bucket.open_uploads()) == 2
 
-    proxy.faults.clear()
     assert upload_run(run.root, bucket.url, transfer=QUICK).complete
     assert bucket.open_uploads() == [theirs["Key"]]
 
@@ -267,12 +278,13 @@ def confirmed(bucket: Bucket) -> list[str]:
     return [key for key in bucket.listing() if not key.endswith(("manifest.json", "_SUCCESS"))]
 
 
-def upload_and_kill(run_dir: Path, bucket: Bucket, reached: Callable[[], bool], delay: float = 0.0) -> None:
+def upload_and_kill(run_dir: Path, bucket: Bucket, reached: Callable[[], bool]) -> None:
     """Upload in a process of its own, and kill it when ``reached`` says so, or when it is done by then."""
     process = start_upload(run_dir, bucket.url, TransferSettings(part_bytes=PART))
-    deadline = time.monotonic() + 60
-    while not reached() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(delay)
+    until(
+        lambda: reached() or not process.is_alive(),
+        "the moment of the kill, or the end of the upload",
+        logs=[run_dir.parent / "upload.log"],
+    )
     process.kill()
     process.join()

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
@@ -19,23 +18,32 @@ if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES 
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
+def open_gate(gate: Path, *, until: int | None = None) -> None:
+    """Let engines at ``gate`` go on, to the end or until they have finished ``until`` completions."""
+    written = gate.with_suffix(".new")
+    written.write_text("" if until is None else str(until))
+    written.replace(gate)
+
+
 class FakeEngine:
     """Generates one token per request and step. Completions depend only on the request's seed.
 
     ``FAKE_STEP_SECONDS`` is the time of a step, ``FAKE_START_SECONDS`` the time to load. ``FAKE_TOKENS`` is the number
     of tokens per request and step; completions are 2 to 12 times as long. With ``FAKE_HOLD_AFTER`` the engine stands
-    still once it has finished so many completions, until the file ``FAKE_GATE`` exists, or for ever without that
-    variable: so a test can disturb a run in the middle, however slow the machine is.
+    still once it has finished so many completions, until a test calls ``open_gate`` with the file ``FAKE_GATE``, or for
+    ever without that variable: so a test can disturb a run in the middle, however slow the machine is. With
+    ``FAKE_NEVER_READY`` it never gets as far as to load.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         pause(float(os.environ.get("FAKE_START_SECONDS", "0")))
+        while "FAKE_NEVER_READY" in os.environ:
+            pause()
         self.stats = EngineStats()
         self.running: dict[str, tuple[EngineRequest, list[int]]] = {}
         self.most_running = 0
         self._step_seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
         self._step_tokens = int(os.environ.get("FAKE_TOKENS", "1"))
-        self._hold_after = float(os.environ.get("FAKE_HOLD_AFTER", "inf"))
         self._finished = 0
 
     @property
@@ -52,17 +60,20 @@ class FakeEngine:
         self.stats.prompt_tokens += len(request.prompt_ids)
 
     def step(self) -> list[EngineOutput]:
-        if self._finished >= self._hold_after and not _gate_is_open():
+        left = completions_allowed() - self._finished
+        if left <= 0:
             pause()
             return []
         pause(self._step_seconds)
         self.stats.running = len(self.running)
-        finished = []
+        finished: list[EngineOutput] = []
         for request, tokens in self.running.values():
-            before = len(tokens)
-            self._generate(request, tokens)
-            self.stats.generation_tokens += len(tokens) - before
-            if len(tokens) >= min(request.max_tokens, (2 + request.seed % 11) * self._step_tokens):
+            wanted = min(request.max_tokens, (2 + request.seed % 11) * self._step_tokens)
+            if len(tokens) < wanted:
+                before = len(tokens)
+                self._generate(request, tokens)
+                self.stats.generation_tokens += len(tokens) - before
+            if len(tokens) >= wanted and len(finished) < left:
                 finished.append(_output(request, tokens))
         for output in finished:
             del self.running[output.request_id]
@@ -81,8 +92,15 @@ class FakeEngine:
         return None
 
 
-def _gate_is_open() -> bool:
+def gate_is_open() -> bool:
     return "FAKE_GATE" in os.environ and Path(os.environ["FAKE_GATE"]).exists()
+
+
+def completions_allowed() -> float:
+    """How many completions an engine may finish before it stands still."""
+    if gate_is_open():
+        return float(Path(os.environ["FAKE_GATE"]).read_text() or "inf")
+    return float(os.environ.get("FAKE_HOLD_AFTER", "inf"))
 
 
 def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
@@ -102,25 +120,26 @@ class GatedEngine(FakeEngine):
         return f"fake on {os.environ.get('CUDA_VISIBLE_DEVICES')}"
 
     def step(self) -> list[EngineOutput]:
-        if not _gate_is_open():
+        if not gate_is_open():
             pause()
             return []
         return super().step()
 
 
 class StragglingEngine(FakeEngine):
-    """One completion in sixteen goes on only after nothing else has run for two seconds."""
+    """One completion in sixteen, ``is_straggler``, goes on only when the file ``FAKE_GATE`` exists."""
 
-    def __init__(self, spec: EngineSpec) -> None:
-        super().__init__(spec)
-        self._busy_at = time.monotonic()
+    @staticmethod
+    def is_straggler(seed: int) -> bool:
+        return seed % 16 == 0
 
     def step(self) -> list[EngineOutput]:
-        stragglers = {key: item for key, item in self.running.items() if item[0].seed % 16 == 0}
-        if len(stragglers) < len(self.running):
-            self._busy_at = time.monotonic()
-        if time.monotonic() > self._busy_at + 2:
+        if gate_is_open():
             return super().step()
+        stragglers = {key: item for key, item in self.running.items() if self.is_straggler(item[0].seed)}
+        if len(stragglers) == len(self.running):
+            pause()
+            return []
         for request_id in stragglers:
             del self.running[request_id]
         try:

@@ -7,6 +7,8 @@ name = "fake"
 description = "CPU, no engine"
 model = "demo"
 question_batch_size = 4
+# an engine that a test holds has not stalled
+stall_timeout_s = 1000000
 
 [engine]
 backend = "tests.support.fake_engines:FakeEngine"

@@ -2,16 +2,19 @@
 
 import contextlib
 import http.client
+import math
 import re
+import select
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from tests.support.patience import HTTP_SECONDS, scaled, until, until_or_limit
 
 Kind = Literal["500", "503", "403", "404", "reset", "hang", "lost_response", "corrupt", "slow", "late"]
 
@@ -28,22 +31,26 @@ _ANSWERS = {
 class Fault:
     """Breaks ``times`` requests that match, after ``skip`` that it lets pass.
 
-    ``reset``: the connection breaks in the middle of the body; ``hang``: no answer for ``seconds``;
-    ``lost_response``: the server does the work, but its answer is lost; ``corrupt``: one byte of the body is changed,
-    and its checksum header removed; ``slow``: the request is delayed by ``seconds``; ``late``: the answer is.
+    ``reset``: the connection breaks in the middle of the body; ``hang``: no answer comes, and then the connection
+    breaks; ``lost_response``: the server does the work, but its answer is lost; ``corrupt``: one byte of the body is
+    changed, and its checksum header removed; ``slow``: the request is passed on late; ``late``: the answer is.
+
+    The last two, and ``hang``, last until the fault is taken out of the proxy's ``faults``, or for ``seconds`` at most.
+    A request whose client has gone meanwhile is dropped.
     """
 
     kind: Kind
-    method: str
+    method: str = ""
+    """Any method when empty."""
     path: str = ""
     """Regular expression searched in the path with its query."""
     times: int = 1
     skip: int = 0
-    seconds: float = 0.0
+    seconds: float = math.inf
     hits: int = field(default=0, init=False)
 
     def matches(self, method: str, path: str) -> bool:
-        return method == self.method and re.search(self.path, path) is not None
+        return self.method in ("", method) and re.search(self.path, path) is not None
 
 
 @dataclass(kw_only=True)
@@ -67,11 +74,13 @@ class FaultProxy:
             with self.lock:
                 self.num_pending -= 1
 
-    def wait_until_idle(self, timeout: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout
-        while self.num_pending:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    def wait_until_idle(self) -> None:
+        until(lambda: self.num_pending == 0, "every request that the proxy received is answered or dropped")
+
+    def has(self, fault: Fault) -> bool:
+        """Tell whether ``fault`` itself, not one like it, is among the faults."""
+        with self.lock:
+            return any(each is fault for each in self.faults)
 
     def choose(self, method: str, path: str, length: int) -> Fault | None:
         with self.lock:
@@ -104,8 +113,11 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     try:
         yield Handler.proxy
     finally:
+        Handler.proxy.faults.clear()
         server.shutdown()
         server.server_close()
+        # nothing reaches the S3 server after its test
+        Handler.proxy.wait_until_idle()
 
 
 class _Server(ThreadingHTTPServer):
@@ -140,8 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._break()
             return
         if fault and kind in ("hang", "slow"):
-            time.sleep(fault.seconds)
-        if kind == "hang":
+            self._hold(fault)
+        if kind == "hang" or self._client_has_gone():
             self._break()
         elif kind in _ANSWERS:
             status, code = _ANSWERS[kind]
@@ -157,13 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "corrupt" and body:
             headers.pop("Content-MD5", None)
             body = bytes([body[0] ^ 1]) + body[1:]
-        connection = http.client.HTTPConnection(*self.upstream_address, timeout=60)
+        connection = http.client.HTTPConnection(*self.upstream_address, timeout=scaled(HTTP_SECONDS))
         connection.request(self.command, self.path, body=body, headers=headers)
         answer = connection.getresponse()
         data = answer.read()
         connection.close()
         if fault and kind == "late":
-            time.sleep(fault.seconds)
+            self._hold(fault)
         if kind == "lost_response":
             self._break()
             return
@@ -186,6 +198,16 @@ class _Handler(BaseHTTPRequestHandler):
         if cut:
             self.wfile.flush()
             self._break()
+
+    def _hold(self, fault: Fault) -> None:
+        until_or_limit(lambda: self.proxy.has(fault) and not self._client_has_gone(), fault.seconds)
+
+    def _client_has_gone(self) -> bool:
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        try:
+            return bool(readable) and self.connection.recv_into(bytearray(1), flags=socket.MSG_PEEK) == 0
+        except ConnectionError:
+            return True
 
     def _break(self) -> None:
         """Reset the connection instead of closing it in order."""

@@ -2,14 +2,14 @@
 
 import os
 import resource
-import time
 from pathlib import Path
 
 import torch
 
 from tasks.generation.engine import EngineOutput, EngineSpec
 from tasks.generation.vllm_engine import VllmEngine
-from tests.support.fake_engines import FakeEngine
+from tests.support.fake_engines import FakeEngine, completions_allowed
+from tests.support.patience import pause
 
 
 class HungryEngine(FakeEngine):
@@ -26,12 +26,22 @@ class HungryEngine(FakeEngine):
         return super().step()
 
 
-class SlowEngine(VllmEngine):
-    """vLLM with steps that take ``FAKE_STEP_SECONDS`` longer."""
+class HeldEngine(VllmEngine):
+    """vLLM that makes no token once it has finished ``FAKE_HOLD_AFTER`` completions or a few more, as ``FakeEngine``.
+
+    It reports progress all the same, so that it has not stalled: only its process can.
+    """
+
+    _finished = 0
 
     def step(self) -> list[EngineOutput]:
-        time.sleep(float(os.environ["FAKE_STEP_SECONDS"]))
-        return super().step()
+        if self._finished >= completions_allowed():
+            self.stats.generation_tokens += 1
+            pause()
+            return []
+        outputs = super().step()
+        self._finished += len(outputs)
+        return outputs
 
 
 class OutOfMemoryEngine(VllmEngine):

@@ -15,7 +15,10 @@ _CONTEXT.set_forkserver_preload(["tests.support.upload_process"])
 
 
 def start_upload(run_dir: Path, url: str, transfer: TransferSettings) -> ForkServerProcess:
-    """Start ``upload_run`` with the current environment, in a process that a test can kill."""
+    """Start ``upload_run`` with the current environment, in a process that a test can kill.
+
+    What it prints is in ``upload.log`` beside the run.
+    """
     process = _CONTEXT.Process(target=_upload, args=(run_dir, url, transfer, dict(os.environ)), daemon=True)
     process.start()
     return process
@@ -23,4 +26,7 @@ def start_upload(run_dir: Path, url: str, transfer: TransferSettings) -> ForkSer
 
 def _upload(run_dir: Path, url: str, transfer: TransferSettings, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    log = os.open(run_dir.parent / "upload.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     upload_run(run_dir, url, transfer=transfer)

@@ -93,7 +93,7 @@ def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_the
         run.communicate()
     assert run.returncode == 130
     assert stderr.splitlines()[-1] == "harvest: interrupted; the same command resumes"
-    assert_nothing_left(seen, within=END_SECONDS)
+    assert_nothing_left(seen)
     with contextlib.closing(sqlite3.connect(runs_dir / ".prefect" / "prefect.db")) as database:
         assert database.execute("SELECT state_type FROM flow_run").fetchall() == [("CRASHED",)]
 

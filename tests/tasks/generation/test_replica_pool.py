@@ -15,9 +15,11 @@ from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.rung_state import RungState
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_selection import gpus_per_replica
+from tasks.plan.prompts import request_seed
 from tasks.plan.run_config import RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import rollouts_finished, shard_dataset
+from tests.support.fake_engines import StragglingEngine
 
 pytestmark = pytest.mark.slow
 
@@ -84,14 +86,27 @@ def generate(plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda poo
 def test_shards_that_wait_for_their_longest_completions_do_not_empty_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.05")
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_GATE", str(gate))
     plan = make_plan(tmp_path, backend="tests.support.fake_engines:StragglingEngine")
-    outcome = generate(plan)
+    seeds = [
+        request_seed(0, question, arm.id, 0) for question in plan.questions["example_id"] for arm in plan.arms.arms
+    ]
+    num_others = sum(not StragglingEngine.is_straggler(seed) for seed in seeds)
+
+    def watch(pool: ReplicaPool) -> None:
+        # the stragglers hold up nothing, or this moment would not come
+        if pool.rollouts_finished == num_others:
+            gate.touch()
+
+    outcome = generate(plan, watch=watch)
     assert outcome.error is None
     rows = pl.read_parquet(plan.paths.root / "rollouts" / "*.parquet", include_file_paths="shard")
-    late = rows.filter(pl.col("seed") % 16 == 0)
+    late = rows.filter([StragglingEngine.is_straggler(seed) for seed in rows["seed"]])
     assert late["shard"].n_unique() > 4
-    assert late["created_at"].min() > rows.filter(pl.col("seed") % 16 != 0)["created_at"].max()
+    assert late.height == len(seeds) - num_others
+    others = rows.join(late, on="rollout_id", how="anti")
+    assert late["created_at"].min() > others["created_at"].max()
 
 
 def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after_the_first(
