@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.node_workers import node_api  # noqa: F401
@@ -24,6 +25,8 @@ os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 def pytest_configure(config: pytest.Config) -> None:
     if SLOWNESS_VARIABLE not in os.environ:
         measure_slowness()
+    # the product, in this process and its children, must not take a slow machine for a failure
+    os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

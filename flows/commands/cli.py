@@ -70,8 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _execute(options: argparse.Namespace) -> int:
     from tasks.errors import HarvestError
+    from tasks.time_limits import time_limit_factor
 
     try:
+        time_limit_factor()  # refuses a wrong value before anything starts
         return int(options.execute(options))
     except HarvestError as error:
         text = " ".join(str(error).split())
