@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import pytest
 from tasks.files import publish_json, read_json
 from tasks.parent_death import PARENT_VARIABLE, SITECUSTOMIZE_DIRECTORY
 from tasks.process_tree import ProcessRecord, end_leftovers, kill_all, record_processes
+from tests.support.patience import until
 
-SLEEPER = "import time; time.sleep(300)"
+SLEEPER = "import signal; signal.pause()"
 TREE = f"""
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "{SLEEPER}"])
@@ -23,17 +23,17 @@ print("up", flush=True)
 {SLEEPER}
 """
 PARENT = """
-import subprocess, sys, time
+import signal, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(__import__("os").getpid())], stdout=subprocess.PIPE)
 print(child.stdout.readline().decode().strip(), flush=True)
-time.sleep(300)
+signal.pause()
 """
 DIES_WITH_PARENT = """
-import os, sys, time
+import os, signal, sys
 from tasks.parent_death import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
-time.sleep(300)
+signal.pause()
 """
 REPLICA = """
 import os
@@ -63,11 +63,8 @@ def record_of(pid: int) -> ProcessRecord:
     return record
 
 
-def wait_until_gone(pids: list[int], timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while any(_lives(pid) for pid in pids):
-        assert time.monotonic() < deadline, pids
-        time.sleep(0.02)
+def wait_until_gone(pids: list[int]) -> None:
+    until(lambda: not any(_lives(pid) for pid in pids), f"the end of processes {pids}")
 
 
 def _lives(pid: int) -> bool:
@@ -80,7 +77,7 @@ def spawn_below(depth: int) -> None:
     print(os.getpid(), flush=True)
     if depth:
         multiprocessing.get_context("spawn").Process(target=spawn_below, args=(depth - 1,)).start()
-    time.sleep(300)
+    signal.pause()
 
 
 def test_a_replica_dies_when_its_flow_is_killed() -> None:

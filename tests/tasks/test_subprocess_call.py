@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,12 +13,13 @@ import pytest
 from tasks.errors import ConfigError, HarvestError, NotEquivalent, UploadError
 from tasks.subprocess_call import call_in_subprocess
 from tests.support.harvest_command import environment
+from tests.support.patience import await_exit, until
 
 FLOW = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from tasks.subprocess_call import call_in_subprocess
-call_in_subprocess(time.sleep, "sleep", Path(sys.argv[1]), 60)
+call_in_subprocess(signal.pause, "pause", Path(sys.argv[1]))
 """
 
 
@@ -39,14 +38,6 @@ def fail_retryably() -> None:
 
 def children_of(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if "tasks.subprocess_call" in child.cmdline()]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited for 30 s")
 
 
 def test_the_result_is_returned_and_the_output_logged(tmp_path: Path) -> None:
@@ -76,21 +67,20 @@ def test_an_unexpected_error_names_the_log(tmp_path: Path) -> None:
 
 def test_the_error_says_that_the_process_was_killed(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(call_in_subprocess, time.sleep, "sleep", tmp_path / "log", 60)
-        wait_for(lambda: children_of(os.getpid()) or call.done())
+        call = pool.submit(call_in_subprocess, signal.pause, "pause", tmp_path / "pause.log")
+        until(lambda: children_of(os.getpid()) or call.done(), "the subprocess")
         children_of(os.getpid())[0].kill()
-        with pytest.raises(HarvestError, match="sleep: the process was killed, as the kernel does when memory runs"):
+        with pytest.raises(HarvestError, match="pause: the process was killed, as the kernel does when memory runs"):
             call.result()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_subprocess_dies_with_the_flow(number: signal.Signals, tmp_path: Path) -> None:
     flow = subprocess.Popen(
-        [sys.executable, "-c", FLOW, str(tmp_path / "log")], env=environment(), stderr=subprocess.DEVNULL
+        [sys.executable, "-c", FLOW, str(tmp_path / "pause.log")], env=environment(), stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: children_of(flow.pid))
-    (child,) = children_of(flow.pid)
+    (child,) = until(lambda: children_of(flow.pid), "the subprocess", alive=[flow])
     flow.send_signal(number)
-    flow.wait(timeout=30)
+    await_exit(flow, "the end of the flow")
     # the process that adopts it may leave it as a zombie
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the end of the subprocess")

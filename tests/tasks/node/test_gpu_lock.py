@@ -12,6 +12,7 @@ import pytest
 
 from tasks.errors import ConfigError
 from tasks.node.gpu_lock import lock_gpus
+from tests.support.patience import until
 
 HOLD = """
 import sys
@@ -54,14 +55,14 @@ def test_the_next_run_waits_and_names_the_holder(holder: "subprocess.Popen[str]"
 
     thread = threading.Thread(target=enter, daemon=True)
     thread.start()
-    assert waiting.wait(20)
+    until(waiting.is_set, "the second run to say that it waits")
     assert not entered.is_set()
     if end == "leaves":
         assert holder.stdin is not None
         holder.stdin.close()
     else:
         holder.kill()
-    assert entered.wait(20)
+    until(entered.is_set, "the second run to have the GPU")
     thread.join()
     [text] = told
     assert text.startswith(f"waiting for GPU 1, in use by run night-shift, process {holder.pid} on ")

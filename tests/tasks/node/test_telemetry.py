@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tasks.node.telemetry import TELEMETRY_SCHEMA, ReplicaStats, TelemetrySample
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.units import GIB
 from tests.support.fake_nvml import FakeReader, healthy
+from tests.support.patience import until
 
 CPU = Profile.model_validate({"name": "cpu", "expect": {"device": "cpu"}})
 H100 = Profile.model_validate(
@@ -40,13 +40,6 @@ def sampler(path: Path, profile: Profile, **more: Any) -> TelemetrySampler:
     return TelemetrySampler(path, profile, lambda: [stats(0), stats(1)], interval_s=0.02, **more)
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold within 20 s"
-        time.sleep(0.02)
-
-
 def test_gpu_and_replica_rows_are_recorded(tmp_path: Path) -> None:
     path = tmp_path / "telemetry.parquet"
     with sampler(path, H100, reader=FakeReader(gpus=[healthy(0), healthy(1), healthy(2)])):
@@ -64,7 +57,7 @@ def test_host_is_recorded_where_there_is_no_gpu(tmp_path: Path) -> None:
     path = tmp_path / "telemetry.parquet"
     child = subprocess.Popen([sys.executable, "-c", "b = bytearray(200 << 20); input()"], stdin=subprocess.PIPE)
     try:
-        wait_for(lambda: resident(child.pid) > 200 << 20)
+        until(lambda: resident(child.pid) > 200 << 20, "a child that uses 200 MiB", alive=[child])
         with sampler(path, CPU):
             pass
     finally:
@@ -82,7 +75,7 @@ def test_file_is_published_while_running_and_continued_later(tmp_path: Path) -> 
     path = tmp_path / "telemetry.parquet"
     first = sampler(path, CPU, publish_every_s=0.05)
     first.start()
-    wait_for(path.exists)
+    until(path.exists, "a published file")
     first.stop()
     rows = pl.read_parquet(path).height
     with sampler(path, CPU):
@@ -103,7 +96,7 @@ def test_errors_of_telemetry_never_stop_the_run(tmp_path: Path, caplog: pytest.L
     (tmp_path / "file").write_text("")
     lost = TelemetrySampler(tmp_path / "file" / "telemetry.parquet", CPU, failing, interval_s=0.01)
     with lost:
-        assert asked.wait(10)
+        until(asked.is_set, "a sample")
     assert "replica is gone" in caplog.text
     assert "telemetry is not saved" in caplog.text
 
@@ -113,11 +106,15 @@ def test_a_value_that_fits_no_column_loses_only_its_sample(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, Any]
 ) -> None:
     path = tmp_path / "telemetry.parquet"
-    answers = iter([[stats(0)], [stats(0, **wrong)]])
-    with TelemetrySampler(
-        path, CPU, lambda: next(answers, [stats(1)]), interval_s=0.01, publish_every_s=0.05
-    ) as running:
-        wait_for(path.exists)
+    answers = [[stats(0)], [stats(0, **wrong)], [stats(1)]]
+    asked: list[list[ReplicaStats]] = []
+
+    def answer() -> list[ReplicaStats]:
+        asked.append(answers[min(len(asked), 2)])
+        return asked[-1]
+
+    with TelemetrySampler(path, CPU, answer, interval_s=0.01) as running:
+        until(lambda: len(asked) > 2, "a sample after the wrong one")
     assert running.stop() is None
     replicas = pl.read_parquet(path).filter(pl.col("source") == "replica")["index"].to_list()
     assert replicas[:2] == [0, 1]
