@@ -3,32 +3,37 @@
 Math-Verify's own limit is an alarm signal: it works only in a main thread, and it clears other alarms. Some answers
 (``\\boxed{9^{9^{9^{9}}}}``) block the interpreter for seconds and allocate gigabytes. So the kernel ends a worker that
 exceeds its limit or its address space, and a new worker replaces it. The limit counts processor time, so that a reward
-does not depend on the machine's load. A much longer wall-clock limit ends a worker that waits without computing.
+does not depend on the machine's load. A worker is ended from here only when it uses no processor time for minutes.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import resource
 import signal
-import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Literal
 
 from tasks.errors import HarvestError
+from tasks.idleness import LOOK_S, Idleness, processor_seconds
 from tasks.parent_death import die_with_parent
+from tasks.time_limits import time_limit
 
-LIMIT_S = 2.0
-"""Processor seconds for one answer."""
-
-WALL_FACTOR = 30
-"""The wall-clock limit of an answer, as a multiple of its processor limit."""
+LIMIT_S = 6.0
+"""Processor seconds for one answer. A slow or crowded processor needs several times those of a quick one."""
 
 START_LIMIT_S = 120.0
+"""Processor seconds for the start of a worker."""
+
+IDLE_LIMIT_S = 120.0
+"""Seconds for which a worker may use no processor time."""
+
 MEMORY_BYTES = 4 << 30
 ANSWERS_PER_WORKER = 2_000
 """A worker is replaced after this many answers, since SymPy's caches grow."""
@@ -48,9 +53,24 @@ class AnswerPair:
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    deadline: float
+    idleness: Idleness
     index: int | None = None  # None until it is ready
     answered: int = 0
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """The comparisons, what became of them, and which are still to do."""
+
+    comparisons: Sequence[AnswerPair]
+    limit_s: float
+    outcomes: list[Outcome] = field(init=False)
+    queue: deque[int] = field(init=False)
+    repeated: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.outcomes = ["timeout"] * len(self.comparisons)
+        self.queue = deque(range(len(self.comparisons)))
 
 
 def verify_all(
@@ -58,69 +78,64 @@ def verify_all(
 ) -> list[Outcome]:
     """One outcome per comparison, in order. Each comparison may take ``limit_s`` processor seconds.
 
-    A comparison that ends its worker in another way, such as by lack of memory, is a ``timeout`` too.
-    Raises HarvestError when a worker does not start.
+    A comparison that ends its worker in another way, such as by lack of memory, is a ``timeout`` too. One whose worker
+    was killed or idle may not be to blame, so it is done once more. Raises HarvestError when a worker does not start.
     """
-    outcomes: list[Outcome] = ["timeout"] * len(comparisons)
-    queue = deque(range(len(comparisons)))
+    work = _Work(comparisons=comparisons, limit_s=time_limit(limit_s))
     count = min(workers or len(os.sched_getaffinity(0)), len(comparisons))
     pool: list[_Worker] = []
     try:
-        pool.extend(_start(limit_s) for _ in range(count))
+        pool.extend(_start(work.limit_s) for _ in range(count))
         while pool:
-            _wait(pool)
+            wait([worker.connection for worker in pool], timeout=LOOK_S)
             for worker in list(pool):
-                successor = _advance(worker, queue, comparisons, outcomes, limit_s)
+                successor = _advance(worker, work)
                 pool.remove(worker)
                 if successor is not None:
                     pool.append(successor)
     finally:
         for worker in pool:
             _stop(worker)
-    return outcomes
+    return work.outcomes
 
 
-def _wait(pool: list[_Worker]) -> None:
-    wait(
-        [worker.connection for worker in pool],
-        timeout=max(0.0, min(worker.deadline for worker in pool) - time.monotonic()),
-    )
-
-
-def _advance(
-    worker: _Worker, queue: deque[int], comparisons: Sequence[AnswerPair], outcomes: list[Outcome], limit_s: float
-) -> _Worker | None:
+def _advance(worker: _Worker, work: _Work) -> _Worker | None:
     """Take the result of ``worker`` and give it the next comparison.
 
     Returns the worker to go on with, or None when nothing is left to do.
     """
     if not worker.connection.poll():
-        if time.monotonic() < worker.deadline:
+        if worker.idleness.seconds() < time_limit(IDLE_LIMIT_S):
             return worker
-        return _replace(worker, queue, limit_s, "did not start in time")
+        return _replace(worker, work, "used no processor time", again=True)
     try:
         outcome = worker.connection.recv()
     except (EOFError, ConnectionError):
-        return _replace(worker, queue, limit_s, "ended while it started")
+        worker.process.join()
+        return _replace(worker, work, "ended", again=worker.process.exitcode == -signal.SIGKILL)
     if worker.index is not None:
-        outcomes[worker.index] = outcome
+        work.outcomes[worker.index] = outcome
         worker.answered += 1
     if worker.answered >= ANSWERS_PER_WORKER:
-        return _replace(worker, queue, limit_s)
-    if not queue:
+        return _replace(worker, work, "ended")
+    if not work.queue:
         _stop(worker)
         return None
-    worker.index = queue.popleft()
-    worker.connection.send(comparisons[worker.index])
-    worker.deadline = time.monotonic() + limit_s * WALL_FACTOR
+    worker.index = work.queue.popleft()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which the next look finds
+        worker.connection.send(work.comparisons[worker.index])
+    worker.idleness = _idleness(worker.process)
     return worker
 
 
-def _replace(worker: _Worker, queue: deque[int], limit_s: float, start_failure: str = "ended") -> _Worker | None:
+def _replace(worker: _Worker, work: _Work, what: str, *, again: bool = False) -> _Worker | None:
     _stop(worker)
     if worker.index is None:
-        raise HarvestError(f"a Math-Verify worker {start_failure}. Free memory or processors, then score again")
-    return _start(limit_s) if queue else None
+        raise HarvestError(f"a Math-Verify worker {what} while it started. Free memory or processors, then score again")
+    if again and worker.index not in work.repeated:
+        work.repeated.add(worker.index)
+        work.queue.append(worker.index)
+    return _start(work.limit_s) if work.queue else None
 
 
 def _start(limit_s: float) -> _Worker:
@@ -129,7 +144,11 @@ def _start(limit_s: float) -> _Worker:
     process = context.Process(target=_serve, args=(theirs, os.getpid(), limit_s), daemon=True)
     process.start()
     theirs.close()
-    return _Worker(process=process, connection=ours, deadline=time.monotonic() + START_LIMIT_S)
+    return _Worker(process=process, connection=ours, idleness=_idleness(process))
+
+
+def _idleness(process: SpawnProcess) -> Idleness:
+    return Idleness(partial(processor_seconds, process.pid or 0))
 
 
 def _stop(worker: _Worker) -> None:
@@ -142,14 +161,17 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
     die_with_parent(parent_pid)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     logging.disable(logging.CRITICAL)  # Math-Verify logs every expression that it cannot read
-    # this loads the libraries and fills their caches before any limit runs
-    connection.send(_compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2")))
+    # SIGPROF keeps its default action, which ends the process even inside C code
+    signal.setitimer(signal.ITIMER_PROF, time_limit(START_LIMIT_S))
+    # this loads the libraries and fills their caches before the limit of an answer runs
+    ready = _compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2"))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    connection.send(ready)
     while True:
         try:
             comparison = connection.recv()
         except EOFError:
             return
-        # SIGPROF keeps its default action, which ends the process even inside C code
         signal.setitimer(signal.ITIMER_PROF, limit_s)
         outcome = _compare(comparison)
         signal.setitimer(signal.ITIMER_PROF, 0)

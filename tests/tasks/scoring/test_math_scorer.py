@@ -1,11 +1,16 @@
+import multiprocessing
+import os
+import signal
 import threading
+from collections.abc import Callable
 
 import polars as pl
 import psutil
 import pytest
 
+from tasks.idleness import Idleness
 from tasks.scoring.math_scorer import MathScorer
-from tasks.scoring.math_workers import AnswerPair, verify_all
+from tasks.scoring.math_workers import AnswerPair, _advance, _stop, _Work, _Worker, verify_all
 from tasks.scoring.score_shard import score_frame
 from tasks.scoring.scorers import load_scorer
 
@@ -68,3 +73,33 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
 def test_no_pairs_start_no_worker() -> None:
     assert verify_all([]) == []
     assert MathScorer().version.startswith("2-")
+
+
+def killed_from_outside() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ended_by_its_limit() -> None:
+    os.kill(os.getpid(), signal.SIGPROF)
+
+
+@pytest.mark.parametrize(("ending", "again"), [(killed_from_outside, True), (ended_by_its_limit, False)])
+def test_only_an_answer_whose_worker_was_killed_from_outside_is_compared_once_more(
+    ending: Callable[[], None], again: bool
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    work = _Work(comparisons=[AnswerPair(candidate="18", gold="18")], limit_s=1)
+    work.queue.clear()
+    for expected in (again, False):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=ending)
+        process.start()
+        theirs.close()
+        process.join()
+        worker = _Worker(process=process, connection=ours, idleness=Idleness(float), index=0)
+        successor = _advance(worker, work)
+        assert (successor is not None) is expected
+        assert list(work.queue) == [0] * expected
+        if successor is not None:
+            _stop(successor)
+        work.queue.clear()
