@@ -33,6 +33,7 @@ from tasks.plan.shards import Shard, find_remaining
 from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
 from tasks.storage.manifest import write_manifest
+from tasks.time_limits import time_limit
 
 
 @flow(
@@ -80,7 +81,8 @@ def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunRep
             with _gpus_if_needed(plan, shards, baseline) as has_gpus:
                 if has_gpus:
                     try:
-                        stages.preflight(plan, upload)
+                        limit = time_limit(stages.PREFLIGHT_SECONDS)
+                        stages.preflight.with_options(timeout_seconds=limit)(plan, upload)
                     finally:
                         report_preflight(reporter, plan.paths)
                 baseline_dir = stages.baseline(plan, baseline) if baseline else None

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tasks.files import publish_json, try_read_record
+from tasks.time_limits import time_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ def descendants(pid: int) -> list[ProcessRecord]:
     return [record for child in children if (record := ProcessRecord.of(child.pid)) is not None]
 
 
-def kill_all(records: list[ProcessRecord], timeout: float = 10.0) -> list[ProcessRecord]:
+def kill_all(records: list[ProcessRecord], timeout: float = 30.0) -> list[ProcessRecord]:
     """Send SIGKILL to the processes and their descendants; return those still alive after ``timeout`` seconds."""
     targets = {record.pid: record for record in records if record.process() is not None}
     for record in list(targets.values()):
@@ -70,7 +71,7 @@ def kill_all(records: list[ProcessRecord], timeout: float = 10.0) -> list[Proces
         with contextlib.suppress(psutil.NoSuchProcess):
             if process := record.process():
                 process.kill()
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + time_limit(timeout)
     while (alive := [record for record in targets.values() if record.process()]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return alive

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -20,6 +20,8 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from tasks.time_limits import time_limit
+
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
@@ -27,7 +29,9 @@ PROGRESS_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 REQUEST_SECONDS = 15.0
 """A request without an answer is repeated after this time. Prefect's own limit of a minute would delay the rest."""
-FLUSH_SECONDS = 60.0
+LONGEST_REQUEST_SECONDS = 60.0
+"""Each repetition may take twice as long, up to this: a server that is only slow must get the time that it needs."""
+FLUSH_SECONDS = 120.0
 """At its end a flow waits this long for each next request to reach the server."""
 
 TableRow = dict[str, Any]
@@ -61,7 +65,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # after a signal the user waits for the processes to end, not for the tables
-        timeout = FLUSH_SECONDS if error is None or isinstance(error, Exception) else 1.0
+        timeout = time_limit(FLUSH_SECONDS) if error is None or isinstance(error, Exception) else 1.0
         self._last_sent = time.monotonic()
         self._flush_timeout = timeout
         self._queue.put(None)
@@ -126,19 +130,28 @@ class Reporter:
         return self._flush_timeout is not None and time.monotonic() >= self._last_sent + self._flush_timeout
 
     def _send_all(self) -> None:
-        # the client's own retries take minutes, and do not stop when the flow ends
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
-            while (request := self._queue.get()) is not None:
-                while not _sent(request):
-                    if self._given_up:
-                        return
-                    time.sleep(RETRY_SECONDS)
-                self._last_sent = time.monotonic()
+        while (request := self._queue.get()) is not None:
+            limits = request_limits()
+            while not _sent(request, next(limits)):
+                if self._given_up:
+                    return
+                time.sleep(RETRY_SECONDS)
+            self._last_sent = time.monotonic()
 
 
-def _sent(request: Request) -> bool:
+def request_limits() -> Iterator[float]:
+    """Yield how many seconds a request may take, and each of its repetitions."""
+    seconds = REQUEST_SECONDS
+    while True:
+        yield time_limit(seconds)
+        seconds = min(2 * seconds, LONGEST_REQUEST_SECONDS)
+
+
+def _sent(request: Request, timeout: float) -> bool:
+    # the client's own retries take minutes, and do not stop when the flow ends
+    settings = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: timeout}
     try:
-        with get_client(sync_client=True) as client:
+        with temporary_settings(settings), get_client(sync_client=True) as client:
             request(client)
     except Exception as error:
         logger.debug("could not report to Prefect: %s", error)

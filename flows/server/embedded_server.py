@@ -22,9 +22,13 @@ from pathlib import Path
 from flows.server.prefect_environment import import_prefect_without_pandas
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
+from tasks.time_limits import time_limit
 
-START_TIMEOUT_SECONDS = 300.0
+START_TIMEOUT_SECONDS = 600.0
 """The first start takes 8 to 18 s on a small machine, and minutes on a busy one."""
+
+_ANSWER_SECONDS = 60.0
+"""How long one answer of the server may take. Nothing listens before the server is up, so no time is lost by it."""
 
 _STOP_SECONDS = 5.0
 _COLLECTION_INTERVAL_SECONDS = 2.0
@@ -64,12 +68,13 @@ class EmbeddedServer:
         self.url = f"http://{_HOST}:{number}/api"
         environment["PREFECT_API_URL"] = self.url
 
-    def wait_until_ready(self, timeout: float = START_TIMEOUT_SECONDS) -> None:
+    def wait_until_ready(self, timeout: float | None = None) -> None:
         """Return when the server answers.
 
         Raises HarvestError, which names the server's log, when the server ended or does not answer within ``timeout``
-        seconds.
+        seconds, by default ``START_TIMEOUT_SECONDS`` times the factor of time limits.
         """
+        timeout = time_limit(START_TIMEOUT_SECONDS) if timeout is None else timeout
         deadline = time.monotonic() + timeout
         while not self._answers():
             if self._process.poll() is not None:
@@ -98,7 +103,7 @@ class EmbeddedServer:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=time_limit(_ANSWER_SECONDS)) as answer:
                 return bool(answer.status == http.client.OK)
         except (OSError, http.client.HTTPException):
             return False

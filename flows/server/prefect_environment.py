@@ -11,15 +11,19 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, cast
 
+from tasks.time_limits import time_limit, time_limit_factor
+
 _DEFAULTS = {
     # in seconds; the automation harvest-zombie takes ten missed heartbeats as the end of a flow run
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # Prefect starts its own server if the user's settings turn out to name none
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_CLI_PROMPT": "false",
 }
+# Prefect starts its own server if the user's settings turn out to name none
+_EPHEMERAL_START_SECONDS = 300.0
+# Prefect's own limit
+_REQUEST_SECONDS = 60.0
 # these may name a server too; Prefect reads them itself
 _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
@@ -29,6 +33,12 @@ def set_prefect_defaults(environment: MutableMapping[str, str] = os.environ) -> 
     """Set the variables that every process with Prefect needs, unless the user has set them."""
     for name, value in _DEFAULTS.items():
         environment.setdefault(name, value)
+    environment.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", f"{time_limit(_EPHEMERAL_START_SECONDS):.0f}"
+    )
+    # otherwise it is as the user's files for Prefect have it
+    if time_limit_factor() > 1:
+        environment.setdefault("PREFECT_API_REQUEST_TIMEOUT", f"{time_limit(_REQUEST_SECONDS):g}")
 
 
 def import_prefect_without_pandas() -> None:

@@ -28,13 +28,14 @@ from tasks.fleet.shared_run import fetch_shard as fetch_one
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import RemainingShards, Shard, find_remaining
 from tasks.storage.destination import CHECK_ATTEMPTS, check_destination
+from tasks.time_limits import time_limit
 
 POLL_SECONDS = 2.0
 """Time between two reads of the ledger."""
 MAX_CONCURRENT_FETCHES = 8
 MAX_STARTS = 3
 """How often nodes are started without a finished shard in between. Then the run fails."""
-SHUTDOWN_SECONDS = 60.0
+SHUTDOWN_SECONDS = 120.0
 """How long nodes have to end by themselves when all shards are finished. They send their last figures when they end."""
 
 _FINAL_ERRORS = {"ConfigError", "PreflightFailed", "OutOfMemory", "EngineStartError"}
@@ -175,7 +176,7 @@ class _FanOut:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
             get_run_logger().warning("the shared storage is out of reach: %s", error)
-            if isinstance(error, ConfigError) or now - self._failing_since > GIVE_UP_SECONDS:
+            if isinstance(error, ConfigError) or now - self._failing_since > time_limit(GIVE_UP_SECONDS):
                 raise
             return None
         self._failing_since = None
@@ -270,7 +271,7 @@ class _FanOut:
 
     def _await_end(self) -> None:
         """Wait for the working nodes. Each ends when it sees that nothing is left."""
-        deadline = time.monotonic() + SHUTDOWN_SECONDS
+        deadline = time.monotonic() + time_limit(SHUTDOWN_SECONDS)
         while time.monotonic() < deadline and any(run.working for run in self._runs.live):
             view = self._look()
             if view is not None:

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling, Crashed
 
 from tasks.errors import ConfigError
+from tasks.time_limits import time_limit
 
 DEPLOYMENT = "generate-shards/generate-shards"
 POLL_SECONDS = 3.0
@@ -123,9 +124,10 @@ class NodeRuns:
         self._polled_at = time.monotonic()
         ended = []
         for run in self.live:
+            limit_s = leases * time_limit(lease_s.get(run.owner, SILENT_SECONDS))
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-                    self._update(client, run, silent.get(run.owner), leases * lease_s.get(run.owner, SILENT_SECONDS))
+                    self._update(client, run, silent.get(run.owner), limit_s)
             except ObjectNotFound:
                 run.lost = True
             except Exception as error:
@@ -163,9 +165,9 @@ class NodeRuns:
         run.state = state
         since = time.monotonic() - run.changed_at
         if state.is_running():
-            run.lost = since > SILENT_SECONDS if silent_s is None else silent_s > limit_s
+            run.lost = since > time_limit(SILENT_SECONDS) if silent_s is None else silent_s > limit_s
         elif state.is_pending() or state.is_cancelling():
-            run.lost = since > SILENT_SECONDS
+            run.lost = since > time_limit(SILENT_SECONDS)
         if run.lost:
             message = "No sign of life on the shared storage; the other nodes go on with its shards."
             client.set_flow_run_state(run.flow_run_id, Crashed(message=message), force=True)

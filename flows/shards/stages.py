@@ -55,7 +55,11 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     return _shard_dataset(plan)
 
 
-@task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False, timeout_seconds=600)
+PREFLIGHT_SECONDS = 900.0
+"""Time limit of the preflight: a driver that hangs answers no question about a GPU."""
+
+
+@task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False)
 def preflight(plan: RunPlan, upload_url: str | None) -> None:
     run_preflight(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
 

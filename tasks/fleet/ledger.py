@@ -21,6 +21,7 @@ from typing import Any
 from tasks.records import SHARD_NAME
 from tasks.storage.digests import digest_file
 from tasks.storage.object_store import ObjectStore
+from tasks.time_limits import time_limit
 
 RUN = "run.json"
 _CLAIM = re.compile(r"^claims/shard-(\d{5,})\.([\w-]+)\.json$")
@@ -97,7 +98,7 @@ class Ledger:
                 if owner == self.owner:
                     own.add(index)
                 else:
-                    (expired if age[key] > self.lease_s else claims)[index].add(owner)
+                    (expired if age[key] > time_limit(self.lease_s) else claims)[index].add(owner)
         return LedgerSnapshot(
             is_open=RUN in found,
             finished=frozenset(int(match.group(1)) for key in found if (match := _FINISHED.match(key))),

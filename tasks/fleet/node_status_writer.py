@@ -1,5 +1,6 @@
 """Writes a node's status to shared storage while the node works, and once more when it ends."""
 
+import contextlib
 import threading
 import time
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from tasks.errors import HarvestError
 from tasks.files import read_json
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.node_status import NodeState, NodeStatus, telemetry_key, write_status
+from tasks.fleet.shard_supply import RENEWALS_PER_LEASE
 from tasks.generation.journal import read_journal
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.plan.run_plan import RunPlan
@@ -21,7 +23,8 @@ FINAL_REPORT_SECONDS = 8.0
 class NodeStatusWriter:
     """Keeps and writes the status of this node. Use it as a context manager around all work of the node.
 
-    ``beat`` is safe from any thread.
+    Until the node generates, a thread of its own calls ``beat``: a node that waits for its GPUs or looks for its model
+    is not lost. After that, the thread of the ledger does. ``beat`` is safe from any thread.
     """
 
     def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
@@ -37,6 +40,8 @@ class NodeStatusWriter:
         self._published: dict[int, int] = {}
         self._beat = 0
         self._lock = threading.Lock()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_started, name="status", daemon=True)
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -50,6 +55,7 @@ class NodeStatusWriter:
     def generating(self, pool: ReplicaPool, gpus: int) -> None:
         """Include the counters of ``pool`` from now on."""
         self._pool, self._gpus, self._state = pool, gpus, "generating"
+        self._started.set()
 
     def add(self, index: int, num_rollouts: int) -> None:
         """Count a published shard of ``num_rollouts``."""
@@ -63,11 +69,13 @@ class NodeStatusWriter:
 
     def __enter__(self) -> Self:
         self.beat()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._started.set()
         self._state = "ended" if error is None else "failed"
         if error is not None:
             self._error = {"type": type(error).__name__, "message": str(error)}
@@ -75,7 +83,15 @@ class NodeStatusWriter:
         last.start()
         last.join(None if error is None else FINAL_REPORT_SECONDS)
 
+    def _beat_until_started(self) -> None:
+        while not self._started.wait(self._ledger.lease_s / RENEWALS_PER_LEASE):
+            # the storage may be back for the next one; the node's own work fails if it is not
+            with contextlib.suppress(HarvestError):
+                self.beat()
+
     def _close(self) -> None:
+        # the last status must be the last
+        self._thread.join()
         try:
             for index in self._ledger.held:
                 self._ledger.release(index)

@@ -11,6 +11,7 @@ from typing import Self
 
 from tasks.errors import ConfigError, HarvestError
 from tasks.fleet.ledger import Ledger
+from tasks.time_limits import time_limit
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class ShardSupply:
         while not self._stop.is_set():
             try:
                 if renew_at is None or time.monotonic() >= renew_at:
+                    # whatever the factor of time limits here: nodes with another factor judge this node too
                     renew_at = time.monotonic() + self._ledger.lease_s / RENEWALS_PER_LEASE
                     for index in self._ledger.renew():
                         self._tell(f"shard {index} was taken over by another node: this one was away for too long")
@@ -107,7 +109,7 @@ class ShardSupply:
                 now = time.monotonic()
                 failing_since = failing_since or now
                 logger.warning("the ledger cannot be reached: %s", error)
-                if isinstance(error, ConfigError) or now - failing_since > GIVE_UP_SECONDS:
+                if isinstance(error, ConfigError) or now - failing_since > time_limit(GIVE_UP_SECONDS):
                     self._error = error
                     self._wake()
                     return

@@ -23,6 +23,9 @@ from tasks.generation.journal import JournalWriter
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
 from tasks.generation.rollout_writer import Decoder, FinishedRollout, RolloutWriter
 from tasks.parent_death import die_with_parent
+from tasks.time_limits import time_limit
+
+EXIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +189,8 @@ class Recorder:
             yield
         except (EOFError, OSError):
             self._num_unanswered = 0
-            self._process.join(1)
+            # it has closed its connection, so it is about to end, and its exit code tells of what
+            self._process.join(time_limit(EXIT_SECONDS))
             code = self._process.exitcode
             raise RuntimeError(f"the process that records rollouts ended with exit code {code}") from None
 

@@ -29,8 +29,13 @@ from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
 from tasks.process_tree import ProcessRecord, kill_all, record_processes
+from tasks.time_limits import time_limit
 
 STOP_SECONDS = 5.0
+"""How long a replica has to exit by itself, or after it was killed, before nobody waits any more."""
+EXIT_SECONDS = 60.0
+"""How long a replica that closed its connection has to exit. Its exit code tells what it died of, and a process with
+much memory does not exit at once."""
 
 
 @dataclass(kw_only=True)
@@ -232,7 +237,7 @@ class ReplicaProcess:
 
     def _exit_code(self) -> int:
         try:
-            return self._process.wait(STOP_SECONDS)
+            return self._process.wait(time_limit(EXIT_SECONDS))
         except subprocess.TimeoutExpired:
             return 0
 

@@ -10,6 +10,7 @@ from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
 from tasks.plan.run_plan import RunPlan
+from tasks.time_limits import time_limit
 
 
 class ReplicaSupervisor:
@@ -55,8 +56,8 @@ class ReplicaSupervisor:
             gpus=self.gpus,
             log_path=_new_log(paths.logs, self.index),
             pid_path=paths.state / f"replica-{self.index}.pid.json",
-            stall_timeout_s=profile.stall_timeout_s,
-            start_timeout_s=profile.start_timeout_s,
+            stall_timeout_s=time_limit(profile.stall_timeout_s),
+            start_timeout_s=time_limit(profile.start_timeout_s),
         )
 
     def receive(self) -> list[FromReplica]:

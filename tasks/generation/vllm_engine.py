@@ -11,6 +11,12 @@ from typing import Any
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.time_limits import time_limit
+
+READY_SECONDS = 1800.0
+"""Within these seconds an engine core in its own process must be ready: as in a profile that does not set a limit."""
+STEP_SECONDS = 300.0
+"""Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
 
 def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -25,6 +31,9 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_COLOR": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # the start has its limit in the profile; vLLM's own of ten minutes would end a slow one sooner
+        "VLLM_ENGINE_READY_TIMEOUT_S": f"{time_limit(READY_SECONDS):.0f}",
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
     }
     # only a spawned engine process asks the kernel to end it with its parent
     chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}

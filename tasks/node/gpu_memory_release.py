@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import read_all_gpus, visible_gpus
 from tasks.node.nvml import PynvmlReader
+from tasks.time_limits import time_limit
 
 INTERVAL_SECONDS = 0.5
 SETTLED_READINGS = 4
@@ -31,7 +32,7 @@ def wait_for_free_memory(
     if not gpus:
         return
     reader = reader or PynvmlReader()
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + time_limit(timeout)
     try:
         indices = _indices(reader, gpus)
         before, settled = _free_bytes([reader.gpu(index) for index in indices]), 0

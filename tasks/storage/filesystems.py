@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from tasks.errors import ConfigError
 from tasks.storage.transfer_errors import redact
+from tasks.time_limits import time_limit
 
 _CHECKSUM_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
@@ -163,8 +164,8 @@ def _s3_filesystem(transfer: TransferSettings, given: Credentials, endpoint: str
         client_kwargs=connection,
         config_kwargs={
             **given.client_settings,
-            "connect_timeout": transfer.connect_timeout_s,
-            "read_timeout": transfer.read_timeout_s,
+            "connect_timeout": time_limit(transfer.connect_timeout_s),
+            "read_timeout": time_limit(transfer.read_timeout_s),
             "request_checksum_calculation": checksum_mode,
             "response_checksum_validation": checksum_mode,
             "max_pool_connections": 4 * transfer.workers,

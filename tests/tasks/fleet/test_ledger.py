@@ -13,6 +13,7 @@ from tasks.fleet.ledger import RUN, Ledger, finished_key, read_object, rollouts_
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
+from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.s3_servers import Bucket
 
 LEASE = 60.0
@@ -47,7 +48,8 @@ class InStep:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setenv(FACTOR_VARIABLE, "1")
     return Clock()
 
 
@@ -207,3 +209,16 @@ def test_a_storage_that_is_away_is_an_error_with_a_remedy(bucket: Bucket, monkey
     store = open_store(bucket.url, TransferSettings(attempts=1, connect_timeout_s=1))
     with pytest.raises(UploadError, match="check the endpoint"):
         Ledger(store, owner="a", node="a", lease_s=LEASE).claim([0], 1)
+
+
+def test_the_factor_of_time_limits_lengthens_the_lease_of_others(
+    join: Join, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FACTOR_VARIABLE, "3")
+    a, b = join("a"), join("b")
+    a.claim([0], 1)
+    b.look()
+    clock.now += 2.9 * LEASE
+    assert b.claim([0], 1) == {}
+    clock.now += 0.2 * LEASE
+    assert b.claim([0], 1) == {0: frozenset({"a"})}

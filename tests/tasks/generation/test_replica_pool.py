@@ -19,6 +19,7 @@ from tasks.plan.prompts import request_seed
 from tasks.plan.run_config import RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import rollouts_finished, shard_dataset
+from tasks.time_limits import time_limit
 from tests.support.fake_engines import StragglingEngine
 
 pytestmark = pytest.mark.slow
@@ -157,7 +158,12 @@ def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after
             "'tests.support.fake_engines:None' cannot be loaded",
             id="no class",
         ),
-        pytest.param({"start_timeout": 0.5}, EngineStartError, "was not ready after 0.5 s", id="start takes too long"),
+        pytest.param(
+            {"start_timeout": 0.5},
+            EngineStartError,
+            f"was not ready after {time_limit(0.5):g} s",
+            id="start takes too long",
+        ),
         pytest.param(
             {"backend": "tests.support.fake_engines:BrokenEngine"},
             EngineStartError,
