@@ -30,7 +30,6 @@ def look(folder: Path, settings: Profile) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -2,13 +2,13 @@
 
 import contextvars
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.transfer_scope import TransferScope, add_to_scope, wait_in_scope
+from tests.support.patience import HANG_SECONDS, SHORT_SECONDS, scaled, until
 
 
 class Store:
@@ -46,24 +46,25 @@ def test_stores_of_threads_are_stopped_also_those_opened_later() -> None:
         early = add_to_scope(Store())
         waiting.set()
         with pytest.raises(TransferStoppedError):
-            wait_in_scope(60)
+            wait_in_scope(scaled(HANG_SECONDS))
         return early, add_to_scope(Store())
 
     def interrupted() -> None:
         with TransferScope():
             working.append(pool.submit(contextvars.copy_context().run, work))
-            assert waiting.wait(20)
+            until(waiting.is_set, "a thread that waits")
             raise KeyboardInterrupt
 
     with ThreadPoolExecutor() as pool:
         working = []  # type: ignore[var-annotated]
         with pytest.raises(KeyboardInterrupt):
             interrupted()
-        early, late = working[0].result(timeout=20)
+        early, late = working[0].result()
     assert (early.stopped, late.stopped) == (True, True)
 
 
 def test_a_wait_without_a_scope_lasts_as_long_as_it_should() -> None:
-    started = time.monotonic()
-    wait_in_scope(0.05)
-    assert time.monotonic() - started >= 0.05
+    long = threading.Thread(target=wait_in_scope, args=[scaled(HANG_SECONDS)], daemon=True)
+    long.start()
+    wait_in_scope(SHORT_SECONDS)
+    assert long.is_alive()

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +22,13 @@ from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.upload_record import read_upload_record
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.patience import pause, until
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, make_bucket
 from tests.support.synthetic import write_run
 
 PART = 5 * 2**20
 PARTS = TransferSettings(part_bytes=PART, base_delay_s=0.01)
+WAITS = "waiting for another upload"
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:
@@ -285,36 +286,41 @@ def test_parallel_uploaders_of_one_run(bucket: Bucket, tmp_path: Path) -> None:
 
 
 def test_a_change_while_another_upload_finishes_deletes_its_success(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     run = write_run(tmp_path / "run", shards=2)
     key = "team/rollouts/run/_SUCCESS"
-    with fault_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(1) as pool:
+    with fault_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor(2) as pool:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        proxy.faults.append(Fault(kind="slow", method="PUT", path="_SUCCESS", seconds=2))
+        proxy.faults.append(Fault(kind="slow", method="PUT", path="_SUCCESS"))
         finishing = pool.submit(upload_run, run.root, bucket.url)
-        while f"/{bucket.name}/{key}" not in proxy.sent("PUT"):
-            assert not finishing.done()
-            time.sleep(0.01)
+        until(lambda: f"/{bucket.name}/{key}" in proxy.sent("PUT") or finishing.done(), "the upload of _SUCCESS")
         rescore(run, 0)
-        RunUploader(run.root, bucket.url).upload_files(["scores/shard-00000.parquet"])
-        assert finishing.result(timeout=60).complete
+        changing = pool.submit(RunUploader(run.root, bucket.url).upload_files, ["scores/shard-00000.parquet"])
+        until(lambda: WAITS in caplog.text or changing.done(), "the change to wait for the other upload")
+        assert not changing.done()
+        proxy.faults.clear()
+        assert finishing.result().complete
+        changing.result()
     monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.endpoint)
     assert key not in bucket.listing()
     assert upload_run(run.root, bucket.url).complete
     assert verify_upload(f"{bucket.url}/run").ok
 
 
-def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
+def test_an_upload_that_waits_for_another_can_be_stopped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     run = write_run(tmp_path / "run", shards=1)
     uploader = RunUploader(run.root, str(tmp_path / "bucket"))
-    with upload_lock(run.state, exclusive=False, wait=time.sleep):
+    with upload_lock(run.state, exclusive=False, wait=pause):
         uploader.upload_files(["config.json"])
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(uploader.finish)
+            until(lambda: WAITS in caplog.text or waiting.done(), "the upload to wait for the other")
             uploader.abort()
             with pytest.raises(TransferStoppedError):
-                waiting.result(timeout=60)
+                waiting.result()
     assert not (tmp_path / "bucket" / "run" / "_SUCCESS").exists()
 
 

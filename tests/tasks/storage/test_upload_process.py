@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +11,8 @@ import pytest
 
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
-from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
+from tests.support.patience import await_exit, until
 from tests.support.s3_servers import SMALLEST_PART, Bucket
 from tests.support.synthetic import write_run
 
@@ -28,12 +27,12 @@ def test_sigterm_aborts_the_open_multipart_uploads_of_the_run(bucket: Bucket, tm
     client = bucket.server.client()
     theirs = client.create_multipart_upload(Bucket=bucket.name, Key="team/rollouts/other/telemetry.parquet")
     with fault_proxy(bucket.server.endpoint) as proxy:
-        proxy.faults.append(Fault(kind="slow", method="PUT", path="partNumber=[23]", times=99, seconds=30))
+        proxy.faults.append(Fault(kind="slow", method="PUT", path="partNumber=[23]", times=99))
         process = start_upload(run.root, bucket, proxy.endpoint)
-        wait_for(lambda: any("partNumber=3" in path for _, path, _ in proxy.requests), process)
+        wait_for_last_part(proxy, process)
         assert len(bucket.open_uploads()) == 2
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=15) == 128 + signal.SIGTERM
+        assert await_exit(process) == 128 + signal.SIGTERM
     assert bucket.open_uploads() == [theirs["Key"]]
     assert "team/rollouts/run/_SUCCESS" not in bucket.listing()
 
@@ -61,13 +60,13 @@ def test_sigterm_ends_the_uploads_of_all_threads(reachable: bool, bucket: Bucket
     noise = pl.DataFrame({"noise": [os.urandom(2 * PART + 1000)]})
     noise.write_parquet(run.telemetry, compression="uncompressed")
     with fault_proxy(bucket.server.endpoint) as proxy:
-        proxy.faults.append(Fault(kind="hang", method="PUT", path="partNumber", times=99, seconds=110))
+        proxy.faults.append(Fault(kind="hang", method="PUT", path="partNumber", times=99))
         if not reachable:
-            proxy.faults.append(Fault(kind="hang", method="DELETE", times=99, seconds=110))
+            proxy.faults.append(Fault(kind="hang", method="DELETE", times=99))
         process = start_upload(run.root, bucket, proxy.endpoint, IN_A_THREAD)
-        wait_for(lambda: any("partNumber=3" in path for _, path, _ in proxy.requests), process)
+        wait_for_last_part(proxy, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        assert await_exit(process) == 128 + signal.SIGTERM
     assert len(bucket.open_uploads()) == (0 if reachable else 1)
 
     assert upload_run(run.root, bucket.url, transfer=PARTS).complete
@@ -105,13 +104,11 @@ def start_upload(
     run_dir: Path, bucket: Bucket, endpoint: str, script: str = IN_THE_MAIN_THREAD
 ) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "AWS_ENDPOINT_URL": endpoint}
-    return subprocess.Popen([sys.executable, "-c", script, str(run_dir), bucket.url], env=environment)
+    with (run_dir.parent / "upload.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", script, str(run_dir), bucket.url], env=environment, stdout=log, stderr=log
+        )
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
-        if condition():
-            return
-        assert process.poll() is None, "the upload ended early"
-        threading.Event().wait(0.05)
-    raise AssertionError("waited for 30 s")
+def wait_for_last_part(proxy: FaultProxy, process: "subprocess.Popen[bytes]") -> None:
+    until(lambda: any("partNumber=3" in path for _, path, _ in proxy.requests), "the third part", alive=[process])
