@@ -33,7 +33,7 @@ from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
 
 _TRIES = 3
-_PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 2.0
 
 
 def check_nodes(
@@ -148,13 +148,14 @@ def unpack_questions(order: SharedOrder) -> None:
         start += shard.num_questions
 
 
-def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard) -> str | None:
+def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard, *, pause_s: float = PAUSE_SECONDS) -> str | None:
     """Copy a finished shard into the run's directory, and return the name of the node that generated it.
 
-    Return None when the stored shard is damaged. Its mark in the ledger is then removed.
+    Return None when the stored shard is damaged. Its mark in the ledger is then removed. Another node may be storing it
+    just now, so it is read several times, each time after ``pause_s`` seconds more.
     """
     for attempt in range(_TRIES):
-        time.sleep(attempt * _PAUSE_SECONDS)
+        time.sleep(attempt * pause_s)
         mark = read_object(ledger.store, finished_key(shard.index))
         if mark and _fetch(ledger.store, mark, plan, shard):
             mark_finished(plan.paths, "rollouts", shard.index, plan.paths.rollouts(shard.index))

@@ -14,6 +14,7 @@ from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
 from tasks.time_limits import FACTOR_VARIABLE
+from tests.support.patience import HANG_SECONDS, scaled
 from tests.support.s3_servers import Bucket
 
 LEASE = 60.0
@@ -129,7 +130,7 @@ def test_who_was_away_for_too_long_learns_what_it_has_lost(join: Join, clock: Cl
 
 
 def test_two_who_take_every_step_at_the_same_moment_both_step_back(join: Join) -> None:
-    together = threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=scaled(HANG_SECONDS))
     nodes = [join("a", in_step=together), join("b", in_step=together)]
     with ThreadPoolExecutor(2) as threads:
         claimed = list(threads.map(lambda node: node.claim([0], 1), nodes))

@@ -108,22 +108,17 @@ def test_what_is_not_the_shard_is_not_taken_and_wanted_again(
     plan: RunPlan,
     ledger: Ledger,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[pl.DataFrame], pl.DataFrame],
 ) -> None:
-    monkeypatch.setattr("tasks.fleet.shared_run._PAUSE_SECONDS", 0)
     shard = shard_dataset(plan)[1]
     publish(ledger, tmp_path, shard, spoil(rollouts(plan, shard)))
-    assert fetch_shard(ledger, plan, shard) is None
+    assert fetch_shard(ledger, plan, shard, pause_s=0) is None
     assert not plan.paths.rollouts(shard.index).exists()
     assert ledger.look().finished == frozenset()
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "gone", "cut short"])
-def test_damaged_bytes_are_not_taken(
-    plan: RunPlan, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
-    monkeypatch.setattr("tasks.fleet.shared_run._PAUSE_SECONDS", 0)
+def test_damaged_bytes_are_not_taken(plan: RunPlan, ledger: Ledger, tmp_path: Path, damage: str) -> None:
     shard = shard_dataset(plan)[0]
     publish(ledger, tmp_path, shard, rollouts(plan, shard))
     key = rollouts_key(shard.index)
@@ -133,7 +128,7 @@ def test_damaged_bytes_are_not_taken(
     else:
         changed = data[:-1] if damage == "cut short" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
         ledger.store.put_bytes(key, changed, "")
-    assert fetch_shard(ledger, plan, shard) is None
+    assert fetch_shard(ledger, plan, shard, pause_s=0) is None
     assert ledger.store.head(finished_key(shard.index)) is None
 
 

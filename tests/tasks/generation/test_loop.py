@@ -1,6 +1,5 @@
 """The generation loop: a full batch across shard borders, whole questions, and error rows instead of failures."""
 
-import time
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +14,7 @@ from tasks.generation.recorder import Recorder
 from tasks.generation.shard_feed import ShardFeed
 from tasks.plan.prompts import request_seed
 from tests.support.fake_engines import FakeEngine
+from tests.support.patience import SHORT_SECONDS, pause
 from tests.support.replica_parts import ARMS, ENGINE_SPEC, ByteTokenizer, make_engine, make_shard, make_spec
 
 BATCH = 4
@@ -186,11 +186,13 @@ def test_a_request_that_the_engine_refuses_becomes_an_error_row(tmp_path: Path) 
     assert errors == ["the engine refused the request: no such token"]
 
 
-def crash(work: ShardWork, loop: GenerationLoop, steps: int) -> None:
-    """Step, then record a crash of the engine as the parent does."""
+def crash(feed: ShardFeed, loop: GenerationLoop, steps: int) -> None:
+    """Step, end the loop, then record a crash of the engine as the parent does."""
     for _ in range(steps):
         loop.step()
-    with JournalWriter(work.journal) as journal:
+    loop.drain()
+    feed.journal.close()
+    with JournalWriter(feed.work.journal) as journal:
         journal.append({"kind": "crash"})
 
 
@@ -198,8 +200,7 @@ def test_suspects_have_the_engine_alone_and_after_all_others_of_every_shard(tmp_
     crashed, fresh = make_shard(tmp_path, 0, ["a", "b", "c", "d", "e"]), make_shard(tmp_path, 1, ["f", "g", "h"])
     spec = make_spec(batch=2)
     first = make_loop(make_engine(), spec)
-    first.add_shard(crashed)
-    crash(crashed, first, steps=1)
+    crash(first.add_shard(crashed), first, steps=1)
     engine = RecordingEngine(ENGINE_SPEC)
     second = make_loop(engine, spec)
     second.add_shard(crashed)
@@ -218,7 +219,7 @@ class SlowTokenizer(ByteTokenizer):
     """Decodes more slowly than the engine crashes with the next request."""
 
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
-        time.sleep(0.02)
+        pause(SHORT_SECONDS / 2)
         return super().decode(completion_ids, stop)
 
 
@@ -238,8 +239,7 @@ class BlamingEngine(FakeEngine):
 def test_no_finished_question_is_blamed_with_a_suspect(tmp_path: Path) -> None:
     work, spec = make_shard(tmp_path, 0, ["a", "b", "c"]), make_spec(batch=3)
     first = make_loop(make_engine(), spec)
-    first.add_shard(work)
-    crash(work, first, steps=1)
+    crash(first.add_shard(work), first, steps=1)
     engine = BlamingEngine(ENGINE_SPEC, work.journal)
     second = make_loop(engine, spec, SlowTokenizer())
     second.add_shard(work)
@@ -255,13 +255,13 @@ def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_compl
     while True:
         engine = make_engine()
         loop = make_loop(engine, spec)
-        loop.add_shard(work)
+        feed = loop.add_shard(work)
         while loop.busy and not any(request.seed == poison for request, _ in engine.running.values()):
             loop.step()
         if not loop.busy:
             break
         deaths += 1
-        crash(work, loop, steps=0)
+        crash(feed, loop, steps=0)
     finished = read_journal(work.journal).finished
     assert set(finished) == keys_of(work, 3)
     assert [key for key, record in finished.items() if "error" in record] == [("s0-q1", ARMS[1].id, 0)]
@@ -272,10 +272,11 @@ def test_a_request_that_kills_the_engine_alone_is_quarantined_and_the_rest_compl
 def test_an_interrupted_shard_generates_only_what_is_missing(tmp_path: Path) -> None:
     work, spec = make_shard(tmp_path, 0, ["a", "b", "c", "d"]), make_spec(batch=2)
     first = make_loop(make_engine(), spec)
-    first.add_shard(work)
+    interrupted = first.add_shard(work)
     while first.num_finished < 5:
         first.step()
     first.drain()
+    interrupted.journal.close()
     before = read_journal(work.journal).finished
     engine = make_engine()
     second = make_loop(engine, spec)

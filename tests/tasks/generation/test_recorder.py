@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tasks.generation.generation_spec import ShardWork
 from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.recorder import Recorder
 from tasks.generation.rollout_writer import FinishedRollout
+from tests.support.patience import SHORT_SECONDS, pause
 from tests.support.replica_parts import ByteTokenizer, make_shard, make_spec
 
 Make = Callable[[ByteTokenizer], Recorder]
@@ -22,7 +22,7 @@ Make = Callable[[ByteTokenizer], Recorder]
 
 class SlowTokenizer(ByteTokenizer):
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
-        time.sleep(0.01)
+        pause(SHORT_SECONDS / 5)
         return super().decode(completion_ids, stop)
 
 

@@ -8,6 +8,7 @@ import pytest
 from tasks.errors import EngineCrashed, HarvestError, StorageError
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.plan.shards import Shard
+from tests.support.patience import HANG_SECONDS, scaled
 
 
 def shard(index: int) -> Shard:
@@ -24,7 +25,7 @@ class Waiters:
 
     def wait_for(self, index: int) -> "Future[ShardResult]":
         future = self._threads.submit(self.queue.wait_for, shard(index))
-        assert self._arrived.acquire(timeout=10)
+        assert self._arrived.acquire(timeout=scaled(HANG_SECONDS))
         return future
 
 
@@ -42,10 +43,10 @@ def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters
     assert [queue.take(), queue.take(), queue.take()] == [shard(3), shard(1), None]
     assert queue.started(1, 5)
     queue.finished(1, 2)
-    assert futures[1].result(10) == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
+    assert futures[1].result() == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
     assert queue.busy
     queue.finished(3, 0)
-    assert futures[0].result(10).num_resumed == 0
+    assert futures[0].result().num_resumed == 0
     assert not queue.busy
 
 
@@ -56,13 +57,13 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
     assert queue.started(0, 4)
     queue.failed([0], EngineCrashed("boom"))
     with pytest.raises(EngineCrashed):
-        first.result(10)
+        first.result()
     second = waiters.wait_for(0)
     assert queue.take() == shard(0)
     # rollouts that this session itself has generated do not count as resumed
     assert not queue.started(0, 11)
     queue.finished(0, 0)
-    assert second.result(10).num_resumed == 4
+    assert second.result().num_resumed == 4
     assert queue.num_resumed == 4
 
 
@@ -74,7 +75,7 @@ def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(waiters:
     queue.close(EngineCrashed("closed later"))
     for future in (queued, taken):
         with pytest.raises(StorageError):
-            future.result(10)
+            future.result()
     with pytest.raises(StorageError):
         queue.wait_for(shard(2))
     assert queue.take() is None

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.idleness import Idleness
 from tasks.scoring.math_scorer import MathScorer
-from tasks.scoring.math_workers import AnswerPair, _advance, _stop, _Work, _Worker, verify_all
+from tasks.scoring.math_workers import LIMIT_S, AnswerPair, _advance, _stop, _Work, _Worker, verify_all
 from tasks.scoring.score_shard import score_frame
 from tasks.scoring.scorers import load_scorer
 
@@ -59,7 +59,7 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
 
     def compare() -> None:
         pairs = [AnswerPair(candidate=BOMB, gold="18"), AnswerPair(candidate="\\frac{36}{2}", gold="18")]
-        outcomes.extend(verify_all(pairs, workers=1, limit_s=2.0))
+        outcomes.extend(verify_all(pairs, workers=1, limit_s=LIMIT_S / 3))
 
     thread = threading.Thread(target=compare)
     thread.start()
@@ -88,7 +88,7 @@ def test_only_an_answer_whose_worker_was_killed_from_outside_is_compared_once_mo
     ending: Callable[[], None], again: bool
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    work = _Work(comparisons=[AnswerPair(candidate="18", gold="18")], limit_s=1)
+    work = _Work(comparisons=[AnswerPair(candidate="18", gold="18")], limit_s=LIMIT_S)
     work.queue.clear()
     for expected in (again, False):
         ours, theirs = context.Pipe()
