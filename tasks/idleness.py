@@ -1,4 +1,4 @@
-"""Tells a process that waits for ever from one that is slow: the slow one uses processor time, however little."""
+"""Tells what no longer works from what is slow, and from what nobody could watch for a while."""
 
 import time
 from collections.abc import Callable
@@ -6,33 +6,54 @@ from collections.abc import Callable
 import psutil
 
 LOOK_S = 5.0
-"""Time between two looks at a process."""
+"""Seconds between two looks. A later look counts as one after this time."""
+
+
+class Silence:
+    """Seconds since the last sign of life, as far as this process could look.
+
+    While the machine or this process stands still, as after Ctrl-Z, what it watches cannot give a sign of life, or
+    nobody reads it. So the time between two calls counts ``LOOK_S`` at most.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.end()
+
+    def end(self) -> None:
+        """Begin anew: there is a sign of life now."""
+        self._seconds = 0.0
+        self._looked_at = self._clock()
+
+    def seconds(self) -> float:
+        """Return the length of the silence. Call it again and again."""
+        now = self._clock()
+        self._seconds += min(now - self._looked_at, LOOK_S)
+        self._looked_at = now
+        return self._seconds
 
 
 class Idleness:
-    """Counts the looks at which a process had used no processor time since the look before.
-
-    A look counts ``LOOK_S`` at most, however late it is. So time in which the whole machine, or this process, stood
-    still is not held against the process that is watched.
-    """
+    """Seconds for which a process has used no processor time, which is the sign of life of a process that is slow."""
 
     def __init__(self, used: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
-        """``used`` returns the process's processor time so far, in seconds. The first look is the first to call it."""
+        """``used`` returns the process's processor time so far, in seconds. It is called every ``LOOK_S`` at most."""
         self._used = used
         self._clock = clock
+        self._silence = Silence(clock)
         self._last_used = -1.0
         self._next_look = clock() + LOOK_S
-        self._seconds = 0.0
 
     def seconds(self) -> float:
-        """Return for how long the process has used no processor time. Call it often: it looks when a look is due."""
+        """Return for how long the process was idle. Call it again and again."""
         now = self._clock()
         if now >= self._next_look:
-            used = self._used()
-            self._seconds = 0.0 if used > self._last_used else self._seconds + LOOK_S
-            self._last_used = used
             self._next_look = now + LOOK_S
-        return self._seconds
+            used = self._used()
+            if used > self._last_used:
+                self._last_used = used
+                self._silence.end()
+        return self._silence.seconds()
 
 
 def processor_seconds(pid: int) -> float:

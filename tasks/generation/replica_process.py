@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,6 +24,7 @@ from tasks.generation.replica_messages import (
 )
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.vllm_engine import engine_environment
+from tasks.idleness import Silence
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
@@ -36,12 +36,6 @@ STOP_SECONDS = 5.0
 EXIT_SECONDS = 60.0
 """How long a replica that closed its connection has to exit. Its exit code tells what it died of, and a process with
 much memory does not exit at once."""
-
-
-@dataclass(kw_only=True)
-class _Progress:
-    at: float
-    counters: tuple[int, int]
 
 
 class ReplicaProcess:
@@ -87,7 +81,7 @@ class ReplicaProcess:
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
             child_end.close()
-        self._progress = _Progress(at=time.monotonic(), counters=(0, 0))
+        self._silence, self._counters = Silence(), (0, 0)
         try:
             if record := ProcessRecord.of(self.pid):
                 self._processes = [record]
@@ -165,7 +159,7 @@ class ReplicaProcess:
 
     def check_alive(self) -> None:
         """Raise EngineStalled or EngineStartError when the replica has made no progress for too long."""
-        waited = time.monotonic() - self._progress.at
+        waited = self._silence.seconds()
         if not self.ready:
             if waited > self._start_timeout_s:
                 raise EngineStartError(
@@ -184,7 +178,7 @@ class ReplicaProcess:
     def assign(self, shard: Shard) -> None:
         """Count a shard as this replica's. The time limit for its first token starts now."""
         if not self.shards:
-            self._progress.at = time.monotonic()
+            self._silence.end()
         self.shards.add(shard.index)
         self._num_assigned += shard.num_rollouts
 
@@ -203,7 +197,8 @@ class ReplicaProcess:
     def _update(self, message: FromReplica) -> None:
         if isinstance(message, Ready):
             self.facts = message.facts
-            self._ready_at = self._progress.at = time.monotonic()
+            self._ready_at = time.monotonic()
+            self._silence.end()
             self._processes += message.processes
             record_processes(self._pid_path, self._processes)
         elif isinstance(message, Heartbeat):
@@ -212,8 +207,9 @@ class ReplicaProcess:
             self.first_admitted_at, self.last_finished_at = message.first_admitted_at, message.last_finished_at
             counters = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
             # without requests no token is due: the replica may be reading or publishing a shard
-            if counters != self._progress.counters or not message.in_flight:
-                self._progress = _Progress(at=time.monotonic(), counters=counters)
+            if counters != self._counters or not message.in_flight:
+                self._counters = counters
+                self._silence.end()
         elif isinstance(message, ShardStarted):
             self.started_shards.add(message.index)
             self._num_assigned -= message.num_resumed
