@@ -85,7 +85,7 @@ class EmbeddedServer:
             if time.monotonic() > deadline:
                 raise HarvestError(
                     f"Prefect's embedded server did not start within {timeout:.0f} s (log: {self._log}). Run the same "
-                    "command when the machine is less busy, or start a server (prefect server start) and set "
+                    "command when the machine is less busy or with HARVEST_TIME_LIMIT_FACTOR=3, or start a server (prefect server start) and set "
                     "PREFECT_API_URL"
                 )
             time.sleep(0.1)
