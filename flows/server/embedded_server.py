@@ -22,7 +22,7 @@ from pathlib import Path
 from flows.server.prefect_environment import import_prefect_without_pandas
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
-from tasks.time_limits import time_limit
+from tasks.time_limits import FACTOR_VARIABLE, time_limit
 
 START_TIMEOUT_SECONDS = 600.0
 """The first start takes 8 to 18 s on a small machine, and minutes on a busy one."""
@@ -85,8 +85,8 @@ class EmbeddedServer:
             if time.monotonic() > deadline:
                 raise HarvestError(
                     f"Prefect's embedded server did not start within {timeout:.0f} s (log: {self._log}). Run the same "
-                    "command when the machine is less busy or with HARVEST_TIME_LIMIT_FACTOR=3, or start a server (prefect server start) and set "
-                    "PREFECT_API_URL"
+                    f"command when the machine is less busy, or with {FACTOR_VARIABLE}=3; or start a server (prefect "
+                    "server start) and set PREFECT_API_URL"
                 )
             time.sleep(0.1)
         self._port.close()

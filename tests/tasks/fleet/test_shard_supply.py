@@ -11,6 +11,7 @@ from tasks.fleet.ledger import RUN, Ledger
 from tasks.fleet.shard_supply import ShardSupply
 from tasks.storage.destination import open_store
 from tasks.storage.object_store import ObjectStore
+from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.patience import SHORT_SECONDS, until
 
 SHARDS = list(range(12))
@@ -87,7 +88,8 @@ class Node:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setenv(FACTOR_VARIABLE, "1")
     return Clock()
 
 
