@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Progress:
     reward_sum: float = 0.0
     reward_count: int = 0
     started: float = field(default_factory=time.monotonic)
+    now: Callable[[], float] = time.monotonic
 
     @property
     def done(self) -> int:
@@ -56,13 +58,13 @@ class Progress:
     def tokens_per_second(self) -> float:
         if self.counters is None or self.counters.first_admitted_at is None:
             return 0.0
-        return self.counters.tokens_generated / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
+        return self.counters.tokens_generated / max(1e-6, self.now() - self.counters.first_admitted_at)
 
     @property
     def eta_seconds(self) -> float | None:
         if self.counters is None or self.counters.first_admitted_at is None or self.counters.rollouts_finished == 0:
             return None
-        rate = self.counters.rollouts_finished / max(1e-6, time.monotonic() - self.counters.first_admitted_at)
+        rate = self.counters.rollouts_finished / max(1e-6, self.now() - self.counters.first_admitted_at)
         return (self.total - self.done) / rate
 
     @property

@@ -7,6 +7,7 @@ one ends with it.
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -51,13 +52,16 @@ def set_interruptible_flow(flow: InterruptibleFlow) -> None:
 
 
 class Interruption:
-    """Watches for SIGINT and SIGTERM from its creation on. ``last_words`` go to stderr if the process is cut short.
+    """Watches for SIGINT and SIGTERM from its creation on. ``last_words`` go to stderr if the process is cut short,
+    which happens ``grace_s`` seconds after the signal.
 
     It makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Create it once in a process, in the main thread.
     """
 
-    def __init__(self, last_words: str) -> None:
+    def __init__(self, last_words: str, *, grace_s: float = GRACE_SECONDS) -> None:
         self._last_words = last_words
+        self._grace_s = grace_s
+        self._lock = threading.Lock()
         self._signalled = threading.Event()
         self._pipe, noted = os.pipe()
         os.set_blocking(noted, False)
@@ -69,13 +73,20 @@ class Interruption:
     @property
     def was_signalled(self) -> bool:
         """Whether a signal asked this process to end."""
-        return self._signalled.wait(NOTE_SECONDS)
+        return self._note() or self._signalled.wait(NOTE_SECONDS)
+
+    def _note(self) -> bool:
+        """Note the signals so far, and tell whether there was one. A busy machine may run the thread too late."""
+        with self._lock:
+            while select.select([self._pipe], [], [], 0)[0]:
+                if _SIGNALS.intersection(os.read(self._pipe, 1)):
+                    self._signalled.set()
+        return self._signalled.is_set()
 
     def _watch(self) -> None:
-        while not _SIGNALS.intersection(os.read(self._pipe, 1)):
-            pass
-        self._signalled.set()
-        deadline = time.monotonic() + GRACE_SECONDS
+        while not self._note():
+            select.select([self._pipe], [], [])
+        deadline = time.monotonic() + self._grace_s
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(REPEAT_SECONDS, left))
             if _flow is not None and _flow.is_running:

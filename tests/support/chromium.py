@@ -5,7 +5,6 @@ import contextlib
 import json
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
+
+from tests.support.patience import HANG_SECONDS, HTTP_SECONDS, await_exit, pause, scaled, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
@@ -45,17 +46,18 @@ class Tab:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         self.call("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete'")
-        time.sleep(0.5)  # what the page would do once it is there
+        # what the page does once it is there, and what its browser then asks the network
+        self.call(
+            "Runtime.evaluate", expression="new Promise(done => requestIdleCallback(() => done()))", awaitPromise=True
+        )
+        pause()
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression on the page."""
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait_for(self, condition: str, timeout: float = 60) -> None:
-        deadline = time.monotonic() + timeout
-        while not self.evaluate(f"location.href !== 'about:blank' && {condition}"):
-            assert time.monotonic() < deadline, condition
-            time.sleep(0.05)
+    def wait_for(self, condition: str) -> None:
+        until(lambda: self.evaluate(f"location.href !== 'about:blank' && {condition}"), condition)
 
     def screenshot(self, path: Path) -> None:
         """The whole page, as far as it can be scrolled."""
@@ -66,7 +68,7 @@ class Tab:
         self._calls += 1
         self.connection.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self.connection.recv(timeout=60))
+            message = json.loads(self.connection.recv(timeout=scaled(HANG_SECONDS)))
             if message.get("id") == self._calls:
                 assert "error" not in message, message
                 result: dict[str, Any] = message["result"]
@@ -86,28 +88,28 @@ def browser_tab(folder: Path, *flags: str) -> Iterator[Tab]:
     """A tab of a browser of its own, whose profile is in ``folder``."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *_FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"]
-    with (folder.parent / "chromium.log").open("wb") as log:
+    log_path = folder.parent / "chromium.log"
+    with log_path.open("wb") as log:
         browser = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        with connect(_tab_url(folder, browser), max_size=None) as connection:
+        with connect(
+            until(lambda: _tab_url(folder), "a tab of the browser", alive=[browser], logs=[log_path]), max_size=None
+        ) as connection:
             tab = Tab(connection=connection)
             yield tab
             tab.call("Browser.close")
-            browser.wait(30)
+            await_exit(browser, "the end of the browser", logs=[log_path])
     finally:
         browser.kill()
         browser.wait()
 
 
-def _tab_url(folder: Path, browser: "subprocess.Popen[bytes]") -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert browser.poll() is None, "the browser ended"
-        with contextlib.suppress(OSError, ValueError):
-            port = (folder / "DevToolsActivePort").read_text().split()[0]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
-                for target in json.load(answer):
-                    if target["type"] == "page":
-                        return str(target["webSocketDebuggerUrl"])
-        time.sleep(0.1)
-    raise AssertionError("the browser did not start")
+def _tab_url(folder: Path) -> str:
+    """Where to talk to the browser's tab; empty before the browser has one."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        port = (folder / "DevToolsActivePort").read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=scaled(HTTP_SECONDS)) as answer:
+            for target in json.load(answer):
+                if target["type"] == "page":
+                    return str(target["webSocketDebuggerUrl"])
+    return ""

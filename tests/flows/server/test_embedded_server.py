@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -17,23 +16,23 @@ from tasks.errors import HarvestError
 from tests.faults.runs import assert_nothing_left, num_saved_rollouts
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
+from tests.support.patience import HANG_SECONDS, read_to_end, scaled, until
 
 pytestmark = pytest.mark.slow
 
-END_SECONDS = 30.0
-
 RUN = """
-import os, time
+import os, signal
 from flows.server.embedded_server import EmbeddedServer
 server = EmbeddedServer()
 print(os.environ["PREFECT_API_URL"], flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 # a connection waits for SQLite's lock, and garbage holds a cursor of it: freeing the cursor waits for the lock too
 GARBAGE = """
-import contextlib, gc, sqlite3, sys, threading, time
+import contextlib, gc, sqlite3, sys, threading
 from flows.server.embedded_server import collect_garbage_in_thread
+from tests.support.patience import SHORT_SECONDS, pause
 collect_garbage_in_thread()
 waits = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False, timeout=0)
 waits.execute("CREATE TABLE numbers (number)")
@@ -44,10 +43,11 @@ garbage.append(garbage)
 with contextlib.suppress(sqlite3.OperationalError):
     garbage[0].execute("INSERT INTO numbers VALUES (1)")
 del garbage
-waits.execute("PRAGMA busy_timeout = 10000")
+waits.execute(f"PRAGMA busy_timeout = {sys.argv[2]}")
 writer = threading.Thread(target=waits.execute, args=["INSERT INTO numbers VALUES (2)"])
 writer.start()
-time.sleep(0.5)
+# nothing tells that the writer waits; if it does not yet, less is tested
+pause(10 * SHORT_SECONDS)
 allocated = [[] for _ in range(100_000)]
 holds.execute("COMMIT")
 writer.join()
@@ -70,24 +70,24 @@ def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_the
             "--runs-dir",
             runs_dir,
         ],
-        env=environment(FAKE_STEP_SECONDS="0.2", HOME=str(tmp_path)),
+        env=environment(FAKE_HOLD_AFTER="8", HOME=str(tmp_path)),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 240
-        while not any(num_saved_rollouts(path.parent) for path in runs_dir.glob("*/config.json")):
-            assert run.poll() is None, run.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(
+            lambda: any(num_saved_rollouts(path.parent) for path in runs_dir.glob("*/config.json")),
+            "a saved rollout",
+            alive=[run],
+        )
         children = psutil.Process(run.pid).children(recursive=True)
         assert any("flows.server.embedded_server" in child.cmdline() for child in children)
         seen = {child.pid: child.create_time() for child in children}
         # a terminal sends it to the whole group
         os.killpg(run.pid, signal.SIGINT)
-        _, stderr = run.communicate(timeout=END_SECONDS)
+        _, stderr = read_to_end(run)
     finally:
         run.kill()
         run.communicate()
@@ -112,8 +112,7 @@ def test_the_server_dies_with_a_killed_flow(tmp_path: Path) -> None:
         (server,) = psutil.Process(flow.pid).children()
         seen = {server.pid: server.create_time()}
         # the server asks first to die with the flow; after a second it is busy with its imports
-        while server.cpu_times().user < 1:
-            time.sleep(0.05)
+        until(lambda: server.cpu_times().user > 1, "the server's imports", alive=[flow])
         os.kill(flow.pid, signal.SIGKILL)
         assert_nothing_left(seen)
     finally:
@@ -138,6 +137,9 @@ def test_the_error_of_a_server_that_cannot_start_quotes_its_log(tmp_path: Path) 
 def test_freeing_the_garbage_of_a_failed_statement_does_not_block_the_holder_of_the_lock(tmp_path: Path) -> None:
     # with Python's own collector the allocations wait until the writer has given up
     ended = subprocess.run(
-        [sys.executable, "-c", GARBAGE, str(tmp_path / "x.db")], env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", GARBAGE, str(tmp_path / "x.db"), str(int(1000 * scaled(HANG_SECONDS)))],
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert (ended.stdout, ended.stderr) == ("[(2,)]\n", "")

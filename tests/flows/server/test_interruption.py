@@ -8,11 +8,12 @@ import pytest
 
 from flows.server.interruption import INTERRUPTED
 from tests.support.harvest_command import environment
+from tests.support.patience import HANG_SECONDS, SHORT_SECONDS, read_to_end, scaled
 
 LOSES_INTERRUPTS = """
-import signal, sys, time
+import signal, sys
 from flows.server.interruption import Interruption
-Interruption("the last words")
+Interruption("the last words", grace_s=float(sys.argv[2]))
 if sys.argv[1] == "handler":
     # as Prefect does while a flow runs
     signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -22,7 +23,7 @@ while True:
         if not said:
             print("ready", flush=True)
             said = True
-        time.sleep(60)
+        signal.pause()
     except KeyboardInterrupt:
         pass
 """
@@ -38,9 +39,9 @@ except KeyboardInterrupt:
 """
 
 LOSES_ONE_IN_A_FLOW = """
-import time
+import signal, sys
 from flows.server.interruption import Interruption
-Interruption("cut short")
+Interruption("cut short", grace_s=float(sys.argv[1]))
 from prefect import flow
 from flows.reporting.flow_failures import explain_failures
 
@@ -49,10 +50,10 @@ def lose():
     with explain_failures():
         try:
             print("ready", flush=True)
-            time.sleep(60)
+            signal.pause()
         except BaseException:
             print("lost", flush=True)
-        time.sleep(60)
+        signal.pause()
 
 try:
     lose()
@@ -64,7 +65,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(("number", "loser"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
 def test_a_process_that_loses_an_interrupt_is_ended(number: int, loser: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", LOSES_INTERRUPTS, loser],
+        [sys.executable, "-c", LOSES_INTERRUPTS, loser, str(SHORT_SECONDS)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,7 +74,7 @@ def test_a_process_that_loses_an_interrupt_is_ended(number: int, loser: str) -> 
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = read_to_end(process)
     assert (process.returncode, told) == (INTERRUPTED, "the last words\n")
 
 
@@ -87,7 +88,7 @@ def test_a_command_knows_of_an_interrupt_that_became_another_error() -> None:
 @pytest.mark.slow
 def test_a_flow_that_ignores_a_signal_gets_another(prefect_api: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", LOSES_ONE_IN_A_FLOW],
+        [sys.executable, "-c", LOSES_ONE_IN_A_FLOW, str(scaled(HANG_SECONDS))],
         env=environment(PREFECT_API_URL=prefect_api),
         stdout=subprocess.PIPE,
         text=True,
@@ -95,5 +96,5 @@ def test_a_flow_that_ignores_a_signal_gets_another(prefect_api: str) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=60)
+    told, _ = read_to_end(process)
     assert told.splitlines() == ["lost", "ended in order"]
