@@ -16,6 +16,9 @@ from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
+SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket"}
+"""Fixtures that start a server, so that a test that uses one is ``slow``."""
+
 # several tests run at a time on two cores: whatever computes with threads must not spin while it waits
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # a process of a test that hangs is ended by a signal at which it prints the stacks of its threads
@@ -43,6 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The order is random; but what takes long comes first, so that no process ends long after the others.
     """
     for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
         if group := _group(item):
             item.add_marker(pytest.mark.xdist_group(group))
         if not item.get_closest_marker("timeout"):
