@@ -125,7 +125,6 @@ class _Node:
                 first=shards_begun(plan, list(shards)),
                 nodes=self._order.nodes,
                 place=place,
-                beat=status.beat,
                 tell=self._log.warning,
                 wake=pool.wake,
             )

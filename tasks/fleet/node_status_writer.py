@@ -23,8 +23,8 @@ FINAL_REPORT_SECONDS = 8.0
 class NodeStatusWriter:
     """Keeps and writes the status of this node. Use it as a context manager around all work of the node.
 
-    Until the node generates, a thread of its own calls ``beat``: a node that waits for its GPUs or looks for its model
-    is not lost. After that, the thread of the ledger does. ``beat`` is safe from any thread.
+    A thread of its own calls ``beat`` as often as claims are renewed, from the first moment to the last: a node that
+    waits for its GPUs, or whose engines end slowly, is not lost. ``beat`` is safe from any thread.
     """
 
     def __init__(self, ledger: Ledger, *, node: str, attempt: str, logs: str) -> None:
@@ -40,8 +40,8 @@ class NodeStatusWriter:
         self._published: dict[int, int] = {}
         self._beat = 0
         self._lock = threading.Lock()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._beat_until_started, name="status", daemon=True)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_over, name="status", daemon=True)
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -55,7 +55,6 @@ class NodeStatusWriter:
     def generating(self, pool: ReplicaPool, gpus: int) -> None:
         """Include the counters of ``pool`` from now on."""
         self._pool, self._gpus, self._state = pool, gpus, "generating"
-        self._started.set()
 
     def add(self, index: int, num_rollouts: int) -> None:
         """Count a published shard of ``num_rollouts``."""
@@ -75,7 +74,7 @@ class NodeStatusWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._started.set()
+        self._over.set()
         self._state = "ended" if error is None else "failed"
         if error is not None:
             self._error = {"type": type(error).__name__, "message": str(error)}
@@ -83,8 +82,8 @@ class NodeStatusWriter:
         last.start()
         last.join(None if error is None else FINAL_REPORT_SECONDS)
 
-    def _beat_until_started(self) -> None:
-        while not self._started.wait(self._ledger.lease_s / RENEWALS_PER_LEASE):
+    def _beat_until_over(self) -> None:
+        while not self._over.wait(self._ledger.lease_s / RENEWALS_PER_LEASE):
             # the storage may be back for the next one; the node's own work fails if it is not
             with contextlib.suppress(HarvestError):
                 self.beat()

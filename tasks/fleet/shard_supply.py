@@ -26,8 +26,8 @@ class ShardSupply:
 
     The thread claims at most half of the node's share of the free shards at a time, so that nodes that start later find
     work. It begins with ``first``, the shards that the node began earlier. Then it goes on from the node's ``place`` in
-    the order, so that two nodes seldom want the same shard. It calls ``beat`` after every renewal, ``tell`` with
-    messages for the user, and ``wake`` when there is something to take.
+    the order, so that two nodes seldom want the same shard. It calls ``tell`` with messages for the user, and ``wake``
+    when there is something to take.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class ShardSupply:
         first: Sequence[int] = (),
         nodes: int,
         place: int,
-        beat: Callable[[], None],
         tell: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
@@ -46,7 +45,7 @@ class ShardSupply:
         start = len(shards) * (place % nodes) // nodes
         self._order = list(dict.fromkeys([*first, *shards[start:], *shards[:start]]))
         self._nodes = nodes
-        self._beat, self._tell, self._wake = beat, tell, wake
+        self._tell, self._wake = tell, wake
         self._tick_s = min(2.0, ledger.lease_s / (2 * RENEWALS_PER_LEASE))
         self._wanted = 0
         self._taken: deque[int] = deque()
@@ -102,7 +101,6 @@ class ShardSupply:
                     renew_at = time.monotonic() + self._ledger.lease_s / RENEWALS_PER_LEASE
                     for index in self._ledger.renew():
                         self._tell(f"shard {index} was taken over by another node: this one was away for too long")
-                    self._beat()
                 self._look()
                 failing_since = None
             except HarvestError as error:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flows.server.prefect_environment import configure_prefect, set_prefect_defaults
+from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.harvest_command import ROOT
 
 SERVER = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://prefect.example.com/api"\n'
@@ -80,3 +81,14 @@ import pandas
 assert pandas.DataFrame({"a": [1]}).shape == (1, 1)
 """
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+@pytest.mark.parametrize(("factor", "start", "request_limit"), [("1", "300", None), ("2.5", "750", "150")])
+def test_prefects_own_limits_follow_the_factor_of_time_limits(
+    monkeypatch: pytest.MonkeyPatch, factor: str, start: str, request_limit: str | None
+) -> None:
+    monkeypatch.setenv(FACTOR_VARIABLE, factor)
+    environment: dict[str, str] = {}
+    set_prefect_defaults(environment)
+    assert environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] == start
+    assert environment.get("PREFECT_API_REQUEST_TIMEOUT") == request_limit

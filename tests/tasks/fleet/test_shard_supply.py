@@ -45,6 +45,17 @@ class Failing:
         return getattr(self._store, name)
 
 
+class CountingLedger(Ledger):
+    """Counts how often its claims were renewed."""
+
+    renewals = 0
+
+    def renew(self) -> list[int]:
+        lost = super().renew()
+        self.renewals += 1
+        return lost
+
+
 class Node:
     """One node that publishes what it takes at once."""
 
@@ -60,9 +71,8 @@ class Node:
         store: Any = open_store(str(folder / "shared"))
         if fails is not None:
             store = Failing(store, fails)
-        self.ledger = Ledger(store, owner=name, node=name, lease_s=LEASE_S, clock=clock)
+        self.ledger = CountingLedger(store, owner=name, node=name, lease_s=LEASE_S, clock=clock)
         self.told: list[str] = []
-        self.beats = 0
         self.made: list[int] = []
         self._file = folder / "rollouts"
         self._file.write_bytes(b"rows")
@@ -72,7 +82,6 @@ class Node:
             first=first,
             nodes=2,
             place=place,
-            beat=self._beat,
             tell=self.told.append,
             wake=lambda: None,
         )
@@ -82,9 +91,6 @@ class Node:
         for index in self.supply.take():
             self.made.append(index)
             self.ledger.publish(index, self._file, "f")
-
-    def _beat(self) -> None:
-        self.beats += 1
 
 
 @pytest.fixture
@@ -140,7 +146,7 @@ def test_a_silent_nodes_shards_are_taken_over_and_a_working_nodes_are_not(
         held = slow.ledger.held
         with quick.supply:
             while len(quick.made) < len(SHARDS) - 1:
-                work_until(lambda beats=slow.beats: slow.beats > beats, quick)
+                work_until(lambda before=slow.ledger.renewals: slow.ledger.renewals > before, quick)
                 # two such steps are less than a lease, and the slow node renews its claim between any two
                 clock.now += 0.4 * LEASE_S
         assert slow.ledger.held == held
