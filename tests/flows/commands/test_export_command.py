@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from tests.support.harvest_command import harvest
 from tests.support.synthetic import write_run
 
 
+@pytest.mark.slow
 def test_advantages_are_optional_and_need_groups(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     write_run(runs_dir / "groups", shards=1, arms=2, samples=4)

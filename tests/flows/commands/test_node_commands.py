@@ -13,6 +13,8 @@ from tests.tasks.plan.test_model_files import SECOND, model
 
 __all__ = ["model"]
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_demo_profile_passes_here(tmp_path: Path) -> None:
     outcome = harvest("preflight", "--json", "--runs-dir", tmp_path)

@@ -199,6 +199,7 @@ def test_a_task_uses_the_block_of_its_flow_run(server: str) -> None:
     assert without_parameter() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [SECRET, "", "s3-bucket/store", "Store"])
 def test_a_wrong_block_name_is_refused_and_not_repeated(given: str) -> None:
     refused = harvest("run", "--aws-credentials-block", given)

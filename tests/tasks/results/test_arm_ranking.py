@@ -99,6 +99,7 @@ def test_view(accuracy: float | dict[str, float], tmp_path: Path) -> None:
     assert "majority vote over arms" in shown
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", arms=2)
     assert len(harvest("arms", run.root, "--json").report["arms"]) == 2

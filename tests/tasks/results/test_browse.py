@@ -161,6 +161,7 @@ def test_diff_refuses_other_questions(tmp_path: Path) -> None:
         diff_runs(first.root, write_run(tmp_path / "arms", arms=["poetry"]).root)
 
 
+@pytest.mark.slow
 def test_commands(run: RunPaths, tmp_path: Path) -> None:
     runs_dir = run.root.parent
     shown = harvest("show", "run", "--wrong", "--limit", "2", "--runs-dir", runs_dir)
@@ -175,6 +176,7 @@ def test_commands(run: RunPaths, tmp_path: Path) -> None:
     assert (exported.code, exported.report["to"]) == (0, "verl"), exported.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -192,6 +194,7 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], run: RunPaths) -> Non
     assert (outcome.code, outcome.stderr.count("\n"), outcome.stdout) == (2, 1, ""), outcome.stderr
 
 
+@pytest.mark.slow
 def test_score_counts_changed_rewards(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", arms=1)
     outcome = harvest("score", run.root, "--scorer", "gsm8k", "--json")

@@ -220,6 +220,7 @@ def test_the_command_makes_the_same_configuration(parameters: dict[str, object])
     assert build_config(json.loads(config.model_dump_json())) == config
 
 
+@pytest.mark.slow
 def test_command(run: RunPaths) -> None:
     made = harvest("report", run.root, "--json")
     assert made.report == {"report": str(run.report_html), "bytes": run.report_html.stat().st_size}, made.stderr
