@@ -3,8 +3,8 @@
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,34 +21,42 @@ from flows.server.automations import install_automations
 from tests.faults.runs import only_run_dir
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
+from tests.support.patience import until
 from tests.support.prefect_blocks import make_block
+from tests.support.prefect_server import free_port, running_server
 from tests.support.prefect_worker import Api
 from tests.support.webhook import Webhook, running_webhook
 
 pytestmark = pytest.mark.slow
 
-MIN_WITHIN_SECONDS = 10
+SHORTEST_WITHIN = timedelta(seconds=10)
 """The shortest time for which Prefect lets an automation wait for an event."""
 
 
 @pytest.fixture
-def hook(prefect_api: str) -> Iterator[Webhook]:
-    """Where the automations' block notifies; they are gone afterwards, for the other tests of this server."""
+def own_api(tmp_path: Path) -> Iterator[str]:
+    """A server of its own: the automations of this test would end the flow runs of others that are silent for 10 s."""
+    home = tmp_path / "server"
+    home.mkdir()
+    with running_server(home, free_port()) as url:
+        yield url
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    """Where the automations' block notifies."""
     with running_webhook() as hook:
         yield hook
-        api = Api(url=prefect_api)
-        for automation in _installed(api).values():
-            api.call("DELETE", f"/automations/{automation['id']}")
 
 
-def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: str, hook: Webhook) -> None:
-    api = Api(url=prefect_api)
+def test_every_automation_fires_with_its_message(tmp_path: Path, own_api: str, hook: Webhook) -> None:
+    api = Api(url=own_api)
     words = {"subject": "{{subject}}", "body": "{{body}}"}
-    block = make_block(prefect_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
+    block = make_block(own_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
+    with temporary_settings({PREFECT_API_URL: own_api}):
         install_automations(AUTOMATIONS_FILE, f"custom-webhook/{block}")
     # again, as after an update of the file
-    installed = harvest("automations", "--notify", f"custom-webhook/{block}", PREFECT_API_URL=prefect_api)
+    installed = harvest("automations", "--notify", f"custom-webhook/{block}", PREFECT_API_URL=own_api)
     assert installed.code == 0, installed.stderr
     automations = _installed(api)
     assert sorted(automations) == ["harvest-failed", "harvest-no-progress", "harvest-not-equivalent", "harvest-zombie"]
@@ -56,7 +64,7 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: st
         _shorten(api, automations[name])
 
     profile, runs_dir = str(write_fake_profile(tmp_path)), tmp_path / "runs"
-    with _silent_run(api, profile, runs_dir) as silent, temporary_settings({PREFECT_API_URL: prefect_api}):
+    with _silent_run(api, profile, runs_dir) as silent, temporary_settings({PREFECT_API_URL: own_api}):
         failed = collect_rollouts.with_options(retries=0)(
             profile, dataset="no-such-file.jsonl", runs_dir=str(tmp_path / "none"), return_state=True
         )
@@ -64,12 +72,12 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: st
 
     flow_run = api.flow_run(str(failed.state_details.flow_run_id))
     body = hook.wait_for("Rollout Harvest: prefect.flow-run.Failed", flow_run["name"])
-    link = f"{prefect_api.removesuffix('/api')}/runs/flow-run/{flow_run['id']}"
+    link = f"{own_api.removesuffix('/api')}/runs/flow-run/{flow_run['id']}"
     assert body == f"{flow_run['name']} {flow_run['state']['message']} {link}"
     body = hook.wait_for("Rollout Harvest: different", "some-run")
     assert body == "some-run: 3 of 8 rollouts differ"
 
-    crashed = api.wait(silent, {"CRASHED"}, seconds=120)
+    crashed = api.wait(silent, {"CRASHED"})
     assert crashed["state"]["message"].startswith("No sign of life for five minutes.")
     assert crashed["state"]["message"] in hook.wait_for("Rollout Harvest: prefect.flow-run.Crashed", crashed["name"])
     run_id = only_run_dir(runs_dir).name
@@ -102,7 +110,7 @@ def _installed(api: Api) -> dict[str, dict[str, Any]]:
 def _shorten(api: Api, automation: dict[str, Any]) -> None:
     """Have what is installed wait for less; all else stays as the file has it."""
     parts = ("name", "description", "enabled", "actions", "actions_on_trigger", "actions_on_resolve")
-    trigger = {**automation["trigger"], "within": MIN_WITHIN_SECONDS}
+    trigger = {**automation["trigger"], "within": SHORTEST_WITHIN.total_seconds()}
     api.call(
         "PUT", f"/automations/{automation['id']}", {part: automation[part] for part in parts} | {"trigger": trigger}
     )
@@ -122,16 +130,12 @@ def _silent_run(api: Api, profile: str, runs_dir: Path) -> Iterator[str]:
             "--questions=4",
             f"--runs-dir={runs_dir}",
         ],
-        env=environment(PREFECT_API_URL=api.url, FAKE_START_SECONDS="600"),
+        env=environment(PREFECT_API_URL=api.url, FAKE_HOLD_AFTER="0"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not (found := list(runs_dir.glob("*/config.json"))):
-            assert run.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        found = until(lambda: list(runs_dir.glob("*/config.json")), "the run's config.json", alive=[run])
         run_id = found[0].parent.name
         api.events("harvest.generation.started", f"harvest.run.{run_id}")
         [flow_run] = api.call("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"run:{run_id}"]}}})

@@ -26,6 +26,7 @@ from tests.support.node_flow_runs import (
     node_runs,
     running_node_run,
 )
+from tests.support.patience import HANG_SECONDS, await_exit, scaled
 from tests.support.prefect_blocks import aws_block
 from tests.support.prefect_worker import Api
 from tests.support.s3_servers import Bucket
@@ -33,7 +34,6 @@ from tests.support.s3_servers import Bucket
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
 
 QUESTIONS, SHARD_SIZE = 16, 2
-TIMEOUT_SECONDS = 200
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_others_are_started_when_every_node_is_lost_and_all_of_them_read_the_blo
         mark_crashed(node_api, second["id"], "nobody took it")
         *_, third, _ = await_node_runs(node_api, run_id, 4)
         with running_node_run(node_api, third["id"], tmp_path, "node-3") as node:
-            assert node.wait(TIMEOUT_SECONDS) == 0
+            assert await_exit(node) == 0
 
     report = _collect(
         node_api,
@@ -136,7 +136,7 @@ def test_an_error_that_a_restart_does_not_cure_ends_the_run_at_once(
 def _collect(api: Api, meanwhile: Callable[[], None], **parameters: Any) -> dict[str, Any]:
     """Collect in this process while ``meanwhile`` does what happens to the nodes; the report."""
     # so that this ends also when what happens meanwhile fails
-    collect = collect_rollouts.with_options(retries=0, timeout_seconds=TIMEOUT_SECONDS)
+    collect = collect_rollouts.with_options(retries=0, timeout_seconds=scaled(HANG_SECONDS))
     with ThreadPoolExecutor(1) as threads, temporary_settings({PREFECT_API_URL: api.url}):
         happening = threads.submit(meanwhile)
         try:

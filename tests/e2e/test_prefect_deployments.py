@@ -9,9 +9,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,11 +24,12 @@ from flows.server.worker import report_ended
 from tasks.generation.journal import read_journal
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
+from tests.support.left_behind import outlives_the_test
+from tests.support.patience import await_exit, end, is_alive, until
 from tests.support.prefect_worker import Api, running_worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
 
-SLOW = {"FAKE_STEP_SECONDS": "0.2"}
 NUM_QUESTIONS = 96
 
 
@@ -57,10 +58,31 @@ def api(prefect_api: str) -> Api:
     return server
 
 
+@dataclass(kw_only=True)
+class Workers:
+    """One worker at a time. Starts another one when a test has ended it."""
+
+    api: Api
+    home: Path
+    stack: contextlib.ExitStack
+    latest: "subprocess.Popen[bytes] | None" = None
+
+    def running(self) -> "subprocess.Popen[bytes]":
+        if self.latest is None or self.latest.poll() is not None:
+            self.latest = self.stack.enter_context(running_worker(self.api.url, self.home))
+            outlives_the_test(self.latest.pid)
+        return self.latest
+
+
 @pytest.fixture(scope="module")
-def worker(api: Api, home: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with running_worker(api.url, home) as process:
-        yield process
+def workers(api: Api, home: Path) -> Iterator[Workers]:
+    with contextlib.ExitStack() as stack:
+        yield Workers(api=api, home=home, stack=stack)
+
+
+@pytest.fixture
+def worker(workers: Workers) -> "subprocess.Popen[bytes]":
+    return workers.running()
 
 
 def test_the_deployments_are_those_of_the_file(api: Api) -> None:
@@ -152,19 +174,16 @@ def test_a_schedule_fires_and_a_finished_run_is_skipped(
     parameters = {**asked, "name": "scheduled", "skip_finished": True}
     path = f"/deployments/{deployment['id']}/schedules"
     [schedule] = api.call("POST", path, [{"schedule": interval, "active": True, "parameters": parameters}])
-    messages: list[str] = []
+
+    def two_messages() -> list[str] | None:
+        chosen = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "END_TIME_DESC"}
+        states = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        found = api.call("POST", "/flow_runs/filter", chosen | states)
+        messages = [run["state"]["message"] for run in found if run["auto_scheduled"]]
+        return messages if len(messages) >= 2 else None
+
     try:
-        deadline = time.monotonic() + 400
-        while len(messages) < 2:
-            assert time.monotonic() < deadline, messages
-            time.sleep(1)
-            chosen = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "END_TIME_DESC"}
-            states = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-            messages = [
-                run["state"]["message"]
-                for run in api.call("POST", "/flow_runs/filter", chosen | states)
-                if run["auto_scheduled"]
-            ]
+        messages = until(two_messages, "two runs of the schedule are completed")
     finally:
         api.call("DELETE", f"{path}/{schedule['id']}")
     assert "768 rollouts" in messages[-1]
@@ -174,29 +193,30 @@ def test_a_schedule_fires_and_a_finished_run_is_skipped(
 
 
 def test_a_run_that_is_cancelled_killed_and_retried_has_every_rollout_once(
-    api: Api, worker: object, home: Path, asked: dict[str, Any]
+    api: Api, worker: object, home: Path, asked: dict[str, Any], tmp_path: Path
 ) -> None:
     wanted = {**asked, "name": "hard", "seed": 3}
-    cancelled = api.trigger("demo", wanted, **SLOW)
+    cancelled = api.trigger("demo", wanted, FAKE_HOLD_AFTER="60")
     processes = _generating(home, "hard", rollouts=60)
     api.set_state(cancelled, "CANCELLING")
     assert api.wait(cancelled)["state_type"] == "CANCELLED", api.logs(cancelled)
     _gone(processes)
 
     # what the next run of the schedule would do: the same parameters, and so the same directory
-    killed = api.trigger("demo", wanted, **SLOW)
+    gate = tmp_path / "gate"
+    killed = api.trigger("demo", wanted, FAKE_HOLD_AFTER="140", FAKE_GATE=str(gate))
     processes = _generating(home, "hard", rollouts=200)
     flow_process = int(api.flow_run(killed)["infrastructure_pid"].rpartition(":")[2])
     os.kill(flow_process, signal.SIGKILL)
     assert api.wait(killed)["state_type"] == "CRASHED", api.logs(killed)
     _gone(processes)
 
+    gate.touch()
     # what `prefect flow-run retry` and the button in the UI do
     api.set_state(killed, "SCHEDULED", name="AwaitingRetry")
     while (done := api.wait(killed))["state_type"] == "CRASHED" and done["run_count"] == 1:
         # the process's runner has told of the crash, and its worker does too, which can come after the retry was asked
         api.set_state(killed, "SCHEDULED", name="AwaitingRetry")
-        time.sleep(1)
     assert done["state_type"] == "COMPLETED", api.logs(killed)
     assert done["run_count"] == 2
     [run_dir] = (home / "runs").glob("hard-*")
@@ -218,13 +238,13 @@ def test_bad_input_fails_at_once_although_the_flow_has_retries(api: Api, worker:
 def test_a_worker_that_is_shut_down_leaves_no_run_running(
     api: Api, worker: "subprocess.Popen[bytes]", home: Path, asked: dict[str, Any]
 ) -> None:
-    flow_run_id = api.trigger("demo", {**asked, "name": "shutdown", "seed": 4}, **SLOW)
+    flow_run_id = api.trigger("demo", {**asked, "name": "shutdown", "seed": 4}, FAKE_HOLD_AFTER="20")
     processes = _generating(home, "shutdown", rollouts=20)
     worker.terminate()
-    ended = api.wait(flow_run_id, seconds=150)
+    ended = api.wait(flow_run_id)
     assert ended["state_type"] in {"CRASHED", "CANCELLED"}, ended["state"]
     _gone(processes)
-    worker.wait(60)
+    await_exit(worker)
 
 
 def test_a_worker_reports_flow_runs_that_ended_without_a_state(api: Api) -> None:
@@ -265,14 +285,10 @@ def test_harvest_serve_runs_its_own_deployment(api: Api, home: Path, asked: dict
         assert done["state_type"] == "COMPLETED", api.logs(flow_run_id) + (home / "serve.log").read_text()
         [run_dir] = [path for path in runs_dir.iterdir() if (path / "manifest.json").is_file()]
         assert (home / "served" / run_dir.name / "_SUCCESS").is_file()
-    finally:
         server.terminate()
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-            raise
+        await_exit(server)
+    finally:
+        end(server)
 
 
 def test_the_server_accepts_the_kubernetes_template(api: Api) -> None:
@@ -282,20 +298,18 @@ def test_the_server_accepts_the_kubernetes_template(api: Api) -> None:
 
 
 def _served(api: Api, server: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while True:
-        assert server.poll() is None
+    def deployment() -> dict[str, Any] | None:
         with contextlib.suppress(urllib.error.HTTPError):
             return api.deployment("served")
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+        return None
+
+    return until(deployment, "harvest serve has its deployment", alive=[server]) or {}
 
 
 def _generating(home: Path, name: str, rollouts: int) -> list[psutil.Process]:
     """Wait until the run called ``name`` has journaled or published about so many rollouts; its replica processes."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
+
+    def replicas() -> list[psutil.Process] | None:
         # a shard is published before its journal goes: the journals are counted first, and then only where no file is
         found = (home / "runs").glob(f"{name}-*/state/journal/*")
         journals = {path.stem: len(read_journal(path).finished) for path in found}
@@ -305,10 +319,11 @@ def _generating(home: Path, name: str, rollouts: int) -> list[psutil.Process]:
         if done >= rollouts and records:
             pids = [item["pid"] for path in records for item in json.loads(path.read_text())["processes"]]
             return [psutil.Process(pid) for pid in pids]
-    raise AssertionError(f"run {name} did not come to {rollouts} rollouts")
+        return None
+
+    return until(replicas, f"run {name} has {rollouts} rollouts") or []
 
 
 def _gone(processes: list[psutil.Process]) -> None:
-    """Wait until the replicas have ended, within the 10 seconds after their flow that they are allowed."""
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    """Wait until the replicas have ended."""
+    until(lambda: not any(map(is_alive, processes)), "the replicas have ended")

@@ -1,6 +1,7 @@
 """A collection with a time limit, Prefect's ``timeout_seconds``."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tests.faults.runs import assert_nothing_left, num_saved_rollouts, only_run_dir, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
+from tests.support.patience import scaled
 from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
@@ -29,19 +31,22 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
         "max_tokens": 16,
         "runs_dir": str(tmp_path / "runs"),
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.timed_flow", json.dumps(asked)],
-        env=environment(PREFECT_API_URL=prefect_api),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    with (
+        (tmp_path / "flow.log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.timed_flow", json.dumps(asked)],
+            env=environment(PREFECT_API_URL=prefect_api),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         # a busy machine may need longer to begin to generate
-        for limit in (7, 14, 28):
-            timed_out = _run(process.stdin, process.stdout, limit=limit, step_seconds=0.5)
+        for doubled in range(4):
+            timed_out = _run(process.stdin, process.stdout, limit=scaled(7) * 2**doubled, hold_after=20)
             # the process lives on, so nothing but the flow's own end can end them
             seen = {child.pid: child.create_time() for child in psutil.Process(process.pid).children(recursive=True)}
             assert_nothing_left(seen)
@@ -52,7 +57,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
         flow_run = Api(url=prefect_api).flow_run(timed_out["id"])
         assert (flow_run["state_type"], flow_run["state_name"]) == ("FAILED", "TimedOut")
 
-        done = _run(process.stdin, process.stdout, limit=None, step_seconds=0)
+        done = _run(process.stdin, process.stdout, limit=None, hold_after=math.inf)
         process.stdin.close()
     assert done["type"] == "COMPLETED", done
     root = only_run_dir(tmp_path / "runs")

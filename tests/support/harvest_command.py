@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import read_to_end
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,15 +32,15 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **extra}
 
 
-def harvest(*arguments: str | Path, cwd: Path | None = None, timeout: float = 480, **extra: str) -> Outcome:
+def harvest(*arguments: str | Path, cwd: Path | None = None, **extra: str) -> Outcome:
     """Run ``harvest`` with these arguments and, as keywords, additional environment variables."""
-    finished = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "flows.commands.cli", *map(str, arguments)],
         cwd=cwd,
         env=environment(**extra),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
     )
-    return Outcome(code=finished.returncode, stdout=finished.stdout, stderr=finished.stderr)
+    stdout, stderr = read_to_end(process, f"the end of harvest {' '.join(map(str, arguments))}")
+    return Outcome(code=process.returncode, stdout=stdout, stderr=stderr)

@@ -3,7 +3,6 @@
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from tasks.fleet.node_status_writer import NodeStatusWriter
 from tasks.fleet.shared_run import open_shared
 from tasks.storage.filesystems import TransferSettings
 from tests.support.harvest_command import environment
-from tests.support.node_workers import LEASE_SECONDS, kill_node
+from tests.support.node_workers import kill_node, lease_s
+from tests.support.patience import until
 from tests.support.prefect_worker import Api
 
 
@@ -27,11 +27,9 @@ def node_runs(api: Api, run_id: str) -> list[dict[str, Any]]:
 
 def await_node_runs(api: Api, run_id: str, count: int) -> list[dict[str, Any]]:
     """``node_runs`` as soon as there are ``count`` of them."""
-    deadline = time.monotonic() + 120
-    while len(found := node_runs(api, run_id)) < count:
-        assert time.monotonic() < deadline, f"{len(found)} of {count} node runs"
-        time.sleep(0.3)
-    return found
+    return until(
+        lambda: found if len(found := node_runs(api, run_id)) >= count else None, f"{count} node runs of {run_id}"
+    )
 
 
 def mark_crashed(api: Api, flow_run_id: str, message: str) -> None:
@@ -56,7 +54,7 @@ def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestEr
 def _ledger(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> Ledger:
     given = flow_run["parameters"]
     store = open_shared(given["shared"], given["run"], transfer=transfer)
-    return Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE_SECONDS)
+    return Ledger(store, owner=flow_run["id"], node=name, lease_s=lease_s())
 
 
 def _status_writer(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeStatusWriter:

@@ -9,10 +9,15 @@ import psutil
 import pytest
 
 from tests.support.harvest_command import harvest
+from tests.support.patience import await_exit, scaled
 from tests.support.prefect_worker import Api, running_worker
 
-LEASE_SECONDS = 8
 NODES = ("node-1", "node-2")
+
+
+def lease_s() -> float:
+    """A short lease in seconds: nothing but its end tells that a node is lost, and a healthy node must renew it."""
+    return scaled(8)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,7 @@ def node_api(prefect_api: str) -> Api:
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     api = Api(url=prefect_api)
     deployment = api.deployment("generate-shards", flow="generate-shards")
-    api.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"lease_seconds": LEASE_SECONDS}})
+    api.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"lease_seconds": lease_s()}})
     return api
 
 
@@ -49,5 +54,5 @@ def kill_node(worker: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     for each in tree:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
-    worker.wait(20)
+    await_exit(worker)
     return tree

@@ -101,6 +101,13 @@ def until_or_limit(left: Callable[[], Found], seconds: float) -> Found:
     return found
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process still runs. One whose parent has ended may stay a zombie: no one reads its exit code."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def await_exit(process: Process, waiting_for: str = "the end of a process", *, logs: Iterable[Path] = ()) -> int:
     """Wait until a process that writes to no pipe has ended; returns its exit code. Raises HangError."""
     until(lambda: process.poll() is not None, waiting_for, logs=logs)

@@ -4,15 +4,16 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.failure_report import shared_logs
 from tests.support.harvest_command import environment
+from tests.support.patience import HTTP_SECONDS, HangError, end, pause, scaled, until
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -32,14 +33,14 @@ class Api:
         )
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=120) as answer:
+                with urllib.request.urlopen(request, timeout=scaled(HTTP_SECONDS)) as answer:
                     raw = answer.read()
                 return json.loads(raw) if raw else None
             except urllib.error.HTTPError as error:
                 # SQLite is locked; Prefect's own client also tries again
                 if error.code != 503:
                     raise
-                time.sleep(0.5)
+                pause()
 
     def deployment(self, name: str, flow: str = "collect-rollouts") -> dict[str, Any]:
         found: dict[str, Any] = self.call("GET", f"/deployments/name/{flow}/{name}")
@@ -60,13 +61,19 @@ class Api:
     def set_state(self, flow_run_id: str, kind: str, *, force: bool = False, **details: Any) -> None:
         self.call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, **details}, "force": force})
 
-    def wait(self, flow_run_id: str, kinds: Sequence[str] | set[str] = FINAL, seconds: float = 300) -> dict[str, Any]:
+    def wait(self, flow_run_id: str, kinds: Collection[str] = FINAL) -> dict[str, Any]:
         """The flow run as soon as its state is one of ``kinds``."""
-        deadline = time.monotonic() + seconds
-        while (found := self.flow_run(flow_run_id))["state_type"] not in kinds:
-            assert time.monotonic() < deadline, f"{found['state_type']} {found['state']}: {self.logs(flow_run_id)}"
-            time.sleep(0.5)
-        return found
+        seen: list[dict[str, Any]] = []
+
+        def ended() -> bool:
+            seen[:] = [self.flow_run(flow_run_id)]
+            return seen[0]["state_type"] in kinds
+
+        try:
+            until(ended, f"flow run {flow_run_id} is one of {sorted(kinds)}")
+        except HangError as error:
+            raise HangError(f"{error}\nits state is {seen[0]['state']}; its logs:\n{self.logs(flow_run_id)}") from None
+        return seen[0]
 
     def logs(self, flow_run_id: str) -> str:
         found = self.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run_id]}}})
@@ -75,11 +82,9 @@ class Api:
     def events(self, name: str, resource: str) -> list[dict[str, Any]]:
         """Events of this name about this resource. Waits for one: the server stores events with a delay."""
         body = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
-        deadline = time.monotonic() + 60
-        while not (found := self.call("POST", "/events/filter", body)["events"]):
-            assert time.monotonic() < deadline, f"no event {name} about {resource}"
-            time.sleep(0.5)
-        return list(found)
+        return list(
+            until(lambda: self.call("POST", "/events/filter", body)["events"], f"event {name} about {resource}")
+        )
 
     def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}})
@@ -100,6 +105,8 @@ def running_worker(
         "DO_NOT_TRACK": "1",
         **extra,
     }
+    # its home may be one that several tests use, so not below the folder of the test that fails
+    shared_logs.append(home / f"{name}.log")
     with (home / f"{name}.log").open("wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "flows.commands.cli", "worker", "--name", name, "--pool", pool],
@@ -110,10 +117,4 @@ def running_worker(
         try:
             yield worker
         finally:
-            if worker.poll() is None:
-                worker.terminate()
-                try:
-                    worker.wait(60)
-                except subprocess.TimeoutExpired:
-                    worker.kill()
-                    worker.wait()
+            end(worker)

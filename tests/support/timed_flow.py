@@ -1,7 +1,8 @@
 """Collections with a time limit, in a process that outlives each of them: so nothing ends because its parent did.
 
 ``python -m tests.support.timed_flow PARAMETERS``. Each line of input is one run as JSON: the limit in seconds or null,
-and the fake engine's seconds per step. Each line of output is the state in which that run ended.
+and the number of completions after which the fake engine stands still. Each line of output is the state in which that
+run ended.
 """
 
 import json
@@ -19,7 +20,7 @@ def main() -> None:
     parameters = json.loads(sys.argv[1])
     for line in sys.stdin:
         order = json.loads(line)
-        os.environ["FAKE_STEP_SECONDS"] = str(order["step_seconds"])
+        os.environ["FAKE_HOLD_AFTER"] = str(order["hold_after"])
         limited = collect_rollouts.with_options(timeout_seconds=order["limit"], retries=0)
         state = limited(**parameters, return_state=True)
         told = {"id": str(state.state_details.flow_run_id), "type": state.type.value, "name": state.name}

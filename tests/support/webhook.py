@@ -3,9 +3,10 @@
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.patience import HangError, until
 
 Notification = tuple[str, str]
 """Subject and body."""
@@ -22,15 +23,16 @@ class Webhook(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/hook"
 
-    def wait_for(self, subject: str, within: str, seconds: float = 120) -> str:
-        """The body of the notification with this subject and ``within`` in its body. Waits for it."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for found, body in list(self.received):
-                if found == subject and within in body:
-                    return body
-            assert time.monotonic() < deadline, f"no {subject!r} with {within!r} among {self.received}"
-            time.sleep(0.2)
+    def wait_for(self, subject: str, part: str) -> str:
+        """The body of the notification with this subject and ``part`` in its body. Waits for it."""
+
+        def matching() -> list[str]:
+            return [body for found, body in list(self.received) if found == subject and part in body]
+
+        try:
+            return until(matching, f"notification {subject!r} with {part!r}")[0]
+        except HangError as error:
+            raise HangError(f"{error}\nreceived: {self.received}") from None
 
 
 class _Handler(BaseHTTPRequestHandler):
