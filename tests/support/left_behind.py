@@ -73,7 +73,8 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
-    for pid in _descendants() | set(_heirs(test)):
+    descendants = {child.pid for child in psutil.Process().children(recursive=True)}
+    for pid in (descendants | set(_heirs(test))) - _of_the_session():
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             words = " ".join(process.cmdline())
@@ -81,21 +82,21 @@ def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
                 yield (pid, process.create_time()), words[:300]
 
 
-def _descendants() -> set[int]:
-    found = {child.pid for child in psutil.Process().children(recursive=True)} - _outliving
-    for pid in _outliving:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found -= {child.pid for child in psutil.Process(pid).children(recursive=True)}
-    return found
-
-
 def _heirs(test: str) -> Iterator[int]:
     wanted = f"PYTEST_CURRENT_TEST={test} (".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
-        pid = int(path.parent.name)
         with contextlib.suppress(OSError):
-            if wanted in path.read_bytes() and pid not in _outliving | {os.getpid()}:
-                yield pid
+            if wanted in path.read_bytes():
+                yield int(path.parent.name)
+
+
+def _of_the_session() -> set[int]:
+    """This process, those that fixtures of the session have started, and the descendants of these."""
+    found = _outliving | {os.getpid()}
+    for pid in _outliving:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return found
 
 
 def _open_files(folder: Path) -> Iterator[str]:

@@ -114,7 +114,7 @@ def running_worker(
             stdout=log,
             stderr=log,
         )
-        try:
-            yield worker
-        finally:
-            end(worker)
+    try:
+        yield worker
+    finally:
+        end(worker)
