@@ -104,8 +104,7 @@ HOSTILE = {
 }
 
 
-# the time-out is the bound: linear code takes about a second, and anything slower takes hours
-@pytest.mark.timeout(60)
+# the limit of every test is the bound: linear code takes about a second, and anything slower takes hours
 @pytest.mark.parametrize("pattern", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_megabyte_of_anything_is_scored_in_bounded_time(pattern: str) -> None:
     head, _, repeated = pattern.partition("|")
