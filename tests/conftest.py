@@ -56,20 +56,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str | None:
-    """Name what one process runs as a whole: the test's module. None for a slow test that shares no fixture."""
+    """Name what one process runs as a whole: the test's module. None for a slow test that shares no fixture of it."""
     if item.get_closest_marker("xdist_group"):
         return None
     fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    scopes = {fixture.scope for overridden in fixtures for fixture in overridden}
-    return None if item.get_closest_marker("slow") and "module" not in scopes else str(item.path)
+    shared = any(each.scope != "function" and each.baseid.endswith(".py") for found in fixtures for each in found)
+    return None if item.get_closest_marker("slow") and not shared else str(item.path)
 
 
-def _place(item: pytest.Item) -> int:
-    """Order the groups that several slow tests share before other slow tests, and those before quick ones."""
-    if not item.get_closest_marker("slow"):
-        return 2
-    marker = item.get_closest_marker("xdist_group")
-    return 0 if marker and not marker.args[0].startswith("/") else 1
+def _place(item: pytest.Item) -> tuple[bool, bool]:
+    """Put slow tests before quick ones, and among the slow ones those first that one process must run one by one."""
+    slow = item.get_closest_marker("slow") is not None
+    return not slow, slow and item.get_closest_marker("xdist_group") is None
 
 
 @pytest.hookimpl(wrapper=True)

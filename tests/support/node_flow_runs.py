@@ -13,7 +13,7 @@ from tasks.fleet.node_status_writer import NodeStatusWriter
 from tasks.fleet.shared_run import open_shared
 from tasks.storage.filesystems import TransferSettings
 from tests.support.harvest_command import environment
-from tests.support.node_workers import kill_node, lease_s
+from tests.support.node_workers import LEASE, kill_node
 from tests.support.patience import until
 from tests.support.prefect_worker import Api
 
@@ -54,7 +54,7 @@ def fail_as_node(api: Api, flow_run: dict[str, Any], name: str, error: HarvestEr
 def _ledger(flow_run: dict[str, Any], name: str, transfer: TransferSettings) -> Ledger:
     given = flow_run["parameters"]
     store = open_shared(given["shared"], given["run"], transfer=transfer)
-    return Ledger(store, owner=flow_run["id"], node=name, lease_s=lease_s())
+    return Ledger(store, owner=flow_run["id"], node=name, lease_s=LEASE.seconds)
 
 
 def _status_writer(ledger: Ledger, flow_run: dict[str, Any], name: str) -> NodeStatusWriter:

@@ -3,21 +3,19 @@
 import contextlib
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.harvest_command import harvest
-from tests.support.patience import await_exit, scaled
+from tests.support.patience import await_exit
 from tests.support.prefect_worker import Api, running_worker
 
+LEASE = timedelta(seconds=8)
+"""Short, as nothing but its end tells that a node is lost. The product makes it longer on a slow machine."""
 NODES = ("node-1", "node-2")
-
-
-def lease_s() -> float:
-    """A short lease in seconds: nothing but its end tells that a node is lost, and a healthy node must renew it."""
-    return scaled(8)
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def node_api(prefect_api: str) -> Api:
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     api = Api(url=prefect_api)
     deployment = api.deployment("generate-shards", flow="generate-shards")
-    api.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"lease_seconds": lease_s()}})
+    api.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": {"lease_seconds": LEASE.seconds}})
     return api
 
 
