@@ -34,11 +34,11 @@ demo: $(READY)
 	$(BIN)/harvest run
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
 
 # no engine, no server: for the inner loop
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not soak" $(FAST)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not slow and not soak" $(FAST)
 
 # long loops of what `test` does a few times
 soak: $(READY)

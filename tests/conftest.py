@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
@@ -13,6 +14,13 @@ from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slow
 from tests.support.prefect_server import prefect_api  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 
+WORKERS = "tests with Prefect workers"
+WORKER_MODULES = {
+    "tests/e2e/test_lost_nodes.py",
+    "tests/e2e/test_nodes.py",
+    "tests/e2e/test_prefect_deployments.py",
+    "tests/faults/test_lost_node.py",
+}
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -48,26 +56,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-        if group := _group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(scaled(TEST_SECONDS)))
     items.sort(key=_place)
 
 
-def _group(item: pytest.Item) -> str | None:
-    """Name what one process runs as a whole: the test's module. None for a slow test that shares no fixture of it."""
-    if item.get_closest_marker("xdist_group"):
-        return None
-    fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    shared = any(each.scope != "function" and each.baseid.endswith(".py") for found in fixtures for each in found)
-    return None if item.get_closest_marker("slow") and not shared else str(item.path)
-
-
 def _place(item: pytest.Item) -> tuple[bool, bool]:
-    """Put slow tests before quick ones, and among the slow ones those first that one process must run one by one."""
-    slow = item.get_closest_marker("slow") is not None
-    return not slow, slow and item.get_closest_marker("xdist_group") is None
+    """Put slow tests before quick ones, and first of all the longest part that one process must run."""
+    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
+    return GroupScheduling(config, log)
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each process one group of tests after the other.
+
+    The groups of xdist 3.8 itself do nothing: it sets an attribute of tests that pytest 9.2 does not read.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """Name what one process runs as a whole: a module, whose tests may share fixtures, or a single test of a fault.
+
+    Tests with Prefect workers are one group, as every worker polls the same pool.
+    """
+    module = nodeid.partition("::")[0]
+    if module in WORKER_MODULES:
+        return WORKERS
+    return nodeid if module.startswith("tests/faults/") else module
 
 
 @pytest.hookimpl(wrapper=True)

@@ -31,7 +31,7 @@ from tests.support.prefect_blocks import aws_block
 from tests.support.prefect_worker import Api
 from tests.support.s3_servers import Bucket
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
+pytestmark = pytest.mark.slow
 
 QUESTIONS, SHARD_SIZE = 16, 2
 

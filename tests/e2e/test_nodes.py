@@ -20,7 +20,7 @@ from tests.support.node_workers import running_nodes
 from tests.support.patience import until
 from tests.support.prefect_worker import Api, running_worker
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
+pytestmark = pytest.mark.slow
 
 QUESTIONS, SHARD_SIZE = 96, 4
 HELD = 2 * SHARD_SIZE * 8

@@ -28,7 +28,7 @@ from tests.support.left_behind import outlives_the_test
 from tests.support.patience import await_exit, end, is_alive, until
 from tests.support.prefect_worker import Api, running_worker
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
+pytestmark = pytest.mark.slow
 
 NUM_QUESTIONS = 96
 

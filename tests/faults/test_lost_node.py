@@ -11,7 +11,7 @@ from tests.support.node_workers import kill_node, running_node
 from tests.support.prefect_worker import Api
 from tests.support.s3_servers import Bucket
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes and workers")]
+pytestmark = pytest.mark.slow
 
 SHARDS = 16
 
