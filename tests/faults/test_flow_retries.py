@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tasks.generation.saved_rung import load_rung, save_rung
+from tasks.generation.rung_state import load_rung, save_rung
 
 from flows.shards.stages import generate_shard
 from tasks.errors import EngineCrashed

@@ -1,4 +1,4 @@
-"""Real Prefect servers: one that all tests of a session share, and fresh ones for tests that break theirs."""
+"""Real Prefect servers: one that the tests of a process share, and fresh ones for tests that break theirs."""
 
 import contextlib
 import socket
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.failure_report import shared_logs
 from tests.support.harvest_command import environment
+from tests.support.left_behind import outlives_the_test
 from tests.support.patience import HTTP_SECONDS, end, scaled, until
-from tests.support.shared_process import shared_process
 
 # many flows and workers use one SQLite file: without the first line the server stops for a minute now and then
 PREFECT = """
@@ -23,10 +24,20 @@ import runpy; runpy.run_module("prefect", run_name="__main__")
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API URL of the session's Prefect server."""
-    with shared_process(tmp_path_factory, "prefect", lambda home: start_server(home, free_port())) as (url, _):
+    """The API URL of this test process's Prefect server.
+
+    With one server for all processes, its SQLite database stood still for a minute, again and again: what waits for a
+    lock there waits for 60 s, and more clients mean more waiting.
+    """
+    home = tmp_path_factory.mktemp("prefect-home")
+    server, url = start_server(home, free_port())
+    shared_logs.append(home / "server.log")
+    outlives_the_test(server.pid)
+    try:
         yield url
         _flush_logs_and_events()
+    finally:
+        end(server)
 
 
 def _flush_logs_and_events() -> None:
