@@ -1,5 +1,6 @@
 """The main job as a user runs it: ``harvest run`` with real vLLM, a real Prefect and real files."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(runs_dir: Path, prefect_api: str) -> Outcome:
-    """40 questions in shards of 8: also the run that later tests resume, compare with and damage."""
+    """40 questions in shards of 8: the run that the tests of this module look at."""
     return harvest("run", *SHORT, "--shard-size", "8", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
 
 
@@ -115,9 +116,11 @@ def test_the_same_command_again_generates_nothing(first: Outcome, runs_dir: Path
 
 
 def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
-    first: Outcome, runs_dir: Path, prefect_api: str
+    first: Outcome, tmp_path: Path, prefect_api: str
 ) -> None:
-    paths = RunPaths(root=Path(first.report["run_dir"]))
+    runs_dir = tmp_path / "runs"
+    copied = shutil.copytree(first.report["run_dir"], runs_dir / first.report["run_id"])
+    paths = RunPaths(root=copied)
     original = rows(first.report)
     torn, missing, kept = paths.rollouts(0), paths.rollouts(1), paths.rollouts(4)
     torn.write_bytes(torn.read_bytes()[:-100])

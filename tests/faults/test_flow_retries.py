@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from tasks.generation.rung_state import load_rung, save_rung
 
 from flows.shards.stages import generate_shard
 from tasks.errors import EngineCrashed
+from tasks.generation.rung_state import load_rung, save_rung
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.prompts import request_seed
 from tasks.plan.run_config import config_from_parameters
