@@ -1,6 +1,6 @@
 """Publish files of a run by an atomic rename, and read them as typed records.
 
-A reader sees a whole file or none. A writer that is killed leaves a temporary file ``.NAME.PID.tmp``, which
+A reader sees a whole file or none. A writer that is killed leaves a temporary file ``.NAME.TOKEN.PID.tmp``, which
 ``remove_stale_temporaries`` removes.
 """
 
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises StorageError when the disk is full or the file may not be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # the token is for threads of one process that write the same file, as uploads of two shards to a directory do
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -87,7 +87,7 @@ class Api:
         )
 
     def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
-        """The latest artifact of each key. There are two of a key when the server's answer to the first came too late."""
+        """The latest artifact of each key. A key has two when the server's answer to the first came too late."""
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}})
         return {artifact["key"]: artifact for artifact in sorted(found, key=lambda artifact: artifact["updated"])}
 

@@ -98,3 +98,12 @@ def test_the_error_names_the_damaged_file(tmp_path: Path, text: str, wrong: str)
     path.write_text(text)
     with pytest.raises(DamagedFile, match=f"file.json is damaged: .*{wrong}"):
         read_record(path, ManifestFile)
+
+
+def test_two_who_write_the_same_file_at_a_time_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
