@@ -23,7 +23,6 @@ from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment, harvest
 from tests.support.patience import until
 from tests.support.prefect_blocks import make_block
-from tests.support.prefect_server import free_port, running_server
 from tests.support.prefect_worker import Api
 from tests.support.webhook import Webhook, running_webhook
 
@@ -34,29 +33,23 @@ SHORTEST_WITHIN = timedelta(seconds=10)
 
 
 @pytest.fixture
-def own_api(tmp_path: Path) -> Iterator[str]:
-    """A server of its own: the automations of this test would end the flow runs of others that are silent for 10 s."""
-    home = tmp_path / "server"
-    home.mkdir()
-    with running_server(home, free_port()) as url:
-        yield url
-
-
-@pytest.fixture
-def hook() -> Iterator[Webhook]:
-    """Where the automations' block notifies."""
+def hook(prefect_api: str) -> Iterator[Webhook]:
+    """Where the automations' block notifies; they are gone afterwards, for the other tests of this server."""
     with running_webhook() as hook:
         yield hook
+        api = Api(url=prefect_api)
+        for automation in _installed(api).values():
+            api.call("DELETE", f"/automations/{automation['id']}")
 
 
-def test_every_automation_fires_with_its_message(tmp_path: Path, own_api: str, hook: Webhook) -> None:
-    api = Api(url=own_api)
+def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: str, hook: Webhook) -> None:
+    api = Api(url=prefect_api)
     words = {"subject": "{{subject}}", "body": "{{body}}"}
-    block = make_block(own_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
-    with temporary_settings({PREFECT_API_URL: own_api}):
+    block = make_block(prefect_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
         install_automations(AUTOMATIONS_FILE, f"custom-webhook/{block}")
     # again, as after an update of the file
-    installed = harvest("automations", "--notify", f"custom-webhook/{block}", PREFECT_API_URL=own_api)
+    installed = harvest("automations", "--notify", f"custom-webhook/{block}", PREFECT_API_URL=prefect_api)
     assert installed.code == 0, installed.stderr
     automations = _installed(api)
     assert sorted(automations) == ["harvest-failed", "harvest-no-progress", "harvest-not-equivalent", "harvest-zombie"]
@@ -64,7 +57,7 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, own_api: str, h
         _shorten(api, automations[name])
 
     profile, runs_dir = str(write_fake_profile(tmp_path)), tmp_path / "runs"
-    with _silent_run(api, profile, runs_dir) as silent, temporary_settings({PREFECT_API_URL: own_api}):
+    with _silent_run(api, profile, runs_dir) as silent, temporary_settings({PREFECT_API_URL: prefect_api}):
         failed = collect_rollouts.with_options(retries=0)(
             profile, dataset="no-such-file.jsonl", runs_dir=str(tmp_path / "none"), return_state=True
         )
@@ -72,7 +65,7 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, own_api: str, h
 
     flow_run = api.flow_run(str(failed.state_details.flow_run_id))
     body = hook.wait_for("Rollout Harvest: prefect.flow-run.Failed", flow_run["name"])
-    link = f"{own_api.removesuffix('/api')}/runs/flow-run/{flow_run['id']}"
+    link = f"{prefect_api.removesuffix('/api')}/runs/flow-run/{flow_run['id']}"
     assert body == f"{flow_run['name']} {flow_run['state']['message']} {link}"
     body = hook.wait_for("Rollout Harvest: different", "some-run")
     assert body == "some-run: 3 of 8 rollouts differ"
