@@ -1,4 +1,7 @@
-"""Tells what no longer works from what is slow, and from what nobody could watch for a while."""
+"""Measures how long a process was silent or idle.
+
+A clock alone would take a slow process for a dead one, and also a healthy one after a pause of the whole machine.
+"""
 
 import time
 from collections.abc import Callable
@@ -12,8 +15,8 @@ LOOK_S = 5.0
 class Silence:
     """Seconds since the last sign of life, as far as this process could look.
 
-    While the machine or this process stands still, as after Ctrl-Z, what it watches cannot give a sign of life, or
-    nobody reads it. So the time between two calls counts ``LOOK_S`` at most.
+    While the machine or this process stands still, as after Ctrl-Z, nobody gives or reads signs of life. So the time
+    between two calls counts ``LOOK_S`` at most.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +37,7 @@ class Silence:
 
 
 class Idleness:
-    """Seconds for which a process has used no processor time, which is the sign of life of a process that is slow."""
+    """Seconds for which a process has used no processor time. A slow process uses some, a stuck one does not."""
 
     def __init__(self, used: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         """``used`` returns the process's processor time so far, in seconds. It is called every ``LOOK_S`` at most."""

@@ -1,8 +1,8 @@
-"""The factor of all time limits that tell health from failure: ``HARVEST_TIME_LIMIT_FACTOR``, for slow machines.
+"""Multiplies the time limits that tell health from failure by ``HARVEST_TIME_LIMIT_FACTOR``.
 
-A limit that guards health ends what no longer works: a server that does not start, an engine that stalls, a node that
-is silent. On a slow or crowded machine, what works needs longer too. So each of these limits goes through
-``time_limit`` where it is used. Limits that promise a quick end, such as that of Ctrl-C, do not.
+Such a limit finds a server that does not start, an engine that stalls, or a node that is silent. Healthy ones take
+longer on a slow or crowded machine, so the code passes each of these limits through ``time_limit``. Limits that promise
+a quick end, such as that of Ctrl-C, are not multiplied.
 """
 
 import math

@@ -1,12 +1,14 @@
 """What ``tests/conftest.py`` promises of every test, shown on tests that break the rules."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import WORKER_MODULES
 from tests.support.harvest_command import ROOT, environment
 from tests.support.patience import read_to_end
 
@@ -100,3 +102,11 @@ def test_a_slow_machine_is_given_more_time(tmp_path: Path) -> None:
     code = "def test_limit():\n    assert patience.slowness() == 3.5\n    assert patience.scaled(2) == 7\n"
     assert "1 passed" in run_pytest(tmp_path / "rules", code, HARVEST_TESTS_SLOWNESS="3.5")
     assert "HARVEST_TESTS_SLOWNESS" not in os.environ or float(os.environ["HARVEST_TESTS_SLOWNESS"]) >= 1
+
+
+def test_every_module_with_prefect_workers_is_in_their_group() -> None:
+    uses = re.compile(r"\b(running_worker|running_nodes?|node_api)\b")
+    modules = {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py") if uses.search(path.read_text())
+    }
+    assert modules - {"tests/test_suite_rules.py"} == WORKER_MODULES

@@ -34,7 +34,10 @@ SHORTEST_WITHIN = timedelta(seconds=10)
 
 @pytest.fixture
 def hook(prefect_api: str) -> Iterator[Webhook]:
-    """Where the automations' block notifies; they are gone afterwards, for the other tests of this server."""
+    """Where the automations' block notifies; they are gone afterwards, for the other tests of this server.
+
+    The server is the process's own: Prefect's sender of events stays with the first one, and loses events for another.
+    """
     with running_webhook() as hook:
         yield hook
         api = Api(url=prefect_api)

@@ -1,7 +1,6 @@
 """The rows of one undisturbed run of each engine, with which the tests compare disturbed runs."""
 
 import fcntl
-import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.faults.runs import (
     start_generation,
     write_profile,
 )
+from tests.support.shared_process import session_folder
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,7 @@ def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:
     """Return the rows of a run that one test process makes and all of them read."""
-    in_one_process = "PYTEST_XDIST_WORKER" not in os.environ
-    shared = factory.getbasetemp() if in_one_process else factory.getbasetemp().parent
-    kept = shared / f"undisturbed-{backend.rpartition(':')[2]}.pickle"
+    kept = session_folder(factory) / f"undisturbed-{backend.rpartition(':')[2]}.pickle"
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():

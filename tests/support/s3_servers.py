@@ -4,7 +4,6 @@ import datetime
 import functools
 import ipaddress
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.patience import end, until
+from tests.support.prefect_server import free_port
 from tests.support.shared_process import shared_process
 
 ACCESS_KEY = "AKIADUMMYKEYFORTESTS"
@@ -139,13 +139,6 @@ def start_server(
         end(process)
         raise
     return process, server.endpoint
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _answers(server: S3Server) -> bool:

@@ -8,7 +8,8 @@ from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.storage.destination import check_destination
 from tasks.storage.filesystems import Credentials, TransferSettings, open_filesystem
 from tests.support.fault_proxy import Fault, fault_proxy
-from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, free_port
+from tests.support.prefect_server import free_port
+from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server
 
 QUICK = TransferSettings(attempts=2, base_delay_s=0.01, connect_timeout_s=2, read_timeout_s=2)
 
