@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from profiles.load import SettingsError, load_profile
-from tasks.comparison.comparability import check_planned_settings
-from tasks.comparison.rollout_index import check_same_scorer, scorers_of
+from tasks.comparison.comparability import check_planned_settings, read_comparable_config, stated_count
+from tasks.comparison.rollout_index import check_same_scorer, count_rollouts, scorers_of
 from tasks.comparison.tost import minimum_questions
 from tasks.comparison.verdict import DEFAULT_EPSILON
 from tasks.errors import ConfigError
@@ -44,13 +44,31 @@ def check_baseline(name: str | None, plan: RunPlan) -> None:
 
 
 def check_plan_matches(baseline: Path, plan: RunPlan) -> None:
-    """Raise ConfigError when ``baseline`` has other comparable settings or another scorer than ``plan``.
+    """Raise ConfigError when ``baseline`` has other comparable settings or another scorer than ``plan``, or when the
+    verdict would be ``incomplete``: it lacks rollouts, or was made of more questions.
 
     The comparison checks the same. This function checks it before anything is generated.
     """
     check_planned_settings(baseline, plan.comparable, plan.run_id)
+    _check_questions(baseline, plan)
     scorer = load_scorer(plan.config.scorer)
     check_same_scorer((baseline, scorers_of(baseline)), (plan.paths.root, {f"{scorer.name} {scorer.version}"}))
+
+
+def _check_questions(baseline: Path, plan: RunPlan) -> None:
+    config = read_comparable_config(baseline)
+    questions, rollouts = (stated_count(config, name) for name in ("num_questions", "num_rollouts"))
+    if questions is not None and questions > plan.num_questions:
+        raise ConfigError(
+            f"the baseline {baseline} has {questions} questions, and the run {plan.run_id} would have "
+            f"{plan.num_questions}: the others would be missing from the comparison. Ask for as many questions, or "
+            "give a baseline of as many or fewer"
+        )
+    if rollouts is not None and (found := count_rollouts(baseline)) != rollouts:
+        raise ConfigError(
+            f"the baseline {baseline} has {found} rollouts, and its config.json states {rollouts}. Run the command "
+            "that made it again, which resumes it, or give another baseline"
+        )
 
 
 def obtain_baseline(

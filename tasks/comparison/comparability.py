@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks.errors import ConfigError
 from tasks.files import read_json
@@ -56,6 +56,8 @@ class Comparability:
     candidate: RunIdentity
     same_dataset: bool
     """False when one run has other questions too."""
+    baseline_is_sample: bool
+    """True when the configurations state that the baseline was made of fewer questions than the candidate."""
     tested: tuple[SettingDifference, ...]
     """Settings that differ between the runs."""
 
@@ -78,6 +80,7 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
         baseline=_identity(baseline, configs[0]),
         candidate=_identity(candidate, configs[1]),
         same_dataset=first["dataset"] == second["dataset"],
+        baseline_is_sample=_is_sample(*configs),
         tested=tuple(_differences(configs[0].get("tested", {}), configs[1].get("tested", {}))),
     )
 
@@ -120,6 +123,17 @@ def _identity(root: Path, config: Mapping[str, Any]) -> RunIdentity:
     return RunIdentity(
         run_id=str(config.get("run_id", root.name)), path=str(root), fingerprint=str(config.get("fingerprint", ""))
     )
+
+
+def stated_count(config: Mapping[str, Any], name: Literal["num_questions", "num_rollouts"]) -> int | None:
+    """How many questions or rollouts a run was made to have, by its ``config.json``; None when that states none."""
+    value = config.get(name)
+    return value if type(value) is int else None
+
+
+def _is_sample(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> bool:
+    of_baseline, of_candidate = (stated_count(config, "num_questions") for config in (baseline, candidate))
+    return of_baseline is not None and of_candidate is not None and of_baseline < of_candidate
 
 
 def _without_dataset(comparable: Mapping[str, Any]) -> dict[str, Any]:

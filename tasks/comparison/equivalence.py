@@ -7,8 +7,11 @@ of each claim is in tests/tasks/comparison/test_equivalence.py unless another fi
    have different prompts or ground truths, and when the runs share no rollout. The error gives both values of a
    setting. The report lists every other difference as a tested setting.
    ``test_comparability.py``, ``test_pairing.py``
-2. Every row without a partner is counted. Rows lost within a shared question rule out the two exact tiers and widen
-   the reward interval by the most that they could hide. ``test_lost_rows_are_counted_and_weaken_the_verdict``
+2. Every row without a partner is counted. ``incomplete``: a run has other rows than its ``config.json`` states, or one
+   run has rows that the other lacks. The candidate may have more questions than a baseline that states fewer. Rows that
+   failed or have no reward in one run alone rule out the two exact tiers and widen the reward interval by the most that
+   they could hide. ``test_rows_of_one_run_alone_are_incomplete``, ``test_a_stated_sample_stands_for_its_questions``,
+   ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
    separately. ``test_equal_tokens_are_bitwise``
 4. ``numerical``: floating point explains the first token that differs, after the same text. Each run's token is among
@@ -23,8 +26,8 @@ of each claim is in tests/tasks/comparison/test_equivalence.py unless another fi
 7. ``different``: divergences are real, or the reward interval lies outside +-epsilon. One rollout whose
    distribution rounding cannot explain is enough, and the report names it. ``test_tampering_is_different``,
    ``test_a_worse_candidate_is_different``
-8. A real divergence overrides every tier, and an interval outside +-epsilon overrides ``numerical``.
-   ``test_a_reward_shift_overrides_near_ties``
+8. A real divergence overrides ``incomplete`` and every tier, and an interval outside +-epsilon overrides
+   ``numerical``. ``test_tampering_is_different``, ``test_a_reward_shift_overrides_near_ties``
 9. When the number format (dtype, quantization) is tested, shifted distributions are expected, and only the rewards
    decide. ``test_rewards_decide_for_another_number_format``
 10. Without stored top logprobs ``numerical`` cannot be shown, and only a contradiction reveals a swapped reply:
@@ -99,6 +102,7 @@ def compare_runs(
         rows=pairing.counts,
         tokens=tokens,
         rewards=rewards,
+        baseline_is_sample=comparability.baseline_is_sample,
         scored=bool(pairing.baseline.scorers and pairing.candidate.scorers),
         epsilon=epsilon,
     )
@@ -121,6 +125,7 @@ def compare_runs(
         lengths=compare_lengths(pairing.frame),
         finish_reasons=compare_finish_reasons(pairing.frame),
         examples=worst_examples(pairing, divergences),
+        baseline_is_sample=comparability.baseline_is_sample,
     )
 
 

@@ -127,7 +127,8 @@ class EquivalenceReport:
     """The verdict of a comparison with all its evidence."""
 
     verdict: Verdict
-    """``different`` when a difference is shown; else the strongest tier that holds, or ``inconclusive``."""
+    """``different`` when a difference is shown; else ``incomplete`` when a run lacks rollouts or has extra ones; else
+    the strongest tier that holds, or ``inconclusive``."""
     reason: str
     """Why the verdict was reached, in words."""
     required: Tier
@@ -162,6 +163,8 @@ class EquivalenceReport:
     """One entry per finish reason, by name. They do not enter the verdict."""
     examples: tuple[Example, ...]
     """The worst rollouts, worst first."""
+    baseline_is_sample: bool = False
+    """True when the baseline was made of fewer questions than the candidate, by the configurations of both."""
 
     def meets(self, require: Tier) -> bool:
         """True when the verdict is ``require`` or a stronger tier."""

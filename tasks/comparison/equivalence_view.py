@@ -16,6 +16,7 @@ _COLOURS = {
     "numerical": "green",
     "statistical": "green",
     "inconclusive": "yellow",
+    "incomplete": "red",
     "different": "red",
 }
 _MOST_EXAMPLES = 3
@@ -62,6 +63,8 @@ def _rows(report: EquivalenceReport) -> Table:
     rows, tokens = report.rows, report.tokens
     counted = [
         ("rollouts, baseline / candidate", f"{rows.baseline} / {rows.candidate}"),
+        ("stated in config.json", f"{_or_dash(rows.baseline_stated)} / {_or_dash(rows.candidate_stated)}"),
+        ("the baseline is a sample of the questions", "yes" if report.baseline_is_sample else "no"),
         ("compared", f"{rows.compared} over {rows.questions_compared} questions"),
         (
             "questions only in baseline / candidate",
@@ -137,6 +140,10 @@ def _side_by_side(example: Example) -> Table:
     table.add_row("reward", str(example.baseline_reward), str(example.candidate_reward))
     table.caption = escape(f"ground truth: {example.ground_truth}")
     return table
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

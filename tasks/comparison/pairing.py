@@ -3,7 +3,7 @@
 A comparison of the rows that both runs have could hide the rows that one run lost, so those are counted too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -16,8 +16,8 @@ from tasks.records import ROLLOUT_KEY
 class RowCounts:
     """Counts the rows of both runs; one row is one rollout.
 
-    A question of one run alone is expected, since a baseline may be a sample. A row of one run alone is lost when both
-    runs have its question. A row that failed, or has no reward, in one run alone is lost too.
+    A question of the candidate alone is expected when the baseline is a sample. A row of one run alone is lost when
+    both runs have its question. A row that failed, or has no reward, in one run alone is lost too.
     """
 
     baseline: int
@@ -50,6 +50,12 @@ class RowCounts:
     """Rows of shared questions that one run has and that cannot be compared."""
     lost_share: float
     """``lost`` as a share (of 1) of all rows of the shared questions."""
+    rows_of_questions_only_in_candidate: int = 0
+    """Rows of the candidate alone whose question the baseline does not have."""
+    baseline_stated: int | None = None
+    """Rows that the baseline was made to have, by its ``config.json``; None when that states none."""
+    candidate_stated: int | None = None
+    """Rows that the candidate was made to have, by its ``config.json``; None when that states none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,11 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
         baseline=baseline,
         candidate=candidate,
         frame=succeeded.with_row_index("pair"),
-        counts=_count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
+        counts=replace(
+            _count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
+            baseline_stated=baseline.stated,
+            candidate_stated=candidate.stated,
+        ),
     )
 
 
@@ -139,4 +149,7 @@ def _count(joined: pl.DataFrame, both: pl.DataFrame, succeeded: pl.DataFrame, *,
         unscored_only_in_candidate=no_score[1] if scored else 0,
         lost=lost,
         lost_share=lost / shared_rows,
+        rows_of_questions_only_in_candidate=joined.filter(pl.col("base_row").is_null())
+        .join(shared_questions, on="example_id", how="anti")
+        .height,
     )

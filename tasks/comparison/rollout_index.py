@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths, shard_indices
 
@@ -40,6 +41,8 @@ class RolloutIndex:
     """The number formats that the rollouts state."""
     scorers: frozenset[str]
     """Name and version of each scorer that made the scores; empty when the run is not scored."""
+    stated: int | None
+    """Rollouts that the run was made to have, by its ``config.json``; None when that states none."""
 
 
 def index_rollouts(paths: RunPaths) -> RolloutIndex:
@@ -71,7 +74,22 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
             f"{paths.root} holds {twice.height} rollouts with a key that occurs twice, such as ({example}). "
             f"({', '.join(ROLLOUT_KEY)}) must be unique: generate the run again"
         )
-    return RolloutIndex(paths=paths, frame=frame, dtypes=frozenset(dtypes), scorers=frozenset(scorers))
+    return RolloutIndex(
+        paths=paths,
+        frame=frame,
+        dtypes=frozenset(dtypes),
+        scorers=frozenset(scorers),
+        stated=stated_count(read_comparable_config(paths.root), "num_rollouts"),
+    )
+
+
+def count_rollouts(run_dir: Path) -> int:
+    """How many rollouts the published shards of a run hold. Raises ConfigError when a shard cannot be read."""
+    paths = RunPaths(root=run_dir)
+    return sum(
+        int(_collect(pl.scan_parquet(paths.rollouts(shard)).select(pl.len())).item())
+        for shard in shard_indices(run_dir / "rollouts")
+    )
 
 
 def scorers_of(run_dir: Path) -> frozenset[str]:

@@ -38,20 +38,28 @@ def decide_verdict(
     rows: RowCounts,
     tokens: TokenComparison,
     rewards: RewardComparison,
+    baseline_is_sample: bool,
     scored: bool,
     epsilon: float,
 ) -> Decision:
     """The verdict, by the rules that tasks.comparison.equivalence lists; ``scored`` says that both runs have scores."""
     real = {kind: tokens.kinds[kind] for kind in REAL_KINDS if tokens.kinds.get(kind)}
-    incomplete = _incomplete(rows)
-    bitwise = _bitwise(tokens, incomplete)
-    numerical = _numerical(tokens, incomplete)
+    not_compared = _not_compared(rows)
+    bitwise = _bitwise(tokens, not_compared)
+    numerical = _numerical(tokens, not_compared)
     statistical, outside = _statistical(rows, rewards, scored=scored, epsilon=epsilon)
     tiers = (bitwise, numerical, statistical)
     if real:
         rows_named = "; ".join(f"{count} rollouts {_WHY[kind]}" for kind, count in real.items())
         contradicted = tuple(TierResult(tier=tier.tier, holds=False, reason=rows_named) for tier in tiers)
         return Decision("different", f"{rows_named}; the worst are listed", contradicted, None)
+    if unpaired := _unpaired(rows, baseline_is_sample=baseline_is_sample):
+        unproven = tuple(
+            TierResult(tier=tier.tier, holds=False, reason=f"{unpaired}. What both have: {tier.reason}")
+            for tier in tiers
+        )
+        advice = "Make both runs whole (the same harvest run resumes), or compare runs over the same questions"
+        return Decision("incomplete", f"{unpaired}. {advice}", unproven, None)
     if bitwise.holds:
         return Decision("bitwise", bitwise.reason, tiers, None)
     if outside:
@@ -80,7 +88,25 @@ def widened(interval: MeanInterval, rows: RowCounts, reward_range: float) -> tup
     return low - hidden, high + hidden
 
 
-def _incomplete(rows: RowCounts) -> str | None:
+def _unpaired(rows: RowCounts, *, baseline_is_sample: bool) -> str | None:
+    """Which rollouts a run lacks or has too many of, in words; None when each run has what it has to have."""
+    extra = rows.rows_only_in_candidate - (rows.rows_of_questions_only_in_candidate if baseline_is_sample else 0)
+    found = [
+        f"the {name} has {count} rollouts, and its config.json states {stated}"
+        for name, count, stated in (
+            ("baseline", rows.baseline, rows.baseline_stated),
+            ("candidate", rows.candidate, rows.candidate_stated),
+        )
+        if stated not in (None, count)
+    ]
+    if rows.rows_only_in_baseline:
+        found.append(f"the candidate lacks {rows.rows_only_in_baseline} of the baseline's {rows.baseline} rollouts")
+    if extra:
+        found.append(f"the baseline lacks {extra} of the candidate's {rows.candidate} rollouts")
+    return "; ".join(found) or None
+
+
+def _not_compared(rows: RowCounts) -> str | None:
     if not rows.compared:
         return "no rollout succeeded in both runs"
     if rows.lost:
@@ -88,9 +114,9 @@ def _incomplete(rows: RowCounts) -> str | None:
     return None
 
 
-def _bitwise(tokens: TokenComparison, incomplete: str | None) -> TierResult:
-    if incomplete:
-        return _tier("bitwise", False, incomplete)
+def _bitwise(tokens: TokenComparison, not_compared: str | None) -> TierResult:
+    if not_compared:
+        return _tier("bitwise", False, not_compared)
     differing = tokens.rollouts - tokens.identical
     if differing:
         return _tier("bitwise", False, f"{differing} of {tokens.rollouts} rollouts have different tokens")
@@ -101,9 +127,9 @@ def _bitwise(tokens: TokenComparison, incomplete: str | None) -> TierResult:
     )
 
 
-def _numerical(tokens: TokenComparison, incomplete: str | None) -> TierResult:
-    if incomplete:
-        return _tier("numerical", False, incomplete)
+def _numerical(tokens: TokenComparison, not_compared: str | None) -> TierResult:
+    if not_compared:
+        return _tier("numerical", False, not_compared)
     unexplained = {kind: count for kind, count in tokens.kinds.items() if kind != "near_tie"}
     if unexplained:
         reason = "; ".join(f"{count} rollouts {_WHY[kind]}" for kind, count in unexplained.items())  # type: ignore[index]

@@ -6,7 +6,7 @@ They stand in a module without imports, so that the options of a command can nam
 from typing import Literal
 
 Tier = Literal["bitwise", "numerical", "statistical"]
-Verdict = Literal["bitwise", "numerical", "statistical", "inconclusive", "different"]
+Verdict = Literal["bitwise", "numerical", "statistical", "inconclusive", "incomplete", "different"]
 TIERS: tuple[Tier, ...] = ("bitwise", "numerical", "statistical")
 """The strongest tier comes first. A tier meets a requirement for itself and for every later tier."""
 

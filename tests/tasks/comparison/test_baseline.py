@@ -68,6 +68,29 @@ def test_an_incomparable_baseline_is_refused_before_generation(
             check("made", plan)
 
 
+@pytest.mark.parametrize(
+    ("questions", "rollouts", "refusal"),
+    [
+        pytest.param(4, 64, None, id="as many"),
+        pytest.param(3, 64, None, id="a sample"),
+        pytest.param(8, 64, "has 8 questions, and the run .* would have 4", id="more questions"),
+        pytest.param(4, 128, "has 64 rollouts, and its config.json states 128", id="lacks rollouts"),
+    ],
+)
+def test_a_baseline_that_would_leave_the_comparison_incomplete_is_refused(
+    tmp_path: Path, questions: int, rollouts: int, refusal: str | None
+) -> None:
+    plan = planned(tmp_path)
+    made = write_run(tmp_path / "runs" / "made", with_scores=False)
+    config = {"comparable": plan.comparable, "num_questions": questions, "num_rollouts": rollouts}
+    publish_json({"run_id": "made", **config}, made.config)
+    if refusal is None:
+        check_baseline("made", plan)
+        return
+    with pytest.raises(ConfigError, match=refusal):
+        check_baseline("made", plan)
+
+
 def test_a_baseline_at_a_url_is_downloaded_and_verified_once(tmp_path: Path, bucket: Bucket) -> None:
     made = write_run(tmp_path / "made")
     url = upload_run(made.root, bucket.url).url

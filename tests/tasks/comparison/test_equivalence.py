@@ -14,7 +14,7 @@ from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, NotEquivalent
-from tasks.files import publish_parquet
+from tasks.files import publish_json, publish_parquet
 from tasks.records import RunPaths
 from tests.support.synthetic import write_run
 from tests.support.toy_model import edit, write_toy_run
@@ -226,20 +226,133 @@ def test_a_reward_shift_overrides_near_ties(tmp_path: Path) -> None:
     assert not report.meets("statistical")
 
 
+def keep(run: RunPaths, condition: pl.Expr, *shards: int) -> None:
+    """Keep the rollouts for which ``condition`` holds, in these shards."""
+    for shard in shards:
+        publish_parquet(pl.read_parquet(run.rollouts(shard)).filter(condition), run.rollouts(shard))
+
+
+def lose_shard(run: RunPaths) -> None:
+    run.rollouts(1).unlink()
+    run.scores(1).unlink()
+
+
+def add_shard(run: RunPaths) -> None:
+    frame = pl.read_parquet(run.rollouts(1))
+    renamed = [pl.format("{} again", name).alias(name) for name in ("rollout_id", "example_id")]
+    publish_parquet(frame.with_columns(renamed), run.rollouts(2))
+
+
+FIRST_ARM = pl.col("arm_id") == pl.col("arm_id").first()
+FIRST_QUESTION = pl.col("example_id") == pl.col("example_id").first()
+OF_CONFIG = "rollouts, and its config.json states 64"
+
+
+@pytest.mark.parametrize(
+    ("change_baseline", "change_candidate", "why"),
+    [
+        pytest.param(
+            None,
+            lambda run: keep(run, pl.int_range(pl.len()) > 0, 0),
+            ["the candidate has 63 " + OF_CONFIG, "the candidate lacks 1 of the baseline's 64 rollouts"],
+            id="lacks a rollout",
+        ),
+        pytest.param(
+            None, lambda run: keep(run, ~FIRST_QUESTION, 0), ["the candidate lacks 8 of"], id="lacks a question"
+        ),
+        pytest.param(
+            None,
+            lose_shard,
+            ["the candidate has 32 " + OF_CONFIG, "the candidate lacks 32 of the baseline's 64"],
+            id="lacks a shard",
+        ),
+        pytest.param(None, lambda run: keep(run, ~FIRST_ARM, 0, 1), ["the candidate lacks 8 of"], id="lacks an arm"),
+        pytest.param(
+            None,
+            add_shard,
+            ["the candidate has 96 " + OF_CONFIG, "the baseline lacks 32 of the candidate's 96"],
+            id="has extra rollouts",
+        ),
+        pytest.param(
+            lose_shard,
+            None,
+            ["the baseline has 32 " + OF_CONFIG, "the baseline lacks 32 of the candidate's 64"],
+            id="the baseline lacks a shard",
+        ),
+        pytest.param(
+            lose_shard,
+            lose_shard,
+            ["the baseline has 32 " + OF_CONFIG, "the candidate has 32 " + OF_CONFIG],
+            id="both lack the same shard",
+        ),
+    ],
+)
+def test_rows_of_one_run_alone_are_incomplete(
+    tmp_path: Path,
+    change_baseline: Callable[[RunPaths], None] | None,
+    change_candidate: Callable[[RunPaths], None] | None,
+    why: list[str],
+) -> None:
+    baseline, candidate = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    for run, change in ((baseline, change_baseline), (candidate, change_candidate)):
+        if change:
+            change(run)
+    report = compared(baseline, candidate)
+    assert report.verdict == "incomplete"
+    assert [part for part in why if part not in report.reason] == []
+    assert not any(tier.holds for tier in report.tiers)
+
+
+def test_runs_over_other_questions_are_incomplete(tmp_path: Path) -> None:
+    small, large = (write_run(tmp_path / f"{shards}", shards=shards) for shards in (1, 2))
+    report = compared(large, small)
+    assert (report.verdict, report.baseline_is_sample) == ("incomplete", False)
+    assert "the candidate lacks 32 of the baseline's 64 rollouts" in report.reason
+
+
+def test_a_stated_sample_stands_for_its_questions(tmp_path: Path) -> None:
+    sample, whole = (write_run(tmp_path / f"{shards}", shards=shards) for shards in (1, 2))
+    report = compared(sample, whole, require="bitwise")
+    assert (report.verdict, report.baseline_is_sample) == ("bitwise", True)
+    assert (report.rows.rows_only_in_candidate, report.rows.rows_of_questions_only_in_candidate) == (32, 32)
+    # of the questions of the sample, and of those that it lacks, the candidate must have every rollout
+    for shard, why in (
+        (0, "the candidate lacks 4 of the baseline's 32"),
+        (1, "the candidate has 60 rollouts, and its"),
+    ):
+        part = write_run(tmp_path / f"without {shard}", shards=2)
+        keep(part, ~FIRST_ARM, shard)
+        assert compared(sample, part).verdict == "incomplete"
+        assert why in compared(sample, part).reason
+    keep(sample, ~FIRST_ARM, 0)
+    report = compared(sample, whole)
+    assert report.verdict == "incomplete"
+    assert "the baseline has 28 rollouts, and its config.json states 32" in report.reason
+    assert "the baseline lacks 4 of the candidate's 64 rollouts" in report.reason
+
+
+def test_a_run_that_states_no_number_is_compared_with_the_other_one(tmp_path: Path) -> None:
+    baseline, candidate = write_run(tmp_path / "a"), write_run(tmp_path / "b")
+    for run in (baseline, candidate):
+        config = json.loads(run.config.read_text())
+        publish_json({"run_id": run.run_id, "comparable": config["comparable"]}, run.config)
+    assert compared(baseline, candidate).verdict == "bitwise"
+    lose_shard(candidate)
+    assert compared(baseline, candidate).verdict == "incomplete"
+
+
 def test_lost_rows_are_counted_and_weaken_the_verdict(tmp_path: Path) -> None:
     baseline, candidate = (
         write_run(tmp_path / name, shards=1, questions_per_shard=400, tokens=4, accuracy=1.0) for name in ("a", "b")
     )
     assert compared(baseline, candidate).verdict == "bitwise"
-    whole = pl.read_parquet(candidate.rollouts(0))
-    publish_parquet(whole[8:], candidate.rollouts(0))
-    assert compared(baseline, candidate).verdict == "bitwise", "a question of one run alone is not lost"
-    publish_parquet(whole[16:].vstack(whole[:14]), candidate.rollouts(0))
+    row = pl.int_range(pl.len())
+    edit(candidate.rollouts(0), pl.when(row < 2).then(pl.lit("too long")).alias("error"))
     report = compared(baseline, candidate)
     assert report.verdict == "statistical"
-    assert (report.rows.lost, report.rows.rows_only_in_baseline) == (2, 2)
+    assert (report.rows.lost, report.rows.failed_only_in_candidate) == (2, 2)
     assert "2 rollouts of shared questions are missing" in report.tiers[0].reason
-    publish_parquet(whole.filter(pl.int_range(pl.len()) % 8 != 0), candidate.rollouts(0))
+    edit(candidate.rollouts(0), pl.when(row % 8 == 0).then(pl.lit("too long")).alias("error"))
     report = compared(baseline, candidate)
     assert report.verdict == "inconclusive"
     assert report.rows.lost_share == 1 / 8
@@ -289,6 +402,7 @@ def test_a_small_floor_makes_no_rounding_a_real_difference(tmp_path: Path) -> No
         ("numerical", ["numerical", "statistical"]),
         ("statistical", ["statistical"]),
         ("inconclusive", []),
+        ("incomplete", []),
         ("different", []),
     ],
 )

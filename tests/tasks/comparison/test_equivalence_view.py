@@ -30,6 +30,15 @@ def test_the_verdict_comes_first_and_the_worst_rollouts_are_shown(tmp_path: Path
     assert text.count("shifted at token") == 3
 
 
+def test_what_a_run_lacks_is_shown(tmp_path: Path) -> None:
+    baseline, candidate = (write_toy_run(tmp_path / name) for name in ("before", "after"))
+    candidate.rollouts(1).unlink()
+    text = shown(baseline.root, candidate.root)
+    assert text.index("incomplete  (statistical was required: not met)") < text.index("Tiers")
+    for cells in (("rollouts, baseline / candidate", "48 / 24"), ("stated in config.json", "48 / 48")):
+        assert [line for line in text.splitlines() if all(cell in line for cell in cells)], cells
+
+
 def test_a_run_against_itself(tmp_path: Path) -> None:
     run = write_toy_run(tmp_path / "run").root
     text = shown(run, run)
