@@ -5,6 +5,7 @@ longer than all of preflight. It encodes questions and arms with the model's voc
 the chat template puts around them.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,10 +85,16 @@ def estimate_prompts(run: RunPlan) -> PromptLengths | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
 
+    @functools.cache
+    def encode_text(text: str) -> list[int]:
+        # unlike encode, encode_batch lets other threads run meanwhile: one of them ends a process that gets a signal
+        encoded: list[int] = tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
+        return encoded
+
     def encode(messages: list[Message], template_kwargs: Mapping[str, Any]) -> list[int]:
         ids: list[int] = []
         for message in messages:
-            ids += tokenizer.encode(message["content"], add_special_tokens=False).ids
+            ids += encode_text(message["content"])
             ids += [0] * (0 if message["role"] == TEXT else MARKUP_TOKENS)
         return ids
 

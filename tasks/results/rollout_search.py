@@ -75,9 +75,13 @@ def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, An
 
 def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
     """Return the number of rollouts that pass."""
-    shards = shard_indices(run_dir / "rollouts")
-    scans = [_scan(RunPaths(root=run_dir), shard).filter(wanted.condition).select(pl.len()) for shard in shards]
-    return sum(int(counted.item()) for counted in pl.collect_all(scans))
+    paths = RunPaths(root=run_dir)
+    # one after the other: Polars starts a thread for each file of a collection, and warns of a deadlock at 512
+    counts = (
+        _scan(paths, shard).filter(wanted.condition).select(pl.len()).collect().item()
+        for shard in shard_indices(run_dir / "rollouts")
+    )
+    return sum(map(int, counts))
 
 
 def check_names(run_dir: Path, wanted: RolloutFilter) -> None:

@@ -27,6 +27,18 @@ while True:
     except KeyboardInterrupt:
         pass
 """
+KEEPS_THE_INTERPRETER = """
+import ctypes, signal, sys
+from flows.server.interruption import Interruption
+Interruption("the last words", limit_s=float(sys.argv[1]))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: None)
+mutex = ctypes.create_string_buffer(64)
+lock = ctypes.PyDLL(None).pthread_mutex_lock
+lock(mutex)
+print("ready", flush=True)
+lock(mutex)  # waits for itself, and no other thread runs
+"""
 BECOMES_ANOTHER_ERROR = """
 import os, signal
 from flows.server.interruption import Interruption
@@ -76,6 +88,22 @@ def test_a_process_that_loses_an_interrupt_is_ended(number: int, loser: str) -> 
     process.send_signal(number)
     _, told = read_to_end(process)
     assert (process.returncode, told) == (INTERRUPTED, "the last words\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_whose_threads_do_not_run_is_ended(number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KEEPS_THE_INTERPRETER, str(SHORT_SECONDS)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, told = read_to_end(process)
+    assert (process.returncode, told) == (-signal.SIGKILL, "the last words\n")
 
 
 def test_a_command_knows_of_an_interrupt_that_became_another_error() -> None:

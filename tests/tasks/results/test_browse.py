@@ -1,6 +1,7 @@
 """Rollouts are found and shown, runs listed and compared."""
 
 import json
+import os
 from pathlib import Path
 
 import polars as pl
@@ -52,6 +53,16 @@ def test_filters(wanted: RolloutFilter, condition: pl.Expr, run: RunPaths) -> No
     found = [rollout["rollout_id"] for rollout in find_rollouts(run.root, wanted)]
     assert found == expected["rollout_id"].to_list() != []
     assert count_rollouts(run.root, wanted) == len(found)
+
+
+def test_a_run_of_many_shards_is_counted_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    run = write_run(tmp_path / "run", shards=1, questions_per_shard=1, arms=1, tokens=1)
+    shards = 600
+    for index in range(1, shards):
+        os.link(run.rollouts(0), run.rollouts(index))
+        os.link(run.scores(0), run.scores(index))
+    assert count_rollouts(run.root, RolloutFilter()) == shards
+    assert not list(recwarn)
 
 
 @pytest.mark.parametrize(
