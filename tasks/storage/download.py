@@ -12,7 +12,7 @@ from tasks.errors import ConfigError, UploadError
 from tasks.files import atomic_path, publish_json, remove_stale_temporaries, sha256_file, try_read_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import MANIFEST, ManifestFile
+from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile, published_files
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.verify import trusted_manifest
 
@@ -41,9 +41,9 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     transfer = transfer or TransferSettings()
     store = open_store(url, transfer)
     manifest, body = trusted_manifest(store)
-    target = directory / _directory_name(manifest.run_id)
+    target = directory / manifest.run_id
     wanted = [file for file in manifest.files if not _is_here(target, file)]
-    _refuse_other_run(target, store.url, wanted)
+    _refuse_other_run(target, store.url, manifest, wanted)
     publish_json(asdict(_Source(url=store.url)), target / _SOURCE)
     remove_stale_temporaries(target)
     if wanted:
@@ -63,21 +63,19 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     return target
 
 
-def _directory_name(run_id: str) -> str:
-    if not run_id or run_id in (".", "..") or "/" in run_id or "\\" in run_id:
-        raise UploadError(f"the manifest's run_id {run_id!r} is no directory name. Upload the run again")
-    return run_id
-
-
 def _is_here(target: Path, file: ManifestFile) -> bool:
     path = target / file.path
     return path.is_file() and path.stat().st_size == file.bytes and sha256_file(path) == file.sha256
 
 
-def _refuse_other_run(target: Path, url: str, wanted: list[ManifestFile]) -> None:
+def _refuse_other_run(target: Path, url: str, manifest: Manifest, wanted: list[ManifestFile]) -> None:
+    for folder in {(target / name).parent for name in (_SOURCE, *(file.path for file in manifest.files))}:
+        if not folder.resolve().is_relative_to(target.resolve()):
+            raise ConfigError(f"{folder} is a link out of {target}. Choose another directory")
     if try_read_record(target / _SOURCE, _Source) == _Source(url=url):
         return
-    clashes = [file.path for file in wanted if (target / file.path).exists()]
+    others = {*published_files(target)} - {file.path for file in manifest.files}
+    clashes = sorted([*(file.path for file in wanted if (target / file.path).exists()), *others])
     if clashes:
         raise ConfigError(
             f"{target} is not a download of {url}, and its {clashes[0]} differs. Choose another directory"

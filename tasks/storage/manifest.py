@@ -1,11 +1,13 @@
 """The manifest of a run: every published file with its rows, size and sha256."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tasks.errors import ConfigError, StorageError
 from tasks.files import parse_record, publish_json, sha256_file, try_read_record
+from tasks.plain_text import one_line
 from tasks.records import RunPaths, shard_indices
 
 MANIFEST = "manifest.json"
@@ -21,6 +23,11 @@ _SINGLE_FILES = (
     "telemetry.parquet",
     "README.md",
 )
+_SHARD = re.compile(rf"(?:{'|'.join(SHARD_FOLDERS)})/shard-[A-Za-z0-9_.-]{{1,100}}\.parquet")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 2**63 - 1
+_LONGEST_NAME = 255
+"""In bytes, as in most filesystems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +141,33 @@ def write_manifest(run_dir: Path, *, sha256_of: Callable[[Path], str] = sha256_f
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Return the manifest in ``data``. Raises ValueError when it is none, or names a path outside the run."""
+    """Return the manifest in ``data``. Raises ValueError when it is none, or is not of the files that a run publishes.
+
+    The names in it become paths on this machine, and others may have written it.
+    """
     manifest = parse_record(data, Manifest)
+    if not _is_directory_name(manifest.run_id):
+        raise ValueError(f"its run_id {one_line(manifest.run_id, 80)!r} is no directory name")
+    listed = set()
     for file in manifest.files:
-        parts = PurePosixPath(file.path).parts
-        if not parts or file.path.startswith("/") or ".." in parts or "\\" in file.path:
-            raise ValueError(f"it names {file.path!r}, which is outside the run")
+        name = one_line(file.path, 80)
+        if file.path not in _SINGLE_FILES and not _SHARD.fullmatch(file.path):
+            raise ValueError(f"it names {name!r}, which is no file that a run publishes")
+        if file.path in listed:
+            raise ValueError(f"it names {name!r} twice")
+        if not 0 <= file.bytes <= _MOST_BYTES or not 0 <= (file.rows or 0) <= _MOST_BYTES:
+            raise ValueError(f"the size of {name} is no number of bytes or rows")
+        if not _SHA256.fullmatch(file.sha256):
+            raise ValueError(f"the sha256 of {name} is {one_line(file.sha256, 80)!r}")
+        listed.add(file.path)
+    if CONFIG not in listed:
+        raise ValueError(f"it does not name {CONFIG}")
     return manifest
+
+
+def _is_directory_name(name: str) -> bool:
+    is_plain = one_line(name, len(name)) == name
+    return is_plain and name not in ("", ".", "..") and not {*"/\\"} & {*name} and len(name.encode()) <= _LONGEST_NAME
 
 
 def _manifest_file(name: str, path: Path, sha256_of: Callable[[Path], str]) -> ManifestFile:

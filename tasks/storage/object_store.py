@@ -164,6 +164,8 @@ class ObjectStore:
 
     def _get(self, key: str, span: tuple[int, int] | None) -> bytes:
         start, end = span or (None, None)
+        if "file" in protocols(self._fs) and not Path(self._path(key)).is_file():
+            raise FileNotFoundError(key)  # a pipe or a device may have no end
         return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
 
     def _head_written(self, key: str) -> StoredObject:

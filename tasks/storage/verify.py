@@ -19,6 +19,9 @@ from tasks.storage.manifest import (
 )
 from tasks.storage.object_store import ObjectStore
 
+MOST_MANIFEST_BYTES = 2**28
+"""A manifest of a million files is smaller. A larger one is not read into memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
@@ -71,14 +74,14 @@ def verify_upload(url: str, transfer: TransferSettings | None = None) -> VerifyR
 
 def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
     """Return the manifest whose hash is in ``_SUCCESS``, and its bytes. Raises UploadError when there is none."""
-    success = store.read(SUCCESS)
+    success = _read(store, SUCCESS)
     if success is None:
         runs = sorted(
             key.split("/")[0] for key in store.listing() if key.count("/") == 1 and key.endswith(f"/{SUCCESS}")
         )
         hint = f"It holds the runs {', '.join(runs)}: add one to the URL" if runs else "The upload is not complete"
         raise UploadError(f"{store.url} has no {SUCCESS}. {hint}")
-    body = store.read(MANIFEST)
+    body = _read(store, MANIFEST)
     if body is None:
         raise UploadError(f"{store.url} has {SUCCESS} but no {MANIFEST}. Upload the run again")
     try:
@@ -87,6 +90,15 @@ def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
         return parse_manifest(body), body
     except ValueError as error:
         raise UploadError(f"{SUCCESS} or {MANIFEST} at {store.url} is damaged: {error}. Upload the run again") from None
+
+
+def _read(store: ObjectStore, key: str) -> bytes | None:
+    stored = store.head(key)
+    if stored is None:
+        return None
+    if stored.size > MOST_MANIFEST_BYTES:
+        raise UploadError(f"{key} at {store.url} has {stored.size:,} bytes; at most {MOST_MANIFEST_BYTES:,} are read")
+    return b"".join(store.read_chunks(key, stored.size))
 
 
 def _problem(store: ObjectStore, file: ManifestFile) -> str | None:
