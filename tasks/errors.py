@@ -18,7 +18,7 @@ DamagedFile         1    a file of a run cannot be read; the message names the f
 UploadError         1    the destination does not hold the files that were sent; ``_SUCCESS`` was not written; after
                          an outage the task is tried again, for minutes
 NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
-NotEquivalent       3    the outputs differ from the baseline's by more than was required
+NotEquivalent       3    the outputs differ from the baseline's by more than was required, or a run lacks rollouts
 =================  ====  ==============================================================================
 
 A single bad question (empty, or too long for the context) is not an error of the run: its rollouts become

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from profiles.schema import EngineSettings
-from tasks.errors import ConfigError
 from tasks.generation.partial_completion import Array
+from tasks.user_code import user_code
 
 _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
 """``module:Class`` by backend name. It is imported on demand, because that module imports this one."""
@@ -100,10 +100,6 @@ class Engine(Protocol):
 def load_engine_class(backend: str) -> type[Engine]:
     """Return the engine class called ``backend``: "vllm" or ``module:Class``. Raises ConfigError."""
     module, _, name = _BUILT_IN.get(backend, backend).partition(":")
-    try:
+    with user_code(lambda what: f"engine backend {backend!r} cannot be loaded ({what}). Give vllm, or module:Class"):
         loaded: type[Engine] = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"engine backend {backend!r} cannot be loaded: {error}. Give vllm, or module:Class"
-        ) from error
     return loaded

@@ -75,7 +75,11 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     job: ReferenceJob = pickle.load(sys.stdin.buffer)
-    run_loop(job)
+    try:
+        run_loop(job)
+    except SystemExit as error:
+        # code 0 would look like the end of the work
+        raise RuntimeError(f"the engine called sys.exit({error.code})") from error
     sys.stdout.flush()
     sys.stderr.flush()
     # no engine shutdown, as in a replica: it can wait for ever, and the exit frees the memory. An engine core in its

@@ -35,6 +35,7 @@ from tasks.generation.rollout_frame import EngineFacts
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants
+from tasks.user_code import in_words, text_of
 
 HEARTBEAT_SECONDS = 0.5
 LOW_WORK_HEARTBEAT_SECONDS = 0.05
@@ -80,7 +81,9 @@ def _failed(error: BaseException, *, starting: bool) -> Failed:
         kind = "config"
     elif isinstance(error, StorageError):
         kind = "storage"
-    return Failed(kind=kind, message=str(error), text=text[-MAX_TRACEBACK_CHARS:], starting=starting)
+    # the text of a SystemExit is its code alone
+    message = text_of(error) if isinstance(error, Exception) else in_words(error)
+    return Failed(kind=kind, message=message, text=text[-MAX_TRACEBACK_CHARS:], starting=starting)
 
 
 class Replica:

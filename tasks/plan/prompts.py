@@ -1,5 +1,6 @@
 """Make prompts: apply a run's prompt settings to its arms, encode questions under arms, and decode completions."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from profiles.load import explain
 from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.plan.run_config import RunConfig
+from tasks.user_code import user_code
 
 Message = dict[str, str]
 
@@ -118,7 +120,11 @@ class ChatTokenizer:
     def __init__(self, model_path: Path, *, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+        def refusal(what: str) -> str:
+            return f"the code of the model {model_path} made no tokenizer ({what}). Correct it, or use another model"
+
+        with user_code(refusal) if trust_remote_code else contextlib.nullcontext():
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
         self._path = model_path
 
     def encode(self, messages: list[Message], template_kwargs: Mapping[str, Any] | None = None) -> list[int]:

@@ -18,7 +18,9 @@ from typing import Any
 import polars as pl
 
 from tasks.errors import ConfigError
+from tasks.plain_text import shortened
 from tasks.scoring.score import Score, scorer_output
+from tasks.user_code import user_code
 
 ScoreFunction = Callable[[str, str, str | None], Score | float]
 
@@ -45,25 +47,30 @@ class CustomScorer:
             )
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        try:
+        with user_code(
+            lambda what: (
+                f"scorer {path!r}: module {module_name!r} cannot be imported ({what}). Install it, or run from the "
+                "folder that holds it"
+            )
+        ):
             module = importlib.import_module(module_name)
-        except Exception as error:
-            raise ConfigError(
-                f"scorer {path!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error}). "
-                "Install it, or run from the folder that holds it"
-            ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            found = "is not callable" if hasattr(module, function_name) else "does not exist"
-            raise ConfigError(f"scorer {path!r}: {function_name!r} {found} in {module.__file__}. Name a function there")
-        try:
-            inspect.signature(function).bind("completion", "ground_truth", "stop")
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"scorer {path!r} cannot be called with (completion, ground_truth, finish_reason): {error}. Give it "
+        with user_code(lambda what: f"scorer {path!r}: {function_name!r} cannot be read ({what}). Name a function"):
+            function = getattr(module, function_name, _ABSENT)
+            is_callable = callable(function)
+        if not is_callable:
+            found = "does not exist" if function is _ABSENT else "is not callable"
+            place = getattr(module, "__file__", None) or module_name
+            raise ConfigError(f"scorer {path!r}: {function_name!r} {found} in {place}. Name a function there")
+        with user_code(
+            lambda what: (
+                f"scorer {path!r} cannot be called with (completion, ground_truth, finish_reason): {what}. Give it "
                 "these three parameters"
-            ) from error
-        return cls(name=path, version=_version(module), function=function)
+            )
+        ):
+            inspect.signature(function).bind("completion", "ground_truth", "stop")
+        with user_code(lambda what: f"scorer {path!r} has no version ({what}). Declare SCORER_VERSION in its module"):
+            version = _version(module)
+        return cls(name=path, version=version, function=function)
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
         """SCORER_OUTPUT for ``rows``, in order.
@@ -73,23 +80,46 @@ class CustomScorer:
         return scorer_output([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
 
     def _score(self, completion: str, ground_truth: str, finish_reason: str | None) -> Score:
-        try:
-            result: Any = self.function(completion, ground_truth, finish_reason)
-        except Exception as error:
-            raise ConfigError(
+        with user_code(
+            lambda what: (
                 f"scorer {self.name!r} failed on ground truth {ground_truth!r} and completion "
-                f"{completion[-200:]!r} ({type(error).__name__}: {error}). Fix it, then score again"
-            ) from error
-        if isinstance(result, Score) and not math.isinf(result.reward):
-            return result
-        if isinstance(result, (bool, int, float)) and (math.isfinite(result) or math.isnan(result)):
-            return Score(reward=float(result), extracted_answer=None, method="custom", correct_flexible=result == 1)
-        raise ConfigError(
-            f"scorer {self.name!r} returned {result!r}; return a finite number, or a tasks.scoring.score.Score with one"
-        )
+                f"{completion[-200:]!r} ({what}). Fix it, then score again"
+            )
+        ):
+            result: Any = self.function(completion, ground_truth, finish_reason)
+            # reading the result may run code of its class
+            score = _as_score(result)
+            returned = "" if score else repr(result)
+        if score is None:
+            raise ConfigError(
+                f"scorer {self.name!r} returned {shortened(returned, 200)}; return a finite number, or a "
+                "tasks.scoring.score.Score with one"
+            )
+        return score
 
 
 _ARGUMENTS = ("completion", "ground_truth", "finish_reason")
+_ABSENT: Any = object()
+
+
+def _as_score(result: Any) -> Score | None:
+    """``result`` as a score of plain values; None when it is neither a score nor a number, or is infinite."""
+    if isinstance(result, Score):
+        reward, answer = float(result.reward), result.extracted_answer
+        return (
+            None
+            if math.isinf(reward)
+            else Score(
+                reward=reward,
+                extracted_answer=None if answer is None else str(answer),
+                method=str(result.method),
+                correct_flexible=bool(result.correct_flexible),
+            )
+        )
+    if isinstance(result, (bool, int, float)) and not math.isinf(result):
+        reward = float(result)
+        return Score(reward=reward, extracted_answer=None, method="custom", correct_flexible=reward == 1)
+    return None
 
 
 def _version(module: Any) -> str:

@@ -24,6 +24,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "twice.toml").write_text(arm * 2)
     (tmp_path / "typo.toml").write_text('name = "typo"\n[engine]\nmax_sequences = 3\n')
     (tmp_path / "retired.toml").write_text('name = "retired"\n[engine]\nswap_space = 4\n')
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit()\n")
     return tmp_path
 
 
@@ -39,6 +40,7 @@ def files(tmp_path: Path) -> Path:
         (["--profile", "typo.toml"], "unknown key engine.max_sequences"),
         (["--profile", "retired.toml"], "swap_space is no longer an engine argument"),
         (["--scorer", "nope"], "scorer 'nope' is not known"),
+        (["--scorer", "ends:score"], "scorer 'ends:score': module 'ends' cannot be imported (SystemExit)"),
         (["--baseline", "nope"], "run 'nope' is neither a run directory nor a run id"),
         (["--max-tokens", "4096"], "max_tokens is 4096"),
         (["--temperature", "warm"], "invalid float value: 'warm'"),

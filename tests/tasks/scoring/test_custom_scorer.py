@@ -59,6 +59,55 @@ def test_a_bad_path_says_what_is_wrong(path: str, message: str) -> None:
         load_scorer(path)
 
 
+BROKEN = {
+    "at import": "import sys\nsys.exit()\n",
+    "at import, without a text": (
+        "class Silent(BaseException):\n    def __str__(self):\n        raise ValueError\nraise Silent()\n"
+    ),
+    "at lookup": "import sys\ndef __getattr__(name):\n    sys.exit(0)\n",
+    "at its signature": (
+        "class Score:\n    @property\n    def __signature__(self):\n        raise SystemExit(3)\n"
+        "    def __call__(self, *arguments):\n        return 1\nscore = Score()\n"
+    ),
+    "at its version": (
+        "class Version:\n    def __str__(self):\n        raise SystemExit(3)\n"
+        "SCORER_VERSION = Version()\ndef score(*arguments):\n    return 1\n"
+    ),
+    "at a call": "import sys\ndef score(*arguments):\n    sys.exit(3)\n",
+    "at a call, as an interrupt": "def score(*arguments):\n    raise KeyboardInterrupt\n",
+    "at a call, as an error of ours": (
+        "from tasks.errors import NotEquivalent\ndef score(*arguments):\n    raise NotEquivalent('no')\n"
+    ),
+    "at a call, by recursion": "def score(*arguments):\n    return score(*arguments)\n",
+    "by its result": (
+        "class Odd(float):\n    def __float__(self):\n        raise SystemExit(3)\n"
+        "def score(*arguments):\n    return Odd(1)\n"
+    ),
+    "by its result's text": (
+        "class Odd:\n    def __repr__(self):\n        raise SystemExit(3)\ndef score(*arguments):\n    return Odd()\n"
+    ),
+    "by an endless number": "def score(*arguments):\n    return 10 ** 400\n",
+}
+
+
+@pytest.mark.parametrize("source", BROKEN.values(), ids=BROKEN)
+def test_a_scorer_that_ends_is_an_error_that_names_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # a module is imported once per process, so each case has a name of its own
+    module = f"broken_{list(BROKEN).index(request.node.callspec.id)}"
+    Path(f"{module}.py").write_text(source)
+    with pytest.raises(ConfigError, match=f"scorer '{module}:score'"):
+        score_frame(ROWS, load_scorer(f"{module}:score"))
+
+
+@pytest.mark.parametrize("path", ["..:score", "a..b:score", "builtins:nothing", "operator:length_hint", "tests:score"])
+def test_an_odd_path_is_an_error_that_names_it(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"scorer '{path}'"):
+        load_scorer(path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("failing", "KeyError"), ("text", "returned 'right'"), ("infinite", "returned Score.reward=inf")],

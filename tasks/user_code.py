@@ -1,0 +1,76 @@
+"""Runs code of the user, such as a scorer, so that whatever it raises is one error of ours, which names it."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from tasks.errors import ConfigError
+from tasks.plain_text import one_line
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+"""Signals whose handlers raise: Ctrl-C, the end of a flow, a time limit."""
+_MAX_CHARACTERS = 500
+
+
+@contextlib.contextmanager
+def user_code(message: Callable[[str], str]) -> Iterator[None]:
+    """Raise ConfigError for every exception of the block, also for those that are no ``Exception``, as of ``sys.exit``.
+
+    ``message`` makes the error's text of what was raised, in words. What the handler of a signal raises meanwhile
+    passes through unchanged.
+    """
+    with _handled_signals() as handled:
+        try:
+            yield
+        except BaseException as error:
+            if handled:
+                raise
+            raise ConfigError(message(in_words(error))) from error
+
+
+def in_words(error: BaseException) -> str:
+    """The error's type and text, on one line."""
+    text = one_line(text_of(error), _MAX_CHARACTERS)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """The error's text, which the user's code may make and may fail to make."""
+    try:
+        return str(error)
+    except BaseException as another:
+        return f"its text cannot be read, which raised {type(another).__name__}"
+
+
+@contextlib.contextmanager
+def _handled_signals() -> Iterator[list[int]]:
+    """Yield a list to which each signal is added that is handled in the block.
+
+    A KeyboardInterrupt of Ctrl-C looks like one that code raises by itself. Python handles signals in the main thread
+    alone, so in another thread the list stays empty.
+    """
+    handled: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield handled
+        return
+
+    def noting(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], object]:
+        def handle(number: int, frame: FrameType | None) -> object:
+            handled.append(number)
+            return handler(number, frame)
+
+        return handle
+
+    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    noted = {number: noting(handler) for number, handler in handlers.items()}
+    for number, handler in noted.items():
+        signal.signal(number, handler)
+    try:
+        yield handled
+    finally:
+        for number, handler in handlers.items():
+            # the handler of a signal that came may have set another one
+            if number not in handled or signal.getsignal(number) is noted[number]:
+                signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""Whatever code of the user raises is one error; what a signal raises is not the code's."""
+
+import signal
+import threading
+
+import pytest
+
+from tasks.errors import ConfigError, NotEquivalent
+from tasks.user_code import user_code
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no text")
+
+
+def endless() -> None:
+    endless()
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+RAISED = [
+    pytest.param(lambda: fail(ValueError("bad\nvalue")), "ValueError: bad⏎value", id="an exception"),
+    pytest.param(lambda: fail(SystemExit()), "SystemExit", id="exit without a code"),
+    pytest.param(lambda: fail(SystemExit(0)), "SystemExit: 0", id="exit as if it were done"),
+    pytest.param(lambda: fail(KeyboardInterrupt()), "KeyboardInterrupt", id="its own interrupt"),
+    pytest.param(lambda: fail(GeneratorExit()), "GeneratorExit", id="the end of a generator"),
+    pytest.param(lambda: fail(StopIteration(1)), "StopIteration: 1", id="the end of an iterator"),
+    pytest.param(lambda: fail(NotEquivalent("not ours")), "NotEquivalent: not ours", id="an error of ours"),
+    pytest.param(
+        lambda: fail(Unreadable()), "Unreadable: its text cannot be read, which raised SystemExit", id="no text"
+    ),
+    pytest.param(endless, "RecursionError: maximum recursion depth exceeded", id="recursion"),
+]
+
+
+@pytest.mark.parametrize(("call", "told"), RAISED)
+@pytest.mark.parametrize("in_thread", [False, True], ids=["main thread", "another thread"])
+def test_whatever_is_raised_is_named(call: object, told: str, in_thread: bool) -> None:
+    assert callable(call)
+    raised: list[ConfigError] = []
+
+    def run() -> None:
+        with pytest.raises(ConfigError) as info, user_code(lambda what: f"the scorer failed ({what}"):
+            call()
+        raised.append(info.value)
+
+    if in_thread:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    else:
+        run()
+    assert str(raised[0]).startswith(f"the scorer failed ({told}")
+
+
+def test_an_interrupt_of_a_signal_passes_through() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), user_code(lambda what: what):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_another_handler_raises_passes_through() -> None:
+    def end(number: int, frame: object) -> None:
+        raise TimeoutError("the time is up")
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        with pytest.raises(TimeoutError, match="the time is up"), user_code(lambda what: what):
+            signal.raise_signal(signal.SIGALRM)
+        with user_code(lambda what: what):
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGALRM) is not signal.SIG_IGN, "the code's own handler does not stay"
+    finally:
+        signal.signal(signal.SIGALRM, before)
