@@ -1,9 +1,9 @@
 """A process that ends its parent some seconds after a signal, if the parent has not ended by itself.
 
 A thread of the parent cannot always do that: it does not run while a library keeps the interpreter's lock, as a
-tokenizer does for seconds. This file is run as a script, ``deadline.py SECONDS LAST_WORDS``, and imports nothing of
-ours, so it starts in 20 ms. Its standard input is a socket to which the parent's interpreter writes the number of each
-signal.
+tokenizer does for seconds. This file is run as a script, ``deadline.py PARENT SECONDS LAST_WORDS``, and imports nothing
+of ours, so it starts in 20 ms. Its standard input is a socket to which the parent's interpreter writes the number of
+each signal.
 """
 
 import os
@@ -30,8 +30,8 @@ def await_request(signals: socket.socket) -> bool:
 
 
 def _main() -> None:
-    seconds, last_words = float(sys.argv[1]), sys.argv[2]
-    parent = os.getppid()
+    # not getppid(), which is another process once the parent has ended
+    parent, seconds, last_words = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     for number in SIGNALS:
         # what is sent to the whole process group asks the parent to end, not this process
         signal.signal(number, signal.SIG_IGN)

@@ -74,7 +74,7 @@ class Interruption:
         signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, _interrupt)
         self._killer = subprocess.Popen(
-            [sys.executable, "-I", "-S", deadline.__file__, f"{limit_s}", last_words],
+            [sys.executable, "-I", "-S", deadline.__file__, f"{os.getpid()}", f"{limit_s}", last_words],
             stdin=self._signals.fileno(),
             stdout=subprocess.DEVNULL,
             # a terminal sends Ctrl-C to the whole process group
