@@ -30,6 +30,7 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, find_remaining
+from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
 from tasks.storage.manifest import write_manifest
@@ -69,6 +70,8 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
 def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunReport:
     baseline, shared, upload = asked.baseline, asked.shared, asked.upload
     with run_lock(plan.paths.state / "lock"):
+        for told in set_aside_damaged(plan):
+            log_and_print(f"warning: {told}")
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
         shards = stages.shard_dataset(plan)

@@ -34,6 +34,7 @@ from tasks.node.preflight import run_preflight
 from tasks.plan.parameters import parameters_of
 from tasks.plan.run_directory import open_run
 from tasks.plan.shards import Shard
+from tasks.results.damaged_files import set_aside_damaged
 
 
 class NodeParameters(Settings):
@@ -101,6 +102,8 @@ class _Node:
     def generate(self, place: int) -> None:
         plan, ledger = self._plan, self._ledger
         with run_lock(plan.paths.state / "lock"):
+            for told in set_aside_damaged(plan):
+                self._log.warning("%s", told)
             for pid in open_run(plan):
                 self._log.warning("ended process %d, left over from a killed run", pid)
             unpack_questions(self._order)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from profiles.regular_files import read_regular_text
 from profiles.schema import RETIRED_ENGINE_KEYS, ArmSet, Profile, Settings
 
 PROFILES_DIR = Path(__file__).parent
@@ -55,12 +56,14 @@ def load_arms(name_or_path: str | None) -> ArmSet:
 
 def _load(path: Path, kind: type[_S], what: str) -> _S:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular_text(path))
     except FileNotFoundError:
         raise SettingsError(f"{what} {path} does not exist. Check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{what} {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"{what} {path} is nested too deeply. Give a file with the keys that it may have") from None
+    except ValueError as error:  # also for a date that no calendar has
         raise SettingsError(f"{what} {path} is not valid TOML: {error}") from None
     return parse_settings(values, kind, f"{what} {path}")
 

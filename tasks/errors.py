@@ -81,6 +81,21 @@ class DamagedFile(HarvestError):
     """A file of a run cannot be read; the message names the file and what is wrong with it."""
 
 
+class DamagedRecord(DamagedFile):
+    """The small file of a run at ``path`` cannot be used, for ``reason``. The message says so, and what to do."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} is damaged: {reason}. Run the command that made the run again: it sets the file aside and makes "
+            "it again"
+        )
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
 class UploadError(HarvestError):
     """The destination does not hold the run, complete and verified.
 

@@ -12,13 +12,15 @@ import logging
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 
-from tasks.errors import DamagedFile, StorageError
+from profiles.regular_files import read_regular
+from tasks.errors import DamagedFile, DamagedRecord, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,12 @@ Record = TypeVar("Record")
 
 DISK_FLOOR = 1 << 30
 """How many bytes stay free on every disk that a run writes to."""
+
+DAMAGED = ".damaged"
+"""Ends the name of a file that was set aside. No such file is counted, uploaded or exported."""
+
+_RECORD_BYTES = 256 << 20
+"""Far more than the largest JSON file of a run has."""
 
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
 
@@ -73,11 +81,19 @@ def publish_text(text: str, path: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value in the file, or None when the file does not exist or is not JSON."""
+    """Return the JSON value in the file, or None when there is no file that can be read as JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return parse_json(read_regular(path, _RECORD_BYTES).decode("utf-8"))
+    except (OSError, ValueError):
         return None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the JSON value in ``text``. Raises ValueError, also when it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -86,15 +102,13 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     Raises DamagedFile when the file does not hold such a record.
     """
     try:
-        return parse_record(path.read_bytes(), kind)
+        return parse_record(read_regular(path, _RECORD_BYTES), kind)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DamagedFile(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedRecord(path, error.strerror or str(error)) from None
     except ValueError as error:
-        raise DamagedFile(
-            f"{path} is damaged: {error}. Delete it; the command that made the run makes it again"
-        ) from None
+        raise DamagedRecord(path, str(error)) from None
 
 
 def try_read_record(path: Path, kind: type[Record]) -> Record | None:
@@ -104,6 +118,26 @@ def try_read_record(path: Path, kind: type[Record]) -> Record | None:
     except DamagedFile as error:
         logger.warning("%s", error)
         return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is at ``path`` to ``NAME.damaged``, in place of an earlier one, and return the new path.
+
+    Raises StorageError when it cannot be renamed.
+    """
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        # a file and a directory do not replace each other
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        elif path.is_dir():
+            aside.unlink(missing_ok=True)
+        path.replace(aside)
+    except OSError as error:
+        raise StorageError(
+            f"{path} is damaged and cannot be renamed to {aside.name}: {error.strerror}. Move it away"
+        ) from error
+    return aside
 
 
 def parse_record(data: bytes, kind: type[Record]) -> Record:

@@ -11,21 +11,29 @@ import json
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tasks.errors import RunLocked
+from tasks.errors import ConfigError, RunLocked
+from tasks.files import parse_json
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 """How often an upload that waits for the lock tries to take it."""
 
+_HOLDER_BYTES = 4096
+_HOLDER_START = b'{"pid": '
+
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Hold the lock at ``path``. Raises RunLocked, naming the holder, when another process has it."""
-    with _open_lock_file(path) as descriptor:
+    """Hold the lock at ``path``. Raises RunLocked, naming the holder, when another process has it.
+
+    Raises ConfigError when ``path`` cannot be a lock file.
+    """
+    with open_lock_file(path) as descriptor:
         if not _try_lock(descriptor, fcntl.LOCK_EX):
             raise RunLocked(
                 f"run {path.parent.parent.name} is in use by {describe_holder(descriptor)}. Wait for it or end it; "
@@ -42,7 +50,7 @@ def upload_lock(state: Path, *, exclusive: bool, wait: Callable[[float], None]) 
     While another upload has the lock, calls ``wait`` with the seconds to wait; ``wait`` may raise to give up.
     """
     mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    with _open_lock_file(state / "upload.lock") as descriptor:
+    with open_lock_file(state / "upload.lock") as descriptor:
         # a thread that blocks in flock could not be stopped, so poll
         if not _try_lock(descriptor, mode):
             logger.info("waiting for another upload of %s", state.parent.name)
@@ -67,7 +75,7 @@ def write_holder(descriptor: int, **details: str) -> None:
 def describe_holder(descriptor: int) -> str:
     """Return who holds an open lock file, such as "process 12 on node-1 since 2026-10-01T09:00:00+00:00"."""
     try:
-        value = json.loads(os.pread(descriptor, 4096, 0))
+        value = parse_json(os.pread(descriptor, _HOLDER_BYTES, 0))
         run = f"run {value['run_id']}, " if "run_id" in value else ""
         return f"{run}process {value['pid']} on {value['host']} since {value['since']}"
     except (ValueError, KeyError, TypeError):
@@ -75,13 +83,35 @@ def describe_holder(descriptor: int) -> str:
 
 
 @contextlib.contextmanager
-def _open_lock_file(path: Path) -> Iterator[int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def open_lock_file(path: Path) -> Iterator[int]:
+    """Yield the descriptor of the lock file at ``path``, which is made if needed. Raises ConfigError."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        reason = "it is a symbolic link" if path.is_symlink() else error.strerror
+        raise ConfigError(
+            f"the lock file {path} cannot be opened: {reason}. Remove what is there, or allow it"
+        ) from None
+    try:
+        check_lock_file(descriptor, path)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def check_lock_file(descriptor: int, path: Path) -> None:
+    """Raise ConfigError unless the open file at ``path`` is a lock file: empty, or with what ``write_holder`` writes.
+
+    The name of a holder replaces what is in the file, which must not be somebody's data.
+    """
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= _HOLDER_BYTES:
+        # a kill can cut the text, and a power failure can leave zeros
+        text = os.pread(descriptor, _HOLDER_BYTES, 0).strip(b"\0")
+        if text.startswith(_HOLDER_START) or _HOLDER_START.startswith(text):
+            return
+    raise ConfigError(f"{path} is to be a lock file, but is something else. It was not changed: move it away")
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:

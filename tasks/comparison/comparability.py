@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import ConfigError
-from tasks.files import read_json
+from tasks.files import read_record
 from tasks.records import RunPaths
 
 COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sampling", "seed")
@@ -106,12 +106,15 @@ def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any
 
 
 def read_comparable_config(root: Path) -> dict[str, Any]:
-    """A run's ``config.json``. Raises ConfigError when the directory holds no run that can be compared."""
+    """A run's ``config.json``.
+
+    Raises ConfigError when the directory holds no run that can be compared, DamagedFile when the file is damaged.
+    """
     path = RunPaths(root=root).config
     if not root.is_dir():
         raise ConfigError(f"{root} is not a directory. Give the directory of a finished run")
-    config = read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("comparable"), dict):
+    config = read_record(path, dict[str, Any])
+    if config is None or not isinstance(config.get("comparable"), dict):
         raise ConfigError(f"{path} is missing or not a run's configuration. Give the directory of a finished run")
     lacking = [key for key in COMPARABLE_KEYS if key not in config["comparable"]]
     if lacking:

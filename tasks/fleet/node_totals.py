@@ -12,7 +12,7 @@ from tasks.files import publish_json, publish_parquet
 from tasks.fleet.node_status import NodeStatus, read_telemetry
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.rung_state import RungChange, RungState
-from tasks.node.telemetry import TELEMETRY_SCHEMA
+from tasks.node.telemetry import load_telemetry, parse_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.object_store import ObjectStore
@@ -38,8 +38,7 @@ def merge_nodes(store: ObjectStore, plan: RunPlan, statuses: Sequence[NodeStatus
     )
     frames = [frame for frame in telemetry.values() if frame is not None]
     if frames:
-        before = [pl.read_parquet(paths.telemetry)] if paths.telemetry.is_file() else []
-        publish_parquet(pl.concat([*before, *frames]), paths.telemetry)
+        publish_parquet(pl.concat([load_telemetry(paths.telemetry), *frames]), paths.telemetry)
     if checked := {status.node: status.preflight for status in statuses if status.preflight}:
         publish_json(_preflight(checked), paths.preflight)
 
@@ -105,8 +104,10 @@ def _telemetry(store: ObjectStore, owner: str) -> pl.DataFrame | None:
     data = read_telemetry(store, owner)
     if data is None:
         return None
-    frame = pl.read_parquet(io.BytesIO(data))
-    return frame if frame.schema == TELEMETRY_SCHEMA else None
+    try:
+        return parse_telemetry(io.BytesIO(data))
+    except ValueError:
+        return None
 
 
 def _preflight(checked: dict[str, dict[str, Any]]) -> dict[str, Any]:

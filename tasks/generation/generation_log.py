@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.files import publish_json, try_read_record
+from tasks.files import publish_json, read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class GenerationSession:
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:
-    """Return all sessions of a run, oldest first. A missing or damaged file has none."""
-    return list(try_read_record(path, tuple[GenerationSession, ...]) or ())
+    """Return all sessions of a run, oldest first; none when there is no file. Raises DamagedFile."""
+    return list(read_record(path, tuple[GenerationSession, ...]) or ())
 
 
 def add_session(path: Path, session: GenerationSession) -> None:

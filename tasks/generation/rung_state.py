@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import MemoryKind, Phase
-from tasks.files import publish_json, try_read_record
+from tasks.errors import DamagedFile, MemoryKind, Phase
+from tasks.files import publish_json, read_record, set_aside, try_read_record
 from tasks.locks import run_lock
 from tasks.node.gpu_selection import device_name
 from tasks.plan.run_plan import RunPlan
@@ -46,9 +46,9 @@ class RungState:
     """The run's rung and the steps that led there. They are on disk, so they survive retries and interruptions."""
 
     def __init__(self, path: Path) -> None:
-        """Read the state at ``path``; a run without one, or with a damaged one, is at rung 0."""
+        """Read the state at ``path``; a run without one is at rung 0. Raises DamagedFile."""
         self._path = path
-        stored = try_read_record(path, _StateFile) or _StateFile()
+        stored = read_record(path, _StateFile) or _StateFile()
         self.rung = stored.rung
         self.changes = list(stored.changes)
 
@@ -95,6 +95,11 @@ def load_rung(plan: RunPlan) -> int:
     return saved.rung if saved else 0
 
 
+def check_saved_rung(plan: RunPlan) -> None:
+    """Raise DamagedFile when the file of the rung that ``load_rung`` returns is damaged."""
+    read_record(_path(plan), _SavedRung)
+
+
 def save_rung(plan: RunPlan, rung: int) -> None:
     """Save ``rung`` for later runs, if it differs from the saved one. Without a file, the saved rung is 0."""
     if rung != load_rung(plan):
@@ -109,11 +114,16 @@ def forget_rung(plan: RunPlan) -> bool:
     """
     path, state_path = _path(plan), plan.paths.state / "oom_ladder.json"
     was_saved = path.exists()
+    if path.is_dir():
+        set_aside(path)
     path.unlink(missing_ok=True)
     if not state_path.exists():
         return was_saved
     with run_lock(plan.paths.state / "lock"):
-        state = RungState(state_path)
+        try:
+            state = RungState(state_path)
+        except DamagedFile:
+            return True  # the run sets it aside and begins with the full batch
         stepped_down = state.rung > 0
         state.start_over()
     return was_saved or stepped_down

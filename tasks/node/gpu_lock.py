@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tasks.errors import ConfigError
-from tasks.locks import describe_holder, write_holder
+from tasks.locks import check_lock_file, describe_holder, write_holder
 
 DEFAULT_DIRECTORY = Path("/run/lock/rollout-harvest")
 """Not below /tmp: there the system removes old files, and a service may have a private /tmp."""
@@ -56,6 +56,7 @@ def lock_gpus(
 def _take(gpu: str, run_id: str, on_wait: Callable[[str], None], directory: Path, stack: contextlib.ExitStack) -> None:
     descriptor = _open(directory, gpu)
     stack.callback(os.close, descriptor)
+    check_lock_file(descriptor, _path(directory, gpu))
     told = ""
     while True:
         try:
@@ -71,7 +72,7 @@ def _take(gpu: str, run_id: str, on_wait: Callable[[str], None], directory: Path
 
 
 def _open(directory: Path, gpu: str) -> int:
-    path = directory / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
+    path = _path(directory, gpu)
     try:
         return _open_shared(path)
     except OSError as error:
@@ -79,6 +80,10 @@ def _open(directory: Path, gpu: str) -> int:
             f"the lock of GPU {gpu} cannot be opened: {error}. Have root run `install -d -m 1777 {directory}` and "
             f"remove {path} if it is there, or set HARVEST_LOCK_DIR to one directory for all users of this node's GPUs"
         ) from error
+
+
+def _path(directory: Path, gpu: str) -> Path:
+    return directory / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', gpu)}.lock"
 
 
 def _open_shared(path: Path) -> int:
@@ -89,7 +94,7 @@ def _open_shared(path: Path) -> int:
     while True:
         # in a sticky directory the kernel refuses O_CREAT on the file of another user (fs.protected_regular)
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with contextlib.suppress(FileExistsError):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             os.fchmod(descriptor, 0o666)

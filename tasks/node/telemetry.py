@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import polars as pl
 import psutil
 
+from profiles.regular_files import open_regular
 from profiles.schema import Profile
-from tasks.errors import StorageError
+from tasks.errors import DamagedFile, DamagedRecord, StorageError
 from tasks.files import publish_parquet
 from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import read_used_gpus
@@ -84,7 +85,7 @@ class TelemetrySampler:
 
     As a context manager it runs from entry to exit. Start it before the engines, so that their start-up is counted. It
     appends to an existing file. A kill loses the samples since the last publication. An error of a sample or of the
-    disk is logged and never stops a run.
+    disk is logged and never stops a run; nor does a damaged file, which is replaced.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class TelemetrySampler:
         self._interval_s = interval_s
         self._publish_every_s = publish_every_s
         self._session = datetime.now(UTC)
-        self._published = _read(path)
+        self._published = _earlier(path)
         self._samples: list[pl.DataFrame] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
@@ -207,14 +208,39 @@ class _HostTree:
         return {"utilization_percent": percent, "memory_used": resident}
 
 
-def _read(path: Path) -> pl.DataFrame:
-    if path.exists():
-        try:
-            earlier = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            logger.warning("earlier telemetry %s cannot be read and is replaced: %s", path, error)
-        else:
-            if earlier.schema == TELEMETRY_SCHEMA:
-                return earlier
-            logger.warning("earlier telemetry %s has another schema and is replaced", path)
-    return pl.DataFrame(schema=TELEMETRY_SCHEMA)
+def load_telemetry(path: Path) -> pl.DataFrame:
+    """Return the samples in the telemetry file of a run; none when there is no file. Raises DamagedFile."""
+    try:
+        with open_regular(path) as file:
+            return parse_telemetry(file)
+    except FileNotFoundError:
+        return pl.DataFrame(schema=TELEMETRY_SCHEMA)
+    except OSError as error:
+        raise DamagedRecord(path, error.strerror or str(error)) from None
+    except ValueError as error:
+        raise DamagedRecord(path, str(error)) from None
+
+
+def parse_telemetry(file: BinaryIO) -> pl.DataFrame:
+    """Return the samples in an open telemetry file. Raises ValueError when it holds anything else."""
+    # pyarrow refuses damaged bytes at which polars may end the process
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file).read()
+        table.validate(full=True)
+        frame = pl.DataFrame(pl.from_arrow(table))
+    except (OSError, pyarrow.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"it is not Parquet that can be read ({error})") from None
+    if frame.schema != TELEMETRY_SCHEMA:
+        raise ValueError("it has other columns than telemetry")
+    return frame
+
+
+def _earlier(path: Path) -> pl.DataFrame:
+    try:
+        return load_telemetry(path)
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return pl.DataFrame(schema=TELEMETRY_SCHEMA)

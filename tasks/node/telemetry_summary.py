@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from profiles.schema import Profile
-from tasks.node.telemetry import INTERVAL_S
+from tasks.node.telemetry import INTERVAL_S, load_telemetry
 from tasks.units import GIB
 
 _COUNTERS = ("preemptions", "prefix_cache_hits", "prefix_cache_queries", "generation_tokens")
@@ -102,8 +102,11 @@ class TelemetrySummary:
 def summarize_telemetry(
     path: Path, profile: Profile, *, rollouts: int | None = None, correct: int | None = None
 ) -> TelemetrySummary:
-    """The summary of the telemetry file ``path`` of a run with ``rollouts`` rollouts, ``correct`` of them right."""
-    frame = pl.read_parquet(path)
+    """The summary of the telemetry file ``path`` of a run with ``rollouts`` rollouts, ``correct`` of them right.
+
+    Raises DamagedFile.
+    """
+    frame = load_telemetry(path)
     moments = _moments(frame)
     devices = frame.filter(pl.col("source").is_in(["gpu", "host"]))
     busy_devices = devices.join(moments.filter(pl.col("busy")), on=["session", "time"], how="semi")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
 from profiles.load import SettingsError, explain, load_profile, profile_names
+from profiles.regular_files import read_regular_text
 from profiles.schema import Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
@@ -192,7 +193,7 @@ def _template(given: str | None) -> str | None:
     if given is None or not given.endswith(".txt"):
         return given
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return read_regular_text(Path(given))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompt_template {given} cannot be read: {error}. Give a text file, or the text") from None
 
@@ -202,7 +203,7 @@ def _template_kwargs(given: Any) -> Any:
         return given
     try:
         return json.loads(given)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"chat_template_kwargs is {given!r}, which is not valid JSON: {error}. Give an object such as "
             '{"enable_thinking": false}'

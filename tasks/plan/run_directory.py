@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigError
-from tasks.files import publish_json, read_json, remove_stale_temporaries
+from tasks.files import publish_json, read_record, remove_stale_temporaries
 from tasks.plan.parameters import as_options
 from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
 from tasks.plan.run_plan import RunPlan
@@ -16,12 +16,13 @@ from tasks.process_tree import end_leftovers
 def open_run(plan: RunPlan) -> list[int]:
     """Make or reopen the run's directory; kill replicas left over from earlier runs and return their pids.
 
-    Raises ConfigError when the directory belongs to another configuration.
+    Raises ConfigError when the directory belongs to another configuration, DamagedFile when its config.json is damaged.
     """
-    known = read_json(plan.paths.config)
-    if isinstance(known, dict) and known.get("fingerprint") != plan.fingerprint:
+    known = read_record(plan.paths.config, dict[str, Any])
+    if known is not None and known.get("fingerprint") != plan.fingerprint:
         raise ConfigError(
-            f"{plan.paths.root} holds another run (fingerprint {known.get('fingerprint')}); choose another --name"
+            f"{plan.paths.root} holds another run (fingerprint {known.get('fingerprint')}); choose another --name, or "
+            "move it away"
         )
     plan.paths.root.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(plan.paths.root)
@@ -34,7 +35,7 @@ def open_run(plan: RunPlan) -> list[int]:
 def find_run(name: str, runs_dir: Path) -> Path:
     """Return the run directory ``name``: a path, or a run id in ``runs_dir``. Raises ConfigError if there is none."""
     for candidate in (Path(name), runs_dir / name):
-        if (candidate / "config.json").is_file():
+        if (candidate / "config.json").exists():
             return candidate.resolve()
     known = sorted(path.parent.name for path in runs_dir.glob("*/config.json"))
     listed = f"; {runs_dir} holds {', '.join(known[-5:])}" if known else f"; {runs_dir} holds no runs"

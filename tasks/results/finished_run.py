@@ -1,13 +1,15 @@
 """Finds out whether a run has nothing left to do, and which unfinished run can be resumed."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.verdict import Tier
-from tasks.files import read_json, try_read_record
+from tasks.files import read_json, read_record, try_read_record
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
+from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.transfer_errors import redact
@@ -70,7 +72,21 @@ def _is_uploaded(plan: RunPlan, url: str) -> bool:
     return record is not None and record.complete and record.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    fingerprint: str
+    arms: tuple[dict[str, Any], ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    tested: dict[str, Any] = field(default_factory=dict)
+    num_questions: int | None = None
+    num_rollouts: int | None = None
+
+
 def read_config(run_dir: Path) -> dict[str, Any]:
-    """Return config.json of the run, or an empty mapping."""
-    config = read_json(run_dir / "config.json")
-    return config if isinstance(config, dict) else {}
+    """Return config.json of the run; an empty mapping when there is none. Raises DamagedFile."""
+    path = RunPaths(root=run_dir).config
+    if read_record(path, _Config) is None:
+        return {}
+    return read_record(path, dict[str, Any]) or {}

@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from tasks.generation.rung_state import RungChange
-from tasks.node.telemetry import INTERVAL_S
+from tasks.node.telemetry import INTERVAL_S, load_telemetry
 from tasks.units import GIB
 
 POINTS = 240
@@ -58,9 +58,7 @@ class Timeline:
 
 def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | None:
     """Return the timeline of the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
-    if not path.is_file():
-        return None
-    frame = pl.read_parquet(path)
+    frame = load_telemetry(path)
     if frame.is_empty():
         return None
     clock = _clock(frame)

@@ -3,9 +3,12 @@
 Only small files are read, so that a directory of many runs is listed at once.
 """
 
+import contextlib
 import fcntl
 import logging
-from collections.abc import Callable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from profiles.regular_files import open_regular
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.errors import DamagedFile
 from tasks.records import RunPaths, shard_indices
@@ -57,18 +61,23 @@ class ListedRun:
 def list_runs(runs_dir: Path) -> list[ListedRun]:
     """Return every run below ``runs_dir``, the last changed first. A directory without config.json is no run.
 
-    A damaged file is logged, and its values are None.
+    A damaged file is logged, and its values are None. So is a directory that cannot be read.
     """
-    runs = [_listed(path.parent) for path in runs_dir.glob("*/config.json")]
+    runs = []
+    for path in runs_dir.glob("*/config.json"):
+        try:
+            runs.append(_listed(path.parent))
+        except OSError as error:
+            logger.warning("%s cannot be listed: %s", path.parent, error)
     return sorted(runs, key=lambda run: run.updated, reverse=True)
 
 
 def _listed(run_dir: Path) -> ListedRun:
     paths = RunPaths(root=run_dir)
-    config = read_config(run_dir)
+    config = _undamaged(read_config, run_dir) or {}
     report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)
     upload = read_upload_record(run_dir)
-    stats = [path.stat() for path in run_dir.rglob("*") if path.is_file()]
+    stats = [*_stats(run_dir)]
     rollouts = sum(_rows(paths.rollouts(index)) for index in shard_indices(run_dir / "rollouts"))
     planned = config.get("num_rollouts")
     return ListedRun(
@@ -93,9 +102,17 @@ def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:
     return "interrupted" if rollouts else "started"
 
 
+def _stats(run_dir: Path) -> Iterator[os.stat_result]:
+    for path in run_dir.rglob("*"):
+        # a run that goes on removes and renames files
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG((found := path.stat()).st_mode):
+                yield found
+
+
 def _is_locked(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -106,7 +123,8 @@ def _is_locked(path: Path) -> bool:
 
 def _rows(path: Path) -> int:
     try:
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
+        with open_regular(path) as file:
+            return int(pyarrow.parquet.read_metadata(file).num_rows)
     except (pyarrow.ArrowException, OSError):
         return 0
 

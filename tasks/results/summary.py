@@ -94,7 +94,7 @@ def _totals(sessions: list[GenerationSession]) -> GenerationTotals:
 def _telemetry(
     paths: RunPaths, profile: dict[str, object], rows: pl.DataFrame, sessions: list[GenerationSession]
 ) -> TelemetrySummary | None:
-    if not paths.telemetry.is_file():
+    if not paths.telemetry.exists():
         return None
     correct = int((rows["reward"] == 1).sum())
     summary = summarize_telemetry(

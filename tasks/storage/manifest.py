@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import ConfigError, StorageError
-from tasks.files import parse_record, publish_json, sha256_file, try_read_record
+from tasks.files import parse_record, publish_json, read_record, sha256_file, try_read_record
 from tasks.plain_text import one_line
 from tasks.records import RunPaths, shard_indices
 
@@ -84,13 +84,16 @@ def published_files(run_dir: Path) -> list[str]:
 
 
 def run_fingerprint(run_dir: Path) -> str:
-    """Return the fingerprint in the run's config.json. Raises ConfigError when ``run_dir`` is no run directory."""
-    try:
-        return parse_fingerprint((run_dir / CONFIG).read_bytes())
-    except (OSError, ValueError):
+    """Return the fingerprint in the run's config.json.
+
+    Raises ConfigError when ``run_dir`` is no run directory, DamagedFile when the config.json is damaged.
+    """
+    config = read_record(run_dir / CONFIG, _Config)
+    if config is None or not config.fingerprint:
         raise ConfigError(
             f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
-        ) from None
+        )
+    return config.fingerprint
 
 
 def parse_fingerprint(config: bytes) -> str:

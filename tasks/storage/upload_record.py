@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.files import publish_json, try_read_record
+from tasks.locks import open_lock_file
 from tasks.records import RunPaths
 
 Verified = Literal["size", "etag", "checksum", "read"]
@@ -58,8 +59,7 @@ def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
     Works under a lock, since several uploaders may work on one run.
     """
     paths = RunPaths(root=run_dir)
-    paths.state.mkdir(parents=True, exist_ok=True)
-    with (paths.state / "upload_receipt.lock").open("w") as lock:
+    with open_lock_file(paths.state / "upload_receipt.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = read_upload_record(run_dir)
         same = before is not None and (before.url, before.fingerprint) == (update.url, update.fingerprint)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -42,9 +43,15 @@ def test_a_failed_writer_leaves_the_old_file_and_no_temporary(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"cut', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"cut', b"\xff\xfe", b"[" * 100_000])
 def test_a_truncated_json_file_reads_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.json").write_bytes(content)
+    assert read_json(tmp_path / "state.json") is None
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_reads_as_none_and_ends_no_reader(tmp_path: Path, put: Callable[[Path], object]) -> None:
+    put(tmp_path / "state.json")
     assert read_json(tmp_path / "state.json") is None
 
 

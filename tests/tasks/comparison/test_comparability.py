@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.comparison.comparability import COMPARABLE_KEYS, SettingDifference, check_comparable
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, DamagedFile
 from tasks.records import RunPaths
 from tests.support.synthetic import write_run
 
@@ -55,7 +55,7 @@ def test_another_number_format_is_recognised(tmp_path: Path, name: str, differs:
     ("content", "message"),
     [
         (None, "missing or not a run's configuration"),
-        ("{", "missing or not a run's configuration"),
+        ("{", "config.json is damaged"),
         ('{"run_id": "x"}', "missing or not a run's configuration"),
         ('{"comparable": {"model": "m"}}', "does not state tokenizer, chat_template"),
     ],
@@ -65,7 +65,7 @@ def test_a_directory_without_a_usable_configuration(tmp_path: Path, content: str
     bad.root.mkdir()
     if content is not None:
         bad.config.write_text(content)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DamagedFile), match=message):
         check_comparable(good.root, bad.root)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import RunLocked
+from tasks.errors import DamagedFile, RunLocked
+from tasks.files import publish_text
 from tasks.generation.rung_state import RungChange, RungState, forget_rung, load_rung, save_rung
 from tasks.locks import run_lock
 from tasks.plan.run_config import RunConfig
@@ -54,13 +55,11 @@ def test_starting_over_keeps_the_record_of_earlier_steps(tmp_path: Path) -> None
     assert (again.rung, again.changes) == (0, [change(1)])
 
 
-def test_a_damaged_state_counts_as_none_and_is_named_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     path = tmp_path / "oom.json"
     path.write_text('{"rung": "x"}')
-    assert RungState(path).rung == 0
-    assert "oom.json is damaged: rung: " in caplog.text
+    with pytest.raises(DamagedFile, match=r"oom\.json is damaged: rung: "):
+        RungState(path)
 
 
 def make_plan(folder: Path, *, batch: int = 8, seed: int = 0, name: str = "small") -> RunPlan:
@@ -95,6 +94,17 @@ def test_a_damaged_saved_rung_counts_as_none(tmp_path: Path) -> None:
     save_rung(plan, 2)
     [path] = (tmp_path / "runs" / ".memory").glob("rung-*.json")
     path.write_text("{")
+    assert load_rung(plan) == 0
+
+
+def test_a_damaged_state_is_forgotten_too(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    save_rung(plan, 1)
+    [saved] = (tmp_path / "runs" / ".memory").glob("rung-*.json")
+    saved.unlink()
+    saved.mkdir()
+    publish_text("[", plan.paths.state / "oom_ladder.json")
+    assert forget_rung(plan)
     assert load_rung(plan) == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tasks.errors import ConfigError
-from tasks.files import publish_parquet
+from tasks.files import publish_parquet, publish_text
 from tasks.locks import run_lock
 from tasks.records import RunPaths
 from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts, render_rollouts
@@ -140,6 +140,29 @@ def test_a_damaged_file_does_not_hide_the_runs(tmp_path: Path) -> None:
         str(damaged.report),
         str(damaged.equivalence),
     ]
+
+
+def test_one_bad_directory_does_not_hide_the_other_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "sound", arms=1)
+    configs = [
+        "",
+        "[" * 100_000,
+        '{"fingerprint": "x", "num_rollouts": "many"}',
+        '{"fingerprint": "x", "num_rollouts": []}',
+    ]
+    for index, text in enumerate(configs):
+        publish_text(text, tmp_path / f"bad-{index}" / "config.json")
+    (tmp_path / "bad-directory" / "config.json").mkdir(parents=True)
+    odd = write_run(tmp_path / "bad-files", arms=1)
+    for path in (odd.rollouts(0), odd.state / "lock", odd.report):
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    runs = {run.run_id: run for run in list_runs(tmp_path)}
+    assert len(runs) == 3 + len(configs)
+    assert (runs["sound"].rollouts, runs["sound"].rollouts_planned) == (8, 8)
+    assert all(str(tmp_path / name) in caplog.text for name in runs if name != "sound")
+    assert text_of(render_runs(list(runs.values())))
 
 
 def test_diff_counts_what_changed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.errors import ConfigError, StorageError
+from tasks.errors import ConfigError, DamagedFile, StorageError
 from tasks.files import publish_json
 from tasks.storage.manifest import build_manifest, missing_shards, parse_manifest, run_fingerprint, write_manifest
 from tests.support.synthetic import write_run
@@ -82,11 +82,18 @@ def test_missing_shards(tmp_path: Path) -> None:
     assert missing_shards(run.root) == ["rollouts/shard-00001.parquet", "scores/shard-00002.parquet"]
 
 
-@pytest.mark.parametrize("config", [None, "", "[]", "{}", '{"fingerprint": ""}'])
+@pytest.mark.parametrize("config", [None, '{"fingerprint": ""}'])
 def test_a_directory_without_a_fingerprint_is_no_run(tmp_path: Path, config: str | None) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(ConfigError, match="is not a run directory"):
+        run_fingerprint(tmp_path)
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{}", '{"fingerprint": 7}', "[" * 100_000])
+def test_a_damaged_configuration_is_named(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(DamagedFile, match=r"config\.json is damaged"):
         run_fingerprint(tmp_path)
 
 

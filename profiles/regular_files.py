@@ -1,0 +1,49 @@
+"""Opens files that somebody else wrote: regular ones only, because a pipe or a device could keep a reader waiting."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+TEXT_BYTES = 4 << 20
+"""The most bytes that a settings file or a prompt template may have."""
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Return the regular file at ``path``, open for reading. Raises OSError, also for anything else at ``path``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise OSError(errno.ENXIO, "it is a socket or a device, not a file", str(path)) from None
+        raise
+    # of what is open now, because another file could take the place of one that was only looked at
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        code = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+        raise OSError(code, f"it is {_KINDS.get(kind, 'something else')}, not a file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the bytes of the regular file at ``path``. Raises OSError, also when it has more than ``limit`` bytes."""
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes, the most that it may have", str(path))
+    return data
+
+
+def read_regular_text(path: Path) -> str:
+    """Return the UTF-8 text of a small file of the user. Raises OSError and UnicodeDecodeError."""
+    return read_regular(path, TEXT_BYTES).decode("utf-8")

@@ -1,0 +1,109 @@
+"""Sets aside the damaged small files of a run, so that the run goes on and makes them again.
+
+Shards are not checked here: ``tasks.plan.shards`` compares them with the checksums on record. Neither are the records
+in journals, each of which has its own checksum.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.comparison.equivalence_report import read_equivalence
+from tasks.errors import DamagedFile, DamagedRecord
+from tasks.files import DAMAGED, read_record, set_aside
+from tasks.generation.generation_log import read_sessions
+from tasks.generation.rung_state import RungState, check_saved_rung
+from tasks.node.preflight_report import read_preflight
+from tasks.node.telemetry import load_telemetry
+from tasks.plan.run_plan import RunPlan
+from tasks.process_tree import ReplicaProcesses
+from tasks.records import RunPaths
+from tasks.results.run_report import read_report
+from tasks.storage.manifest import SHARD_FOLDERS, Manifest
+from tasks.storage.multipart_uploads import MultipartUpload
+from tasks.storage.upload_record import UploadRecord
+
+_FOLDERS = (*SHARD_FOLDERS, "logs", "state/journal", "state/rollouts", "state/scores", "state/multipart")
+_FILE_SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".md", ".log", ".lock"}
+_LOST = {
+    "telemetry.parquet": "the samples of earlier sessions are lost",
+    "generation.json": "the time and the counters of earlier sessions are lost",
+    "oom_ladder.json": "the run begins with the full question batch",
+    "preflight.json": "the next preflight makes it again",
+    "equivalence.json": "the next comparison makes it again",
+    "upload_receipt.json": "the next upload asks the destination what it holds",
+}
+"""What follows when a file is set aside, of the files that this run may not make again as they were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    fingerprint: str
+
+
+def set_aside_damaged(plan: RunPlan) -> list[str]:
+    """Rename each damaged small file of the run to ``NAME.damaged``; return a line about each, which names it.
+
+    Call it with the run's lock, before anything reads the run. Leaves the directory of another run as it is. Raises
+    StorageError when a file cannot be renamed.
+    """
+    try:
+        known = read_record(plan.paths.config, _Config)
+    except DamagedFile:
+        known = None
+    if known is not None and known.fingerprint != plan.fingerprint:
+        return []
+    told = [_set_aside(path, reason) for path, reason in [*_odd(plan.paths.root)]]
+    for check in _checks(plan):
+        try:
+            check()
+        except DamagedRecord as error:
+            told.append(_set_aside(error.path, error.reason))
+    return told
+
+
+def _set_aside(path: Path, reason: str) -> str:
+    aside = set_aside(path)
+    return f"{path} is damaged: {reason}. It is now {aside.name}, and {_LOST.get(path.name, 'is made again')}"
+
+
+def _odd(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield what is not a file where files are, and not a folder where folders are."""
+    for name in _FOLDERS:
+        if (path := root / name).exists() and not path.is_dir():
+            yield path, "it is not a directory"
+    for folder, folders, files in os.walk(root):
+        odd = [name for name in folders if Path(name).suffix in _FILE_SUFFIXES]
+        folders[:] = [name for name in folders if name not in odd and not name.endswith(DAMAGED)]
+        yield from ((Path(folder, name), "it is a directory, not a file") for name in odd)
+        for name in files:
+            path = Path(folder, name)
+            if not name.endswith(DAMAGED) and path.exists() and not stat.S_ISREG(path.stat().st_mode):
+                yield path, "it is a pipe, a socket or a device, not a file"
+
+
+def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
+    """Yield a call for each small file that there may be, which raises DamagedFile."""
+    paths = plan.paths
+    yield lambda: read_record(paths.config, _Config)
+    yield lambda: read_preflight(paths.root)
+    yield lambda: read_equivalence(paths.root)
+    yield lambda: read_report(paths.root)
+    yield lambda: read_record(paths.manifest, Manifest)
+    yield lambda: read_record(paths.upload_record, UploadRecord)
+    yield lambda: load_telemetry(paths.telemetry)
+    yield lambda: read_sessions(paths.state / "generation.json")
+    yield lambda: RungState(paths.state / "oom_ladder.json")
+    yield lambda: check_saved_rung(plan)
+    yield from _records(paths, "state/rollouts/shard-*.json", dict[str, Any])
+    yield from _records(paths, "state/scores/shard-*.json", dict[str, Any])
+    yield from _records(paths, "state/multipart/*.json", MultipartUpload)
+    yield from _records(paths, "state/replica-*.pid.json", ReplicaProcesses)
+
+
+def _records(paths: RunPaths, pattern: str, kind: type[Any]) -> Iterator[Callable[[], object]]:
+    for path in sorted(paths.root.glob(pattern)):
+        yield lambda path=path: read_record(path, kind)  # type: ignore[misc]  # mypy infers no type for the default
