@@ -49,11 +49,23 @@ def upload_lock(state: Path, *, exclusive: bool, wait: Callable[[float], None]) 
 
     While another upload has the lock, calls ``wait`` with the seconds to wait; ``wait`` may raise to give up.
     """
-    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    with open_lock_file(state / "upload.lock") as descriptor:
+    with _upload_lock(state / "upload.lock", fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait):
+        yield
+
+
+@contextlib.contextmanager
+def reservation_lock(state: Path, *, wait: Callable[[float], None]) -> Iterator[None]:
+    """Hold the lock under which one upload of a run reserves its destination; ``wait`` as for ``upload_lock``."""
+    with _upload_lock(state / "upload_reservation.lock", fcntl.LOCK_EX, wait):
+        yield
+
+
+@contextlib.contextmanager
+def _upload_lock(path: Path, mode: int, wait: Callable[[float], None]) -> Iterator[None]:
+    with open_lock_file(path) as descriptor:
         # a thread that blocks in flock could not be stopped, so poll
         if not _try_lock(descriptor, mode):
-            logger.info("waiting for another upload of %s", state.parent.name)
+            logger.info("waiting for another upload of %s", path.parent.parent.name)
             wait(POLL_SECONDS)
             while not _try_lock(descriptor, mode):
                 wait(POLL_SECONDS)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tasks.errors import ConfigError, HarvestError, UploadError
+from tasks.errors import ConfigError, HarvestError, StorageError, UploadError
 
 _TRANSIENT_STATUS = frozenset({429, 500, 502, 503, 504})
 _TRANSIENT_CODES = frozenset(
@@ -24,6 +24,13 @@ _TRANSIENT_TYPES = frozenset(
         *("TimeoutError", "ConnectionError"),
     }
 )
+_TRANSIENT_ERRNOS = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.EBUSY, errno.EAGAIN),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+"""What a mounted filesystem says while its server does not answer."""
 _SECRET_VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY", re.IGNORECASE)
 _SECRET_PATTERNS = (
     re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)"),
@@ -51,11 +58,18 @@ def redact(text: str, *secrets: str) -> str:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the same request can succeed later: server faults, throttling, time-outs, broken connections."""
+    """Return whether the same request can succeed later: server faults, throttling, time-outs, broken connections, and
+    mounted filesystems whose server does not answer.
+    """
     for link in _chain(error):
         status, code = _answer(link)
         if code or status:
             return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
+    numbers = {link.errno for link in _chain(error) if isinstance(link, OSError)}
+    # a file is written into a folder that was just made, so the folder has gone since
+    gone = isinstance(error, StorageError) and errno.ENOENT in numbers
+    if gone or numbers & _TRANSIENT_ERRNOS:
+        return True
     return not _certificate_refused(error) and bool(_type_names(error) & _TRANSIENT_TYPES)
 
 
@@ -69,6 +83,8 @@ def is_missing(error: BaseException) -> bool:
 
 def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ...] = ()) -> HarvestError:
     """Return the HarvestError to raise for ``error``: it says what failed, where, and what to do, without secrets."""
+    if isinstance(error, StorageError):
+        error.retryable = is_transient(error)
     if isinstance(error, HarvestError):
         return error
     names = _type_names(error)

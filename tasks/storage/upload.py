@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from tasks.errors import ConfigError, UploadError
-from tasks.locks import upload_lock
+from tasks.locks import reservation_lock, upload_lock
 from tasks.storage.destination import CHECK_PREFIX, open_store
 from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings
@@ -64,6 +64,7 @@ class RunUploader:
         self._store = open_store(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
         self.url = self._store.url
         self._lock = threading.Lock()
+        self._reserving = threading.Lock()
         self._listed: Mapping[str, StoredObject] | None = None
         """What the destination held when it was last listed; None before it was reserved."""
         self._uploaded: dict[str, UploadedFile] = {}
@@ -168,27 +169,39 @@ class RunUploader:
 
     def _reserve_destination(self) -> None:
         """Upload config.json to an empty destination. Raises ConfigError when it holds anything but this run."""
-        with self._lock:
+        with self._reserving:
             if self._listed is not None:
                 return
             self._load_record()
-            listed = {key: value for key, value in self._store.listing().items() if not key.startswith(CHECK_PREFIX)}
-            config = self._store.read(CONFIG) if CONFIG in listed else None
-            if config is None and listed:
-                raise ConfigError(
-                    f"{self.url} already holds {len(listed)} files (such as {min(listed)}) but no {CONFIG}: they are "
-                    "not of this run. Choose another URL"
-                )
-            if config is not None and (other := _fingerprint_or_unreadable(config)) != self.fingerprint:
-                raise ConfigError(
-                    f"{self.url} holds a different run: its fingerprint is {other}, this run's is {self.fingerprint}. "
-                    "Choose another URL; nothing was changed there"
-                )
+            listed = self._list_destination()
+            if CONFIG in listed:
+                self._refuse_another_run(listed)
+            else:
+                # other shards of this run may be uploaded now, and one of these uploads sends it
+                with reservation_lock(self.run_dir / "state", wait=self._store.wait):
+                    listed = self._list_destination()
+                    self._refuse_another_run(listed)
+                    if CONFIG not in listed:
+                        self._save_record({CONFIG: self._upload(CONFIG)})
             if aborted := self._store.abort_orphaned_uploads():
                 logger.info("aborted %d multipart uploads that an earlier upload of this run left open", aborted)
             self._listed = listed
-        if config is None:
-            self._save_record({CONFIG: self._upload(CONFIG)})
+
+    def _list_destination(self) -> dict[str, StoredObject]:
+        return {key: stored for key, stored in self._store.listing().items() if not key.startswith(CHECK_PREFIX)}
+
+    def _refuse_another_run(self, listed: Mapping[str, StoredObject]) -> None:
+        config = self._store.read(CONFIG) if CONFIG in listed else None
+        if config is None and listed:
+            raise ConfigError(
+                f"{self.url} already holds {len(listed)} files (such as {min(listed)}) but no {CONFIG}: they are "
+                "not of this run. Choose another URL"
+            )
+        if config is not None and (other := _fingerprint_or_unreadable(config)) != self.fingerprint:
+            raise ConfigError(
+                f"{self.url} holds a different run: its fingerprint is {other}, this run's is {self.fingerprint}. "
+                "Choose another URL; nothing was changed there"
+            )
 
     def _upload(self, name: str) -> UploadedFile:
         known = self._uploaded.get(name) or self._recorded.get(name)

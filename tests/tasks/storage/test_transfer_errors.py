@@ -5,7 +5,7 @@ import errno
 import pytest
 from botocore.exceptions import ClientError
 
-from tasks.errors import ConfigError, HarvestError, UploadError
+from tasks.errors import ConfigError, HarvestError, StorageError, UploadError
 from tasks.storage.transfer_errors import explain, is_transient, redact
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket
 
@@ -40,6 +40,13 @@ def test_network_errors_are_transient(error: Exception, expected: bool) -> None:
     assert is_transient(error) is expected
 
 
+def _not_written(number: int) -> Exception:
+    """What ``atomic_path`` raises for an error of the filesystem."""
+    error = StorageError("could not write a file")
+    error.__cause__ = OSError(number, "")
+    return error
+
+
 def _answered(status: int, code: str) -> Exception:
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
@@ -56,6 +63,11 @@ def _answered(status: int, code: str) -> Exception:
         (_answered(404, "NoSuchBucket"), ConfigError, False),
         (_answered(404, "404"), ConfigError, False),
         (OSError(errno.ENOSPC, "full"), UploadError, False),
+        (OSError(errno.ESTALE, "the mount's server does not answer"), UploadError, True),
+        (_not_written(errno.EIO), StorageError, True),
+        (_not_written(errno.ENOENT), StorageError, True),
+        (_not_written(errno.ENOSPC), StorageError, False),
+        (_not_written(errno.EACCES), StorageError, False),
         (KeyError("a bug"), UploadError, False),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -268,21 +269,47 @@ def test_etags_of_kms_encrypted_objects_are_not_compared_with_md5s(bucket: Bucke
     assert ({file.verified for file in forgetful.files.values()}, forgetful.files_sent) == ({"read"}, 0)
 
 
-def test_parallel_uploaders_of_one_run(bucket: Bucket, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", shards=8)
+def upload_shards_in_parallel(run: RunPaths, url: str, shards: int) -> None:
+    """Upload each shard as its task of a flow does; all begin at the same moment, before config.json is there."""
+    begin = threading.Barrier(shards)
 
     def upload(index: int) -> None:
-        with RunUploader(run.root, bucket.url) as uploader:
+        with RunUploader(run.root, url) as uploader:
+            begin.wait()
             uploader.upload_files(f"{folder}/shard-{index:05d}.parquet" for folder in ("rollouts", "scores"))
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(upload, range(8)))
-    record = read_upload_record(run.root)
-    assert record is not None
-    assert len(record.files) == 17
-    finished = upload_run(run.root, bucket.url)
-    assert (finished.complete, finished.files_sent) == (True, 8)
+    with ThreadPoolExecutor(shards) as pool:
+        list(pool.map(upload, range(shards)))
+
+
+def test_parallel_uploaders_of_one_run_send_its_configuration_once(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", shards=8, arms=1)
+    with fault_proxy(bucket.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        upload_shards_in_parallel(run, bucket.url, 8)
+        record = read_upload_record(run.root)
+        assert record is not None
+        assert len(record.files) == 17
+        assert upload_run(run.root, bucket.url).files_sent == 8
+        assert sorted(proxy.sent("PUT").count(path) for path in {*proxy.sent("PUT")}) == [1] * (17 + 8 + 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.server.endpoint)
     assert verify_upload(f"{bucket.url}/run").ok
+
+
+def test_parallel_uploaders_to_one_directory_all_succeed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=12, arms=1)
+    for attempt in range(3):
+        url = str(tmp_path / f"store {attempt}")
+        upload_shards_in_parallel(run, url, 12)
+        record = read_upload_record(run.root)
+        assert record is not None
+        stored = (tmp_path / f"store {attempt}" / "run" / "config.json").stat()
+        assert str(stored.st_ino) in record.files["config.json"].etag.split("/"), "it was not sent again"
+        assert not [*Path(url).rglob("*.tmp")]
+        assert upload_run(run.root, url).complete
+        assert verify_upload(f"{url}/run").ok
 
 
 def test_a_change_while_another_upload_finishes_deletes_its_success(
