@@ -34,6 +34,8 @@ engine that has started before in the same session is started again, for whateve
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from tasks.plain_text import visible
+
 MemoryKind = Literal["device", "host"]
 Phase = Literal["start", "run"]
 
@@ -47,6 +49,10 @@ class HarvestError(Exception):
 
     exit_code: ClassVar[int] = 1
     retryable: bool = False
+
+    def __init__(self, message: str = "") -> None:
+        # a message quotes text of others, and terminals, logs and Prefect's pages show it
+        super().__init__(visible(message))
 
 
 class ConfigError(HarvestError):

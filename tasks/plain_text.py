@@ -1,4 +1,4 @@
-"""Make text from models and datasets safe to show: it may contain anything, such as escape codes for terminals."""
+"""Make text of models, datasets and other people's runs safe to show: it may hold anything, such as escape codes."""
 
 import re
 import unicodedata
@@ -7,6 +7,8 @@ _DELETE, _LAST_C0 = 0x7F, 0x1F
 _CONTROL_PICTURES = 0x2400
 # C0 and C1 controls, and the format characters that reorder or hide what follows (bidirectional controls, tags)
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|~#&!$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+"""What starts emphasis, code, a link, an image, a heading, a table cell, a formula, HTML or an address by itself."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -33,6 +35,11 @@ def one_line(text: str, max_length: int) -> str:
     """Return ``text``, made visible, on one line of at most ``max_length`` characters."""
     line = visible(text[: 4 * max_length]).replace("\n", "⏎").replace("\t", " ")
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
+
+
+def markdown(text: object, max_length: int = 500) -> str:
+    """Return ``text`` on one line in Markdown that shows it as it is: nothing in it is markup or a link."""
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(str(text), max_length))
 
 
 def clock(seconds: float) -> str:

@@ -1,11 +1,11 @@
 """``harvest arms``: rank the arms of a run and test their differences."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_json
 
 
 def add(commands: Any) -> None:
@@ -26,10 +26,10 @@ def execute(options: argparse.Namespace) -> int:
 
     report = rank_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
     if options.json:
-        print(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report))
         return 0
 
-    from flows.commands.terminal import print_paged
+    from flows.console import print_paged
     from tasks.results.arm_ranking_view import render_ranking
 
     print_paged(render_ranking(report))

@@ -1,11 +1,11 @@
 """``harvest bench``: measure the pipeline and the loops that it replaces."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from flows.server.interruption import INTERRUPTED, Interruption
+from flows.terminal import print_json, print_line
 
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume; the same command starts from the beginning"
 
@@ -74,7 +74,7 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     from dataclasses import asdict
 
     from flows.bench import Bench
-    from flows.commands.terminal import console
+    from flows.console import console
     from flows.reporting.bench_view import render_bench
     from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
 
@@ -83,23 +83,22 @@ def _execute(options: argparse.Namespace, parameters: dict[str, Any], contestant
     if options.noise_floor:
         floor, path = bench.noise_floor()
         if options.json:
-            print(json.dumps({**asdict(floor), "path": str(path)}, indent=2))
+            print_json({**asdict(floor), "path": str(path)})
             return 0
         known = "measured" if floor.measured else "the default, as no tokens differed"
-        print(
+        print_line(
             f"near-tie limit {floor.near_tie_limit:.3g} nats ({known}); {floor.divergences} of {floor.rollouts} "
             f"rollouts differ, {floor.flip_rate:.2%} flip between right and wrong"
         )
-        print(f"stored in {path}; harvest run --baseline and harvest compare use it from now on")
+        print_line(f"stored in {path}; harvest run --baseline and harvest compare use it from now on")
         return 0
     result = bench.run(contestants, options.repeats)
     if options.json:
-        print(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        print_json(result.to_json())
     else:
         console().print(render_bench(result))
     return 0
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    print_line(text, sys.stderr)

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from flows.server.interruption import INTERRUPTED, RESUMES
+from flows.terminal import make_logs_visible, print_error
 
 COMMANDS = (
     "run",
@@ -49,7 +50,8 @@ class _Parser(argparse.ArgumentParser):
             self._add_options = None
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares that it never returns
-        self.exit(2, f"harvest: error: {message} (see {self.prog} --help)\n")
+        print_error(f"harvest: error: {message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,15 +74,15 @@ def _execute(options: argparse.Namespace) -> int:
     from tasks.errors import HarvestError
     from tasks.time_limits import time_limit_factor
 
+    make_logs_visible()
     try:
         time_limit_factor()  # refuses a wrong value before anything starts
         return int(options.execute(options))
     except HarvestError as error:
-        text = " ".join(str(error).split())
-        sys.stderr.write(f"harvest: error: {text}\n")
+        print_error(f"harvest: error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(f"{RESUMES}\n")
+        print_error(RESUMES)
         return INTERRUPTED
     except BrokenPipeError:
         return 0

@@ -1,10 +1,10 @@
 """``harvest compare``: say whether the outputs of two runs are the same, and in which sense."""
 
 import argparse
-import json
 from typing import Any
 
 from flows.commands.common_options import add_run_options, chosen_transfer
+from flows.terminal import print_json
 
 
 def add(commands: Any) -> None:
@@ -26,7 +26,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from flows.commands.terminal import console
+    from flows.console import console
     from flows.parameters import FlowParameters
     from tasks.comparison.baseline import find_baseline
     from tasks.comparison.equivalence import compare_runs
@@ -46,7 +46,7 @@ def execute(options: argparse.Namespace) -> int:
         require=require,
     )
     if options.json:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print_json(report.to_json())
     else:
         console().print(render_equivalence(report))
     report.raise_if_below(require)

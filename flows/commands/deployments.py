@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.run import need_server
+from flows.terminal import print_line
 
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
@@ -122,7 +123,7 @@ def execute_automations(options: argparse.Namespace) -> int:
     from flows.server.automations import install_automations
 
     for name in install_automations(options.file, options.notify):
-        print(f"installed {name}")
+        print_line(f"installed {name}")
     return 0
 
 

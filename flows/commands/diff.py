@@ -1,11 +1,11 @@
 """``harvest diff``: list the rollouts that are right in one run and wrong in another."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_json
 
 
 def add(commands: Any) -> None:
@@ -33,10 +33,10 @@ def execute(options: argparse.Namespace) -> int:
     first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.run_a, options.run_b))
     diff = diff_runs(first, second, most=options.limit, arm=options.arm)
     if options.json:
-        print(json.dumps(asdict(diff), indent=2))
+        print_json(asdict(diff))
         return 0
 
-    from flows.commands.terminal import print_paged
+    from flows.console import print_paged
     from tasks.results.run_diff import render_diff
 
     print_paged(render_diff(diff))

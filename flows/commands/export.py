@@ -1,12 +1,11 @@
 """``harvest export``: write a finished run as training data in the columns that a trainer reads."""
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_json, print_line
 
 
 def add(commands: Any) -> None:
@@ -63,13 +62,13 @@ def execute(options: argparse.Namespace) -> int:
     run_dir = find_baseline(options.run, options.runs_dir, transfer)
     report = export_run(run_dir, options.to, options.out, filters, transfer, advantages=options.advantages)
     if options.json:
-        print(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report))
         return 0
     size = sum(file.bytes for file in report.files)
-    print(
+    print_line(
         f"{report.url}: {report.rollouts:,} of {report.rollouts_read:,} rollouts in {report.groups:,} groups for "
         f"{report.source}, {len(report.files)} files, {size:,} bytes"
     )
     for reason, count in report.dropped.items():
-        sys.stdout.write(f"  left out: {count:,} ({reason})\n")
+        print_line(f"  left out: {count:,} ({reason})")
     return 0

@@ -1,12 +1,12 @@
 """``harvest preflight`` and ``harvest plan``: check a node and plan the memory of a run, without loading a model."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows.commands.common_options import RUNS_DIR, chosen_transfer
+from flows.terminal import print_json
 
 
 def add(commands: Any) -> None:
@@ -107,8 +107,8 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
 
 def _print(options: argparse.Namespace, value: dict[str, Any], view: Any) -> None:
     if options.json:
-        print(json.dumps(value, indent=2))
+        print_json(value)
         return
-    from flows.commands.terminal import console
+    from flows.console import console
 
     console().print(view())

@@ -1,8 +1,9 @@
 """``harvest profiles``: list the shipped profiles, or show one with every setting."""
 
 import argparse
-import json
 from typing import Any
+
+from flows.terminal import print_json, print_line
 
 
 def add(commands: Any) -> None:
@@ -22,9 +23,9 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from None
     if options.json or options.name:
         values = [profile.model_dump(mode="json") for profile in chosen]
-        print(json.dumps(values[0] if options.name else values, indent=2))
+        print_json(values[0] if options.name else values)
         return 0
     width = max(len(profile.name) for profile in chosen)
     for profile in chosen:
-        print(f"{profile.name:<{width}}  {profile.description}")
+        print_line(f"{profile.name:<{width}}  {profile.description}")
     return 0

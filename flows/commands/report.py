@@ -1,11 +1,11 @@
 """``harvest report``: make a run's page and dataset card again."""
 
 import argparse
-import json
 import webbrowser
 from typing import Any
 
 from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_json, print_line
 
 
 def add(commands: Any) -> None:
@@ -29,7 +29,10 @@ def execute(options: argparse.Namespace) -> int:
     run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
     path = publish_page(run_dir)
     publish_card(run_dir)
-    print(json.dumps({"report": str(path), "bytes": path.stat().st_size}) if options.json else f"report: {path}")
+    if options.json:
+        print_json({"report": str(path), "bytes": path.stat().st_size}, indent=None)
+    else:
+        print_line(f"report: {path}")
     if options.open and not webbrowser.open(path.as_uri()):
-        print("no browser was found; open the file yourself")
+        print_line("no browser was found; open the file yourself")
     return 0

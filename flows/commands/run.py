@@ -1,10 +1,11 @@
 """``harvest run``: collect rollouts in this process, on Prefect's embedded server or the one that is set up."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, cast
+
+from flows.terminal import print_json
 
 
 def add(commands: Any) -> None:
@@ -68,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
             raise KeyboardInterrupt from None
         raise
     if options.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report)
     else:
         print_summary(RunReport.from_json(report))
     return 0

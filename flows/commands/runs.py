@@ -1,11 +1,11 @@
 """``harvest runs``: list the runs of a directory."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_run_options
+from flows.terminal import print_json
 
 WIDE = 130
 """A terminal of at least this many characters shows every column."""
@@ -27,10 +27,10 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.runs_dir} is not a directory. Give --runs-dir, or collect rollouts first")
     runs = list_runs(options.runs_dir)
     if options.json:
-        print(json.dumps([{**asdict(run), "updated": run.updated.isoformat()} for run in runs], indent=2))
+        print_json([{**asdict(run), "updated": run.updated.isoformat()} for run in runs])
         return 0
 
-    from flows.commands.terminal import console
+    from flows.console import console
     from tasks.results.run_list import render_runs
 
     # a narrow terminal leaves out columns and never cuts a run id, because users copy ids

@@ -1,11 +1,11 @@
 """``harvest score``: score a finished run again, without generating."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from flows.commands.common_options import add_run_options
+from flows.terminal import print_json, print_line
 from tasks.scoring.scorers import SCORER_CHOICES
 
 
@@ -28,19 +28,20 @@ def execute(options: argparse.Namespace) -> int:
 
     report = rescore_run(find_run(options.run, options.runs_dir), options.scorer)
     if options.json:
-        print(json.dumps({**asdict(report), "directory": str(report.directory)}, indent=2))
+        print_json({**asdict(report), "directory": str(report.directory)})
         return 0
     old, new = (_reward(mean) for mean in (report.old_mean_reward, report.new_mean_reward))
-    print(
+    print_line(
         f"{report.scorer} {report.scorer_version}: {report.rollouts:,} rollouts scored, {report.changed:,} rewards "
         f"changed, mean reward {old} -> {new}"
     )
     for change in report.changes:
         read = one_line(f"{change.old_extracted!r} -> {change.new_extracted!r}", 100)
-        print(f"  {change.rollout_id}: {_reward(change.old_reward)} -> {_reward(change.new_reward)} (read {read})")
+        name = one_line(change.rollout_id, 200)
+        print_line(f"  {name}: {_reward(change.old_reward)} -> {_reward(change.new_reward)} (read {read})")
     if report.changed > len(report.changes):
-        print(f"  and {report.changed - len(report.changes):,} more, in changes.parquet")
-    print(f"scores: {report.directory}")
+        print_line(f"  and {report.changed - len(report.changes):,} more, in changes.parquet")
+    print_line(f"scores: {report.directory}")
     return 0
 
 

@@ -1,11 +1,11 @@
 """``harvest show``: print rollouts of a run."""
 
 import argparse
-import json
 from itertools import islice
 from typing import Any
 
 from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_json
 
 DEFAULT_LIMIT = 20
 
@@ -44,10 +44,10 @@ def execute(options: argparse.Namespace) -> int:
     rollouts = islice(find_rollouts(run_dir, wanted), options.limit or None)
     if options.json:
         for rollout in rollouts:
-            print(json.dumps(rollout))
+            print_json(rollout, indent=None)
         return 0
 
-    from flows.commands.terminal import print_paged
+    from flows.console import print_paged
     from tasks.results.rollout_search import render_rollouts
 
     chosen = list(rollouts)

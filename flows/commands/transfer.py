@@ -1,13 +1,15 @@
 """``harvest upload``, ``verify``, ``download`` and ``push``: copy runs to other storage and back, and check them."""
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows.commands.common_options import RUNS_DIR, add_credentials_option, add_run_options, chosen_transfer
+from flows.terminal import print_error, print_json, print_line
+from tasks.plain_text import one_line
+
+_PROBLEM_CHARACTERS = 1_000
 
 
 def add(commands: Any) -> None:
@@ -67,9 +69,10 @@ def execute_verify(options: argparse.Namespace) -> int:
 
     report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
     good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
-    _print(options, asdict(report), good if not report.problems else "\n".join(report.problems))
+    problems = "\n".join(one_line(problem, _PROBLEM_CHARACTERS) for problem in report.problems)
+    _print(options, asdict(report), problems or good)
     if report.problems and not options.json:
-        sys.stderr.write(f"harvest: {len(report.problems)} problems at {report.url}\n")
+        print_error(f"harvest: {len(report.problems)} problems at {report.url}")
     return 1 if report.problems else 0
 
 
@@ -89,5 +92,8 @@ def execute_push(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, value: dict[str, Any], text: str) -> int:
-    print(json.dumps(value, indent=2) if options.json else text)
+    if options.json:
+        print_json(value)
+    else:
+        print_line(text)
     return 0

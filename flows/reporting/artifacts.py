@@ -11,6 +11,7 @@ from tasks.comparison.equivalence_report import EquivalenceReport, read_equivale
 from tasks.generation.rung_state import RungChange
 from tasks.node.check_result import CheckResult
 from tasks.node.preflight_report import read_preflight
+from tasks.plain_text import markdown
 from tasks.records import RunPaths
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
@@ -29,8 +30,9 @@ def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
     found = read_equivalence(paths.root)
     if found is not None:
         description = (
-            f"Equivalence: **{found.verdict}** against {found.baseline.run_id}. {found.reason}. "
-            f"Near-tie limit: {found.limits.near_tie_limit:.3g} nats, {found.limits.source}"
+            f"Equivalence: **{found.verdict}** against {markdown(found.baseline.run_id)}. "
+            f"{markdown(found.reason, 2_000)}. "
+            f"Near-tie limit: {found.limits.near_tie_limit:.3g} nats, {markdown(found.limits.source)}"
         )
         reporter.table("harvest-equivalence", _tiers(found), description)
 
@@ -59,30 +61,32 @@ def report_upload(reporter: Reporter, record: UploadRecord) -> None:
         "sha256 of the manifest": record.manifest_sha256 or "-",
     }
     rows = [{"figure": name, "value": value} for name, value in values.items()]
-    reporter.table("harvest-upload", rows, f"Upload to {record.url}")
+    reporter.table("harvest-upload", rows, f"Upload to {markdown(record.url)}")
 
 
 def run_markdown(report: RunReport, upload_url: str | None) -> str:
     """Return the run's page in Markdown, with links to its files."""
     directory = Path(report.run_dir).resolve()
     lines = [
-        f"# {report.run_id}",
+        f"# {markdown(report.run_id)}",
         "",
-        f"{report.num_questions:,} questions under {len(report.arms)} arms of `{report.dataset}` with "
-        f"`{report.model}` on profile `{report.profile}`: {report.num_rollouts:,} rollouts, "
+        f"{report.num_questions:,} questions under {len(report.arms)} arms of {markdown(report.dataset)} with "
+        f"{markdown(report.model)} on profile {markdown(report.profile)}: {report.num_rollouts:,} rollouts, "
         f"{report.num_errors} of them errors.",
         "",
-        f"- run directory: [{directory}]({directory.as_uri()})",
+        f"- run directory: [{markdown(directory)}]({directory.as_uri()})",
     ]
     if upload_url is not None:
         url = f"{upload_url.rstrip('/')}/{report.run_id}"
-        lines.append(f"- uploaded to: [{url}]({browse_url(url)})")
+        lines.append(f"- uploaded to: [{markdown(url)}]({browse_url(url)})")
     if report.equivalence:
-        lines.append(f"- equivalence: **{report.equivalence.verdict}**: {report.equivalence.reason}")
+        lines.append(
+            f"- equivalence: **{markdown(report.equivalence.verdict)}**: {markdown(report.equivalence.reason, 2_000)}"
+        )
     lines += ["", "| arm | mean reward | 95% interval | truncated | tokens |", "| --- | ---: | ---: | ---: | ---: |"]
     for arm in report.all_arms:
-        lines.append("| " + " | ".join(str(value) for value in _arm(arm).values()) + " |")
-    lines += ["", f"Fingerprint `{report.fingerprint}`. A run with the same parameters generates nothing new."]
+        lines.append("| " + " | ".join(markdown(value) for value in _arm(arm).values()) + " |")
+    lines += ["", f"Fingerprint {markdown(report.fingerprint)}. A run with the same parameters generates nothing new."]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from prefect.states import Crashed
 
 from flows.server.interruption import set_interruptible_flow
 from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
+from tasks.plain_text import visible
 from tasks.storage.transfer_scope import TransferScope
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def log_last_lines(path: Path) -> None:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
-    get_run_logger().error("the last lines of %s:\n%s", path, "\n".join(lines[-LOG_LINES:]))
+    get_run_logger().error("the last lines of %s:\n%s", path, visible("\n".join(lines[-LOG_LINES:])))
 
 
 class _RunningFlow:

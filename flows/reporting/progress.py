@@ -11,7 +11,8 @@ from typing import Protocol, TextIO
 import polars as pl
 from prefect.logging import get_run_logger
 
-from tasks.plain_text import clock
+from flows.terminal import print_line
+from tasks.plain_text import clock, visible
 
 console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
 """Where the command line shows progress; None under a Prefect worker."""
@@ -112,7 +113,8 @@ class ProgressDisplay:
             return
         start = "\r\x1b[K" if self._drawn else ""
         self._drawn = False
-        self._stream.write(f"{start}{text}\n")
+        self._stream.write(start)
+        print_line(text, self._stream)
         self._stream.flush()
 
     def close(self) -> None:
@@ -128,19 +130,19 @@ class FlowLog:
         self._display = display
 
     def info(self, text: str) -> None:
-        self._log.info(text)
+        self._log.info(visible(text))
         self._display.print_line(text)
 
     def warning(self, text: str) -> None:
-        self._log.warning(text)
+        self._log.warning(visible(text))
         self._display.print_line(f"warning: {text}")
 
 
 def log_and_print(text: str) -> None:
     """Write ``text`` to the flow run's log and, if the command line runs the flow, to the terminal."""
-    get_run_logger().info(text)
+    get_run_logger().info(visible(text))
     if (stream := console_output.get()) is not None:
-        stream.write(f"{text}\n")
+        print_line(text, stream)
         stream.flush()
 
 

@@ -20,6 +20,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from tasks.plain_text import markdown
 from tasks.time_limits import time_limit
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,9 @@ class Reporter:
             self._queue.put(self._send_progress)
 
     def table(self, key: str, rows: list[TableRow], description: str) -> None:
+        """Show ``rows``, their cells as they are, under a ``description`` in Markdown."""
         if rows:
-            self._artifact(key, "table", json.dumps(rows), description)
+            self._artifact(key, "table", json.dumps([_literal(row) for row in rows]), description)
 
     def markdown(self, key: str, text: str, description: str) -> None:
         self._artifact(key, "markdown", text, description)
@@ -137,6 +139,11 @@ class Reporter:
                     return
                 time.sleep(RETRY_SECONDS)
             self._last_sent = time.monotonic()
+
+
+def _literal(row: TableRow) -> TableRow:
+    # Prefect's page takes every string in a table for Markdown
+    return {name: markdown(value, 2_000) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def request_limits() -> Iterator[float]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.plain_text import one_line, visible
+from tasks.plain_text import one_line
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
@@ -13,10 +13,11 @@ _MAX_ERROR_CHARS = 2_000
 
 def print_summary(report: RunReport) -> None:
     """Print the per-arm table and the run's figures to standard output."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True)
+    from flows.console import PlainConsole
+
+    console = PlainConsole(soft_wrap=True)
     table = Table(
         title=f"{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
     )
@@ -43,15 +44,12 @@ def print_summary(report: RunReport) -> None:
     if report.num_errors:
         console.print(f"{report.num_errors} rollouts are error rows:")
         for row in report.errors:
-            console.print(f"  {row.count} x {one_line(row.error, _MAX_ERROR_CHARS)}", markup=False)
+            console.print(f"  {row.count} x {one_line(row.error, _MAX_ERROR_CHARS)}")
     if report.oom_ladder:
         console.print(f"out of memory {len(report.oom_ladder)} times; rollouts per rung: {report.rollouts_per_rung}")
     if report.equivalence:
-        console.print(
-            f"equivalence: {visible(report.equivalence.verdict)}: {visible(report.equivalence.reason)}",
-            markup=False,
-        )
-    console.print(f"run directory: {report.run_dir}", markup=False)
+        console.print(f"equivalence: {report.equivalence.verdict}: {report.equivalence.reason}")
+    console.print(f"run directory: {report.run_dir}")
 
 
 def _print_sampling(console: Any, report: RunReport) -> None:
@@ -86,8 +84,7 @@ def _print_contrasts(console: Any, contrasts: Sequence[ArmContrast]) -> None:
     for item in sorted(real, key=lambda item: -abs(item.mean_difference))[:5]:
         console.print(
             f"  {item.arm_id} - {item.other_arm_id}: {item.mean_difference:+.3f} "
-            f"({_number(item.low, 3)} to {_number(item.high, 3)}), p = {item.p_holm:.2g}",
-            markup=False,
+            f"({_number(item.low, 3)} to {_number(item.high, 3)}), p = {item.p_holm:.2g}"
         )
 
 

@@ -1,15 +1,15 @@
-"""Renders an equivalence report for the terminal."""
+"""Renders an equivalence report for a console that takes strings literally: flows.console."""
 
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from tasks.comparison.equivalence_report import EquivalenceReport, Example
 from tasks.comparison.tost import MeanInterval
+from tasks.plain_text import one_line, visible
 
 _COLOURS = {
     "bitwise": "green",
@@ -33,10 +33,10 @@ def _parts(report: EquivalenceReport) -> Iterator[RenderableType]:
     headline = Text.assemble(
         (report.verdict, f"bold {_COLOURS[report.verdict]}"), f"  ({report.required} was required: {met})\n"
     )
-    headline.append(report.reason)
+    headline.append(visible(report.reason))
     yield Panel(
         headline,
-        title=f"{escape(report.candidate.run_id)} against {escape(report.baseline.run_id)}",
+        title=Text(one_line(f"{report.candidate.run_id} against {report.baseline.run_id}", 500)),
         title_align="left",
     )
     yield _tiers(report)
@@ -87,11 +87,11 @@ def _rewards(report: EquivalenceReport) -> Table:
     table = Table("what", "baseline", "candidate", "difference", "90% interval", title="Rewards", title_justify="left")
     _measure(table, "mean reward", rewards.baseline_mean, rewards.candidate_mean, rewards.difference)
     for arm in rewards.arms:
-        _measure(table, f"  {escape(arm.arm_id)}", arm.baseline_mean, arm.candidate_mean, arm.difference)
+        _measure(table, one_line(f"  {arm.arm_id}", 120), arm.baseline_mean, arm.candidate_mean, arm.difference)
     _measure(table, "completion tokens", lengths.baseline_mean, lengths.candidate_mean, lengths.difference)
     for reason in report.finish_reasons:
         table.add_row(
-            f"finished by {escape(reason.finish_reason)}",
+            one_line(f"finished by {reason.finish_reason}", 120),
             str(reason.baseline),
             str(reason.candidate),
             f"{reason.candidate - reason.baseline:+d}",
@@ -112,21 +112,21 @@ def _rewards(report: EquivalenceReport) -> Table:
 def _measure(table: Table, name: str, baseline: float, candidate: float, difference: MeanInterval) -> None:
     low, high = difference.bounds
     interval = f"[{low:+.4f}, {high:+.4f}]"
-    table.add_row(name, f"{baseline:.4f}", f"{candidate:.4f}", f"{difference.mean:+.4f}", escape(interval))
+    table.add_row(name, f"{baseline:.4f}", f"{candidate:.4f}", f"{difference.mean:+.4f}", interval)
 
 
 def _divergences(report: EquivalenceReport) -> Table:
     table = Table("rollout", "token", "kind", "gap", "limit", title="First divergences", title_justify="left")
     for row in report.tokens.worst[:_MOST_DIVERGENCES]:
         table.add_row(
-            escape(f"{row.example_id} {row.arm_id} {row.sample_index}"),
+            one_line(f"{row.example_id} {row.arm_id} {row.sample_index}", 240),
             "" if row.position is None else str(row.position),
             row.kind.replace("_", " "),
             "" if row.gap is None else f"{row.gap:.4f}",
             "" if row.limit is None else f"{row.limit:.4f}",
         )
     table.caption = (
-        f"near-tie limit {report.limits.near_tie_limit:.3g} nats at temperature 1, {escape(report.limits.source)}; "
+        f"near-tie limit {report.limits.near_tie_limit:.3g} nats at temperature 1, {report.limits.source}; "
         f"{sum(report.tokens.kinds.values())} rollouts differ"
     )
     return table
@@ -134,11 +134,11 @@ def _divergences(report: EquivalenceReport) -> Table:
 
 def _side_by_side(example: Example) -> Table:
     title = f"{example.example_id} {example.arm_id} {example.sample_index}: {example.why}"
-    table = Table("", "baseline", "candidate", title=escape(title), title_justify="left", show_lines=True)
-    table.add_row("text", escape(example.baseline_text), escape(example.candidate_text))
-    table.add_row("answer", *(escape(str(answer)) for answer in (example.baseline_answer, example.candidate_answer)))
+    table = Table("", "baseline", "candidate", title=one_line(title, 500), title_justify="left", show_lines=True)
+    table.add_row("text", example.baseline_text, example.candidate_text)
+    table.add_row("answer", str(example.baseline_answer), str(example.candidate_answer))
     table.add_row("reward", str(example.baseline_reward), str(example.candidate_reward))
-    table.caption = escape(f"ground truth: {example.ground_truth}")
+    table.caption = f"ground truth: {example.ground_truth}"
     return table
 
 
@@ -149,5 +149,5 @@ def _or_dash(count: int | None) -> str:
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(one_line(cell, 2_000) for cell in row))
     return table

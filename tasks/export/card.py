@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tasks.plain_text import markdown
+
 _HEADER = """---
 configs:
 - config_name: default
@@ -16,7 +18,7 @@ tags:
 # {run_id} for {to}
 
 {rollouts} rollouts in {groups} groups, of {rollouts_read} that the run holds. Columns as {source} reads them; token ids
-as they were sampled. Fingerprint of the run: `{fingerprint}`.
+as they were sampled. Fingerprint of the run: {fingerprint}.
 
 Left out: {dropped}. Filters: {filters}.
 
@@ -105,10 +107,12 @@ def export_card(manifest: dict[str, Any], suffix: str) -> str:
         usage += _ADVANTAGE
     return _HEADER.format(
         **{
-            **manifest,
+            **{name: markdown(value) for name, value in manifest.items()},
             "suffix": suffix,
-            "dropped": ", ".join(f"{count} ({reason})" for reason, count in manifest["dropped"].items()) or "nothing",
-            "filters": ", ".join(f"{name}={value}" for name, value in filters.items()) or "none",
+            "dropped": markdown(
+                ", ".join(f"{count} ({reason})" for reason, count in manifest["dropped"].items()) or "nothing"
+            ),
+            "filters": markdown(", ".join(f"{name}={value}" for name, value in filters.items()) or "none"),
             "usage": usage,
         }
     )

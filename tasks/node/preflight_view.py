@@ -1,4 +1,4 @@
-"""Renders the preflight report and the capacity plan for the terminal."""
+"""Renders the preflight report and the capacity plan for a console that takes strings literally: flows.console."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -34,8 +34,8 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
             Text(check.status, style),
             check.name,
             gpus,
-            Text(check.value),
-            Text(check.limit),
+            check.value,
+            check.limit,
             end_section=not check.remedy,
         )
         if check.remedy:

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tasks.plain_text import one_line
 from tasks.results.arm_contrasts import SIGNIFICANCE
 from tasks.results.arm_ranking import ArmRanking, Vote
 from tasks.results.reward_interval import Interval
@@ -27,13 +28,15 @@ def _parts(ranking: ArmRanking) -> Iterator[RenderableType]:
     yield Text(
         f"any arm right (oracle): {_vote(ranking.oracle)}\n"
         f"majority vote over arms: {_vote(ranking.majority)}\n"
-        f"best single arm, {best.arm_id}: {best.mean_reward:.3f} ({_interval(best.interval)})"
+        f"best single arm, {one_line(best.arm_id, 120)}: {best.mean_reward:.3f} ({_interval(best.interval)})"
     )
 
 
 def _ranking(ranking: ArmRanking) -> Table:
     on_gpu = any(arm.gpu_seconds_per_correct is not None for arm in ranking.arms)
-    table = Table("", title=f"Arms of {ranking.run_id}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        "", title=f"Arms of {one_line(ranking.run_id, 300)}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("arm", no_wrap=True)
     for name in ("reward", "95% interval", "correct", "tokens/correct"):
         table.add_column(name, justify="right")
@@ -41,9 +44,9 @@ def _ranking(ranking: ArmRanking) -> Table:
         table.add_column("GPU s/correct", justify="right")
     table.add_column("really better than")
     for arm in ranking.arms:
-        row: list[str | Text] = [
+        row = [
             str(arm.rank),
-            Text(arm.arm_id),
+            one_line(arm.arm_id, 120),
             f"{arm.mean_reward:.3f}",
             _interval(arm.interval),
             f"{arm.correct:,}/{arm.rollouts:,}",
@@ -51,7 +54,7 @@ def _ranking(ranking: ArmRanking) -> Table:
         ]
         if on_gpu:
             row.append(_number(arm.gpu_seconds_per_correct, 3))
-        table.add_row(*row, Text(", ".join(arm.better_than) or "-"))
+        table.add_row(*row, one_line(", ".join(arm.better_than) or "-", 2_000))
     return table
 
 
@@ -66,7 +69,8 @@ def _differences(ranking: ArmRanking) -> Iterator[RenderableType]:
         return
     yield Text(
         f"{ranking.real_differences} of {len(ranking.contrasts)} pairs really differ (sign-flip test by question, "
-        f"Holm-adjusted p < {SIGNIFICANCE}). Not shown to be worse than {best.arm_id}: {', '.join(level) or 'none'}."
+        f"Holm-adjusted p < {SIGNIFICANCE}). Not shown to be worse than {one_line(best.arm_id, 120)}: "
+        f"{one_line(', '.join(level) or 'none', 2_000)}."
     )
     table = Table("pair", title="Largest differences", title_justify="left")
     for name in ("difference", "95% interval", "adjusted p", "real"):
@@ -74,7 +78,7 @@ def _differences(ranking: ArmRanking) -> Iterator[RenderableType]:
     for item in sorted(ranking.contrasts, key=lambda item: -abs(item.mean_difference))[:_LISTED]:
         interval = "-" if item.low is None else f"{item.low:+.3f} to {item.high:+.3f}"
         table.add_row(
-            Text(f"{item.arm_id} - {item.other_arm_id}"),
+            one_line(f"{item.arm_id} - {item.other_arm_id}", 240),
             f"{item.mean_difference:+.3f}",
             interval,
             f"{item.p_holm:.3g}",
@@ -89,7 +93,7 @@ def _agreement(ranking: ArmRanking) -> Table:
         table.add_column(str(arm.rank), justify="right")
     for arm, row in zip(ranking.arms, ranking.agreement, strict=True):
         shares = ["-" if share is None else f"{100 * share:.0f}" for share in row]
-        table.add_row(Text(f"{arm.rank} {arm.arm_id}"), *shares)
+        table.add_row(one_line(f"{arm.rank} {arm.arm_id}", 120), *shares)
     return table
 
 

@@ -1,7 +1,7 @@
 """Makes report.html: a finished run on one page that needs no network, no script and no other file.
 
 Text of models, datasets and configurations is escaped where it enters the page, and the page's content policy forbids
-scripts and requests: nothing that a model wrote can run.
+scripts and requests: nothing that a model wrote can run. Control characters are made visible on the whole page.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def render_page(data: PageData) -> str:
     )
     report = data.report
     contrasts = significant_contrasts(report.contrasts)
-    return environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         data=data,
         report=report,
         reward_plot=reward_plot(_ranked(report.arms)),
@@ -59,6 +59,7 @@ def render_page(data: PageData) -> str:
         command=_command(data.config),
         settings=_settings(data.config),
     )
+    return visible(page)
 
 
 def _ranked(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:

@@ -129,7 +129,9 @@ def _rollout(rollout: dict[str, Any]) -> Iterator[RenderableType]:
     name = f"{rollout['example_id']} · {rollout['arm_id']} · sample {rollout['sample_index']}"
     yield Rule(Text.assemble((one_line(name, 120), "bold"), "  ", (word, f"bold {colour}")), align="left")
     for message in rollout["prompt"] or ():
-        yield Text.assemble((f"{message['role']}: ", "cyan"), (visible(message["content"] or ""), "dim"))
+        yield Text.assemble(
+            (f"{one_line(message['role'] or '', 40)}: ", "cyan"), (visible(message["content"] or ""), "dim")
+        )
     if rollout["error"] is not None:
         yield Text.assemble(("error: ", "cyan"), visible(rollout["error"]))
     else:

@@ -7,7 +7,7 @@ import polars as pl
 
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.files import publish_text
-from tasks.plain_text import one_line
+from tasks.plain_text import markdown, one_line, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
 from tasks.results.finished_run import read_config
@@ -67,7 +67,7 @@ _LOAD = """
 ```python
 from datasets import concatenate_datasets, load_dataset
 
-RUN = "{run_id}"  # this directory, seen from the one above
+RUN = {run_id!r}  # this directory, seen from the one above
 rollouts = load_dataset(RUN, split="train")
 scores = load_dataset(RUN, "scores", split="train").remove_columns("rollout_id")
 scored = concatenate_datasets([rollouts, scores], axis=1)
@@ -100,7 +100,7 @@ log-probabilities and a reward.
 | error rows | {errors} |
 | mean reward | {reward} |
 | equivalence to the baseline | {verdict} |
-| fingerprint | `{fingerprint}` |
+| fingerprint | {fingerprint} |
 
 A group, as group-relative methods such as GRPO normalise over it, is the rows with the same `group_id`. `logprobs` are
 natural logarithms under the sampling distribution, one for each of `completion_ids`.
@@ -134,7 +134,7 @@ def build_run_card(run_dir: Path) -> str:
         )
         + "\n"
     )
-    return str(card)
+    return visible(str(card))
 
 
 def _schema(run_dir: Path) -> list[str]:
@@ -153,7 +153,7 @@ def _provenance(run_dir: Path) -> list[str]:
         lines += ["Made by", "", "```", one_line(reproduce_command(config["config"]), 4_000), "```", ""]
     versions = config.get("tested", {}).get("versions", {})
     if versions:
-        lines += [", ".join(f"{name} {version}" for name, version in versions.items()), ""]
+        lines += [", ".join(markdown(f"{name} {version}") for name, version in versions.items()), ""]
     if RunPaths(root=run_dir).report_html.is_file():
         lines.append("`report.html` shows the run on one page; `manifest.json` lists every file with its sha256.")
     return lines
@@ -185,16 +185,16 @@ def build_hub_card(run_dir: Path) -> str:
         .row(0, named=True)
     )
     scores = scan_scores(run_dir)
-    return _CARD.format(
-        run_id=run_dir.resolve().name,
-        fingerprint=run_fingerprint(run_dir),
-        verdict="not compared" if comparison is None else comparison.verdict,
-        scorer="none"
+    facts |= {
+        "run_id": run_dir.resolve().name,
+        "fingerprint": run_fingerprint(run_dir),
+        "verdict": "not compared" if comparison is None else comparison.verdict,
+        "scorer": "none"
         if scores is None
         else " ".join(scores.select("scorer", "scorer_version").first().collect().row(0)),
-        reward="none" if scores is None else f"{scores.select(pl.col('reward').mean()).collect().item():.4f}",
-        **facts,
-    )
+        "reward": "none" if scores is None else f"{scores.select(pl.col('reward').mean()).collect().item():.4f}",
+    }
+    return _CARD.format(**{name: markdown(value) for name, value in facts.items()})
 
 
 def scan_scores(run_dir: Path) -> pl.LazyFrame | None:

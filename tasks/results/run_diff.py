@@ -147,8 +147,8 @@ def render_diff(diff: RunDiff) -> RenderableType:
     """Return the counts, the flips per arm, and the listed flips with both texts."""
     flips = diff.flips
     summary = Text(
-        f"{diff.first} (A) and {diff.second} (B): {flips.rollouts:,} rollouts scored in both; mean reward "
-        f"{diff.first_mean:.3f} and {diff.second_mean:.3f}\n"
+        f"{one_line(diff.first, 300)} (A) and {one_line(diff.second, 300)} (B): {flips.rollouts:,} rollouts scored in "
+        f"both; mean reward {diff.first_mean:.3f} and {diff.second_mean:.3f}\n"
         f"right only in A {flips.correct_only_in_baseline:,}, right only in B {flips.correct_only_in_candidate:,} "
         f"(clustered McNemar p = {flips.clustered_p:.3g}); another answer read {flips.answers_changed:,}; without a "
         f"scored partner {diff.first_only:,} and {diff.second_only:,}"
@@ -157,7 +157,7 @@ def render_diff(diff: RunDiff) -> RenderableType:
     for name in ("rollouts", "right only in A", "right only in B"):
         table.add_column(name, justify="right")
     for arm in diff.arms:
-        table.add_row(Text(arm.arm_id), f"{arm.rollouts:,}", f"{arm.lost:,}", f"{arm.won:,}")
+        table.add_row(one_line(arm.arm_id, 120), f"{arm.rollouts:,}", f"{arm.lost:,}", f"{arm.won:,}")
     return Group(summary, table, *(part for flip in diff.examples for part in _flip(flip)))
 
 

@@ -24,6 +24,7 @@ from rich.text import Text
 from profiles.regular_files import open_regular
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.errors import DamagedFile
+from tasks.plain_text import one_line
 from tasks.records import RunPaths, shard_indices
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
@@ -161,14 +162,14 @@ def render_runs(runs: Sequence[ListedRun], *, narrow: bool = False) -> Renderabl
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     for run in runs:
         values: dict[str, str | Text] = {
-            "run": Text(run.run_id),
+            "run": one_line(run.run_id, 300),
             "state": Text(run.state, style=_STATE_COLOURS[run.state]),
             "questions": _count(run.questions),
             "rollouts": f"{run.rollouts:,}"
             if run.rollouts_planned in (None, run.rollouts)
             else f"{run.rollouts:,} of {run.rollouts_planned:,}",
             "reward": "-" if run.mean_reward is None else f"{run.mean_reward:.3f}",
-            "equivalence": run.verdict or "-",
+            "equivalence": one_line(run.verdict or "-", 40),
             "size": decimal(run.bytes),
             "changed (UTC)": f"{run.updated:%Y-%m-%d %H:%M}",
             "uploaded": "yes" if run.uploaded else "-",

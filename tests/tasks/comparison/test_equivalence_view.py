@@ -3,15 +3,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rich.console import Console
 
+from flows.console import PlainConsole
 from tasks.comparison.equivalence import compare_runs
 from tasks.comparison.equivalence_view import render_equivalence
 from tests.support.toy_model import edit, write_toy_run
 
 
 def shown(baseline: Path, candidate: Path) -> str:
-    console = Console(file=io.StringIO(), width=160)
+    console = PlainConsole(file=io.StringIO(), width=160)
     console.print(render_equivalence(compare_runs(baseline, candidate)))
     output = console.file
     assert isinstance(output, io.StringIO)

@@ -109,9 +109,9 @@ def test_destination_check_writes_an_object(
 
 
 def render(renderable: Any) -> str:
-    from rich.console import Console
+    from flows.console import PlainConsole
 
-    console = Console(width=200, no_color=True)
+    console = PlainConsole(width=200, no_color=True)
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rich.console import Console
 
+from flows.console import PlainConsole
 from tasks.errors import ConfigError
 from tasks.results.arm_ranking import agreement, oracle_credit, rank_arms
 from tasks.results.arm_ranking_view import render_ranking
@@ -89,7 +89,7 @@ def test_bad_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("accuracy", [0.5, {"step_by_step": 1.0, "concise": 0.0}])
 def test_view(accuracy: float | dict[str, float], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", questions_per_shard=20, arms=2, accuracy=accuracy)
-    console = Console(width=160)
+    console = PlainConsole(width=160)
     with console.capture() as captured:
         console.print(render_ranking(rank_arms(run.root)))
     shown = captured.get()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
+from flows.console import PlainConsole
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet, publish_text
 from tasks.locks import run_lock
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 
 
 def text_of(content: RenderableType) -> str:
-    console = Console(width=200, force_terminal=False)
+    console = PlainConsole(width=200, force_terminal=False)
     with console.capture() as captured:
         console.print(content)
     return captured.get()

@@ -1,0 +1,49 @@
+"""Print with rich: to the terminal, or through a pager."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from tasks.plain_text import visible
+
+PIPED_WIDTH = 200
+"""Columns of a file or a pipe: enough that no line is cut or folded."""
+
+
+class PlainConsole(Console):
+    """A console that takes every string literally: no markup, no emoji codes, no control characters.
+
+    Strings are made visible before they are laid out. Other renderables are made visible in the lines that they come
+    to, so they may lose their end in a narrow column.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(markup=False, emoji=False, **arguments)
+
+    def render_str(self, text: str, **arguments: Any) -> Text:
+        return super().render_str(visible(text), **arguments)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def console() -> PlainConsole:
+    """Return a console on standard output, as wide as the terminal. A file or a pipe gets PIPED_WIDTH columns."""
+    return PlainConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_paged(content: RenderableType) -> None:
+    """Print ``content``; on a terminal through $PAGER, or through less when PAGER is not set."""
+    console = PlainConsole()
+    if not console.is_terminal:
+        console.print(content)
+        return
+    os.environ.setdefault("LESS", "-RFX")  # keep colours; print a text that fits on one screen without the pager
+    with console.pager(styles=True):
+        console.print(content)

@@ -1,0 +1,58 @@
+"""All lines and all JSON that a command prints; flows.console prints its tables.
+
+Much of it is text of others: of models, of datasets, and of the files of their runs. What a terminal would act on is
+made visible here.
+"""
+
+import json
+import logging
+import math
+import sys
+from typing import Any, TextIO
+
+from tasks.plain_text import one_line, visible
+
+_LONGEST_ERROR = 8_000
+"""In characters: a message may quote a file."""
+
+
+class _VisibleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def print_line(text: str, stream: TextIO | None = None) -> None:
+    """Print ``text`` to ``stream``, or to standard output, and end the line. Line feeds in it stay."""
+    (stream or sys.stdout).write(f"{visible(text)}\n")
+
+
+def print_error(text: str) -> None:
+    """Print ``text`` on one line of standard error."""
+    print_line(one_line(" ".join(text.split()), _LONGEST_ERROR), sys.stderr)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print ``value`` as JSON in ASCII. A number that JSON lacks (NaN, Infinity) becomes null."""
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent)
+    # the one control character that JSON in ASCII leaves as it is
+    print_line(text.replace("\x7f", "\\u007f"))
+
+
+def make_logs_visible() -> None:
+    """Let log records that no handler takes, which Python prints to standard error, pass ``visible``."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_VisibleFormatter())
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
