@@ -1,10 +1,12 @@
 """Runs code of the user, such as a scorer, so that whatever it raises is one error of ours, which names it."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line
@@ -12,6 +14,9 @@ from tasks.plain_text import one_line
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 """Signals whose handlers raise: Ctrl-C, the end of a flow, a time limit."""
 _MAX_CHARACTERS = 500
+_exit_process = os._exit
+_running = threading.local()
+"""``pid`` is this process's in a thread that runs code of the user; a fork of it has another one."""
 
 
 @contextlib.contextmanager
@@ -19,9 +24,10 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
     """Raise ConfigError for every exception of the block, also for those that are no ``Exception``, as of ``sys.exit``.
 
     ``message`` makes the error's text of what was raised, in words. What the handler of a signal raises meanwhile
-    passes through unchanged.
+    passes through unchanged. ``os._exit`` raises SystemExit in the block: with code 0 a run that it ends would look
+    finished.
     """
-    with _handled_signals() as handled:
+    with _handled_signals() as handled, _no_silent_exit():
         try:
             yield
         except BaseException as error:
@@ -42,6 +48,24 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except BaseException as another:
         return f"its text cannot be read, which raised {type(another).__name__}"
+
+
+@contextlib.contextmanager
+def _no_silent_exit() -> Iterator[None]:
+    before = getattr(_running, "pid", None)
+    # it stays: other threads and processes get what they had, and taking it away would race with them
+    setattr(os, "_exit", _exit_unless_user_code)  # noqa: B010  # mypy allows no assignment to a function
+    _running.pid = os.getpid()
+    try:
+        yield
+    finally:
+        _running.pid = before
+
+
+def _exit_unless_user_code(status: int) -> NoReturn:
+    if getattr(_running, "pid", None) == os.getpid():
+        raise SystemExit(f"os._exit({status})")
+    _exit_process(status)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from profiles.load import explain
 from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.plan.run_config import RunConfig
-from tasks.user_code import user_code
+from tasks.user_code import in_words, user_code
 
 Message = dict[str, str]
 
@@ -158,9 +158,11 @@ class ChatTokenizer:
             return self._tokenizer.apply_chat_template(
                 chats, add_generation_prompt=True, tokenize=True, return_dict=False, **(template_kwargs or {})
             )
-        except TemplateError as error:
+        except Exception as error:
+            # the template is code, which may divide by zero
+            said = error if isinstance(error, TemplateError) else in_words(error)
             raise ConfigError(
-                f"the chat template of {self._path} does not take this prompt: {error}. Change the arm, or the template"
+                f"the chat template of {self._path} does not take this prompt: {said}. Change the arm, or the template"
             ) from None
 
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:

@@ -1,6 +1,9 @@
 """Whatever code of the user raises is one error; what a signal raises is not the code's."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -33,6 +36,7 @@ RAISED = [
     pytest.param(
         lambda: fail(Unreadable()), "Unreadable: its text cannot be read, which raised SystemExit", id="no text"
     ),
+    pytest.param(lambda: os._exit(0), "SystemExit: os._exit(0)", id="the end of the process"),
     pytest.param(endless, "RecursionError: maximum recursion depth exceeded", id="recursion"),
 ]
 
@@ -77,3 +81,18 @@ def test_what_another_handler_raises_passes_through() -> None:
         assert signal.getsignal(signal.SIGALRM) is not signal.SIG_IGN, "the code's own handler does not stay"
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_processes_of_the_code_and_of_others_end_as_before() -> None:
+    code = """
+import os, threading
+from tasks.user_code import user_code
+with user_code(str):
+    if (child := os.fork()) == 0:
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    thread = threading.Thread(target=os._exit, args=(4,))
+    thread.start()
+    thread.join()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 4

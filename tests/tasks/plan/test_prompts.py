@@ -130,9 +130,17 @@ def test_the_chat_template_gets_its_arguments(base_model: Path) -> None:
     assert tokenizer.decode(tokenizer.encode(messages)) == "2 plus 2"
 
 
-def test_a_refusal_by_the_chat_template_is_one_clear_error(base_model: Path) -> None:
-    (base_model / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
-    with pytest.raises(ConfigError, match="does not take this prompt: System role not supported"):
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
+        ("{{ none + 1 }}", "TypeError: unsupported operand"),
+    ],
+)
+def test_a_refusal_by_the_chat_template_is_one_clear_error(base_model: Path, template: str, told: str) -> None:
+    (base_model / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match=f"does not take this prompt: {told}"):
         ChatTokenizer(base_model).encode([{"role": "user", "content": "x"}])
 
 

@@ -74,6 +74,8 @@ BROKEN = {
         "SCORER_VERSION = Version()\ndef score(*arguments):\n    return 1\n"
     ),
     "at a call": "import sys\ndef score(*arguments):\n    sys.exit(3)\n",
+    "at import, by the end of the process": "import os\nos._exit(0)\n",
+    "at a call, by the end of the process": "import os\ndef score(*arguments):\n    os._exit(0)\n",
     "at a call, as an interrupt": "def score(*arguments):\n    raise KeyboardInterrupt\n",
     "at a call, as an error of ours": (
         "from tasks.errors import NotEquivalent\ndef score(*arguments):\n    raise NotEquivalent('no')\n"
