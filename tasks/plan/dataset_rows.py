@@ -29,6 +29,7 @@ def open_rows(source: DatasetSource) -> Iterable[Mapping[str, Any]]:
         return read_remote_files(source.path) if is_file_name(source.path) else _remote_directory_rows(source)
     path = Path(source.path).expanduser()
     if path.is_dir():
+        _refuse_odd(path)
         return _saved_rows(source, path) if _is_saved(path) else _loaded_rows(source, str(path))
     if is_file_name(source.path):
         return read_files(source.path)
@@ -59,6 +60,13 @@ def _remote_directory_rows(source: DatasetSource) -> Iterator[Mapping[str, Any]]
         local = directory / "dataset"
         filesystem.get(path.rstrip("/") + "/", f"{local}/", recursive=True)
         yield from _saved_rows(source, local) if _is_saved(local) else _loaded_rows(source, str(local), streaming=True)
+
+
+def _refuse_odd(directory: Path) -> None:
+    """Raise ConfigError when a pipe, socket or device is below ``directory``: ``datasets`` would wait for it."""
+    for path in directory.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(f"dataset {directory} holds {path.relative_to(directory)}, which is no file. Remove it")
 
 
 def _is_saved(path: Path) -> bool:

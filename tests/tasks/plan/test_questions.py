@@ -101,7 +101,7 @@ def test_the_error_names_the_bad_row(
     [
         ("missing.jsonl", None, "does not exist"),
         ("bad.jsonl", b'{"question": \n', "line 1 is not valid JSON"),
-        ("bad.json", b"{", "is not valid JSON"),
+        ("bad.json", b"[{", "is not valid JSON"),
         ("object.json", b"{}", "must be a JSON array"),
         ("list.jsonl", b"[1]\n", "line 1 is a list"),
         ("bad.parquet", b"not parquet", "cannot be read"),

@@ -1,0 +1,160 @@
+"""Dataset files of any content are read or refused in one line, within limits on memory."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow
+import pytest
+
+from tasks.errors import ConfigError
+from tasks.plan.dataset_files import LARGEST_ROW, check_in_process, read_files
+from tasks.plan.questions import load_questions
+from tasks.plan.run_config import DatasetSource
+from tasks.units import MIB
+
+ROW = {"question": "1 + 1?", "answer": "2"}
+LARGE = '{"question": "' + "0" * (LARGEST_ROW + 1) + '"}'
+BLANK = " " * (MIB - 1) + "\n"
+
+
+def compress(path: Path, text: str, times: int = 1) -> Path:
+    with pyarrow.output_stream(str(path)) as file:
+        for _ in range(times):
+            file.write(text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("zeros.jsonl.gz", "\0" * (LARGEST_ROW + 1)),
+        ("large.jsonl.zst", LARGE),
+        ("large.json.zst", f"[{LARGE}]"),
+        ("endless.json.zst", f"[{LARGE[:-2]}"),
+        ("zeros.csv.gz", "\0" * (LARGEST_ROW + 1)),
+        ("cell.csv.zst", "question,answer\n" + "0" * (LARGEST_ROW + 1)),
+        ("row.csv.zst", "question,answer\n" + '"a\n",' * (LARGEST_ROW // 5)),
+    ],
+)
+def test_a_row_that_unpacks_to_too_much_is_refused_with_the_limit(tmp_path: Path, name: str, text: str) -> None:
+    path = compress(tmp_path / name, text)
+    with pytest.raises(ConfigError, match=rf"{name} has a row of more than {LARGEST_ROW:,} characters"):
+        list(read_files(str(path)))
+
+
+@pytest.mark.parametrize("name", ["blank.jsonl.zst", "blank.json.zst", "blank.csv.zst"])
+def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path, name: str) -> None:
+    path = compress(tmp_path / name, BLANK, times=257)
+    with pytest.raises(ConfigError, match=rf"{name} unpacks to more than {256 * MIB:,} characters, 100 times its size"):
+        list(read_files(str(path)))
+
+
+def test_a_cell_of_a_parquet_file_that_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "cell.parquet"
+    pl.DataFrame({"question": ["0" * (LARGEST_ROW + 1)], "answer": ["1"]}).write_parquet(path)
+    assert path.stat().st_size < MIB
+    with pytest.raises(ConfigError, match=rf"cell\.parquet has a row of more than {LARGEST_ROW:,} characters"):
+        list(read_files(str(path)))
+
+
+def test_large_rows_within_the_limit_are_read(tmp_path: Path) -> None:
+    rows = [{"question": f"{number}" * 3 * MIB, "answer": number} for number in range(4)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    pl.DataFrame(rows).write_csv(tmp_path / "a.csv")
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    for kind in ("json", "jsonl", "parquet"):
+        assert list(read_files(str(tmp_path / f"a.{kind}"))) == rows
+    assert [row["question"] for row in read_files(str(tmp_path / "a.csv"))] == [row["question"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("[]", []),
+        (" \n[ ]\n ", []),
+        ('[{"a": 1}]', [{"a": 1}]),
+        (f'[ {{"a": "]}}"}}{" " * 2 * MIB},{BLANK}{{"a": {{"b": [2]}}}} ]', [{"a": "]}"}, {"a": {"b": [2]}}]),
+    ],
+)
+def test_a_json_array_is_read_object_by_object(tmp_path: Path, text: str, rows: list[dict[str, Any]]) -> None:
+    (tmp_path / "data.json").write_text(text)
+    assert list(read_files(str(tmp_path / "data.json"))) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("data.json", "", r"is not valid JSON: the end where '\[' should be"),
+        ("data.json", "[1]", "must be a JSON array of objects"),
+        ("data.json", '[{"a": 1}, null]', "must be a JSON array of objects"),
+        ("data.json", "[" * 100_000, "must be a JSON array of objects"),
+        ("data.json", '[{"a": ' + "[" * 100_000, "is not valid JSON: it is nested too deeply"),
+        ("data.json", '[{"a": 1}', "is not valid JSON: the end where ']' should be"),
+        ("data.json", '[{"a": 1} {"a": 2}]', "is not valid JSON: '{' where ']' should be"),
+        ("data.json", '[{"a": 1}] []', "is not valid JSON"),
+        ("data.json", '[{"a": 1,}]', "is not valid JSON"),
+        ("data.json", '[{"a": ' + "9" * 5_000 + "}]", "is not valid JSON"),
+        ("data.jsonl", '{"a": ' + "[" * 100_000, "line 1 is not valid JSON: it is nested too deeply"),
+        ("data.jsonl", '{"a": 1}\n{"a": ' + "9" * 5_000 + "}", "line 2 is not valid JSON"),
+    ],
+)
+def test_the_error_says_what_is_wrong_with_the_json(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        list(read_files(str(tmp_path / name)))
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "it is a pipe": os.mkfifo,
+    "it is a device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("reason", ODD)
+def test_a_pipe_or_a_device_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    ODD[reason](tmp_path / name)
+    for path in (tmp_path / name, tmp_path / f"*{Path(name).suffix}"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be read: .*{reason}"):
+            list(read_files(str(path)))
+
+
+@pytest.mark.parametrize("reason", ODD)
+def test_a_directory_with_a_pipe_or_a_device_is_refused(tmp_path: Path, reason: str) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "a.jsonl").write_text(json.dumps(ROW))
+    ODD[reason](tmp_path / "test" / "b.jsonl")
+    with pytest.raises(ConfigError, match=r"holds test/b\.jsonl, which is no file"):
+        load_questions(DatasetSource(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("damage", [slice(0, 200), slice(4, None), slice(0, -1)])
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path, damage: slice) -> None:
+    path = tmp_path / "a.parquet"
+    pl.DataFrame([ROW] * 50).write_parquet(path)
+    path.write_bytes(path.read_bytes()[damage])
+    with pytest.raises(ConfigError, match=r"a\.parquet cannot be read: "):
+        list(read_files(str(path)))
+
+
+def abort(path: Path) -> None:
+    os.abort()
+
+
+def test_the_end_of_the_process_that_reads_is_survived(tmp_path: Path) -> None:
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    with pytest.raises(
+        ConfigError, match=r"a\.parquet or one of the 1 after it cannot be read: .*SIGABRT\. Check that"
+    ):
+        check_in_process(abort, *files)
+
+
+def test_many_parquet_files_are_read_in_order(tmp_path: Path) -> None:
+    for number in range(5):
+        pl.DataFrame({"question": [str(number)]}).write_parquet(tmp_path / f"{number}.parquet")
+    assert [row["question"] for row in read_files(f"{tmp_path}/*.parquet")] == list("01234")
