@@ -7,11 +7,11 @@ of each claim is in tests/tasks/comparison/test_equivalence.py unless another fi
    have different prompts or ground truths, and when the runs share no rollout. The error gives both values of a
    setting. The report lists every other difference as a tested setting.
    ``test_comparability.py``, ``test_pairing.py``
-2. Every row without a partner is counted. ``incomplete``: a run has other rows than its ``config.json`` states, or one
-   run has rows that the other lacks. The candidate may have more questions than a baseline that states fewer. Rows that
-   failed or have no reward in one run alone rule out the two exact tiers and widen the reward interval by the most that
-   they could hide. ``test_rows_of_one_run_alone_are_incomplete``, ``test_a_stated_sample_stands_for_its_questions``,
-   ``test_lost_rows_are_counted_and_weaken_the_verdict``
+2. Every row without a partner is counted. ``incomplete``: a run has other rows than its ``config.json`` states, a
+   scored run has rows without a score, or one run has rows that the other lacks. The candidate may have more questions
+   than a baseline that states fewer. Rows that failed or have no reward in one run alone rule out the two exact tiers
+   and widen the reward interval by the most that they could hide. ``test_rows_of_one_run_alone_are_incomplete``,
+   ``test_a_stated_sample_stands_for_its_questions``, ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
    separately. ``test_equal_tokens_are_bitwise``
 4. ``numerical``: floating point explains the first token that differs, after the same text. Each run's token is among

@@ -64,6 +64,7 @@ def _rows(report: EquivalenceReport) -> Table:
     counted = [
         ("rollouts, baseline / candidate", f"{rows.baseline} / {rows.candidate}"),
         ("stated in config.json", f"{_or_dash(rows.baseline_stated)} / {_or_dash(rows.candidate_stated)}"),
+        ("scored", f"{_or_dash(rows.baseline_scored)} / {_or_dash(rows.candidate_scored)}"),
         ("the baseline is a sample of the questions", "yes" if report.baseline_is_sample else "no"),
         ("compared", f"{rows.compared} over {rows.questions_compared} questions"),
         (

@@ -56,6 +56,10 @@ class RowCounts:
     """Rows that the baseline was made to have, by its ``config.json``; None when that states none."""
     candidate_stated: int | None = None
     """Rows that the candidate was made to have, by its ``config.json``; None when that states none."""
+    baseline_scored: int | None = None
+    """Rows of the baseline that its scores have, with a reward or without; None when it is not scored."""
+    candidate_scored: int | None = None
+    """Rows of the candidate that its scores have, with a reward or without; None when it is not scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
             _count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
             baseline_stated=baseline.stated,
             candidate_stated=candidate.stated,
+            baseline_scored=baseline.scored if baseline.scorers else None,
+            candidate_scored=candidate.scored if candidate.scorers else None,
         ),
     )
 

@@ -41,6 +41,8 @@ class RolloutIndex:
     """The number formats that the rollouts state."""
     scorers: frozenset[str]
     """Name and version of each scorer that made the scores; empty when the run is not scored."""
+    scored: int
+    """Rollouts that a file of scores has, with a reward or without."""
     stated: int | None
     """Rollouts that the run was made to have, by its ``config.json``; None when that states none."""
 
@@ -56,15 +58,18 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
     frames = []
     dtypes: set[str] = set()
     scorers: set[str] = set()
+    scored = 0
     for shard in shards:
         rollouts = _collect(pl.scan_parquet(paths.rollouts(shard), row_index_name="row").select("row", *_INDEX_COLUMNS))
         scores = _scores(paths, shard)
         dtypes.update(rollouts["dtype"].drop_nulls().unique())
         scorers.update(_scorer_names(scores))
+        rows = rollouts.join(scores, on="rollout_id", how="left", maintain_order="left")
+        scored += rows["scorer"].count()
         frames.append(
-            rollouts.join(scores, on="rollout_id", how="left", maintain_order="left")
-            .with_columns(pl.col("extracted_answer").hash().alias("answer"), pl.lit(shard, pl.UInt32).alias("shard"))
-            .drop("rollout_id", "dtype", "scorer", "scorer_version", "extracted_answer")
+            rows.with_columns(
+                pl.col("extracted_answer").hash().alias("answer"), pl.lit(shard, pl.UInt32).alias("shard")
+            ).drop("rollout_id", "dtype", "scorer", "scorer_version", "extracted_answer")
         )
     frame = pl.concat(frames)
     twice = frame.filter(pl.struct(ROLLOUT_KEY).is_duplicated())
@@ -79,6 +84,7 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
         frame=frame,
         dtypes=frozenset(dtypes),
         scorers=frozenset(scorers),
+        scored=scored,
         stated=stated_count(read_comparable_config(paths.root), "num_rollouts"),
     )
 

@@ -99,6 +99,14 @@ def _unpaired(rows: RowCounts, *, baseline_is_sample: bool) -> str | None:
         )
         if stated not in (None, count)
     ]
+    found += [
+        f"the {name} has scores of {scored} of its {count} rollouts"
+        for name, count, scored in (
+            ("baseline", rows.baseline, rows.baseline_scored),
+            ("candidate", rows.candidate, rows.candidate_scored),
+        )
+        if scored not in (None, count)
+    ]
     if rows.rows_only_in_baseline:
         found.append(f"the candidate lacks {rows.rows_only_in_baseline} of the baseline's {rows.baseline} rollouts")
     if extra:

@@ -285,6 +285,12 @@ OF_CONFIG = "rollouts, and its config.json states 64"
             ["the baseline has 32 " + OF_CONFIG, "the candidate has 32 " + OF_CONFIG],
             id="both lack the same shard",
         ),
+        pytest.param(
+            lambda run: run.scores(1).unlink(),
+            lambda run: run.scores(1).unlink(),
+            ["the baseline has scores of 32 of its 64 rollouts", "the candidate has scores of 32 of its 64 rollouts"],
+            id="both lack the same scores",
+        ),
     ],
 )
 def test_rows_of_one_run_alone_are_incomplete(
