@@ -38,6 +38,7 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
+from tasks.storage.published import scan_shards
 
 PIPELINE = "pipeline"
 DEFAULT_QUESTIONS = 100
@@ -146,7 +147,7 @@ class Bench:
             self._run_pipeline(directory) if contestant == PIPELINE else self._run_loop(contestant, directory)
         )
         sessions = read_sessions(paths.state / "generation.json")
-        rows = pl.scan_parquet(paths.root / "rollouts" / "*.parquet").filter(pl.col("error").is_null())
+        rows = scan_shards(paths.root, "rollouts").filter(pl.col("error").is_null())
         rollouts, tokens = rows.select(pl.len(), pl.col("num_completion_tokens").sum()).collect().row(0)
         seconds = sum(session.seconds for session in sessions)
         measurement = Measurement(
@@ -179,9 +180,7 @@ class Bench:
         if ended.returncode:
             raise HarvestError(f"harvest run ended with code {ended.returncode}: {ended.stderr.strip()[-2000:]}")
         paths = RunPaths(root=Path(json.loads(ended.stdout)["run_dir"]))
-        last = (
-            pl.scan_parquet(paths.root / "rollouts" / "*.parquet").select(pl.col("created_at").max()).collect().item()
-        )
+        last = scan_shards(paths.root, "rollouts").select(pl.col("created_at").max()).collect().item()
         return paths, last.timestamp()
 
     def _equivalence(self, measurements: Sequence[Measurement]) -> dict[str, dict[str, Any]]:

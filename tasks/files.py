@@ -13,13 +13,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 
-from profiles.regular_files import read_regular
+from profiles.regular_files import open_regular, read_regular
 from tasks.errors import DamagedFile, DamagedRecord, StorageError
 
 logger = logging.getLogger(__name__)
@@ -63,20 +63,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def publish_parquet(frame: pl.DataFrame, path: Path) -> None:
+Publish = Callable[[Path], contextlib.AbstractContextManager[Path]]
+"""``atomic_path``, or a function that does more with the published file."""
+
+
+def publish_parquet(frame: pl.DataFrame, path: Path, publish: Publish = atomic_path) -> None:
     """Write ``frame`` as zstd Parquet and publish it at ``path``."""
-    with atomic_path(path) as temporary:
+    with publish(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=True)
 
 
-def publish_json(value: Any, path: Path) -> None:
+def publish_json(value: Any, path: Path, publish: Publish = atomic_path) -> None:
     """Write ``value`` as indented JSON and publish it at ``path``."""
-    publish_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+    publish_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path, publish)
 
 
-def publish_text(text: str, path: Path) -> None:
+def publish_text(text: str, path: Path, publish: Publish = atomic_path) -> None:
     """Write ``text`` as UTF-8 and publish it at ``path``."""
-    with atomic_path(path) as temporary:
+    with publish(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -156,8 +160,8 @@ def parse_record(data: bytes, kind: type[Record]) -> Record:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of the file's bytes."""
-    with path.open("rb") as file:
+    """Return the hex sha256 of the regular file's bytes. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

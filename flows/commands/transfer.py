@@ -31,9 +31,9 @@ def add(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
         add_options=add_credentials_option,
-        help="hash the files of an uploaded run again; list the damaged ones and exit with 1 if there are any",
+        help="hash the files of a run again; list the damaged ones and exit with 1 if there are any",
     )
-    verify.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
+    verify.add_argument("url", metavar="URL", help="the uploaded run, URL/RUN_ID, or a run directory")
     verify.set_defaults(execute=execute_verify)
 
     download = commands.add_parser(
@@ -65,10 +65,16 @@ def execute_upload(options: argparse.Namespace) -> int:
 
 
 def execute_verify(options: argparse.Namespace) -> int:
-    from tasks.storage.verify import verify_upload
+    from tasks.storage.manifest import CONFIG, SUCCESS
+    from tasks.storage.verify import verify_run, verify_upload
 
-    report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
-    good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
+    directory = Path(options.url)
+    if (directory / CONFIG).is_file() and not (directory / SUCCESS).is_file():
+        report = verify_run(directory)
+        good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as they were published"
+    else:
+        report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
+        good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
     problems = "\n".join(one_line(problem, _PROBLEM_CHARACTERS) for problem in report.problems)
     _print(options, asdict(report), problems or good)
     if report.problems and not options.json:

@@ -22,13 +22,14 @@ from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, mark_finished, scores_made_from
+from tasks.plan.shards import Shard, scores_made_from
 from tasks.plan.shards import shard_dataset as _shard_dataset
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import score_shard as _score_shard
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
+from tasks.storage.published import record_published
 from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
@@ -85,7 +86,7 @@ def generate_shard(pool: ReplicaPool, shard: Shard) -> ShardResult:
 def score_shard(plan: RunPlan, shard: Shard) -> Path:
     paths, index = plan.paths, shard.index
     path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
-    mark_finished(paths, "scores", index, path, scores_made_from(paths, index, load_scorer(plan.config.scorer)))
+    record_published(path, made_from=scores_made_from(paths, index, load_scorer(plan.config.scorer)))
     return path
 
 

@@ -13,8 +13,9 @@ from tasks.comparison.paired_statistics import FinishReasonCount, LengthComparis
 from tasks.comparison.pairing import RowCounts
 from tasks.comparison.verdict import TIERS, Tier, Verdict
 from tasks.errors import NotEquivalent
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json
 from tasks.records import RunPaths
+from tasks.storage.published import read_published, recorded_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +188,12 @@ class EquivalenceReport:
 
 def publish_equivalence(report: EquivalenceReport, run_dir: Path) -> None:
     """Publish ``report`` as the ``equivalence.json`` of the candidate's run directory."""
-    publish_json(report.to_json(), RunPaths(root=run_dir).equivalence)
+    publish_json(report.to_json(), RunPaths(root=run_dir).equivalence, recorded_path)
 
 
 def read_equivalence(run_dir: Path) -> EquivalenceReport | None:
     """The report in the ``equivalence.json`` of a run; None when the run was not compared. Raises DamagedFile."""
-    return read_record(RunPaths(root=run_dir).equivalence, EquivalenceReport)
+    return read_published(RunPaths(root=run_dir).equivalence, EquivalenceReport)
 
 
 def _jsonable(value: Any) -> Any:

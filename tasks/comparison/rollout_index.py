@@ -11,7 +11,8 @@ import polars as pl
 
 from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
-from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
+from tasks.storage.published import known_shards, scan_shard
 
 # One process hashes both runs, so 64-bit hashes of one pair collide with probability 2^-64.
 _INDEX_COLUMNS = (
@@ -52,7 +53,7 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
 
     Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout occurs twice.
     """
-    shards = shard_indices(paths.root / "rollouts")
+    shards = known_shards(paths.root, "rollouts")
     if not shards:
         raise ConfigError(f"{paths.root / 'rollouts'} holds no shards. Give the directory of a finished run")
     frames = []
@@ -60,7 +61,7 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
     scorers: set[str] = set()
     scored = 0
     for shard in shards:
-        rollouts = _collect(pl.scan_parquet(paths.rollouts(shard), row_index_name="row").select("row", *_INDEX_COLUMNS))
+        rollouts = _collect(scan_shard(paths.rollouts(shard), row_index_name="row").select("row", *_INDEX_COLUMNS))
         scores = _scores(paths, shard)
         dtypes.update(rollouts["dtype"].drop_nulls().unique())
         scorers.update(_scorer_names(scores))
@@ -93,15 +94,15 @@ def count_rollouts(run_dir: Path) -> int:
     """How many rollouts the published shards of a run hold. Raises ConfigError when a shard cannot be read."""
     paths = RunPaths(root=run_dir)
     return sum(
-        int(_collect(pl.scan_parquet(paths.rollouts(shard)).select(pl.len())).item())
-        for shard in shard_indices(run_dir / "rollouts")
+        int(_collect(scan_shard(paths.rollouts(shard)).select(pl.len())).item())
+        for shard in known_shards(run_dir, "rollouts")
     )
 
 
 def scorers_of(run_dir: Path) -> frozenset[str]:
     """Name and version of each scorer that made the scores of a run; empty when it is not scored."""
     paths = RunPaths(root=run_dir)
-    shards = [_scores(paths, shard) for shard in shard_indices(run_dir / "scores")]
+    shards = [_scores(paths, shard) for shard in known_shards(run_dir, "scores")]
     return frozenset(_scorer_names(pl.concat(shards))) if shards else frozenset()
 
 
@@ -124,7 +125,7 @@ def read_rollouts(paths: RunPaths, rows: pl.DataFrame, columns: Sequence[pl.Expr
     """
     parts = [
         _collect(
-            pl.scan_parquet(paths.rollouts(shard), row_index_name="row")
+            scan_shard(paths.rollouts(shard), row_index_name="row")
             .slice(low, high - low + 1)
             .join(wanted.lazy(), on="row", how="inner")
             .select("pair", *columns)
@@ -148,7 +149,7 @@ def _scores(paths: RunPaths, shard: int) -> pl.DataFrame:
     path = paths.scores(shard)
     if not path.exists():
         return pl.DataFrame(schema={name: SCORE_SCHEMA[name] for name in _SCORE_COLUMNS})
-    return _collect(pl.scan_parquet(path).select(_SCORE_COLUMNS))
+    return _collect(scan_shard(path).select(_SCORE_COLUMNS))
 
 
 def _collect(frame: pl.LazyFrame) -> pl.DataFrame:

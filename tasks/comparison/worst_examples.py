@@ -9,6 +9,7 @@ from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.pairing import Pairing
 from tasks.comparison.rollout_index import RolloutIndex, read_rollouts
 from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
+from tasks.storage.published import read_shard
 
 MOST_EXAMPLES = 10
 CONTEXT_CHARACTERS = 80
@@ -55,7 +56,7 @@ def _answers(paths: RunPaths, shard: int) -> pl.DataFrame:
     columns = ("rollout_id", "extracted_answer")
     if not paths.scores(shard).exists():
         return pl.DataFrame(schema={name: SCORE_SCHEMA[name] for name in columns})
-    return pl.read_parquet(paths.scores(shard), columns=list(columns))
+    return read_shard(paths.scores(shard), columns=list(columns))
 
 
 def _example(row: dict[str, object], baseline: dict[str, str | None], candidate: dict[str, str | None]) -> Example:

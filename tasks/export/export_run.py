@@ -31,8 +31,8 @@ from tasks.results.scored_rollouts import SCORED_ROLLOUT_COLUMNS, check_scored, 
 from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import run_fingerprint
 from tasks.storage.object_store import ObjectStore
+from tasks.storage.published import run_fingerprint, scan_shards
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -158,7 +158,7 @@ def _arms_and_group_size(run_dir: Path) -> tuple[list[str], int]:
     """Return the arms of the run, and the size of its largest group."""
     check_scored(run_dir)
     groups = (
-        pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+        scan_shards(run_dir, "rollouts")
         .group_by("arm_id", "group_id")
         .agg(pl.len())
         .group_by("arm_id")

@@ -9,9 +9,9 @@ import polars as pl
 
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.files import publish_parquet
-from tasks.records import RunPaths, shard_indices
+from tasks.records import RunPaths
 from tasks.results.run_card import build_hub_card, scan_scores
-from tasks.storage.manifest import missing_shards
+from tasks.storage.published import known_shards, missing_shards, read_shard
 from tasks.storage.transfer_errors import redact
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def build_dataset(run_dir: Path, cache: Path) -> "Dataset":
 
 def _scored_shards(run_dir: Path) -> Iterator[tuple[int, pl.DataFrame]]:
     paths = RunPaths(root=run_dir)
-    indices = shard_indices(run_dir / "rollouts")
+    indices = known_shards(run_dir, "rollouts")
     if not indices or missing_shards(run_dir):
         raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
     scored = scan_scores(run_dir) is not None
     for index in indices:
-        frame = pl.read_parquet(paths.rollouts(index))
+        frame = read_shard(paths.rollouts(index))
         if scored:
-            frame = frame.join(pl.read_parquet(paths.scores(index)), on="rollout_id", how="left")
+            frame = frame.join(read_shard(paths.scores(index)), on="rollout_id", how="left")
         yield index, frame

@@ -16,6 +16,7 @@ from tasks.node.telemetry import load_telemetry, parse_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.object_store import ObjectStore
+from tasks.storage.published import recorded_path
 
 _WORST = ("fail", "warn", "pass")
 
@@ -38,9 +39,9 @@ def merge_nodes(store: ObjectStore, plan: RunPlan, statuses: Sequence[NodeStatus
     )
     frames = [frame for frame in telemetry.values() if frame is not None]
     if frames:
-        publish_parquet(pl.concat([load_telemetry(paths.telemetry), *frames]), paths.telemetry)
+        publish_parquet(pl.concat([load_telemetry(paths.telemetry), *frames]), paths.telemetry, recorded_path)
     if checked := {status.node: status.preflight for status in statuses if status.preflight}:
-        publish_json(_preflight(checked), paths.preflight)
+        publish_json(_preflight(checked), paths.preflight, recorded_path)
 
 
 def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSession:

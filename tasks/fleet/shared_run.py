@@ -26,11 +26,12 @@ from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_sett
 from tasks.plan.model_source import find_model
 from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, mark_finished
+from tasks.plan.shards import Shard
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths
 from tasks.storage.destination import check_destination, open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
+from tasks.storage.published import record_published
 
 _TRIES = 3
 PAUSE_SECONDS = 2.0
@@ -145,6 +146,7 @@ def unpack_questions(order: SharedOrder) -> None:
     for shard in order.shards:
         questions = order.plan.questions.slice(start, shard.num_questions)
         publish_parquet(questions, order.plan.paths.questions(shard.index))
+        record_published(order.plan.paths.questions(shard.index))
         start += shard.num_questions
 
 
@@ -158,7 +160,7 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard, *, pause_s: float =
         time.sleep(attempt * pause_s)
         mark = read_object(ledger.store, finished_key(shard.index))
         if mark and _fetch(ledger.store, mark, plan, shard):
-            mark_finished(plan.paths, "rollouts", shard.index, plan.paths.rollouts(shard.index))
+            record_published(plan.paths.rollouts(shard.index))
             plan.paths.journal(shard.index).unlink(missing_ok=True)
             return str(mark["node"])
     ledger.reopen(shard.index)
@@ -168,7 +170,7 @@ def fetch_shard(ledger: Ledger, plan: RunPlan, shard: Shard, *, pause_s: float =
 def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
     """Return what is wrong with the columns, number or keys of a shard's rollouts; None when they are right."""
     try:
-        lazy = pl.scan_parquet(path)
+        lazy = pl.scan_parquet(path, glob=False)
         if lazy.collect_schema() != ROLLOUT_SCHEMA:
             return "its columns are not those of rollouts"
         found = lazy.select("run_id", *ROLLOUT_KEY).collect()

@@ -22,9 +22,10 @@ from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import is_finished, mark_finished, rollouts_finished, scores_made_from, shard_dataset
+from tasks.plan.shards import find_remaining, scores_made_from, shard_dataset
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import record_published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,9 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     _run_process(job, paths.logs / "reference.log")
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
-        mark_finished(paths, "rollouts", index, paths.rollouts(index))
+        record_published(paths.rollouts(index))
         scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
-        mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
+        record_published(scores, made_from=scores_made_from(paths, index, scorer))
         paths.journal(index).unlink()
     timing = read_record(timing_path, ReferenceTiming)
     assert timing is not None
@@ -86,14 +87,7 @@ def reference_finished(plan: RunPlan) -> bool:
     config = read_json(plan.paths.config)
     if not isinstance(config, dict) or config.get("fingerprint") != plan.fingerprint:
         return False
-    paths, scorer = plan.paths, load_scorer(plan.config.scorer)
-    return all(
-        rollouts_finished(paths, shard)
-        and is_finished(
-            paths, "scores", shard.index, paths.scores(shard.index), scores_made_from(paths, shard.index, scorer)
-        )
-        for shard in shard_dataset(plan)
-    )
+    return not find_remaining(plan, shard_dataset(plan))
 
 
 def _run_process(job: ReferenceJob, log_path: Path) -> None:

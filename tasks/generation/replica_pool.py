@@ -27,7 +27,8 @@ from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, mark_finished
+from tasks.plan.shards import Shard
+from tasks.storage.published import record_published
 
 MAX_SHARD_TASKS = 48
 """Largest number of task runs in flight. It is below the number of the flow's threads."""
@@ -215,7 +216,7 @@ class ReplicaPool:
 
     def _publish(self, index: int) -> None:
         paths = self._plan.paths
-        mark_finished(paths, "rollouts", index, paths.rollouts(index))
+        record_published(paths.rollouts(index))
         with contextlib.suppress(FileNotFoundError):
             paths.journal(index).unlink()
 

@@ -11,6 +11,7 @@ from tasks.errors import StorageError
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import QUARANTINE, JournalState, JournalWriter, read_journal
 from tasks.generation.rollout_writer import FinishedRollout, RolloutWriter
+from tasks.storage.published import read_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,6 @@ class ShardFeed:
 def read_questions(path: Path) -> pl.DataFrame:
     """Return a shard's questions, in QUESTION_SCHEMA. Raises StorageError when the file is missing or damaged."""
     try:
-        return pl.read_parquet(path)
+        return read_shard(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StorageError(f"cannot read {path}: {error}. Run the same command, which writes it again") from error

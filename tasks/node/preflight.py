@@ -10,8 +10,8 @@ from tasks.node.node_checks import check_node
 from tasks.node.preflight_report import PreflightReport, publish_preflight
 from tasks.node.prompt_lengths import estimate_prompts
 from tasks.plan.run_plan import RunPlan
-from tasks.records import shard_indices
 from tasks.storage.filesystems import TransferSettings
+from tasks.storage.published import known_shards
 
 BYTES_PER_TOKEN = 12
 """Size of a stored completion token: its id, its logprob and its text, before compression."""
@@ -50,7 +50,7 @@ def run_preflight(
 
 def output_size(plan: RunPlan) -> OutputSize:
     """Bytes that the run's unfinished shards will take on disk."""
-    finished = len(shard_indices(plan.paths.root / "rollouts"))
+    finished = len(known_shards(plan.paths.root, "rollouts"))
     questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
     sampling = plan.config.sampling
     tokens = questions * plan.rollouts_per_question * sampling.max_tokens * (1 + 2 * sampling.top_logprobs)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigError, PreflightFailed
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json
 from tasks.node.check_result import CheckResult, Status
 from tasks.node.memory_plan import MemoryPlan
 from tasks.records import RunPaths
+from tasks.storage.published import read_published, recorded_path
 
 _RANK: dict[Status, int] = {"pass": 0, "skipped": 0, "warn": 1, "fail": 2}
 
@@ -51,9 +52,9 @@ class PreflightReport:
 
 def read_preflight(run_dir: Path) -> PreflightReport | None:
     """The preflight report of the run in ``run_dir``, or None when it has none. Raises DamagedFile."""
-    return read_record(RunPaths(root=run_dir).preflight, PreflightReport)
+    return read_published(RunPaths(root=run_dir).preflight, PreflightReport)
 
 
 def publish_preflight(report: PreflightReport, run_dir: Path) -> None:
     """Write preflight.json of the run in ``run_dir``."""
-    publish_json(report.to_json(), RunPaths(root=run_dir).preflight)
+    publish_json(report.to_json(), RunPaths(root=run_dir).preflight, recorded_path)

@@ -23,6 +23,7 @@ from tasks.files import publish_parquet
 from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import read_used_gpus
 from tasks.node.nvml import PynvmlReader
+from tasks.storage.published import recorded_path
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class TelemetrySampler:
         samples, self._samples = self._samples, []
         try:
             self._published = pl.concat([self._published, *samples])
-            publish_parquet(self._published, self._path)
+            publish_parquet(self._published, self._path, recorded_path)
         except StorageError as error:
             logger.warning("telemetry is not saved: %s", error)
         except Exception:  # the thread goes on: the next publication may succeed

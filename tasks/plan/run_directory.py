@@ -11,6 +11,7 @@ from tasks.plan.parameters import as_options
 from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import end_leftovers
+from tasks.storage.published import recorded_path
 
 
 def open_run(plan: RunPlan) -> list[int]:
@@ -28,7 +29,7 @@ def open_run(plan: RunPlan) -> list[int]:
     remove_stale_temporaries(plan.paths.root)
     ended = end_leftovers(plan.paths.root.parent)
     if known != plan.to_json():
-        publish_json(plan.to_json(), plan.paths.config)
+        publish_json(plan.to_json(), plan.paths.config, recorded_path)
     return ended
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.files import publish_json, publish_parquet, read_json, sha256_file
+from tasks.files import publish_parquet
+from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, RunPaths
+from tasks.records import ROLLOUT_SCHEMA, RunPaths
 from tasks.scoring.score import Scorer
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import published_record, record_published, scan_shard, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,10 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     for index in range(plan.num_shards):
         questions = plan.questions.slice(index * plan.shard_size, plan.shard_size)
         path = plan.paths.questions(index)
-        if not _same_questions(path, questions):
+        made_from = dataset_digest(questions)
+        if not is_finished(path, made_from):
             publish_parquet(questions, path)
+            record_published(path, made_from=made_from)
         shards.append(
             Shard(
                 index=index,
@@ -52,62 +56,38 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     return shards
 
 
-def mark_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> None:
-    """Record that ``file`` is the finished output of ``stage`` for shard ``index``, with its checksum.
-
-    ``made_from`` identifies the input of ``file``: with other input the file does not count as finished.
-    """
-    publish_json(
-        {"sha256": sha256_file(file), "bytes": file.stat().st_size, "made_from": made_from},
-        _marker(paths, stage, index),
-    )
-
-
-def is_finished(paths: RunPaths, stage: str, index: int, file: Path, made_from: str = "") -> bool:
-    """Return whether ``file`` has the bytes that ``mark_finished`` recorded, and was made from the same input."""
-    record = read_json(_marker(paths, stage, index))
-    if not isinstance(record, dict) or not file.is_file() or file.stat().st_size != record.get("bytes"):
+def is_finished(path: Path, made_from: str = "") -> bool:
+    """Return whether the file at ``path`` has the bytes on record, and was made from the input ``made_from``."""
+    record = published_record(path)
+    if record is None or record.made_from != made_from or not path.is_file():
         return False
-    return record.get("made_from") == made_from and record.get("sha256") == sha256_file(file)
+    return sha256_of(path) == record.sha256
 
 
 def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
     """Return what identifies the input of a shard's scores: the hash of its rollouts, and the scorer's version."""
-    record = read_json(_marker(paths, "rollouts", index))
-    rollouts = record.get("sha256") if isinstance(record, dict) else None
-    return f"{rollouts} {scorer.name}@{scorer.version}"
+    record = published_record(paths.rollouts(index))
+    return f"{record and record.sha256} {scorer.name}@{scorer.version}"
 
 
 def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
     """Return whether the shard's rollouts are published, intact and complete."""
     path = paths.rollouts(shard.index)
-    if not is_finished(paths, "rollouts", shard.index, path):
+    if not is_finished(path):
         return False
-    lazy = pl.scan_parquet(path)
+    lazy = scan_shard(path)
     return lazy.collect_schema() == ROLLOUT_SCHEMA and lazy.select(pl.len()).collect().item() == shard.num_rollouts
+
+
+def scores_finished(plan: RunPlan, shard: Shard) -> bool:
+    """Return whether the shard's scores are published, intact, and made from today's rollouts by today's scorer."""
+    made_from = scores_made_from(plan.paths, shard.index, load_scorer(plan.config.scorer))
+    return is_finished(plan.paths.scores(shard.index), made_from)
 
 
 def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
     """Return what is left of ``shards``, from the checked files in the run directory."""
     to_generate = [shard for shard in shards if not rollouts_finished(plan.paths, shard)]
     generated = [shard for shard in shards if shard not in to_generate]
-    to_score = [shard for shard in generated if not _is_scored(plan, shard)]
+    to_score = [shard for shard in generated if not scores_finished(plan, shard)]
     return RemainingShards(to_generate=to_generate, to_score=to_score, generated=generated)
-
-
-def _is_scored(plan: RunPlan, shard: Shard) -> bool:
-    paths, index = plan.paths, shard.index
-    made_from = scores_made_from(paths, index, load_scorer(plan.config.scorer))
-    return is_finished(paths, "scores", index, paths.scores(index), made_from)
-
-
-def _marker(paths: RunPaths, stage: str, index: int) -> Path:
-    return paths.state / stage / f"shard-{index:05d}.json"
-
-
-def _same_questions(path: Path, questions: pl.DataFrame) -> bool:
-    try:
-        stored = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError):
-        return False
-    return stored.schema == QUESTION_SCHEMA and stored.equals(questions)

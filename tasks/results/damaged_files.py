@@ -1,7 +1,7 @@
-"""Sets aside the damaged small files of a run, so that the run goes on and makes them again.
+"""Sets aside the damaged files of a run, so that the run goes on and makes them again.
 
-Shards are not checked here: ``tasks.plan.shards`` compares them with the checksums on record. Neither are the records
-in journals, each of which has its own checksum.
+Published files are compared with their records. The others are read; records in journals are not, as each has its own
+checksum.
 """
 
 import os
@@ -24,9 +24,11 @@ from tasks.records import RunPaths
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
+from tasks.storage.published import PublishedRecord, damaged_files, read_published
 from tasks.storage.upload_record import UploadRecord
 
-_FOLDERS = (*SHARD_FOLDERS, "logs", "state/journal", "state/rollouts", "state/scores", "state/multipart")
+_RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), "state/published")
+_FOLDERS = (*SHARD_FOLDERS, *_RECORDS, "logs", "state/journal", "state/multipart")
 _FILE_SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".md", ".log", ".lock"}
 _LOST = {
     "telemetry.parquet": "the samples of earlier sessions are lost",
@@ -45,18 +47,20 @@ class _Config:
 
 
 def set_aside_damaged(plan: RunPlan) -> list[str]:
-    """Rename each damaged small file of the run to ``NAME.damaged``; return a line about each, which names it.
+    """Rename each damaged file of the run to ``NAME.damaged``; return a line about each, which names it.
 
     Call it with the run's lock, before anything reads the run. Leaves the directory of another run as it is. Raises
     StorageError when a file cannot be renamed.
     """
     try:
-        known = read_record(plan.paths.config, _Config)
+        known = read_published(plan.paths.config, _Config)
     except DamagedFile:
         known = None
     if known is not None and known.fingerprint != plan.fingerprint:
         return []
     told = [_set_aside(path, reason) for path, reason in [*_odd(plan.paths.root)]]
+    for name, reason in damaged_files(plan.paths.root).items():
+        told.append(_set_aside(plan.paths.root / name, reason))
     for check in _checks(plan):
         try:
             check()
@@ -98,8 +102,8 @@ def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     yield lambda: read_sessions(paths.state / "generation.json")
     yield lambda: RungState(paths.state / "oom_ladder.json")
     yield lambda: check_saved_rung(plan)
-    yield from _records(paths, "state/rollouts/shard-*.json", dict[str, Any])
-    yield from _records(paths, "state/scores/shard-*.json", dict[str, Any])
+    for folder in _RECORDS:
+        yield from _records(paths, f"{folder}/*.json", PublishedRecord)
     yield from _records(paths, "state/multipart/*.json", MultipartUpload)
     yield from _records(paths, "state/replica-*.pid.json", ReplicaProcesses)
 

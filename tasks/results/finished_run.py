@@ -8,10 +8,10 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.verdict import Tier
 from tasks.files import read_json, read_record, try_read_record
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from
+from tasks.plan.shards import Shard, find_remaining
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
-from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import problems_of_run
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
 
@@ -30,21 +30,17 @@ def planned_shards(plan: RunPlan) -> list[Shard]:
 def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Tier | None = None) -> RunReport | None:
     """Return the report of a run that has nothing left to do, or None.
 
-    A run is finished when all rollouts and scores are on disk with the checksums on record, the manifest is written,
+    A run is finished when all its files are on disk with the checksums on record, the manifest is written,
     the comparison with the baseline meets ``require`` (if given), and the upload to ``upload_url`` (if given) is
     complete.
     """
-    paths, scorer = plan.paths, load_scorer(plan.config.scorer)
+    paths = plan.paths
     # a damaged file counts as missing, because the run makes it again
     report = try_read_record(paths.report, RunReport)
     if report is None or report.fingerprint != plan.fingerprint or not paths.manifest.is_file():
         return None
-    for shard in planned_shards(plan):
-        made_from = scores_made_from(paths, shard.index, scorer)
-        if not rollouts_finished(paths, shard):
-            return None
-        if not is_finished(paths, "scores", shard.index, paths.scores(shard.index), made_from):
-            return None
+    if find_remaining(plan, planned_shards(plan)) or problems_of_run(paths.root):
+        return None
     if require is not None and not _is_equivalent(plan, require):
         return None
     return report if upload_url is None or _is_uploaded(plan, upload_url) else None

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import polars as pl
 
 from tasks.plain_text import one_line, shortened, visible
-from tasks.records import RunPaths, shard_indices
+from tasks.records import RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
+from tasks.storage.published import known_shards, scan_shard
 
 Kind = Literal["right", "wrong", "truncated", "error"]
 MOST = 2
@@ -59,7 +60,7 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
     paths = RunPaths(root=run_dir)
     # one shard at a time: a scan over all shards would hold every text of the run at once
     found = pl.concat(
-        pl.scan_parquet(paths.rollouts(index))
+        scan_shard(paths.rollouts(index))
         .select(
             "rollout_id",
             "example_id",
@@ -72,14 +73,12 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
         )
         .join(wanted, on="rollout_id", how="inner")
         .join(
-            pl.scan_parquet(paths.scores(index)).select(
-                "rollout_id", "reward", "extracted_answer", "extraction_method"
-            ),
+            scan_shard(paths.scores(index)).select("rollout_id", "reward", "extracted_answer", "extraction_method"),
             on="rollout_id",
             how="left",
         )
         .collect()
-        for index in shard_indices(run_dir / "rollouts")
+        for index in known_shards(run_dir, "rollouts")
     ).sort("arm_id", "kind", "rollout_id")
     return tuple(_sample(row) for row in found.iter_rows(named=True))
 

@@ -18,6 +18,7 @@ from tasks.results.arm_contrasts import significant_contrasts
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_data import LISTED_DIVERGENCES, PageData, read_page_data
 from tasks.results.page_plots import ArmPoint, length_plot, reward_plot, timeline_plot
+from tasks.storage.published import recorded_path
 
 _LISTED_CONTRASTS = 10
 _LISTED_EXAMPLES = 6
@@ -27,7 +28,7 @@ _EXAMPLE_CHARACTERS = 800
 def publish_page(run_dir: Path) -> Path:
     """Make and publish ``report.html`` of the finished run at ``run_dir``, and return its path. Raises ConfigError."""
     path = RunPaths(root=run_dir).report_html
-    publish_text(render_page(read_page_data(run_dir)), path)
+    publish_text(render_page(read_page_data(run_dir)), path, recorded_path)
     return path
 
 

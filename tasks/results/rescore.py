@@ -12,11 +12,12 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
-from tasks.records import RunPaths, shard_indices
+from tasks.records import RunPaths
 from tasks.results.metrics import mean
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import read_scorable, score_frame
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import known_shards, read_shard
 
 LISTED_CHANGES = 50
 """Most changes in a report; changes.parquet has all."""
@@ -59,7 +60,7 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
     """
     loaded = load_scorer(scorer)
     paths = RunPaths(root=run_dir)
-    indices = shard_indices(run_dir / "rollouts")
+    indices = known_shards(run_dir, "rollouts")
     if not indices:
         raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
     directory = rescore_directory(run_dir, loaded)
@@ -92,7 +93,7 @@ def rescore_directory(run_dir: Path, scorer: Scorer) -> Path:
 
 def _beside_old(new: pl.DataFrame, old_path: Path) -> pl.DataFrame:
     columns = ["rollout_id", "reward", "extracted_answer"]
-    old = pl.read_parquet(old_path, columns=columns) if old_path.exists() else new.select(columns).clear()
+    old = read_shard(old_path, columns) if old_path.exists() else new.select(columns).clear()
     return (
         new.select("rollout_id", new_reward="reward", new_extracted="extracted_answer")
         .join(

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
-from tasks.records import SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.records import SCORE_SCHEMA, RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
+from tasks.storage.published import known_shards, scan_shard, scan_shards
 
 _ROLLOUT_COLUMNS = (
     "rollout_id",
@@ -69,7 +70,7 @@ def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, An
     Raises ConfigError when the run has no rollouts, or not the arm or the example asked for.
     """
     check_names(run_dir, wanted)
-    for shard in shard_indices(run_dir / "rollouts"):
+    for shard in known_shards(run_dir, "rollouts"):
         yield from _scan(RunPaths(root=run_dir), shard).filter(wanted.condition).collect().iter_rows(named=True)
 
 
@@ -79,16 +80,16 @@ def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
     # one after the other: Polars starts a thread for each file of a collection, and warns of a deadlock at 512
     counts = (
         _scan(paths, shard).filter(wanted.condition).select(pl.len()).collect().item()
-        for shard in shard_indices(run_dir / "rollouts")
+        for shard in known_shards(run_dir, "rollouts")
     )
     return sum(map(int, counts))
 
 
 def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
     """Raise ConfigError when the run has no rollouts, or not the arm or the example asked for."""
-    if not shard_indices(run_dir / "rollouts"):
+    if not known_shards(run_dir, "rollouts"):
         raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
-    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    rollouts = scan_shards(run_dir, "rollouts")
     if wanted.arm is not None:
         arms = rollouts.select(pl.col("arm_id").unique().sort()).collect()["arm_id"].to_list()
         if wanted.arm not in arms:
@@ -101,9 +102,9 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
 
 
 def _scan(paths: RunPaths, shard: int) -> pl.LazyFrame:
-    rollouts = pl.scan_parquet(paths.rollouts(shard)).select(_ROLLOUT_COLUMNS)
+    rollouts = scan_shard(paths.rollouts(shard)).select(_ROLLOUT_COLUMNS)
     if paths.scores(shard).exists():
-        return rollouts.join(pl.scan_parquet(paths.scores(shard)), on="rollout_id", how="left", maintain_order="left")
+        return rollouts.join(scan_shard(paths.scores(shard)), on="rollout_id", how="left", maintain_order="left")
     unscored = {name: pl.lit(None, kind) for name, kind in SCORE_SCHEMA.items() if name != "rollout_id"}
     return rollouts.with_columns(**unscored)
 

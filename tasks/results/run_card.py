@@ -9,10 +9,10 @@ from tasks.comparison.equivalence_report import read_equivalence
 from tasks.files import publish_text
 from tasks.plain_text import markdown, one_line, visible
 from tasks.plan.run_directory import reproduce_command
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.scored_rollouts import check_scored
-from tasks.storage.manifest import run_fingerprint
+from tasks.storage.published import known_shards, recorded_path, run_fingerprint, scan_shards
 
 CARD = "README.md"
 FOLDERS = {"rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA, "questions": QUESTION_SCHEMA}
@@ -110,7 +110,7 @@ natural logarithms under the sampling distribution, one for each of `completion_
 def publish_card(run_dir: Path) -> Path:
     """Make, publish and return the path of the card of the finished and scored ``run_dir``. Raises ConfigError."""
     path = run_dir / CARD
-    publish_text(build_run_card(run_dir), path)
+    publish_text(build_run_card(run_dir), path, recorded_path)
     return path
 
 
@@ -140,7 +140,7 @@ def build_run_card(run_dir: Path) -> str:
 def _schema(run_dir: Path) -> list[str]:
     lines = ["## Columns"]
     for folder, schema in FOLDERS.items():
-        rows = pl.scan_parquet(run_dir / folder / "shard-*.parquet").select(pl.len()).collect().item()
+        rows = scan_shards(run_dir, folder).select(pl.len()).collect().item()
         lines += ["", f"### {folder}: {rows:,} rows", "", "| column | type | meaning |", "| --- | --- | --- |"]
         lines += [f"| {name} | {_type(kind)} | {MEANINGS[name]} |" for name, kind in schema.items()]
     return lines
@@ -171,7 +171,7 @@ def _type(kind: pl.DataType) -> str:
 def build_hub_card(run_dir: Path) -> str:
     """Return the card for the Hub, where rollouts and scores are one table: a YAML header and the run's facts."""
     comparison = read_equivalence(run_dir)
-    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    rollouts = scan_shards(run_dir, "rollouts")
     facts: dict[str, Any] = (
         rollouts.select(
             pl.len().alias("rollouts"),
@@ -199,6 +199,6 @@ def build_hub_card(run_dir: Path) -> str:
 
 def scan_scores(run_dir: Path) -> pl.LazyFrame | None:
     """Return the scores of a run, or None for a run that is not scored."""
-    if not shard_indices(run_dir / "scores"):
+    if not known_shards(run_dir, "scores"):
         return None
-    return pl.scan_parquet(run_dir / "scores" / "shard-*.parquet")
+    return scan_shards(run_dir, "scores")

@@ -16,6 +16,7 @@ from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import ROLLOUT_KEY
 from tasks.results.scored_rollouts import scored_shards
+from tasks.storage.published import scan_shards
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 
@@ -138,7 +139,7 @@ def _flips(first: Path, second: Path, flipped: pl.DataFrame) -> Iterator[Flip]:
 
 
 def _completions(run_dir: Path, keys: pl.DataFrame) -> dict[tuple[Any, ...], str]:
-    rollouts = pl.scan_parquet(run_dir / "rollouts" / "shard-*.parquet")
+    rollouts = scan_shards(run_dir, "rollouts")
     wanted = rollouts.join(keys.lazy(), on=ROLLOUT_KEY, how="semi").select(*ROLLOUT_KEY, "completion")
     return {row[:-1]: row[-1] for row in wanted.collect().iter_rows()}
 

@@ -25,9 +25,10 @@ from profiles.regular_files import open_regular
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.errors import DamagedFile
 from tasks.plain_text import one_line
-from tasks.records import RunPaths, shard_indices
+from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
+from tasks.storage.published import known_shards
 from tasks.storage.upload_record import read_upload_record
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def _listed(run_dir: Path) -> ListedRun:
     report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)
     upload = read_upload_record(run_dir)
     stats = [*_stats(run_dir)]
-    rollouts = sum(_rows(paths.rollouts(index)) for index in shard_indices(run_dir / "rollouts"))
+    rollouts = sum(_rows(paths.rollouts(index)) for index in known_shards(run_dir, "rollouts"))
     planned = config.get("num_rollouts")
     return ListedRun(
         run_id=run_dir.name,

@@ -11,13 +11,14 @@ from pydantic import TypeAdapter
 
 from tasks.comparison.comparability import RunIdentity
 from tasks.comparison.verdict import Verdict
-from tasks.files import publish_json, read_record
+from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
+from tasks.storage.published import read_published, recorded_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +113,9 @@ class RunReport:
 
 def publish_report(report: RunReport, run_dir: Path) -> None:
     """Write report.json of the run at ``run_dir``."""
-    publish_json(report.to_json(), RunPaths(root=run_dir).report)
+    publish_json(report.to_json(), RunPaths(root=run_dir).report, recorded_path)
 
 
 def read_report(run_dir: Path) -> RunReport | None:
     """Return report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
-    return read_record(RunPaths(root=run_dir).report, RunReport)
+    return read_published(RunPaths(root=run_dir).report, RunReport)

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths, shard_indices
+from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.metrics import is_repetitive
-from tasks.storage.manifest import missing_shards
+from tasks.storage.published import known_shards, missing_shards, scan_shard
 
 SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
 """Columns of a scored shard, in order."""
@@ -19,10 +19,10 @@ def check_scored(run_dir: Path) -> list[int]:
 
     Raises ConfigError when a shard or its scores are missing.
     """
-    indices = shard_indices(run_dir / "rollouts")
+    indices = [*known_shards(run_dir, "rollouts")]
     if not indices or missing_shards(run_dir):
         raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
-    if missing := sorted({*indices} - {*shard_indices(run_dir / "scores")}):
+    if missing := sorted({*indices} - {*known_shards(run_dir, "scores")}):
         raise ConfigError(
             f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
             "Run the command that made it again; it scores without generating"
@@ -40,8 +40,8 @@ def scored_shards(
     """
     paths = RunPaths(root=run_dir)
     for index in check_scored(run_dir):
-        scores = pl.scan_parquet(paths.scores(index))
-        frame = pl.scan_parquet(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
+        scores = scan_shard(paths.scores(index))
+        frame = scan_shard(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
         if where is not None:
             frame = frame.filter(where)
         if columns is not None:
@@ -72,14 +72,14 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
         *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),
     ]
     return pl.concat(
-        pl.scan_parquet(paths.rollouts(index))
+        scan_shard(paths.rollouts(index))
         .select(columns)
         .join(
-            pl.scan_parquet(paths.scores(index)).drop("scorer", "scorer_version"),
+            scan_shard(paths.scores(index)).drop("scorer", "scorer_version"),
             on="rollout_id",
             how="left",
             maintain_order="left",
         )
         .collect()
-        for index in shard_indices(paths.root / "rollouts")
+        for index in known_shards(paths.root, "rollouts")
     )

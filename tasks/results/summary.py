@@ -20,7 +20,7 @@ from tasks.results.run_report import (
     RunReport,
     publish_report,
 )
-from tasks.results.scored_rollouts import load_metric_rows
+from tasks.results.scored_rollouts import check_scored, load_metric_rows
 
 LISTED_ERRORS = 20
 
@@ -33,8 +33,12 @@ def summarize_run(run_dir: Path) -> RunReport:
 
 
 def build_report(run_dir: Path) -> RunReport:
-    """Return the report of the finished and scored run at ``run_dir``, from config.json and the published shards."""
+    """Return the report of the run at ``run_dir``, from config.json and the published shards.
+
+    Raises ConfigError when the run is not finished and scored, DamagedFile when a file is not what was published.
+    """
     paths = RunPaths(root=run_dir)
+    check_scored(run_dir)
     config = read_config(run_dir)
     rows = load_metric_rows(paths, repetition=True)
     metrics = run_metrics(rows)

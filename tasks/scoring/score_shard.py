@@ -10,6 +10,7 @@ from tasks.scoring.gsm8k_gold_suspects import suspect_flags
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
 from tasks.scoring.score import SCORER_OUTPUT, Scorer
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import read_shard
 
 
 def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:
@@ -55,9 +56,9 @@ def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME
 def read_scorable(rollouts_path: Path) -> pl.DataFrame:
     """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions exist."""
     columns = ["rollout_id", "example_id", "completion", "ground_truth", "finish_reason", "error"]
-    rollouts = pl.read_parquet(rollouts_path, columns=columns)
+    rollouts = read_shard(rollouts_path, columns)
     questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name
     if not questions_path.exists():
         return rollouts
-    questions = pl.read_parquet(questions_path, columns=["example_id", "question"])
+    questions = read_shard(questions_path, ["example_id", "question"])
     return rollouts.join(questions, on="example_id", how="left", maintain_order="left")

@@ -12,8 +12,9 @@ from tasks.errors import ConfigError, UploadError
 from tasks.files import atomic_path, publish_json, remove_stale_temporaries, sha256_file, try_read_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile, published_files
+from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile
 from tasks.storage.object_store import ObjectStore
+from tasks.storage.published import forget_published, published_files, strange_files
 from tasks.storage.verify import trusted_manifest
 
 _SOURCE = "state/download.json"
@@ -74,7 +75,7 @@ def _refuse_other_run(target: Path, url: str, manifest: Manifest, wanted: list[M
             raise ConfigError(f"{folder} is a link out of {target}. Choose another directory")
     if try_read_record(target / _SOURCE, _Source) == _Source(url=url):
         return
-    others = {*published_files(target)} - {file.path for file in manifest.files}
+    others = {*published_files(target), *strange_files(target)} - {file.path for file in manifest.files}
     clashes = sorted([*(file.path for file in wanted if (target / file.path).exists()), *others])
     if clashes:
         raise ConfigError(
@@ -87,6 +88,7 @@ def _fetch(store: ObjectStore, file: ManifestFile, target: Path) -> None:
         try:
             with atomic_path(target / file.path) as temporary:
                 _copy(store, file, temporary)
+                forget_published(target / file.path)  # of a file that was made here; the manifest has the record now
             return
         except _DamagedError:
             # another try helps when the network damaged the bytes, not when the store did

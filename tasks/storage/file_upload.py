@@ -11,6 +11,7 @@ from tasks.errors import UploadError
 from tasks.files import sha256_file
 from tasks.storage.digests import Digest, digest_file
 from tasks.storage.object_store import ObjectStore, StoredObject
+from tasks.storage.published import check_published
 from tasks.storage.upload_record import UploadedFile, Verified
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,13 @@ class FileUploader:
         """Make the store hold the file ``name`` of the run, and return how that was verified.
 
         ``listed``: the store has an object of this name. ``known``: the result of an earlier upload of it. Raises
-        UploadError when the store holds other bytes after every try.
+        UploadError when the store holds other bytes after every try, DamagedFile when the file is not as published.
         """
         path = self._run_dir / name
         with path.open("rb") as file:
             before = _identity(os.fstat(file.fileno()))
             digest = digest_file(file, self._store.transfer.part_bytes)
+            check_published(path, sha256=digest.sha256)
             self._hashes[path] = (before, digest.sha256)
             stored = self._store.head(name) if listed else None
             verified = self._verify_present(name, digest, stored, known) if stored else None

@@ -1,20 +1,16 @@
 """The manifest of a run: every published file with its rows, size and sha256."""
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-from tasks.errors import ConfigError, StorageError
-from tasks.files import parse_record, publish_json, read_record, sha256_file, try_read_record
+from tasks.files import parse_record
 from tasks.plain_text import one_line
-from tasks.records import RunPaths, shard_indices
 
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
 CONFIG = "config.json"
 SHARD_FOLDERS = ("questions", "rollouts", "scores")
-_SINGLE_FILES = (
+SINGLE_FILES = (
     CONFIG,
     "preflight.json",
     "equivalence.json",
@@ -63,86 +59,6 @@ class SuccessMarker:
     """In hex."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    verdict: str | None = None
-
-
-def published_files(run_dir: Path) -> list[str]:
-    """Return the files of the run that an upload sends, relative to ``run_dir``: no state, logs or temporary files."""
-    shards = [
-        f"{folder}/{path.name}"
-        for folder in SHARD_FOLDERS
-        for path in sorted((run_dir / folder).glob("shard-*.parquet"))
-    ]
-    return [name for name in _SINGLE_FILES if (run_dir / name).is_file()] + shards
-
-
-def run_fingerprint(run_dir: Path) -> str:
-    """Return the fingerprint in the run's config.json.
-
-    Raises ConfigError when ``run_dir`` is no run directory, DamagedFile when the config.json is damaged.
-    """
-    config = read_record(run_dir / CONFIG, _Config)
-    if config is None or not config.fingerprint:
-        raise ConfigError(
-            f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
-        )
-    return config.fingerprint
-
-
-def parse_fingerprint(config: bytes) -> str:
-    """Return the fingerprint in the text of a config.json. Raises ValueError when there is none."""
-    if fingerprint := parse_record(config, _Config).fingerprint:
-        return fingerprint
-    raise ValueError("fingerprint is empty")
-
-
-def missing_shards(run_dir: Path) -> list[str]:
-    """Return the shard files that the run lacks: rollouts of each shard, and scores of each shard if any is scored."""
-    paths = RunPaths(root=run_dir)
-    scored = shard_indices(run_dir / "scores")
-    missing = []
-    for index in shard_indices(run_dir / "questions"):
-        expected = [paths.rollouts(index), *([paths.scores(index)] if scored else [])]
-        missing += [path.relative_to(run_dir).as_posix() for path in expected if not path.is_file()]
-    return missing
-
-
-def build_manifest(
-    run_dir: Path,
-    fingerprint: str,
-    equivalence: str | None,
-    *,
-    sha256_of: Callable[[Path], str] = sha256_file,
-) -> Manifest:
-    """Return the manifest of the files that are in ``run_dir`` now.
-
-    A caller that has hashed the files already passes ``sha256_of``. Raises StorageError for a Parquet file that cannot
-    be read.
-    """
-    return Manifest(
-        run_id=run_dir.resolve().name,
-        fingerprint=fingerprint,
-        equivalence=equivalence,
-        files=tuple(_manifest_file(name, run_dir / name, sha256_of) for name in published_files(run_dir)),
-    )
-
-
-def write_manifest(run_dir: Path, *, sha256_of: Callable[[Path], str] = sha256_file) -> Manifest:
-    """Publish ``manifest.json`` (see ``build_manifest``) and return it. The same files give the same bytes."""
-    comparison = try_read_record(RunPaths(root=run_dir).equivalence, _Comparison)
-    verdict = comparison.verdict if comparison else None
-    manifest = build_manifest(run_dir, run_fingerprint(run_dir), verdict, sha256_of=sha256_of)
-    publish_json(asdict(manifest), run_dir / MANIFEST)
-    return manifest
-
-
 def parse_manifest(data: bytes) -> Manifest:
     """Return the manifest in ``data``. Raises ValueError when it is none, or is not of the files that a run publishes.
 
@@ -154,7 +70,7 @@ def parse_manifest(data: bytes) -> Manifest:
     listed = set()
     for file in manifest.files:
         name = one_line(file.path, 80)
-        if file.path not in _SINGLE_FILES and not _SHARD.fullmatch(file.path):
+        if file.path not in SINGLE_FILES and not _SHARD.fullmatch(file.path):
             raise ValueError(f"it names {name!r}, which is no file that a run publishes")
         if file.path in listed:
             raise ValueError(f"it names {name!r} twice")
@@ -171,18 +87,3 @@ def parse_manifest(data: bytes) -> Manifest:
 def _is_directory_name(name: str) -> bool:
     is_plain = one_line(name, len(name)) == name
     return is_plain and name not in ("", ".", "..") and not {*"/\\"} & {*name} and len(name.encode()) <= _LONGEST_NAME
-
-
-def _manifest_file(name: str, path: Path, sha256_of: Callable[[Path], str]) -> ManifestFile:
-    rows = _rows(path) if path.suffix == ".parquet" else None
-    return ManifestFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
-
-
-def _rows(path: Path) -> int:
-    # pyarrow reads the footer alone; a polars scan costs as much as hashing the file
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(path).num_rows)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise StorageError(f"{path} is not readable Parquet: {error}. Remove it and run the same command") from error

@@ -24,20 +24,9 @@ from tasks.locks import reservation_lock, upload_lock
 from tasks.storage.destination import CHECK_PREFIX, open_store
 from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import (
-    CONFIG,
-    MANIFEST,
-    SHARD_FOLDERS,
-    SUCCESS,
-    ManifestFile,
-    SuccessMarker,
-    missing_shards,
-    parse_fingerprint,
-    published_files,
-    run_fingerprint,
-    write_manifest,
-)
+from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker
 from tasks.storage.object_store import StoredObject
+from tasks.storage.published import missing_shards, parse_fingerprint, published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
 
 logger = logging.getLogger(__name__)
@@ -149,7 +138,7 @@ class RunUploader:
         there = {*(self._listed or {}), *self._uploaded}
         self._upload_all([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
-            manifest = write_manifest(self.run_dir, sha256_of=self._files.sha256_of)
+            manifest = write_manifest(self.run_dir, sha256=self._files.sha256_of)
             listed = self._store.listing()
             self._load_record()
             known = {**self._recorded, **self._uploaded}

@@ -3,12 +3,14 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
-from tasks.errors import UploadError
+from tasks.errors import ConfigError, UploadError
 from tasks.files import parse_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import (
+    CONFIG,
     MANIFEST,
     SHARD_FOLDERS,
     SUCCESS,
@@ -18,6 +20,7 @@ from tasks.storage.manifest import (
     parse_manifest,
 )
 from tasks.storage.object_store import ObjectStore
+from tasks.storage.published import problems_of_run, published_files, strange_files
 
 MOST_MANIFEST_BYTES = 2**28
 """A manifest of a million files is smaller. A larger one is not read into memory."""
@@ -69,6 +72,24 @@ def verify_upload(url: str, transfer: TransferSettings | None = None) -> VerifyR
         files=len(manifest.files),
         bytes=sum(file.bytes for file in manifest.files),
         problems=tuple(problems),
+    )
+
+
+def verify_run(run_dir: Path) -> VerifyReport:
+    """Hash every published file of the run in ``run_dir``, compare it with its record, and report problems.
+
+    Raises ConfigError when ``run_dir`` is no run directory.
+    """
+    if not (run_dir / CONFIG).exists():
+        raise ConfigError(f"{run_dir} is not a run directory: it has no {CONFIG}. Give RUNS_DIR/RUN_ID")
+    names = published_files(run_dir)
+    strange = [f"{name} is not a file of this run" for name in strange_files(run_dir)]
+    return VerifyReport(
+        url=str(run_dir),
+        run_id=run_dir.resolve().name,
+        files=len(names),
+        bytes=sum((run_dir / name).stat().st_size for name in names),
+        problems=(*problems_of_run(run_dir), *strange),
     )
 
 

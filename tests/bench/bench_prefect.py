@@ -25,11 +25,11 @@ from tasks.generation.rung_state import RungState
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard, mark_finished, scores_made_from, shard_dataset
+from tasks.plan.shards import Shard, scores_made_from, shard_dataset
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.manifest import write_manifest
+from tasks.storage.published import record_published, write_manifest
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
 from tests.support.prefect_server import free_port, running_server
@@ -83,7 +83,7 @@ def collect_alone(plan: RunPlan) -> None:
         pool.generate(shard)
         paths, index = plan.paths, shard.index
         scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
-        mark_finished(paths, "scores", index, scores, scores_made_from(paths, index, scorer))
+        record_published(scores, made_from=scores_made_from(paths, index, scorer))
         pool.wake()
 
     with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(MAX_SHARD_TASKS) as threads:

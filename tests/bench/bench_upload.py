@@ -13,6 +13,7 @@ import polars as pl
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
 from tasks.files import publish_json
+from tasks.storage.published import record_published
 from tasks.storage.upload import upload_run
 from tests.support.s3_servers import SERVERS, S3Server, running_server
 
@@ -56,7 +57,9 @@ def _write_run(run: Path, shards: int, size: int) -> Path:
     for index in range(shards):
         # only the size matters: a readable file that does not compress
         frame = pl.DataFrame({"noise": [os.urandom(size)]})
-        frame.write_parquet(run / "rollouts" / f"shard-{index:05d}.parquet", compression="uncompressed")
+        path = run / "rollouts" / f"shard-{index:05d}.parquet"
+        frame.write_parquet(path, compression="uncompressed")
+        record_published(path)
     publish_json({"run_id": "run", "fingerprint": "bench"}, run / "config.json")
     return run
 

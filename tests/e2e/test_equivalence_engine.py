@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from tasks.comparison.equivalence import compare_runs
-from tasks.files import publish_parquet
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.plan.run_config import config_from_parameters
@@ -16,6 +15,7 @@ from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tests.support.harvest_command import Outcome, harvest
 from tests.support.random_model import make_random_model
+from tests.support.synthetic import publish_shard
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_a_swapped_reply_is_found(float32: Outcome, runs_dir: Path, tmp_path: Pa
     frame = pl.read_parquet(path)
     own = ("completion", "completion_ids", "logprobs", "top_logprob_ids", "top_logprobs", "num_completion_tokens")
     order = [1, 0, *range(2, frame.height)]
-    publish_parquet(frame.with_columns(frame[name][order] for name in own), path)
+    publish_shard(frame.with_columns(frame[name][order] for name in own), path)
     report = compare_runs(_kept_baseline(runs_dir), tampered.root)
     assert report.verdict == "different"
     named = {(row.example_id, row.arm_id) for row in report.tokens.worst}
@@ -124,7 +124,7 @@ def test_another_temperature_under_a_forged_fingerprint_is_found(
     forged.config.write_text(json.dumps(config))
     if rows_are_forged:
         path = forged.rollouts(0)
-        publish_parquet(pl.read_parquet(path).with_columns(temperature=pl.lit(0.7)), path)
+        publish_shard(pl.read_parquet(path).with_columns(temperature=pl.lit(0.7)), path)
     report = compare_runs(baseline, forged.root)
     assert report.verdict == "different"
     assert report.tokens.worst
@@ -138,7 +138,7 @@ def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path
     path = blind.rollouts(0)
     frame = pl.read_parquet(path)
     nothing = [pl.lit(None, frame.schema[name]).alias(name) for name in ("top_logprob_ids", "top_logprobs")]
-    publish_parquet(frame.with_columns(nothing), path)
+    publish_shard(frame.with_columns(nothing), path)
     report = compare_runs(baseline, blind.root)
     assert report.verdict == "inconclusive"
     assert report.questions_needed is not None

@@ -11,10 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.files import publish_parquet
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import harvest
 from tests.support.prefect_worker import Api
+from tests.support.synthetic import publish_shard
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
 
     baseline = Path(shutil.copytree(run_dir, tmp_path / "baseline"))
     for path in (baseline / "scores").iterdir():
-        publish_parquet(pl.read_parquet(path).with_columns(reward=1 - pl.col("reward")), path)
+        publish_shard(pl.read_parquet(path).with_columns(reward=1 - pl.col("reward")), path)
     # everything is there already, so that nothing is generated
     compared = ("--baseline", baseline, "--epsilon", "0.05", "--upload", store)
     short = harvest(*command, *compared, PREFECT_API_URL=prefect_api)

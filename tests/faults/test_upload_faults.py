@@ -10,17 +10,16 @@ import polars as pl
 import pytest
 
 from tasks.errors import UploadError
-from tasks.files import publish_parquet
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import published_files
+from tasks.storage.published import published_files, record_published
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.patience import scaled, until
 from tests.support.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 from tests.support.upload_process import start_upload
 
 PART = SMALLEST_PART
@@ -183,7 +182,7 @@ def test_a_download_over_an_older_one_has_no_manifest_until_it_is_whole(
     copy = download_run(f"{bucket.url}/run", tmp_path / "copies", transfer=QUICK)
     for index in range(2):
         scores = pl.read_parquet(run.scores(index)).with_columns(scorer_version=pl.lit("2"))
-        publish_parquet(scores, run.scores(index))
+        publish_shard(scores, run.scores(index))
     upload_run(run.root, bucket.url, transfer=QUICK)
 
     proxy.faults.append(Fault(kind="403", method="GET", path="scores/shard-00001", times=99))
@@ -202,7 +201,9 @@ def test_uploads_that_are_killed_send_no_file_twice_and_complete(
     fresh = write_run(tmp_path / "fresh" / "run", shards=20, questions_per_shard=2, arms=2).root
     for index in range(5):
         noise = random.Random(index).randbytes(2 * PART + 1000)
-        pl.DataFrame({"noise": [noise]}).write_parquet(RunPaths(root=fresh).rollouts(index), compression="uncompressed")
+        path = RunPaths(root=fresh).rollouts(index)
+        pl.DataFrame({"noise": [noise]}).write_parquet(path, compression="uncompressed")
+        record_published(path)
     moments = random.Random(42)
     run = RunPaths(root=shutil.copytree(fresh, tmp_path / "0" / "run"))
     cut_short = 0

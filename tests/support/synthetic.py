@@ -19,6 +19,7 @@ from profiles.load import load_profile
 from tasks.files import publish_json, publish_parquet
 from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.storage.published import record_published
 
 ARMS = ("step_by_step", "concise", "algebra", "verify", "direct", "tutor", "estimate", "facts")
 VOCABULARY = 32_000
@@ -78,6 +79,7 @@ def write_run(
         },
         arms=arm_ids,
         num_questions=shards * questions_per_shard,
+        num_shards=shards,
         samples=samples,
     )
     for shard in range(shards):
@@ -96,12 +98,18 @@ def write_run(
             divergence=divergence,
             logprob_noise=logprob_noise,
         )
-        publish_parquet(questions, paths.questions(shard))
-        publish_parquet(rollouts, paths.rollouts(shard))
+        publish_shard(questions, paths.questions(shard))
+        publish_shard(rollouts, paths.rollouts(shard))
         if with_scores:
             scores = _scores(rollouts, accuracy, np.random.default_rng([seed, shard, variant + 1, 1]))
-            publish_parquet(scores, paths.scores(shard))
+            publish_shard(scores, paths.scores(shard))
     return paths
+
+
+def publish_shard(frame: pl.DataFrame, path: Path) -> None:
+    """Publish a shard file of a run and put it on record, as a run does."""
+    publish_parquet(frame, path)
+    record_published(path)
 
 
 def _write_config(
@@ -111,6 +119,7 @@ def _write_config(
     tested: Mapping[str, Any],
     arms: Sequence[str],
     num_questions: int,
+    num_shards: int,
     samples: int,
 ) -> None:
     config = RunConfig(dataset=DatasetSource(path="synthetic", questions=num_questions), model="synthetic-model")
@@ -125,6 +134,7 @@ def _write_config(
             "arms": [{"id": arm} for arm in arms],
             "model": {"name": "synthetic-model"},
             "num_questions": num_questions,
+            "num_shards": num_shards,
             "num_rollouts": num_questions * len(arms) * samples,
         },
         paths.config,

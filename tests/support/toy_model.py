@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from tasks.files import publish_parquet
 from tasks.records import RunPaths
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 VOCABULARY = 40
 END = 0
@@ -79,7 +78,7 @@ def write_toy_run(
 def edit(path: Path, *columns: pl.Expr | pl.Series) -> None:
     """Replace columns of a Parquet file, keeping its schema."""
     frame = pl.read_parquet(path)
-    publish_parquet(frame.with_columns(*columns).match_to_schema(frame.schema), path)
+    publish_shard(frame.with_columns(*columns).match_to_schema(frame.schema), path)
 
 
 def _top(name: str, values: np.ndarray, spans: list[tuple[int, int]], kind: type[pl.DataType]) -> pl.Series:

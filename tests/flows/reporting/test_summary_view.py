@@ -7,19 +7,19 @@ import polars as pl
 import pytest
 
 from flows.reporting.summary_view import print_summary
-from tasks.files import publish_json, publish_parquet
+from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.plan.run_plan import plan_run
 from tasks.results.summary import summarize_run
-from tests.support.synthetic import ARMS, write_run
+from tests.support.synthetic import ARMS, publish_shard, write_run
 
 
 def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
     write_run(plan.paths.root, accuracy={arm: float(arm in ("concise", "verify")) for arm in ARMS})
     session = GenerationSession(
         started_at="", seconds=2, start_seconds=1, tokens=2468, rollouts=64, restarts=3, replicas=1, gpus=0
@@ -41,13 +41,13 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
 def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
     write_run(plan.paths.root, shards=2, questions_per_shard=4, accuracy=1.0)
     is_suspect = pl.col("rollout_id").is_in(
         pl.read_parquet(plan.paths.rollouts(0)).filter(pl.col("example_id") == "q0000001")["rollout_id"].to_list()
     )
     scores = pl.read_parquet(plan.paths.scores(0))
-    publish_parquet(
+    publish_shard(
         scores.with_columns(
             gold_suspect=is_suspect, reward=pl.when(is_suspect).then(0.0).otherwise("reward").cast(pl.Float32)
         ),

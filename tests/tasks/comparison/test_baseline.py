@@ -6,13 +6,13 @@ import pytest
 from tasks.comparison.baseline import check_baseline, find_baseline, obtain_baseline, sample_questions
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, save_noise_floor
 from tasks.errors import ConfigError
-from tasks.files import publish_json, publish_parquet
+from tasks.files import publish_json
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION
 from tasks.storage.upload import upload_run
 from tests.support.s3_servers import Bucket
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 from tests.support.toy_model import write_toy_run
 
 QUESTIONS = pl.DataFrame({"example_id": [f"q{number}" for number in range(500)]})
@@ -57,7 +57,7 @@ def test_an_incomparable_baseline_is_refused_before_generation(
     publish_json({"run_id": "made", "comparable": planned(tmp_path).comparable}, made.config)
     for path in (made.root / "scores").iterdir():
         scorer = {"scorer": pl.lit(GSM8K_NAME), "scorer_version": pl.lit(GSM8K_VERSION)}
-        publish_parquet(pl.read_parquet(path).with_columns(**scorer), path)
+        publish_shard(pl.read_parquet(path).with_columns(**scorer), path)
     plan = planned(tmp_path, **changed)
     if refusal is None:
         check_baseline("made", plan)

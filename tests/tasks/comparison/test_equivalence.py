@@ -14,9 +14,9 @@ from tasks.comparison.near_tie import REAL_KINDS
 from tasks.comparison.noise_floor import NoiseFloor
 from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, NotEquivalent
-from tasks.files import publish_json, publish_parquet
+from tasks.files import publish_json
 from tasks.records import RunPaths
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 from tests.support.toy_model import edit, write_toy_run
 
 FLOOR = NoiseFloor(
@@ -229,7 +229,7 @@ def test_a_reward_shift_overrides_near_ties(tmp_path: Path) -> None:
 def keep(run: RunPaths, condition: pl.Expr, *shards: int) -> None:
     """Keep the rollouts for which ``condition`` holds, in these shards."""
     for shard in shards:
-        publish_parquet(pl.read_parquet(run.rollouts(shard)).filter(condition), run.rollouts(shard))
+        publish_shard(pl.read_parquet(run.rollouts(shard)).filter(condition), run.rollouts(shard))
 
 
 def lose_shard(run: RunPaths) -> None:
@@ -237,10 +237,10 @@ def lose_shard(run: RunPaths) -> None:
     run.scores(1).unlink()
 
 
-def add_shard(run: RunPaths) -> None:
+def add_rollouts(run: RunPaths) -> None:
     frame = pl.read_parquet(run.rollouts(1))
     renamed = [pl.format("{} again", name).alias(name) for name in ("rollout_id", "example_id")]
-    publish_parquet(frame.with_columns(renamed), run.rollouts(2))
+    publish_shard(frame.vstack(frame.with_columns(renamed)), run.rollouts(1))
 
 
 FIRST_ARM = pl.col("arm_id") == pl.col("arm_id").first()
@@ -269,7 +269,7 @@ OF_CONFIG = "rollouts, and its config.json states 64"
         pytest.param(None, lambda run: keep(run, ~FIRST_ARM, 0, 1), ["the candidate lacks 8 of"], id="lacks an arm"),
         pytest.param(
             None,
-            add_shard,
+            add_rollouts,
             ["the candidate has 96 " + OF_CONFIG, "the baseline lacks 32 of the candidate's 96"],
             id="has extra rollouts",
         ),

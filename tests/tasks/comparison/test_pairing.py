@@ -5,10 +5,9 @@ import pytest
 
 from tasks.comparison.pairing import Pairing, pair_rollouts
 from tasks.comparison.rollout_index import index_rollouts
-from tasks.errors import ConfigError
-from tasks.files import publish_parquet
+from tasks.errors import ConfigError, DamagedFile
 from tasks.records import RunPaths
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 from tests.support.toy_model import edit, write_toy_run
 
 
@@ -17,7 +16,7 @@ def paired(baseline: RunPaths, candidate: RunPaths) -> Pairing:
 
 
 def keep(path: Path, condition: pl.Expr) -> None:
-    publish_parquet(pl.read_parquet(path).filter(condition), path)
+    publish_shard(pl.read_parquet(path).filter(condition), path)
 
 
 def test_runs_with_different_shards_pair_completely(tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_a_torn_shard_and_a_run_without_shards_are_refused(tmp_path: Path) -> No
     run = write_run(tmp_path / "a")
     content = run.rollouts(1).read_bytes()
     run.rollouts(1).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(DamagedFile, match=r"rollouts/shard-00001\.parquet is damaged"):
         index_rollouts(run)
     for shard in range(2):
         run.rollouts(shard).unlink()

@@ -14,12 +14,12 @@ from tasks.export.advantages import group_advantages
 from tasks.export.export_run import ExportManifest, export_run
 from tasks.export.filters import ExportFilters
 from tasks.export.formats import FORMATS
-from tasks.files import publish_parquet, sha256_file
+from tasks.files import sha256_file
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.scored_rollouts import scored_shards
 from tests.support.card_code import run_card_code
 from tests.support.s3_servers import Bucket
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 Row = dict[str, Any]
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     )
     rows = pl.read_parquet(run.rollouts(1)).select("example_id", "rollout_id")
     suspects = rows.filter(pl.col("example_id") == rows["example_id"][0])["rollout_id"].to_list()
-    publish_parquet(
+    publish_shard(
         pl.read_parquet(run.scores(1)).with_columns(gold_suspect=pl.col("rollout_id").is_in(suspects)), run.scores(1)
     )
     return run
@@ -142,7 +142,7 @@ def as_text(run: RunPaths, arms: tuple[str, ...]) -> None:
     for index in (0, 1):
         rollouts = pl.read_parquet(run.rollouts(index))
         text = pl.concat_list(pl.struct(role=pl.lit("text"), content=pl.lit("Q: 1 + 1?")))
-        publish_parquet(
+        publish_shard(
             rollouts.with_columns(prompt=pl.when(pl.col("arm_id").is_in(arms)).then(text).otherwise(pl.col("prompt"))),
             run.rollouts(index),
         )

@@ -9,9 +9,8 @@ import pytest
 from profiles.load import DEMO_MODEL
 from tasks.export.advantages import group_advantages
 from tasks.export.export_run import export_run
-from tasks.files import publish_parquet
 from tests.support.card_code import run_card_code
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 SAMPLES = 4
 GROUPS = 2
@@ -27,7 +26,7 @@ def test_grpo_trains_on_the_stored_rollouts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1, questions_per_shard=8, arms=1, samples=SAMPLES, min_tokens=3)
     within = pl.element() % len(tokenizer)
     rollouts = pl.read_parquet(run.rollouts(0)).with_columns(pl.col("prompt_ids", "completion_ids").list.eval(within))
-    publish_parquet(rollouts, run.rollouts(0))
+    publish_shard(rollouts, run.rollouts(0))
     export_run(run.root, "trl", str(tmp_path / "out"))
     card = run_card_code(tmp_path / "out")
 

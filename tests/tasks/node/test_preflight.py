@@ -13,6 +13,7 @@ from tasks.node.gpu_reading import GpuReading
 from tasks.node.preflight import BYTES_PER_TOKEN, output_size, run_preflight
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.storage.published import record_published
 from tests.support.fake_nvml import FakeReader, healthy
 from tests.support.fake_profile import write_fake_profile
 
@@ -49,6 +50,7 @@ def test_finished_shards_need_no_more_disk(tmp_path: Path, finished: tuple[int, 
     run.paths.rollouts(0).parent.mkdir(parents=True)
     for index in finished:
         run.paths.rollouts(index).write_bytes(b"")
+        record_published(run.paths.rollouts(index))
     found = output_size(run)
     assert found.most == questions * 8 * 100 * BYTES_PER_TOKEN
     assert found.expected == found.most // 2

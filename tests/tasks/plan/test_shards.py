@@ -7,9 +7,10 @@ import pytest
 from tasks.files import publish_parquet
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard, is_finished, mark_finished, rollouts_finished, scores_made_from, shard_dataset
+from tasks.plan.shards import Shard, is_finished, rollouts_finished, scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import record_published
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def publish(plan: RunPlan, shard: Shard, rows: int | None = None) -> Path:
         ),
         path,
     )
-    mark_finished(plan.paths, "rollouts", shard.index, path)
+    record_published(path)
     return path
 
 
@@ -79,7 +80,7 @@ def test_a_shard_with_missing_rows_or_columns_is_not_finished(plan: RunPlan) -> 
     assert not rollouts_finished(plan.paths, shards[0])
     path = publish(plan, shards[1])
     publish_parquet(pl.read_parquet(path).drop("seed"), path)
-    mark_finished(plan.paths, "rollouts", 1, path)
+    record_published(path)
     assert not rollouts_finished(plan.paths, shards[1])
 
 
@@ -90,9 +91,9 @@ def test_new_rollouts_make_old_scores_stale(plan: RunPlan) -> None:
     publish_parquet(pl.DataFrame({"reward": [1.0]}), scores)
     scorer = load_scorer("gsm8k")
     made_from = scores_made_from(plan.paths, 0, scorer)
-    mark_finished(plan.paths, "scores", 0, scores, made_from)
-    assert is_finished(plan.paths, "scores", 0, scores, made_from)
-    assert not is_finished(plan.paths, "scores", 0, scores, made_from.replace("gsm8k", "math"))
+    record_published(scores, made_from=made_from)
+    assert is_finished(scores, made_from)
+    assert not is_finished(scores, made_from.replace("gsm8k", "math"))
     publish_parquet(pl.read_parquet(path).with_columns(pl.lit("x").alias("model")), path)
-    mark_finished(plan.paths, "rollouts", 0, path)
-    assert not is_finished(plan.paths, "scores", 0, scores, scores_made_from(plan.paths, 0, scorer))
+    record_published(path)
+    assert not is_finished(scores, scores_made_from(plan.paths, 0, scorer))

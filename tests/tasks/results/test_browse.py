@@ -10,16 +10,16 @@ from rich.console import RenderableType
 
 from flows.console import PlainConsole
 from tasks.errors import ConfigError
-from tasks.files import publish_parquet, publish_text
+from tasks.files import publish_json, publish_text, read_json
 from tasks.locks import run_lock
 from tasks.records import RunPaths
 from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts, render_rollouts
 from tasks.results.run_diff import diff_runs, render_diff
 from tasks.results.run_list import list_runs, render_runs
 from tasks.results.scored_rollouts import scored_shards
-from tasks.storage.manifest import write_manifest
+from tasks.storage.published import write_manifest
 from tests.support.harvest_command import harvest
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,11 @@ def test_filters(wanted: RolloutFilter, condition: pl.Expr, run: RunPaths) -> No
 def test_a_run_of_many_shards_is_counted_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     run = write_run(tmp_path / "run", shards=1, questions_per_shard=1, arms=1, tokens=1)
     shards = 600
+    publish_json({**read_json(run.config), "num_shards": shards}, run.config)
     for index in range(1, shards):
-        os.link(run.rollouts(0), run.rollouts(index))
-        os.link(run.scores(0), run.scores(index))
+        for folder in (run.root, run.state):
+            for first in folder.glob("[rs]*/shard-00000.*"):
+                os.link(first, first.with_stem(f"shard-{index:05d}"))
     assert count_rollouts(run.root, RolloutFilter()) == shards
     assert not list(recwarn)
 
@@ -92,7 +94,7 @@ def test_a_run_in_progress_can_be_read(tmp_path: Path) -> None:
 def test_hostile_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1, questions_per_shard=1, arms=1)
     evil = "[bold]not markup[/bold] \x1b]0;owned\x07\x1b[2J"
-    publish_parquet(
+    publish_shard(
         pl.read_parquet(run.rollouts(0)).with_columns(
             completion=pl.lit(evil),
             prompt=pl.lit(
@@ -101,7 +103,7 @@ def test_hostile_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
         ),
         run.rollouts(0),
     )
-    publish_parquet(pl.read_parquet(run.scores(0)).with_columns(extracted_answer=pl.lit(evil)), run.scores(0))
+    publish_shard(pl.read_parquet(run.scores(0)).with_columns(extracted_answer=pl.lit(evil)), run.scores(0))
 
     rollouts = list(find_rollouts(run.root, RolloutFilter()))
     shown = text_of(render_rollouts(rollouts, shown=1, found=1))

@@ -17,15 +17,16 @@ from tasks.node.telemetry import TELEMETRY_SCHEMA, load_telemetry
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import find_run, open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import mark_finished, shard_dataset
+from tasks.plan.shards import shard_dataset
 from tasks.process_tree import record_processes
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import RunReport, publish_report, read_report
-from tasks.storage.manifest import published_files, run_fingerprint, write_manifest
 from tasks.storage.multipart_uploads import MultipartRecords
+from tasks.storage.published import published_files, recorded_path, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
+from tests.support.synthetic import publish_shard
 
 SESSION = GenerationSession(
     started_at="2026-10-01T09:00:00+00:00",
@@ -80,9 +81,8 @@ def plan(tmp_path: Path) -> RunPlan:
     root, state = plan.paths.root, plan.paths.state
     open_run(plan)
     shard_dataset(plan)
-    for stage, path in (("rollouts", plan.paths.rollouts(0)), ("scores", plan.paths.scores(0))):
-        publish_parquet(pl.DataFrame({"a": [1]}), path)
-        mark_finished(plan.paths, stage, 0, path)
+    for path in (plan.paths.rollouts(0), plan.paths.scores(0)):
+        publish_shard(pl.DataFrame({"a": [1]}), path)
     publish_report(RunReport.from_json(_report(plan)), root)
     publish_equivalence(equivalence_report("statistical"), root)
     publish_preflight(PreflightReport(checks=()), root)
@@ -114,7 +114,7 @@ def records_of(plan: RunPlan) -> list[Path]:
 
 def test_sound_files_stay(plan: RunPlan) -> None:
     before = files_of(plan)
-    assert len(records_of(plan)) == 14
+    assert len(records_of(plan)) == 20
     assert set_aside_damaged(plan) == []
     assert files_of(plan) == before
 
@@ -159,7 +159,7 @@ def test_a_file_in_the_place_of_a_folder_is_set_aside(plan: RunPlan) -> None:
 
 
 def test_nothing_of_another_run_is_touched(plan: RunPlan) -> None:
-    publish_json({"fingerprint": "other"}, plan.paths.config)
+    publish_json({"fingerprint": "other"}, plan.paths.config, recorded_path)
     plan.paths.report.write_text("{")
     assert set_aside_damaged(plan) == []
     assert plan.paths.report.read_text() == "{"

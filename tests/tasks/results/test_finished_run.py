@@ -12,11 +12,12 @@ from tasks.files import publish_json, publish_parquet, read_record
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import mark_finished, scores_made_from, shard_dataset
+from tasks.plan.shards import scores_made_from, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.finished_run import finished_report, planned_shards, unfinished_name
 from tasks.results.run_report import RunReport, publish_report
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.published import record_published
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
 
@@ -33,10 +34,10 @@ def plan(tmp_path: Path) -> RunPlan:
         index, paths = shard.index, plan.paths
         rollouts = pl.DataFrame([pl.Series(name, [None] * shard.num_rollouts, kind) for name, kind in _types()])
         publish_parquet(rollouts, paths.rollouts(index))
-        mark_finished(paths, "rollouts", index, paths.rollouts(index))
+        record_published(paths.rollouts(index))
         publish_parquet(pl.DataFrame(schema=SCORE_SCHEMA), paths.scores(index))
         made_from = scores_made_from(paths, index, load_scorer("gsm8k"))
-        mark_finished(paths, "scores", index, paths.scores(index), made_from)
+        record_published(paths.scores(index), made_from=made_from)
     publish_report(_report(plan.fingerprint), plan.paths.root)
     publish_equivalence(equivalence_report("statistical"), plan.paths.root)
     publish_json({}, plan.paths.manifest)

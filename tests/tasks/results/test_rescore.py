@@ -7,6 +7,8 @@ from tasks.errors import ConfigError
 from tasks.records import SCORE_SCHEMA
 from tasks.results.rescore import RewardChange, rescore_run
 from tasks.scoring.score_shard import score_shard
+from tasks.storage.published import record_published
+from tests.support.synthetic import publish_shard
 
 COMPLETIONS = [["#### 18", "it is 18", "none"], ["it is 5", "#### 18\nso 18", None]]
 
@@ -17,7 +19,7 @@ def run_dir(tmp_path: Path) -> Path:
     (run / "rollouts").mkdir(parents=True)
     for shard, completions in enumerate(COMPLETIONS):
         name = f"shard-{shard:05d}.parquet"
-        pl.DataFrame(
+        frame = pl.DataFrame(
             {
                 "rollout_id": [f"s{shard}r{row}" for row in range(3)],
                 "example_id": "e",
@@ -27,8 +29,9 @@ def run_dir(tmp_path: Path) -> Path:
                 "error": [None if text else "EngineCrashed: gone" for text in completions],
             },
             schema_overrides={"error": pl.String},
-        ).write_parquet(run / "rollouts" / name)
-        score_shard(run / "rollouts" / name, run / "scores" / name)
+        )
+        publish_shard(frame, run / "rollouts" / name)
+        record_published(score_shard(run / "rollouts" / name, run / "scores" / name))
     return run
 
 

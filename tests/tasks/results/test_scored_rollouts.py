@@ -11,7 +11,7 @@ from tasks.records import RunPaths
 from tasks.results.metrics import is_repetitive
 from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.harvest_command import environment
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 TEXT_BYTES = 200_000
 ROWS_PER_SHARD = 32
@@ -40,7 +40,7 @@ def write_texts(root: Path, shards: int, text: str) -> RunPaths:
         rows = pl.read_parquet(run.rollouts(index))
         # each its own: equal texts are stored, and held, once
         texts = pl.when(pl.col("error").is_null()).then(pl.format("{} {}", "rollout_id", pl.lit(text)))
-        rows.with_columns(completion=texts).write_parquet(run.rollouts(index))
+        publish_shard(rows.with_columns(completion=texts), run.rollouts(index))
     return run
 
 

@@ -16,7 +16,7 @@ from tests.support.synthetic import write_run
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunPaths:
-    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8)), tmp_path)
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
     run = write_run(plan.paths.root, accuracy=1.0)
     publish_json(plan.to_json(), run.config)
     return run

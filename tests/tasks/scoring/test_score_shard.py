@@ -11,6 +11,7 @@ from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION, gold_number, s
 from tasks.scoring.score_shard import score_frame, score_shard
 from tasks.scoring.scorers import load_scorer
 from tests.support.shared_data import gsm8k_rows
+from tests.support.synthetic import publish_shard
 
 CASES = [
     json.loads(line) for line in (Path(__file__).parents[2] / "data" / "scoring_cases.jsonl").read_text().splitlines()
@@ -177,12 +178,9 @@ def test_score_shard_publishes_scores_with_the_scorer_and_the_suspects(tmp_path:
     rollouts = frame(["#### 108", "#### 18"], ["106", "18"]).with_columns(
         example_id=pl.Series(["a", "b"]), error=pl.lit(None, pl.String)
     )
-    for name in ("questions", "rollouts"):
-        (tmp_path / name).mkdir()
-    rollouts.write_parquet(tmp_path / "rollouts" / "shard-00000.parquet")
-    pl.DataFrame({"example_id": ["a", "b"], "question": [suspect, "What is 9 * 2?"]}).write_parquet(
-        tmp_path / "questions" / "shard-00000.parquet"
-    )
+    publish_shard(rollouts, tmp_path / "rollouts" / "shard-00000.parquet")
+    questions = pl.DataFrame({"example_id": ["a", "b"], "question": [suspect, "What is 9 * 2?"]})
+    publish_shard(questions, tmp_path / "questions" / "shard-00000.parquet")
     path = score_shard(tmp_path / "rollouts" / "shard-00000.parquet", tmp_path / "scores" / "shard-00000.parquet")
     scores = pl.read_parquet(path)
     assert scores.schema == SCORE_SCHEMA

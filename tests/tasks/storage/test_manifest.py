@@ -8,7 +8,8 @@ import pytest
 
 from tasks.errors import ConfigError, DamagedFile, StorageError
 from tasks.files import publish_json
-from tasks.storage.manifest import build_manifest, missing_shards, parse_manifest, run_fingerprint, write_manifest
+from tasks.storage.manifest import parse_manifest
+from tasks.storage.published import build_manifest, missing_shards, run_fingerprint, write_manifest
 from tests.support.synthetic import write_run
 
 UNPUBLISHED = (
@@ -67,11 +68,11 @@ def test_a_damaged_comparison_gives_no_verdict(tmp_path: Path, text: str) -> Non
     assert write_manifest(run.root).equivalence is None
 
 
-def test_the_error_names_a_truncated_parquet_file(tmp_path: Path) -> None:
+def test_the_error_names_a_file_that_is_not_parquet(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=1)
-    run.scores(0).write_bytes(run.scores(0).read_bytes()[:-7])
-    with pytest.raises(StorageError, match=r"scores/shard-00000\.parquet is not readable"):
-        build_manifest(run.root, "f", None)
+    run.telemetry.write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match=r"telemetry\.parquet is not readable"):
+        build_manifest(run.root)
 
 
 def test_missing_shards(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 
 from tasks.errors import ConfigError, UploadError
-from tasks.files import publish_json, publish_parquet
+from tasks.files import publish_json
 from tasks.locks import upload_lock
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import published_files, run_fingerprint
+from tasks.storage.published import published_files, run_fingerprint
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.upload_record import read_upload_record
@@ -25,7 +25,7 @@ from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.patience import pause, until
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server, make_bucket
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 PART = 5 * 2**20
 PARTS = TransferSettings(part_bytes=PART, base_delay_s=0.01)
@@ -43,7 +43,7 @@ def add_large_file(run: RunPaths, size: int = 2 * PART + 1000) -> None:
 
 def rescore(run: RunPaths, index: int) -> None:
     frame = pl.read_parquet(run.scores(index))
-    publish_parquet(frame.with_columns(scorer_version=pl.lit("2")), run.scores(index))
+    publish_shard(frame.with_columns(scorer_version=pl.lit("2")), run.scores(index))
 
 
 def check_round_trip(run: RunPaths, url: str, directory: Path) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from tasks.storage.filesystems import TransferSettings
+from tasks.storage.published import record_published
 from tasks.storage.upload import upload_run
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
 from tests.support.patience import await_exit, until
@@ -80,6 +81,7 @@ def test_eight_large_shards_at_once_stay_under_500_mb(bucket: Bucket, tmp_path: 
     noise = pl.DataFrame({"noise": [os.urandom(66_000_000)]})
     for index in range(8):
         noise.write_parquet(run.rollouts(index), compression="uncompressed")
+        record_published(run.rollouts(index))
     script = (
         "import sys; from pathlib import Path; from concurrent.futures import ThreadPoolExecutor\n"
         "from tasks.storage.upload import RunUploader\n"

@@ -1,0 +1,169 @@
+"""A run's files are read only when they have the bytes that were published."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tasks.errors import ConfigError, DamagedFile, HarvestError
+from tasks.export.export_run import export_run
+from tasks.files import publish_text
+from tasks.records import RunPaths
+from tasks.results.arm_ranking import rank_arms
+from tasks.results.rescore import rescore_run
+from tasks.results.rollout_search import RolloutFilter, find_rollouts
+from tasks.results.summary import summarize_run
+from tasks.storage.download import download_run
+from tasks.storage.published import (
+    check_published,
+    known_shards,
+    problems_of_run,
+    published_record,
+    record_published,
+    recorded_path,
+    write_manifest,
+)
+from tasks.storage.upload import upload_run
+from tasks.storage.verify import verify_run
+from tests.support.synthetic import write_run
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _swap(run: RunPaths) -> None:
+    first, second, aside = run.rollouts(0), run.rollouts(1), run.root / "aside"
+    first.rename(aside), second.rename(first), aside.rename(second)
+
+
+def _take_other_run(run: RunPaths) -> None:
+    other = write_run(run.root.parent / "other", shards=2, variant=1, divergence=0.5)
+    shutil.copy(other.rollouts(1), run.rollouts(1))
+
+
+def _edit_rewards(run: RunPaths) -> None:
+    path = run.scores(1)
+    pl.read_parquet(path).with_columns(reward=pl.lit(1.0, pl.Float32)).write_parquet(path)
+
+
+DAMAGES: dict[str, tuple[Callable[[RunPaths], object], str]] = {
+    "flipped bit": (lambda run: _flip(run.rollouts(1)), r"rollouts/shard-0000\d\.parquet is damaged"),
+    "truncated": (
+        lambda run: run.scores(0).write_bytes(run.scores(0).read_bytes()[:-9]),
+        r"scores/shard-00000\.parquet is damaged",
+    ),
+    "empty": (lambda run: run.rollouts(0).write_bytes(b""), r"rollouts/shard-0000\d\.parquet is damaged"),
+    "swapped": (_swap, r"rollouts/shard-0000\d\.parquet is damaged"),
+    "shard of another run": (_take_other_run, r"rollouts/shard-00001\.parquet is damaged"),
+    "edited rewards": (_edit_rewards, r"scores/shard-00001\.parquet is damaged"),
+    "deleted rollouts": (lambda run: run.rollouts(1).unlink(), "is not a finished run"),
+    "deleted questions": (lambda run: run.questions(0).unlink(), "is not a finished run"),
+}
+
+READERS: dict[str, Callable[[Path, Path], object]] = {
+    "upload": lambda run, out: upload_run(run, str(out)),
+    "export": lambda run, out: export_run(run, "jsonl", str(out)),
+    "report": lambda run, out: summarize_run(run),
+    "arms": lambda run, out: rank_arms(run),
+    "show": lambda run, out: list(find_rollouts(run, RolloutFilter())),
+    "score": lambda run, out: rescore_run(run, "gsm8k"),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    run = write_run(tmp_path / "run", shards=2)
+    write_manifest(run.root)
+    return run
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_data_never_passes(run: RunPaths, tmp_path: Path, damage: str, reader: str) -> None:
+    change, told = DAMAGES[damage]
+    manifest = run.manifest.read_bytes()
+    change(run)
+    if reader in ("show", "score") and damage.startswith("deleted"):
+        pytest.skip("reads whatever is there of an unfinished run")
+    if (reader, damage) in {("score", "edited rewards"), ("show", "swapped")}:
+        told = "is damaged"
+    with pytest.raises(HarvestError, match=told):
+        READERS[reader](run.root, tmp_path / "out")
+    assert run.manifest.read_bytes() == manifest
+    assert problems_of_run(run.root)
+
+
+def test_a_file_that_the_run_does_not_know_is_named_and_not_counted(
+    run: RunPaths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("questions", "rollouts", "scores"):
+        shutil.copy(run.root / folder / "shard-00001.parquet", run.root / folder / "shard-00009.parquet")
+    assert [*known_shards(run.root, "rollouts")] == [0, 1]
+    assert "rollouts/shard-00009.parquet is not a file of this run" in caplog.text
+    assert export_run(run.root, "jsonl", str(tmp_path / "out")).rollouts == 64
+    assert len(upload_run(run.root, str(tmp_path / "bucket")).files) == 7
+    assert [problem for problem in verify_run(run.root).problems if "rollouts" in problem] == [
+        "rollouts/shard-00009.parquet is not a file of this run"
+    ]
+
+
+def test_verify_names_every_fault_of_a_local_run(run: RunPaths) -> None:
+    assert verify_run(run.root).ok
+    _flip(run.rollouts(0))
+    run.scores(1).unlink()
+    (run.root / "config.json").write_text((run.root / "config.json").read_text().replace("synthetic", "other"))
+    problems = verify_run(run.root).problems
+    assert [problem.split()[0] for problem in problems] == [
+        "scores/shard-00001.parquet",
+        "config.json",
+        "rollouts/shard-00000.parquet",
+    ]
+    with pytest.raises(ConfigError, match="is not a run directory"):
+        verify_run(run.root.parent)
+
+
+def test_a_downloaded_run_is_checked_against_its_manifest(run: RunPaths, tmp_path: Path) -> None:
+    upload_run(run.root, str(tmp_path / "bucket"))
+    copy = RunPaths(root=download_run(str(tmp_path / "bucket" / "run"), tmp_path / "copies"))
+    assert verify_run(copy.root).ok
+    assert rank_arms(copy.root) == rank_arms(run.root)
+    _flip(copy.scores(0))
+    with pytest.raises(DamagedFile, match=r"scores/shard-00000\.parquet is damaged"):
+        rank_arms(copy.root)
+    # what is made on this machine has a record of its own, until it is downloaded again
+    with recorded_path(copy.root / "README.md") as temporary:
+        temporary.write_text("new")
+    assert "README.md" not in str(problems_of_run(copy.root))
+    assert verify_run(download_run(str(tmp_path / "bucket" / "run"), tmp_path / "copies")).ok
+
+
+def test_a_kill_between_a_file_and_its_record_damages_neither(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    publish_text("old", path, recorded_path)
+    copy = tmp_path / "copy"
+    with recorded_path(path) as temporary:
+        temporary.write_text("new")
+        shutil.copy(path, copy)
+    check_published(path)
+    # as if the process had died after the record and before the file
+    copy.replace(path)
+    check_published(path)
+    path.write_text("else")
+    with pytest.raises(DamagedFile, match=r"report\.json is damaged"):
+        check_published(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"sha256": 3, "bytes": "x"}'])
+def test_a_damaged_record_of_a_shard_counts_as_none(run: RunPaths, text: str) -> None:
+    run.manifest.unlink()
+    record = run.state / "rollouts" / "shard-00000.json"
+    record.write_text(text)
+    assert published_record(run.rollouts(0)) is None
+    assert [*known_shards(run.root, "rollouts")] == [1]
+    record_published(run.rollouts(0))
+    assert [*known_shards(run.root, "rollouts")] == [0, 1]
