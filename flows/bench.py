@@ -39,6 +39,7 @@ from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
 from tasks.storage.published import scan_shards
+from tasks.user_paths import user_path
 
 PIPELINE = "pipeline"
 DEFAULT_QUESTIONS = 100
@@ -88,7 +89,7 @@ class Bench:
     def __init__(self, parameters: Mapping[str, Any], *, baseline_profile: str | None, log: Log) -> None:
         self._given = dict(parameters)
         self._log = log
-        self._runs_dir = Path(self._given.pop("runs_dir"))
+        self._runs_dir = user_path(self._given.pop("runs_dir"))
         self._plan = plan_run(config_from_parameters(self._given), self._runs_dir)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.directory = self._runs_dir / f"bench-{self._plan.profile.name}-{stamp}"

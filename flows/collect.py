@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
@@ -35,6 +34,7 @@ from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
 from tasks.storage.published import write_manifest
 from tasks.time_limits import time_limit
+from tasks.user_paths import check_directory, user_path
 
 
 @flow(
@@ -54,7 +54,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         asked = chosen(FlowParameters, resolved)
         check_fan_out(asked.nodes, asked.shared, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
-        plan = plan_run(config_from_parameters(resolved), Path(asked.runs_dir))
+        plan = plan_run(config_from_parameters(resolved), user_path(asked.runs_dir))
         reporter.describe_flow_run(
             name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
         )
@@ -69,6 +69,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
 
 def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunReport:
     baseline, shared, upload = asked.baseline, asked.shared, asked.upload
+    check_directory(plan.paths.state, "the run's directory")
     with run_lock(plan.paths.state / "lock"):
         for told in set_aside_damaged(plan):
             log_and_print(f"warning: {told}")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from tasks.errors import ConfigError
+from tasks.user_paths import user_path
 
 HOME_VARIABLE = "HARVEST_HOME"
 
@@ -17,7 +18,7 @@ def enter_harvest_home() -> dict[str, str]:
 
     Raises ConfigError when that fails.
     """
-    directory = Path(os.environ.get(HOME_VARIABLE) or "~/rollout-harvest").expanduser()
+    directory = user_path(os.environ.get(HOME_VARIABLE) or "~/rollout-harvest")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         os.chdir(directory)

@@ -22,9 +22,20 @@ def add_run_options(
         kinds = "a run id, a run directory or a URL" if urls else "a run id or a run directory"
         parser.add_argument(name, metavar=name.upper(), help=kinds)
     parser.add_argument(
-        "--runs-dir", type=Path, default=RUNS_DIR, metavar="DIR", help="where runs are kept (default runs)"
+        "--runs-dir", type=path_option, default=RUNS_DIR, metavar="DIR", help="where runs are kept (default runs)"
     )
     parser.add_argument("--json", action="store_true", help=json_help)
+
+
+def path_option(text: str) -> Path:
+    """Return the path that an option or argument names. Raises ArgumentTypeError."""
+    from tasks.errors import ConfigError
+    from tasks.user_paths import user_path
+
+    try:
+        return user_path(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_credentials_option(parser: argparse.ArgumentParser) -> None:

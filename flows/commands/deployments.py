@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.commands.common_options import path_option
 from flows.commands.run import need_server
 from flows.terminal import print_line
 
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
         "worker on every GPU node.",
     )
     deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
-    deploy.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
+    deploy.add_argument("--file", type=path_option, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
     deploy.set_defaults(execute=execute_deploy)
 
     worker = commands.add_parser(
@@ -57,7 +58,9 @@ def add(commands: Any) -> None:
     automations.add_argument(
         "--notify", metavar="TYPE/NAME", help="block that sends notifications (default: none are sent)"
     )
-    automations.add_argument("--file", type=Path, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s")
+    automations.add_argument(
+        "--file", type=path_option, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s"
+    )
     automations.set_defaults(execute=execute_automations)
 
 
@@ -95,11 +98,12 @@ def execute_worker(options: argparse.Namespace) -> int:
 
 def execute_serve(options: argparse.Namespace) -> int:
     from flows.parameters import given_parameters
+    from tasks.user_paths import user_path
 
     parameters = given_parameters(options)
     need_server()
     # flow runs have other working directories than this command
-    parameters["runs_dir"] = str(Path(parameters.get("runs_dir", "runs")).resolve())
+    parameters["runs_dir"] = str(user_path(parameters.get("runs_dir", "runs")).resolve())
 
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType

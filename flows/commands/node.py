@@ -46,8 +46,9 @@ def execute_preflight(options: argparse.Namespace) -> int:
     from tasks.node.node_checks import check_node
     from tasks.node.preflight_view import render_preflight
     from tasks.plan.run_config import RunConfig
+    from tasks.user_paths import user_path
 
-    runs_dir = Path(options.runs_dir or RUNS_DIR)
+    runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     try:
         profile = load_profile(options.profile or RunConfig().profile)
     except SettingsError as error:
@@ -75,8 +76,9 @@ def execute_plan(options: argparse.Namespace) -> int:
     from tasks.node.preflight_view import render_plan
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
+    from tasks.user_paths import user_path
 
-    runs_dir = Path(options.runs_dir or RUNS_DIR)
+    runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     run = plan_run(config_from_parameters(given_parameters(options)), runs_dir)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)

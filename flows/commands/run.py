@@ -37,9 +37,10 @@ def execute(options: argparse.Namespace) -> int:
 
     from flows.parameters import given_parameters
     from tasks.plan.placeholders import fill_placeholders
+    from tasks.user_paths import user_path
 
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
-    runs_dir = Path(parameters.setdefault("runs_dir", "runs"))
+    runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     check_input(parameters, runs_dir, forget_rung=options.forget_oom_rung)
     if (nodes := parameters.get("nodes", 1)) > 1:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
@@ -85,6 +86,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
+    from tasks.user_paths import check_directory
 
     config = config_from_parameters(parameters)
     plan = plan_run(config, runs_dir)
@@ -95,6 +97,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"), check)
     if (url := parameters.get("upload")) is not None:
         check(url)
+    check_directory(plan.paths.state, "the run's directory")
     if forget_rung:
         forget(plan)
 

@@ -2,10 +2,15 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from flows.commands.common_options import RUNS_DIR, add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import (
+    RUNS_DIR,
+    add_credentials_option,
+    add_run_options,
+    chosen_transfer,
+    path_option,
+)
 from flows.terminal import print_error, print_json, print_line
 from tasks.plain_text import one_line
 
@@ -40,7 +45,7 @@ def add(commands: Any) -> None:
         "download", add_options=add_credentials_option, help="download an uploaded run and verify it"
     )
     download.add_argument("url", metavar="URL", help="the uploaded run: URL/RUN_ID")
-    download.add_argument("directory", metavar="DIR", type=Path, help="the run goes to DIR/RUN_ID")
+    download.add_argument("directory", metavar="DIR", type=path_option, help="the run goes to DIR/RUN_ID")
     download.set_defaults(execute=execute_download)
 
     push = commands.add_parser("push", help="push a run to a dataset repository on the Hugging Face hub")
@@ -67,9 +72,10 @@ def execute_upload(options: argparse.Namespace) -> int:
 def execute_verify(options: argparse.Namespace) -> int:
     from tasks.storage.manifest import CONFIG, SUCCESS
     from tasks.storage.verify import verify_run, verify_upload
+    from tasks.user_paths import is_url, user_path
 
-    directory = Path(options.url)
-    if (directory / CONFIG).is_file() and not (directory / SUCCESS).is_file():
+    directory = user_path(options.url)
+    if not is_url(options.url) and (directory / CONFIG).is_file() and not (directory / SUCCESS).is_file():
         report = verify_run(directory)
         good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as they were published"
     else:

@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from prefect import runtime
@@ -12,6 +11,7 @@ from tasks.plan.placeholders import fill_placeholders, has_placeholder
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tasks.results.finished_run import unfinished_name
+from tasks.user_paths import user_path
 
 
 def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if unresolved:
         resolved = fill_placeholders(resolved, scheduled_day())
     if "name" in unresolved:
-        plan = plan_run(config_from_parameters(resolved), Path(resolved["runs_dir"]))
+        plan = plan_run(config_from_parameters(resolved), user_path(resolved["runs_dir"]))
         resolved["name"] = unfinished_name(plan) or resolved["name"]
     return resolved
 

@@ -3,6 +3,7 @@
 It never replaces a user's own setting, neither in the environment nor in Prefect's files.
 """
 
+import hashlib
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tasks.time_limits import time_limit, time_limit_factor
+from tasks.user_paths import check_directory, user_path
 
 _DEFAULTS = {
     # in seconds; the automation harvest-zombie takes ten missed heartbeats as the end of a flow run
@@ -24,6 +26,8 @@ _DEFAULTS = {
 _EPHEMERAL_START_SECONDS = 300.0
 # Prefect's own limit
 _REQUEST_SECONDS = 60.0
+# SQLite takes paths of up to 512 bytes; the names of the database and its journal are shorter than 32
+_LONGEST_HOME = 480
 # these may name a server too; Prefect reads them itself
 _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
@@ -64,7 +68,8 @@ def configure_prefect(
     """Set the variables for a flow run in this process. Return whether the run needs an embedded server.
 
     It needs one if no settings name a server. ``PREFECT_HOME`` is then set: to the user's own Prefect home if there is
-    one, otherwise to a directory below ``runs_dir``. Without ``verbose`` Prefect's log stays off the terminal.
+    one, otherwise to a directory for ``runs_dir``. Without ``verbose`` Prefect's log stays off the terminal. Raises
+    ConfigError when the directory cannot be written.
     """
     set_prefect_defaults(environment)
     if not verbose:
@@ -79,12 +84,21 @@ def configure_prefect(
     elif "PREFECT_PROFILE" in environment:
         return False
     else:
-        home = runs_dir / ".prefect"
+        home = _home_of(runs_dir)
     if _names_a_server(home / "profiles.toml", environment.get("PREFECT_PROFILE")):
         return False
-    home.mkdir(parents=True, exist_ok=True)
+    check_directory(home, "Prefect's directory")
     environment["PREFECT_HOME"] = str(home.resolve())
     return True
+
+
+def _home_of(runs_dir: Path) -> Path:
+    """Return ``.prefect`` in ``runs_dir``, or a directory below ~/.cache when SQLite cannot open a database there."""
+    home = (runs_dir / ".prefect").resolve()
+    name = str(home)
+    if len(os.fsencode(name)) <= _LONGEST_HOME and "?" not in name:
+        return home
+    return user_path("~/.cache/rollout-harvest") / hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def _has_settings_file() -> bool:

@@ -23,6 +23,7 @@ from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.filesystems import TransferSettings
+from tasks.user_paths import is_url
 
 AUTO = "auto"
 """The baseline name that asks for a generated sample."""
@@ -39,7 +40,7 @@ def check_baseline(name: str | None, plan: RunPlan) -> None:
     """
     if name == AUTO:
         _sample_plan(plan)
-    elif name is not None and "://" not in name:
+    elif name is not None and not is_url(name):
         check_plan_matches(find_run(name, plan.paths.root.parent), plan)
 
 
@@ -90,7 +91,7 @@ def find_baseline(name: str, runs_dir: Path, transfer: TransferSettings | None =
 
     Raises ConfigError and UploadError.
     """
-    if "://" not in name:
+    if not is_url(name):
         return find_run(name, runs_dir)
     from tasks.storage.download import download_run
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -32,6 +31,7 @@ from tasks.storage.destination import check_destination, open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.published import record_published
+from tasks.user_paths import is_url, user_path
 
 _TRIES = 3
 PAUSE_SECONDS = 2.0
@@ -58,7 +58,7 @@ def _check_shared(shared: str | None, check: Callable[[str], None]) -> None:
             "several nodes need a place that all of them reach, and none is given. Set shared to a directory of a "
             "shared file system or to s3://BUCKET/PREFIX"
         )
-    if not urlsplit(shared).scheme and not Path(shared).is_absolute():
+    if not is_url(shared) and not user_path(shared).is_absolute():
         raise ConfigError(
             f"shared is {shared!r}, which every node would look for in a directory of its own. Give an absolute path "
             "on a shared file system, or s3://BUCKET/PREFIX"

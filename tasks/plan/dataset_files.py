@@ -25,6 +25,7 @@ from tasks.storage.filesystems import open_filesystem
 from tasks.storage.transfer_errors import redact
 from tasks.subprocess_call import call_in_subprocess
 from tasks.units import GIB, MIB
+from tasks.user_paths import split_pattern
 
 Row = Mapping[str, Any]
 
@@ -55,20 +56,24 @@ def read_files(path: str) -> Iterator[Row]:
 
     Raises ConfigError when no file matches or a file cannot be read.
     """
-    file = Path(path).expanduser()
-    if file.exists():
-        yield from _rows_of([file])
-    elif not glob.has_magic(path):
+    directory, pattern = split_pattern(path)
+    if not pattern:
+        yield from _rows_of([directory])
+    elif not glob.has_magic(pattern):
         raise ConfigError(f"dataset file {path} does not exist. Check the path")
     else:
-        found = Path(file.anchor).glob(str(file.relative_to(file.anchor)))
-        yield from _rows_of([Path(match) for match in _sorted(path, [str(name) for name in found])])
+        try:
+            found = [str(name) for name in directory.glob(pattern)]
+        except ValueError as error:
+            raise ConfigError(f"the dataset's pattern {path} cannot be used: {error}. Correct it") from None
+        yield from _rows_of([Path(match) for match in _sorted(path, found)])
 
 
 def read_remote_files(url: str) -> Iterator[Row]:
     """Yield rows as ``read_files`` does, from any URL that fsspec knows. Copies one file at a time to this machine."""
     with remote_dataset(url) as (filesystem, path, directory):
-        names = _sorted(url, filesystem.glob(path)) if glob.has_magic(path) else [path]
+        is_pattern = glob.has_magic(path) and not filesystem.isfile(path)
+        names = _sorted(url, filesystem.glob(path)) if is_pattern else [path]
         for name in names:
             local = directory / PurePosixPath(name).name
             filesystem.get_file(name, str(local))

@@ -1,6 +1,9 @@
 """Read the rows of a dataset: the demo, local or remote files, or anything that the library ``datasets`` loads."""
 
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -16,8 +19,11 @@ from tasks.plan.dataset_files import (
     remote_dataset,
 )
 from tasks.plan.run_config import DatasetSource
+from tasks.user_paths import is_url, user_path
 
 DEMO_QUESTIONS = 32
+_READ_AS_PATTERN = re.compile(r"[*?\[\]\n]|::")
+"""What the library ``datasets`` does not take literally in the path of a directory."""
 _HUB_DEFAULT_CONFIG = {"openai/gsm8k": "main", "gsm8k": "main"}
 
 
@@ -25,12 +31,12 @@ def open_rows(source: DatasetSource) -> Iterable[Mapping[str, Any]]:
     """Return the rows of ``source`` in order, each a mapping from column to value. Raises ConfigError."""
     if source.path == "demo":
         return _demo_rows(source)
-    if "://" in source.path:
+    if is_url(source.path):
         return read_remote_files(source.path) if is_file_name(source.path) else _remote_directory_rows(source)
-    path = Path(source.path).expanduser()
+    path = user_path(source.path)
     if path.is_dir():
         _refuse_odd(path)
-        return _saved_rows(source, path) if _is_saved(path) else _loaded_rows(source, str(path))
+        return _saved_rows(source, path) if _is_saved(path) else _directory_rows(source, path)
     if is_file_name(source.path):
         return read_files(source.path)
     if path.exists() or source.path.startswith((".", "/", "~")):
@@ -72,6 +78,19 @@ def _refuse_odd(directory: Path) -> None:
 def _is_saved(path: Path) -> bool:
     """Return whether ``save_to_disk`` of ``datasets`` wrote this directory, which ``load_dataset`` does not read."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def _directory_rows(source: DatasetSource, path: Path) -> Iterable[Mapping[str, Any]]:
+    if not _READ_AS_PATTERN.search(str(path)):
+        return _loaded_rows(source, str(path))
+    return _linked_rows(source, path)
+
+
+def _linked_rows(source: DatasetSource, path: Path) -> Iterator[Mapping[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="harvest-dataset-") as directory:
+        # the library follows a link to the directory itself, and then reads the name of its target as a pattern
+        links = shutil.copytree(path.absolute(), Path(directory, "dataset"), copy_function=os.symlink)
+        yield from _loaded_rows(source, str(links))
 
 
 def _saved_rows(source: DatasetSource, path: Path) -> Iterable[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.plan.model_files import check_model_files, weight_files
 from tasks.units import GIB
+from tasks.user_paths import user_path
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _LEFT_OUT = ["*.pth", "original/*", "*.gguf", "*.onnx"]
@@ -130,7 +131,7 @@ def locate_model(name: str, hub: ModelHub | None = None) -> tuple[Path, str | No
     """
     if name == "demo":
         return DEMO_MODEL, None
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return path.resolve(), None
     if path.exists() or not _HUB_ID.match(name) or name.startswith((".", "/", "~")):

@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.plan.model_files import check_model_files, weight_files
+from tasks.user_paths import split_pattern
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 WITH_DATE = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
@@ -23,7 +24,12 @@ def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
     value = parameters.get(name)
     if not isinstance(value, str) or name not in WITH_DATE:
         return False
-    return bool(_DATE.search(value)) or (name == "model" and (glob.has_magic(value) or Path(value).is_symlink()))
+    return bool(_DATE.search(value)) or (name == "model" and _is_model_pattern(value))
+
+
+def _is_model_pattern(model: str) -> bool:
+    directory, rest = split_pattern(model)
+    return glob.has_magic(rest) or (not rest and directory.is_symlink())
 
 
 def fill_placeholders(parameters: Mapping[str, Any], day: datetime.date) -> dict[str, Any]:
@@ -56,8 +62,10 @@ def _number(seed: str) -> int:
 
 
 def _newest_model(pattern: str) -> str:
-    # pathlib cannot expand an absolute pattern
-    candidates = [Path(path) for path in glob.glob(str(Path(pattern).expanduser()))]  # noqa: PTH207
+    directory, rest = split_pattern(pattern)
+    # unlike pathlib, glob leaves out hidden directories, in which a trainer may be writing
+    names = glob.glob(rest, root_dir=directory) if rest else [""]  # noqa: PTH207
+    candidates = [directory / name for name in names]
     complete = [path for path in candidates if _is_complete(path)]
     if not complete:
         raise ConfigError(

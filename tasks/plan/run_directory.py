@@ -12,6 +12,7 @@ from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import end_leftovers
 from tasks.storage.published import recorded_path
+from tasks.user_paths import user_path
 
 
 def open_run(plan: RunPlan) -> list[int]:
@@ -35,8 +36,8 @@ def open_run(plan: RunPlan) -> list[int]:
 
 def find_run(name: str, runs_dir: Path) -> Path:
     """Return the run directory ``name``: a path, or a run id in ``runs_dir``. Raises ConfigError if there is none."""
-    for candidate in (Path(name), runs_dir / name):
-        if (candidate / "config.json").exists():
+    for candidate in (user_path(name), user_path(runs_dir / name)):
+        if user_path(candidate / "config.json").exists():
             return candidate.resolve()
     known = sorted(path.parent.name for path in runs_dir.glob("*/config.json"))
     listed = f"; {runs_dir} holds {', '.join(known[-5:])}" if known else f"; {runs_dir} holds no runs"

@@ -94,7 +94,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
         raise ConfigError(str(error)) from None
     if config.question_batch_size is not None:
         profile = profile.model_copy(update={"question_batch_size": config.question_batch_size})
-    model_name = config.model or profile.model
+    model_name = profile.model if config.model is None else config.model
     if model_name is None:
         raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
     model = find_model(model_name, load_format=profile.engine.load_format)

@@ -16,6 +16,7 @@ from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.published import forget_published, published_files, strange_files
 from tasks.storage.verify import trusted_manifest
+from tasks.user_paths import check_directory
 
 _SOURCE = "state/download.json"
 _TRIES = 3
@@ -45,6 +46,7 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     target = directory / manifest.run_id
     wanted = [file for file in manifest.files if not _is_here(target, file)]
     _refuse_other_run(target, store.url, manifest, wanted)
+    check_directory(target, "the directory")
     publish_json(asdict(_Source(url=store.url)), target / _SOURCE)
     remove_stale_temporaries(target)
     if wanted:

@@ -8,13 +8,13 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.errors import ConfigError
 from tasks.storage.transfer_errors import redact
 from tasks.time_limits import time_limit
+from tasks.user_paths import is_url, user_path
 
 _CHECKSUM_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
@@ -73,16 +73,18 @@ def open_filesystem(url: str, transfer: TransferSettings | None = None) -> tuple
 
     transfer = transfer or TransferSettings()
     check_url(url)
+    if not is_url(url) or url.startswith("file://"):
+        # fsspec itself would look for protocols in a path, such as a::b
+        local: Any = fsspec.filesystem("file", skip_instance_cache=True, auto_mkdir=True)
+        return local, local._strip_protocol(url if is_url(url) else user_path(url))
     protocol = urlsplit(url).scheme
     if protocol in ("s3", "s3a"):
         if not urlsplit(url).netloc:
             raise ConfigError(f"{url!r} names no bucket; write s3://BUCKET/PREFIX")
         filesystem = _open_s3(url, transfer)
         return filesystem, filesystem._strip_protocol(url)
-    target = url if protocol else str(Path(url).expanduser())
-    options: dict[str, Any] = {"auto_mkdir": True} if protocol in ("", "file", "local") else {}
     try:
-        filesystem, path = fsspec.core.url_to_fs(target, skip_instance_cache=True, use_listings_cache=False, **options)
+        filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
     except ValueError as error:
         known = ", ".join(f"{name}://" for name in ("s3", "file", "gs", "abfs", "hf", "sftp"))
         raise ConfigError(f"cannot open {url!r}: {error}. Use a plain path or a protocol such as {known}") from None

@@ -31,6 +31,13 @@ _TRANSIENT_ERRNOS = frozenset(
     }
 )
 """What a mounted filesystem says while its server does not answer."""
+_BAD_PLACE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS),
+    }
+)
+"""Errors of a local path that no repetition cures."""
 _SECRET_VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY", re.IGNORECASE)
 _SECRET_PATTERNS = (
     re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)"),
@@ -83,6 +90,11 @@ def is_missing(error: BaseException) -> bool:
 
 def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ...] = ()) -> HarvestError:
     """Return the HarvestError to raise for ``error``: it says what failed, where, and what to do, without secrets."""
+    if not url.startswith(("s3:", "s3a:")) and any(
+        isinstance(link, OSError) and link.errno in _BAD_PLACE for link in _chain(error)
+    ):
+        text = f"{what} failed at {url}: {error_text(error).rstrip('.')}"
+        return ConfigError(redact(f"{text}. Give a directory that can be used, or correct its permissions", *secrets))
     if isinstance(error, StorageError):
         error.retryable = is_transient(error)
     if isinstance(error, HarvestError):
@@ -115,7 +127,7 @@ def explain(error: BaseException, *, what: str, url: str, secrets: tuple[str, ..
         kind, remedy = ConfigError, "Nothing exists there: correct the bucket in the URL and the endpoint"
     elif isinstance(error, NotImplementedError):
         kind, remedy = ConfigError, "This protocol cannot be written to: use s3://, file:// or another store"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "Free space there or choose another destination; files that were sent are not sent again"
     elif is_transient(error):
         remedy = "The server did not answer properly in any attempt: check the endpoint, then run the same command"

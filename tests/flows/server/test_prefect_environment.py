@@ -53,6 +53,20 @@ def test_a_run_uses_the_users_prefect_or_a_home_of_its_own(
         assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["what?", "/".join(["long" * 30] * 4)], ids=["a question mark", "too long"])
+def test_a_runs_directory_in_which_sqlite_opens_no_database_has_its_prefect_home_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    homes = []
+    for runs_dir in (tmp_path / name, tmp_path / name, tmp_path / name / "other"):
+        environment = {"HOME": str(tmp_path / "home")}
+        assert configure_prefect(runs_dir, environment)
+        homes.append(environment["PREFECT_HOME"])
+    assert homes[0] == homes[1] != homes[2]
+    assert all(Path(home).parent == tmp_path / "home" / ".cache" / "rollout-harvest" for home in homes)
+
+
 def test_heartbeats_are_as_frequent_as_the_automations_expect() -> None:
     environment = {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}
     configure_prefect(Path("runs"), environment)

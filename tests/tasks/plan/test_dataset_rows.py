@@ -12,6 +12,7 @@ from tasks.errors import ConfigError
 from tasks.plan.questions import find_duplicates, load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.records import QUESTION_SCHEMA
+from tests.support.odd_paths import ODD_NAMES
 from tests.support.s3_servers import Bucket
 from tests.support.shared_data import gsm8k_path
 
@@ -101,9 +102,35 @@ def test_a_pattern_takes_the_files_in_the_order_of_their_names(file: Path, tmp_p
     assert load_questions(DatasetSource(path=f"{parts}/*.parquet")).equals(whole)
     with pytest.raises(ConfigError, match=r"no dataset file matches .*\*\.jsonl"):
         load_questions(DatasetSource(path=f"{parts}/*.jsonl"))
-    # a file whose name looks like a pattern is read as that file
-    odd = file.rename(tmp_path / "data[1].jsonl")
-    assert load_questions(DatasetSource(path=str(odd))).equals(whole)
+    with pytest.raises(ConfigError, match="cannot be used: Invalid pattern"):
+        load_questions(DatasetSource(path=f"{parts}/a**.jsonl"))
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_exists_is_no_pattern(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    # what the name would match if it were a pattern
+    for other in ("a1", "sB", "qq"):
+        (tmp_path / other).mkdir()
+        pl.DataFrame(ROWS[:1]).write_parquet(tmp_path / other / "test-0.parquet")
+    frame = pl.DataFrame(ROWS)
+    frame.write_parquet(folder / "test-0.parquet")
+    frame.write_parquet(folder / "x[0]*?.parquet")
+    frame.write_ndjson(folder / "test.jsonl")
+
+    for path in ("x[0]*?.parquet", "*.jsonl", "test-*.parquet"):
+        assert load_questions(DatasetSource(path=f"{folder}/{path}")).height == 30, path
+    assert load_questions(DatasetSource(path=f"file://{folder}/x[0]*?.parquet")).height == 30
+
+
+@pytest.mark.parametrize("name", ["a[1]", "s*", "a::b", "line\nbreak"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_directory_with_an_odd_name_is_loaded_by_datasets(name: str, streaming: bool, tmp_path: Path) -> None:
+    for folder, rows in ((name, ROWS), ("a1", ROWS[:1]), ("sB", ROWS[:1])):
+        (tmp_path / folder).mkdir()
+        pl.DataFrame(rows).write_parquet(tmp_path / folder / "test-0.parquet")
+    assert load_questions(DatasetSource(path=str(tmp_path / name), streaming=streaming)).height == 30
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ConfigError, HarvestError, UploadError
-from tasks.storage.destination import check_destination
+from tasks.storage.destination import check_destination, open_store
 from tasks.storage.filesystems import Credentials, TransferSettings, open_filesystem
 from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.odd_paths import ODD_NAMES
 from tests.support.prefect_server import free_port
 from tests.support.s3_servers import ACCESS_KEY, SECRET_KEY, Bucket, S3Server
 
@@ -30,6 +31,35 @@ def test_a_wrong_url_is_a_config_error_without_secrets(url: str, expected: str, 
         check_destination(url, QUICK)
     assert "hunter2" not in str(caught.value)
     assert "dummy" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_directory_is_a_destination_under_its_own_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root, url in (
+        (tmp_path / "relative", f"./relative/{name}"),
+        (tmp_path / "absolute", f"{tmp_path}/absolute/{name}"),
+        (tmp_path / "in a URL", f"file://{tmp_path}/in a URL/{name}"),
+    ):
+        store = open_store(url)
+        store.put_bytes("folder/key", b"data", fingerprint="")
+        assert [path for path in root.rglob("*") if path.is_file()] == [root / name / "folder" / "key"]
+        assert list(store.listing()) == ["folder/key"]
+        assert store.read("folder/key") == b"data"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/x", "/proc/x", "FILE", "FILE/x", "LOOP"])
+def test_a_place_that_takes_no_files_is_bad_input(scheme: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "FILE").touch()
+    (tmp_path / "LOOP").symlink_to("LOOP")
+    url = f"{scheme}{tmp_path / place}"
+    with pytest.raises(ConfigError) as caught:
+        check_destination(url)
+    assert str(tmp_path / place) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_check_leaves_nothing_at_the_destination(any_bucket: Bucket, tmp_path: Path) -> None:
