@@ -49,7 +49,7 @@ from tasks.user_paths import check_directory, user_path
 @takes(tuple(PARAMETERS.values()))
 def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
-    with explain_failures(), Reporter() as reporter:
+    with explain_failures() as flow_run, Reporter() as reporter:
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
         check_fan_out(asked.nodes, asked.shared, asked.baseline)
@@ -62,8 +62,9 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
             load_credentials(asked.aws_credentials_block)  # refuses a wrong name before anything is written
         required = asked.require if asked.baseline else None
         if asked.skip_finished and (known := finished_report(plan, upload_url=asked.upload, require=required)):
+            flow_run.report = known
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
-        report = _collect(plan, asked, reporter)
+        report = flow_run.report = _collect(plan, asked, reporter)
     return Completed(message=_outcome(report), data=report.to_json())
 
 

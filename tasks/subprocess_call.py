@@ -48,7 +48,7 @@ def call_in_subprocess(
         )
     if ended.returncode:
         raise HarvestError(
-            f"{label}: the process {_how_it_ended(ended.returncode, log_path)} (log: {log_path}). "
+            f"{label}: the process {how_it_ended(ended.returncode, log_path)} (log: {log_path}). "
             "Run the same command again; finished rollouts are kept"
         )
     error, result = pickle.loads(ended.stdout)
@@ -58,7 +58,8 @@ def call_in_subprocess(
     return returned
 
 
-def _how_it_ended(code: int, log_path: Path) -> str:
+def how_it_ended(code: int, log_path: Path) -> str:
+    """Return how a process with the exit code ``code`` ended, as words that follow its name."""
     if code == -signal.SIGKILL:
         return "was killed, as the kernel does when memory runs out"
     if code < 0:

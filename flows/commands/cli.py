@@ -67,17 +67,23 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     options = build_parser().parse_args(arguments)
-    sys.exit(_execute(options))
+    sys.exit(exit_code_of(lambda: _execute(options)))
 
 
 def _execute(options: argparse.Namespace) -> int:
-    from tasks.errors import HarvestError
     from tasks.time_limits import time_limit_factor
 
     make_logs_visible()
+    time_limit_factor()  # refuses a wrong value before anything starts
+    return int(options.execute(options))
+
+
+def exit_code_of(action: Callable[[], int]) -> int:
+    """Return the exit code that ``action`` returns, or print its failure as one line and return the code of that."""
+    from tasks.errors import HarvestError
+
     try:
-        time_limit_factor()  # refuses a wrong value before anything starts
-        return int(options.execute(options))
+        return action()
     except HarvestError as error:
         print_error(f"harvest: error: {error}")
         return error.exit_code

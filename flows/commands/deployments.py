@@ -105,14 +105,27 @@ def execute_serve(options: argparse.Namespace) -> int:
     # flow runs have other working directories than this command
     parameters["runs_dir"] = str(user_path(parameters.get("runs_dir", "runs")).resolve())
 
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
     from flows.collect import collect_rollouts
+    from tasks.errors import ConfigError
+
+    zone = options.timezone or "UTC"
+    try:
+        ZoneInfo(zone)
+        schedule = Cron(options.cron, timezone=zone) if options.cron else None
+    except (ValueError, ZoneInfoNotFoundError) as error:
+        raise ConfigError(
+            f"--cron {options.cron!r} in the time zone {zone!r} is no schedule: {error.args[0]}. Give five fields, "
+            'such as "0 2 * * *", and a time zone such as Europe/Paris'
+        ) from error
 
     collect_rollouts.serve(
         name=options.deployment,
-        schedule=Cron(options.cron, timezone=options.timezone or "UTC") if options.cron else None,
+        schedule=schedule,
         parameters=parameters,
         enforce_parameter_schema=True,
         limit=1,

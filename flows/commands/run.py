@@ -1,11 +1,18 @@
 """``harvest run``: collect rollouts in this process, on Prefect's embedded server or the one that is set up."""
 
 import argparse
+import logging
+import os
 import sys
+import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from flows.terminal import print_json
+
+if TYPE_CHECKING:
+    from flows.server.server_loss import Outcome
 
 
 def add(commands: Any) -> None:
@@ -48,32 +55,68 @@ def execute(options: argparse.Namespace) -> int:
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
     from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
+    from flows.server.server_loss import end_without_server, known_outcome, warn
 
     server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)
     import_prefect_without_pandas()
 
+    from prefect.settings import PREFECT_API_URL
+
     from flows.collect import collect_rollouts
     from flows.reporting.progress import console_output
-    from flows.reporting.summary_view import print_summary
+    from tasks.errors import HarvestError
     from tasks.results.run_report import RunReport
 
     if server is not None:
         server.wait_until_ready()
     console_output.set(sys.stderr)
+    # Prefect writes each log message that a server does not take to the terminal
+    logging.raiseExceptions = options.verbose
+    end_without_server(partial(_end, options))
     # the user at the terminal decides whether to try again
     try:
         report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
-    except Exception:
+    except Exception as error:
         if interruption.was_signalled:
             # Prefect made another error of the interrupt
             raise KeyboardInterrupt from None
-        raise
+        outcome, url = known_outcome(), PREFECT_API_URL.value()
+        if outcome is None and not isinstance(error, HarvestError):
+            raise HarvestError(
+                f"Prefect cannot begin the flow run on the server {url}: {error}. Check that it runs, or name another "
+                "with PREFECT_API_URL"
+            ) from error
+        if isinstance(outcome, RunReport):
+            warn(f"the run is complete, but the Prefect server {url} does not know it: {type(error).__name__}")
+        return _show(options, outcome or error)
+    return _show(options, RunReport.from_json(report))
+
+
+def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
+    from flows.reporting.summary_view import print_summary
+
+    if isinstance(outcome, Exception):
+        raise outcome
     if options.json:
-        print_json(report)
+        print_json(outcome.to_json())
     else:
-        print_summary(RunReport.from_json(report))
+        print_summary(outcome)
+    sys.stdout.flush()
     return 0
+
+
+def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
+    """End this process with the exit code of ``outcome``, and without Prefect's threads."""
+    from flows.commands.cli import exit_code_of
+
+    try:
+        code = exit_code_of(partial(_show, options, outcome))
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
@@ -103,12 +146,16 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
 
 
 def need_server(why: str = "") -> None:
-    """Raise ConfigError unless a Prefect server is set up that outlives this command. ``why`` begins the message."""
+    """Raise ConfigError unless a Prefect server is set up that outlives this command. ``why`` begins the message.
+
+    Raises HarvestError when that server does not answer.
+    """
     from flows.server.prefect_environment import import_prefect_without_pandas, set_prefect_defaults
-    from tasks.errors import ConfigError
+    from tasks.errors import ConfigError, HarvestError
 
     set_prefect_defaults()
     import_prefect_without_pandas()
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
@@ -116,3 +163,11 @@ def need_server(why: str = "") -> None:
             f"{why + ', but ' if why else ''}no Prefect server is set up. Start one with prefect server start, and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
         )
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+    except Exception as error:
+        raise HarvestError(
+            f"the Prefect server {PREFECT_API_URL.value()} cannot be used: {error}. Check that it runs, or name "
+            "another with PREFECT_API_URL"
+        ) from error

@@ -14,8 +14,10 @@ from prefect.logging import get_run_logger
 from prefect.states import Crashed
 
 from flows.server.interruption import set_interruptible_flow
+from flows.server.server_loss import body_ended, is_lost
 from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
 from tasks.plain_text import visible
+from tasks.results.run_report import RunReport
 from tasks.storage.transfer_scope import TransferScope
 
 logger = logging.getLogger(__name__)
@@ -29,19 +31,21 @@ _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 
 
 @contextlib.contextmanager
-def explain_failures() -> Iterator[None]:
+def explain_failures() -> Iterator["RunningFlow"]:
     """Run a flow's body. A failure gets the engine's last log lines, no useless retry, and a final state on the server.
 
-    When a signal or an interrupt ends the flow, Prefect waits for its tasks' threads, so their transfers are stopped.
+    The flow notes what it returns as the ``report`` of the object that is yielded: if the server is lost, the command
+    ends with that. When a signal or an interrupt ends the flow, Prefect waits for its tasks' threads, so their
+    transfers are stopped.
     """
     context = FlowRunContext.get()
-    flow_run = _RunningFlow(context.flow_run.id if context is not None and context.flow_run is not None else None)
+    flow_run = RunningFlow(context.flow_run.id if context is not None and context.flow_run is not None else None)
     set_interruptible_flow(flow_run)
     try:
         with TransferScope():
             flow_run.is_running = True
             try:
-                yield
+                yield flow_run
             finally:
                 flow_run.is_running = False
     except TerminationSignal:
@@ -51,9 +55,12 @@ def explain_failures() -> Iterator[None]:
     except Exception as error:
         if (log_path := getattr(error, "log_path", None)) is not None:
             log_last_lines(log_path)
-        if isinstance(error, _FINAL):
+        if isinstance(error, _FINAL) and not is_lost():
             _disable_retries()
+        body_ended(error)
         raise
+    if flow_run.report is not None:
+        body_ended(flow_run.report)
 
 
 def log_last_lines(path: Path) -> None:
@@ -65,12 +72,13 @@ def log_last_lines(path: Path) -> None:
     get_run_logger().error("the last lines of %s:\n%s", path, visible("\n".join(lines[-LOG_LINES:])))
 
 
-class _RunningFlow:
+class RunningFlow:
     """The flow run of this process."""
 
     def __init__(self, flow_run_id: UUID | None) -> None:
         self._flow_run_id = flow_run_id
         self.is_running = False
+        self.report: RunReport | None = None
 
     def report_crashed(self, timeout: float) -> None:
         """Tell the server that the flow run is over; give up after ``timeout`` seconds. Any thread may call it."""

@@ -18,8 +18,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
+from flows.server.server_loss import declare_lost, is_lost
 from tasks.plain_text import markdown
 from tasks.time_limits import time_limit
 
@@ -66,13 +72,16 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # after a signal the user waits for the processes to end, not for the tables
-        timeout = time_limit(FLUSH_SECONDS) if error is None or isinstance(error, Exception) else 1.0
+        was_signalled = error is not None and not isinstance(error, Exception)
+        timeout = 1.0 if was_signalled else time_limit(FLUSH_SECONDS)
         self._last_sent = time.monotonic()
         self._flush_timeout = timeout
         self._queue.put(None)
         # a slow server takes one request after the other, so the timeout starts anew with each
         while self._thread.is_alive() and not self._given_up:
             self._thread.join(0.1)
+        if self._thread.is_alive() and not is_lost() and not was_signalled and not _server_answers():
+            declare_lost(f"the Prefect server {PREFECT_API_URL.value()} has not answered for {timeout:.0f} s")
 
     def progress(self, percent: float, text: str, *, now: bool = False) -> None:
         """Show how far the run is. Of several calls within ``PROGRESS_SECONDS`` only the latest is sent."""
@@ -129,7 +138,9 @@ class Reporter:
 
     @property
     def _given_up(self) -> bool:
-        return self._flush_timeout is not None and time.monotonic() >= self._last_sent + self._flush_timeout
+        if self._flush_timeout is None:
+            return False
+        return is_lost() or time.monotonic() >= self._last_sent + self._flush_timeout
 
     def _send_all(self) -> None:
         while (request := self._queue.get()) is not None:
@@ -152,6 +163,10 @@ def request_limits() -> Iterator[float]:
     while True:
         yield time_limit(seconds)
         seconds = min(2 * seconds, LONGEST_REQUEST_SECONDS)
+
+
+def _server_answers() -> bool:
+    return _sent(lambda client: client.hello(), time_limit(REQUEST_SECONDS))
 
 
 def _sent(request: Request, timeout: float) -> bool:

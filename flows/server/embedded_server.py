@@ -3,32 +3,41 @@
 This server starts while the flow's modules are imported, dies with the flow, and outlives a Ctrl-C long enough to store
 the run's last state. Prefect can start the same server by itself, but it does so later, imports the server's code into
 the flow's process too, and leaves the server behind when the flow is killed.
+
+A server that dies is started again on its database. This process holds the socket on which the servers listen, one
+after the other: requests that come between two of them wait for the next, and no other program can take the port.
 """
 
 import atexit
+import contextlib
 import gc
-import http.client
 import itertools
+import logging
 import os
+import re
+import secrets
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 from flows.server.prefect_environment import import_prefect_without_pandas
+from flows.server.server_loss import declare_lost, warn
 from tasks.errors import HarvestError
 from tasks.parent_death import die_with_parent
+from tasks.subprocess_call import how_it_ended
 from tasks.time_limits import FACTOR_VARIABLE, time_limit
 
 START_TIMEOUT_SECONDS = 600.0
 """The first start takes 8 to 18 s on a small machine, and minutes on a busy one."""
 
-_ANSWER_SECONDS = 60.0
-"""How long one answer of the server may take. Nothing listens before the server is up, so no time is lost by it."""
+MAX_RESTARTS = 5
+"""How often a server that died is started again in one run. A start that fails counts too."""
 
 _STOP_SECONDS = 5.0
 _COLLECTION_INTERVAL_SECONDS = 2.0
@@ -37,63 +46,63 @@ _FULL_COLLECTION_EVERY = 30
 _FIRST_COLLECTION_SECONDS = 10.0
 """By then the server has started. The objects that it has made until then stay, and are not looked at again."""
 _HOST = "127.0.0.1"
+_DATABASE = "prefect.db"
+_LONGEST_DATABASE_PATH = 504
+"""In bytes: SQLite takes 512, with the suffix of the journal."""
 # as Prefect does for a server that it starts itself: no UI, and settings that do not change any more
 _SERVER_VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+_STARTED = b"started"
+_LONGEST_REASON = 1000
+_ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*: (.+)$", re.MULTILINE)
+"""The line of a traceback that has the error: its type and message."""
 
 
 class EmbeddedServer:
     """A server on a free local port. Its database is in ``PREFECT_HOME``, which ``environment`` must set.
 
-    ``PREFECT_API_URL`` is set in ``environment``. Call ``wait_until_ready`` before the first request.
+    It serves only who knows a secret, which is made here and is kept in environment variables alone: the database holds
+    the parameters of all runs, and whoever may write can change the state of this one.
+
+    ``PREFECT_API_URL`` and ``PREFECT_API_AUTH_STRING`` are set in ``environment``. Call ``wait_until_ready`` before the
+    first request. Raises HarvestError when the home or the port cannot be used.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
-        self._log = Path(environment["PREFECT_HOME"]) / "server.log"
-        # the port is bound but not listening until the server is up, so that nobody else can take it
-        self._port = socket.socket()
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind((_HOST, 0))
-        number = self._port.getsockname()[1]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "flows.server.embedded_server", str(os.getpid()), str(number)],
-                env={**environment, **_SERVER_VARIABLES},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # a terminal sends Ctrl-C to the whole process group, and the server must outlive it
-                process_group=0,
-            )
+        self._home = Path(environment["PREFECT_HOME"])
+        self._log = self._home / "server.log"
+        secret = f"harvest:{secrets.token_urlsafe(32)}"
+        self._environment = {**environment, **_SERVER_VARIABLES}
+        self._environment |= {"PREFECT_SERVER_API_AUTH_STRING": secret, "PREFECT_API_AUTH_STRING": secret}
+        self._lock = threading.Lock()
+        self._stopped = False
+        try:
+            self._listener = socket.create_server((_HOST, 0))
+        except OSError as error:
+            raise HarvestError(f"Prefect's embedded server cannot listen on {_HOST}: {error.strerror}") from error
+        self.url = f"http://{_HOST}:{self._listener.getsockname()[1]}/api"
+        try:
+            self._start("wb")
+        except BaseException:
+            self._listener.close()
+            raise
         atexit.register(self.stop)
-        self.url = f"http://{_HOST}:{number}/api"
         environment["PREFECT_API_URL"] = self.url
+        environment["PREFECT_API_AUTH_STRING"] = secret
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when the server answers.
+        """Return when the server answers; from then on it is started again when it dies.
 
-        Raises HarvestError, which names the server's log, when the server ended or does not answer within ``timeout``
-        seconds, by default ``START_TIMEOUT_SECONDS`` times the factor of time limits.
+        Raises HarvestError, which says why, when the server ended or does not answer within ``timeout`` seconds, by
+        default ``START_TIMEOUT_SECONDS`` times the factor of time limits.
         """
-        timeout = time_limit(START_TIMEOUT_SECONDS) if timeout is None else timeout
-        deadline = time.monotonic() + timeout
-        while not self._answers():
-            if self._process.poll() is not None:
-                raise HarvestError(
-                    f"Prefect's embedded server ended with code {self._process.returncode}: {self._last_log_line()} "
-                    f"(log: {self._log})"
-                )
-            if time.monotonic() > deadline:
-                raise HarvestError(
-                    f"Prefect's embedded server did not start within {timeout:.0f} s (log: {self._log}). Run the same "
-                    f"command when the machine is less busy, or with {FACTOR_VARIABLE}=3; or start a server (prefect "
-                    "server start) and set PREFECT_API_URL"
-                )
-            time.sleep(0.1)
-        self._port.close()
+        self._wait_until_started(time_limit(START_TIMEOUT_SECONDS) if timeout is None else timeout)
+        threading.Thread(target=self._keep_alive, name="embedded-server", daemon=True).start()
 
     def stop(self) -> None:
         """End the server. May be called more than once."""
-        self._port.close()
+        with self._lock:
+            self._stopped = True
+        self._listener.close()
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -101,16 +110,87 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
 
-    def _answers(self) -> bool:
+    def _start(self, log_mode: Literal["wb", "ab"]) -> None:
+        """Start a process, unless ``stop`` was called. Raises HarvestError when that cannot be done."""
+        self._told, tell = os.pipe()
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=time_limit(_ANSWER_SECONDS)) as answer:
-                return bool(answer.status == http.client.OK)
-        except (OSError, http.client.HTTPException):
-            return False
+            for file in self._home.glob(f"{_DATABASE}*"):
+                # another run's server may take its journal away
+                with contextlib.suppress(FileNotFoundError):
+                    file.chmod(0o600)
+            with self._log.open(log_mode) as log, self._lock:
+                self._log.chmod(0o600)
+                if not self._stopped:
+                    self._process = self._start_process(log, tell)
+        except OSError as error:
+            os.close(self._told)
+            raise self._cannot_start(f"{error.strerror}: {error.filename}") from error
+        finally:
+            os.close(tell)
 
-    def _last_log_line(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip() if lines else "its log is empty"
+    def _start_process(self, log: BinaryIO, tell: int) -> "subprocess.Popen[bytes]":
+        listen = self._listener.fileno()
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows.server.embedded_server", str(os.getpid()), str(listen), str(tell)],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(listen, tell),
+            umask=0o077,
+            # a terminal sends Ctrl-C to the whole process group, and the server must outlive it
+            process_group=0,
+        )
+
+    def _wait_until_started(self, timeout: float) -> None:
+        waiting = select.poll()
+        waiting.register(self._told, select.POLLIN)
+        try:
+            # the end of the process closes the pipe
+            told = os.read(self._told, _LONGEST_REASON) if waiting.poll(1000 * timeout) else None
+        finally:
+            os.close(self._told)
+        if told is None:
+            self._process.kill()
+            raise HarvestError(
+                f"Prefect's embedded server did not start within {timeout:.0f} s (log: {self._log}). Run the same "
+                f"command when the machine is less busy, or with {FACTOR_VARIABLE}=3; or start a server (prefect "
+                "server start) and set PREFECT_API_URL"
+            )
+        if told != _STARTED:
+            reason = told.decode(errors="replace") or f"it {how_it_ended(self._process.wait(), self._log)}"
+            raise self._cannot_start(reason)
+
+    def _cannot_start(self, reason: str) -> HarvestError:
+        length = len(os.fsencode(self._home / _DATABASE))
+        if length > _LONGEST_DATABASE_PATH:
+            reason += f"; the path of its database has {length} bytes, and SQLite takes {_LONGEST_DATABASE_PATH}"
+        return HarvestError(
+            f"Prefect's embedded server cannot start: {reason} (log: {self._log}). It only records flow runs: set "
+            "PREFECT_HOME to another directory for its files, or PREFECT_API_URL to a server of yours"
+        )
+
+    def _keep_alive(self) -> None:
+        # the kernel ends a server with the thread that started it, so this thread stays until the last one has ended
+        for _ in range(MAX_RESTARTS):
+            how = how_it_ended(self._process.wait(), self._log)
+            if self._stopped:
+                return
+            warn(f"Prefect's embedded server {how}; it is started again")
+            try:
+                self._start("ab")
+                self._wait_until_started(time_limit(START_TIMEOUT_SECONDS))
+            except HarvestError as error:
+                self._give_up(str(error))
+                return
+        self._process.wait()
+        self._give_up(f"Prefect's embedded server was started again {MAX_RESTARTS} times and has ended once more")
+
+    def _give_up(self, why: str) -> None:
+        if not self._stopped:
+            # without it a request fails at once
+            self._listener.close()
+            declare_lost(why)
 
 
 def collect_garbage_in_thread() -> None:
@@ -132,17 +212,48 @@ def _collect_garbage() -> None:
         gc.collect(2 if number % _FULL_COLLECTION_EVERY == 0 else 1)
 
 
-def main(parent_pid: int, port: int) -> None:
-    """Run the server in this process, which dies with ``parent_pid``."""
-    die_with_parent(parent_pid)
-    collect_garbage_in_thread()
-    import_prefect_without_pandas()
-    import uvicorn
+def main(parent_pid: int, listen: int, tell: int) -> None:
+    """Run the server in this process, which dies with ``parent_pid``, on the socket ``listen``.
 
-    uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host=_HOST, port=port, log_level="error", lifespan="on"
-    )
+    Writes to the pipe ``tell`` that the server has started, or else why it has not.
+    """
+    die_with_parent(parent_pid)
+    failure = _Failure()
+    try:
+        collect_garbage_in_thread()
+        import_prefect_without_pandas()
+        import uvicorn
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                # Prefect silences the logger that this would go to
+                self.lifespan.logger = failure
+                await super().startup(sockets)
+                os.write(tell, _STARTED)
+
+        config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+        Server(config).run([socket.socket(fileno=listen)])
+    except BaseException as error:
+        # uvicorn exits after it has logged a failure of Prefect's start
+        reason = failure.reason if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            os.write(tell, reason.encode()[:_LONGEST_REASON])
+        raise
+
+
+class _Failure(logging.Logger):
+    """Writes to the log why Prefect could not start, and keeps the ``reason``."""
+
+    def __init__(self) -> None:
+        super().__init__("start")
+        self.reason = ""
+        self.addHandler(logging.StreamHandler())
+
+    def handle(self, record: logging.LogRecord) -> None:
+        if found := _ERROR_LINE.findall(record.getMessage()):
+            self.reason = found[-1]
+        super().handle(record)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

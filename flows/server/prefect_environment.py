@@ -68,8 +68,8 @@ def configure_prefect(
     """Set the variables for a flow run in this process. Return whether the run needs an embedded server.
 
     It needs one if no settings name a server. ``PREFECT_HOME`` is then set: to the user's own Prefect home if there is
-    one, otherwise to a directory for ``runs_dir``. Without ``verbose`` Prefect's log stays off the terminal. Raises
-    ConfigError when the directory cannot be written.
+    one, otherwise to a directory for ``runs_dir``, which only its owner may read. Without ``verbose`` Prefect's log
+    stays off the terminal. Raises ConfigError when the directory cannot be written.
     """
     set_prefect_defaults(environment)
     if not verbose:
@@ -88,6 +88,9 @@ def configure_prefect(
     if _names_a_server(home / "profiles.toml", environment.get("PREFECT_PROFILE")):
         return False
     check_directory(home, "Prefect's directory")
+    if home != user_home:
+        # the database holds the parameters of all runs
+        home.chmod(0o700)
     environment["PREFECT_HOME"] = str(home.resolve())
     return True
 

@@ -1,7 +1,13 @@
-"""An outage of the Prefect server during generation does not disturb the run."""
+"""Whatever happens to the Prefect server during generation, the run ends by what became of its data."""
 
+import contextlib
+import shutil
+import sqlite3
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.runs import (
@@ -9,12 +15,18 @@ from tests.faults.runs import (
     ROLLOUTS,
     SHARD_SIZE,
     Rows,
+    RunProcess,
+    assert_nothing_left,
+    command,
     only_run_dir,
     read_rows,
     start_harvest,
     write_profile,
 )
 from tests.support.fake_engines import open_gate
+from tests.support.harvest_command import harvest
+from tests.support.leaks import find_leaks
+from tests.support.patience import HTTP_SECONDS, scaled
 from tests.support.prefect_server import free_port, running_server
 from tests.support.prefect_worker import Api
 
@@ -51,6 +63,113 @@ def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path, undistu
         artifacts = Api(url=url).artifacts(flow_run["id"])
         assert artifacts["harvest-progress"]["data"] == 100
         assert "harvest-report" in artifacts
+
+
+def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
+    tmp_path: Path, undisturbed_fake: Rows
+) -> None:
+    run, gate = start_and_hold(tmp_path)
+    home = tmp_path / "runs" / ".prefect"
+    killed = embedded_server(run)
+    assert killed is not None
+    secret = killed.environ()["PREFECT_SERVER_API_AUTH_STRING"]
+    killed.kill()
+    run.wait_until(lambda: embedded_server(run, other_than=killed), "another server")
+    [port] = {each.laddr.port for each in psutil.Process(run.process.pid).net_connections() if each.status == "LISTEN"}
+    # it waits until the server has started
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/flow_runs/count", data=b"{}", timeout=scaled(HTTP_SECONDS))
+    words = [word for process in run.descendants() for word in command(process)]
+    assert {oct(path.stat().st_mode)[-3:] for path in home.iterdir()} == {"600"}
+    assert oct(home.stat().st_mode)[-3:] == "700"
+    open_gate(gate)
+    assert run.finish()["num_errors"] == 0
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
+    assert states(home) == ["COMPLETED"]
+    assert warnings(run) == [
+        "warning: Prefect's embedded server was killed, as the kernel does when memory runs out; it is started again"
+    ]
+    assert find_leaks([secret], [tmp_path], words) == []
+    assert_nothing_left(run.seen)
+
+
+def test_a_run_without_its_embedded_server_ends_by_its_data(tmp_path: Path, undisturbed_fake: Rows) -> None:
+    run, gate = start_and_hold(tmp_path)
+    home = tmp_path / "runs" / ".prefect"
+    server = embedded_server(run)
+    assert server is not None
+    # another one cannot start
+    home.rename(tmp_path / "moved")
+    home.touch()
+    server.kill()
+    run.wait_until(lambda: len(warnings(run)) == 2, "the run gives its server up")
+    open_gate(gate)
+    assert run.finish()["num_errors"] == 0
+    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
+    [_, lost] = warnings(run)
+    assert "server cannot start: Not a directory" in lost
+    assert lost.endswith("The run goes on without a server, which does not get to know its end")
+    assert states(tmp_path / "moved") == ["RUNNING"]
+    assert_nothing_left(run.seen)
+    # the same command again finds nothing left to do
+    home.unlink()
+    shutil.move(tmp_path / "moved", home)
+    again = start_harvest(tmp_path / "runs", tmp_path / "fakeengine-1.toml", HOME=str(tmp_path))
+    assert again.finish()["num_rollouts"] == ROLLOUTS
+
+
+def test_a_run_whose_server_stays_away_ends_by_its_data(tmp_path: Path) -> None:
+    """It ends a Prefect server, so it needs one of its own."""
+    home = tmp_path / "server"
+    home.mkdir()
+    with running_server(home, free_port()) as url:
+        # the run waits two minutes for its server, times this
+        run, gate = start_and_hold(tmp_path, PREFECT_API_URL=url, HARVEST_TIME_LIMIT_FACTOR="0.02")
+    open_gate(gate)
+    assert run.finish()["num_rollouts"] == ROLLOUTS
+    [lost] = warnings(run)
+    assert lost.startswith(f"warning: the Prefect server {url} has not answered for 2 s. ")
+    assert_nothing_left(run.seen)
+
+
+@pytest.mark.parametrize("command_line", [["run", "--profile", "cpu-demo"], ["automations"]])
+def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: Path, command_line: list[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    outcome = harvest(*command_line, cwd=tmp_path, PREFECT_API_URL=url)
+    assert outcome.code == 1
+    [line] = outcome.stderr.splitlines()
+    assert line.startswith("harvest: error: ")
+    assert f"server {url}" in line
+    assert "Check that it runs, or name another with PREFECT_API_URL" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def start_and_hold(tmp_path: Path, **variables: str) -> tuple[RunProcess, Path]:
+    """Start a run whose engine holds after the first rollout; returns it and the engine's gate."""
+    gate = tmp_path / "gate"
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    variables |= {"FAKE_HOLD_AFTER": "1", "FAKE_GATE": str(gate), "HOME": str(tmp_path)}
+    run = start_harvest(tmp_path / "runs", profile, **variables)
+    run.wait_for_rollouts(1)
+    return run, gate
+
+
+def embedded_server(run: RunProcess, *, other_than: psutil.Process | None = None) -> psutil.Process | None:
+    servers = [process for process in run.descendants() if "flows.server.embedded_server" in command(process)]
+    return next((process for process in servers if process != other_than), None)
+
+
+def states(home: Path) -> list[str]:
+    """The states of all flow runs in the database of a server that has ended."""
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        return [state for (state,) in database.execute("SELECT state_type FROM flow_run")]
+
+
+def warnings(run: RunProcess) -> list[str]:
+    """The warnings of a run. It may print nothing else than these and progress."""
+    lines = run.log.read_text().splitlines()
+    assert all(line.startswith(("warning: ", "started: ")) or "rollouts" in line for line in lines), lines
+    return [line for line in lines if line.startswith("warning: ")]
 
 
 def num_scored(root: Path) -> int:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,18 +41,6 @@ def assert_resumes(runs_dir: Path, profile: Path, expected: Rows, folder: Path) 
     assert len(outcome["shards"]) + len(finished) == QUESTIONS // SHARD_SIZE
     assert read_rows(root) == expected
     assert before == {name: (root / "rollouts" / f"{name}.parquet").read_bytes() for name in finished}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_it_resumes(

@@ -48,7 +48,8 @@ def test_a_run_uses_the_users_prefect_or_a_home_of_its_own(
     assert configure_prefect(tmp_path / "runs", environment) == (home is not None)
     if home is not None:
         assert environment["PREFECT_HOME"] == str(tmp_path / home)
-        assert Path(environment["PREFECT_HOME"]).is_dir()
+        # the user's own home keeps its mode
+        assert Path(environment["PREFECT_HOME"]).stat().st_mode & 0o77 == 0 or home != "runs/.prefect"
     else:
         assert not (tmp_path / "runs").exists()
 
