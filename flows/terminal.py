@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tasks.plain_text import one_line, visible
 
-_LONGEST_ERROR = 8_000
+_LONGEST_LINE = 8_000
 """In characters: a message may quote a file."""
 
 
@@ -21,14 +21,19 @@ class _VisibleFormatter(logging.Formatter):
         return visible(super().format(record))
 
 
-def print_line(text: str, stream: TextIO | None = None) -> None:
-    """Print ``text`` to ``stream``, or to standard output, and end the line. Line feeds in it stay."""
+def print_text(text: str, stream: TextIO | None = None) -> None:
+    """Print ``text``, of one line or more, to ``stream`` or to standard output."""
     (stream or sys.stdout).write(f"{visible(text)}\n")
 
 
+def print_line(text: str, stream: TextIO | None = None) -> None:
+    """Print ``text`` on one line to ``stream`` or to standard output."""
+    print_text(one_line(text, _LONGEST_LINE), stream)
+
+
 def print_error(text: str) -> None:
-    """Print ``text`` on one line of standard error."""
-    print_line(one_line(" ".join(text.split()), _LONGEST_ERROR), sys.stderr)
+    """Print ``text`` on one line to standard error."""
+    print_line(" ".join(text.split()), sys.stderr)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
@@ -38,7 +43,7 @@ def print_json(value: Any, indent: int | None = 2) -> None:
     except ValueError:
         text = json.dumps(_finite(value), indent=indent)
     # the one control character that JSON in ASCII leaves as it is
-    print_line(text.replace("\x7f", "\\u007f"))
+    print_text(text.replace("\x7f", "\\u007f"))
 
 
 def make_logs_visible() -> None:

@@ -12,9 +12,6 @@ from flows.commands.common_options import (
     path_option,
 )
 from flows.terminal import print_error, print_json, print_line
-from tasks.plain_text import one_line
-
-_PROBLEM_CHARACTERS = 1_000
 
 
 def add(commands: Any) -> None:
@@ -81,8 +78,7 @@ def execute_verify(options: argparse.Namespace) -> int:
     else:
         report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))
         good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as the manifest says"
-    problems = "\n".join(one_line(problem, _PROBLEM_CHARACTERS) for problem in report.problems)
-    _print(options, asdict(report), problems or good)
+    _print(options, asdict(report), *(report.problems or (good,)))
     if report.problems and not options.json:
         print_error(f"harvest: {len(report.problems)} problems at {report.url}")
     return 1 if report.problems else 0
@@ -103,9 +99,10 @@ def execute_push(options: argparse.Namespace) -> int:
     return _print(options, {"url": url}, url)
 
 
-def _print(options: argparse.Namespace, value: dict[str, Any], text: str) -> int:
+def _print(options: argparse.Namespace, value: dict[str, Any], *lines: str) -> int:
     if options.json:
         print_json(value)
     else:
-        print_line(text)
+        for line in lines:
+            print_line(line)
     return 0

@@ -11,7 +11,7 @@ from typing import Protocol, TextIO
 import polars as pl
 from prefect.logging import get_run_logger
 
-from flows.terminal import print_line
+from flows.terminal import print_text
 from tasks.plain_text import clock, visible
 
 console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
@@ -114,7 +114,7 @@ class ProgressDisplay:
         start = "\r\x1b[K" if self._drawn else ""
         self._drawn = False
         self._stream.write(start)
-        print_line(text, self._stream)
+        print_text(text, self._stream)
         self._stream.flush()
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ def log_and_print(text: str) -> None:
     """Write ``text`` to the flow run's log and, if the command line runs the flow, to the terminal."""
     get_run_logger().info(visible(text))
     if (stream := console_output.get()) is not None:
-        print_line(text, stream)
+        print_text(text, stream)
         stream.flush()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -149,7 +149,10 @@ def _rungs(clock: pl.DataFrame, rungs: Sequence[RungChange]) -> Iterator[Mark]:
     times = clock["time"].to_list()
     seconds = clock["at"].to_list()
     for change in rungs:
-        moment = datetime.fromisoformat(change.at)
+        try:
+            moment = datetime.fromisoformat(change.at).astimezone(UTC)
+        except (ValueError, OverflowError):
+            continue  # the run may be of others, and its report may say anything
         nearest = min(range(len(times)), key=lambda index: abs((times[index] - moment).total_seconds()))
         text = f"out of {change.kind} memory: rung {change.from_rung} to {change.to_rung}"
         yield Mark(seconds=seconds[nearest], kind="oom", text=text)

@@ -59,13 +59,19 @@ class SuccessMarker:
     """In hex."""
 
 
+def is_run_name(name: str) -> bool:
+    """Return whether a directory of this ``name`` can be made on any machine that a run is downloaded to."""
+    is_plain = one_line(name, len(name)) == name
+    return is_plain and name not in ("", ".", "..") and not {*"/\\"} & {*name} and len(name.encode()) <= _LONGEST_NAME
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Return the manifest in ``data``. Raises ValueError when it is none, or is not of the files that a run publishes.
 
     The names in it become paths on this machine, and others may have written it.
     """
     manifest = parse_record(data, Manifest)
-    if not _is_directory_name(manifest.run_id):
+    if not is_run_name(manifest.run_id):
         raise ValueError(f"its run_id {one_line(manifest.run_id, 80)!r} is no directory name")
     listed = set()
     for file in manifest.files:
@@ -82,8 +88,3 @@ def parse_manifest(data: bytes) -> Manifest:
     if CONFIG not in listed:
         raise ValueError(f"it does not name {CONFIG}")
     return manifest
-
-
-def _is_directory_name(name: str) -> bool:
-    is_plain = one_line(name, len(name)) == name
-    return is_plain and name not in ("", ".", "..") and not {*"/\\"} & {*name} and len(name.encode()) <= _LONGEST_NAME

@@ -24,7 +24,7 @@ from tasks.locks import reservation_lock, upload_lock
 from tasks.storage.destination import CHECK_PREFIX, open_store
 from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker
+from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker, is_run_name
 from tasks.storage.object_store import StoredObject
 from tasks.storage.published import missing_shards, parse_fingerprint, published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
@@ -47,6 +47,11 @@ class RunUploader:
     ) -> None:
         self.run_dir = run_dir.resolve()
         self.run_id = self.run_dir.name
+        if not is_run_name(self.run_id):
+            raise ConfigError(
+                f"{self.run_dir} has a name that a download would refuse: it is too long, or has control characters or "
+                "a backslash. Rename the directory"
+            )
         self.fingerprint = run_fingerprint(self.run_dir)
         self._verify = verify
         self._transfer = transfer or TransferSettings()

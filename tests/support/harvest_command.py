@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from flows.commands.cli import main
 from tests.support.patience import read_to_end
 
 ROOT = Path(__file__).parents[2]
@@ -44,3 +47,11 @@ def harvest(*arguments: str | Path, cwd: Path | None = None, **extra: str) -> Ou
     )
     stdout, stderr = read_to_end(process, f"the end of harvest {' '.join(map(str, arguments))}")
     return Outcome(code=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def harvest_here(*arguments: str | Path) -> int:
+    """Run ``harvest`` in this process, which is cheap; returns the exit code. ``capsys`` has what it prints."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code

@@ -1,10 +1,13 @@
 """A terminal or a page shows the control characters that a model writes, and does not obey them."""
 
+import html
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from tasks.plain_text import clock, one_line, shortened, visible
+from tasks.plain_text import clock, markdown, one_line, shortened, visible
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe \r\x08 \x00 \ud800 \u2028"
 
@@ -36,6 +39,28 @@ def test_one_line_is_one_line(text: str, max_length: int) -> None:
     line = one_line(text, max_length)
     assert len(line) <= max_length
     assert not set(line) & {"\n", "\t", "\r", "\x1b", "\u2028"}
+
+
+@given(st.text(st.sampled_from("ab \\n\\\\`*_[]()<>{}|~#&!$@:/.-+=;'\"1"), max_size=40))
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    shown = markdown(f"x{text}x")
+    assert [token.type for token in page.parseInline(shown)[0].children or ()] in (["text"], ["text", "text_special"])
+    assert html.unescape(page.renderInline(shown)) == one_line(f"x{text}x", 500)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Qwen/Qwen2.5-0.5B (main)", "Qwen/Qwen2.5-0.5B (main)"),
+        ("[a](https://b.c)", r"\[a\](https\://b.c)"),
+        ("www.evil.example a@b.c", r"www\.evil.example a\@b.c"),
+        ("<img src=x>|$x$", r"\<img src=x\>\|\$x\$"),
+        (0.5, "0.5"),
+    ],
+)
+def test_markdown_has_no_links_of_its_own(text: object, shown: str) -> None:
+    assert markdown(text) == shown
 
 
 def test_shortened_says_how_much_is_missing() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flows.commands.cli import main
 from tasks.storage.upload import upload_run
+from tests.support.harvest_command import harvest_here
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import write_run
 
@@ -125,13 +125,6 @@ MANIFESTS: dict[str, Callable[[Path], str]] = {
 }
 
 
-def run_command(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -144,13 +137,13 @@ def test_a_manifest_of_others_is_refused_in_one_line(
     (tmp_path / "outside").mkdir()
     copies = tmp_path / "copies" / "deep"
 
-    assert run_command("download", remote, copies) == 1
+    assert harvest_here("download", remote, copies) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("harvest: error: ")
     assert shown.err.count("\n") == 1
 
-    assert run_command("verify", remote) == 1
+    assert harvest_here("verify", remote) == 1
     shown = capsys.readouterr()
     assert shown.out.count("\n") == 1
     assert shown.err.count("\n") == 1
@@ -179,7 +172,7 @@ def test_every_command_that_takes_a_url_refuses_it(
     succeed(remote, MANIFESTS[name](remote))
     runs = tmp_path / "runs" / "here"
     arguments = [f"file://{remote}" if word == "URL" else word for word in command]
-    assert run_command(*arguments, "--runs-dir", runs) == 1
+    assert harvest_here(*arguments, "--runs-dir", runs) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
@@ -214,9 +207,9 @@ def test_an_odd_file_at_the_remote_is_not_read(
     name: str, change: Callable[[Path], object], remote: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(remote / name)
-    assert run_command("download", remote, tmp_path / "copies") == 1
+    assert harvest_here("download", remote, tmp_path / "copies") == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert run_command("verify", remote) == 1
+    assert harvest_here("verify", remote) == 1
     assert not [*(tmp_path / "copies").rglob(name)]
 
 
@@ -226,7 +219,7 @@ def test_a_manifest_that_no_memory_can_hold_is_not_read(
 ) -> None:
     with (remote / name).open("r+b") as sparse:
         sparse.truncate(1 << 40)
-    assert run_command("download", remote, tmp_path / "copies") == 1
+    assert harvest_here("download", remote, tmp_path / "copies") == 1
     assert "1,099,511,627,776 bytes" in capsys.readouterr().err
 
 
@@ -242,7 +235,7 @@ def test_a_download_follows_no_link_out_of_its_directory(
     (tmp_path / "copies" / "run" / name).symlink_to(outside / name)
     before = snapshot(outside)
 
-    assert run_command("download", remote, tmp_path / "copies") == 2
+    assert harvest_here("download", remote, tmp_path / "copies") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert snapshot(outside) == before
 
@@ -257,7 +250,7 @@ def test_a_download_leaves_another_run_of_the_same_name_alone(
     succeed(remote, of(remote, files=files))
     before = snapshot(mine.root)
 
-    assert run_command("show", f"file://{remote}", "--runs-dir", tmp_path / "runs") == 2
+    assert harvest_here("show", f"file://{remote}", "--runs-dir", tmp_path / "runs") == 2
     assert "is not a download of" in capsys.readouterr().err
     assert snapshot(mine.root) == before
 
@@ -270,6 +263,6 @@ def test_a_bucket_of_others_is_refused_too(
         if path.is_file():
             key = f"{bucket.url.removeprefix(f's3://{bucket.name}/')}/run/{path.relative_to(remote)}"
             bucket.server.client().put_object(Bucket=bucket.name, Key=key, Body=path.read_bytes())
-    assert run_command("download", f"{bucket.url}/run", tmp_path / "copies") == 1
+    assert harvest_here("download", f"{bucket.url}/run", tmp_path / "copies") == 1
     assert "is no file that a run publishes" in capsys.readouterr().err
     assert not (tmp_path / "copies").exists()

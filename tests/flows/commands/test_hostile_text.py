@@ -1,0 +1,205 @@
+"""Text in the files of a run is shown by every command and obeyed by none: no terminal, no markup, no page."""
+
+import copy
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from markdown_it import MarkdownIt
+
+from tasks.comparison.equivalence_report import EquivalenceReport
+from tasks.files import parse_record
+from tasks.node.preflight_report import PreflightReport
+from tasks.results.run_report import RunReport
+from tests.support.harvest_command import harvest_here
+from tests.support.report_run import write_report_run
+
+MARK = "[red][link=https://evil.example]x[/link]"
+HOSTILE = (
+    f"{MARK}\x1b[31m\x1b]0;owned\x07\x1b]52;c;aGk=\x07\x00\x08\r\x7f\x9b2J\u202e\u2066\u061c\u2028\n# <b>**b**|`:smile:"
+)
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+NAME = "h\x1b]0;x\x07\u202e\n#<b>\x9b"
+"""Of a directory: no slash, no NUL."""
+KINDS = {"report.json": RunReport, "equivalence.json": EquivalenceReport, "preflight.json": PreflightReport}
+
+
+def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each place of a string in a JSON value, as its container and its key."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(items):
+        if isinstance(item, str):
+            yield value, key
+        else:
+            yield from leaves(item)
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(item)
+
+
+def edit_json(path: Path, more: str) -> None:
+    """Add ``more`` to every string of the file, and a key with it to every object, unless it is no record then."""
+    value = json.loads(path.read_text())
+
+    def is_record() -> bool:
+        if (kind := KINDS.get(path.name)) is None:
+            return True
+        try:
+            parse_record(json.dumps(value).encode(), kind)
+        except ValueError:
+            return False
+        return True
+
+    for holder, key in list(leaves(value)):
+        before = holder[key]
+        holder[key] = before + more
+        if not is_record():
+            holder[key] = before
+    for holder in list(objects(value)):
+        if holder:
+            holder[f"key{more}"] = copy.deepcopy(next(iter(holder.values())))
+            if not is_record():
+                del holder[f"key{more}"]
+    path.write_text(json.dumps(value))
+
+
+def edit_frames(run: Path) -> None:
+    """Add HOSTILE to every text of every Parquet file; ids that were equal stay equal."""
+    for path in run.glob("*/shard-*.parquet"):
+        frame = pl.read_parquet(path)
+        texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+        frame = frame.with_columns(pl.col(name).str.slice(0, 300) + HOSTILE for name in texts)
+        if "prompt" in frame.columns:
+            message = pl.struct(role=pl.lit(f"user{HOSTILE}"), content=pl.lit(HOSTILE))
+            frame = frame.with_columns(prompt=pl.concat_list(message))
+        frame.write_parquet(path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runs directory: ``run`` with hostile text wherever its files may hold text, and a copy with a hostile name."""
+    runs = tmp_path_factory.mktemp("hostile") / "runs"
+    run = write_report_run(runs / "run", shards=1, questions_per_shard=3, arms=2, samples=2).root
+    for name in ("config.json", *KINDS):
+        edit_json(run / name, HOSTILE)
+    edit_frames(run)
+    shutil.copytree(run, runs / NAME)
+    return runs
+
+
+COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "runs": (0, ("runs",)),
+    "show": (0, ("show", NAME)),
+    "show errors": (0, ("show", NAME, "--error")),
+    "show another arm": (2, ("show", NAME, "--arm", HOSTILE.replace("\0", ""))),
+    "show another example": (2, ("show", NAME, "--example", "other")),
+    "arms": (0, ("arms", NAME)),
+    "diff": (0, ("diff", NAME, "run")),
+    "compare": (0, ("compare", NAME, "run")),
+    "report": (0, ("report", NAME)),
+    "score": (0, ("score", NAME)),
+    "export": (0, ("export", NAME, "--to", "jsonl", "--out", "OUT")),
+    "export another arm": (2, ("export", NAME, "--to", "jsonl", "--out", "OUT", "--arms", "other")),
+    "upload": (2, ("upload", NAME, "OUT")),
+    "no such run": (2, ("show", HOSTILE.replace("/", ""))),
+    "no such option": (2, ("show", "run", f"--{HOSTILE}")),
+}
+
+
+@pytest.mark.parametrize(("code", "command"), COMMANDS.values(), ids=COMMANDS)
+def test_a_command_shows_text_and_does_not_obey_it(
+    code: int, command: tuple[str, ...], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "out") if word == "OUT" else word for word in command]
+    assert harvest_here(*arguments, "--runs-dir", runs) == code
+    shown = capsys.readouterr()
+    assert not UNSAFE.findall(shown.out + shown.err)
+    assert shown.err.count("\n") == (1 if code else 0)
+
+
+@pytest.mark.parametrize("command", ["arms run", "compare run run", "diff run run", "show run"])
+def test_markup_is_text(command: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here(*command.split(), "--runs-dir", runs) == 0
+    assert "[red][link=" in capsys.readouterr().out
+
+
+JSON_COMMANDS = [command for name, (code, command) in COMMANDS.items() if code == 0]
+
+
+@pytest.mark.parametrize("command", JSON_COMMANDS, ids=[" ".join(command[::2]) for command in JSON_COMMANDS])
+def test_json_is_valid_and_has_no_control_characters(
+    command: tuple[str, ...], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "out") if word == "OUT" else word for word in command]
+    assert harvest_here(*arguments, "--json", "--runs-dir", runs) == 0
+    shown = capsys.readouterr().out
+    assert not UNSAFE.findall(shown)
+    assert shown.isascii()
+    documents = shown.splitlines() if command[0] == "show" else [shown]
+    assert all(json.loads(document) for document in documents)
+
+
+def test_the_page_and_the_card_show_text_and_do_not_obey_it(runs: Path) -> None:
+    assert harvest_here("report", NAME, "--runs-dir", runs) == 0
+    page, card = ((runs / NAME / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
+    assert not UNSAFE.findall(page + card)
+    assert "\N{SYMBOL FOR ESCAPE}" in page
+    assert "\N{SYMBOL FOR ESCAPE}" in card
+
+    parsed = MarkdownIt("commonmark").enable("table").parse(card.partition("---\n\n")[2])
+    inline = [child.type for token in parsed for child in token.children or ()]
+    assert not {"link_open", "image", "html_inline"} & {*inline}
+    assert not {"html_block", "code_block"} & {token.type for token in parsed}
+    assert [token.content for token in parsed if token.type == "heading_open"] == [""] * 7
+
+
+def test_a_transfer_shows_text_and_does_not_obey_it(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / f"store{NAME}"
+    assert harvest_here("upload", "run", store, "--runs-dir", runs) == 0
+    (store / "run" / "rollouts" / f"shard-{NAME}.parquet").write_text("")
+    (store / "run" / "report.json").write_text("")
+    assert harvest_here("verify", store / "run") == 1
+    assert harvest_here("download", store / "run", tmp_path / f"copies{NAME}") == 1
+    assert harvest_here("verify", store) == 1
+    assert harvest_here("verify", store / "run", "--json") == 1
+    shown = capsys.readouterr()
+    assert not UNSAFE.findall(shown.out + shown.err)
+    first, second = shown.out.splitlines()[1:3]
+    assert first.startswith("report.json has 0 bytes")
+    assert second.startswith("rollouts/shard-h\N{SYMBOL FOR ESCAPE}]0;x")
+
+
+@pytest.mark.parametrize("name", ["config.json", *KINDS])
+def test_a_file_that_is_hostile_throughout_is_named_in_one_line(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "run"
+    shutil.copytree(runs / "run", run)
+    value = json.loads((run / name).read_text())
+    renamed = {f"{key}{HOSTILE}\ud800": item for key, item in value.items()}
+    (run / name).write_text(json.dumps({**renamed, "run_id": HOSTILE, "verdict": MARK}))
+    for command in ("runs", "arms", "report", "show"):
+        arguments = () if command == "runs" else ("run",)
+        assert harvest_here(command, *arguments, "--runs-dir", run.parent) in (0, 1, 2)
+        shown = capsys.readouterr()
+        assert not UNSAFE.findall(shown.out + shown.err)
+        assert shown.err.count("\n") <= 1
+
+
+def test_a_log_record_that_goes_to_the_terminal_is_made_visible(runs: Path) -> None:
+    assert harvest_here("runs", "--runs-dir", runs) == 0
+    record = logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,), "levelno": logging.WARNING})
+    assert logging.lastResort is not None
+    assert not UNSAFE.findall(logging.lastResort.format(record))
