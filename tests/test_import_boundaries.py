@@ -24,6 +24,19 @@ ALLOWED = {
     "fsspec": lambda module: module in REMOTE,
 }
 
+PRINTING = {
+    "flows/console.py",
+    "flows/terminal.py",
+    # what they print goes to the log of the process that started them, or is ours alone
+    "flows/server/deadline.py",
+    "flows/server/interruption.py",
+    "tasks/generation/reference_loops.py",
+    "tasks/generation/replica.py",
+    "tasks/node/gpu_smoke.py",
+    "tasks/subprocess_call.py",
+}
+_PRINTS = re.compile(r"(?<![.\w])print\(|\bsys\.std(?:out|err)\.(?:write|buffer)|\bConsole\(")
+
 
 def imported_modules(path: Path) -> set[str]:
     """Dotted names of all that a file imports, at its top or inside a function."""
@@ -80,6 +93,14 @@ def test_no_imports_in_a_circle() -> None:
 def test_heavy_libraries_only_in_their_places(module: Path) -> None:
     imported = {name.partition(".")[0] for name in imported_modules(ROOT / module)}
     assert not {name for name, allowed in ALLOWED.items() if name in imported and not allowed(module.as_posix())}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_only_few_modules_print(module: Path) -> None:
+    if module.parts[0] in ("flows", "tasks") and module.as_posix() not in PRINTING:
+        assert not _PRINTS.search((ROOT / module).read_text(encoding="utf-8")), (
+            "use flows/terminal.py, flows/console.py"
+        )
 
 
 def test_tasks_import_without_prefect_vllm_and_s3() -> None:
