@@ -30,6 +30,7 @@ PRINTING = {
     # what they print goes to the log of the process that started them, or is ours alone
     "flows/server/deadline.py",
     "flows/server/interruption.py",
+    "flows/server/server_loss.py",
     "tasks/generation/reference_loops.py",
     "tasks/generation/replica.py",
     "tasks/node/gpu_smoke.py",

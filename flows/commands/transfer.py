@@ -67,12 +67,12 @@ def execute_upload(options: argparse.Namespace) -> int:
 
 
 def execute_verify(options: argparse.Namespace) -> int:
-    from tasks.storage.manifest import CONFIG, SUCCESS
+    from tasks.storage.manifest import CONFIG
     from tasks.storage.verify import verify_run, verify_upload
     from tasks.user_paths import is_url, user_path
 
     directory = user_path(options.url)
-    if not is_url(options.url) and (directory / CONFIG).is_file() and not (directory / SUCCESS).is_file():
+    if not is_url(options.url) and (directory / CONFIG).is_file() and (directory / "state").is_dir():
         report = verify_run(directory)
         good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as they were published"
     else:

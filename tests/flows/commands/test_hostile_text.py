@@ -17,6 +17,7 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.files import parse_record
 from tasks.node.preflight_report import PreflightReport
 from tasks.results.run_report import RunReport
+from tasks.storage.published import record_published
 from tests.support.harvest_command import harvest_here
 from tests.support.report_run import write_report_run
 
@@ -71,6 +72,7 @@ def edit_json(path: Path, more: str) -> None:
             if not is_record():
                 del holder[f"key{more}"]
     path.write_text(json.dumps(value))
+    record_published(path)
 
 
 def edit_frames(run: Path) -> None:
@@ -83,6 +85,7 @@ def edit_frames(run: Path) -> None:
             message = pl.struct(role=pl.lit(f"user{HOSTILE}"), content=pl.lit(HOSTILE))
             frame = frame.with_columns(prompt=pl.concat_list(message))
         frame.write_parquet(path)
+        record_published(path)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +193,7 @@ def test_a_file_that_is_hostile_throughout_is_named_in_one_line(
     value = json.loads((run / name).read_text())
     renamed = {f"{key}{HOSTILE}\ud800": item for key, item in value.items()}
     (run / name).write_text(json.dumps({**renamed, "run_id": HOSTILE, "verdict": MARK}))
+    record_published(run / name)
     for command in ("runs", "arms", "report", "show"):
         arguments = () if command == "runs" else ("run",)
         assert harvest_here(command, *arguments, "--runs-dir", run.parent) in (0, 1, 2)
