@@ -71,9 +71,9 @@ def execute_verify(options: argparse.Namespace) -> int:
     from tasks.storage.verify import verify_run, verify_upload
     from tasks.user_paths import is_url, user_path
 
-    directory = user_path(options.url)
-    if not is_url(options.url) and (directory / CONFIG).is_file() and (directory / "state").is_dir():
-        report = verify_run(directory)
+    local = None if is_url(options.url) else user_path(options.url)
+    if local is not None and (local / CONFIG).is_file() and (local / "state").is_dir():
+        report = verify_run(local)
         good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as they were published"
     else:
         report = verify_upload(options.url, chosen_transfer(options, RUNS_DIR))

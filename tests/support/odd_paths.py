@@ -18,3 +18,9 @@ ODD_NAMES = [
     *("a::b", "a:b", "$HOME", "{date}", "a\\b", "line\nbreak", "[red]x", "\x1b[31mred", "x.parquet", "n" * 200),
 ]
 """Names of directories in which shells, fsspec, Polars, datasets, rich or argparse may see something else."""
+
+ODD_DIRECTORIES = [
+    *("a[1]", "s*", "q?#%20{date}", 'it\'s "two" words', "line\nbreak ünï 漢字", "--json", "a::b$HOME~"),
+    "/".join(["long" * 37] * 4),
+]
+"""Fewer of them, for tests that take long: each has several odd characters, or is 600 characters long."""
