@@ -11,8 +11,10 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
+from flows.commands.abort_guard import READERS, run_guarded
 from flows.server.interruption import INTERRUPTED, RESUMES
 from flows.terminal import make_logs_visible, print_error
+from tasks.last_read import last_read
 
 COMMANDS = (
     "run",
@@ -67,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     options = build_parser().parse_args(arguments)
+    # a caller in a process with threads gives its arguments
+    if arguments is None and options.command in READERS:
+        sys.exit(run_guarded(lambda: exit_code_of(lambda: _execute(options))))
     sys.exit(exit_code_of(lambda: _execute(options)))
 
 
@@ -92,6 +97,23 @@ def exit_code_of(action: Callable[[], int]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return 0
+    except BaseException as error:
+        if not _is_of_data(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        print_error(
+            f"harvest: error: what {last_read() or 'a file'} holds cannot be used: {reason}. Run the command that made "
+            "the run again, or download it again"
+        )
+        return 1
+
+
+def _is_of_data(error: BaseException) -> bool:
+    """Return whether a library for Parquet files raised the error, so that a file of a run caused it."""
+    polars, pyarrow = sys.modules.get("polars"), sys.modules.get("pyarrow")
+    # Polars' PanicException is no Exception
+    kinds = (polars.exceptions.PolarsError, polars.exceptions.PanicException) if polars else ()
+    return isinstance(error, (*kinds, pyarrow.ArrowException) if pyarrow else kinds)
 
 
 if __name__ == "__main__":

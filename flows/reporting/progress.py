@@ -73,7 +73,7 @@ class Progress:
         return self.reward_sum / self.reward_count if self.reward_count else None
 
     def add_scores(self, path: Path) -> None:
-        rewards = pl.read_parquet(path, columns=["reward"])["reward"].drop_nulls()
+        rewards = pl.read_parquet(path, columns=["reward"], glob=False)["reward"].drop_nulls()
         self.reward_sum += float(rewards.cast(pl.Float64).sum())
         self.reward_count += len(rewards)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import ConfigError
-from tasks.files import read_record
 from tasks.records import RunPaths
+from tasks.storage.published import read_published
 
 COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sampling", "seed")
 """Settings that two runs must share, except ``dataset``: a baseline may be a sample, so the rows are compared."""
@@ -113,7 +113,7 @@ def read_comparable_config(root: Path) -> dict[str, Any]:
     path = RunPaths(root=root).config
     if not root.is_dir():
         raise ConfigError(f"{root} is not a directory. Give the directory of a finished run")
-    config = read_record(path, dict[str, Any])
+    config: dict[str, Any] | None = read_published(path, dict[str, Any])
     if config is None or not isinstance(config.get("comparable"), dict):
         raise ConfigError(f"{path} is missing or not a run's configuration. Give the directory of a finished run")
     lacking = [key for key in COMPARABLE_KEYS if key not in config["comparable"]]

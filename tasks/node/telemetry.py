@@ -23,7 +23,7 @@ from tasks.files import publish_parquet
 from tasks.node.gpu_reading import GpuSample, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import read_used_gpus
 from tasks.node.nvml import PynvmlReader
-from tasks.storage.published import recorded_path
+from tasks.storage.published import check_published, recorded_path
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +213,7 @@ def load_telemetry(path: Path) -> pl.DataFrame:
     """Return the samples in the telemetry file of a run; none when there is no file. Raises DamagedFile."""
     try:
         with open_regular(path) as file:
+            check_published(path)
             return parse_telemetry(file)
     except FileNotFoundError:
         return pl.DataFrame(schema=TELEMETRY_SCHEMA)

@@ -11,7 +11,7 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
-from tasks.storage.published import problems_of_run
+from tasks.storage.published import problems_of_run, read_published
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
 
@@ -83,6 +83,6 @@ class _Config:
 def read_config(run_dir: Path) -> dict[str, Any]:
     """Return config.json of the run; an empty mapping when there is none. Raises DamagedFile."""
     path = RunPaths(root=run_dir).config
-    if read_record(path, _Config) is None:
+    if read_published(path, _Config) is None:
         return {}
     return read_record(path, dict[str, Any]) or {}

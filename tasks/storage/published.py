@@ -25,6 +25,7 @@ from tasks.files import (
     sha256_file,
     try_read_record,
 )
+from tasks.last_read import note_read
 from tasks.records import SHARD_NAME, RunPaths, shard_indices
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SINGLE_FILES, Manifest, ManifestFile, parse_manifest
 
@@ -93,6 +94,7 @@ def check_published(path: Path, *, sha256: str | None = None) -> None:
 
     A file beside the shards may lack a record, as in runs of earlier versions. A shard may not.
     """
+    note_read(path)
     if sha256 is not None:
         _hashes[path] = (_identity(path), sha256)
     if reason := _damage(path):
