@@ -10,6 +10,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
+from profiles.regular_files import read_regular_text
 from tasks.errors import ConfigError
 
 _NOTIFY = "send-notification"
@@ -33,11 +34,9 @@ def install_automations(file: Path, notify: str | None) -> list[str]:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        found = content["automations"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        return list(yaml.safe_load(read_regular_text(file))["automations"])
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"no automations can be read from {file}: {error}. Name another file with --file") from error
-    return list(found)
 
 
 def _parse(item: dict[str, Any], block_id: UUID | None) -> AutomationCore | None:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,11 +138,11 @@ class NodeStatusWriter:
 
 def shards_begun(plan: RunPlan, indices: list[int]) -> list[int]:
     """Return the shards of ``indices`` whose journals on this node have rollouts."""
-    return [
-        index
-        for index in indices
-        if (path := plan.paths.journal(index)).is_file() and read_journal(path, keep_rollouts=False).finished
-    ]
+
+    def is_begun(path: Path) -> bool:
+        return path.is_file() and bool(read_journal(path, plan.run_id, keep_rollouts=False).finished)
+
+    return [index for index in indices if is_begun(plan.paths.journal(index))]
 
 
 def _clock(monotonic: float | None) -> float | None:

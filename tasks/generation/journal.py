@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 
 from tasks.errors import StorageError
+from tasks.files import parse_json
 
 Key = tuple[str, str, int]
 """(example_id, arm_id, sample_index)"""
@@ -41,14 +42,15 @@ class JournalState:
     """Rollouts without an error."""
 
 
-def read_journal(path: Path, *, keep_rollouts: bool = True) -> JournalState:
+def read_journal(path: Path, run_id: str | None = None, *, keep_rollouts: bool = True) -> JournalState:
     """Read the journal at ``path``. A missing file counts as empty; damaged records are skipped.
 
+    With ``run_id``, so are records of other runs: there the same question and arm give another rollout.
     Without ``keep_rollouts``, the records in ``finished`` are empty, which saves memory.
     """
     state = JournalState()
     in_flight = state.in_flight
-    for record in _records(path):
+    for record in _own_records(path, run_id):
         match record["kind"]:
             case "open":
                 in_flight.clear()
@@ -131,6 +133,15 @@ def _line(record: dict[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
+def _own_records(path: Path, run_id: str | None) -> Iterator[dict[str, Any]]:
+    is_own = True
+    for record in _records(path):
+        if run_id is not None and record["kind"] == "open":
+            is_own = record.get("run_id", run_id) == run_id
+        if is_own:
+            yield record
+
+
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         file = path.open("rb")
@@ -147,10 +158,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         if not line.endswith(b"\n") or int(checksum, 16) != zlib.crc32(text):
             return None
-        record = json.loads(text.decode("utf-8", "surrogatepass"))
+        record = parse_json(text.decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None
+    return record if isinstance(record, dict) and "kind" in record else None
 
 
 def _drop_torn_tail(path: Path) -> None:

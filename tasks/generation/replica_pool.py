@@ -250,7 +250,7 @@ class ReplicaPool:
         """Record a crash in a shard's journal. Return whether the engine had requests of the shard."""
         path = self._plan.paths.journal(index)
         # the journal is up to date, while the last heartbeat can be half a second old
-        state = read_journal(path, keep_rollouts=False)
+        state = read_journal(path, self._plan.run_id, keep_rollouts=False)
         if state.num_completed:
             replica.budget.progressed()
         with JournalWriter(path) as journal:

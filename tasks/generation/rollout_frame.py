@@ -34,7 +34,7 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
 
     Raises StorageError when the file cannot be written, or when the journal has lost a rollout.
     """
-    finished = read_journal(work.journal).finished
+    finished = read_journal(work.journal, spec.run_id).finished
     questions = list(read_questions(work.questions).iter_rows())
     prompts: list[list[Message]] = []
     truths: list[str] = []

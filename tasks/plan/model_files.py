@@ -1,13 +1,17 @@
 """Check that a local model directory is complete and undamaged, before an engine tries to load it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from profiles.regular_files import read_regular
 from tasks.errors import ConfigError
+from tasks.files import parse_json
 from tasks.plan.safetensors_header import TensorInfo, read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
+
+_JSON_BYTES = 256 << 20
+"""Far more than an index of weights has."""
 
 _TOKENIZERS = (
     ("tokenizer.json",),
@@ -30,6 +34,10 @@ def check_model_files(path: Path, *, load_format: str = "auto") -> None:
     if not path.is_dir():
         found = "a file" if path.exists() else "missing"
         raise ConfigError(f"model directory {path} is {found}. Give the path of a directory with config.json")
+    for file in path.iterdir():
+        if file.exists() and not file.is_file() and not file.is_dir():
+            # the engine would wait for it
+            raise ConfigError(f"{file} is no file, but a pipe, a socket or a device. Remove it")
     read_model_config(path)
     _check_tokenizer(path)
     if load_format != "dummy":
@@ -97,14 +105,14 @@ def _present(path: Path) -> list[Path]:
 def _weight_map(index: Path) -> dict[str, str]:
     content = _read_object(index, missing="download it")
     mapping = content.get("weight_map")
-    if not isinstance(mapping, dict) or not mapping:
-        raise ConfigError(f"{index} has no weight_map. Download the file again")
+    if not isinstance(mapping, dict) or not mapping or not all(isinstance(shard, str) for shard in mapping.values()):
+        raise ConfigError(f"{index} has no weight_map with names of files. Download the file again")
     return mapping
 
 
 def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_regular(path, _JSON_BYTES).decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; {missing}") from error
     except (OSError, ValueError) as error:

@@ -5,12 +5,13 @@ dtype, shape and data_offsets; and the data, whose length is the largest data of
 (https://github.com/huggingface/safetensors#format).
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from profiles.regular_files import open_regular
 from tasks.errors import ConfigError
+from tasks.files import parse_json
 
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
@@ -37,7 +38,7 @@ def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
     Raises ConfigError when the file is not a safetensors file, or is shorter or longer than its header says.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_LENGTH_BYTES)
         if start and _LFS_POINTER.startswith(start):
             raise ConfigError(f"{path} is a Git LFS pointer, not the weights. Run `git lfs pull` in {path.parent}")
@@ -56,7 +57,7 @@ def read_safetensors_header(path: Path) -> tuple[TensorInfo, ...]:
 
 def _parse(path: Path, text: bytes) -> tuple[tuple[TensorInfo, ...], int]:
     try:
-        header = json.loads(text)
+        header = parse_json(text)
         header.pop("__metadata__", None)
         tensors = tuple(
             TensorInfo(

@@ -57,6 +57,14 @@ def test_of_records_written_at_once_those_before_a_cut_are_kept(
     assert list(read_journal(path).finished) == KEYS[:whole]
 
 
+def test_records_of_another_run_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "mine" / "state" / "journal" / "shard-00000.jsonl"
+    mine, other = ({"kind": "open", "run_id": name} for name in ("mine", "other"))
+    write(path, rollout(KEYS[0]), other, rollout(KEYS[1]), mine, rollout(KEYS[2]))
+    assert list(read_journal(path, "mine").finished) == [KEYS[0], KEYS[2]]
+    assert list(read_journal(path).finished) == KEYS[:3]
+
+
 def test_completed_and_in_flight_count_from_the_latest_open_record(tmp_path: Path) -> None:
     path, opened = tmp_path / "journal", {"kind": "open", "oom_rung": 0}
     write(path, opened, admit(KEYS[:3]), *[rollout(key) for key in KEYS[:3]])

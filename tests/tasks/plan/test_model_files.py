@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -68,6 +69,17 @@ DAMAGES = {
     "shards of two revisions": (lambda m: write_safetensors(m / SECOND, {"other": (2, 2)}), "head.weight"),
     "no config": (lambda m: (m / "config.json").unlink(), "config.json is missing"),
     "torn config": (lambda m: (m / "config.json").write_text("{"), "config.json cannot be read"),
+    "nested config": (
+        lambda m: (m / "config.json").write_text("[" * 100_000),
+        "config.json cannot .* nested",
+    ),
+    "nested header": (
+        lambda m: (m / FIRST).write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000),
+        f"header of .*{FIRST} cannot be read: it is nested",
+    ),
+    "index of numbers": (lambda m: (m / INDEX).write_text('{"weight_map": {"a": 1}}'), "no weight_map"),
+    "a pipe": (lambda m: os.mkfifo(m / "tokenizer_config.json"), "tokenizer_config.json is no file, but a pipe"),
+    "a device": (lambda m: (m / "chat_template.jinja").symlink_to("/dev/zero"), "chat_template.jinja is no file"),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "no tokenizer in"),
     "half a tokenizer": (lambda m: (m / "tokenizer.json").rename(m / "vocab.json"), "no tokenizer in"),
     "no weights": (lambda m: [file.unlink() for file in [m / FIRST, m / SECOND, m / INDEX]], "no weights in"),
