@@ -1,10 +1,15 @@
-"""Opens files that somebody else wrote: regular ones only, because a pipe or a device could keep a reader waiting."""
+"""Opens files that somebody else wrote: regular ones only, because a pipe or a device could keep a reader waiting.
+
+So that every text in them is read or refused, ``parse_json`` has one kind of error.
+"""
 
 import errno
+import json
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 TEXT_BYTES = 4 << 20
 """The most bytes that a settings file or a prompt template may have."""
@@ -47,3 +52,11 @@ def read_regular(path: Path, limit: int) -> bytes:
 def read_regular_text(path: Path) -> str:
     """Return the UTF-8 text of a small file of the user. Raises OSError and UnicodeDecodeError."""
     return read_regular(path, TEXT_BYTES).decode("utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the JSON value in ``text``. Raises ValueError, also when it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

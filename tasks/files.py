@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from profiles.regular_files import open_regular, read_regular
+from profiles.regular_files import open_regular, parse_json, read_regular
 from tasks.errors import DamagedFile, DamagedRecord, StorageError
 
 logger = logging.getLogger(__name__)
@@ -90,14 +90,6 @@ def read_json(path: Path) -> Any:
         return parse_json(read_regular(path, _RECORD_BYTES).decode("utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the JSON value in ``text``. Raises ValueError, also when it is nested too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:

@@ -15,8 +15,8 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from profiles.regular_files import parse_json
 from tasks.errors import ConfigError, RunLocked
-from tasks.files import parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from profiles.regular_files import parse_json
 from tasks.errors import StorageError
-from tasks.files import parse_json
 
 Key = tuple[str, str, int]
 """(example_id, arm_id, sample_index)"""

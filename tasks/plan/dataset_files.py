@@ -18,9 +18,8 @@ from typing import Any, BinaryIO, Self, cast
 
 import polars as pl
 
-from profiles.regular_files import open_regular
+from profiles.regular_files import open_regular, parse_json
 from tasks.errors import ConfigError, HarvestError
-from tasks.files import parse_json
 from tasks.storage.filesystems import open_filesystem
 from tasks.storage.transfer_errors import redact
 from tasks.subprocess_call import call_in_subprocess

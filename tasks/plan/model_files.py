@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from profiles.regular_files import read_regular
+from profiles.regular_files import parse_json, read_regular
 from tasks.errors import ConfigError
-from tasks.files import parse_json
 from tasks.plan.safetensors_header import TensorInfo, read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
@@ -47,6 +46,11 @@ def check_model_files(path: Path, *, load_format: str = "auto") -> None:
 def read_model_config(path: Path) -> dict[str, Any]:
     """Return the model's config.json. Raises ConfigError when it is missing or not a JSON object."""
     return _read_object(path / "config.json", missing="the engine needs it: download the model's config.json")
+
+
+def read_model_json(path: Path) -> Any:
+    """Return the JSON value in a file of a model. Raises OSError and ValueError."""
+    return parse_json(read_regular(path, _JSON_BYTES).decode("utf-8"))
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -112,7 +116,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
     try:
-        value = parse_json(read_regular(path, _JSON_BYTES).decode("utf-8"))
+        value = read_model_json(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; {missing}") from error
     except (OSError, ValueError) as error:

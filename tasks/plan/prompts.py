@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from profiles.load import explain
 from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
-from tasks.files import read_json
+from tasks.plan.model_files import read_model_json
 from tasks.plan.run_config import RunConfig
 from tasks.user_code import in_words, user_code
 
@@ -89,7 +89,10 @@ def has_chat_template(model_path: Path) -> bool:
     """Return whether the model's files include a chat template. Reads no weights."""
     if any((model_path / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
-    config = read_json(model_path / "tokenizer_config.json")
+    try:
+        config = read_model_json(model_path / "tokenizer_config.json")
+    except (OSError, ValueError):
+        return False
     return isinstance(config, dict) and bool(config.get("chat_template"))
 
 

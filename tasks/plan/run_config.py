@@ -1,7 +1,6 @@
 """The configuration of a run: what the user asks for, as one frozen record, before any file is read."""
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
 from profiles.load import SettingsError, explain, load_profile, profile_names
-from profiles.regular_files import read_regular_text
+from profiles.regular_files import parse_json, read_regular_text
 from profiles.schema import Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
@@ -202,8 +201,8 @@ def _template_kwargs(given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        return json.loads(given)
-    except (ValueError, RecursionError) as error:
+        return parse_json(given)
+    except ValueError as error:
         raise ConfigError(
             f"chat_template_kwargs is {given!r}, which is not valid JSON: {error}. Give an object such as "
             '{"enable_thinking": false}'

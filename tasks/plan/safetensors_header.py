@@ -9,9 +9,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiles.regular_files import open_regular
+from profiles.regular_files import open_regular, parse_json
 from tasks.errors import ConfigError
-from tasks.files import parse_json
 
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
