@@ -4,6 +4,7 @@ Much of it is text of others: of models, of datasets, and of the files of their 
 made visible here.
 """
 
+import io
 import json
 import logging
 import math
@@ -46,10 +47,13 @@ def print_json(value: Any, indent: int | None = 2) -> None:
     print_text(text.replace("\x7f", "\\u007f"))
 
 
-def make_logs_visible() -> None:
-    """Let log records that no handler takes, which Python prints to standard error, pass ``visible``."""
+def prepare_output() -> None:
+    """Let log records that Python prints to standard error pass ``visible``, and let no character stop the output."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_VisibleFormatter())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the terminal may know less than Unicode
 
 
 def _finite(value: Any) -> Any:

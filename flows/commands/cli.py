@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.commands.abort_guard import READERS, run_guarded
 from flows.server.interruption import INTERRUPTED, RESUMES
-from flows.terminal import make_logs_visible, print_error
+from flows.terminal import prepare_output, print_error
 from tasks.last_read import last_read
 
 COMMANDS = (
@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    prepare_output()
     options = build_parser().parse_args(arguments)
     # a caller in a process with threads gives its arguments
     if arguments is None and options.command in READERS:
@@ -78,7 +79,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _execute(options: argparse.Namespace) -> int:
     from tasks.time_limits import time_limit_factor
 
-    make_logs_visible()
     time_limit_factor()  # refuses a wrong value before anything starts
     return int(options.execute(options))
 

@@ -94,7 +94,7 @@ class Reporter:
     def table(self, key: str, rows: list[TableRow], description: str) -> None:
         """Show ``rows``, their cells as they are, under a ``description`` in Markdown."""
         if rows:
-            self._artifact(key, "table", json.dumps([_literal(row) for row in rows]), description)
+            self._artifact(key, "table", json.dumps([literal_row(row) for row in rows]), description)
 
     def markdown(self, key: str, text: str, description: str) -> None:
         self._artifact(key, "markdown", text, description)
@@ -152,8 +152,8 @@ class Reporter:
             self._last_sent = time.monotonic()
 
 
-def _literal(row: TableRow) -> TableRow:
-    # Prefect's page takes every string in a table for Markdown
+def literal_row(row: TableRow) -> TableRow:
+    """Return the row with its strings in Markdown: Prefect's page takes them for that."""
     return {name: markdown(value, 2_000) if isinstance(value, str) else value for name, value in row.items()}
 
 

@@ -5,7 +5,9 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import polars as pl
 import pytest
 from markdown_it import MarkdownIt
 
+from flows.reporting.artifacts import run_markdown
+from flows.reporting.summary_view import print_summary
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.files import parse_record
 from tasks.node.preflight_report import PreflightReport
-from tasks.results.run_report import RunReport
+from tasks.results.run_report import RunReport, read_report
 from tasks.storage.published import record_published
-from tests.support.harvest_command import harvest_here
+from tests.support.harvest_command import harvest, harvest_here
 from tests.support.report_run import write_report_run
 
 MARK = "[red][link=https://evil.example]x[/link]"
@@ -164,6 +168,49 @@ def test_the_page_and_the_card_show_text_and_do_not_obey_it(runs: Path) -> None:
     assert not {"link_open", "image", "html_inline"} & {*inline}
     assert not {"html_block", "code_block"} & {token.type for token in parsed}
     assert [token.content for token in parsed if token.type == "heading_open"] == [""] * 7
+
+
+def test_the_summary_and_the_artifact_of_a_run_show_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = read_report(runs / "run")
+    assert report is not None
+    print_summary(report)
+    shown = capsys.readouterr().out
+    assert not UNSAFE.findall(shown)
+    assert "[red][link=" in shown
+
+    artifact = run_markdown(replace(report, run_dir=str(runs / "run")), None)
+    assert not UNSAFE.findall(artifact)
+    parsed = MarkdownIt("commonmark").enable("table").parse(artifact)
+    # a link to a file, such as the run directory, is none for this parser
+    inline = [child.type for token in parsed for child in token.children or ()]
+    assert not {"link_open", "image", "html_inline", "code_inline"} & {*inline}
+    assert not {"html_block", "fence", "code_block"} & {token.type for token in parsed}
+
+
+@pytest.mark.parametrize("command", ["show run", "arms run", "compare run run", "runs"])
+def test_a_terminal_that_knows_less_than_unicode_gets_what_it_knows(command: str, runs: Path) -> None:
+    ended = harvest(*command.split(), "--runs-dir", runs, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.stdout.isascii()
+
+
+def test_code_that_a_run_names_is_not_imported(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('owned')")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = Path(shutil.copytree(runs / "run", tmp_path / "runs" / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["scorer"] = "evil_module:score"
+    config["profile"]["backend"] = "evil_module:Engine"
+    config["config"]["dataset"]["path"] = f"{tmp_path}/evil_module.py"
+    (run / "config.json").write_text(json.dumps(config))
+    record_published(run / "config.json")
+    for command in ("runs", "show run", "arms run", "report run", "score run", "compare run run", "diff run run"):
+        assert harvest_here(*command.split(), "--runs-dir", run.parent) == 0
+        assert "evil_module" not in sys.modules
+    assert harvest_here("export", "run", "--to", "trl", "--out", tmp_path / "out", "--runs-dir", run.parent) == 0
+    assert "owned" not in capsys.readouterr().err
 
 
 def test_a_transfer_shows_text_and_does_not_obey_it(

@@ -84,3 +84,9 @@ def test_a_log_does_not_get_a_line_for_every_refresh() -> None:
     display.print_line("started")
     display.close()
     assert log.getvalue() == "started\n"
+
+
+def test_text_of_others_does_not_drive_the_terminal() -> None:
+    log = io.StringIO()
+    ProgressDisplay(Progress(total=8), log).print_line("arm \x1b]52;c;aGk=\x07\u202e of two\nlines")
+    assert log.getvalue() == "arm ␛]52;c;aGk=␇[RIGHT-TO-LEFT OVERRIDE] of two\nlines\n"
