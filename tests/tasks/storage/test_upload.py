@@ -17,7 +17,7 @@ from tasks.locks import upload_lock
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.published import published_files, run_fingerprint
+from tasks.storage.published import published_files, record_published, run_fingerprint
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.upload_record import read_upload_record
@@ -109,6 +109,7 @@ def test_shards_are_uploaded_before_others_are_generated(bucket: Bucket, tmp_pat
         for name in names:
             (run.root / name).parent.mkdir(parents=True, exist_ok=True)
             (run.root / name).write_bytes((finished.root / name).read_bytes())
+            record_published(run.root / name)
         with RunUploader(run.root, bucket.url) as uploader:
             uploader.upload_files(names)
             if step != 2:
