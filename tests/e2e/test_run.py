@@ -126,8 +126,15 @@ def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
     torn.write_bytes(torn.read_bytes()[:-100])
     missing.unlink()
     untouched = kept.stat().st_mtime_ns
+    small = [paths.config, paths.preflight, paths.report, paths.telemetry, paths.state / "generation.json"]
+    for path in small:
+        path.write_text("[" * 100_000)
     again = harvest("run", *SHORT, "--shard-size", "8", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
     assert again.code == 0, again.stderr
+    for path in small:
+        assert again.stderr.count(f"warning: {path} is damaged: ") == 1
+        assert path.with_name(f"{path.name}.damaged").read_text() == "[" * 100_000
+        assert path.stat().st_size != 100_000
     assert kept.stat().st_mtime_ns == untouched
     # a redone shard meets other neighbours in the batch, which moves logprobs in their last bits, but no float32 token
     varying = ["created_at", "logprobs"]
