@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import math
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,27 +104,36 @@ _ABSENT: Any = object()
 
 
 def _as_score(result: Any) -> Score | None:
-    """``result`` as a score of plain values; None when it is neither a score nor a number, or is infinite."""
+    """``result`` as a score of plain values; None when it is neither a score nor a number, or is infinite.
+
+    Raises what reading the result raises, and an error for a value that a file of scores cannot hold.
+    """
     if isinstance(result, Score):
-        reward, answer = float(result.reward), result.extracted_answer
-        return (
-            None
-            if math.isinf(reward)
-            else Score(
-                reward=reward,
-                extracted_answer=None if answer is None else str(answer),
-                method=str(result.method),
-                correct_flexible=bool(result.correct_flexible),
-            )
+        answer = result.extracted_answer
+        score = Score(
+            reward=float(result.reward),
+            extracted_answer=None if answer is None else _text(answer),
+            method=_text(result.method),
+            correct_flexible=bool(result.correct_flexible),
         )
-    if isinstance(result, (bool, int, float)) and not math.isinf(result):
+    elif isinstance(result, (bool, int, float)):
         reward = float(result)
-        return Score(reward=reward, extracted_answer=None, method="custom", correct_flexible=reward == 1)
-    return None
+        score = Score(reward=reward, extracted_answer=None, method="custom", correct_flexible=reward == 1)
+    else:
+        return None
+    struct.pack("<f", score.reward)  # raises OverflowError for what a Float32 would make infinite
+    return None if math.isinf(score.reward) else score
+
+
+def _text(value: Any) -> str:
+    """``value`` as a text. Raises UnicodeEncodeError for half of a surrogate pair, which no file holds."""
+    text = str(value)
+    text.encode()
+    return text
 
 
 def _version(module: Any) -> str:
     declared = getattr(module, "SCORER_VERSION", None)
-    return (
-        str(declared) if declared is not None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:12]
-    )
+    if declared is not None:
+        return _text(declared)
+    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:12]

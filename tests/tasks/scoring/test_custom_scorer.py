@@ -88,6 +88,12 @@ BROKEN = {
     "by its result's text": (
         "class Odd:\n    def __repr__(self):\n        raise SystemExit(3)\ndef score(*arguments):\n    return Odd()\n"
     ),
+    "by half a surrogate": (
+        "from tasks.scoring.score import Score\ndef score(*arguments):\n"
+        "    return Score(reward=1.0, extracted_answer='\\ud800', method='x', correct_flexible=False)\n"
+    ),
+    "by half a surrogate in its version": "SCORER_VERSION = '\\ud800'\ndef score(*arguments):\n    return 1\n",
+    "by a number too large for a file": "def score(*arguments):\n    return 1e300\n",
     "by an endless number": "def score(*arguments):\n    return 10 ** 400\n",
 }
 
