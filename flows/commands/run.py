@@ -87,15 +87,25 @@ def execute(options: argparse.Namespace) -> int:
                 f"Prefect cannot begin the flow run on the server {url}: {error}. Check that it runs, or name another "
                 "with PREFECT_API_URL"
             ) from error
-        if isinstance(outcome, RunReport):
-            warn(f"the run is complete, but the Prefect server {url} does not know it: {type(error).__name__}")
-        return _show(options, outcome or error)
+        if outcome is None or outcome is error:
+            return _show(options, error)
+        warn(f"the Prefect server {url} does not know how the run ended: {type(error).__name__}: {error}")
+        _end(options, outcome)
     return _show(options, RunReport.from_json(report))
 
 
 def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
-    from flows.reporting.summary_view import print_summary
+    from httpx import HTTPError
 
+    from flows.reporting.summary_view import print_summary
+    from tasks.errors import HarvestError
+
+    if isinstance(outcome, HTTPError):
+        # several nodes are started through the server
+        raise HarvestError(
+            f"the Prefect server failed during the run: {outcome}. Run the same command again when it answers; "
+            "finished rollouts are kept"
+        ) from outcome
     if isinstance(outcome, Exception):
         raise outcome
     if options.json:

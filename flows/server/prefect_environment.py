@@ -28,6 +28,11 @@ _EPHEMERAL_START_SECONDS = 300.0
 _REQUEST_SECONDS = 60.0
 # SQLite takes paths of up to 512 bytes; the names of the database and its journal are shorter than 32
 _LONGEST_HOME = 480
+_TERMINAL_LEVELS = (
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL",
+    "PREFECT_SERVER_LOGGING_LEVEL",
+)
 # these may name a server too; Prefect reads them itself
 _OTHER_VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH")
 _OTHER_FILES = ("prefect.toml", ".env")
@@ -74,8 +79,8 @@ def configure_prefect(
     set_prefect_defaults(environment)
     if not verbose:
         # the terminal shows progress; the whole log is in Prefect's database
-        environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        environment.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+        for name in _TERMINAL_LEVELS:
+            environment.setdefault(name, "CRITICAL")
     if any(name in environment for name in _OTHER_VARIABLES) or _has_settings_file():
         return False
     user_home = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/")) / ".prefect")

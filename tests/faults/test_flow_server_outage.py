@@ -24,6 +24,7 @@ from tests.faults.runs import (
     write_profile,
 )
 from tests.support.fake_engines import open_gate
+from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.harvest_command import harvest
 from tests.support.leaks import find_leaks
 from tests.support.patience import HTTP_SECONDS, scaled
@@ -132,6 +133,19 @@ def test_a_run_whose_server_stays_away_ends_by_its_data(tmp_path: Path) -> None:
     assert_nothing_left(run.seen)
 
 
+def test_a_run_whose_end_the_server_refuses_ends_by_its_data(tmp_path: Path, prefect_api: str) -> None:
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    with fault_proxy(prefect_api) as proxy:
+        # it may begin
+        proxy.faults.append(Fault(kind="500", method="POST", path="/set_state$", skip=1, times=100))
+        url = f"{proxy.endpoint}/api"
+        run = start_harvest(tmp_path / "runs", profile, PREFECT_API_URL=url, HOME=str(tmp_path))
+        assert run.finish()["num_rollouts"] == ROLLOUTS
+    assert run.process.returncode == 0
+    [unknown] = warnings(run)
+    assert unknown.startswith(f"warning: the Prefect server {url} does not know how the run ended: ")
+
+
 @pytest.mark.parametrize("command_line", [["run", "--profile", "cpu-demo"], ["automations"]])
 def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: Path, command_line: list[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
@@ -141,7 +155,7 @@ def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: 
     assert line.startswith("harvest: error: ")
     assert f"server {url}" in line
     assert "Check that it runs, or name another with PREFECT_API_URL" in line
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("config.json")) == []
 
 
 def start_and_hold(tmp_path: Path, **variables: str) -> tuple[RunProcess, Path]:

@@ -1,4 +1,4 @@
-"""A small HTTP proxy in front of an S3 server. It breaks chosen requests in chosen ways."""
+"""A small HTTP proxy in front of an S3 server, or of Prefect's. It breaks chosen requests in chosen ways."""
 
 import contextlib
 import http.client
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._forward(body, fault)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
+    do_GET = do_PUT = do_POST = do_PATCH = do_HEAD = do_DELETE = handle_any  # noqa: N815
 
     def _forward(self, body: bytes, fault: Fault | None) -> None:
         kind = fault.kind if fault else None
