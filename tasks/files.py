@@ -32,7 +32,7 @@ DISK_FLOOR = 1 << 30
 DAMAGED = ".damaged"
 """Ends the name of a file that was set aside. No such file is counted, uploaded or exported."""
 
-_RECORD_BYTES = 256 << 20
+RECORD_BYTES = 256 << 20
 """Far more than the largest JSON file of a run has."""
 
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
@@ -87,7 +87,7 @@ def publish_text(text: str, path: Path, publish: Publish = atomic_path) -> None:
 def read_json(path: Path) -> Any:
     """Return the JSON value in the file, or None when there is no file that can be read as JSON."""
     try:
-        return parse_json(read_regular(path, _RECORD_BYTES).decode("utf-8"))
+        return parse_json(read_regular(path, RECORD_BYTES).decode("utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -98,7 +98,7 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
     Raises DamagedFile when the file does not hold such a record.
     """
     try:
-        return parse_record(read_regular(path, _RECORD_BYTES), kind)
+        return parse_record(read_regular(path, RECORD_BYTES), kind)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from profiles.regular_files import parse_json
 from tasks.records import SHARD_NAME
 from tasks.storage.digests import digest_file
 from tasks.storage.object_store import ObjectStore
@@ -234,7 +235,7 @@ def node_key(owner: str) -> str:
 def read_object(store: ObjectStore, key: str) -> dict[str, Any]:
     """Return the JSON object at ``key``. It is empty when the object is missing or damaged."""
     try:
-        value = json.loads(store.read(key) or b"{}")
+        value = parse_json(store.read(key) or b"{}")
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

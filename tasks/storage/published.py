@@ -16,8 +16,10 @@ from typing import TypeVar
 
 import polars as pl
 
+from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
 from tasks.files import (
+    RECORD_BYTES,
     atomic_path,
     parse_record,
     publish_json,
@@ -281,8 +283,8 @@ def _manifest_records(run_dir: Path) -> dict[str, PublishedRecord]:
 @functools.lru_cache(maxsize=8)
 def _parse_manifest_records(path: Path, identity: tuple[int, ...]) -> dict[str, PublishedRecord]:
     try:
-        files = parse_manifest(path.read_bytes()).files
-    except ValueError as error:
+        files = parse_manifest(read_regular(path, RECORD_BYTES)).files
+    except (OSError, ValueError) as error:
         logger.warning("%s is damaged and not used: %s", path, error)
         return {}
     return {file.path: PublishedRecord(sha256=file.sha256, bytes=file.bytes) for file in files}
@@ -290,9 +292,10 @@ def _parse_manifest_records(path: Path, identity: tuple[int, ...]) -> dict[str, 
 
 def _planned_shards(run_dir: Path) -> int | None:
     try:
-        return parse_record((run_dir / CONFIG).read_bytes(), _Config).num_shards
-    except (OSError, ValueError):
+        config = read_record(run_dir / CONFIG, _Config)
+    except DamagedRecord:
         return None
+    return config.num_shards if config else None
 
 
 def _sort_out(run_dir: Path, folder: str) -> tuple[dict[int, Path], tuple[Path, ...]]:
