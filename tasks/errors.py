@@ -6,7 +6,7 @@ A failure gets its type where it is first seen, and then propagates. What each t
 type               exit  what happens
 =================  ====  ==============================================================================
 ConfigError         2    bad input, found before any engine starts and before a run directory exists
-PreflightFailed     1    the node or the destination cannot do the job; nothing was loaded
+PreflightFailed     2    the node or the destination cannot do the job; nothing was loaded
 RunLocked           1    another process works on this run; it is named; nothing was touched
 OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first
 EngineStartError    1    the engine never became ready; the reason was not memory
@@ -63,6 +63,8 @@ class ConfigError(HarvestError):
 
 class PreflightFailed(HarvestError):
     """At least one preflight check failed; the message lists the failed checks with their remedies."""
+
+    exit_code = 2
 
 
 class RunLocked(HarvestError):

@@ -51,6 +51,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    from tasks.process_limits import check_limits_of_run
+
+    check_limits_of_run()
+
     from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS
     from flows.parameters import given_parameters
     from tasks.errors import ConfigError

@@ -1,7 +1,7 @@
 """The ``harvest`` command.
 
-Nothing heavy is imported before the arguments are parsed, so that ``harvest --help`` answers at once. Exit codes: 0
-done, 1 the run failed, 2 bad input, 3 not equivalent to the baseline, 130 interrupted.
+Nothing heavy is imported before the arguments are parsed, so that ``harvest --help`` answers at once. EXIT_CODES
+says with what it exits.
 """
 
 import argparse
@@ -34,6 +34,12 @@ COMMANDS = (
 )
 
 
+EXIT_CODES = (
+    "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, or a failed preflight; 3 "
+    "not equivalent to the baseline; 130 interrupted"
+)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that calls ``add_options`` only when its command is given, because that may import slow libraries."""
 
@@ -58,7 +64,11 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ``harvest``, with every command."""
-    parser = _Parser(prog="harvest", description="Fast, safe, checked rollout collection on vLLM under Prefect.")
+    parser = _Parser(
+        prog="harvest",
+        description="Fast, safe, checked rollout collection on vLLM under Prefect.",
+        epilog=EXIT_CODES,
+    )
     parser.add_argument("--version", action="version", version=f"rollout-harvest {metadata.version('rollout-harvest')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name in COMMANDS:
@@ -77,10 +87,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _execute(options: argparse.Namespace) -> int:
+    from tasks.process_limits import check_address_space
     from tasks.time_limits import time_limit_factor
 
-    time_limit_factor()  # refuses a wrong value before anything starts
+    # what is wrong around the command is refused before anything starts
+    check_address_space()
+    _check_text(options)
+    time_limit_factor()
     return int(options.execute(options))
+
+
+def _check_text(options: argparse.Namespace) -> None:
+    """Raise ConfigError when an argument is not UTF-8, as the records of a run are."""
+    from tasks.errors import ConfigError
+
+    for value in vars(options).values():
+        for text in value if isinstance(value, list) else [value]:
+            try:
+                str(text).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"the argument {str(text)!a} is not UTF-8. Use another name") from None
 
 
 def exit_code_of(action: Callable[[], int]) -> int:
@@ -97,6 +123,9 @@ def exit_code_of(action: Callable[[], int]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return 0
+    except MemoryError:
+        print_error("harvest: error: memory ran out. Stop other programs, or raise ulimit -v or the container's limit")
+        return 1
     except BaseException as error:
         if not _is_of_data(error):
             raise

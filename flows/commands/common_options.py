@@ -22,7 +22,7 @@ def add_run_options(
         kinds = "a run id, a run directory or a URL" if urls else "a run id or a run directory"
         parser.add_argument(name, metavar=name.upper(), help=kinds)
     parser.add_argument(
-        "--runs-dir", type=path_option, default=RUNS_DIR, metavar="DIR", help="where runs are kept (default runs)"
+        "--runs-dir", type=path_option, default=str(RUNS_DIR), metavar="DIR", help="where runs are kept (default runs)"
     )
     parser.add_argument("--json", action="store_true", help=json_help)
 

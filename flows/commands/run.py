@@ -42,6 +42,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     import datetime
 
+    from tasks.process_limits import check_limits_of_run
+
+    check_limits_of_run()
+
     from flows.parameters import given_parameters
     from tasks.plan.placeholders import fill_placeholders
     from tasks.user_paths import user_path
@@ -132,6 +136,7 @@ def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
     """Raise ConfigError for bad input. Needs neither Prefect, whose import takes seconds, nor a run directory."""
     from tasks.comparison.baseline import check_baseline
+    from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
     from tasks.generation.rung_state import forget_rung as forget
     from tasks.plan.run_config import config_from_parameters
@@ -149,7 +154,10 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     check = check_destination if parameters.get("aws_credentials_block") is None else check_url
     check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"), check)
     if (url := parameters.get("upload")) is not None:
-        check(url)
+        try:
+            check(url)
+        except UploadError as error:
+            raise PreflightFailed(str(error)) from None
     check_directory(plan.paths.state, "the run's directory")
     if forget_rung:
         forget(plan)

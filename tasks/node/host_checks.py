@@ -11,6 +11,7 @@ from profiles.schema import Profile
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.node.check_result import CheckResult, Status
 from tasks.node.host_memory import HostMemory, read_host_memory
+from tasks.process_limits import OPEN_FILES_LEAST
 from tasks.units import GIB, MIB, format_gib
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -18,7 +19,6 @@ SHM_LEAST = 256 * MIB
 SHM_COMFORTABLE = GIB
 """vLLM's message queues take up to 160 MiB for each tensor-parallel worker, as they fill. NCCL takes some more."""
 
-OPEN_FILES_LEAST = 1024
 OPEN_FILES_COMFORTABLE = 4096
 
 

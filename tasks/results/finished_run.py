@@ -1,6 +1,6 @@
 """Finds out whether a run has nothing left to do, and which unfinished run can be resumed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ def finished_report(plan: RunPlan, *, upload_url: str | None = None, require: Ti
         return None
     if require is not None and not _is_equivalent(plan, require):
         return None
-    return report if upload_url is None or _is_uploaded(plan, upload_url) else None
+    if upload_url is not None and not _is_uploaded(plan, upload_url):
+        return None
+    return replace(report, run_dir=str(paths.root))
 
 
 def unfinished_name(plan: RunPlan) -> str | None:

@@ -62,7 +62,7 @@ class RunReport:
 
     run_id: str
     run_dir: str
-    """The run directory, as it was given to the command."""
+    """Where the run is, as it was given to the command. In the file it is ".", as a run can be moved."""
     fingerprint: str
     profile: str
     """Name of the profile."""
@@ -113,9 +113,10 @@ class RunReport:
 
 def publish_report(report: RunReport, run_dir: Path) -> None:
     """Write report.json of the run at ``run_dir``."""
-    publish_json(report.to_json(), RunPaths(root=run_dir).report, recorded_path)
+    publish_json({**report.to_json(), "run_dir": "."}, RunPaths(root=run_dir).report, recorded_path)
 
 
 def read_report(run_dir: Path) -> RunReport | None:
     """Return report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
-    return read_published(RunPaths(root=run_dir).report, RunReport)
+    report = read_published(RunPaths(root=run_dir).report, RunReport)
+    return None if report is None else replace(report, run_dir=str(run_dir))

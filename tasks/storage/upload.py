@@ -23,7 +23,7 @@ from tasks.errors import ConfigError, UploadError
 from tasks.locks import reservation_lock, upload_lock
 from tasks.storage.destination import CHECK_PREFIX, open_store
 from tasks.storage.file_upload import FileUploader, Verify
-from tasks.storage.filesystems import TransferSettings
+from tasks.storage.filesystems import TransferSettings, check_url
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker, is_run_name
 from tasks.storage.object_store import StoredObject
 from tasks.storage.published import missing_shards, parse_fingerprint, published_files, run_fingerprint, write_manifest
@@ -55,6 +55,7 @@ class RunUploader:
         self.fingerprint = run_fingerprint(self.run_dir)
         self._verify = verify
         self._transfer = transfer or TransferSettings()
+        check_url(url)
         self._store = open_store(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
         self.url = self._store.url
         self._lock = threading.Lock()

@@ -54,7 +54,7 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
 
         holder.stdin.close()
         # this machine has no such GPU, which preflight finds as soon as it may look
-        assert await_exit(waiting, logs=[told]) == 1
+        assert await_exit(waiting, logs=[told]) == 2
         assert "preflight failed" in told.read_text()
     finally:
         for process in started:

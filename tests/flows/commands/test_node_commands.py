@@ -27,7 +27,7 @@ def test_a_gpu_profile_without_a_driver_says_which_profile_fits(tmp_path: Path) 
     outcome = harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, COLUMNS="200")
     if "no NVIDIA driver" not in outcome.stdout:
         pytest.skip("this machine has an NVIDIA driver")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "use a profile that fits this node: cpu-demo" in outcome.stdout
 
 
@@ -54,7 +54,7 @@ def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
 
 def test_a_faulty_gpu_fails_with_its_remedy(stub: Path, tmp_path: Path) -> None:
     outcome = on_eight_gpus(stub, tmp_path, "remap_pending")
-    assert outcome.code == 1
+    assert outcome.code == 2
     lines = outcome.stdout.splitlines()
     (at,) = [place for place, line in enumerate(lines) if line.startswith("fail")]
     assert lines[at].split()[:4] == ["fail", "row", "remapping", "3"]

@@ -89,7 +89,7 @@ def test_gpu_profile_on_a_node_without_a_gpu_fails(tmp_path: Path) -> None:
     ("destination", "status", "error"),
     [
         ("{here}/bucket", "pass", None),
-        ("{here}/file/bucket", "fail", PreflightFailed),
+        ("{here}/file/bucket", "fail", ConfigError),
         ("nosuch://bucket/prefix", "fail", ConfigError),
     ],
 )
