@@ -1,5 +1,6 @@
 """Check that a local model directory is complete and undamaged, before an engine tries to load it."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def check_model_files(path: Path, *, load_format: str = "auto") -> None:
     read_model_config(path)
     _check_tokenizer(path)
     if load_format != "dummy":
+        if glob.has_magic(str(path)):
+            # it would find no weights, or those of other directories
+            raise ConfigError(f"vLLM reads *, ? and [ in the path {path} as a pattern. Rename the model's directory")
         _check_weights(path)
 
 

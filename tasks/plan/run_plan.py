@@ -23,6 +23,7 @@ from tasks.records import RunPaths
 MAX_SHARDS = 95
 """A shard has up to three task runs, so a run has at most about 300. Prefect's server is slow with thousands."""
 MIN_SHARD_SIZE = 16
+_LONGEST_NAME = 255 - len("-0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     comparable = comparable_settings(config, arms, model, questions)
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
-    name = config.name or "-".join((profile.name, _slug(model_name), _slug(config.dataset.path)))
+    # a longer name would be none that a file system takes
+    name = config.name or "-".join((profile.name, _slug(model_name), _slug(config.dataset.path)))[:_LONGEST_NAME]
     return RunPlan(
         config=config,
         profile=profile,

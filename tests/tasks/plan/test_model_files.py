@@ -95,6 +95,14 @@ def test_the_error_names_the_damaged_file(model: Path, damage: str) -> None:
         check_model_files(model)
 
 
+@pytest.mark.parametrize("name", ["run[1]", "step*", "step?"])
+def test_a_path_that_vllm_reads_as_a_pattern_is_refused(model: Path, name: str) -> None:
+    odd = model.rename(model.with_name(f"{model.name}-{name}"))
+    with pytest.raises(ConfigError, match=r"as a pattern\. Rename the model's directory"):
+        check_model_files(odd)
+    check_model_files(odd, load_format="dummy")
+
+
 def test_dummy_weights_need_no_files(model: Path) -> None:
     for file in model.glob("*.safetensors*"):
         file.unlink()

@@ -21,6 +21,14 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_id_is_no_longer_than_a_file_name_can_be(tmp_path: Path) -> None:
+    dataset = tmp_path / f"{'q' * 249}.jsonl"
+    dataset.write_text('{"question": "1 + 1?", "answer": "2"}')
+    run_id = plan(tmp_path, dataset=str(dataset), questions=1).run_id
+    (tmp_path / run_id).mkdir()
+    assert len(run_id) == 255
+
+
 def test_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
     assert plan(tmp_path).run_id == plan(tmp_path).run_id
 
