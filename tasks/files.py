@@ -6,6 +6,7 @@ A reader sees a whole file or none. A writer that is killed leaves a temporary f
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -108,12 +109,17 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 
 def try_read_record(path: Path, kind: type[Record]) -> Record | None:
-    """Return the record in the JSON file as ``read_record`` does; logs a damaged file and returns None."""
+    """Return the record in the JSON file as ``read_record`` does; logs a damaged file, once, and returns None."""
     try:
         return read_record(path, kind)
     except DamagedFile as error:
-        logger.warning("%s", error)
+        _warn_once(str(error))
         return None
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def set_aside(path: Path) -> Path:

@@ -119,7 +119,7 @@ def _rows(path: Path) -> Iterator[Row]:
 
     read = {".jsonl": _json_lines, ".json": _json_array, ".csv": _csv}.get(_suffix(path.name), _parquet)
     try:
-        yield from _limited(read(path), path)
+        yield from limit_rows(read(path), path)
     except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException, *_POLARS_ERRORS) as error:
         raise ConfigError(
             f"dataset file {path} cannot be read: {error}. Check that it is a {path.suffix} file"
@@ -187,7 +187,8 @@ def _row_too_large(path: Path) -> ConfigError:
     )
 
 
-def _limited(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+def limit_rows(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+    """Yield ``rows`` of the file ``path``. Raises ConfigError when there are more than MOST_ROWS."""
     for number, row in enumerate(rows):
         if number == MOST_ROWS:
             raise ConfigError(

@@ -1,5 +1,7 @@
 """Dataset files of any content are read or refused in one line, within limits on memory."""
 
+import collections
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import pyarrow
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.plan.dataset_files import LARGEST_ROW, check_in_process, read_files
+from tasks.plan.dataset_files import LARGEST_ROW, MOST_ROWS, check_in_process, limit_rows, read_files
 from tasks.plan.questions import load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.units import MIB
@@ -59,6 +61,13 @@ def test_a_cell_of_a_parquet_file_that_is_too_large_is_refused_with_the_limit(tm
     assert path.stat().st_size < MIB
     with pytest.raises(ConfigError, match=rf"cell\.parquet has a row of more than {LARGEST_ROW:,} characters"):
         list(read_files(str(path)))
+
+
+def test_a_file_of_too_many_rows_is_refused_with_the_limit() -> None:
+    path = Path("rows.jsonl")
+    assert sum(1 for _ in limit_rows(itertools.repeat(ROW, MOST_ROWS), path)) == MOST_ROWS
+    with pytest.raises(ConfigError, match=rf"rows\.jsonl has more than {MOST_ROWS:,} rows"):
+        collections.deque(limit_rows(itertools.repeat(ROW), path), maxlen=0)
 
 
 def test_large_rows_within_the_limit_are_read(tmp_path: Path) -> None:
