@@ -72,7 +72,7 @@ def execute_verify(options: argparse.Namespace) -> int:
     from tasks.user_paths import is_url, user_path
 
     local = None if is_url(options.url) else user_path(options.url)
-    if local is not None and (local / CONFIG).is_file() and (local / "state").is_dir():
+    if local is not None and (local / CONFIG).exists() and (local / "state").is_dir():
         report = verify_run(local)
         good = f"{report.url}: {report.files} files, {report.bytes:,} bytes, all as they were published"
     else:

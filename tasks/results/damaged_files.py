@@ -24,7 +24,7 @@ from tasks.records import RunPaths
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
-from tasks.storage.published import PublishedRecord, damaged_files, read_published
+from tasks.storage.published import PublishedRecord, damaged_files, forget_published, missing_files, read_published
 from tasks.storage.upload_record import UploadRecord
 
 _RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), "state/published")
@@ -38,7 +38,7 @@ _LOST = {
     "equivalence.json": "the next comparison makes it again",
     "upload_receipt.json": "the next upload asks the destination what it holds",
 }
-"""What follows when a file is set aside, of the files that this run may not make again as they were."""
+"""What follows when a file is gone, of the files that this run may not make again as they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +58,20 @@ def set_aside_damaged(plan: RunPlan) -> list[str]:
         known = None
     if known is not None and known.fingerprint != plan.fingerprint:
         return []
-    told = [_set_aside(path, reason) for path, reason in [*_odd(plan.paths.root)]]
-    for name, reason in damaged_files(plan.paths.root).items():
-        told.append(_set_aside(plan.paths.root / name, reason))
+    root = plan.paths.root
+    told = {path: _set_aside(path, reason) for path, reason in [*_odd(root)]}
+    for name, reason in damaged_files(root).items():
+        told[root / name] = _set_aside(root / name, reason)
     for check in _checks(plan):
         try:
             check()
         except DamagedRecord as error:
-            told.append(_set_aside(error.path, error.reason))
-    return told
+            told[error.path] = _set_aside(error.path, error.reason)
+    for name in missing_files(root):
+        if name in _LOST:
+            told.setdefault(root / name, f"{root / name} is missing: {_LOST[name]}")
+            forget_published(root / name)
+    return list(told.values())
 
 
 def _set_aside(path: Path, reason: str) -> str:

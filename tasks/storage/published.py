@@ -158,6 +158,14 @@ def missing_shards(run_dir: Path) -> list[str]:
     return [f"{folder}/{SHARD_NAME.format(index)}" for index, folder in names if index not in known[folder]]
 
 
+def missing_files(run_dir: Path) -> list[str]:
+    """Return the published files that the run lacks: those of ``missing_shards``, and others that are on record."""
+    recorded = [name for name in SINGLE_FILES if _record_path(run_dir / name).exists()]
+    lost = {name for name in (*recorded, *_manifest_records(run_dir)) if not (run_dir / name).is_file()}
+    shards = missing_shards(run_dir)
+    return [*shards, *sorted(lost - {*shards})]
+
+
 def damaged_files(run_dir: Path) -> dict[str, str]:
     """Return the published files whose bytes are not those on record, each with what is wrong."""
     found = {name: _damage(run_dir / name) for name in published_files(run_dir)}
@@ -166,10 +174,8 @@ def damaged_files(run_dir: Path) -> dict[str, str]:
 
 def problems_of_run(run_dir: Path) -> list[str]:
     """Return one sentence for each published file of the run that is missing or damaged."""
-    present = {*published_files(run_dir)}
-    missing = [*missing_shards(run_dir), *(name for name in _manifest_records(run_dir) if name not in present)]
     damaged = [f"{name} is damaged: {reason}" for name, reason in damaged_files(run_dir).items()]
-    return [f"{name} is missing" for name in dict.fromkeys(missing)] + damaged
+    return [f"{name} is missing" for name in missing_files(run_dir)] + damaged
 
 
 def run_fingerprint(run_dir: Path) -> str:

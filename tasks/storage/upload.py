@@ -26,7 +26,7 @@ from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings, check_url
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker, is_run_name
 from tasks.storage.object_store import StoredObject
-from tasks.storage.published import missing_shards, parse_fingerprint, published_files, run_fingerprint, write_manifest
+from tasks.storage.published import missing_files, parse_fingerprint, published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RunUploader:
 
         Raises ConfigError when the run itself is not finished.
         """
-        if missing := missing_shards(self.run_dir):
+        if missing := missing_files(self.run_dir):
             raise ConfigError(
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
                 "Run the command that made it again; it resumes"
