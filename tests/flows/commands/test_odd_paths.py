@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from flows.commands.cli import main
 from tasks.results.summary import summarize_run
 from tasks.storage.published import write_manifest
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import harvest
 from tests.support.odd_paths import ODD_DIRECTORIES
 from tests.support.synthetic import write_run
 
@@ -118,3 +121,33 @@ def test_relative_and_linked_directories_do_not_matter(
     call("download", "to/one", "from")
     assert call("show", "one", "--runs-dir", "from") == rollouts
     assert not [path for path in tmp_path.iterdir() if path.name not in ("-real", "link", "to", "from")]
+
+
+def test_a_run_is_made_among_odd_names(prefect_api: str, tmp_path: Path) -> None:
+    here = tmp_path / 'a[1]?*#%20 it\'s "ünï"'
+    here.mkdir()
+    write_fake_profile(here)
+    (here / "q[1]*.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (here / "q1.jsonl").write_text('{"question": "another", "answer": "0"}\n')
+    command = (
+        "run",
+        "--profile",
+        "fake.toml",
+        "--dataset",
+        "q[1]*.jsonl",
+        "--runs-dir=-r*",
+        "--upload",
+        "u::p",
+        "--json",
+    )
+    made = harvest(*command, cwd=here, PREFECT_API_URL=prefect_api)
+    assert made.code == 0, made.stderr
+    run_id = made.report["run_id"]
+    assert made.report["run_dir"] == f"-r*/{run_id}"
+    assert pl.read_parquet(here / "-r*" / run_id / "questions", glob=False)["question"].to_list() == ["1 + 1?"]
+    assert (here / "u::p" / run_id / "_SUCCESS").is_file()
+
+    # the whole directory is moved, and everything is found again
+    moved = here.rename(tmp_path / "moved {date}")
+    again = harvest(*command, "--skip-finished", cwd=moved, PREFECT_API_URL=prefect_api)
+    assert (again.code, again.report) == (0, made.report), again.stderr

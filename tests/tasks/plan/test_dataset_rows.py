@@ -188,6 +188,10 @@ def test_a_file_in_a_bucket_is_read(file: Path, bucket: Bucket) -> None:
     url = f"s3://{bucket.name}/team/data.jsonl"
 
     assert load_questions(DatasetSource(path=url)).equals(load_questions(DatasetSource(path=str(file))))
+    # an object whose key looks like a pattern is that object
+    bucket.server.client().put_object(Bucket=bucket.name, Key="team/data[1]*.jsonl", Body=file.read_bytes())
+    bucket.server.client().put_object(Bucket=bucket.name, Key="team/data1.jsonl", Body=b"")
+    assert load_questions(DatasetSource(path=f"s3://{bucket.name}/team/data[1]*.jsonl")).height == len(ROWS)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_questions(DatasetSource(path=f"s3://{bucket.name}/team/missing.jsonl"))
     with pytest.raises(ConfigError, match="no dataset file matches"):

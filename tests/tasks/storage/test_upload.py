@@ -62,6 +62,14 @@ def test_twenty_shards_are_uploaded_and_downloaded_byte_for_byte(any_bucket: Buc
     check_round_trip(write_run(tmp_path / "run", shards=20), any_bucket.url, tmp_path / "copies")
 
 
+def test_a_prefix_in_a_bucket_is_taken_literally(any_bucket: Bucket, tmp_path: Path) -> None:
+    prefix = "a[1] b?c#d%20e*/::~ünï"
+    run = write_run(tmp_path / "run", shards=2)
+    check_round_trip(run, f"s3://{any_bucket.name}/{prefix}", tmp_path / "copies")
+    expected = {f"{prefix}/run/{name}" for name in (*published_files(run.root), "manifest.json", "_SUCCESS")}
+    assert set(any_bucket.listing()) == expected
+
+
 def test_upload_over_tls_with_a_private_authority(tls_bucket: Bucket, tmp_path: Path) -> None:
     check_round_trip(write_run(tmp_path / "run", shards=20), tls_bucket.url, tmp_path / "copies")
 
