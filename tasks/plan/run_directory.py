@@ -1,12 +1,13 @@
 """Open and find run directories, and write the command that makes a run again."""
 
+import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError
-from tasks.files import publish_json, read_record, remove_stale_temporaries
+from tasks.errors import ConfigError, DamagedRecord
+from tasks.files import publish_json, read_record, remove_stale_temporaries, set_aside
 from tasks.plan.parameters import as_options
 from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
 from tasks.plan.run_plan import RunPlan
@@ -14,13 +15,19 @@ from tasks.process_tree import end_leftovers
 from tasks.storage.published import recorded_path
 from tasks.user_paths import user_path
 
+logger = logging.getLogger(__name__)
+
 
 def open_run(plan: RunPlan) -> list[int]:
     """Make or reopen the run's directory; kill replicas left over from earlier runs and return their pids.
 
-    Raises ConfigError when the directory belongs to another configuration, DamagedFile when its config.json is damaged.
+    A damaged config.json is set aside. Raises ConfigError when the directory belongs to another configuration.
     """
-    known = read_record(plan.paths.config, dict[str, Any])
+    try:
+        known = read_record(plan.paths.config, dict[str, Any])
+    except DamagedRecord as error:
+        logger.warning("%s is damaged: %s. It is now %s", error.path, error.reason, set_aside(error.path).name)
+        known = None
     if known is not None and known.get("fingerprint") != plan.fingerprint:
         raise ConfigError(
             f"{plan.paths.root} holds another run (fingerprint {known.get('fingerprint')}); choose another --name, or "

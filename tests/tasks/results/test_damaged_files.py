@@ -158,6 +158,14 @@ def test_a_file_in_the_place_of_a_folder_is_set_aside(plan: RunPlan) -> None:
     ]
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_with_a_damaged_configuration_can_be_opened(plan: RunPlan, damage: Damage) -> None:
+    damage(plan.paths.config)
+    open_run(plan)
+    assert read_config(plan.paths.root)["fingerprint"] == plan.fingerprint
+    assert os.path.lexists(f"{plan.paths.config}.damaged")
+
+
 def test_nothing_of_another_run_is_touched(plan: RunPlan) -> None:
     publish_json({"fingerprint": "other"}, plan.paths.config, recorded_path)
     plan.paths.report.write_text("{")
