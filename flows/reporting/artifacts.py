@@ -137,7 +137,7 @@ def _rung(change: RungChange) -> TableRow:
         "to rung": change.to_rung,
         "memory": change.kind,
         "phase": change.phase,
-        "question batch": change.settings["question_batch_size"],
+        "question batch": change.settings.get("question_batch_size", "-"),
         "reason": change.reason,
     }
 

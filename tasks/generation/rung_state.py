@@ -4,12 +4,15 @@ A run's rung is in its ``state/oom_ladder.json``, so that it survives retries. T
 ``.memory/``: a later run of the same model, profile and device begins there.
 """
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from tasks.errors import DamagedFile, MemoryKind, Phase
 from tasks.files import publish_json, read_record, set_aside, try_read_record
@@ -18,11 +21,16 @@ from tasks.node.gpu_selection import device_name
 from tasks.plan.run_plan import RunPlan
 
 
+def _check_time(text: str) -> str:
+    datetime.datetime.fromisoformat(text)
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class RungChange:
     """One step down the ladder, after memory ran out."""
 
-    at: str
+    at: Annotated[str, AfterValidator(_check_time)]
     """UTC, ISO 8601."""
     from_rung: int
     to_rung: int

@@ -73,6 +73,9 @@ def read_remote_files(url: str) -> Iterator[Row]:
     with remote_dataset(url) as (filesystem, path, directory):
         is_pattern = glob.has_magic(path) and not filesystem.isfile(path)
         names = _sorted(url, filesystem.glob(path)) if is_pattern else [path]
+        if "file" in filesystem.protocol:
+            yield from _rows_of([Path(name) for name in names])
+            return
         for name in names:
             local = directory / PurePosixPath(name).name
             filesystem.get_file(name, str(local))
@@ -352,8 +355,11 @@ def _read_parquet(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
     try:
         with open_regular(path) as file:
-            for _ in _batches(file, path):
-                pass
+            rows = 0
+            for batch in _batches(file, path):
+                rows += batch.num_rows
+                if rows > MOST_ROWS:  # nobody will read the others
+                    break
     except MemoryError:
         raise ConfigError(
             f"dataset file {path} takes more than {_CHILD_BYTES // GIB} GiB of memory to read, although it is read in "

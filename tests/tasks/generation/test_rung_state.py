@@ -1,5 +1,6 @@
 """A run's rung of the OOM ladder, kept on disk, and the rung that worked, saved for runs of the same kind."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,18 @@ def test_starting_over_keeps_the_record_of_earlier_steps(tmp_path: Path) -> None
     assert (again.rung, again.changes) == (0, [change(1)])
 
 
-def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: text.replace('"rung": 1', '"rung": "x"'), "rung: "),
+        (lambda text: text.replace("2026-01", "2026-1x"), r"changes\.0\.at: "),
+    ],
+)
+def test_a_damaged_state_is_named(tmp_path: Path, damage: Callable[[str], str], told: str) -> None:
     path = tmp_path / "oom.json"
-    path.write_text('{"rung": "x"}')
-    with pytest.raises(DamagedFile, match=r"oom\.json is damaged: rung: "):
+    RungState(path).step_down(change(1))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(DamagedFile, match=rf"oom\.json is damaged: {told}"):
         RungState(path)
 
 
@@ -131,5 +140,13 @@ def test_a_run_that_is_being_worked_on_keeps_its_rung(tmp_path: Path) -> None:
 
 def step_down(plan: RunPlan) -> None:
     RungState(plan.paths.state / "oom_ladder.json").step_down(
-        RungChange(at="now", from_rung=0, to_rung=1, kind="device", phase="run", reason="CUDA", settings={})
+        RungChange(
+            at="2026-01-01T00:00:00+00:00",
+            from_rung=0,
+            to_rung=1,
+            kind="device",
+            phase="run",
+            reason="CUDA",
+            settings={},
+        )
     )

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.plan.dataset_files import LARGEST_ROW, MOST_ROWS, check_in_process, limit_rows, read_files
+from tasks.plan.dataset_files import LARGEST_ROW, MOST_ROWS, check_in_process, limit_rows, read_files, read_remote_files
 from tasks.plan.questions import load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.units import MIB
@@ -131,6 +131,8 @@ def test_a_pipe_or_a_device_is_refused(tmp_path: Path, name: str, reason: str) -
     for path in (tmp_path / name, tmp_path / f"*{Path(name).suffix}"):
         with pytest.raises(ConfigError, match=f"{name} cannot be read: .*{reason}"):
             list(read_files(str(path)))
+        with pytest.raises(ConfigError, match=f"{name} cannot be read: .*{reason}"):
+            list(read_remote_files(path.as_uri().replace("%2A", "*")))
 
 
 @pytest.mark.parametrize("reason", ODD)
