@@ -139,6 +139,8 @@ def _places(block: pl.DataFrame, side: str) -> pl.DataFrame:
 
 def _first_differences(first: pl.Series, second: pl.Series) -> Integers:
     """Position of the first token that differs; the shorter length when one list is the beginning of the other."""
+    # the file of others may lack the tokens of a rollout
+    first, second = first.fill_null([]), second.fill_null([])
     lengths = [series.list.len().to_numpy().astype(np.int64) for series in (first, second)]
     shared: Integers = np.minimum(*lengths)
     row = np.repeat(np.arange(shared.size), shared)

@@ -11,7 +11,7 @@ from tasks.plan.run_plan import RunPlan
 from tasks.records import ROLLOUT_SCHEMA, RunPaths
 from tasks.scoring.score import Scorer
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import published_record, record_published, scan_shard, sha256_of
+from tasks.storage.published import published_record, record_published, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
     path = paths.rollouts(shard.index)
     if not is_finished(path):
         return False
-    lazy = scan_shard(path)
+    lazy = pl.scan_parquet(path, glob=False)
     return lazy.collect_schema() == ROLLOUT_SCHEMA and lazy.select(pl.len()).collect().item() == shard.num_rollouts
 
 

@@ -185,6 +185,7 @@ def build_hub_card(run_dir: Path) -> str:
         .row(0, named=True)
     )
     scores = scan_scores(run_dir)
+    reward = None if scores is None else scores.select(pl.col("reward").mean()).collect().item()
     facts |= {
         "run_id": run_dir.resolve().name,
         "fingerprint": run_fingerprint(run_dir),
@@ -192,7 +193,7 @@ def build_hub_card(run_dir: Path) -> str:
         "scorer": "none"
         if scores is None
         else " ".join(scores.select("scorer", "scorer_version").first().collect().row(0)),
-        "reward": "none" if scores is None else f"{scores.select(pl.col('reward').mean()).collect().item():.4f}",
+        "reward": "none" if reward is None else f"{reward:.4f}",
     }
     return _CARD.format(**{name: markdown(value) for name, value in facts.items()})
 

@@ -30,6 +30,7 @@ from tasks.files import (
 from tasks.last_read import note_read
 from tasks.records import SHARD_NAME, RunPaths, shard_indices
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SINGLE_FILES, Manifest, ManifestFile, parse_manifest
+from tasks.storage.shard_columns import check_columns
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +112,16 @@ def read_published(path: Path, kind: type[Record]) -> Record | None:
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Return the rows of a shard file of a run, after ``check_published``. Raises DamagedFile."""
+    """Return the rows of a shard file that has the bytes on record and the columns of a run. Raises DamagedFile."""
     check_published(path)
+    check_columns(path)
     return pl.read_parquet(path, columns=columns, glob=False)
 
 
 def scan_shard(path: Path, *, row_index_name: str | None = None) -> pl.LazyFrame:
-    """Return the lazy rows of a shard file of a run, after ``check_published``. Raises DamagedFile."""
+    """Return the lazy rows of a shard file, checked as ``read_shard`` does. Raises DamagedFile."""
     check_published(path)
+    check_columns(path)
     return pl.scan_parquet(path, row_index_name=row_index_name, glob=False)
 
 

@@ -20,6 +20,7 @@ from tasks.files import publish_json, publish_parquet
 from tasks.plan.run_config import DatasetSource, RunConfig
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.storage.published import record_published
+from tasks.storage.shard_columns import SHARD_SCHEMAS
 
 ARMS = ("step_by_step", "concise", "algebra", "verify", "direct", "tutor", "estimate", "facts")
 VOCABULARY = 32_000
@@ -107,8 +108,16 @@ def write_run(
 
 
 def publish_shard(frame: pl.DataFrame, path: Path) -> None:
-    """Publish a shard file of a run and put it on record, as a run does."""
-    publish_parquet(frame, path)
+    """Publish a shard file of a run and put it on record, as a run does. Columns that ``frame`` lacks are filled."""
+    schema = SHARD_SCHEMAS[path.parent.name]
+    filled = {
+        name: pl.lit(
+            0 if kind.is_numeric() else False if kind == pl.Boolean else "-" if kind == pl.String else None, kind
+        )
+        for name, kind in schema.items()
+        if name not in frame.columns
+    }
+    publish_parquet(frame.with_columns(**filled), path)
     record_published(path)
 
 

@@ -88,7 +88,7 @@ def test_columns_of_another_kind_are_one_line(tmp_path: Path, capsys: pytest.Cap
     assert ended.value.code == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "shard-00000.parquet holds cannot be used: " in error
+    assert "shard-00000.parquet is not of a run of Rollout Harvest: its column reward holds String" in error
 
 
 def test_the_last_file_is_remembered_whatever_its_name() -> None:

@@ -249,6 +249,22 @@ def test_a_file_that_is_hostile_throughout_is_named_in_one_line(
         assert shown.err.count("\n") <= 1
 
 
+@pytest.mark.parametrize("command", ["show run", "arms run", "report run", "score run", "compare run run"])
+def test_columns_with_hostile_names_are_named_in_one_line(
+    command: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs / "run", tmp_path / "runs" / "run"))
+    path = run / "rollouts" / "shard-00000.parquet"
+    hostile = pl.struct(pl.lit(1).alias(f"field{HOSTILE}"))
+    pl.read_parquet(path).with_columns(hostile.alias("ground_truth"), hostile.alias(HOSTILE)).write_parquet(path)
+    record_published(path)
+    assert harvest_here(*command.split(), "--runs-dir", run.parent) in (1, 2)
+    shown = capsys.readouterr()
+    assert not UNSAFE.findall(shown.out + shown.err)
+    assert shown.err.count("\n") == 1
+    assert "its column ground_truth holds Struct" in shown.err
+
+
 def test_a_log_record_that_goes_to_the_terminal_is_made_visible(runs: Path) -> None:
     assert harvest_here("runs", "--runs-dir", runs) == 0
     record = logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,), "levelno": logging.WARNING})
