@@ -1,16 +1,28 @@
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tasks.comparison.baseline import check_baseline, find_baseline, obtain_baseline, sample_questions
+from tasks.comparison.baseline import (
+    check_baseline,
+    find_baseline,
+    generate_baseline_sample,
+    obtain_baseline,
+    sample_questions,
+)
+from tasks.comparison.equivalence import compare_runs
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, save_noise_floor
+from tasks.comparison.tost import minimum_questions
+from tasks.comparison.verdict import DEFAULT_EPSILON
 from tasks.errors import ConfigError
 from tasks.files import publish_json
+from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, GSM8K_VERSION
 from tasks.storage.upload import upload_run
+from tests.support.fake_profile import write_fake_profile
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import publish_shard, write_run
 from tests.support.toy_model import write_toy_run
@@ -89,6 +101,23 @@ def test_a_baseline_that_would_leave_the_comparison_incomplete_is_refused(
         return
     with pytest.raises(ConfigError, match=refusal):
         check_baseline("made", plan)
+
+
+@pytest.mark.slow
+def test_a_generated_sample_stands_for_a_run_of_more_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile, dataset = write_fake_profile(Path()), Path("sums.jsonl")
+    profile.write_text(f'baseline = "{profile}"\n{profile.read_text()}')
+    questions = 2 * minimum_questions(DEFAULT_EPSILON)
+    dataset.write_text("\n".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(questions)))
+    plan = planned(tmp_path, profile=str(profile), dataset=str(dataset), questions=questions, top_logprobs=None)
+    sample = generate_baseline_sample(plan)
+    whole = reference_plan(plan, "limit", tmp_path, name="whole")
+    run_reference(whole, "limit")
+    report = compare_runs(sample, whole.paths.root, require="bitwise")
+    assert (report.verdict, report.baseline_is_sample, report.same_dataset) == ("bitwise", True, False)
+    assert report.rows.questions_only_in_candidate == questions // 2
+    assert 2 * report.rows.baseline == report.rows.candidate == report.rows.candidate_stated
 
 
 def test_a_baseline_at_a_url_is_downloaded_and_verified_once(tmp_path: Path, bucket: Bucket) -> None:
