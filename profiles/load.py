@@ -60,7 +60,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
     except FileNotFoundError:
         raise SettingsError(f"{what} {path} does not exist. Check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{what} {path} cannot be read: {error}") from None
+        raise SettingsError(f"{what} {path} cannot be read: {error}. Give a TOML file") from None
     except RecursionError:
         raise SettingsError(f"{what} {path} is nested too deeply. Give a file with the keys that it may have") from None
     except ValueError as error:  # also for a date that no calendar has

@@ -23,20 +23,27 @@ _KINDS = {
 }
 
 
+class UnfitFile(OSError):
+    """The file is not regular, or too large. The text says only that: who opened the file names it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Return the regular file at ``path``, open for reading. Raises OSError, also for anything else at ``path``."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-            raise OSError(errno.ENXIO, "it is a socket or a device, not a file", str(path)) from None
+            raise UnfitFile(errno.ENXIO, "it is a socket or a device, not a file", str(path)) from None
         raise
     # of what is open now, because another file could take the place of one that was only looked at
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)
         code = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
-        raise OSError(code, f"it is {_KINDS.get(kind, 'something else')}, not a file", str(path))
+        raise UnfitFile(code, f"it is {_KINDS.get(kind, 'something else')}, not a file", str(path))
     return os.fdopen(descriptor, "rb")
 
 
@@ -45,7 +52,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     with open_regular(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes, the most that it may have", str(path))
+        raise UnfitFile(errno.EFBIG, f"it has more than {limit:,} bytes, the most that it may have", str(path))
     return data
 
 
