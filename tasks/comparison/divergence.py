@@ -113,7 +113,7 @@ def _divergences_of(pairing: Pairing, block: pl.DataFrame, limit: float, real_fa
         & (at + 1 < pl.col("base_tokens"))
         & pl.col("base_mean_logprob").is_not_null()
     ).to_series()
-    verdicts.kind[(torn | copied).to_numpy()] = "inconsistent"
+    verdicts.kind[(torn | copied).fill_null(True).to_numpy()] = "inconsistent"
     verdicts.kind[(block["base_settings"] != block["cand_settings"]).to_numpy()] = "settings"
     return pl.DataFrame(
         {

@@ -265,6 +265,22 @@ def test_columns_with_hostile_names_are_named_in_one_line(
     assert "its column ground_truth holds Struct" in shown.err
 
 
+@pytest.mark.parametrize("name", ["completion_ids", "logprobs", "prompt", "ground_truth", "created_at", "temperature"])
+def test_a_run_that_lacks_values_is_shown_and_compared(
+    name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in ("run", "other"):
+        shutil.copytree(runs / "run", tmp_path / run)
+    path = tmp_path / "other" / "rollouts" / "shard-00000.parquet"
+    rollouts = pl.read_parquet(path)
+    rollouts.with_columns(pl.lit(None, rollouts.schema[name]).alias(name)).write_parquet(path)
+    record_published(path)
+    commands = ("show other", "arms other", "report other", "diff run other", "compare run other", "compare other run")
+    codes = [harvest_here(*command.split(), "--runs-dir", tmp_path) for command in commands]
+    assert {*codes} <= {0, 1, 2, 3}
+    assert capsys.readouterr().err.count("\n") == len(codes) - codes.count(0)
+
+
 def test_a_log_record_that_goes_to_the_terminal_is_made_visible(runs: Path) -> None:
     assert harvest_here("runs", "--runs-dir", runs) == 0
     record = logging.makeLogRecord({"msg": "%s", "args": (HOSTILE,), "levelno": logging.WARNING})
