@@ -58,6 +58,7 @@ def execute(options: argparse.Namespace) -> int:
     from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS
     from flows.parameters import given_parameters
     from tasks.errors import ConfigError
+    from tasks.user_paths import check_directory, user_path
 
     contestants = CONTESTANTS if options.only is None else tuple(options.only.split(","))
     unknown = [name for name in contestants if name not in CONTESTANTS]
@@ -65,8 +66,9 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"--only is {options.only!r}; give each of {', '.join(CONTESTANTS)} at most once")
     if options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}; it must be at least 1")
-    Interruption(_LAST_WORDS)
     parameters = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, **given_parameters(options)}
+    check_directory(user_path(parameters["runs_dir"]), "the runs directory")
+    Interruption(_LAST_WORDS)
     try:
         return _execute(options, parameters, contestants)
     except KeyboardInterrupt:

@@ -84,6 +84,7 @@ def test_a_run_is_not_begun_where_it_cannot_be_kept(place: str, refused: Refused
         assert "Traceback" not in line
         if place in ("/dev/null", "FILE/x"):
             assert place in line
+    refused("bench", "--profile", "fake.toml", f"--runs-dir={place}")
     if place:
         refused(*command, f"--upload=file://{place if place.startswith('/') else here / place}")
     assert {path.name for path in here.iterdir()} <= {"FILE", "LOOP", "DANGLING", "fake.toml", "runs"}
