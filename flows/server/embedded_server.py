@@ -37,7 +37,7 @@ START_TIMEOUT_SECONDS = 600.0
 """The first start takes 8 to 18 s on a small machine, and minutes on a busy one."""
 
 MAX_RESTARTS = 5
-"""How often a server that died is started again in one run. A start that fails counts too."""
+"""How often a server that died is started again in one run."""
 
 _STOP_SECONDS = 5.0
 _COLLECTION_INTERVAL_SECONDS = 2.0
@@ -90,10 +90,11 @@ class EmbeddedServer:
         environment["PREFECT_API_AUTH_STRING"] = secret
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
-        """Return when the server answers; from then on it is started again when it dies.
+        """Return when the server answers; from then on it is started again when it dies, and requests wait for it.
 
-        Raises HarvestError, which says why, when the server ended or does not answer within ``timeout`` seconds, by
-        default ``START_TIMEOUT_SECONDS`` times the factor of time limits.
+        A server that was killed while it started is started again in this way too. Raises HarvestError, which says why,
+        when the server cannot start, or does not within ``timeout`` seconds, by default ``START_TIMEOUT_SECONDS`` times
+        the factor of time limits.
         """
         self._wait_until_started(time_limit(START_TIMEOUT_SECONDS) if timeout is None else timeout)
         threading.Thread(target=self._keep_alive, name="embedded-server", daemon=True).start()
@@ -143,6 +144,7 @@ class EmbeddedServer:
         )
 
     def _wait_until_started(self, timeout: float) -> None:
+        """Return when the server has started, or was killed while it did. Raises HarvestError when it cannot start."""
         waiting = select.poll()
         waiting.register(self._told, select.POLLIN)
         try:
@@ -158,8 +160,9 @@ class EmbeddedServer:
                 "server start) and set PREFECT_API_URL"
             )
         if told != _STARTED:
-            reason = told.decode(errors="replace") or f"it {how_it_ended(self._process.wait(), self._log)}"
-            raise self._cannot_start(reason)
+            code = self._process.wait()
+            if told or code >= 0:
+                raise self._cannot_start(told.decode(errors="replace") or f"it {how_it_ended(code, self._log)}")
 
     def _cannot_start(self, reason: str) -> HarvestError:
         length = len(os.fsencode(self._home / _DATABASE))
