@@ -1,0 +1,94 @@
+"""Any process of a run is killed at random moments: the run, or the same command again, completes it."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.storage.published import problems_of_run
+from tests.faults.runs import (
+    ROLLOUTS,
+    Rows,
+    RunProcess,
+    assert_nothing_left,
+    command,
+    num_saved_rollouts,
+    only_run_dir,
+    read_rows,
+    start_harvest,
+    write_profile,
+)
+from tests.support.fake_engines import open_gate
+
+pytestmark = pytest.mark.slow
+
+Find = Callable[[RunProcess], psutil.Process | None]
+
+
+def with_words(words: str) -> Find:
+    return lambda run: next((each for each in run.descendants() if words in " ".join(command(each))), None)
+
+
+def recorder(run: RunProcess) -> psutil.Process | None:
+    """The process that the replica forked."""
+    replica = with_words("tasks.generation.replica")(run)
+    return next(iter(replica.children()), None) if replica else None
+
+
+WHILE_GENERATING: dict[str, Find] = {
+    "server": with_words("flows.server.embedded_server"),
+    "replica": with_words("tasks.generation.replica"),
+    "recorder": recorder,
+    "the process that ends a command": with_words("deadline.py"),
+    "flow": lambda run: psutil.Process(run.process.pid),
+}
+AFTERWARDS: dict[str, Find] = {"validation": with_words("validation of "), "summary": with_words("summary of ")}
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.soak)])
+def test_a_run_whose_processes_are_killed_is_completed(kills: int, tmp_path: Path, undisturbed_fake: Rows) -> None:
+    """Its server is one of its processes, so it has its own."""
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    variables = {"HOME": str(tmp_path)}
+    baseline = start_harvest(tmp_path / "baseline", profile, changes={"question_batch_size": 2}, **variables)
+    baseline.finish()
+    more = ["--baseline", str(only_run_dir(tmp_path / "baseline")), "--upload", str(tmp_path / "bucket")]
+    draw, killed, number = random.Random(0), 0, 0
+    while killed < kills:
+        number += 1
+        runs_dir, told = tmp_path / str(number) / "runs", ""
+        runs_dir.parent.mkdir()
+        first, later = draw.sample(sorted(WHILE_GENERATING), 2), draw.sample(sorted(AFTERWARDS), 2)
+        for attempt in range(5):
+            gate = tmp_path / f"gate-{number}-{attempt}"
+            held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}
+            run = start_harvest(runs_dir, profile, more=more, **held)
+            while first and run.process.poll() is None:
+                if num_saved_rollouts(run.root) < ROLLOUTS:
+                    run.wait_until(lambda run=run: with_words("tasks.generation.replica")(run), "an engine is there")
+                killed += kill(run, first.pop(), WHILE_GENERATING)
+            open_gate(gate)
+            if later and not first:
+                killed += kill(run, later.pop(), AFTERWARDS)
+            code, told = run.wait_for_end(), run.log.read_text()
+            assert_nothing_left(run.seen)
+            assert "Traceback" not in told, told
+            if code == 0 and not first and not later:
+                break
+            assert code in (0, 1, -9), told
+            assert code != 1 or told.splitlines()[-1].startswith("harvest: error: "), told
+        root = only_run_dir(runs_dir)
+        assert read_rows(root) == undisturbed_fake
+        assert problems_of_run(root) == []
+        assert problems_of_run(tmp_path / "bucket" / root.name) == []
+
+
+def kill(run: RunProcess, name: str, processes: dict[str, Find]) -> int:
+    """Kill the process as soon as there is one; tell whether there was, as the run may have ended before."""
+    try:
+        run.wait_until(lambda: processes[name](run), f"{name} is there").kill()
+    except (AssertionError, psutil.NoSuchProcess):
+        return 0
+    return 1
