@@ -173,8 +173,14 @@ def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after
     ],
 )
 def test_a_replica_that_cannot_start_ends_the_run_with_its_reason(
-    tmp_path: Path, settings: dict[str, object], kind: type[HarvestError], told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
+    kind: type[HarvestError],
+    told: str,
 ) -> None:
+    if "start_timeout" in settings:
+        monkeypatch.setenv("FAKE_NEVER_READY", "1")
     outcome = generate(make_plan(tmp_path, **settings))  # type: ignore[arg-type]
     assert type(outcome.error) is kind
     assert told in str(outcome.error)
