@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,14 +147,22 @@ def parse_record(data: bytes, kind: type[Record]) -> Record:
 
     Raises ValueError, which says on one line what is wrong with the first wrong field.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(data)
+        found: Record = _adapter(kind).validate_json(data)  # type: ignore[arg-type]  # a type is hashable
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ValueError(f"{field}: {first['msg']}" if field else first["msg"]) from None
+
+
+@functools.cache
+def _adapter(kind: Hashable) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)  # type: ignore[arg-type]  # only types come here
 
 
 def sha256_file(path: Path) -> str:

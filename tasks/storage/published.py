@@ -266,7 +266,7 @@ def _damage(path: Path) -> str | None:
 
 def _split(path: Path) -> tuple[Path, str]:
     """Return the run directory of a published file, and its name in there."""
-    if path.parent.name in SHARD_FOLDERS:
+    if path.parent.name in SHARD_FOLDERS and path.name.startswith("shard-"):
         return path.parent.parent, f"{path.parent.name}/{path.name}"
     return path.parent, path.name
 
