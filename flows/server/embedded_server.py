@@ -10,6 +10,7 @@ after the other: requests that come between two of them wait for the next, and n
 
 import atexit
 import contextlib
+import errno
 import gc
 import itertools
 import logging
@@ -18,13 +19,14 @@ import re
 import secrets
 import select
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from flows.server.prefect_environment import import_prefect_without_pandas
 from flows.server.server_loss import declare_lost, warn
@@ -81,7 +83,7 @@ class EmbeddedServer:
             raise HarvestError(f"Prefect's embedded server cannot listen on {_HOST}: {error.strerror}") from error
         self.url = f"http://{_HOST}:{self._listener.getsockname()[1]}/api"
         try:
-            self._start("wb")
+            self._start(empty_log=True)
         except BaseException:
             self._listener.close()
             raise
@@ -111,7 +113,7 @@ class EmbeddedServer:
             self._process.kill()
             self._process.wait()
 
-    def _start(self, log_mode: Literal["wb", "ab"]) -> None:
+    def _start(self, *, empty_log: bool = False) -> None:
         """Start a process, unless ``stop`` was called. Raises HarvestError when that cannot be done."""
         self._told, tell = os.pipe()
         try:
@@ -119,8 +121,9 @@ class EmbeddedServer:
                 # another run's server may take its journal away
                 with contextlib.suppress(FileNotFoundError):
                     file.chmod(0o600)
-            with self._log.open(log_mode) as log, self._lock:
-                self._log.chmod(0o600)
+            with self._open_log() as log, self._lock:
+                if empty_log:
+                    log.truncate(0)
                 if not self._stopped:
                     self._process = self._start_process(log, tell)
         except OSError as error:
@@ -128,6 +131,16 @@ class EmbeddedServer:
             raise self._cannot_start(f"{error.strerror}: {error.filename}") from error
         finally:
             os.close(tell)
+
+    def _open_log(self) -> BinaryIO:
+        """Open the log for appending. Raises OSError, also for a link or a pipe in its place."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(self._log, flags, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a file", str(self._log))
+        os.fchmod(descriptor, 0o600)
+        return os.fdopen(descriptor, "ab")
 
     def _start_process(self, log: BinaryIO, tell: int) -> "subprocess.Popen[bytes]":
         listen = self._listener.fileno()
@@ -181,7 +194,7 @@ class EmbeddedServer:
                 return
             warn(f"Prefect's embedded server {how}; it is started again")
             try:
-                self._start("ab")
+                self._start()
                 self._wait_until_started(time_limit(START_TIMEOUT_SECONDS))
             except HarvestError as error:
                 self._give_up(str(error))

@@ -16,6 +16,8 @@ from tasks.storage.transfer_errors import redact
 from tasks.time_limits import time_limit
 from tasks.user_paths import is_url, user_path
 
+_USE = "Use a directory, s3://BUCKET/PREFIX, or another protocol, such as gs://, abfs://, hf:// or sftp://"
+_OF_THIS_PROCESS = ("memory", "reference")
 _CHECKSUM_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 
@@ -74,29 +76,35 @@ def open_filesystem(url: str, transfer: TransferSettings | None = None) -> tuple
     transfer = transfer or TransferSettings()
     check_url(url)
     if not is_url(url) or url.startswith("file://"):
-        # fsspec itself would look for protocols in a path, such as a::b
+        # fsspec itself would look for protocols in a path, such as a::b or file:d
         local: Any = fsspec.filesystem("file", skip_instance_cache=True, auto_mkdir=True)
-        return local, local._strip_protocol(url if is_url(url) else user_path(url))
+        return local, str(user_path(url.removeprefix("file://")).absolute())
     protocol = urlsplit(url).scheme
     if protocol in ("s3", "s3a"):
-        if not urlsplit(url).netloc:
-            raise ConfigError(f"{url!r} names no bucket; write s3://BUCKET/PREFIX")
         filesystem = _open_s3(url, transfer)
         return filesystem, filesystem._strip_protocol(url)
+    if protocol in _OF_THIS_PROCESS:
+        raise ConfigError(f"{url!r} is in the memory of this process and gone with it. {_USE}")
     try:
         filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
-    except ValueError as error:
-        known = ", ".join(f"{name}://" for name in ("s3", "file", "gs", "abfs", "hf", "sftp"))
-        raise ConfigError(f"cannot open {url!r}: {error}. Use a plain path or a protocol such as {known}") from None
     except ImportError as error:
         raise ConfigError(f"cannot open {url!r}: its package is not installed ({error})") from None
+    except Exception as error:  # each filesystem of fsspec has its own
+        raise ConfigError(f"cannot open {url!r}: {redact(str(error))}. {_USE}") from None
     return filesystem, str(path)
 
 
 def check_url(url: str) -> None:
-    """Raise ConfigError when ``url`` is empty or contains a password, which logs and files would then show."""
+    """Raise ConfigError when ``url`` names no place, or contains a password, which logs and files would then show."""
     if not url.strip():
         raise ConfigError("the destination is empty; give a URL such as s3://BUCKET/PREFIX or a directory")
+    if is_url(url):
+        try:
+            place = urlsplit(url)
+        except ValueError as error:
+            raise ConfigError(f"{url!r} is no URL: {error}. {_USE}") from None
+        if not place.netloc and (place.scheme in ("s3", "s3a") or not place.path.strip("/")):
+            raise ConfigError(f"{url!r} names no bucket, host or directory. {_USE}")
     scheme, _, rest = url.partition("://")
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and (":" in user or scheme in ("s3", "s3a")):

@@ -20,6 +20,12 @@ QUICK = TransferSettings(attempts=2, base_delay_s=0.01, connect_timeout_s=2, rea
     [
         ("", "the destination is empty"),
         ("s3://", "names no bucket"),
+        ("s3:///prefix", "names no bucket"),
+        ("file://", "names no bucket, host or directory"),
+        ("file:///", "names no bucket, host or directory"),
+        ("http://[::1", "is no URL"),
+        ("memory://bucket", "is in the memory of this process"),
+        ("zip://x::/nope.zip", "cannot open"),
         ("nosuch://bucket/prefix", "Protocol not known"),
         (f"s3://{ACCESS_KEY}:{SECRET_KEY.replace('/', '-')}@bucket/prefix", "contains credentials"),
         ("sftp://user:hunter2@host/path", "contains credentials"),
@@ -42,6 +48,8 @@ def test_a_directory_is_a_destination_under_its_own_name(
         (tmp_path / "relative", f"./relative/{name}"),
         (tmp_path / "absolute", f"{tmp_path}/absolute/{name}"),
         (tmp_path / "in a URL", f"file://{tmp_path}/in a URL/{name}"),
+        (tmp_path / "file:", f"file:/{name}"),
+        (tmp_path / "local:", f"local:/{name}"),
     ):
         store = open_store(url)
         store.put_bytes("folder/key", b"data", fingerprint="")

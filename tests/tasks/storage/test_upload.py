@@ -74,7 +74,7 @@ def test_upload_over_tls_with_a_private_authority(tls_bucket: Bucket, tmp_path: 
     check_round_trip(write_run(tmp_path / "run", shards=20), tls_bucket.url, tmp_path / "copies")
 
 
-@pytest.mark.parametrize("scheme", ["", "file://", "memory://"])
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
 def test_any_fsspec_target(scheme: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", shards=3)
     url = f"{scheme}{tmp_path}/bucket/prefix"
