@@ -92,7 +92,8 @@ def explain(error: ValidationError, kind: type[Settings]) -> str:
     if first["type"] == "value_error":
         message = first["msg"].removeprefix("Value error, ")
         return f"{where}: {message}{more}" if where else f"{message}{more}"
-    return f"{where} is {first['input']!r}: {first['msg'].lower()}{more}"
+    message = first["msg"]
+    return f"{where} is {first['input']!r}: {message[:1].lower()}{message[1:]}{more}"
 
 
 def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:

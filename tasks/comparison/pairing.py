@@ -57,9 +57,9 @@ class RowCounts:
     candidate_stated: int | None = None
     """Rows that the candidate was made to have, by its ``config.json``; None when that states none."""
     baseline_scored: int | None = None
-    """Rows of the baseline that its scores have, with a reward or without; None when it is not scored."""
+    """Rows of the baseline that its scores have, with a reward or without; None when neither run is scored."""
     candidate_scored: int | None = None
-    """Rows of the candidate that its scores have, with a reward or without; None when it is not scored."""
+    """Rows of the candidate that its scores have, with a reward or without; None when neither run is scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,7 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
         )
     succeeded = both.filter(~pl.col("base_failed") & ~pl.col("cand_failed"))
     _check_questions(baseline, candidate, succeeded)
+    is_scored = bool(baseline.scorers or candidate.scorers)
     return Pairing(
         baseline=baseline,
         candidate=candidate,
@@ -100,8 +101,8 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
             _count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
             baseline_stated=baseline.stated,
             candidate_stated=candidate.stated,
-            baseline_scored=baseline.scored if baseline.scorers else None,
-            candidate_scored=candidate.scored if candidate.scorers else None,
+            baseline_scored=baseline.scored if is_scored else None,
+            candidate_scored=candidate.scored if is_scored else None,
         ),
     )
 

@@ -24,7 +24,14 @@ from tasks.records import RunPaths
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
-from tasks.storage.published import PublishedRecord, damaged_files, forget_published, missing_files, read_published
+from tasks.storage.published import (
+    PublishedRecord,
+    damaged_files,
+    forget_published,
+    missing_files,
+    read_published,
+    strange_files,
+)
 from tasks.storage.upload_record import UploadRecord
 
 _RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), "state/published")
@@ -59,9 +66,19 @@ def set_aside_damaged(plan: RunPlan) -> list[str]:
     if known is not None and known.fingerprint != plan.fingerprint:
         return []
     root = plan.paths.root
+    paths = plan.paths
+    folders = (paths.questions, paths.rollouts, paths.scores)
+    planned = {folder(index) for folder in folders for index in range(plan.num_shards)}
     told = {path: _set_aside(path, reason) for path, reason in [*_odd(root)]}
     for name, reason in damaged_files(root).items():
         told[root / name] = _set_aside(root / name, reason)
+    for name in strange_files(root):
+        path, journal = root / name, plan.paths.state / "journal" / Path(name).with_suffix(".jsonl").name
+        if path not in planned:
+            told[path] = f"{path} is not a file of this run and is left out. Move it away"
+        elif name.startswith("rollouts") and not journal.exists():
+            # with its journal, it was published right before a kill, and comes from there again
+            told[path] = _set_aside(path, "its sha256 is not on record")
     for check in _checks(plan):
         try:
             check()

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.verdict import Tier
@@ -70,6 +72,9 @@ def _is_uploaded(plan: RunPlan, url: str) -> bool:
     return record is not None and record.complete and record.url == redact(f"{url.rstrip('/')}/{plan.run_id}")
 
 
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Config:
     fingerprint: str
@@ -78,13 +83,15 @@ class _Config:
     profile: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     tested: dict[str, Any] = field(default_factory=dict)
-    num_questions: int | None = None
-    num_rollouts: int | None = None
+    num_questions: _Count | None = None
+    num_rollouts: _Count | None = None
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:
     """Return config.json of the run; an empty mapping when there is none. Raises DamagedFile."""
     path = RunPaths(root=run_dir).config
-    if read_published(path, _Config) is None:
+    known = read_published(path, _Config)
+    if known is None:
         return {}
-    return read_record(path, dict[str, Any]) or {}
+    counts = {"num_questions": known.num_questions, "num_rollouts": known.num_rollouts}
+    return {**(read_record(path, dict[str, Any]) or {}), **counts}

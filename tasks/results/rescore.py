@@ -17,7 +17,7 @@ from tasks.results.metrics import mean
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import read_scorable, score_frame
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import known_shards, read_shard
+from tasks.storage.published import known_shards, missing_shards, read_shard
 
 LISTED_CHANGES = 50
 """Most changes in a report; changes.parquet has all."""
@@ -63,6 +63,11 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
     indices = known_shards(run_dir, "rollouts")
     if not indices:
         raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
+    if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
+        raise ConfigError(
+            f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). Run the command that "
+            "made it again; it resumes"
+        )
     directory = rescore_directory(run_dir, loaded)
     compared = []
     for index in indices:

@@ -1,5 +1,6 @@
 """Finds rollouts of a run, finished or not, and shows them on a terminal. One shard is in memory at a time."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import SCORE_SCHEMA, RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
-from tasks.storage.published import known_shards, scan_shard, scan_shards
+from tasks.storage.published import known_shards, missing_shards, scan_shard, scan_shards
+
+logger = logging.getLogger(__name__)
 
 _ROLLOUT_COLUMNS = (
     "rollout_id",
@@ -89,6 +92,8 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
     """Raise ConfigError when the run has no rollouts, or not the arm or the example asked for."""
     if not known_shards(run_dir, "rollouts"):
         raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
+    if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
+        logger.warning("%s is not finished: it lacks %s (%d in all)", run_dir, missing[0], len(missing))
     rollouts = scan_shards(run_dir, "rollouts")
     if wanted.arm is not None:
         arms = rollouts.select(pl.col("arm_id").unique().sort()).collect()["arm_id"].to_list()

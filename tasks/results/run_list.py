@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,7 +29,7 @@ from tasks.plain_text import one_line
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
-from tasks.storage.published import known_shards
+from tasks.storage.published import known_shards, published_record
 from tasks.storage.upload_record import read_upload_record
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def _listed(run_dir: Path) -> ListedRun:
     report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)
     upload = read_upload_record(run_dir)
     stats = [*_stats(run_dir)]
-    rollouts = sum(_rows(paths.rollouts(index)) for index in known_shards(run_dir, "rollouts"))
+    shards = _undamaged(partial(known_shards, folder="rollouts"), run_dir) or {}
+    rollouts = sum(map(_rows, shards.values()))
     planned = config.get("num_rollouts")
     return ListedRun(
         run_id=run_dir.name,
@@ -124,7 +126,12 @@ def _is_locked(path: Path) -> bool:
 
 
 def _rows(path: Path) -> int:
+    """Return the rows that the footer of a shard states; 0 when the shard is damaged, as far as its size tells."""
+    record = published_record(path)
     try:
+        if record is None or path.stat().st_size != record.bytes:
+            logger.warning("%s is damaged: it has another size than is on record", path)
+            return 0
         with open_regular(path) as file:
             return int(pyarrow.parquet.read_metadata(file).num_rows)
     except (pyarrow.ArrowException, OSError):

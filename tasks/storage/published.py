@@ -10,11 +10,12 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import polars as pl
+from pydantic import Field
 
 from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
@@ -33,6 +34,9 @@ from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SINGLE_FILES
 from tasks.storage.shard_columns import check_columns
 
 logger = logging.getLogger(__name__)
+
+MOST_SHARDS = 1_000_000
+"""More shards than a run can have: a larger number in a config.json is damage."""
 
 Record = TypeVar("Record")
 
@@ -53,7 +57,7 @@ class PublishedRecord:
 @dataclass(frozen=True, kw_only=True)
 class _Config:
     fingerprint: str
-    num_shards: int | None = None
+    num_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ def recorded_path(path: Path) -> Iterator[Path]:
             replaced=sha256_of(path) if path.is_file() else None,
         )
         _write_record(path, record)
+    _write_record(path, replace(record, replaced=None))
 
 
 def forget_published(path: Path) -> None:
@@ -131,7 +136,12 @@ def scan_shards(run_dir: Path, folder: str) -> pl.LazyFrame:
 
 
 def known_shards(run_dir: Path, folder: str) -> dict[int, Path]:
-    """Return the shard files of the run in ``folder`` by their indices, ascending; strange files are logged."""
+    """Return the shard files of the run in ``folder`` by their indices, ascending; strange files are logged.
+
+    Raises DamagedFile when config.json is damaged, which says how many there must be.
+    """
+    if (config := run_dir / CONFIG).exists():
+        check_published(config)
     known, strange = _sort_out(run_dir, folder)
     _log_strange(strange)
     return known
@@ -147,15 +157,15 @@ def published_files(run_dir: Path) -> list[str]:
     """Return the files of the run that an upload sends, relative to ``run_dir``: no state, logs or temporary files."""
     single = [name for name in SINGLE_FILES if (run_dir / name).is_file()]
     return single + [
-        f"{folder}/{path.name}" for folder in SHARD_FOLDERS for path in known_shards(run_dir, folder).values()
+        f"{folder}/{path.name}" for folder in SHARD_FOLDERS for path in _sort_out(run_dir, folder)[0].values()
     ]
 
 
 def missing_shards(run_dir: Path) -> list[str]:
     """Return the shard files that the run lacks, relative to ``run_dir``; scores only if any shard is scored."""
-    known = {folder: known_shards(run_dir, folder) for folder in SHARD_FOLDERS}
-    planned = _planned_shards(run_dir)
-    indices = sorted({*known["questions"], *known["rollouts"]} if planned is None else range(planned))
+    known = {folder: _sort_out(run_dir, folder)[0] for folder in SHARD_FOLDERS}
+    found = {*known["questions"], *known["rollouts"]}
+    indices = sorted(found | {*range(_planned_shards(run_dir) or 0)})
     folders = [folder for folder in SHARD_FOLDERS if folder != "scores" or known["scores"]]
     names = ((index, folder) for index in indices for folder in folders)
     return [f"{folder}/{SHARD_NAME.format(index)}" for index, folder in names if index not in known[folder]]
@@ -250,18 +260,18 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _damage(path: Path) -> str | None:
     """Return what is wrong with the bytes of a published file, or None."""
     record = published_record(path)
+    if record is None:
+        return "its sha256 is not on record" if "/" in _split(path)[1] else None
     try:
+        size = path.stat().st_size
+        if size != record.bytes and record.replaced is None:
+            return f"{record.bytes:,} bytes are on record, and there are {size:,}"
         found = sha256_of(path)
     except OSError as error:
         return error.strerror or str(error)
-    if record is None:
-        return "its sha256 is not on record" if "/" in _split(path)[1] else None
     if found in (record.sha256, record.replaced):
         return None
-    return (
-        f"{record.bytes:,} bytes with sha256 {record.sha256} are on record, and there are {path.stat().st_size:,} "
-        f"bytes with {found}"
-    )
+    return f"sha256 {record.sha256} is on record, and it has {found}"
 
 
 def _split(path: Path) -> tuple[Path, str]:
@@ -309,11 +319,10 @@ def _planned_shards(run_dir: Path) -> int | None:
 
 def _sort_out(run_dir: Path, folder: str) -> tuple[dict[int, Path], tuple[Path, ...]]:
     """Return the shards that are on record, and the other files with names of shards."""
-    planned = _planned_shards(run_dir)
     known, strange = {}, []
     for index in shard_indices(run_dir / folder):
         path = run_dir / folder / SHARD_NAME.format(index)
-        if (planned is None or index < planned) and published_record(path):
+        if published_record(path):
             known[index] = path
         else:
             strange.append(path)

@@ -83,12 +83,12 @@ def verify_run(run_dir: Path) -> VerifyReport:
     if not (run_dir / CONFIG).exists():
         raise ConfigError(f"{run_dir} is not a run directory: it has no {CONFIG}. Give RUNS_DIR/RUN_ID")
     names = published_files(run_dir)
-    strange = [f"{name} is not a file of this run" for name in strange_files(run_dir)]
+    strange = [f"{name} is not a file of this run. Move it away" for name in strange_files(run_dir)]
     return VerifyReport(
         url=str(run_dir),
         run_id=run_dir.resolve().name,
         files=len(names),
-        bytes=sum((run_dir / name).stat().st_size for name in names),
+        bytes=sum((run_dir / name).stat().st_size for name in names if (run_dir / name).is_file()),
         problems=(*problems_of_run(run_dir), *strange),
     )
 

@@ -366,10 +366,11 @@ def test_lost_rows_are_counted_and_weaken_the_verdict(tmp_path: Path) -> None:
 
 
 def test_unscored_runs_are_compared_by_tokens_alone(tmp_path: Path) -> None:
-    baseline = write_run(tmp_path / "a")
+    baseline = write_run(tmp_path / "a", with_scores=False)
     same = write_run(tmp_path / "b", with_scores=False)
     other = write_run(tmp_path / "c", with_scores=False, divergence=1.0)
     assert compared(baseline, same).verdict == "bitwise"
+    assert compared(write_run(tmp_path / "d"), same).verdict == "incomplete", "one run has scores"
     report = compared(baseline, other)
     assert report.verdict == "inconclusive"
     assert "no rollout has a reward in both runs" in report.reason

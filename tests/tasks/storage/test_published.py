@@ -1,5 +1,6 @@
 """A run's files are read only when they have the bytes that were published."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.export.export_run import export_run
-from tasks.files import publish_text
+from tasks.files import publish_json, publish_text
 from tasks.records import RunPaths
 from tasks.results.arm_ranking import rank_arms
 from tasks.results.rescore import rescore_run
@@ -20,6 +21,7 @@ from tasks.storage.published import (
     check_published,
     known_shards,
     problems_of_run,
+    published_files,
     published_record,
     record_published,
     recorded_path,
@@ -65,6 +67,8 @@ DAMAGES: dict[str, tuple[Callable[[RunPaths], object], str]] = {
     "deleted questions": (lambda run: run.questions(0).unlink(), "is not a finished run"),
 }
 
+FOLDERS = ("questions", "rollouts", "scores")
+
 READERS: dict[str, Callable[[Path, Path], object]] = {
     "upload": lambda run, out: upload_run(run, str(out)),
     "export": lambda run, out: export_run(run, "jsonl", str(out)),
@@ -88,7 +92,7 @@ def test_damaged_data_never_passes(run: RunPaths, tmp_path: Path, damage: str, r
     change, told = DAMAGES[damage]
     manifest = run.manifest.read_bytes()
     change(run)
-    if reader in ("show", "score") and damage.startswith("deleted"):
+    if (reader == "show" and damage.startswith("deleted")) or (reader, damage) == ("score", "deleted questions"):
         pytest.skip("reads whatever is there of an unfinished run")
     if (reader, damage) in {("score", "edited rewards"), ("show", "swapped")}:
         told = "is damaged"
@@ -108,7 +112,21 @@ def test_a_file_that_the_run_does_not_know_is_named_and_not_counted(
     assert export_run(run.root, "jsonl", str(tmp_path / "out")).rollouts == 64
     assert len(upload_run(run.root, str(tmp_path / "bucket")).files) == 7
     assert [problem for problem in verify_run(run.root).problems if "rollouts" in problem] == [
-        "rollouts/shard-00009.parquet is not a file of this run"
+        "rollouts/shard-00009.parquet is not a file of this run. Move it away"
+    ]
+
+
+@pytest.mark.parametrize("change", ['"num_shards": 1', '"num_shards": -1', '"num_shards": 1000000000'])
+def test_a_damaged_number_of_shards_hides_none(run: RunPaths, change: str) -> None:
+    run.config.write_text(run.config.read_text().replace('"num_shards": 2', change))
+    for reader in READERS.values():
+        with pytest.raises(DamagedFile, match=r"config\.json is damaged"):
+            reader(run.root, run.root.parent / "out")
+    # as in a run of an earlier version, which has no record of its config.json
+    run.manifest.unlink()
+    assert [*published_files(run.root)] == [
+        "config.json",
+        *(f"{name}/shard-0000{i}.parquet" for name in FOLDERS for i in "01"),
     ]
 
 
@@ -143,18 +161,24 @@ def test_a_downloaded_run_is_checked_against_its_manifest(run: RunPaths, tmp_pat
 
 
 def test_a_kill_between_a_file_and_its_record_damages_neither(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
+    path, old = tmp_path / "report.json", tmp_path / "old"
     publish_text("old", path, recorded_path)
-    copy = tmp_path / "copy"
+    shutil.copy(path, old)
+    record = tmp_path / "state" / "published" / "report.json.json"
     with recorded_path(path) as temporary:
         temporary.write_text("new")
-        shutil.copy(path, copy)
+    # the record comes first, and knows both until the file is there
+    digests = [hashlib.sha256(text).hexdigest() for text in (b"new", b"old")]
+    publish_json({"sha256": digests[0], "bytes": 3, "replaced": digests[1]}, record)
     check_published(path)
-    # as if the process had died after the record and before the file
-    copy.replace(path)
+    old.replace(path)
     check_published(path)
-    path.write_text("else")
-    with pytest.raises(DamagedFile, match=r"report\.json is damaged"):
+    with recorded_path(path) as temporary:
+        temporary.write_text("newer")
+    check_published(path)
+    # an old version is no better than a damaged one
+    path.write_text("old")
+    with pytest.raises(DamagedFile, match=r"report\.json is damaged: 5 bytes are on record, and there are 3"):
         check_published(path)
 
 
