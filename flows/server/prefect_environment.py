@@ -93,6 +93,7 @@ def configure_prefect(
     if _names_a_server(home / "profiles.toml", environment.get("PREFECT_PROFILE")):
         return False
     check_directory(home, "Prefect's directory")
+    home.mkdir(parents=True, exist_ok=True)
     if home != user_home:
         # the database holds the parameters of all runs
         home.chmod(0o700)

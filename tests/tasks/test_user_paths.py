@@ -77,6 +77,6 @@ def test_a_directory_that_takes_no_file_is_refused(text: str, tmp_path: Path) ->
 def test_a_check_of_a_directory_leaves_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     (tmp_path / "real").mkdir()
-    check_directory(tmp_path / "link" / "new", "the place")
-    assert list((tmp_path / "real").iterdir()) == [tmp_path / "real" / "new"]
-    assert not list((tmp_path / "real" / "new").iterdir())
+    check_directory(tmp_path / "link" / "new" / "inner", "the place")
+    check_directory(tmp_path / "link", "the place")
+    assert list((tmp_path / "real").iterdir()) == []
