@@ -1,6 +1,7 @@
 """Fixtures that several test modules share, and what holds for every test: its order, its time limit, its report."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,9 @@ os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a shell has what it starts in the background ignore Ctrl-C, and every process of a test would too
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if SLOWNESS_VARIABLE not in os.environ:
         measure_slowness()
     # the product, in this process and its children, must not take a slow machine for a failure

@@ -5,6 +5,7 @@ at some of them, for instance when they ask for too much memory. So such a comma
 process tells how it ended.
 """
 
+import mmap
 import os
 import signal
 from collections.abc import Callable
@@ -18,12 +19,14 @@ READERS = frozenset({"arms", "compare", "diff", "export", "push", "report", "run
 
 _ABORTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+_CODE = mmap.mmap(-1, 1)
+"""The exit code plus one, from the child; 0 until the command came to its end."""
 _OF_A_PROCESS = 0
 """The highest ``si_code`` of a signal that a process sent (sigaction(2)); the terminal's come from the kernel."""
 
 
 def run_guarded(execute: Callable[[], int]) -> int:
-    """Return the exit code of ``execute``, called in a forked child; 1 if a signal of a fault ended it.
+    """Return the exit code of ``execute``, called in a forked child; 1 if a fault or an exit in the middle ended it.
 
     Call it while this process has one thread. It returns in the child too.
     """
@@ -34,9 +37,19 @@ def run_guarded(execute: Callable[[], int]) -> int:
     if child == 0:
         die_with_parent(parent)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        return execute()
+        code = execute()
+        _CODE[0] = code + 1
+        return code
     code = os.waitstatus_to_exitcode(_wait(child))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    if _CODE[0] and code >= 0:
+        return _CODE[0] - 1
+    if code == 0:
+        print_error(
+            "harvest: error: something that this command called, such as a scorer, ended the process as if all were "
+            "done. Remove its call that exits"
+        )
+        return 1
     if code >= 0:
         return code
     ended_by = signal.Signals(-code)

@@ -102,7 +102,7 @@ def export_run(
     check_filters(filters, arms, samples)
     _check_target(chosen, filters, samples)
     size = min(samples, filters.max_per_group or samples)
-    store = open_store(out, transfer)
+    store = open_store(out, transfer, for_writing=True)
     earlier = _own_files(store)
     source = _data_source(run_dir)
     counts, groups = DropCounts(), 0

@@ -9,6 +9,7 @@ from tasks.storage.filesystems import TransferSettings, open_filesystem
 from tasks.storage.object_store import ObjectStore, protocols
 from tasks.storage.s3_object_store import S3ObjectStore
 from tasks.storage.transfer_scope import add_to_scope
+from tasks.user_paths import check_directory
 
 CHECK_PREFIX = ".harvest-check-"
 """Start of the name of the object that a check writes."""
@@ -16,13 +17,18 @@ CHECK_ATTEMPTS = 3
 """How often a check tries a request. It is less often than in an upload, because a user may wait for the answer."""
 
 
-def open_store(url: str, transfer: TransferSettings | None = None, state: Path | None = None) -> ObjectStore:
+def open_store(
+    url: str, transfer: TransferSettings | None = None, state: Path | None = None, *, for_writing: bool = False
+) -> ObjectStore:
     """Return the store at ``url``. A caller that uploads passes ``state``, the directory of multipart upload records.
 
-    Raises ConfigError for a URL that cannot be a destination.
+    Raises ConfigError for a URL that cannot be a destination, ``for_writing`` also for a directory that takes no files.
     """
     transfer = transfer or TransferSettings()
     filesystem, root = open_filesystem(url, transfer)
+    if for_writing and "file" in protocols(filesystem):
+        # a write is tried again for a long time, as a mounted store may come back
+        check_directory(Path(root), "the destination")
     if "s3" in protocols(filesystem):
         return add_to_scope(S3ObjectStore(url, transfer, filesystem, root, state))
     return add_to_scope(ObjectStore(url, transfer, filesystem, root))
@@ -34,7 +40,7 @@ def check_destination(url: str, transfer: TransferSettings | None = None) -> Non
     Raises ConfigError when the URL is wrong (unknown protocol, no such bucket), UploadError when the destination
     refuses or does not answer. The message says what to do and contains no secret.
     """
-    store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS))
+    store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS), for_writing=True)
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
     # find out before the run whether listing is allowed: without it, S3 answers 403 for a missing object, not 404
     store.head(key)

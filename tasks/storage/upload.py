@@ -56,7 +56,8 @@ class RunUploader:
         self._verify = verify
         self._transfer = transfer or TransferSettings()
         check_url(url)
-        self._store = open_store(f"{url.rstrip('/')}/{self.run_id}", self._transfer, self.run_dir / "state")
+        destination = f"{url.rstrip('/')}/{self.run_id}"
+        self._store = open_store(destination, self._transfer, self.run_dir / "state", for_writing=True)
         self.url = self._store.url
         self._lock = threading.Lock()
         self._reserving = threading.Lock()

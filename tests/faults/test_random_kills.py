@@ -48,11 +48,13 @@ AFTERWARDS: dict[str, Find] = {"validation": with_words("validation of "), "summ
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.soak)])
-def test_a_run_whose_processes_are_killed_is_completed(kills: int, tmp_path: Path, undisturbed_fake: Rows) -> None:
-    """Its server is one of its processes, so it has its own."""
+def test_a_run_whose_processes_are_killed_is_completed(
+    kills: int, tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
+) -> None:
+    """Where the server is killed too, the run has its own."""
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    variables = {"HOME": str(tmp_path)}
-    baseline = start_harvest(tmp_path / "baseline", profile, changes={"question_batch_size": 2}, **variables)
+    shared = {"HOME": str(tmp_path), "PREFECT_API_URL": prefect_api}
+    baseline = start_harvest(tmp_path / "baseline", profile, changes={"question_batch_size": 2}, **shared)
     baseline.finish()
     more = ["--baseline", str(only_run_dir(tmp_path / "baseline")), "--upload", str(tmp_path / "bucket")]
     draw, killed, number = random.Random(0), 0, 0
@@ -61,6 +63,7 @@ def test_a_run_whose_processes_are_killed_is_completed(kills: int, tmp_path: Pat
         runs_dir, told = tmp_path / str(number) / "runs", ""
         runs_dir.parent.mkdir()
         first, later = draw.sample(sorted(WHILE_GENERATING), 2), draw.sample(sorted(AFTERWARDS), 2)
+        variables = {"HOME": str(tmp_path)} if "server" in first else shared
         for attempt in range(5):
             gate = tmp_path / f"gate-{number}-{attempt}"
             held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}

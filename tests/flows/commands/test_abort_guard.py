@@ -57,6 +57,15 @@ def test_any_other_end_is_passed_on(body: str, code: int) -> None:
     assert process.returncode == code
 
 
+def test_an_exit_in_the_middle_is_no_success() -> None:
+    process = start("os._exit(0)")
+    assert "ended the process as if all were done" in read_to_end(process)[1]
+    assert process.returncode == 1
+    at_exit = start("import atexit; atexit.register(os._exit, 0)")
+    read_to_end(at_exit)
+    assert at_exit.returncode == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_of_other_processes_reach_the_command(number: signal.Signals, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
