@@ -1,6 +1,5 @@
 """Paths that users write: taken literally, checked before anything depends on them, and told from URLs."""
 
-import contextlib
 import os
 import re
 import tempfile
@@ -51,17 +50,13 @@ def check_working_directory() -> None:
 def check_directory(path: Path, what: str) -> None:
     """Check that the directory ``path`` can be made and takes files. ``what`` names it in the error.
 
-    Nothing is left behind, as a later check may refuse the command. Raises ConfigError.
+    Nothing is left behind, as a later check may refuse the command, and nothing is made under ``path``'s own name, as
+    another process may make it at the same moment. Raises ConfigError.
     """
-    made = [each for each in (path, *path.parents) if not each.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".harvest-check-"):
+        nearest = next(each for each in (path.absolute(), *path.absolute().parents) if os.path.lexists(each))
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".harvest-check-"):
             pass
-        for each in made:
-            # another command may use it by now
-            with contextlib.suppress(OSError):
-                each.rmdir()
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{what} {path} cannot be written: {_reason(error)}. Give a directory that can be written, or correct its "
