@@ -38,7 +38,7 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
-from tasks.storage.published import scan_shards
+from tasks.storage.run_files import scan_shards
 from tasks.user_paths import user_path
 
 PIPELINE = "pipeline"

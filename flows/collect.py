@@ -32,7 +32,7 @@ from tasks.plan.shards import Shard, find_remaining
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
-from tasks.storage.published import write_manifest
+from tasks.storage.run_files import write_manifest
 from tasks.time_limits import time_limit
 from tasks.user_paths import check_directory, user_path
 

@@ -171,6 +171,28 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of the file at ``path``; it is read once per process, and again when it has changed."""
+    identity = file_identity(path.stat())
+    known = _hashes.get(path)
+    if known is None or known[0] != identity:
+        known = _hashes[path] = (identity, sha256_file(path))
+    return known[1]
+
+
+def remember_sha256(path: Path, status: os.stat_result, sha256: str) -> None:
+    """Note the hash of the file at ``path``, so that ``sha256_of`` need not read it while it has this ``status``."""
+    _hashes[path] = (file_identity(status), sha256)
+
+
+def file_identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what changes when other bytes take the place of a file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+_hashes: dict[Path, tuple[tuple[int, int, int, int], str]] = {}
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether ``path`` is a temporary file of ``atomic_path``."""
     return _TEMPORARY.match(path.name) is not None

@@ -144,5 +144,11 @@ class RunPaths:
 
 def shard_indices(directory: Path) -> list[int]:
     """Return the indices of the published shard files in ``directory``, ascending."""
-    matches = (_SHARD_FILE.match(path.name) for path in directory.glob("shard-*.parquet"))
-    return sorted(int(match.group(1)) for match in matches if match)
+    return sorted(shard_index(path) for path in directory.glob("shard-*.parquet") if _SHARD_FILE.match(path.name))
+
+
+def shard_index(path: Path) -> int:
+    """Return the index of a shard file, from its name. Raises ValueError for another name."""
+    if match := _SHARD_FILE.match(path.name):
+        return int(match.group(1))
+    raise ValueError(f"{path.name} is not the name of a shard")

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -80,10 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     prepare_output()
     options = build_parser().parse_args(arguments)
+    command = partial(exit_code_of, partial(_execute, options))
     # a caller in a process with threads gives its arguments
-    if arguments is None and options.command in READERS:
-        sys.exit(run_guarded(lambda: exit_code_of(lambda: _execute(options))))
-    sys.exit(exit_code_of(lambda: _execute(options)))
+    guarded = arguments is None and options.command in READERS
+    sys.exit(run_guarded(command) if guarded else command())
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -100,7 +100,7 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
     import polars as pl
 
     from tasks.plan.run_directory import find_run
-    from tasks.storage.published import scan_shards
+    from tasks.storage.run_files import scan_shards
 
     rollouts = scan_shards(find_run(name, runs_dir), "rollouts").filter(pl.col("error").is_null())
     means = rollouts.select(pl.col("num_completion_tokens").mean(), pl.col("is_truncated").mean()).collect()

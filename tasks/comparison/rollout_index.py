@@ -12,7 +12,8 @@ import polars as pl
 from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
-from tasks.storage.published import known_shards, scan_shard
+from tasks.storage.published import scan_shard
+from tasks.storage.run_files import known_shards
 
 # One process hashes both runs, so 64-bit hashes of one pair collide with probability 2^-64.
 _INDEX_COLUMNS = (

@@ -32,7 +32,7 @@ from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
-from tasks.storage.published import run_fingerprint, scan_shards
+from tasks.storage.run_files import run_fingerprint, scan_shards
 
 MANIFEST = "manifest.json"
 CARD = "README.md"

@@ -11,7 +11,8 @@ from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths
 from tasks.results.run_card import build_hub_card, scan_scores
-from tasks.storage.published import known_shards, missing_shards, read_shard
+from tasks.storage.published import read_shard
+from tasks.storage.run_files import known_shards, missing_shards
 from tasks.storage.transfer_errors import redact
 
 if TYPE_CHECKING:

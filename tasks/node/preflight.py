@@ -11,7 +11,7 @@ from tasks.node.preflight_report import PreflightReport, publish_preflight
 from tasks.node.prompt_lengths import estimate_prompts
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.published import known_shards
+from tasks.storage.run_files import known_shards
 
 BYTES_PER_TOKEN = 12
 """Size of a stored completion token: its id, its logprob and its text, before compression."""

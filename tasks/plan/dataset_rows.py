@@ -10,14 +10,8 @@ from typing import Any, get_args
 
 from profiles.demo.questions import Split, generate_questions
 from tasks.errors import ConfigError
-from tasks.plan.dataset_files import (
-    COMPRESSIONS,
-    FILE_SUFFIXES,
-    is_file_name,
-    read_files,
-    read_remote_files,
-    remote_dataset,
-)
+from tasks.plan.dataset_files import FILE_SUFFIXES, is_file_name, read_files, read_remote_files, remote_dataset
+from tasks.plan.dataset_text import COMPRESSIONS
 from tasks.plan.run_config import DatasetSource
 from tasks.user_paths import is_url, user_path
 

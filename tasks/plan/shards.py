@@ -5,13 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.files import publish_parquet
+from tasks.files import publish_parquet, sha256_of
 from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
 from tasks.records import ROLLOUT_SCHEMA, RunPaths
 from tasks.scoring.score import Scorer
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import published_record, record_published, sha256_of
+from tasks.storage.published import published_record, record_published
 
 
 @dataclass(frozen=True, kw_only=True)

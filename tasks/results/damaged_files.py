@@ -7,7 +7,6 @@ checksum.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,13 @@ from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry import load_telemetry
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import ReplicaProcesses
-from tasks.records import RunPaths
+from tasks.records import RunPaths, shard_index
+from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
-from tasks.storage.published import (
-    PublishedRecord,
-    damaged_files,
-    forget_published,
-    missing_files,
-    read_published,
-    strange_files,
-)
+from tasks.storage.published import PublishedRecord, forget_published
+from tasks.storage.run_files import damaged_files, missing_files, strange_files
 from tasks.storage.upload_record import UploadRecord
 
 _RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), "state/published")
@@ -48,37 +42,18 @@ _LOST = {
 """What follows when a file is gone, of the files that this run may not make again as they were."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    fingerprint: str
-
-
 def set_aside_damaged(plan: RunPlan) -> list[str]:
     """Rename each damaged file of the run to ``NAME.damaged``; return a line about each, which names it.
 
     Call it with the run's lock, before anything reads the run. Leaves the directory of another run as it is. Raises
     StorageError when a file cannot be renamed.
     """
-    try:
-        known = read_published(plan.paths.config, _Config)
-    except DamagedFile:
-        known = None
-    if known is not None and known.fingerprint != plan.fingerprint:
-        return []
     root = plan.paths.root
-    paths = plan.paths
-    folders = (paths.questions, paths.rollouts, paths.scores)
-    planned = {folder(index) for folder in folders for index in range(plan.num_shards)}
+    if _is_of_another(plan):
+        return []
     told = {path: _set_aside(path, reason) for path, reason in [*_odd(root)]}
-    for name, reason in damaged_files(root).items():
-        told[root / name] = _set_aside(root / name, reason)
-    for name in strange_files(root):
-        path, journal = root / name, plan.paths.state / "journal" / Path(name).with_suffix(".jsonl").name
-        if path not in planned:
-            told[path] = f"{path} is not a file of this run and is left out. Move it away"
-        elif name.startswith("rollouts") and not journal.exists():
-            # with its journal, it was published right before a kill, and comes from there again
-            told[path] = _set_aside(path, "its sha256 is not on record")
+    told |= {root / name: _set_aside(root / name, reason) for name, reason in damaged_files(root).items()}
+    told |= _strange(plan)
     for check in _checks(plan):
         try:
             check()
@@ -89,6 +64,27 @@ def set_aside_damaged(plan: RunPlan) -> list[str]:
             told.setdefault(root / name, f"{root / name} is missing: {_LOST[name]}")
             forget_published(root / name)
     return list(told.values())
+
+
+def _is_of_another(plan: RunPlan) -> bool:
+    try:
+        known = read_config(plan.paths.root)
+    except DamagedFile:
+        return False
+    return bool(known) and known["fingerprint"] != plan.fingerprint
+
+
+def _strange(plan: RunPlan) -> dict[Path, str]:
+    """Return a line about each file with a shard's name that is not on record; rollouts of the plan are set aside."""
+    told = {}
+    for path in (plan.paths.root / name for name in strange_files(plan.paths.root)):
+        index = shard_index(path)
+        if index >= plan.num_shards:
+            told[path] = f"{path} is not a file of this run and is left out. Move it away"
+        elif path == plan.paths.rollouts(index) and not plan.paths.journal(index).exists():
+            # with its journal, it was published right before a kill, and comes from there again
+            told[path] = _set_aside(path, "its sha256 is not on record")
+    return told
 
 
 def _set_aside(path: Path, reason: str) -> str:
@@ -114,7 +110,7 @@ def _odd(root: Path) -> Iterator[tuple[Path, str]]:
 def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     """Yield a call for each small file that there may be, which raises DamagedFile."""
     paths = plan.paths
-    yield lambda: read_record(paths.config, _Config)
+    yield lambda: read_config(paths.root)
     yield lambda: read_preflight(paths.root)
     yield lambda: read_equivalence(paths.root)
     yield lambda: read_report(paths.root)

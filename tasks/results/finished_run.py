@@ -13,7 +13,8 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
-from tasks.storage.published import problems_of_run, read_published
+from tasks.storage.published import read_published
+from tasks.storage.run_files import problems_of_run
 from tasks.storage.transfer_errors import redact
 from tasks.storage.upload_record import read_upload_record
 

@@ -9,7 +9,8 @@ import polars as pl
 from tasks.plain_text import one_line, shortened, visible
 from tasks.records import RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
-from tasks.storage.published import known_shards, scan_shard
+from tasks.storage.published import scan_shard
+from tasks.storage.run_files import known_shards
 
 Kind = Literal["right", "wrong", "truncated", "error"]
 MOST = 2

@@ -17,7 +17,8 @@ from tasks.results.metrics import mean
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import read_scorable, score_frame
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import known_shards, missing_shards, read_shard
+from tasks.storage.published import read_shard
+from tasks.storage.run_files import known_shards, missing_shards
 
 LISTED_CHANGES = 50
 """Most changes in a report; changes.parquet has all."""

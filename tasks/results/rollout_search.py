@@ -15,7 +15,8 @@ from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import SCORE_SCHEMA, RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
-from tasks.storage.published import known_shards, missing_shards, scan_shard, scan_shards
+from tasks.storage.published import scan_shard
+from tasks.storage.run_files import known_shards, missing_shards, scan_shards
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from tasks.plan.run_directory import reproduce_command
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.scored_rollouts import check_scored
-from tasks.storage.published import known_shards, recorded_path, run_fingerprint, scan_shards
+from tasks.storage.published import recorded_path
+from tasks.storage.run_files import known_shards, run_fingerprint, scan_shards
 
 CARD = "README.md"
 FOLDERS = {"rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA, "questions": QUESTION_SCHEMA}

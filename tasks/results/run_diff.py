@@ -16,7 +16,7 @@ from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import ROLLOUT_KEY
 from tasks.results.scored_rollouts import scored_shards
-from tasks.storage.published import scan_shards
+from tasks.storage.run_files import scan_shards
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 

@@ -29,7 +29,8 @@ from tasks.plain_text import one_line
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
-from tasks.storage.published import known_shards, published_record
+from tasks.storage.published import published_record
+from tasks.storage.run_files import known_shards
 from tasks.storage.upload_record import read_upload_record
 
 logger = logging.getLogger(__name__)

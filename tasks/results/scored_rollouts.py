@@ -8,7 +8,8 @@ import polars as pl
 from tasks.errors import ConfigError
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.metrics import is_repetitive
-from tasks.storage.published import known_shards, missing_shards, scan_shard
+from tasks.storage.published import scan_shard
+from tasks.storage.run_files import known_shards, missing_shards
 
 SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
 """Columns of a scored shard, in order."""

@@ -14,7 +14,8 @@ from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile
 from tasks.storage.object_store import ObjectStore
-from tasks.storage.published import forget_published, published_files, strange_files
+from tasks.storage.published import forget_published
+from tasks.storage.run_files import published_files, strange_files
 from tasks.storage.verify import trusted_manifest
 from tasks.user_paths import check_directory
 

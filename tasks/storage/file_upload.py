@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from tasks.errors import UploadError
-from tasks.files import sha256_file
+from tasks.files import remember_sha256
 from tasks.storage.digests import Digest, digest_file
 from tasks.storage.object_store import ObjectStore, StoredObject
 from tasks.storage.published import check_published
@@ -45,7 +45,6 @@ class FileUploader:
         self._verify = verify
         self._before_change = before_change
         self._lock = threading.Lock()
-        self._hashes: dict[Path, tuple[tuple[int, int, int], str]] = {}
 
     def upload(self, name: str, *, listed: bool, known: UploadedFile | None) -> UploadedFile:
         """Make the store hold the file ``name`` of the run, and return how that was verified.
@@ -55,20 +54,15 @@ class FileUploader:
         """
         path = self._run_dir / name
         with path.open("rb") as file:
-            before = _identity(os.fstat(file.fileno()))
+            before = os.fstat(file.fileno())
             digest = digest_file(file, self._store.transfer.part_bytes)
-            check_published(path, sha256=digest.sha256)
-            self._hashes[path] = (before, digest.sha256)
+            remember_sha256(path, before, digest.sha256)
+            check_published(path)
             stored = self._store.head(name) if listed else None
             verified = self._verify_present(name, digest, stored, known) if stored else None
             if stored is None or verified is None:
                 stored, verified = self._send(name, file, digest)
         return UploadedFile(size=digest.size, sha256=digest.sha256, etag=stored.etag, verified=verified)
-
-    def sha256_of(self, path: Path) -> str:
-        """Return the hex sha256 of the file: the one computed by ``upload`` when the file has not changed since."""
-        identity, sha256 = self._hashes.get(path, (None, ""))
-        return sha256 if identity == _identity(path.stat()) else sha256_file(path)
 
     def _send(self, name: str, file: BinaryIO, digest: Digest) -> tuple[StoredObject, Verified]:
         self._before_change()
@@ -116,10 +110,6 @@ class FileUploader:
 
     def _verify_by_reading(self, name: str, digest: Digest) -> Verified | None:
         return "read" if self._store.sha256(name, digest.size) == digest.sha256 else None
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _may_match(stored: StoredObject, digest: Digest) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import DamagedFile
+from tasks.files import file_identity
 from tasks.plain_text import one_line
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
 
@@ -25,8 +26,7 @@ def check_columns(path: Path) -> None:
     """
     if path.parent.name not in SHARD_SCHEMAS:
         return
-    status = path.stat()
-    if wrong := _wrong_column(path, (status.st_ino, status.st_size, status.st_mtime_ns)):
+    if wrong := _wrong_column(path, file_identity(path.stat())):
         raise DamagedFile(
             f"{path} is not of a run of Rollout Harvest: {wrong}. Generate the run again, or download it again"
         )

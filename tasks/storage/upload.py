@@ -26,7 +26,7 @@ from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings, check_url
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker, is_run_name
 from tasks.storage.object_store import StoredObject
-from tasks.storage.published import missing_files, parse_fingerprint, published_files, run_fingerprint, write_manifest
+from tasks.storage.run_files import missing_files, parse_fingerprint, published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class RunUploader:
         there = {*(self._listed or {}), *self._uploaded}
         self._upload_all([name for name in published_files(self.run_dir) if name not in there])
         for _ in range(_ROUNDS):
-            manifest = write_manifest(self.run_dir, sha256=self._files.sha256_of)
+            manifest = write_manifest(self.run_dir)
             listed = self._store.listing()
             self._load_record()
             known = {**self._recorded, **self._uploaded}

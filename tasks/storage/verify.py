@@ -20,7 +20,7 @@ from tasks.storage.manifest import (
     parse_manifest,
 )
 from tasks.storage.object_store import ObjectStore
-from tasks.storage.published import problems_of_run, published_files, strange_files
+from tasks.storage.run_files import problems_of_run, published_files, strange_files
 
 MOST_MANIFEST_BYTES = 2**28
 """A manifest of a million files is smaller. A larger one is not read into memory."""

@@ -10,18 +10,15 @@ import tempfile
 from pathlib import Path
 
 from tests.support.harvest_command import environment
-from tests.support.synthetic import ARMS, write_run
-
-SHARDS = 10
-SAMPLES = 4
+from tests.support.synthetic import write_large_run
 
 MEASURE = """
 import sys, time
 started = time.perf_counter()
 import contextlib, io
 from pathlib import Path
-import tasks.files, tasks.storage.published as published
-hash_file, spent = published.sha256_file, 0.0
+import tasks.files as files
+hash_file, spent = files.sha256_file, 0.0
 def timed(path):
     global spent
     began = time.perf_counter()
@@ -29,7 +26,7 @@ def timed(path):
         return hash_file(path)
     finally:
         spent += time.perf_counter() - began
-published.sha256_file = timed
+files.sha256_file = timed
 run, out = Path(sys.argv[1]), sys.argv[2]
 if sys.argv[3] == "read":
     from tasks.results.scored_rollouts import scored_shards
@@ -54,17 +51,9 @@ COMMANDS = (
 
 def main(rollouts: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        questions = -(-rollouts // (SHARDS * len(ARMS) * SAMPLES))
-        run = write_run(
-            Path(directory) / "run",
-            shards=SHARDS,
-            questions_per_shard=questions,
-            samples=SAMPLES,
-            min_tokens=20,
-            tokens=400,
-        )
+        run = write_large_run(Path(directory) / "run", rollouts)
         size = sum(path.stat().st_size for path in run.root.rglob("*.parquet"))
-        print(f"{SHARDS * questions * len(ARMS) * SAMPLES:,} rollouts, {size / 1e6:,.0f} MB")
+        print(f"{rollouts:,} rollouts or a few more, {size / 1e6:,.0f} MB")
         for command in COMMANDS:
             words = [sys.executable, "-c", MEASURE, str(run.root), directory, *command.split()]
             printed = subprocess.run(words, env=environment(), check=True, capture_output=True, text=True).stdout

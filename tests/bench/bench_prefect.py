@@ -29,7 +29,8 @@ from tasks.plan.shards import Shard, scores_made_from, shard_dataset
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import record_published, write_manifest
+from tasks.storage.published import record_published
+from tasks.storage.run_files import write_manifest
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
 from tests.support.prefect_server import free_port, running_server

@@ -9,7 +9,7 @@ import pytest
 from flows.commands.cli import main
 from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS
 from tasks.files import read_json
-from tasks.storage.published import missing_shards
+from tasks.storage.run_files import missing_shards
 from tasks.storage.verify import verify_upload
 from tests.faults.runs import RunProcess, only_run_dir
 from tests.support.fake_engines import open_gate

@@ -24,7 +24,8 @@ from tasks.results.summary import summarize_run
 from tasks.results.summary_subprocess import publish_page_and_card
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import problems_of_run, record_published, recorded_path, write_manifest
+from tasks.storage.published import record_published, recorded_path
+from tasks.storage.run_files import problems_of_run, write_manifest
 from tests.faults.runs import only_run_dir, parameters, read_rows, start_generation, write_profile
 from tests.support.random_damage import damage_one
 
@@ -109,8 +110,16 @@ def test_a_command_notices_random_damage(
             assert re.fullmatch("harvest: error: [^\n]+\n", found.err), case
         if (found.code, found.out, found.files) != (whole.code, whole.out, whole.files):
             told = found.err + found.out + caplog.text
-            names = {re.sub(r"^state/(published/)?|\..*", "", name) for name in found.changed}
+            names = {file_of(name) for name in found.changed}
             assert any(name in told for name in names) or "is not a finished run" in told, case
+
+
+def file_of(name: str) -> str:
+    """The published file that a changed one is, or is the record of."""
+    if name.startswith("state/published/"):
+        return name.removeprefix("state/published/").removesuffix(".json")
+    shard = re.fullmatch(r"(?:state/)?((?:questions|rollouts|scores)/shard-\d+)\..*", name)
+    return shard[1] if shard else name
 
 
 @dataclass(frozen=True, kw_only=True)

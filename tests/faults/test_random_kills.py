@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.storage.published import problems_of_run
+from tasks.storage.run_files import problems_of_run
 from tests.faults.runs import (
     ROLLOUTS,
     Rows,

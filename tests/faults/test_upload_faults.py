@@ -13,7 +13,8 @@ from tasks.errors import UploadError
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.published import published_files, record_published
+from tasks.storage.published import record_published
+from tasks.storage.run_files import published_files
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy

@@ -107,6 +107,21 @@ def write_run(
     return paths
 
 
+def write_large_run(root: Path, rollouts: int, *, truncated: float = 0.0) -> RunPaths:
+    """Write a run of at least so many rollouts: ten shards, four samples per arm, completions of 20 to 400 tokens."""
+    shards, samples = 10, 4
+    questions = -(-rollouts // (shards * len(ARMS) * samples))
+    return write_run(
+        root,
+        shards=shards,
+        questions_per_shard=questions,
+        samples=samples,
+        min_tokens=20,
+        tokens=400,
+        truncated=truncated,
+    )
+
+
 def publish_shard(frame: pl.DataFrame, path: Path) -> None:
     """Publish a shard file of a run and put it on record, as a run does. Columns that ``frame`` lacks are filled."""
     schema = SHARD_SCHEMAS[path.parent.name]

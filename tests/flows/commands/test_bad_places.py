@@ -10,7 +10,7 @@ import pytest
 
 from flows.commands.cli import main
 from tasks.results.summary import summarize_run
-from tasks.storage.published import write_manifest
+from tasks.storage.run_files import write_manifest
 from tasks.storage.upload import upload_run
 from tasks.units import GIB
 from tests.support.fake_profile import write_fake_profile

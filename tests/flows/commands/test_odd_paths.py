@@ -11,7 +11,7 @@ import pytest
 
 from flows.commands.cli import main
 from tasks.results.summary import summarize_run
-from tasks.storage.published import write_manifest
+from tasks.storage.run_files import write_manifest
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import harvest
 from tests.support.odd_paths import ODD_DIRECTORIES

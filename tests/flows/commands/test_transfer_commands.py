@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks.results.report_page import publish_page
-from tasks.storage.published import published_files
+from tasks.storage.run_files import published_files
 from tests.support.harvest_command import harvest
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import write_run

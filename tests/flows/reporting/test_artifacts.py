@@ -10,7 +10,7 @@ from tasks.results.page_data import read_page_data
 from tasks.results.run_card import build_hub_card
 from tasks.results.run_list import list_runs
 from tasks.results.summary import summarize_run
-from tasks.storage.published import write_manifest
+from tasks.storage.run_files import write_manifest
 from tasks.storage.upload_record import UploadedFile, UploadRecord, Verified
 from tests.support.equivalence import equivalence_report
 from tests.support.synthetic import write_run

@@ -76,24 +76,18 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(("number", "loser"), [(signal.SIGINT, "flow"), (signal.SIGTERM, "handler")])
 def test_a_process_that_loses_an_interrupt_is_ended(number: int, loser: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", LOSES_INTERRUPTS, loser, str(SHORT_SECONDS)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    _, told = read_to_end(process)
-    assert (process.returncode, told) == (INTERRUPTED, "the last words\n")
+    assert interrupted(number, LOSES_INTERRUPTS, loser) == (INTERRUPTED, "the last words\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_whose_threads_do_not_run_is_ended(number: int) -> None:
+    assert interrupted(number, KEEPS_THE_INTERPRETER) == (-signal.SIGKILL, "the last words\n")
+
+
+def interrupted(number: int, script: str, *arguments: str) -> tuple[int | None, str]:
+    """Send a signal to a script that is ready; returns its exit code and what it wrote to standard error."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KEEPS_THE_INTERPRETER, str(SHORT_SECONDS)],
+        [sys.executable, "-c", script, *arguments, str(SHORT_SECONDS)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -103,7 +97,7 @@ def test_a_process_whose_threads_do_not_run_is_ended(number: int) -> None:
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     _, told = read_to_end(process)
-    assert (process.returncode, told) == (-signal.SIGKILL, "the last words\n")
+    return process.returncode, told
 
 
 def test_a_command_knows_of_an_interrupt_that_became_another_error() -> None:

@@ -11,7 +11,7 @@ from tasks.errors import ConfigError
 from tasks.export.hub import build_dataset, push_to_hub
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
 from tasks.results.run_card import build_hub_card
-from tasks.storage.published import run_fingerprint
+from tasks.storage.run_files import run_fingerprint
 from tests.support.equivalence import equivalence_report
 from tests.support.synthetic import write_run
 

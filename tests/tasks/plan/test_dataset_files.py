@@ -13,7 +13,9 @@ import pyarrow
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.plan.dataset_files import LARGEST_ROW, MOST_ROWS, check_in_process, limit_rows, read_files, read_remote_files
+from tasks.plan.dataset_files import read_files, read_remote_files
+from tasks.plan.dataset_limits import LARGEST_ROW, MOST_ROWS, limit_rows
+from tasks.plan.dataset_parquet import check_in_process
 from tasks.plan.questions import load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.units import MIB

@@ -17,7 +17,7 @@ from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rol
 from tasks.results.run_diff import diff_runs, render_diff
 from tasks.results.run_list import list_runs, render_runs
 from tasks.results.scored_rollouts import scored_shards
-from tasks.storage.published import write_manifest
+from tasks.storage.run_files import write_manifest
 from tests.support.harvest_command import harvest
 from tests.support.synthetic import publish_shard, write_run
 

@@ -1,6 +1,7 @@
 """A damaged small file of a run is set aside and named, and every sound one stays."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import RunReport, publish_report, read_report
 from tasks.storage.multipart_uploads import MultipartRecords
-from tasks.storage.published import published_files, recorded_path, run_fingerprint, write_manifest
+from tasks.storage.published import recorded_path
+from tasks.storage.run_files import published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
 from tests.support.synthetic import publish_shard
@@ -164,6 +166,22 @@ def test_a_run_with_a_damaged_configuration_can_be_opened(plan: RunPlan, damage:
     open_run(plan)
     assert read_config(plan.paths.root)["fingerprint"] == plan.fingerprint
     assert os.path.lexists(f"{plan.paths.config}.damaged")
+
+
+def test_shards_that_are_not_on_record_are_named(plan: RunPlan) -> None:
+    paths = plan.paths
+    shutil.copy(paths.rollouts(0), paths.rollouts(1))
+    shutil.copy(paths.rollouts(0), paths.rollouts(9))
+    assert set_aside_damaged(plan) == [
+        f"{paths.rollouts(1)} is damaged: its sha256 is not on record. It is now shard-00001.parquet.damaged, and is "
+        "made again",
+        f"{paths.rollouts(9)} is not a file of this run and is left out. Move it away",
+    ]
+    # its journal is there: a kill came right after it was published
+    shutil.copy(paths.rollouts(0), paths.rollouts(1))
+    paths.rollouts(9).unlink()
+    publish_text("", paths.journal(1))
+    assert set_aside_damaged(plan) == []
 
 
 def test_nothing_of_another_run_is_touched(plan: RunPlan) -> None:

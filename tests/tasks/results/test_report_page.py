@@ -22,7 +22,7 @@ from tasks.results.page_timeline import read_timeline
 from tasks.results.report_page import publish_page
 from tasks.results.run_report import read_report
 from tasks.results.scored_rollouts import load_metric_rows
-from tasks.storage.published import published_files
+from tasks.storage.run_files import published_files
 from tests.support.harvest_command import harvest
 from tests.support.report_run import HOSTILE, write_report_run
 from tests.support.synthetic import write_run

@@ -10,7 +10,7 @@ from tasks.errors import ConfigError
 from tasks.records import RunPaths
 from tasks.results.run_card import FOLDERS, MEANINGS, publish_card
 from tasks.results.summary_subprocess import publish_page_and_card
-from tasks.storage.published import published_files
+from tasks.storage.run_files import published_files
 from tests.support.card_code import run_card_code
 from tests.support.report_run import write_report_run
 from tests.support.synthetic import write_run

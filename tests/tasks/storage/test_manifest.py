@@ -9,7 +9,7 @@ import pytest
 from tasks.errors import ConfigError, DamagedFile, StorageError
 from tasks.files import publish_json
 from tasks.storage.manifest import parse_manifest
-from tasks.storage.published import build_manifest, missing_shards, run_fingerprint, write_manifest
+from tasks.storage.run_files import build_manifest, missing_shards, run_fingerprint, write_manifest
 from tests.support.synthetic import write_run
 
 UNPUBLISHED = (

@@ -17,16 +17,8 @@ from tasks.results.rescore import rescore_run
 from tasks.results.rollout_search import RolloutFilter, find_rollouts
 from tasks.results.summary import summarize_run
 from tasks.storage.download import download_run
-from tasks.storage.published import (
-    check_published,
-    known_shards,
-    problems_of_run,
-    published_files,
-    published_record,
-    record_published,
-    recorded_path,
-    write_manifest,
-)
+from tasks.storage.published import check_published, published_record, record_published, recorded_path
+from tasks.storage.run_files import known_shards, problems_of_run, published_files, write_manifest
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_run
 from tests.support.synthetic import write_run

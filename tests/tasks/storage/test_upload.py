@@ -17,7 +17,8 @@ from tasks.locks import upload_lock
 from tasks.records import RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.published import published_files, record_published, run_fingerprint
+from tasks.storage.published import record_published
+from tasks.storage.run_files import published_files, run_fingerprint
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader, upload_run
 from tasks.storage.upload_record import read_upload_record

@@ -1,0 +1,177 @@
+"""Reads a dataset file of text, compressed or not: JSON lines, a JSON array or CSV. What it may hold has limits."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self, cast
+
+from profiles.regular_files import open_regular, parse_json
+from tasks.errors import ConfigError
+from tasks.plan.dataset_limits import LARGEST_ROW, Row, row_too_large
+from tasks.units import MIB
+
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""pyarrow's names of the compressions, by suffix."""
+ENCODING = "utf-8-sig"  # spreadsheets export a byte order mark, which would become part of the first column's name
+
+_EXPANSION, _EXPANDED = 100, 256 * MIB
+"""A compressed file may unpack to this multiple of its size, and in any case to so many characters."""
+_BLOCK = MIB
+
+
+class _Text:
+    """The text of a file, compressed or not, with the limits on what it may hold."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._row = 0
+        self._total = 0
+        self._most: float = float("inf")
+        self._raw = open_regular(path)
+        compression = COMPRESSIONS.get(path.suffix.lower())
+        if compression is None:
+            self._file = io.TextIOWrapper(self._raw, encoding=ENCODING, newline="")
+            return
+        import pyarrow
+
+        self._most = max(_EXPANDED, _EXPANSION * os.fstat(self._raw.fileno()).st_size)
+        unpacked = pyarrow.input_stream(self._raw, compression=compression)
+        self._file = io.TextIOWrapper(unpacked, encoding=ENCODING, newline="")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._raw.close()
+
+    def read(self, size: int) -> str:
+        """Return at most ``size`` characters; none at the end of the file."""
+        return self._counted(self._file.read(size))
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines, with their ends. Lines count as one row until ``end_row`` is called."""
+        while line := self._counted(self._file.readline(LARGEST_ROW + 1)):
+            self._row += len(line)
+            if self._row > LARGEST_ROW:
+                raise row_too_large(self._path)
+            yield line
+
+    def end_row(self) -> None:
+        self._row = 0
+
+    def _counted(self, text: str) -> str:
+        self._total += len(text)
+        if self._total > self._most:
+            raise ConfigError(
+                f"dataset file {self._path} unpacks to more than {self._most:,} characters, {_EXPANSION} times its "
+                "size. Unpack it, and give the file that comes out of it if that is what it should be"
+            )
+        return text
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """Yield the objects of a file with one on each line. Raises ConfigError, OSError and UnicodeDecodeError."""
+    with _Text(path) as text:
+        for number, line in enumerate(text.lines(), start=1):
+            text.end_row()
+            if line.strip():
+                yield _json_object(line, f"{path} line {number}")
+
+
+def _json_object(text: str, where: str) -> Row:
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise ConfigError(f"dataset file {where} is not valid JSON: {error}. Fix or remove the line") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"dataset file {where} is a {type(value).__name__}, not an object with named columns")
+    return value
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV file under its header. Raises ConfigError, OSError, UnicodeDecodeError and csv.Error."""
+    csv.field_size_limit(LARGEST_ROW)
+    with _Text(path) as text:
+        for row in csv.DictReader(text.lines()):
+            text.end_row()
+            yield row
+
+
+def json_array(path: Path) -> Iterator[Row]:
+    """Yield the objects of a JSON array. Raises ConfigError, OSError and UnicodeDecodeError."""
+    with _Text(path) as file:
+        yield from _JsonArray(file, path)
+
+
+class _JsonArray:
+    """The objects of a JSON array one by one, so that a large array is never in memory."""
+
+    def __init__(self, file: _Text, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._text = ""
+        self._at = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        self._take("[")
+        if self._peek() != "]":
+            yield self._object()
+            while self._peek() == ",":
+                self._take(",")
+                yield self._object()
+        self._take("]")
+        self._take("")
+
+    def _peek(self) -> str:
+        """Return the next character that is not blank, or "" at the end."""
+        while (blank := _BLANK.match(self._text, self._at)) and blank.end() == len(self._text):
+            self._text, self._at = self._file.read(_BLOCK), 0
+            if not self._text:
+                return ""
+        self._at = blank.end() if blank else self._at
+        return self._text[self._at]
+
+    def _take(self, expected: str) -> None:
+        found = self._peek()
+        if found != expected and found and expected in ("[", "{"):
+            raise ConfigError(
+                f"dataset file {self._path} must be a JSON array of objects. For one object a line use .jsonl"
+            )
+        if found != expected:
+            was, wanted = (repr(character) if character else "the end" for character in (found, expected))
+            raise self._invalid(f"{was} where {wanted} should be")
+        self._at += len(expected)
+
+    def _object(self) -> Row:
+        self._take("{")
+        self._at -= 1
+        while True:
+            length = len(self._text) - self._at
+            try:
+                row, end = _DECODER.raw_decode(self._text, self._at)
+                break
+            except RecursionError:
+                raise self._invalid("it is nested too deeply") from None
+            except ValueError as error:
+                if length > LARGEST_ROW:
+                    raise row_too_large(self._path) from None
+                # the object may go on after what was read; a length that doubles keeps the time linear
+                if not (more := self._file.read(max(_BLOCK, length))):
+                    raise self._invalid(str(error)) from None
+                self._text, self._at = self._text[self._at :] + more, 0
+        if end - self._at > LARGEST_ROW:
+            raise row_too_large(self._path)
+        self._at = end
+        return cast(Row, row)
+
+    def _invalid(self, reason: str) -> ConfigError:
+        return ConfigError(f"dataset file {self._path} is not valid JSON: {reason}. For one object a line use .jsonl")
+
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()

@@ -1,0 +1,185 @@
+"""Which files a run has published, lacks, or does not know; its fingerprint and its manifest."""
+
+import functools
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+from pydantic import Field
+
+from tasks.errors import ConfigError, DamagedRecord, StorageError
+from tasks.files import parse_record, publish_json, read_record, sha256_of, try_read_record
+from tasks.records import SHARD_NAME, RunPaths, shard_indices
+from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SINGLE_FILES, Manifest, ManifestFile
+from tasks.storage.published import (
+    check_published,
+    damage_of,
+    manifest_records,
+    published_record,
+    read_published,
+    record_path,
+    scan_shard,
+)
+
+logger = logging.getLogger(__name__)
+
+MOST_SHARDS = 1_000_000
+"""More shards than a run can have: a larger number in a config.json is damage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    fingerprint: str
+    num_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    verdict: str | None = None
+
+
+def known_shards(run_dir: Path, folder: str) -> dict[int, Path]:
+    """Return the shard files of the run in ``folder`` by their indices, ascending; strange files are logged.
+
+    Raises DamagedFile when config.json is damaged, which says how many there must be.
+    """
+    if (config := run_dir / CONFIG).exists():
+        check_published(config)
+    known, strange = _sort_out(run_dir, folder)
+    _log_strange(strange)
+    return known
+
+
+def scan_shards(run_dir: Path, folder: str) -> pl.LazyFrame:
+    """Return the lazy rows of all shards in a folder of the run, which has one at least. Raises DamagedFile."""
+    return pl.concat(scan_shard(path) for path in known_shards(run_dir, folder).values())
+
+
+def strange_files(run_dir: Path) -> list[str]:
+    """Return the files, relative to ``run_dir``, that look like shards of the run and are not on record."""
+    strange = [path for folder in SHARD_FOLDERS for path in _sort_out(run_dir, folder)[1]]
+    return [f"{path.parent.name}/{path.name}" for path in strange]
+
+
+def published_files(run_dir: Path) -> list[str]:
+    """Return the files of the run that an upload sends, relative to ``run_dir``: no state, logs or temporary files."""
+    single = [name for name in SINGLE_FILES if (run_dir / name).is_file()]
+    return single + [
+        f"{folder}/{path.name}" for folder in SHARD_FOLDERS for path in _sort_out(run_dir, folder)[0].values()
+    ]
+
+
+def missing_shards(run_dir: Path) -> list[str]:
+    """Return the shard files that the run lacks, relative to ``run_dir``; scores only if any shard is scored."""
+    known = {folder: _sort_out(run_dir, folder)[0] for folder in SHARD_FOLDERS}
+    found = {*known["questions"], *known["rollouts"]}
+    indices = sorted(found | {*range(_planned_shards(run_dir) or 0)})
+    folders = [folder for folder in SHARD_FOLDERS if folder != "scores" or known["scores"]]
+    names = ((index, folder) for index in indices for folder in folders)
+    return [f"{folder}/{SHARD_NAME.format(index)}" for index, folder in names if index not in known[folder]]
+
+
+def missing_files(run_dir: Path) -> list[str]:
+    """Return the published files that the run lacks: those of ``missing_shards``, and others that are on record."""
+    recorded = [name for name in SINGLE_FILES if record_path(run_dir / name).exists()]
+    lost = {name for name in (*recorded, *manifest_records(run_dir)) if not (run_dir / name).is_file()}
+    shards = missing_shards(run_dir)
+    return [*shards, *sorted(lost - {*shards})]
+
+
+def damaged_files(run_dir: Path) -> dict[str, str]:
+    """Return the published files whose bytes are not those on record, each with what is wrong."""
+    found = {name: damage_of(run_dir / name) for name in published_files(run_dir)}
+    return {name: reason for name, reason in found.items() if reason}
+
+
+def problems_of_run(run_dir: Path) -> list[str]:
+    """Return one sentence for each published file of the run that is missing or damaged."""
+    damaged = [f"{name} is damaged: {reason}" for name, reason in damaged_files(run_dir).items()]
+    return [f"{name} is missing" for name in missing_files(run_dir)] + damaged
+
+
+def run_fingerprint(run_dir: Path) -> str:
+    """Return the fingerprint in the run's config.json.
+
+    Raises ConfigError when ``run_dir`` is no run directory, DamagedFile when the config.json is damaged.
+    """
+    config = read_published(run_dir / CONFIG, _Config)
+    if config is None or not config.fingerprint:
+        raise ConfigError(
+            f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
+        )
+    return config.fingerprint
+
+
+def parse_fingerprint(config: bytes) -> str:
+    """Return the fingerprint in the text of a config.json. Raises ValueError when there is none."""
+    if fingerprint := parse_record(config, _Config).fingerprint:
+        return fingerprint
+    raise ValueError("fingerprint is empty")
+
+
+def build_manifest(run_dir: Path) -> Manifest:
+    """Return the manifest of the published files that are in ``run_dir`` now.
+
+    Raises DamagedFile when a file is not what was published, and StorageError for a Parquet file that cannot be read.
+    """
+    comparison = try_read_record(RunPaths(root=run_dir).equivalence, _Comparison)
+    files = []
+    for name in published_files(run_dir):
+        path = run_dir / name
+        check_published(path)
+        rows = _rows(path) if path.suffix == ".parquet" else None
+        files.append(ManifestFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path)))
+    return Manifest(
+        run_id=run_dir.resolve().name,
+        fingerprint=run_fingerprint(run_dir),
+        equivalence=comparison.verdict if comparison else None,
+        files=tuple(files),
+    )
+
+
+def write_manifest(run_dir: Path) -> Manifest:
+    """Publish ``manifest.json`` (see ``build_manifest``) and return it. The same files give the same bytes."""
+    manifest = build_manifest(run_dir)
+    publish_json(asdict(manifest), run_dir / MANIFEST)
+    return manifest
+
+
+def _planned_shards(run_dir: Path) -> int | None:
+    try:
+        config = read_record(run_dir / CONFIG, _Config)
+    except DamagedRecord:
+        return None
+    return config.num_shards if config else None
+
+
+def _sort_out(run_dir: Path, folder: str) -> tuple[dict[int, Path], tuple[Path, ...]]:
+    """Return the shards that are on record, and the other files with names of shards."""
+    known, strange = {}, []
+    for index in shard_indices(run_dir / folder):
+        path = run_dir / folder / SHARD_NAME.format(index)
+        if published_record(path):
+            known[index] = path
+        else:
+            strange.append(path)
+    return known, tuple(strange)
+
+
+@functools.lru_cache(maxsize=64)
+def _log_strange(paths: tuple[Path, ...]) -> None:
+    """Log the files once per process."""
+    for path in paths:
+        logger.warning("%s is not a file of this run and is left out", path)
+
+
+def _rows(path: Path) -> int:
+    # pyarrow reads the footer alone; a polars scan costs as much as hashing the file
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise StorageError(f"{path} is not readable Parquet: {error}. Remove it and run the same command") from error
