@@ -1,12 +1,11 @@
 """Which package and which room may import what, and where the heavy libraries may be imported."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("infra", "flows", "tasks", "profiles")
@@ -39,6 +38,7 @@ PRINTING = {
 _PRINTS = re.compile(r"(?<![.\w])print\(|\bsys\.std(?:out|err)\.(?:write|buffer)|\bConsole\(")
 
 
+@functools.cache
 def imported_modules(path: Path) -> set[str]:
     """Dotted names of all that a file imports, at its top or inside a function."""
     modules = set()
@@ -63,19 +63,22 @@ def imported_files(module: Path) -> set[Path]:
     return {path.with_suffix(".py") for path in candidates} & set(MODULES)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_packages_import_only_downwards(module: Path) -> None:
-    banned = {"tests", *PACKAGES[: PACKAGES.index(module.parts[0])]}
-    assert not {name.partition(".")[0] for name in imported_modules(ROOT / module)} & banned
+def test_packages_import_only_downwards() -> None:
+    found = []
+    for module in MODULES:
+        banned = {"tests", *PACKAGES[: PACKAGES.index(module.parts[0])]}
+        imported = {name.partition(".")[0] for name in imported_modules(ROOT / module)}
+        found += [f"{module} imports {name}" for name in sorted(imported & banned)]
+    assert not found
 
 
-@pytest.mark.parametrize("module", IN_ROOMS, ids=str)
-def test_rooms_import_only_rooms_before_them(module: Path) -> None:
-    dotted = ".".join(module.with_suffix("").parts)
-    later = ROOMS[ROOMS.index(room_of(dotted)) + 1 :]
-    assert not [
-        name for name in imported_modules(ROOT / module) if name.startswith("tasks.") and room_of(name) in later
-    ]
+def test_rooms_import_only_rooms_before_them() -> None:
+    found = []
+    for module in IN_ROOMS:
+        later = ROOMS[ROOMS.index(room_of(".".join(module.with_suffix("").parts))) + 1 :]
+        imported = [name for name in imported_modules(ROOT / module) if name.startswith("tasks.")]
+        found += [f"{module} imports {name}" for name in imported if room_of(name) in later]
+    assert not found
 
 
 def test_every_folder_of_tasks_is_a_room() -> None:
@@ -90,18 +93,18 @@ def test_no_imports_in_a_circle() -> None:
     assert not imports, sorted(map(str, imports))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_heavy_libraries_only_in_their_places(module: Path) -> None:
-    imported = {name.partition(".")[0] for name in imported_modules(ROOT / module)}
-    assert not {name for name, allowed in ALLOWED.items() if name in imported and not allowed(module.as_posix())}
+def test_heavy_libraries_only_in_their_places() -> None:
+    found = []
+    for module in MODULES:
+        imported = {name.partition(".")[0] for name in imported_modules(ROOT / module)}
+        found += [f"{module} imports {name}" for name in imported & ALLOWED.keys() if not ALLOWED[name](str(module))]
+    assert not found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_only_few_modules_print(module: Path) -> None:
-    if module.parts[0] in ("flows", "tasks") and module.as_posix() not in PRINTING:
-        assert not _PRINTS.search((ROOT / module).read_text(encoding="utf-8")), (
-            "use flows/terminal.py, flows/console.py"
-        )
+def test_only_few_modules_print() -> None:
+    silent = [module for module in MODULES if module.parts[0] in ("flows", "tasks") and str(module) not in PRINTING]
+    printing = [str(module) for module in silent if _PRINTS.search((ROOT / module).read_text(encoding="utf-8"))]
+    assert not printing, "use flows/terminal.py, flows/console.py"
 
 
 def test_tasks_import_without_prefect_vllm_and_s3() -> None:

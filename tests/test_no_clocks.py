@@ -20,9 +20,8 @@ WAITS = {"wait", "join", "result", "communicate", "wait_procs", "acquire", "recv
 LIMITS = {"timeout", "within", "limit", "limit_s", "time_limit_s", "timeout_s", "timeout_seconds", "deadline"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_a_test_names_no_seconds(module: Path) -> None:
-    assert list(find_clocks((TESTS / module).read_text())) == []
+def test_no_test_names_seconds() -> None:
+    assert [f"{module} {found}" for module in MODULES for found in find_clocks((TESTS / module).read_text())] == []
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import WORKER_MODULES
 from tests.support.harvest_command import ROOT, environment
 from tests.support.patience import read_to_end
@@ -35,46 +33,51 @@ def run_pytest(folder: Path, code: str, **variables: str) -> str:
     return read_to_end(process)[0]
 
 
-@pytest.mark.parametrize(
-    ("code", "left"),
-    [
-        (f"subprocess.Popen({SLEEPER})", "signal.pause()"),
-        ("multiprocessing.get_context('fork').Process(target=signal.pause).start()", "pytest"),
-        # its parent ends at once, so that it is nobody's child
-        (f"subprocess.run(['sh', '-c', '\"$@\" &', 'sh', *{SLEEPER}])", "signal.pause()"),
-        (
-            "go = threading.Event(); request.config.add_cleanup(go.set); threading.Thread(target=go.wait).start()",
-            "thread Thread-",
-        ),
-        ("global left; left = (tmp_path / 'left').open('w')", "open file"),
-        ("global left; left = socket.create_server(('127.0.0.1', 0))", "listening port"),
-    ],
-    ids=["process", "fork", "orphan", "thread", "file", "port"],
-)
-def test_a_test_that_leaves_something_behind_fails(tmp_path: Path, code: str, left: str) -> None:
-    told = run_pytest(
-        tmp_path / "rules", f"def test_leak(tmp_path, request):\n    {code}\n", HARVEST_TESTS_SLOWNESS="0.05"
-    )
-    assert "this test left behind" in told
-    assert left in told
-    assert "1 passed" in told
-    assert "1 error" in told
+LEFT = {
+    "process": (f"subprocess.Popen({SLEEPER})", "signal.pause()"),
+    "fork": ("multiprocessing.get_context('fork').Process(target=signal.pause).start()", "pytest"),
+    # its parent ends at once, so that it is nobody's child
+    "orphan": (f"subprocess.run(['sh', '-c', '\"$@\" &', 'sh', *{SLEEPER}])", "signal.pause()"),
+    "thread": (
+        "go = threading.Event(); request.config.add_cleanup(go.set); threading.Thread(target=go.wait).start()",
+        "thread Thread-",
+    ),
+    "file": ("global left_file; left_file = (tmp_path / 'left').open('w')", "open file"),
+    "port": ("global left_port; left_port = socket.create_server(('127.0.0.1', 0))", "listening port"),
+}
+"""What a test leaves behind, by a name: the code that does it, and what the report says of it."""
 
 
-def test_a_test_that_leaves_nothing_passes(tmp_path: Path) -> None:
-    told = run_pytest(
-        tmp_path / "rules",
-        f"def test_clean(tmp_path):\n    process = subprocess.Popen({SLEEPER})\n    patience.end(process)\n",
-    )
-    assert "1 passed" in told
+def test_each_test_that_leaves_something_behind_fails_and_no_other(tmp_path: Path) -> None:
+    code = "".join(f"def test_{name}(tmp_path, request):\n    {line}\n" for name, (line, _) in LEFT.items())
+    code += f"def test_clean(tmp_path):\n    process = subprocess.Popen({SLEEPER})\n    patience.end(process)\n"
+    told = run_pytest(tmp_path / "rules", code, HARVEST_TESTS_SLOWNESS="0.05")
+    assert f"{len(LEFT) + 1} passed" in told
+    assert f"{len(LEFT)} errors" in told
+    reports = dict(re.findall(r"ERROR at teardown of test_(\w+) _+\n(.*?)(?=\n_____|\n=====)", told, re.DOTALL))
+    assert reports.keys() == LEFT.keys()
+    for name, (_, left) in LEFT.items():
+        assert "this test left behind" in reports[name]
+        assert left in reports[name]
 
 
-def test_a_failed_test_shows_the_tails_of_its_logs(tmp_path: Path) -> None:
-    code = "def test_log(tmp_path):\n    (tmp_path / 'run').mkdir()\n"
-    code += "    (tmp_path / 'run' / 'replica.log').write_text('the engine said this')\n    assert False\n"
+def test_a_failed_test_shows_the_tails_of_its_logs_and_an_early_end_is_told_at_once(tmp_path: Path) -> None:
+    code = """
+def test_log(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "replica.log").write_text("the engine said this")
+    assert False
+
+def test_early():
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    patience.until(lambda: False, "the engine is ready", alive=[process])
+"""
     told = run_pytest(tmp_path / "rules", code)
     assert "tails of logs" in told
     assert "the engine said this" in told
+    assert "ended with 1 before this: the engine is ready" in told
+    assert "no such model" in told
 
 
 def test_a_wait_that_hangs_says_for_what_and_where_its_process_stands(tmp_path: Path) -> None:
@@ -84,18 +87,6 @@ def test_a_wait_that_hangs_says_for_what_and_where_its_process_stands(tmp_path: 
     assert "for this: the shard is finished" in told
     assert "signal.pause()" in told
     assert "Current thread" in told
-
-
-def test_a_process_that_ends_before_the_event_is_told_at_once(tmp_path: Path) -> None:
-    code = """
-def test_early():
-    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    patience.until(lambda: False, "the engine is ready", alive=[process])
-"""
-    told = run_pytest(tmp_path / "rules", code)
-    assert "ended with 1 before this: the engine is ready" in told
-    assert "no such model" in told
 
 
 def test_a_slow_machine_is_given_more_time(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""A collection over two nodes, started from a deployment, watched, cancelled and resumed.
-
-The engine is a fake; ``tests/faults/test_lost_node.py`` has the real one.
-"""
+"""A collection over two nodes, started from a deployment, watched, cancelled and resumed. The engine is a fake."""
 
 import json
 import shutil

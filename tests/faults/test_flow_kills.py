@@ -43,7 +43,7 @@ PROGRESS: dict[str, Callable[[RunProcess], int]] = {
 """What a run makes more of, one after the other. A kill comes when there is one more."""
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_flow_that_is_killed_again_and_again_gives_the_rows_of_an_undisturbed_run(
     kills: int, tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_flow_that_is_killed_again_and_again_gives_the_rows_of_an_undisturbed_
         made = moments.randrange(1, ROLLOUTS // 2)
         run = start_generation(runs_dir, profile, FAKE_HOLD_AFTER=str(made))
         name = moments.choice([*PROGRESS, "rollouts", "rollouts", "rollouts"])
-        if kills > 10 and moments.random() < 0.3:
+        if kills > 6 and moments.random() < 0.3:
             pause(moments.uniform(0, 3))
         else:
             wait_for_one_more(run, name, enough=kept + made)

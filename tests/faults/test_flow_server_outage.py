@@ -115,15 +115,14 @@ def test_a_run_without_its_embedded_server_ends_by_its_data(tmp_path: Path, undi
     assert_nothing_left(run.seen)
 
 
-def test_a_run_whose_server_stays_away_ends_by_its_data(tmp_path: Path) -> None:
-    """It ends a Prefect server, so it needs one of its own."""
-    home = tmp_path / "server"
-    home.mkdir()
-    with running_server(home, free_port()) as url:
+def test_a_run_whose_server_stays_away_ends_by_its_data(tmp_path: Path, prefect_api: str) -> None:
+    with fault_proxy(prefect_api) as proxy:
+        url = f"{proxy.endpoint}/api"
         # the run waits two minutes for its server, times this
         run, gate = start_and_hold(tmp_path, PREFECT_API_URL=url, HARVEST_TIME_LIMIT_FACTOR="0.02")
-    open_gate(gate)
-    assert run.finish()["num_rollouts"] == ROLLOUTS
+        proxy.faults.append(Fault(kind="hang", seconds=0, times=10**9))
+        open_gate(gate)
+        assert run.finish()["num_rollouts"] == ROLLOUTS
     [lost] = warnings(run)
     assert lost.startswith(f"warning: the Prefect server {url} has not answered for 2 s. ")
     assert_nothing_left(run.seen)

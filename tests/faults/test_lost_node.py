@@ -17,10 +17,10 @@ SHARDS = 16
 
 
 def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
-    tmp_path: Path, undisturbed: Rows, node_api: Api, bucket: Bucket
+    tmp_path: Path, undisturbed_fake: Rows, node_api: Api, bucket: Bucket
 ) -> None:
     runs_dir = tmp_path / "runs"
-    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HeldEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     # the first node has no help until it stands still, with its first shards done and six at least left
     with running_node(node_api, tmp_path, "node-1", FAKE_HOLD_AFTER=str(ROLLOUTS - 48)) as node_1:
         run = start_harvest(
@@ -34,7 +34,7 @@ def test_a_node_that_is_killed_costs_its_own_unfinished_shards(
         kill_node(node_1)
         with running_node(node_api, tmp_path, "node-2"):
             report = run.finish()
-    assert read_rows(only_run_dir(runs_dir)) == undisturbed
+    assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
 
     [session] = report["generation"]["sessions"]
     nodes = {node["node"]: node for node in session["nodes"]}

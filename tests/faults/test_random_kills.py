@@ -62,9 +62,9 @@ def test_a_run_whose_processes_are_killed_is_completed(
         number += 1
         runs_dir, told = tmp_path / str(number) / "runs", ""
         runs_dir.parent.mkdir()
-        first, later = draw.sample(sorted(WHILE_GENERATING), 2), draw.sample(sorted(AFTERWARDS), 2)
-        variables = {"HOME": str(tmp_path)} if "server" in first else shared
+        first, later = draw.sample(sorted(WHILE_GENERATING), 4), draw.sample(sorted(AFTERWARDS), 2)
         for attempt in range(5):
+            variables = {"HOME": str(tmp_path)} if "server" in first else shared
             gate = tmp_path / f"gate-{number}-{attempt}"
             held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}
             run = start_harvest(runs_dir, profile, more=more, **held)

@@ -42,12 +42,3 @@ class HeldEngine(VllmEngine):
         outputs = super().step()
         self._finished += len(outputs)
         return outputs
-
-
-class OutOfMemoryEngine(VllmEngine):
-    """vLLM that runs out of device memory with more than ``MEMORY_LIMIT`` requests in flight."""
-
-    def step(self) -> list[EngineOutput]:
-        if self._engine.get_num_unfinished_requests() > int(os.environ["MEMORY_LIMIT"]):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity")
-        return super().step()

@@ -19,6 +19,9 @@ from tests.support.patience import GRACE_SECONDS, scaled, until_or_limit
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python starts once and keeps until its own end."""
 
+KERNEL_THREADS = 2
+"""The process whose children are the kernel's threads."""
+
 _outliving: set[int] = set()
 
 
@@ -73,8 +76,9 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
 
 
 def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
-    descendants = {child.pid for child in psutil.Process().children(recursive=True)}
-    for pid in (descendants | set(_heirs(test))) - _of_the_session():
+    children, heirs = _look_at_all(test)
+    own = _below({os.getpid()}, children) | heirs
+    for pid in own - _outliving - {os.getpid()} - _below(_outliving, children):
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
             words = " ".join(process.cmdline())
@@ -82,20 +86,34 @@ def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
                 yield (pid, process.create_time()), words[:300]
 
 
-def _heirs(test: str) -> Iterator[int]:
+def _look_at_all(test: str) -> tuple[dict[int, list[int]], set[int]]:
+    """The children of each process, and the processes with this test's variable.
+
+    Every test looks twice, so this is one pass over the files of ``/proc``.
+    """
     wanted = f"PYTEST_CURRENT_TEST={test} (".encode()
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    children: dict[int, list[int]] = {}
+    heirs: set[int] = set()
+    for pid in psutil.pids():
+        process = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):
-            if wanted in path.read_bytes():
-                yield int(path.parent.name)
+            # the program's name, in brackets, may have any characters
+            parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            if parent != KERNEL_THREADS:
+                children.setdefault(parent, []).append(pid)
+                if wanted in (process / "environ").read_bytes():
+                    heirs.add(pid)
+    return children, heirs
 
 
-def _of_the_session() -> set[int]:
-    """This process, those that fixtures of the session have started, and the descendants of these."""
-    found = _outliving | {os.getpid()}
-    for pid in _outliving:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+def _below(roots: set[int], children: dict[int, list[int]]) -> set[int]:
+    """All descendants of ``roots``."""
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        new = set(children.get(todo.pop(), ())) - found
+        found |= new
+        todo += new
     return found
 
 

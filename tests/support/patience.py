@@ -29,6 +29,8 @@ END_SECONDS = 60.0
 GRACE_SECONDS = 10.0
 """Time, ``scaled``, for what ends by itself after a test: a thread told to, a process whose parent was killed."""
 POLL_SECONDS = 0.05
+LONGEST_POLL_SECONDS = 0.25
+"""Time between two looks in a long wait. A look takes processor time: a request to a server, a list of processes."""
 SLOWNESS_VARIABLE = "HARVEST_TESTS_SLOWNESS"
 MAX_SLOWNESS = 20.0
 LOG_LINES = 60
@@ -166,7 +168,7 @@ def _polls(waiting_for: str, processes: list[Process], logs: list[Path]) -> Iter
                 f"waited {waited:.0f} s for this: {waiting_for}\nthe machine is {slowness():.1f} times slower than a "
                 f"quiet one; load {os.getloadavg()}\n{_stacks(processes)}{tails(logs)}"
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(max(POLL_SECONDS, waited / 20), LONGEST_POLL_SECONDS))
 
 
 def _stacks(processes: list[Process]) -> str:
