@@ -80,6 +80,19 @@ def test_early():
     assert "no such model" in told
 
 
+def test_the_environment_is_put_back_after_each_test(tmp_path: Path) -> None:
+    code = """
+import pytest
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_change(number):
+    assert "VLLM_LOGGING_LEVEL" not in os.environ
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    del os.environ["KEPT"]
+"""
+    assert "2 passed" in run_pytest(tmp_path / "rules", code, KEPT="yes")
+
+
 def test_a_wait_that_hangs_says_for_what_and_where_its_process_stands(tmp_path: Path) -> None:
     code = f"def test_hang():\n    process = subprocess.Popen({SLEEPER}, stderr=subprocess.PIPE, text=True)\n"
     code += "    patience.HANG_SECONDS = 1.0\n    patience.read_to_end(process, 'the shard is finished')\n"

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from tasks.comparison.equivalence import compare_runs
@@ -19,6 +20,8 @@ from tests.support.synthetic import publish_shard
 
 pytestmark = pytest.mark.slow
 
+MARK = "HARVEST_TESTS_LOOP"
+"""An environment variable of a loop's processes."""
 SMALL = {"questions": 12, "max_tokens": 48, "top_logprobs": 5}
 BFLOAT16_PROFILE = """
 name = "random-bfloat16"
@@ -132,6 +135,13 @@ def test_another_temperature_under_a_forged_fingerprint_is_found(
     assert report.examples
 
 
+def test_an_engine_core_in_a_process_of_its_own_ends_with_the_loop_that_it_served(hotter: Path, runs_dir: Path) -> None:
+    (log,) = (hotter / "logs").glob("reference.log")
+    assert "EngineCore pid=" in log.read_text()
+    # one that lives on would hold its GPU's memory, and the next engine would not start
+    assert not [process for process in psutil.process_iter() if _environment(process).get(MARK) == str(runs_dir)]
+
+
 def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path: Path) -> None:
     baseline, candidate = rounded
     blind = _copy(candidate, tmp_path)
@@ -162,7 +172,18 @@ def test_runs_of_other_models_are_refused(float32: Outcome, bfloat16: tuple[Path
 
 @pytest.fixture(scope="module")
 def hotter(runs_dir: Path) -> Path:
-    return _generate(_plan(runs_dir, temperature=0.8), "script", runs_dir)
+    """Its engine core has a process of its own, as with several GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        patch.setenv(MARK, str(runs_dir))
+        return _generate(_plan(runs_dir, temperature=0.8), "script", runs_dir)
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 def _kept_baseline(runs_dir: Path) -> Path:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.plan.prompts import request_seed
 from tests.faults.runs import (
     Rows,
     RunProcess,
@@ -115,28 +114,3 @@ def test_a_killed_engine_core_is_replaced_and_none_outlives_a_killed_harvest_run
     assert read_rows(root) == undisturbed
     # nothing that was finished before an engine or a flow was killed was made again
     assert kept.items() <= creation_times(root).items()
-
-
-def test_a_request_that_kills_its_engine_is_quarantined_and_the_rest_complete(
-    tmp_path: Path, undisturbed_fake: Rows
-) -> None:
-    keys = sorted(undisturbed_fake)
-    poisoned = [keys[9], keys[70]]
-    seeds = ",".join(str(request_seed(0, *key)) for key in poisoned)
-    run = start_generation(
-        tmp_path / "runs",
-        write_profile(tmp_path, backend="tests.support.fake_engines:PoisonedEngine"),
-        POISON_SEEDS=seeds,
-    )
-    outcome = run.finish()
-    rows = read_rows(only_run_dir(tmp_path / "runs"))
-    assert {key: row for key, row in rows.items() if key not in poisoned} == {
-        key: row for key, row in undisturbed_fake.items() if key not in poisoned
-    }
-    for key in poisoned:
-        completion_ids, error = rows[key]
-        assert completion_ids == ()
-        assert error is not None
-        assert "the engine died" in error
-    assert sum(shard["num_errors"] for shard in outcome["shards"]) == 2
-    assert_nothing_left(run.seen)

@@ -1,5 +1,7 @@
 """Fails a test that leaves something behind: processes, threads, open files, listening ports.
 
+Environment variables are put back without a word: libraries set some when they are imported (trl makes vLLM silent).
+
 Processes are this process's descendants, and those that inherited the variable which pytest sets for each test: so one
 whose parent has ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.
 """
@@ -14,11 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.patience import GRACE_SECONDS, scaled, until_or_limit
+from tests.support.patience import GRACE_SECONDS, SLOWNESS_VARIABLE, scaled, until_or_limit
 
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python starts once and keeps until its own end."""
 
+_OF_THE_SESSION = ("PYTEST_CURRENT_TEST", SLOWNESS_VARIABLE)
+"""Environment variables that pytest and ``tests.support.patience`` change for all tests."""
 KERNEL_THREADS = 2
 """The process whose children are the kernel's threads."""
 
@@ -68,11 +72,22 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
     """Fails the test when it leaves something behind that does not end by itself soon."""
     test, folder = request.node.nodeid, tmp_path_factory.getbasetemp()
     before = Belongings.now(test, folder)
-    yield
+    with _environment_kept():
+        yield
     left = until_or_limit(lambda: Belongings.now(test, folder).since(before), scaled(GRACE_SECONDS))
     if left:
         _end_processes(test)
         pytest.fail("this test left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    kept = {name: os.environ[name] for name in _OF_THE_SESSION if name in os.environ}
+    if dict(os.environ) != before | kept:
+        os.environ.clear()
+        os.environ.update(before | kept)
 
 
 def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
