@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
+import xxhash
 
 from profiles.regular_files import open_regular, parse_json, read_regular
 from tasks.errors import DamagedFile, DamagedRecord, StorageError
@@ -171,18 +172,28 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def xxh3_file(path: Path) -> str:
+    """Return the hex XXH3 (128 bits) of the regular file's bytes. Raises OSError.
+
+    It takes about a tenth of the time of ``sha256_file`` and finds the same accidents; who wants to can forge it.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Return the hex sha256 of the file at ``path``; it is read once per process, and again when it has changed."""
-    identity = file_identity(path.stat())
-    known = _hashes.get(path)
-    if known is None or known[0] != identity:
-        known = _hashes[path] = (identity, sha256_file(path))
-    return known[1]
+    return _hash_of(path, sha256_file)
+
+
+def xxh3_of(path: Path) -> str:
+    """Return the hex XXH3 of the file at ``path``; it is read once per process, and again when it has changed."""
+    return _hash_of(path, xxh3_file)
 
 
 def remember_sha256(path: Path, status: os.stat_result, sha256: str) -> None:
     """Note the hash of the file at ``path``, so that ``sha256_of`` need not read it while it has this ``status``."""
-    _hashes[path] = (file_identity(status), sha256)
+    _hashes[path, sha256_file] = (file_identity(status), sha256)
 
 
 def file_identity(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -190,7 +201,15 @@ def file_identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-_hashes: dict[Path, tuple[tuple[int, int, int, int], str]] = {}
+_hashes: dict[tuple[Path, Callable[[Path], str]], tuple[tuple[int, int, int, int], str]] = {}
+
+
+def _hash_of(path: Path, hash_file: Callable[[Path], str]) -> str:
+    identity = file_identity(path.stat())
+    known = _hashes.get((path, hash_file))
+    if known is None or known[0] != identity:
+        known = _hashes[path, hash_file] = (identity, hash_file(path))
+    return known[1]
 
 
 def is_temporary(path: Path) -> bool:

@@ -57,7 +57,7 @@ class FileUploader:
             before = os.fstat(file.fileno())
             digest = digest_file(file, self._store.transfer.part_bytes)
             remember_sha256(path, before, digest.sha256)
-            check_published(path)
+            check_published(path, by_sha256=True)
             stored = self._store.head(name) if listed else None
             verified = self._verify_present(name, digest, stored, known) if stored else None
             if stored is None or verified is None:

@@ -1,9 +1,10 @@
 """The bytes that each published file of a run must have, and the reading of those that have them.
 
-The size and sha256 of a file are recorded when it is published: those of ``rollouts/shard-00000.parquet`` in
+The size, sha256 and XXH3 of a file are recorded when it is published: those of ``rollouts/shard-00000.parquet`` in
 ``state/rollouts/shard-00000.json``, those of ``report.json`` in ``state/published/report.json.json``. A downloaded
 run has no such records; the entries of its ``manifest.json`` count instead. Readers compare a file with its record
-before they parse it, once per process. A shard without a record is not part of the run.
+before they parse it, once per process. They compare the XXH3 where there is one, as it is the faster; an upload and
+``harvest verify`` compare the sha256. A shard without a record is not part of the run.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ from tasks.files import (
     sha256_file,
     sha256_of,
     try_read_record,
+    xxh3_file,
+    xxh3_of,
 )
 from tasks.last_read import note_read
 from tasks.records import RunPaths
@@ -45,6 +48,8 @@ class PublishedRecord:
     sha256: str
     """In hex."""
     bytes: int
+    xxh3: str | None = None
+    """In hex, 128 bits; runs of earlier versions and downloaded ones have none."""
     made_from: str = ""
     """Identifies the input of the file: with other input the file does not count as finished."""
     replaced: str | None = None
@@ -53,7 +58,8 @@ class PublishedRecord:
 
 def record_published(path: Path, *, made_from: str = "") -> None:
     """Record the bytes that the published file at ``path`` has now."""
-    _write_record(path, PublishedRecord(sha256=sha256_of(path), bytes=path.stat().st_size, made_from=made_from))
+    size = path.stat().st_size
+    _write_record(path, PublishedRecord(sha256=sha256_of(path), bytes=size, xxh3=xxh3_file(path), made_from=made_from))
 
 
 @contextlib.contextmanager
@@ -64,6 +70,7 @@ def recorded_path(path: Path) -> Iterator[Path]:
         record = PublishedRecord(
             sha256=sha256_file(temporary),
             bytes=temporary.stat().st_size,
+            xxh3=xxh3_file(temporary),
             replaced=sha256_of(path) if path.is_file() else None,
         )
         _write_record(path, record)
@@ -83,13 +90,13 @@ def published_record(path: Path) -> PublishedRecord | None:
     return manifest_records(run_dir).get(name)
 
 
-def check_published(path: Path) -> None:
+def check_published(path: Path, *, by_sha256: bool = False) -> None:
     """Raise DamagedFile unless the file at ``path`` has the bytes on record.
 
     A file beside the shards may lack a record, as in runs of earlier versions. A shard may not.
     """
     note_read(path)
-    if reason := damage_of(path):
+    if reason := damage_of(path, by_sha256=by_sha256):
         raise DamagedRecord(path, reason)
 
 
@@ -114,8 +121,11 @@ def scan_shard(path: Path, *, row_index_name: str | None = None) -> pl.LazyFrame
     return pl.scan_parquet(path, row_index_name=row_index_name, glob=False)
 
 
-def damage_of(path: Path) -> str | None:
-    """Return what is wrong with the bytes of the published file at ``path``, or None."""
+def damage_of(path: Path, *, by_sha256: bool = False) -> str | None:
+    """Return what is wrong with the bytes of the published file at ``path``, or None.
+
+    The XXH3 is enough, where it is on record, unless ``by_sha256`` is asked for.
+    """
     record = published_record(path)
     if record is None:
         return "its sha256 is not on record" if "/" in _split(path)[1] else None
@@ -123,6 +133,8 @@ def damage_of(path: Path) -> str | None:
         size = path.stat().st_size
         if size != record.bytes and record.replaced is None:
             return f"{record.bytes:,} bytes are on record, and there are {size:,}"
+        if not by_sha256 and record.xxh3 is not None and xxh3_of(path) == record.xxh3:
+            return None
         found = sha256_of(path)
     except OSError as error:
         return error.strerror or str(error)

@@ -91,7 +91,7 @@ def missing_files(run_dir: Path) -> list[str]:
 
 def damaged_files(run_dir: Path) -> dict[str, str]:
     """Return the published files whose bytes are not those on record, each with what is wrong."""
-    found = {name: damage_of(run_dir / name) for name in published_files(run_dir)}
+    found = {name: damage_of(run_dir / name, by_sha256=True) for name in published_files(run_dir)}
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -130,7 +130,7 @@ def build_manifest(run_dir: Path) -> Manifest:
     files = []
     for name in published_files(run_dir):
         path = run_dir / name
-        check_published(path)
+        check_published(path, by_sha256=True)
         rows = _rows(path) if path.suffix == ".parquet" else None
         files.append(ManifestFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path)))
     return Manifest(

@@ -18,15 +18,17 @@ started = time.perf_counter()
 import contextlib, io
 from pathlib import Path
 import tasks.files as files
-hash_file, spent = files.sha256_file, 0.0
-def timed(path):
-    global spent
-    began = time.perf_counter()
-    try:
-        return hash_file(path)
-    finally:
-        spent += time.perf_counter() - began
-files.sha256_file = timed
+spent = 0.0
+def timed(hash_file):
+    def hash_timed(path):
+        global spent
+        began = time.perf_counter()
+        try:
+            return hash_file(path)
+        finally:
+            spent += time.perf_counter() - began
+    return hash_timed
+files.sha256_file, files.xxh3_file = timed(files.sha256_file), timed(files.xxh3_file)
 run, out = Path(sys.argv[1]), sys.argv[2]
 if sys.argv[3] == "read":
     from tasks.results.scored_rollouts import scored_shards

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.export.export_run import export_run
-from tasks.files import publish_json, publish_text
+from tasks.files import publish_json, publish_text, xxh3_file
 from tasks.records import RunPaths
 from tasks.results.arm_ranking import rank_arms
 from tasks.results.rescore import rescore_run
@@ -172,6 +172,25 @@ def test_a_kill_between_a_file_and_its_record_damages_neither(tmp_path: Path) ->
     path.write_text("old")
     with pytest.raises(DamagedFile, match=r"report\.json is damaged: 5 bytes are on record, and there are 3"):
         check_published(path)
+
+
+def test_readers_compare_the_quick_hash_and_an_upload_the_sha256(run: RunPaths, tmp_path: Path) -> None:
+    path, record = run.rollouts(0), run.state / "rollouts" / "shard-00000.json"
+    published = published_record(path)
+    assert published is not None
+    assert published.xxh3 == xxh3_file(path)
+    # a record of an earlier version, and one whose quick hash is wrong: the sha256 counts
+    for xxh3 in (None, "0" * 32):
+        publish_json({"sha256": published.sha256, "bytes": published.bytes, "xxh3": xxh3}, record)
+        check_published(path)
+        assert rank_arms(run.root)
+    # who forges the quick hash deceives a reader, but no upload
+    _flip(path)
+    publish_json({"sha256": published.sha256, "bytes": published.bytes, "xxh3": xxh3_file(path)}, record)
+    check_published(path)
+    with pytest.raises(DamagedFile, match=rf"sha256 {published.sha256} is on record"):
+        upload_run(run.root, str(tmp_path / "bucket"))
+    assert not verify_run(run.root).ok
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 100_000, '{"sha256": 3, "bytes": "x"}'])
