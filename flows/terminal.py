@@ -18,6 +18,9 @@ _LONGEST_LINE = 8_000
 
 
 class _VisibleFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
+        return one_line(super().formatMessage(record), _LONGEST_LINE)
+
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import posix
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -54,7 +55,8 @@ def text_of(error: BaseException) -> str:
 def _no_silent_exit() -> Iterator[None]:
     before = getattr(_running, "pid", None)
     # it stays: other threads and processes get what they had, and taking it away would race with them
-    setattr(os, "_exit", _exit_unless_user_code)  # noqa: B010  # mypy allows no assignment to a function
+    for module in (os, posix):
+        setattr(module, "_exit", _exit_unless_user_code)  # noqa: B010  # mypy allows no assignment to a function
     _running.pid = os.getpid()
     try:
         yield

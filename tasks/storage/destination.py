@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
-from tasks.errors import UploadError
-from tasks.storage.filesystems import TransferSettings, open_filesystem
+from tasks.errors import ConfigError, UploadError
+from tasks.storage.filesystems import USE, TransferSettings, open_filesystem
 from tasks.storage.object_store import ObjectStore, protocols
 from tasks.storage.s3_object_store import S3ObjectStore
 from tasks.storage.transfer_scope import add_to_scope
@@ -15,6 +15,7 @@ CHECK_PREFIX = ".harvest-check-"
 """Start of the name of the object that a check writes."""
 CHECK_ATTEMPTS = 3
 """How often a check tries a request. It is less often than in an upload, because a user may wait for the answer."""
+_READ_ONLY = frozenset({"http", "https"})
 
 
 def open_store(
@@ -26,6 +27,8 @@ def open_store(
     """
     transfer = transfer or TransferSettings()
     filesystem, root = open_filesystem(url, transfer)
+    if for_writing and _READ_ONLY.intersection(protocols(filesystem)):
+        raise ConfigError(f"{url!r} can be read, and nothing can be written to it. {USE}")
     if for_writing and "file" in protocols(filesystem):
         # a write is tried again for a long time, as a mounted store may come back
         check_directory(Path(root), "the destination")

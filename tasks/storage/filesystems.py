@@ -16,7 +16,7 @@ from tasks.storage.transfer_errors import redact
 from tasks.time_limits import time_limit
 from tasks.user_paths import is_url, user_path
 
-_USE = "Use a directory, s3://BUCKET/PREFIX, or another protocol, such as gs://, abfs://, hf:// or sftp://"
+USE = "Use a directory, s3://BUCKET/PREFIX, or another protocol, such as gs://, abfs://, hf:// or sftp://"
 _OF_THIS_PROCESS = ("memory", "reference")
 _CHECKSUM_VARIABLE = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
@@ -84,13 +84,13 @@ def open_filesystem(url: str, transfer: TransferSettings | None = None) -> tuple
         filesystem = _open_s3(url, transfer)
         return filesystem, filesystem._strip_protocol(url)
     if protocol in _OF_THIS_PROCESS:
-        raise ConfigError(f"{url!r} is in the memory of this process and gone with it. {_USE}")
+        raise ConfigError(f"{url!r} is in the memory of this process and gone with it. {USE}")
     try:
         filesystem, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
     except ImportError as error:
         raise ConfigError(f"cannot open {url!r}: its package is not installed ({error})") from None
     except Exception as error:  # each filesystem of fsspec has its own
-        raise ConfigError(f"cannot open {url!r}: {redact(str(error))}. {_USE}") from None
+        raise ConfigError(f"cannot open {url!r}: {redact(str(error))}. {USE}") from None
     return filesystem, str(path)
 
 
@@ -102,9 +102,9 @@ def check_url(url: str) -> None:
         try:
             place = urlsplit(url)
         except ValueError as error:
-            raise ConfigError(f"{url!r} is no URL: {error}. {_USE}") from None
+            raise ConfigError(f"{url!r} is no URL: {error}. {USE}") from None
         if not place.netloc and (place.scheme in ("s3", "s3a") or not place.path.strip("/")):
-            raise ConfigError(f"{url!r} names no bucket, host or directory. {_USE}")
+            raise ConfigError(f"{url!r} names no bucket, host or directory. {USE}")
     scheme, _, rest = url.partition("://")
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and (":" in user or scheme in ("s3", "s3a")):

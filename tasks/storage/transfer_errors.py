@@ -24,6 +24,8 @@ _TRANSIENT_TYPES = frozenset(
         *("TimeoutError", "ConnectionError"),
     }
 )
+_FINAL_TYPES = frozenset({"OfflineModeIsEnabled"})
+"""Types of errors that look like those of a network and are decisions of the user."""
 _TRANSIENT_ERRNOS = frozenset(
     {
         *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.EBUSY, errno.EAGAIN),
@@ -77,7 +79,8 @@ def is_transient(error: BaseException) -> bool:
     gone = isinstance(error, StorageError) and errno.ENOENT in numbers
     if gone or numbers & _TRANSIENT_ERRNOS:
         return True
-    return not _certificate_refused(error) and bool(_type_names(error) & _TRANSIENT_TYPES)
+    names = _type_names(error)
+    return not (_certificate_refused(error) or names & _FINAL_TYPES) and bool(names & _TRANSIENT_TYPES)
 
 
 def is_missing(error: BaseException) -> bool:

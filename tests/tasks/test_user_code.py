@@ -1,6 +1,7 @@
 """Whatever code of the user raises is one error; what a signal raises is not the code's."""
 
 import os
+import posix
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ RAISED = [
         lambda: fail(Unreadable()), "Unreadable: its text cannot be read, which raised SystemExit", id="no text"
     ),
     pytest.param(lambda: os._exit(0), "SystemExit: os._exit(0)", id="the end of the process"),
+    pytest.param(lambda: posix._exit(0), "SystemExit: os._exit(0)", id="the end of the process, by its other name"),
     pytest.param(endless, "RecursionError: maximum recursion depth exceeded", id="recursion"),
 ]
 

@@ -139,3 +139,11 @@ def test_a_limit_of_the_shell_is_named(command: str, limit: int, value: int, tol
     assert (outcome.returncode, outcome.stdout, outcome.stderr.count("\n")) == (2, "", 1), outcome.stderr
     assert told in outcome.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["run", "--profile", "fake.toml", "--upload"], ["upload", "one"]])
+def test_what_can_only_be_read_is_no_destination(
+    command: list[str], refused: Refused, here: Path, runs_dir: Path
+) -> None:
+    line = refused(*command, "http://127.0.0.1:9/x", "--runs-dir", runs_dir if command[0] == "upload" else "runs")
+    assert "can be read, and nothing can be written to it. Use a directory, s3://BUCKET/PREFIX" in line

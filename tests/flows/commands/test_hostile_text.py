@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +18,14 @@ from markdown_it import MarkdownIt
 
 from flows.reporting.artifacts import run_markdown
 from flows.reporting.summary_view import print_summary
+from profiles.load import DEMO_MODEL
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.files import parse_record
 from tasks.node.preflight_report import PreflightReport
 from tasks.results.run_report import RunReport, read_report
 from tasks.storage.published import record_published
-from tests.support.harvest_command import harvest, harvest_here
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import environment, harvest, harvest_here
 from tests.support.report_run import write_report_run
 
 MARK = "[red][link=https://evil.example]x[/link]"
@@ -117,6 +120,7 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "score": (0, ("score", NAME)),
     "export": (0, ("export", NAME, "--to", "jsonl", "--out", "OUT")),
     "export another arm": (2, ("export", NAME, "--to", "jsonl", "--out", "OUT", "--arms", "other")),
+    "plan": (0, ("plan", "--after", NAME, "--questions", "2")),
     "upload": (2, ("upload", NAME, "OUT")),
     "no such run": (2, ("show", HOSTILE.replace("/", ""))),
     "no such option": (2, ("show", "run", f"--{HOSTILE}")),
@@ -192,6 +196,35 @@ def test_a_terminal_that_knows_less_than_unicode_gets_what_it_knows(command: str
     ended = harvest(*command.split(), "--runs-dir", runs, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (ended.code, ended.stderr) == (0, "")
     assert ended.stdout.isascii()
+
+
+@pytest.mark.parametrize("command", ["plan", "preflight"])
+def test_a_model_shows_its_text_and_does_not_obey_it(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(DEMO_MODEL, tmp_path / f"model{NAME}"))
+    edit = json.loads((model / "config.json").read_text())
+    edit |= {"architectures": [HOSTILE], "model_type": f"{edit['model_type']}", f"key{HOSTILE}": HOSTILE}
+    (model / "config.json").write_text(json.dumps(edit))
+    arms = tmp_path / f"arms{NAME}.toml"
+    arms.write_text(f"[[arms]]\nid = {json.dumps(HOSTILE)}\nsystem_prompt = {json.dumps(HOSTILE)}\n")
+    options = ("--model", model, "--arms", arms, "--profile", write_fake_profile(tmp_path))
+    assert harvest_here(command, *options, "--runs-dir", tmp_path / f"runs{NAME}") in (0, 1, 2)
+    shown = capsys.readouterr()
+    assert not UNSAFE.findall(shown.out + shown.err)
+    assert shown.out + shown.err
+
+
+def test_a_warning_is_one_line() -> None:
+    script = (
+        "import logging; from flows.terminal import prepare_output; prepare_output(); "
+        f"logging.getLogger('tasks').warning('of %s', {HOSTILE!r})"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert not UNSAFE.findall(ended.stderr)
+    assert (ended.stderr[:3], ended.stderr.count("\n")) == ("of ", 1)
 
 
 def test_code_that_a_run_names_is_not_imported(

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 from botocore.exceptions import ClientError
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tasks.errors import ConfigError, HarvestError, StorageError, UploadError
 from tasks.storage.transfer_errors import explain, is_transient, redact
@@ -34,6 +35,7 @@ def test_secrets_are_replaced(text: str, bucket: Bucket) -> None:
         (PermissionError("denied"), False),
         (FileNotFoundError("gone"), False),
         (KeyError("x"), False),
+        (OfflineModeIsEnabled("HF_HUB_OFFLINE is set"), False),
     ],
 )
 def test_network_errors_are_transient(error: Exception, expected: bool) -> None:
