@@ -16,7 +16,7 @@ import polars as pl
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import Row, limit_rows
 from tasks.plan.dataset_parquet import check_parquet, parquet_rows
-from tasks.plan.dataset_text import COMPRESSIONS, csv_rows, json_array, json_lines
+from tasks.plan.dataset_text import COMPRESSIONS, check_unpacked, csv_rows, json_array, json_lines
 from tasks.storage.filesystems import open_filesystem
 from tasks.storage.transfer_errors import redact
 from tasks.user_paths import split_pattern
@@ -61,6 +61,20 @@ def read_remote_files(url: str) -> Iterator[Row]:
             filesystem.get_file(name, str(local))
             yield from _rows_of([local])
             local.unlink()
+
+
+def check_files_below(directory: Path) -> None:
+    """Raise ConfigError for a file below ``directory`` that no library should read.
+
+    That is a pipe, a socket or a device, which has no end, and a file that unpacks to far more than its size. The
+    library ``datasets`` reads directories, and has no such limits.
+    """
+    files = [path for path in sorted(directory.rglob("*")) if path.exists() and not path.is_dir()]
+    for path in files:
+        if not path.is_file():
+            raise ConfigError(f"dataset {directory} holds {path.relative_to(directory)}, which is no file. Remove it")
+        check_unpacked(path)
+    check_parquet([path for path in files if path.suffix.lower() == ".parquet"])
 
 
 @contextlib.contextmanager

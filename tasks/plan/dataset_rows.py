@@ -10,7 +10,14 @@ from typing import Any, get_args
 
 from profiles.demo.questions import Split, generate_questions
 from tasks.errors import ConfigError
-from tasks.plan.dataset_files import FILE_SUFFIXES, is_file_name, read_files, read_remote_files, remote_dataset
+from tasks.plan.dataset_files import (
+    FILE_SUFFIXES,
+    check_files_below,
+    is_file_name,
+    read_files,
+    read_remote_files,
+    remote_dataset,
+)
 from tasks.plan.dataset_text import COMPRESSIONS
 from tasks.plan.run_config import DatasetSource
 from tasks.user_paths import is_url, user_path
@@ -29,7 +36,7 @@ def open_rows(source: DatasetSource) -> Iterable[Mapping[str, Any]]:
         return read_remote_files(source.path) if is_file_name(source.path) else _remote_directory_rows(source)
     path = user_path(source.path)
     if path.is_dir():
-        _refuse_odd(path)
+        check_files_below(path)
         return _saved_rows(source, path) if _is_saved(path) else _directory_rows(source, path)
     if is_file_name(source.path):
         return read_files(source.path)
@@ -59,14 +66,8 @@ def _remote_directory_rows(source: DatasetSource) -> Iterator[Mapping[str, Any]]
     with remote_dataset(source.path) as (filesystem, path, directory):
         local = directory / "dataset"
         filesystem.get(path.rstrip("/") + "/", f"{local}/", recursive=True)
+        check_files_below(local)
         yield from _saved_rows(source, local) if _is_saved(local) else _loaded_rows(source, str(local), streaming=True)
-
-
-def _refuse_odd(directory: Path) -> None:
-    """Raise ConfigError when a pipe, socket or device is below ``directory``: ``datasets`` would wait for it."""
-    for path in directory.rglob("*"):
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ConfigError(f"dataset {directory} holds {path.relative_to(directory)}, which is no file. Remove it")
 
 
 def _is_saved(path: Path) -> bool:

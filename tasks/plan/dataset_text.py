@@ -1,13 +1,16 @@
 """Reads a dataset file of text, compressed or not: JSON lines, a JSON array or CSV. What it may hold has limits."""
 
+import contextlib
 import csv
 import io
 import json
+import lzma
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self, cast
+from typing import BinaryIO, Self, cast
 
 from profiles.regular_files import open_regular, parse_json
 from tasks.errors import ConfigError
@@ -16,6 +19,8 @@ from tasks.units import MIB
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """pyarrow's names of the compressions, by suffix."""
+_ARCHIVES = {*COMPRESSIONS, ".xz", ".zip"}
+"""What the library ``datasets`` unpacks in a directory."""
 ENCODING = "utf-8-sig"  # spreadsheets export a byte order mark, which would become part of the first column's name
 
 _EXPANSION, _EXPANDED = 100, 256 * MIB
@@ -38,7 +43,7 @@ class _Text:
             return
         import pyarrow
 
-        self._most = max(_EXPANDED, _EXPANSION * os.fstat(self._raw.fileno()).st_size)
+        self._most = _most_unpacked(self._raw)
         unpacked = pyarrow.input_stream(self._raw, compression=compression)
         self._file = io.TextIOWrapper(unpacked, encoding=ENCODING, newline="")
 
@@ -67,11 +72,45 @@ class _Text:
     def _counted(self, text: str) -> str:
         self._total += len(text)
         if self._total > self._most:
-            raise ConfigError(
-                f"dataset file {self._path} unpacks to more than {self._most:,} characters, {_EXPANSION} times its "
-                "size. Unpack it, and give the file that comes out of it if that is what it should be"
-            )
+            raise _unpacks_to_too_much(self._path, self._most)
         return text
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise ConfigError when ``path`` is compressed, and unpacks to more than a dataset file may.
+
+    What cannot be unpacked passes: whoever reads it says what is wrong.
+    """
+    import pyarrow
+
+    suffix = path.suffix.lower()
+    if suffix not in _ARCHIVES:
+        return
+    total = 0
+    with open_regular(path) as raw, contextlib.suppress(EOFError, OSError, *_UNPACKING_ERRORS, pyarrow.ArrowException):
+        most = _most_unpacked(raw)
+        if suffix == ".zip":
+            total = sum(member.file_size for member in zipfile.ZipFile(raw).infolist())
+        else:
+            with lzma.open(raw) if suffix == ".xz" else pyarrow.input_stream(raw, COMPRESSIONS[suffix]) as unpacked:
+                while total <= most and (block := unpacked.read(_BLOCK)):
+                    total += len(block)
+        if total > most:
+            raise _unpacks_to_too_much(path, most)
+
+
+_UNPACKING_ERRORS = (lzma.LZMAError, zipfile.BadZipFile)
+
+
+def _most_unpacked(raw: BinaryIO) -> int:
+    return max(_EXPANDED, _EXPANSION * os.fstat(raw.fileno()).st_size)
+
+
+def _unpacks_to_too_much(path: Path, most: float) -> ConfigError:
+    return ConfigError(
+        f"dataset file {path} unpacks to more than {most:,} characters, {_EXPANSION} times its size. Unpack it, and "
+        "give the file that comes out of it if that is what it should be"
+    )
 
 
 def json_lines(path: Path) -> Iterator[Row]:

@@ -3,7 +3,9 @@
 import collections
 import itertools
 import json
+import lzma
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tasks.errors import ConfigError
 from tasks.plan.dataset_files import read_files, read_remote_files
 from tasks.plan.dataset_limits import LARGEST_ROW, MOST_ROWS, limit_rows
 from tasks.plan.dataset_parquet import check_in_process
+from tasks.plan.dataset_text import check_unpacked
 from tasks.plan.questions import load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.units import MIB
@@ -144,6 +147,43 @@ def test_a_directory_with_a_pipe_or_a_device_is_refused(tmp_path: Path, reason: 
     ODD[reason](tmp_path / "test" / "b.jsonl")
     with pytest.raises(ConfigError, match=r"holds test/b\.jsonl, which is no file"):
         load_questions(DatasetSource(path=str(tmp_path)))
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", BLANK * 257)
+
+
+BOMBS: dict[str, Callable[[Path], object]] = {
+    "a.jsonl.zst": lambda path: compress(path, BLANK, times=257),
+    "a.tar.gz": lambda path: compress(path, BLANK, times=257),
+    "a.jsonl.xz": lambda path: path.write_bytes(lzma.compress(BLANK.encode() * 257, preset=0)),
+    "a.zip": _zip,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_directory_with_a_file_that_unpacks_to_far_more_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "b.jsonl").write_text(json.dumps(ROW))
+    BOMBS[name](tmp_path / "test" / name)
+    with pytest.raises(ConfigError, match=rf"{name} unpacks to more than {256 * MIB:,} characters, 100 times its size"):
+        load_questions(DatasetSource(path=str(tmp_path)))
+
+
+def test_a_directory_with_a_parquet_file_of_large_cells_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    pl.DataFrame({"question": ["0" * (LARGEST_ROW + 1)], "answer": ["1"]}).write_parquet(
+        tmp_path / "test" / "a.parquet"
+    )
+    with pytest.raises(ConfigError, match=rf"a\.parquet has a row of more than {LARGEST_ROW:,} characters"):
+        load_questions(DatasetSource(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.xz", "a.zip"])
+def test_what_cannot_be_unpacked_is_for_its_reader_to_say(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    check_unpacked(tmp_path / name)
 
 
 @pytest.mark.parametrize("damage", [slice(0, 200), slice(4, None), slice(0, -1)])
