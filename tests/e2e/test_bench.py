@@ -1,16 +1,18 @@
-"""``harvest bench`` as a user runs it, with the real engine."""
+"""``harvest bench`` as a user runs it; the engine is a fake."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import harvest
 
 
 @pytest.mark.slow
 def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path, prefect_api: str) -> None:
-    asked = ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
+    asked = ("--profile", write_fake_profile(tmp_path), "--baseline-profile", tmp_path / "fake.toml")
+    asked += ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
     outcome = harvest("bench", *asked, "--runs-dir", tmp_path / "runs", PREFECT_API_URL=prefect_api)
     assert outcome.code == 0, outcome.stderr
     for heading in ("sequences/s", "tokens/s", "pipeline / it", "equivalence", "Projected time"):

@@ -115,9 +115,7 @@ def test_the_same_command_again_generates_nothing(first: Outcome, runs_dir: Path
     assert again.report["generation"] == first.report["generation"]
 
 
-def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
-    first: Outcome, tmp_path: Path, prefect_api: str
-) -> None:
+def test_damaged_shards_are_redone(first: Outcome, tmp_path: Path, prefect_api: str) -> None:
     runs_dir = tmp_path / "runs"
     copied = shutil.copytree(first.report["run_dir"], runs_dir / first.report["run_id"])
     paths = RunPaths(root=copied)
@@ -147,11 +145,3 @@ def test_damaged_shards_are_redone_and_shard_size_changes_no_token(
     assert typical < 1e-5
     assert isinstance(largest, float)
     assert largest < 0.05
-
-    other = harvest("run", *SHORT, "--shard-size", "20", "--runs-dir", runs_dir, PREFECT_API_URL=prefect_api)
-    assert other.code == 0, other.stderr
-    assert other.report["run_id"] != first.report["run_id"]
-    key = ["example_id", "arm_id", "sample_index"]
-    compared = rows(other.report).join(original, on=key, how="inner")
-    assert compared.height == 320
-    assert (compared["completion_ids"] == compared["completion_ids_right"]).all()

@@ -1,4 +1,4 @@
-"""The rows of one undisturbed run of each engine, with which the tests compare disturbed runs."""
+"""The rows of an undisturbed run, with which the tests compare disturbed runs."""
 
 import fcntl
 import pickle
@@ -32,30 +32,20 @@ def _end_what_a_failed_test_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """Rows of the real engine."""
-    return _undisturbed(tmp_path_factory, "vllm")
-
-
-@pytest.fixture(scope="session")
 def undisturbed_fake(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """Rows of the fake engine."""
-    return _undisturbed(tmp_path_factory, "tests.support.fake_engines:FakeEngine")
-
-
-def _undisturbed(factory: pytest.TempPathFactory, backend: str) -> Rows:
-    """Return the rows of a run that one test process makes and all of them read."""
-    kept = session_folder(factory) / f"undisturbed-{backend.rpartition(':')[2]}.pickle"
+    """Rows of the fake engine. One test process makes them, and all read them."""
+    kept = session_folder(tmp_path_factory) / "undisturbed.pickle"
     with kept.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(_generate(factory.mktemp("undisturbed"), backend)))
+            kept.write_bytes(pickle.dumps(_generate(tmp_path_factory.mktemp("undisturbed"))))
         rows: Rows = pickle.loads(kept.read_bytes())
     return rows
 
 
-def _generate(folder: Path, backend: str) -> Rows:
-    outcome = start_generation(folder / "runs", write_profile(folder, backend=backend)).finish()
+def _generate(folder: Path) -> Rows:
+    profile = write_profile(folder, backend="tests.support.fake_engines:FakeEngine")
+    outcome = start_generation(folder / "runs", profile).finish()
     assert outcome["restarts"] == 0
     root = only_run_dir(folder / "runs")
     # one engine for all shards

@@ -46,10 +46,10 @@ def test_every_shard_is_finished(plan: RunPlan) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_starts_no_engine(runs_dir: Path) -> None:
+def test_the_command_starts_no_engine(runs_dir: Path, prefect_api: str) -> None:
     rollouts = {path.name: path.read_bytes() for path in (OLD_RUNS / RUN_ID / "rollouts").iterdir()}
     options = [part for name, value in PARAMETERS.items() for part in (f"--{name.replace('_', '-')}", value)]
-    outcome = harvest("run", *options, "--runs-dir", runs_dir, "--json")
+    outcome = harvest("run", *options, "--runs-dir", runs_dir, "--json", PREFECT_API_URL=prefect_api)
     assert outcome.code == 0, outcome.stderr
     root = runs_dir / RUN_ID
     assert Path(outcome.report["run_dir"]) == root
