@@ -1,5 +1,6 @@
 """Any process of a run is killed at random moments: the run, or the same command again, completes it."""
 
+import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.faults.runs import (
     write_profile,
 )
 from tests.support.fake_engines import open_gate
+from tests.support.patience import is_alive, until
 
 pytestmark = pytest.mark.slow
 
@@ -69,9 +71,8 @@ def test_a_run_whose_processes_are_killed_is_completed(
             held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}
             run = start_harvest(runs_dir, profile, more=more, **held)
             while first and run.process.poll() is None:
-                if num_saved_rollouts(run.root) < ROLLOUTS:
-                    run.wait_until(lambda run=run: with_words("tasks.generation.replica")(run), "an engine is there")
-                killed += kill(run, first.pop(), WHILE_GENERATING)
+                if num_saved_rollouts(run.root) == ROLLOUTS or found_or_ended(run, "replica", WHILE_GENERATING):
+                    killed += kill(run, first.pop(), WHILE_GENERATING)
             open_gate(gate)
             if later and not first:
                 killed += kill(run, later.pop(), AFTERWARDS)
@@ -88,10 +89,20 @@ def test_a_run_whose_processes_are_killed_is_completed(
         assert problems_of_run(tmp_path / "bucket" / root.name) == []
 
 
+def found_or_ended(run: RunProcess, name: str, processes: dict[str, Find]) -> psutil.Process | None:
+    """Wait for the process, and return it; None if the run ends before."""
+    ended = object()
+    found = run.wait_until(
+        lambda: processes[name](run) if run.process.poll() is None else ended, f"{name} is there, or the run has ended"
+    )
+    return found if isinstance(found, psutil.Process) else None
+
+
 def kill(run: RunProcess, name: str, processes: dict[str, Find]) -> int:
     """Kill the process as soon as there is one; tell whether there was, as the run may have ended before."""
-    try:
-        run.wait_until(lambda: processes[name](run), f"{name} is there").kill()
-    except (AssertionError, psutil.NoSuchProcess):
-        return 0
-    return 1
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process := found_or_ended(run, name, processes):
+            process.kill()
+            until(lambda: not is_alive(process), f"{name} has ended")
+            return 1
+    return 0
