@@ -26,8 +26,9 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
 
     ``message`` makes the error's text of what was raised, in words. What the handler of a signal raises meanwhile
     passes through unchanged. ``os._exit`` raises SystemExit in the block: with code 0 a run that it ends would look
-    finished.
+    finished. A process that the block forks ends with the block.
     """
+    began = os.getpid()
     with _handled_signals() as handled, _no_silent_exit():
         try:
             yield
@@ -35,6 +36,10 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
             if handled:
                 raise
             raise ConfigError(message(in_words(error))) from error
+        finally:
+            if os.getpid() != began:
+                # a fork of the code's: two processes must not go on as one run
+                _exit_process(0)
 
 
 def in_words(error: BaseException) -> str:

@@ -8,6 +8,7 @@ whose parent has ended is found too. What a session's fixtures start is announce
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,11 +48,12 @@ class Belongings:
 
     @classmethod
     def now(cls, test: str, folder: Path) -> "Belongings":
+        files, ports = _open_files(folder)
         return cls(
             processes=dict(_processes_of(test)),
             threads={thread for thread in threading.enumerate() if not thread.daemon},
-            files=set(_open_files(folder)),
-            ports=set(_listening_ports()),
+            files=files,
+            ports=ports,
         )
 
     def since(self, before: "Belongings") -> list[str]:
@@ -132,18 +134,20 @@ def _below(roots: set[int], children: dict[int, list[int]]) -> set[int]:
     return found
 
 
-def _open_files(folder: Path) -> Iterator[str]:
+def _open_files(folder: Path) -> tuple[set[str], set[int]]:
+    """The open files below ``folder``, and the ports at which this process listens."""
+    files: set[str] = set()
+    ports: set[int] = set()
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             target = str(path.readlink())
             if target.startswith(str(folder)):
-                yield target
-
-
-def _listening_ports() -> Iterator[int]:
-    for connection in psutil.Process().net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN:
-            yield connection.laddr.port
+                files.add(target)
+            elif target.startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(path.name))) as copy:
+                    if copy.family != socket.AF_UNIX and copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        ports.add(copy.getsockname()[1])
+    return files, ports
 
 
 def _end_processes(test: str) -> None:

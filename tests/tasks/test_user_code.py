@@ -11,6 +11,7 @@ import pytest
 
 from tasks.errors import ConfigError, NotEquivalent
 from tasks.user_code import user_code
+from tests.support.harvest_command import environment
 
 
 class Unreadable(Exception):
@@ -102,3 +103,16 @@ with user_code(str):
     thread.join()
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 4
+
+
+def test_a_process_that_the_code_forks_ends_with_it() -> None:
+    script = (
+        "import os\nfrom tasks.user_code import user_code\n"
+        "for call in (os.fork, lambda: os.fork() or 1 / 0):\n"
+        "    with user_code(str):\n        call()\n"
+        "os.write(1, b'goes on ')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert (ended.stdout, ended.stderr) == ("goes on ", "")
