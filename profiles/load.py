@@ -46,7 +46,7 @@ def load_arms(name_or_path: str | None) -> ArmSet:
         return _load(Path(name_or_path), ArmSet, "arms file")
     path = PROFILES_DIR / "arms" / f"{name_or_path}.toml"
     if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in path.parent.glob("*.toml")))
+        shipped = ", ".join(sorted(file.stem for file in (PROFILES_DIR / "arms").glob("*.toml")))
         raise SettingsError(
             f"unknown arms {name_or_path!r}; the shipped sets are {shipped}. "
             "Give one of these, or the path of a .toml file"

@@ -26,10 +26,10 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
 
     ``message`` makes the error's text of what was raised, in words. What the handler of a signal raises meanwhile
     passes through unchanged. ``os._exit`` raises SystemExit in the block: with code 0 a run that it ends would look
-    finished. A process that the block forks ends with the block.
+    finished. A process that the block forks ends with the block, and the working directory is what it was.
     """
     began = os.getpid()
-    with _handled_signals() as handled, _no_silent_exit():
+    with _kept_directory(), _handled_signals() as handled, _no_silent_exit():
         try:
             yield
         except BaseException as error:
@@ -54,6 +54,36 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except BaseException as another:
         return f"its text cannot be read, which raised {type(another).__name__}"
+
+
+@contextlib.contextmanager
+def kept_environment() -> Iterator[None]:
+    """Put the environment variables back after the block."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        if dict(os.environ) != before:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _kept_directory() -> Iterator[None]:
+    """Go back to the working directory after the block: a run's relative paths would mean others."""
+    before = _directory()
+    try:
+        yield
+    finally:
+        if before is not None and _directory() != before:
+            os.chdir(before)
+
+
+def _directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109  # a tenth of the time of Path.cwd, and this is called for every answer
+    except OSError:
+        return None  # it was removed
 
 
 @contextlib.contextmanager

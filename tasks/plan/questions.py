@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from tasks.errors import ConfigError
+from tasks.plain_text import shortened
 from tasks.plan.dataset_rows import open_rows
 from tasks.plan.row_filter import RowFilter, parse_filters
 from tasks.plan.run_config import DatasetSource
@@ -58,14 +59,28 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
         raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give a split that has rows")
     if not example_ids:
         raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
-    frame = pl.DataFrame(
-        {"example_id": example_ids, "question": questions, "ground_truth": truths}, schema=QUESTION_SCHEMA
-    )
+    texts = {"example_id": example_ids, "question": questions, "ground_truth": truths}
+    try:
+        frame = pl.DataFrame(texts, schema=QUESTION_SCHEMA)
+    except UnicodeEncodeError:
+        raise _no_text(texts, source) from None
     return (
         frame
         if source.shuffle_seed is None
         else shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
     )
+
+
+def _no_text(texts: Mapping[str, list[str]], source: DatasetSource) -> ConfigError:
+    """Return the error for the first text that is none: JSON can name half of a surrogate pair, which UTF-8 lacks."""
+    for position, row in enumerate(zip(*texts.values(), strict=True)):
+        for name, text in zip(texts, row, strict=True):
+            if (shown := text.encode(errors="backslashreplace").decode()) != text:
+                return ConfigError(
+                    f"dataset {source.path}: the {name} of question {position} is {shortened(shown, 80)!r}, in which a "
+                    "surrogate stands alone, so that it is no text. Fix or remove the row"
+                )
+    raise AssertionError("every text is one")
 
 
 def shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from tasks.plain_text import one_line, visible
 from tasks.records import SCORE_SCHEMA, RunPaths
 from tasks.scoring.score import CORRECT_ABOVE
 from tasks.storage.published import scan_shard
-from tasks.storage.run_files import known_shards, missing_shards, scan_shards
+from tasks.storage.run_files import known_shards, missing_files, scan_shards
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
     """Raise ConfigError when the run has no rollouts, or not the arm or the example asked for."""
     if not known_shards(run_dir, "rollouts"):
         raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
-    if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
+    if missing := [name for name in missing_files(run_dir) if name.startswith(("rollouts", "scores"))]:
         logger.warning("%s is not finished: it lacks %s (%d in all)", run_dir, missing[0], len(missing))
     rollouts = scan_shards(run_dir, "rollouts")
     if wanted.arm is not None:

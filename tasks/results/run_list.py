@@ -30,7 +30,7 @@ from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
 from tasks.storage.published import published_record
-from tasks.storage.run_files import known_shards
+from tasks.storage.run_files import known_shards, lost_shards
 from tasks.storage.upload_record import read_upload_record
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class ListedRun:
 
     run_id: str
     state: State
-    """"running": a process holds its lock. "done": it has a manifest and all rollouts. "interrupted": it has some
-    published rollouts. "started": it has none."""
+    """"running": a process holds its lock. "done": it has a manifest, all rollouts and all shards on record.
+    "interrupted": it has some published rollouts. "started": it has none."""
     questions: int | None
     rollouts: int
     """Published rollouts."""
@@ -102,7 +102,9 @@ def _listed(run_dir: Path) -> ListedRun:
 def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:
     if _is_locked(paths.state / "lock"):
         return "running"
-    if paths.manifest.is_file() and (planned is None or rollouts >= planned):
+    if lost := lost_shards(paths.root):
+        logger.warning("%s lacks %s (%d in all), which was there", paths.root, lost[0], len(lost))
+    elif paths.manifest.is_file() and (planned is None or rollouts >= planned):
         return "done"
     return "interrupted" if rollouts else "started"
 

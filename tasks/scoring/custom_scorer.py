@@ -21,7 +21,7 @@ import polars as pl
 from tasks.errors import ConfigError
 from tasks.plain_text import shortened
 from tasks.scoring.score import Score, scorer_output
-from tasks.user_code import user_code
+from tasks.user_code import kept_environment, user_code
 
 ScoreFunction = Callable[[str, str, str | None], Score | float]
 
@@ -78,7 +78,8 @@ class CustomScorer:
 
         Raises ConfigError with the row's texts when the function fails or returns another type.
         """
-        return scorer_output([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
+        with kept_environment():
+            return scorer_output([self._score(*row) for row in rows.select(_ARGUMENTS).iter_rows()])
 
     def _score(self, completion: str, ground_truth: str, finish_reason: str | None) -> Score:
         with user_code(

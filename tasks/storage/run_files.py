@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,19 @@ from typing import Annotated
 import polars as pl
 from pydantic import Field
 
+from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
-from tasks.files import parse_record, publish_json, read_record, sha256_of, try_read_record
+from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record
 from tasks.records import SHARD_NAME, RunPaths, shard_indices
-from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SINGLE_FILES, Manifest, ManifestFile
+from tasks.storage.manifest import (
+    CONFIG,
+    MANIFEST,
+    SHARD_FOLDERS,
+    SINGLE_FILES,
+    Manifest,
+    ManifestFile,
+    parse_manifest,
+)
 from tasks.storage.published import (
     check_published,
     damage_of,
@@ -81,6 +91,16 @@ def missing_shards(run_dir: Path) -> list[str]:
     return [f"{folder}/{SHARD_NAME.format(index)}" for index, folder in names if index not in known[folder]]
 
 
+def lost_shards(run_dir: Path) -> list[str]:
+    """Return the shard files that are on record in ``state/`` and gone, relative to ``run_dir``; reads no file."""
+    return [
+        f"{folder}/{record.stem}.parquet"
+        for folder in SHARD_FOLDERS
+        for record in sorted((RunPaths(root=run_dir).state / folder).glob("shard-*.json"))
+        if not (run_dir / folder / f"{record.stem}.parquet").is_file()
+    ]
+
+
 def missing_files(run_dir: Path) -> list[str]:
     """Return the published files that the run lacks: those of ``missing_shards``, and others that are on record."""
     recorded = [name for name in SINGLE_FILES if record_path(run_dir / name).exists()]
@@ -96,9 +116,30 @@ def damaged_files(run_dir: Path) -> dict[str, str]:
 
 
 def problems_of_run(run_dir: Path) -> list[str]:
-    """Return one sentence for each published file of the run that is missing or damaged."""
+    """Return one sentence for each published file of the run that is missing or damaged, the manifest included."""
     damaged = [f"{name} is damaged: {reason}" for name, reason in damaged_files(run_dir).items()]
-    return [f"{name} is missing" for name in missing_files(run_dir)] + damaged
+    return [f"{name} is missing" for name in missing_files(run_dir)] + damaged + _problems_of_manifest(run_dir)
+
+
+def _problems_of_manifest(run_dir: Path) -> list[str]:
+    """Return what is wrong with the run's manifest, if it has one.
+
+    It may be older than what was made from the rollouts, such as the report: the next upload writes a new one.
+    """
+    path = run_dir / MANIFEST
+    if not os.path.lexists(path):
+        return []
+    try:
+        files = parse_manifest(read_regular(path, RECORD_BYTES)).files
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST} is damaged: {error}"]
+    return [
+        f"{MANIFEST} has another sha256 of {file.path} than is on record"
+        for file in files
+        if file.path.startswith(("questions/", "rollouts/"))
+        and (record := published_record(run_dir / file.path)) is not None
+        and file.sha256 != record.sha256
+    ]
 
 
 def run_fingerprint(run_dir: Path) -> str:

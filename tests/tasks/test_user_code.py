@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from tasks.errors import ConfigError, NotEquivalent
-from tasks.user_code import user_code
+from tasks.user_code import kept_environment, user_code
 from tests.support.harvest_command import environment
 
 
@@ -25,6 +26,11 @@ def endless() -> None:
 
 def fail(error: BaseException) -> None:
     raise error
+
+
+def fail_in(directory: Path) -> None:
+    os.chdir(directory)
+    raise ValueError
 
 
 RAISED = [
@@ -93,7 +99,7 @@ def test_what_another_handler_raises_passes_through() -> None:
 def test_processes_of_the_code_and_of_others_end_as_before() -> None:
     code = """
 import os, threading
-from tasks.user_code import user_code
+from tasks.user_code import kept_environment, user_code
 with user_code(str):
     if (child := os.fork()) == 0:
         os._exit(3)
@@ -116,3 +122,18 @@ def test_a_process_that_the_code_forks_ends_with_it() -> None:
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
     )
     assert (ended.stdout, ended.stderr) == ("goes on ", "")
+
+
+def test_the_working_directory_and_the_environment_are_what_they_were(tmp_path: Path) -> None:
+    before = Path.cwd()
+    with user_code(str):
+        os.chdir(tmp_path)
+    assert Path.cwd() == before
+    with pytest.raises(ConfigError), user_code(str):
+        fail_in(tmp_path)
+    assert Path.cwd() == before
+    variables = dict(os.environ)
+    with kept_environment():
+        os.environ.clear()
+        os.environ["NEW"] = "1"
+    assert dict(os.environ) == variables

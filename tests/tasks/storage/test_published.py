@@ -1,6 +1,7 @@
 """A run's files are read only when they have the bytes that were published."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tasks.records import RunPaths
 from tasks.results.arm_ranking import rank_arms
 from tasks.results.rescore import rescore_run
 from tasks.results.rollout_search import RolloutFilter, find_rollouts
+from tasks.results.run_list import list_runs
 from tasks.results.summary import summarize_run
 from tasks.storage.download import download_run
 from tasks.storage.published import check_published, published_record, record_published, recorded_path
@@ -172,6 +174,43 @@ def test_a_kill_between_a_file_and_its_record_damages_neither(tmp_path: Path) ->
     path.write_text("old")
     with pytest.raises(DamagedFile, match=r"report\.json is damaged: 5 bytes are on record, and there are 3"):
         check_published(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_text("garbage"), "manifest.json is damaged: "),
+        (lambda path: (path.unlink(), path.mkdir()), "manifest.json is damaged: "),
+        (
+            lambda path: path.write_text(re.sub(r'"sha256": "....', '"sha256": "0000', path.read_text())),
+            "manifest.json has another sha256 of questions/shard-00000.parquet than is on record",
+        ),
+    ],
+    ids=["garbage", "a directory", "other hashes"],
+)
+def test_a_damaged_manifest_is_named(run: RunPaths, damage: Callable[[Path], object], told: str) -> None:
+    assert verify_run(run.root).ok
+    damage(run.manifest)
+    assert any(problem.startswith(told) for problem in verify_run(run.root).problems)
+
+
+def test_a_manifest_may_be_older_than_the_report(run: RunPaths) -> None:
+    publish_text("new", run.report_html, recorded_path)
+    assert verify_run(run.root).ok
+
+
+def test_shards_that_are_gone_are_named_by_those_who_list_and_show(
+    run: RunPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    (listed,) = list_runs(run.root.parent)
+    assert listed.state == "done"
+    run.scores(0).unlink()
+    (listed,) = list_runs(run.root.parent)
+    assert listed.state == "interrupted"
+    assert "lacks scores/shard-00000.parquet (1 in all), which was there" in caplog.text
+    caplog.clear()
+    assert list(find_rollouts(run.root, RolloutFilter()))
+    assert "it lacks scores/shard-00000.parquet (1 in all)" in caplog.text
 
 
 def test_readers_compare_the_quick_hash_and_an_upload_the_sha256(run: RunPaths, tmp_path: Path) -> None:
