@@ -1,5 +1,6 @@
 """Fixtures that several test modules share, and what holds for every test: its order, its time limit, its report."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         measure_slowness()
     # the product, in this process and its children, must not take a slow machine for a failure
     os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # what was imported stays to the end, so that Python's collector need not look at it again and again
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

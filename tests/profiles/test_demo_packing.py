@@ -2,31 +2,38 @@
 
 import random
 import re
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from profiles.demo.filler import with_filler
-from profiles.demo.packing import Batch, Packer
 from profiles.demo.questions import generate_questions
-from profiles.demo.train import batch_loss, learning_rate
 from profiles.load import DEMO_MODEL, load_arms
+
+# every process of the suite imports this file, and one runs its tests: torch is imported there, for seconds
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+    from profiles.demo.packing import Batch, Packer
 
 LENGTH = 256
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Qwen2Tokenizer:
+def tokenizer() -> "Qwen2Tokenizer":
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(DEMO_MODEL)
 
 
-def packer(tokenizer: Qwen2Tokenizer, seed: int = 0) -> Packer:
+def packer(tokenizer: "Qwen2Tokenizer", seed: int = 0) -> "Packer":
+    from profiles.demo.packing import Packer
+
     prompts = {arm.id: arm.system_prompt for arm in load_arms(None).arms[:3]}
     return Packer(tokenizer, prompts, length=LENGTH, seed=seed)
 
 
-def conversations(batch: Batch, tokenizer: Qwen2Tokenizer) -> list[list[int]]:
+def conversations(batch: "Batch", tokenizer: "Qwen2Tokenizer") -> list[list[int]]:
     """Token ids of every packed conversation as a chat of its own, made from the text of the rows."""
     found = []
     for row in batch.input_ids:
@@ -35,7 +42,9 @@ def conversations(batch: Batch, tokenizer: Qwen2Tokenizer) -> list[list[int]]:
     return found
 
 
-def test_the_same_seed_gives_the_same_batches(tokenizer: Qwen2Tokenizer) -> None:
+def test_the_same_seed_gives_the_same_batches(tokenizer: "Qwen2Tokenizer") -> None:
+    import torch
+
     one, same, other = packer(tokenizer), packer(tokenizer), packer(tokenizer, seed=1)
     for _ in range(3):
         batch = one.batch(1)
@@ -43,7 +52,12 @@ def test_the_same_seed_gives_the_same_batches(tokenizer: Qwen2Tokenizer) -> None
         assert not torch.equal(batch.input_ids, other.batch(1).input_ids)
 
 
-def test_packing_does_not_change_the_loss(tokenizer: Qwen2Tokenizer) -> None:
+def test_packing_does_not_change_the_loss(tokenizer: "Qwen2Tokenizer") -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from profiles.demo.train import batch_loss
+
     model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()
     batch = packer(tokenizer).batch(1)
     answer_starts = tokenizer.encode("<|im_start|>assistant\n")
@@ -76,6 +90,8 @@ def test_filler_is_not_made_of_the_demo_language() -> None:
 
 
 def test_the_learning_rate_warms_up_then_falls() -> None:
+    from profiles.demo.train import learning_rate
+
     rates = [learning_rate(step, 1_000) for step in range(1_000)]
     peak = rates.index(max(rates))
     assert rates[:peak] == sorted(rates[:peak])
