@@ -1,5 +1,6 @@
 """Reads profiles and arms from TOML files: shipped ones by name, the user's own by path."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from profiles.schema import RETIRED_ENGINE_KEYS, ArmSet, Profile, Settings
 PROFILES_DIR = Path(__file__).parent
 DEMO_MODEL = PROFILES_DIR / "demo" / "model"
 DEFAULT_ARMS = PROFILES_DIR / "arms" / "math8.toml"
+
+_DEEP_KEY = re.compile(r"^[ \t\[]*[\w\"'-]+(?:[ \t]*\.[ \t]*[\w\"'-]+){50,}", re.MULTILINE)
+"""A dotted key of more parts than any setting has: tomllib needs the square of their number in time."""
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -56,7 +60,10 @@ def load_arms(name_or_path: str | None) -> ArmSet:
 
 def _load(path: Path, kind: type[_S], what: str) -> _S:
     try:
-        values = tomllib.loads(read_regular_text(path))
+        text = read_regular_text(path)
+        if _DEEP_KEY.search(text):
+            raise RecursionError
+        values = tomllib.loads(text)
     except FileNotFoundError:
         raise SettingsError(f"{what} {path} does not exist. Check the path") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -136,3 +136,14 @@ def test_wrong_arms_are_refused(tmp_path: Path, text: str, message: str) -> None
     path.write_text(text)
     with pytest.raises(SettingsError, match=message):
         load_arms(str(path))
+
+
+@pytest.mark.parametrize(
+    "text", ["a" + ".a" * 100_000 + " = 1", "[a" + " . 'b'" * 100_000 + "]", "a = " + "[" * 10_000]
+)
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(text)
+    for load in (load_arms, load_profile):
+        with pytest.raises(SettingsError, match="is nested too deeply"):
+            load(str(path))
