@@ -1,4 +1,4 @@
-"""The manifest of a run: every published file with its rows, size and sha256."""
+"""The manifest of a run: every published file with its rows, size and hashes."""
 
 import re
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ SINGLE_FILES = (
 )
 _SHARD = re.compile(rf"(?:{'|'.join(SHARD_FOLDERS)})/shard-[A-Za-z0-9_.-]{{1,100}}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_XXH3 = re.compile(r"[0-9a-f]{32}")
 _MOST_BYTES = 2**63 - 1
 _LONGEST_NAME = 255
 """In bytes, as in most filesystems."""
@@ -37,6 +38,8 @@ class ManifestFile:
     bytes: int
     sha256: str
     """In hex."""
+    xxh3: str | None = None
+    """In hex, 128 bits: what readers of a downloaded run compare. Manifests of earlier versions have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ def parse_manifest(data: bytes) -> Manifest:
             raise ValueError(f"the size of {name} is no number of bytes or rows")
         if not _SHA256.fullmatch(file.sha256):
             raise ValueError(f"the sha256 of {name} is {one_line(file.sha256, 80)!r}")
+        if file.xxh3 is not None and not _XXH3.fullmatch(file.xxh3):
+            raise ValueError(f"the xxh3 of {name} is {one_line(file.xxh3, 80)!r}")
         listed.add(file.path)
     if CONFIG not in listed:
         raise ValueError(f"it does not name {CONFIG}")

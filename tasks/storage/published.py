@@ -49,7 +49,7 @@ class PublishedRecord:
     """In hex."""
     bytes: int
     xxh3: str | None = None
-    """In hex, 128 bits; runs of earlier versions and downloaded ones have none."""
+    """In hex, 128 bits; runs of earlier versions have none."""
     made_from: str = ""
     """Identifies the input of the file: with other input the file does not count as finished."""
     replaced: str | None = None
@@ -177,4 +177,4 @@ def _records_of_manifest(path: Path, identity: tuple[int, ...]) -> dict[str, Pub
     except (OSError, ValueError) as error:
         logger.warning("%s is damaged and not used: %s", path, error)
         return {}
-    return {file.path: PublishedRecord(sha256=file.sha256, bytes=file.bytes) for file in files}
+    return {file.path: PublishedRecord(sha256=file.sha256, bytes=file.bytes, xxh3=file.xxh3) for file in files}

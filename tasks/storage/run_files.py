@@ -12,7 +12,7 @@ from pydantic import Field
 
 from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
-from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record
+from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record, xxh3_of
 from tasks.records import SHARD_NAME, RunPaths, shard_indices
 from tasks.storage.manifest import (
     CONFIG,
@@ -173,7 +173,8 @@ def build_manifest(run_dir: Path) -> Manifest:
         path = run_dir / name
         check_published(path, by_sha256=True)
         rows = _rows(path) if path.suffix == ".parquet" else None
-        files.append(ManifestFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path)))
+        size = path.stat().st_size
+        files.append(ManifestFile(path=name, rows=rows, bytes=size, sha256=sha256_of(path), xxh3=xxh3_of(path)))
     return Manifest(
         run_id=run_dir.resolve().name,
         fingerprint=run_fingerprint(run_dir),

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.comparison.equivalence_report import publish_equivalence
-from tasks.files import publish_json, publish_parquet, read_record
+from tasks.files import publish_parquet, read_record
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -18,6 +18,7 @@ from tasks.results.finished_run import finished_report, planned_shards, unfinish
 from tasks.results.run_report import RunReport, publish_report
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import record_published
+from tasks.storage.run_files import write_manifest
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
 
@@ -40,7 +41,7 @@ def plan(tmp_path: Path) -> RunPlan:
         record_published(paths.scores(index), made_from=made_from)
     publish_report(_report(plan.fingerprint), plan.paths.root)
     publish_equivalence(equivalence_report("statistical"), plan.paths.root)
-    publish_json({}, plan.paths.manifest)
+    write_manifest(plan.paths.root)
     record = UploadRecord(url=f"{URL}/{plan.run_id}", run_id=plan.run_id, fingerprint=plan.fingerprint, complete=True)
     update_upload_record(plan.paths.root, record)
     return plan
@@ -59,6 +60,7 @@ def test_a_finished_run_gives_its_report(plan: RunPlan) -> None:
     "damage",
     [
         lambda plan: plan.paths.manifest.unlink(),
+        lambda plan: plan.paths.manifest.write_text("{}"),
         lambda plan: plan.paths.report.unlink(),
         lambda plan: plan.paths.report.write_text("{"),
         lambda plan: publish_report(_report("other"), plan.paths.root),

@@ -144,6 +144,9 @@ def test_a_downloaded_run_is_checked_against_its_manifest(run: RunPaths, tmp_pat
     copy = RunPaths(root=download_run(str(tmp_path / "bucket" / "run"), tmp_path / "copies"))
     assert verify_run(copy.root).ok
     assert rank_arms(copy.root) == rank_arms(run.root)
+    record = published_record(copy.rollouts(0))
+    assert record is not None
+    assert record.xxh3 == xxh3_file(run.rollouts(0))
     _flip(copy.scores(0))
     with pytest.raises(DamagedFile, match=r"scores/shard-00000\.parquet is damaged"):
         rank_arms(copy.root)
