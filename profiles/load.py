@@ -15,7 +15,7 @@ DEMO_MODEL = PROFILES_DIR / "demo" / "model"
 DEFAULT_ARMS = PROFILES_DIR / "arms" / "math8.toml"
 
 _DEEP_KEY = re.compile(r"^[ \t\[]*[\w\"'-]+(?:[ \t]*\.[ \t]*[\w\"'-]+){50,}", re.MULTILINE)
-"""A dotted key of more parts than any setting has: tomllib needs the square of their number in time."""
+"""A dotted key of more parts than any setting has: tomllib's time grows with the square of their number."""
 
 _S = TypeVar("_S", bound=Settings)
 

@@ -175,7 +175,7 @@ def sha256_file(path: Path) -> str:
 def xxh3_file(path: Path) -> str:
     """Return the hex XXH3 (128 bits) of the regular file's bytes. Raises OSError.
 
-    It takes about a tenth of the time of ``sha256_file`` and finds the same accidents; who wants to can forge it.
+    It takes about a tenth of the time of ``sha256_file`` and finds the same accidental damage. It stops no forgery.
     """
     with open_regular(path) as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

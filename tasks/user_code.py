@@ -26,7 +26,7 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
 
     ``message`` makes the error's text of what was raised, in words. What the handler of a signal raises meanwhile
     passes through unchanged. ``os._exit`` raises SystemExit in the block: with code 0 a run that it ends would look
-    finished. A process that the block forks ends with the block, and the working directory is what it was.
+    finished. A process that the block forks ends where the block does. The working directory is put back.
     """
     began = os.getpid()
     with _kept_directory(), _handled_signals() as handled, _no_silent_exit():
@@ -38,7 +38,7 @@ def user_code(message: Callable[[str], str]) -> Iterator[None]:
             raise ConfigError(message(in_words(error))) from error
         finally:
             if os.getpid() != began:
-                # a fork of the code's: two processes must not go on as one run
+                # the code has forked this process, and two must not go on as one run
                 _exit_process(0)
 
 

@@ -63,7 +63,7 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
     try:
         frame = pl.DataFrame(texts, schema=QUESTION_SCHEMA)
     except UnicodeEncodeError:
-        raise _no_text(texts, source) from None
+        raise _lone_surrogate(texts, source) from None
     return (
         frame
         if source.shuffle_seed is None
@@ -71,16 +71,16 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
     )
 
 
-def _no_text(texts: Mapping[str, list[str]], source: DatasetSource) -> ConfigError:
-    """Return the error for the first text that is none: JSON can name half of a surrogate pair, which UTF-8 lacks."""
+def _lone_surrogate(texts: Mapping[str, list[str]], source: DatasetSource) -> ConfigError:
+    """Return the error for the first text that holds a lone surrogate. JSON can state one, and UTF-8 cannot."""
     for position, row in enumerate(zip(*texts.values(), strict=True)):
         for name, text in zip(texts, row, strict=True):
             if (shown := text.encode(errors="backslashreplace").decode()) != text:
                 return ConfigError(
-                    f"dataset {source.path}: the {name} of question {position} is {shortened(shown, 80)!r}, in which a "
-                    "surrogate stands alone, so that it is no text. Fix or remove the row"
+                    f"dataset {source.path}: the {name} of question {position} is {shortened(shown, 80)!r}. "
+                    "A lone surrogate is no character. Fix or remove the row"
                 )
-    raise AssertionError("every text is one")
+    raise AssertionError("no text holds a lone surrogate")
 
 
 def shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:

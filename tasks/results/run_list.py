@@ -103,7 +103,7 @@ def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:
     if _is_locked(paths.state / "lock"):
         return "running"
     if lost := lost_shards(paths.root):
-        logger.warning("%s lacks %s (%d in all), which was there", paths.root, lost[0], len(lost))
+        logger.warning("%s has lost %s (%d in all)", paths.root, lost[0], len(lost))
     elif paths.manifest.is_file() and (planned is None or rollouts >= planned):
         return "done"
     return "interrupted" if rollouts else "started"

@@ -25,7 +25,7 @@ _TRANSIENT_TYPES = frozenset(
     }
 )
 _FINAL_TYPES = frozenset({"OfflineModeIsEnabled"})
-"""Types of errors that look like those of a network and are decisions of the user."""
+"""Errors that look like those of a network and follow from a setting of the user."""
 _TRANSIENT_ERRNOS = frozenset(
     {
         *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.EBUSY, errno.EAGAIN),

@@ -1,6 +1,7 @@
 """Fails a test that leaves something behind: processes, threads, open files, listening ports.
 
-Environment variables are put back without a word: libraries set some when they are imported (trl makes vLLM silent).
+Environment variables are put back, and no test fails for them: libraries set some when they are imported, as trl does
+to make vLLM silent.
 
 Processes are this process's descendants, and those that inherited the variable which pytest sets for each test: so one
 whose parent has ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.

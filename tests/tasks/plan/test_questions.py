@@ -130,10 +130,10 @@ def test_demo_has_two_splits() -> None:
 
 
 @pytest.mark.parametrize("column", ["question", "answer", "id"])
-def test_half_a_surrogate_pair_is_no_text(column: str, tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_refused(column: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"id": f"{number}", "question": "1 + 1?", "answer": "2"} for number in range(3)]
     rows[1][column] += "\ud800"
     path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ConfigError, match=r"of question 1 is '.*ud800', in which a surrogate stands alone"):
+    with pytest.raises(ConfigError, match=r"of question 1 is '.*ud800'\. A lone surrogate is no character"):
         load_questions(DatasetSource(path=str(path), id_column="id"))

@@ -210,7 +210,7 @@ def test_shards_that_are_gone_are_named_by_those_who_list_and_show(
     run.scores(0).unlink()
     (listed,) = list_runs(run.root.parent)
     assert listed.state == "interrupted"
-    assert "lacks scores/shard-00000.parquet (1 in all), which was there" in caplog.text
+    assert "has lost scores/shard-00000.parquet (1 in all)" in caplog.text
     caplog.clear()
     assert list(find_rollouts(run.root, RolloutFilter()))
     assert "it lacks scores/shard-00000.parquet (1 in all)" in caplog.text
