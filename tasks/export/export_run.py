@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -25,7 +26,9 @@ from tasks.export.filters import (
     keep_trainable,
 )
 from tasks.export.formats import FORMATS, ExportFormat
+from tasks.export.prompt_check import ArmPrompts, check_prompts
 from tasks.files import is_temporary
+from tasks.plan.prompts import TEXT
 from tasks.results.finished_run import read_config
 from tasks.results.scored_rollouts import SCORED_ROLLOUT_COLUMNS, check_scored, scored_shards
 from tasks.storage.destination import open_store
@@ -75,6 +78,8 @@ class ExportManifest:
     groups: int
     rollouts_per_group: int
     """The group size to configure in the trainer: the run's, or ``max_per_group`` if it is smaller."""
+    chat_template_kwargs: dict[str, Any]
+    """To configure in a trainer that gives prompts to the chat template. Empty for other targets."""
     dropped: dict[str, int]
     """Rollouts left out, by reason."""
     files: tuple[ExportFile, ...]
@@ -94,13 +99,15 @@ def export_run(
     ``advantages`` adds the column ``advantage`` to a target that takes every column.
 
     Raises ConfigError when the run is not finished and scored, when the target or a filter does not fit the run, when
-    ``out`` holds other files, or when no rollout passes. Raises UploadError or StorageError when a write fails.
+    the trainer would make other token ids of a prompt, when ``out`` holds other files, or when no rollout passes.
+    Raises UploadError or StorageError when a write fails.
     """
     chosen = _format(to, advantages=advantages)
     filters = filters or ExportFilters()
     arms, samples = _arms_and_group_size(run_dir)
-    check_filters(filters, arms, samples)
+    check_filters(filters, [arm.arm_id for arm in arms], samples)
     _check_target(chosen, filters, samples)
+    template_kwargs = check_prompts(chosen, [arm for arm in arms if not filters.arms or arm.arm_id in filters.arms])
     size = min(samples, filters.max_per_group or samples)
     store = open_store(out, transfer, for_writing=True)
     earlier = _own_files(store)
@@ -135,6 +142,7 @@ def export_run(
         rollouts=sum(file.rows for file in files),
         groups=groups,
         rollouts_per_group=size,
+        chat_template_kwargs=template_kwargs,
         dropped=counts.dropped,
         files=tuple(files),
     )
@@ -154,19 +162,25 @@ def _format(to: str, *, advantages: bool) -> ExportFormat:
     return replace(chosen, advantages=chosen.advantages or advantages)
 
 
-def _arms_and_group_size(run_dir: Path) -> tuple[list[str], int]:
+def _arms_and_group_size(run_dir: Path) -> tuple[list[ArmPrompts], int]:
     """Return the arms of the run, and the size of its largest group."""
     check_scored(run_dir)
+    role = pl.col("prompt").list.first().struct.field("role")
     groups = (
         scan_shards(run_dir, "rollouts")
         .group_by("arm_id", "group_id")
-        .agg(pl.len())
+        .agg(pl.len(), is_plain=(role == TEXT).any())
         .group_by("arm_id")
-        .agg(pl.col("len").max())
+        .agg(pl.col("len").max(), pl.col("is_plain").any())
         .sort("arm_id")
         .collect(engine="streaming")
     )
-    return groups["arm_id"].to_list(), max(groups["len"].to_list())
+    kwargs = {arm.get("id"): arm.get("chat_template_kwargs") or {} for arm in read_config(run_dir).get("arms", [])}
+    arms = [
+        ArmPrompts(arm_id=arm_id, is_plain=is_plain, template_kwargs=kwargs.get(arm_id, {}))
+        for arm_id, is_plain in groups.select("arm_id", "is_plain").iter_rows()
+    ]
+    return arms, max(groups["len"].to_list())
 
 
 def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) -> None:

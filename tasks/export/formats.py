@@ -1,22 +1,27 @@
 """Makes the columns that each trainer reads, from scored rollouts. Token ids stay as they were sampled.
 
-A new trainer needs a function and an entry in FORMATS here, and the usage text of its card in ``card.py``. The columns
-were checked against these sources:
+A new trainer needs a function and an entry in FORMATS here, and the usage text of its card in ``usage.py``. The columns
+and the code of the cards were checked against these sources:
 
-- verl 0.9.1: ``verl/experimental/agent_loop/agent_loop.py`` (``AgentLoopOutput.as_dict``) for the rollout,
-  ``verl/utils/dataset/rl_dataset.py`` (``RLHFDataset``) and the reward managers for the question.
+- verl 0.9.1: ``verl/experimental/agent_loop/agent_loop.py`` (``AgentLoopBase``, ``AgentLoopOutput``),
+  ``verl/trainer/ppo/v1/agent_loop_tq.py``, and ``verl/utils/dataset/rl_dataset.py`` (``RLHFDataset``).
 - TRL 1.16.0: ``trl/trainer/grpo_trainer.py`` (``RolloutFunc``, ``GRPOTrainer._generate``).
-- OpenRLHF 0.11.2: ``openrlhf/trainer/ppo_utils/experience.py`` (``Experience``) and ``samples_generator.py``.
-- prime-rl at commit b944873: ``src/prime_rl/transports/batch/types.py`` (``TrainingSample``).
+- OpenRLHF 0.11.2: ``openrlhf/trainer/ppo_utils/experience.py`` (``Experience``), ``experience_maker.py``,
+  ``samples_generator.py``, and ``openrlhf/trainer/ppo_trainer.py`` (``train_step``).
+- prime-rl at commit 0f59b24: ``src/prime_rl/transports/batch/types.py`` (``TrainingSample``).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
-from tasks.errors import ConfigError
 from tasks.plan.prompts import TEXT
+
+PromptUse = Literal["ids", "one kind", "messages"]
+"""What a trainer does with prompts: takes their token ids; the same, but its column holds either chats or texts; or
+gives their messages to the chat template, which makes the ids of the run only under the run's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,7 @@ class ExportFormat:
     columns: Callable[[pl.DataFrame, str], pl.DataFrame]
     """Makes the columns from filtered rollouts and the name of their dataset, one row per rollout."""
     suffix: str = ".parquet"
+    prompts: PromptUse = "ids"
     for_training: bool = True
     """Whether every row needs a completion and a reward."""
     needs_group: bool = False
@@ -59,17 +65,12 @@ def _verl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
 
 def _trl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
     first = pl.col("prompt").list.first().struct
-    plain = rollouts.select(first.field("role") == TEXT).to_series()
-    if plain.any() and not plain.all():
-        raise ConfigError(
-            "TRL takes either chats or plain texts, and the arms of this run mix both. Export each kind by itself, "
-            "with --arms"
-        )
+    is_plain = rollouts.select(first.field("role") == TEXT).to_series().any()
     return rollouts.select(
         # TRL's standard format for text that is completed, its conversational one for chats
-        first.field("content").alias("prompt") if plain.all() else pl.col("prompt"),
+        first.field("content").alias("prompt") if is_plain else pl.col("prompt"),
         pl.col("completion")
-        if plain.all()
+        if is_plain
         else pl.concat_list(pl.struct(role=pl.lit("assistant"), content="completion")).alias("completion"),
         "prompt_ids",
         "completion_ids",
@@ -127,11 +128,13 @@ def _repeat(value: float | bool, times: pl.Expr | str, kind: type[pl.DataType]) 
 FORMATS: dict[str, ExportFormat] = {
     item.name: item
     for item in (
-        ExportFormat(name="verl", source="verl 0.9.1", columns=_verl),
-        ExportFormat(name="trl", source="TRL 1.16.0", columns=_trl, needs_group=True, equal_groups=True),
+        ExportFormat(name="verl", source="verl 0.9.1", columns=_verl, prompts="messages", equal_groups=True),
+        ExportFormat(
+            name="trl", source="TRL 1.16.0", columns=_trl, prompts="one kind", needs_group=True, equal_groups=True
+        ),
         ExportFormat(name="openrlhf", source="OpenRLHF 0.11.2", columns=_openrlhf, equal_groups=True),
-        ExportFormat(name="prime-rl", source="prime-rl b944873", columns=_prime_rl, needs_group=True, advantages=True),
-        ExportFormat(name="parquet", source="tasks.records", columns=_all_columns, for_training=False),
-        ExportFormat(name="jsonl", source="tasks.records", columns=_all_columns, suffix=".jsonl", for_training=False),
+        ExportFormat(name="prime-rl", source="prime-rl 0f59b24", columns=_prime_rl, needs_group=True, advantages=True),
+        ExportFormat(name="parquet", source="the run itself", columns=_all_columns, for_training=False),
+        ExportFormat(name="jsonl", source="the run itself", columns=_all_columns, suffix=".jsonl", for_training=False),
     )
 }

@@ -12,12 +12,11 @@ from datasets import load_dataset
 from tasks.errors import ConfigError
 from tasks.export.advantages import group_advantages
 from tasks.export.export_run import ExportManifest, export_run
-from tasks.export.filters import ExportFilters
+from tasks.export.filters import DropCounts, ExportFilters, apply_filters
 from tasks.export.formats import FORMATS
 from tasks.files import sha256_file
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.scored_rollouts import scored_shards
-from tests.support.card_code import run_card_code
 from tests.support.s3_servers import Bucket
 from tests.support.synthetic import publish_shard, write_run
 
@@ -56,6 +55,10 @@ def trainable(run: RunPaths) -> pl.DataFrame:
     return scored(run).filter(pl.col("error").is_null())
 
 
+def in_whole_groups(rollouts: pl.DataFrame, size: int = 4) -> pl.DataFrame:
+    return rollouts.filter(pl.len().over("group_id") == size)
+
+
 @pytest.mark.parametrize("to", sorted({*FORMATS} - {"jsonl"}))
 def test_every_target_is_a_dataset_with_a_manifest(to: str, run: RunPaths, tmp_path: Path) -> None:
     report, frame = exported(run, to, tmp_path / "out")
@@ -91,7 +94,8 @@ def test_json_lines_hold_the_same_rows(run: RunPaths, tmp_path: Path) -> None:
 def test_verl(run: RunPaths, tmp_path: Path) -> None:
     _, frame = exported(run, "verl", tmp_path / "out")
 
-    for row, rollout in zip(frame.iter_rows(named=True), trainable(run).iter_rows(named=True), strict=True):
+    expected = in_whole_groups(trainable(run))
+    for row, rollout in zip(frame.iter_rows(named=True), expected.iter_rows(named=True), strict=True):
         length = len(rollout["completion_ids"])
         assert (row["prompts"], row["responses"]) == (rollout["prompt_ids"], rollout["completion_ids"])
         assert (row["response_mask"], row["rollout_log_probs"]) == ([1] * length, rollout["logprobs"])
@@ -137,26 +141,38 @@ def test_trl_has_whole_groups_in_a_row(run: RunPaths, tmp_path: Path) -> None:
     assert frame["completion"].list.first().struct.field("role").unique().to_list() == ["assistant"]
 
 
-def as_text(run: RunPaths, arms: tuple[str, ...]) -> None:
-    """Make the prompts of ``arms`` plain ones."""
-    for index in (0, 1):
-        rollouts = pl.read_parquet(run.rollouts(index))
-        text = pl.concat_list(pl.struct(role=pl.lit("text"), content=pl.lit("Q: 1 + 1?")))
-        publish_shard(
-            rollouts.with_columns(prompt=pl.when(pl.col("arm_id").is_in(arms)).then(text).otherwise(pl.col("prompt"))),
-            run.rollouts(index),
-        )
+@pytest.mark.parametrize("to", ["verl", "trl", "openrlhf"])
+@pytest.mark.parametrize("filters", [{}, {"drop_truncated": True}, {"min_reward": 1.0, "max_per_group": 2}])
+def test_trainers_that_split_rows_get_groups_of_one_size(to: str, filters: Row, run: RunPaths, tmp_path: Path) -> None:
+    report, frame = exported(run, to, tmp_path / "out", **filters)
+
+    kept = apply_filters(scored(run), ExportFilters(**filters), DropCounts())
+    assert report.rollouts_per_group == filters.get("max_per_group", 4)
+    expected = in_whole_groups(kept, report.rollouts_per_group)
+    assert 0 < expected.height < kept.height
+    columns = {"verl": "responses", "trl": "completion_ids", "openrlhf": "sequences"}
+    ids = (
+        expected["completion_ids"]
+        if to != "openrlhf"
+        else expected.select(pl.concat_list("prompt_ids", "completion_ids"))
+    )
+    assert frame[columns[to]].to_list() == pl.DataFrame(ids).to_series().to_list()
 
 
-def test_trl_gets_plain_prompts_as_text(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", arms=2, samples=2)
-    as_text(run, ("concise",))
+@pytest.mark.parametrize("to", [name for name, target in FORMATS.items() if target.for_training])
+def test_rows_that_the_scorer_gave_no_reward_stay_out(to: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=1, arms=2, samples=3)
+    unscored = "q0000001/concise/1"
+    scores = pl.read_parquet(run.scores(0)).with_columns(
+        reward=pl.when(pl.col("rollout_id") != f"run/{unscored}").then("reward")
+    )
+    publish_shard(scores, run.scores(0))
 
-    with pytest.raises(ConfigError, match="mix both"):
-        exported(run, "trl", tmp_path / "mixed")
-    _, frame = exported(run, "trl", tmp_path / "out", arms=("concise",))
-    assert (frame.schema["prompt"], frame.schema["completion"]) == (pl.String, pl.String)
-    assert frame["prompt"].unique().to_list() == ["Q: 1 + 1?"]
+    report, frame = exported(run, to, tmp_path / "out")
+
+    assert report.dropped == {"no reward": 1, **({"incomplete group": 2} if FORMATS[to].equal_groups else {})}
+    assert report.rollouts == frame.height == 24 - sum(report.dropped.values())
+    assert not any(frame[name].null_count() for name in frame.columns)
 
 
 @pytest.mark.parametrize(
@@ -261,16 +277,6 @@ def test_to_a_bucket(run: RunPaths, tmp_path: Path, bucket: Bucket) -> None:
         *(file.path for file in report.files),
     }
     assert [file.sha256 for file in report.files] == [file.sha256 for file in local.files]
-
-
-def test_openrlhf_card_code_makes_experience_fields(run: RunPaths, tmp_path: Path) -> None:
-    exported(run, "openrlhf", tmp_path / "out")
-    names = run_card_code(tmp_path / "out")
-
-    row = names["rows"][0]
-    fields = names["experience_fields"](row)
-    assert fields["sequences"].shape == (1, len(row["sequences"]))
-    assert fields["rewards"].tolist() == [row["rewards"]]
 
 
 def test_the_report_is_json(run: RunPaths, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """TRL's own GRPO trainer takes an export, with the code of the export's README."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -13,19 +14,25 @@ from tests.support.card_code import run_card_code
 from tests.support.synthetic import publish_shard, write_run
 
 SAMPLES = 4
-GROUPS = 2
+GROUPS = 8
+GROUPS_PER_STEP = 2
 
 
 @pytest.mark.slow
-def test_grpo_trains_on_the_stored_rollouts(tmp_path: Path) -> None:
+def test_grpo_trains_on_every_stored_rollout_once_in_an_epoch(tmp_path: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    run = write_run(tmp_path / "run", shards=1, questions_per_shard=8, arms=1, samples=SAMPLES, min_tokens=3)
+    run = write_run(tmp_path / "run", shards=1, questions_per_shard=GROUPS, arms=1, samples=SAMPLES, min_tokens=3)
     within = pl.element() % len(tokenizer)
-    rollouts = pl.read_parquet(run.rollouts(0)).with_columns(pl.col("prompt_ids", "completion_ids").list.eval(within))
+    # the data set asks each of four questions twice
+    prompt = pl.col("prompt").gather((pl.int_range(pl.len()) // (2 * SAMPLES)) * 2 * SAMPLES)
+    rollouts = pl.read_parquet(run.rollouts(0)).with_columns(
+        pl.col("prompt_ids", "completion_ids").list.eval(within), prompt=prompt
+    )
+    assert rollouts["prompt"].n_unique() == GROUPS / 2
     publish_shard(rollouts, run.rollouts(0))
     export_run(run.root, "trl", str(tmp_path / "out"))
     card = run_card_code(tmp_path / "out")
@@ -57,10 +64,9 @@ def test_grpo_trains_on_the_stored_rollouts(tmp_path: Path) -> None:
         args=GRPOConfig(
             output_dir=str(tmp_path / "trained"),
             num_generations=card["NUM_GENERATIONS"],
-            per_device_train_batch_size=GROUPS * SAMPLES,
-            max_steps=1,
+            per_device_train_batch_size=GROUPS_PER_STEP * SAMPLES,
+            num_train_epochs=1,
             learning_rate=1e-2,
-            shuffle_dataset=False,
             use_cpu=True,
             bf16=False,
             report_to=[],
@@ -69,13 +75,27 @@ def test_grpo_trains_on_the_stored_rollouts(tmp_path: Path) -> None:
     )
     trainer.train()
 
-    batch = batches[0]
-    expected = group_advantages(
-        rollouts.join(pl.read_parquet(run.scores(0)), on="rollout_id", maintain_order="left")
-    ).head(GROUPS * SAMPLES)
-    for position, rollout in enumerate(expected.iter_rows(named=True)):
-        for name in ("prompt", "completion"):
-            ids = batch[f"{name}_ids"][position][batch[f"{name}_mask"][position].bool()]
-            assert ids.tolist() == rollout[f"{name}_ids"]
-    assert batch["advantages"].tolist() == pytest.approx(expected["advantage"].to_list(), abs=1e-5)
+    def tokens(batch: dict[str, Any], name: str, position: int) -> tuple[int, ...]:
+        return tuple(batch[f"{name}_ids"][position][batch[f"{name}_mask"][position].bool()].tolist())
+
+    trained = {
+        (tokens(batch, "prompt", position), tokens(batch, "completion", position)): advantage
+        for batch in batches
+        for position, advantage in enumerate(batch["advantages"].tolist())
+    }
+    expected = group_advantages(rollouts.join(pl.read_parquet(run.scores(0)), on="rollout_id", maintain_order="left"))
+    assert sum(len(batch["advantages"]) for batch in batches) == len(trained) == GROUPS * SAMPLES
+    for rollout in expected.iter_rows(named=True):
+        ids = (tuple(rollout["prompt_ids"]), tuple(rollout["completion_ids"]))
+        assert trained[ids] == pytest.approx(rollout["advantage"], abs=1e-5)
     assert not torch.equal(model.lm_head.weight, before)
+
+    # two processes get the halves of a batch, and a group may lie in both
+    asked = [group_id for group_id in card["group_ids"] for _ in range(SAMPLES)]
+    halves = [asked[: SAMPLES + 2], asked[SAMPLES + 2 : 2 * SAMPLES + 4]]
+    answers = [
+        card["stored_rollouts"](half, SimpleNamespace(accelerator=SimpleNamespace(process_index=index)))
+        for index, half in enumerate(halves)
+    ]
+    together = [ids for answer in answers for ids in answer["completion_ids"]]
+    assert together == rollouts["completion_ids"].to_list()[: len(together)]
