@@ -18,8 +18,8 @@ tags:
 
 # {run_id} for {to}
 
-{rollouts} rollouts in {groups} groups, of {rollouts_read} that the run holds. Columns and code are those of
-{source}, with which they were tried. Token ids are as they were sampled. Fingerprint of the run: {fingerprint}.
+{rollouts} rollouts in {groups} groups, of {rollouts_read} that the run holds. Columns are those of {source};
+token ids are as they were sampled. Fingerprint of the run: {fingerprint}.
 
 Left out: {dropped}. Filters: {filters}.
 

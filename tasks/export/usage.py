@@ -147,6 +147,9 @@ _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_
 
 def usage(manifest: dict[str, Any]) -> str:
     """Return what to do with an export, as Markdown, from the fields of its manifest."""
-    text = _USAGE[manifest["to"]].replace("GROUP_SIZE", str(manifest["rollouts_per_group"]))
+    text = _USAGE[manifest["to"]]
+    if "```" in text:
+        text += f"\n\nThe code was tried with {manifest['source']}."
+    text = text.replace("GROUP_SIZE", str(manifest["rollouts_per_group"]))
     text = text.replace("TEMPLATE_KWARGS", json.dumps(manifest["chat_template_kwargs"]))
     return text + _ADVANTAGE if "advantage" in manifest["columns"] else text
