@@ -2,14 +2,15 @@
 
 These may surround the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
 or word ("≈", "about"), brackets or quotes around the whole, a percent sign (18% is 18), trailing unit words and
-chatter, and the same number again in parentheses, in digits or in words. The value is ambiguous when the rest could
-change it:
+chatter, and a parenthesis that says the same number again, in digits or in words, or explains it: "24 cookies (2 trays
+of 12)". The value is ambiguous when the rest could change it:
 
 * a second number in any script or as a word: ranges, lists, fractions, mixed numbers, clock times, "2 hours 30
   minutes", "18 dollars and fifty cents";
 * a magnitude ("2 million", "5k", "3 dozen", "½"), a variable ("2x"), an operator, an inequality, a factorial mark;
 * a negation or an alternative ("18 or more", "not 18"), a bound ("at least 18"), a continued decimal ("3.33...");
-* grouping other than in threes ("3,5", "1,00,000", "1 234" with an ordinary space).
+* grouping other than in threes ("3,5", "1,00,000", "1 234" with an ordinary space);
+* parentheses around an unsigned number and nothing else: "(10)" is minus ten in accounting.
 """
 
 import re
@@ -63,11 +64,16 @@ _UNKNOWN = re.compile(r"(?<![A-Za-z])[abknpqtuvwxyzNPXYZ](?![A-Za-z])")
 _WORD = re.compile(r"[A-Za-z]{2}")
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
-NUMBER_WORD = (
+_COUNT_WORD = (
     "zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
     "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-    "|hundreds?|thousands?|thou|millions?|billions?|trillions?|quadrillions?|quintillions?|dozens?|doz|grand|lakhs?|lacs?"
-    "|crores?|mil|mio|mn|bn|tn|tsd"
+)
+_SCALE_WORD = (
+    "hundreds?|thousands?|thou|millions?|billions?|trillions?|quadrillions?|quintillions?|grand|lakhs?|lacs?|crores?"
+    "|mil|mio|mn|bn|tn|tsd"
+)
+NUMBER_WORD = (
+    f"{_COUNT_WORD}|{_SCALE_WORD}|dozens?|doz"
     "|half|halves|thirds?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?"
     "|(?:and|less|over) one|and an?"
 )
@@ -101,6 +107,14 @@ _CLOCK = re.compile(r" ?[ap]\.?m\b", re.IGNORECASE)
 _SLASH_UNIT = re.compile(r"/ ?[^\W\d_]")
 _SAID_AGAIN = re.compile(r" ?\(([0-9][0-9,.]*)((?: [^()0-9]*)?)\)[.]?")
 _SPELLED_AGAIN = re.compile(r"([^()]*)\(([^()]*)\)[.]?")
+_PARENTHESIS = re.compile(r"([^()]*)\(([^()]*)\)([^()]*)")
+_OTHER_READING = re.compile(
+    rf"[^\w=]|(?:in|x|times|and|plus|minus|less|fewer|more|to|up|over|under|about|around|between|at (?:least|most))\b"
+    rf"|.*\b(?:or|either|versus|vs|{_SCALE_WORD})\b",
+    re.IGNORECASE,
+)
+_COUNTS = re.compile(rf"[0-9][0-9.,]*|\b(?:{_COUNT_WORD}|one|half|and|an?)\b|-", re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9][0-9.,]*")
 _REST_START = re.compile(r" ?%?(?:$|[ ,;:?()\]\"'”’»°¢/]|\.(?![.\w…])|- ?(?=[^\W\d_])|[^\W\d_]|[^\x00-\x7f])")
 
 
@@ -132,20 +146,45 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
         rest = ""  # "$5!" is an exclamation; "5!" and "$5!$" are factorials
     if "." in stripped[: number.end] and _CLOCK.match(rest):
         return _AMBIGUOUS
-    rest = _without_repetition(rest, number.canonical)
+    rest = _without_parenthesis(rest, number.canonical, plain.has_currency)
     if _changes_value(rest, plain.has_currency):
         return _AMBIGUOUS
     return Reading(kind="number", canonical=number.canonical)
 
 
-def _without_repetition(rest: str, canonical: str) -> str:
-    """``rest`` without a parenthesis at its end that repeats the number: "(18 eggs)", "eggs (eighteen)"."""
+def is_accounting(text: str) -> bool:
+    """Whether ``text`` is an unsigned number in parentheses, which is negative in accounting."""
+    inside = text[1:-1].strip(" %")
+    return text[:1] == "(" and text[-1:] == ")" and inside[:1] not in ("+", "-") and canonical_number(inside) is not None
+
+
+def _without_parenthesis(rest: str, canonical: str, has_currency: bool) -> str:
+    """``rest`` without a parenthesis that repeats the number ("(18 eggs)", "eggs (eighteen)") or explains it."""
     again = _SAID_AGAIN.fullmatch(rest)
     if again and canonical_number(again[1]) == canonical:
         return again[2]
     spelled = _SPELLED_AGAIN.fullmatch(rest)
     end = end_of_number_words(spelled[2], canonical) if spelled else None
-    return rest if spelled is None or end is None else spelled[1] + spelled[2][end:]
+    if spelled is not None and end is not None:
+        return spelled[1] + spelled[2][end:]
+    aside = _PARENTHESIS.fullmatch(rest)
+    if aside and _explains(aside[2].strip(), unit=aside[1].strip(), has_currency=has_currency):
+        return aside[1] + aside[3]
+    return rest
+
+
+def _explains(aside: str, *, unit: str, has_currency: bool) -> bool:
+    """Whether ``aside`` says how the number comes about, and states no other number in its place.
+
+    After a unit, words or two numbers are enough: "24 cookies (2 trays of 12)". Without a unit, "18 (20 eggs)" and
+    "18 (9 * 2)" may be another answer or a factor, so it takes both. An equation is as good as words.
+    """
+    if _OTHER_READING.match(aside):
+        return False
+    words = " ".join(_COUNTS.sub(" ", aside).split()).strip(".,;:")
+    has_words = "=" in aside or (_WORD.search(words) is not None and words.lower() != unit.lower())
+    has_numbers = len(_DIGITS.findall(aside)) > 1
+    return has_words or has_numbers if unit or has_currency else has_words and has_numbers
 
 
 def _without_labels(text: str) -> str | None:
@@ -154,12 +193,15 @@ def _without_labels(text: str) -> str | None:
     for _ in range(4):
         before = text
         bracketed = text.rstrip(".,;")
+        if is_accounting(bracketed):
+            return None
         if len(bracketed) > 1 and _BRACKETS.get(bracketed[0]) == bracketed[-1]:
             text = bracketed[1:-1].strip()
         if sign := _LEADING_SIGN.match(text):
             text = text[sign.end() :]
         left, equals, right = text.rpartition("=")
-        if equals and not right.startswith(">"):
+        is_aside = left.count("(") > left.count(")") and match_number(text) is not None  # "18 boxes (9 * 2 = 18)"
+        if equals and not is_aside and not right.startswith(">"):
             if any(_is_unsolved(side) for side in left.split("=")):
                 return None
             if left.endswith(("!", "<", ">", "≠")) or _LIST_IN_EQUATION.search(left) or not right:

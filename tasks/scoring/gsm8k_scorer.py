@@ -17,7 +17,7 @@ from tasks.scoring.number_text import last_number
 from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
-GSM8K_VERSION = "2"
+GSM8K_VERSION = "3"
 """Every change that can change a reward increases it."""
 
 
