@@ -1,5 +1,7 @@
 """Removes the markup around a value: LaTeX, markdown, HTML tags, currency, typographic spaces and minus signs.
 
+``plain_value`` is for numbers. ``unwrapped`` is for expressions: it takes away only what stands around the whole.
+
 Models write one number in many ways, and the reward depends on the number alone. Unknown markup stays, and a backslash
 or brace that stays makes the value ambiguous.
 """
@@ -49,6 +51,14 @@ _POWER_OF_TEN = re.compile(
     r"(?<=[0-9]) ?[x×X*·⋅] ?10 ?(?:(?:\^|\*\*) ?(?:\{ ?([+-]?[0-9]{1,4}) ?\}|([+-]?[0-9]{1,4})(?![0-9]))"
     r"|([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})(?![⁰¹²³⁴⁵⁶⁷⁸⁹]))"
 )
+_WRAPPINGS = (
+    re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]", re.DOTALL),
+    re.compile(r"\*{1,3}([^*]+)\*{1,3}|__?([^_]+)__?|`{1,3}([^`]+)`{1,3}"),
+    _TEXT_COMMAND,
+    re.compile(r"\(([A-Za-z])\)"),  # a choice
+    re.compile(r"(.*[^.\s])\s*\.", re.DOTALL),
+    re.compile(rf"(?:{_CURRENCY_SIGN.pattern})\s*([^${_CURRENCY}]*)", re.DOTALL),
+)
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])(?: ?\^ ?(?:\{[23]\}|[23](?![0-9]))|[²³])")
 
 
@@ -78,6 +88,22 @@ def plain_value(raw: str) -> PlainValue:
     text, codes = _CURRENCY_CODE.subn(" ", " ".join(text.strip(" #").split()))
     text = " ".join(text.split())
     return PlainValue(text=text, has_currency=has_currency or bool(currencies or codes))
+
+
+def unwrapped(raw: str) -> str:
+    """``raw`` without the markup around all of it, a full stop, a currency sign before it, and spaces at its ends.
+
+    "**1/2**.", "\\(1/2\\)" and "\\text{(C)}" become "1/2", "1/2" and "C". What is inside stays as it is.
+    """
+    text = raw.strip()
+    for _ in range(4):
+        before = text
+        for wrapping in _WRAPPINGS:
+            if match := wrapping.fullmatch(text):
+                text = next(group for group in match.groups() if group is not None).strip()
+        if text == before:
+            break
+    return text
 
 
 def _without_latex(text: str) -> tuple[str, bool]:

@@ -155,7 +155,8 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
 def is_accounting(text: str) -> bool:
     """Whether ``text`` is an unsigned number in parentheses, which is negative in accounting."""
     inside = text[1:-1].strip(" %")
-    return text[:1] == "(" and text[-1:] == ")" and inside[:1] not in ("+", "-") and canonical_number(inside) is not None
+    is_parenthesis = text[:1] == "(" and text[-1:] == ")"
+    return is_parenthesis and inside[:1] not in ("+", "-") and canonical_number(inside) is not None
 
 
 def _without_parenthesis(rest: str, canonical: str, has_currency: bool) -> str:

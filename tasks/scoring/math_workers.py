@@ -1,5 +1,8 @@
 """Runs Math-Verify in subprocesses, with a hard time limit for each answer.
 
+An answer is compared with its ground truth. A wrong one is then read once more, for the text that answers equal to it
+have too.
+
 Math-Verify's own limit is an alarm signal: it works only in a main thread, and it clears other alarms. Some answers
 (``\\boxed{9^{9^{9^{9}}}}``) block the interpreter for seconds and allocate gigabytes. So the kernel ends a worker that
 exceeds its limit or its address space, and a new worker replaces it. The limit counts processor time, so that a reward
@@ -14,15 +17,16 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Literal
+from typing import Any, NamedTuple
 
 from tasks.errors import HarvestError
 from tasks.idleness import LOOK_S, Idleness, processor_seconds
 from tasks.parent_death import die_with_parent
+from tasks.scoring.math_equality import Outcome, compare, shared_text
 from tasks.time_limits import time_limit
 
 LIMIT_S = 6.0
@@ -38,8 +42,6 @@ MEMORY_BYTES = 4 << 30
 ANSWERS_PER_WORKER = 2_000
 """A worker is replaced after this many answers, since SymPy's caches grow."""
 
-Outcome = Literal["right", "wrong", "bad_gold", "timeout"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPair:
@@ -47,6 +49,15 @@ class AnswerPair:
 
     candidate: str
     gold: str
+
+
+class Verified(NamedTuple):
+    """What became of a list of comparisons."""
+
+    outcomes: list[Outcome]
+    """One per comparison, in order."""
+    texts: dict[str, str]
+    """Per candidate that was wrong, the text that equal ones have too; a candidate without such a text is missing."""
 
 
 @dataclass(kw_only=True)
@@ -58,30 +69,38 @@ class _Worker:
     answered: int = 0
 
 
-@dataclass(kw_only=True)
 class _Work:
-    """The comparisons, what became of them, and which are still to do."""
+    """The jobs, what became of them, and which are still to do. A job is a comparison, or a candidate to read."""
 
-    comparisons: Sequence[AnswerPair]
-    limit_s: float
-    outcomes: list[Outcome] = field(init=False)
-    queue: deque[int] = field(init=False)
-    repeated: set[int] = field(default_factory=set)
+    def __init__(self, comparisons: Sequence[AnswerPair], limit_s: float) -> None:
+        self.jobs: list[AnswerPair | str] = list(comparisons)
+        self.limit_s = limit_s
+        self.verified = Verified(outcomes=["timeout"] * len(self.jobs), texts={})
+        self.queue = deque(range(len(self.jobs)))
+        self.repeated: set[int] = set()
+        self._read: set[str] = set()
 
-    def __post_init__(self) -> None:
-        self.outcomes = ["timeout"] * len(self.comparisons)
-        self.queue = deque(range(len(self.comparisons)))
+    def finish(self, index: int, result: Any) -> None:
+        """Note the ``result`` of a job: an Outcome, or for a candidate its text or None."""
+        job = self.jobs[index]
+        if isinstance(job, str):
+            if result is not None:
+                self.verified.texts[job] = result
+            return
+        self.verified.outcomes[index] = result
+        if result == "wrong" and job.candidate not in self._read:
+            self._read.add(job.candidate)
+            self.queue.append(len(self.jobs))
+            self.jobs.append(job.candidate)
 
 
-def verify_all(
-    comparisons: Sequence[AnswerPair], *, workers: int | None = None, limit_s: float = LIMIT_S
-) -> list[Outcome]:
-    """One outcome per comparison, in order. Each comparison may take ``limit_s`` processor seconds.
+def verify_all(comparisons: Sequence[AnswerPair], *, workers: int | None = None, limit_s: float = LIMIT_S) -> Verified:
+    """Compare, and read what is wrong. Each comparison and each reading may take ``limit_s`` processor seconds.
 
     A comparison that ends its worker in another way, such as by lack of memory, is a ``timeout`` too. One whose worker
     was killed or idle may not be to blame, so it is done once more. Raises HarvestError when a worker does not start.
     """
-    work = _Work(comparisons=comparisons, limit_s=time_limit(limit_s))
+    work = _Work(comparisons, time_limit(limit_s))
     count = min(workers or len(os.sched_getaffinity(0)), len(comparisons))
     pool: list[_Worker] = []
     try:
@@ -96,7 +115,7 @@ def verify_all(
     finally:
         for worker in pool:
             _stop(worker)
-    return work.outcomes
+    return work.verified
 
 
 def _advance(worker: _Worker, work: _Work) -> _Worker | None:
@@ -109,12 +128,12 @@ def _advance(worker: _Worker, work: _Work) -> _Worker | None:
             return worker
         return _replace(worker, work, "used no processor time", again=True)
     try:
-        outcome = worker.connection.recv()
+        result = worker.connection.recv()
     except (EOFError, ConnectionError):
         worker.process.join()
         return _replace(worker, work, "ended", again=worker.process.exitcode == -signal.SIGKILL)
     if worker.index is not None:
-        work.outcomes[worker.index] = outcome
+        work.finish(worker.index, result)
         worker.answered += 1
     if worker.answered >= ANSWERS_PER_WORKER:
         return _replace(worker, work, "ended")
@@ -123,7 +142,7 @@ def _advance(worker: _Worker, work: _Work) -> _Worker | None:
         return None
     worker.index = work.queue.popleft()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which the next look finds
-        worker.connection.send(work.comparisons[worker.index])
+        worker.connection.send(work.jobs[worker.index])
     worker.idleness = _idleness(worker.process)
     return worker
 
@@ -164,25 +183,15 @@ def _serve(connection: Connection, parent_pid: int, limit_s: float) -> None:
     # SIGPROF keeps its default action, which ends the process even inside C code
     signal.setitimer(signal.ITIMER_PROF, time_limit(START_LIMIT_S))
     # this loads the libraries and fills their caches before the limit of an answer runs
-    ready = _compare(AnswerPair(candidate="x^2+2x+\\frac{4}{4}", gold="(x+1)^2"))
+    ready = compare("x^2+2x+\\frac{4}{4}", "(x+1)^2")
     signal.setitimer(signal.ITIMER_PROF, 0)
     connection.send(ready)
     while True:
         try:
-            comparison = connection.recv()
+            job = connection.recv()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, limit_s)
-        outcome = _compare(comparison)
+        result = shared_text(job) if isinstance(job, str) else compare(job.candidate, job.gold)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(outcome)
-
-
-def _compare(comparison: AnswerPair) -> Outcome:
-    from math_verify import parse, verify
-
-    gold = parse(f"\\boxed{{{comparison.gold}}}", parsing_timeout=None)
-    if not gold:
-        return "bad_gold"
-    candidate = parse(f"\\boxed{{{comparison.candidate}}}", parsing_timeout=None)
-    return "right" if verify(gold, candidate, timeout_seconds=None) else "wrong"
+        connection.send(result)

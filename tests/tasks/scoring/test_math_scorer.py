@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tasks.idleness import Idleness
+from tasks.results.sampling_metrics import maj_at_k
 from tasks.scoring.math_scorer import MathScorer
 from tasks.scoring.math_workers import LIMIT_S, AnswerPair, _advance, _stop, _Work, _Worker, verify_all
 from tasks.scoring.score_shard import score_frame
@@ -21,13 +22,24 @@ pytestmark = pytest.mark.slow
 
 def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> None:
     cases = [
-        ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "\\frac{36}{2}", "math", False)),
-        ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "$\\frac{1}{2}$", "math", False)),
-        ("\\boxed{x^2+2x+1}", "(x+1)^2", "stop", (1.0, "x^2+2x+1", "math", False)),
+        ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "18", "math", False)),
+        ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "0.5", "math", False)),
+        ("\\boxed{x^2+2x+1}", "(x+1)^2", "stop", (1.0, "(x+1)^2", "math", False)),
         ("\\boxed{19}", "18", "stop", (0.0, "19", "math", False)),
         (f"\\boxed{{{BOMB}}}", "18", "stop", (0.0, BOMB, "timeout", False)),
         ("\\boxed{18}\n#### Explanation\nNine times two.", "18", "stop", (1.0, "18", "math", False)),
         ("#### Answer: 18", "18", "stop", (1.0, "18", "math", False)),
+        ("#### **73**", "73", "stop", (1.0, "73", "math", False)),
+        ("#### 5.", "5", "stop", (1.0, "5", "math", False)),
+        ("#### 1/2.", "\\frac{1}{2}", "stop", (1.0, "\\frac{1}{2}", "math", False)),
+        ("#### C.", "C", "stop", (1.0, "C", "math", False)),
+        ("#### (c)", "C", "stop", (1.0, "C", "math", False)),
+        ("#### $70,000.", "70000", "stop", (1.0, "70000", "math", False)),
+        ("#### 70,000 dollars", "70,000", "stop", (1.0, "70000", "math", False)),
+        ("#### 24 cookies (2 trays of 12)", "24", "stop", (1.0, "24", "math", False)),
+        ("#### (10)", "10", "stop", (0.0, None, "ambiguous", True)),
+        ("\\boxed{3abc}", "3", "stop", (0.0, "3*a*b*c", "math", True)),
+        ("\\boxed{18\\%}", "18", "stop", (1.0, "18", "math", False)),
         ("#### \\frac{36}{2", "18", "stop", (0.0, None, "ambiguous", False)),
         ("\\boxed{18}/2", "18", "stop", (0.0, None, "ambiguous", False)),
         ("It is 18", "18", "stop", (0.0, None, "none", True)),
@@ -53,13 +65,52 @@ def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> 
     assert scores["scorer_version"].unique().to_list() == [scorer.version]
 
 
+def test_equal_answers_have_one_text_so_that_they_vote_together() -> None:
+    groups = {
+        "1/2": ["1/2", "0.5", "\\frac{1}{2}"],
+        "0.333333": ["1/3", "\\dfrac13", "0.3333333"],
+        "3.464102": ["\\sqrt{12}", "2\\sqrt{3}"],
+        "x**2 + 2*x + 1": ["(x+1)^2", "x^2+2x+1"],
+        "5": ["5", "x = 5", "5 \\text{ cm}"],
+        "18": ["18", "9 \\cdot 2 = 18"],
+        "Paris": ["Paris", "\\text{Paris}"],
+    }
+    texts = [(text, form) for text, forms in groups.items() for form in forms]
+    rows = pl.DataFrame(
+        {
+            "completion": [f"\\boxed{{{form}}}" for _, form in texts],
+            "ground_truth": "1/2",
+            "finish_reason": "stop",
+        }
+    )
+    scores = load_scorer("math").score_columns(rows)
+    assert list(zip(scores["extracted_answer"], (form for _, form in texts), strict=True)) == texts
+    assert scores["reward"].to_list() == [float(text == "1/2") for text, _ in texts]
+
+
+def test_the_majority_of_equal_answers_wins() -> None:
+    answers = ["1/2", "0.5", "\\frac{1}{2}", "1/3", "1/3"]
+    rows = pl.DataFrame(
+        {
+            "rollout_id": [*"abcde"],
+            "completion": [f"\\boxed{{{answer}}}" for answer in answers],
+            "ground_truth": "1/2",
+            "finish_reason": "stop",
+            "example_id": "q",
+            "arm_id": "a",
+        }
+    )
+    scores = score_frame(rows, load_scorer("math"))
+    assert maj_at_k(rows.join(scores, on="rollout_id")) == 1.0
+
+
 def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     outcomes: list[str] = []
 
     def compare() -> None:
         pairs = [AnswerPair(candidate=BOMB, gold="18"), AnswerPair(candidate="\\frac{36}{2}", gold="18")]
-        outcomes.extend(verify_all(pairs, workers=1, limit_s=LIMIT_S / 3))
+        outcomes.extend(verify_all(pairs, workers=1, limit_s=LIMIT_S / 3).outcomes)
 
     thread = threading.Thread(target=compare)
     thread.start()
@@ -71,8 +122,8 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
 
 
 def test_no_pairs_start_no_worker() -> None:
-    assert verify_all([]) == []
-    assert MathScorer().version.startswith("2-")
+    assert verify_all([]) == ([], {})
+    assert MathScorer().version.startswith("3-")
 
 
 def killed_from_outside() -> None:
@@ -88,7 +139,7 @@ def test_only_an_answer_whose_worker_was_killed_from_outside_is_compared_once_mo
     ending: Callable[[], None], again: bool
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    work = _Work(comparisons=[AnswerPair(candidate="18", gold="18")], limit_s=LIMIT_S)
+    work = _Work([AnswerPair(candidate="18", gold="18")], LIMIT_S)
     work.queue.clear()
     for expected in (again, False):
         ours, theirs = context.Pipe()
