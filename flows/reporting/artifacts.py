@@ -72,7 +72,7 @@ def run_markdown(report: RunReport, upload_url: str | None) -> str:
         "",
         f"{report.num_questions:,} questions under {len(report.arms)} arms of {markdown(report.dataset)} with "
         f"{markdown(report.model)} on profile {markdown(report.profile)}: {report.num_rollouts:,} rollouts, "
-        f"{report.num_errors} of them errors.",
+        f"{report.num_errors} of them errors, {report.num_unscored} others without a reward.",
         "",
         f"- run directory: [{markdown(directory)}]({directory.as_uri()})",
     ]

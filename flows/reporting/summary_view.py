@@ -41,8 +41,10 @@ def print_summary(report: RunReport) -> None:
             f"generated {generation.tokens:,} tokens in {generation.seconds:.1f} s: {speed:,.0f} tokens/s "
             f"(engine start {generation.start_seconds:.1f} s, {generation.restarts} restarts)"
         )
-    if report.num_errors:
-        console.print(f"{report.num_errors} rollouts are error rows:")
+    if report.errors:
+        console.print(
+            f"rollouts that are error rows: {report.num_errors:,}; others without a reward: {report.num_unscored:,}"
+        )
         for row in report.errors:
             console.print(f"  {row.count} x {one_line(row.error, _MAX_ERROR_CHARS)}")
     if report.oom_ladder:

@@ -120,6 +120,7 @@ def _health(report: RunReport, preflight: PreflightReport | None) -> StatusItem:
     missed = [target.name for target in targets if target.met is False]
     troubles = [
         *([f"error rows: {report.num_errors:,}"] if report.num_errors else []),
+        *([f"other rows without a reward: {report.num_unscored:,}"] if report.num_unscored else []),
         *([f"steps down for lack of memory: {len(report.oom_ladder)}"] if report.oom_ladder else []),
         *([f"engine restarts: {report.generation.restarts}"] if report.generation.restarts else []),
         *([f"targets missed: {', '.join(missed)}"] if missed else []),

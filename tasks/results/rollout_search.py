@@ -153,7 +153,9 @@ def _score(rollout: dict[str, Any]) -> str:
     if rollout["error"] is not None:
         return "none"
     if rollout["reward"] is None:
-        return f"none yet; ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
+        method = rollout["extraction_method"]
+        reason = "yet" if method is None else f"({method})"
+        return f"none {reason}; ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
     return (
         f"reward {rollout['reward']:g}; read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
         f"ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"

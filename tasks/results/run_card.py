@@ -52,7 +52,7 @@ MEANINGS = {
     "max_num_seqs": "most sequences the engine ran at once",
     "oom_rung": "step of the out-of-memory ladder, 0 for none",
     "created_at": "when it finished, UTC",
-    "reward": "1 for right, 0 for wrong with the shipped scorers; null for an error row",
+    "reward": "1 for right, 0 for wrong with the shipped scorers; null for a row that is an error or cannot be scored",
     "extracted_answer": "what was read from the completion",
     "extraction_method": "how it was read",
     "correct_flexible": "the last number is right, whatever its form",

@@ -23,10 +23,10 @@ from tasks.storage.published import read_published, recorded_path
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCount:
-    """One kind of error row."""
+    """One kind of row without a reward: an error row, or one that the scorer gave none."""
 
     error: str
-    """The message, with N in place of every number."""
+    """The message, with N in place of every number; "no reward: " and the extraction method for what was not scored."""
     count: int
 
 
@@ -74,7 +74,7 @@ class RunReport:
     num_errors: int
     """Rollouts without a completion."""
     errors: tuple[ErrorCount, ...]
-    """The most frequent errors, in descending order."""
+    """The most frequent reasons for no reward, in descending order."""
     gold_suspects: int
     """How many questions have a ground truth that looks wrong."""
     mean_reward: float | None
@@ -95,6 +95,11 @@ class RunReport:
     """Rollouts generated on each rung of that ladder."""
     equivalence: EquivalenceOutcome | None
     """None when the run was not compared with a baseline."""
+
+    @property
+    def num_unscored(self) -> int:
+        """Rollouts with a completion and without a reward."""
+        return self.num_rollouts - self.num_errors - self.overall.scored
 
     @property
     def all_arms(self) -> tuple[ArmMetrics, ...]:

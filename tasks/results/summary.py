@@ -77,8 +77,9 @@ def _equivalence(run_dir: Path) -> EquivalenceOutcome | None:
 
 
 def _errors(rows: pl.DataFrame) -> tuple[ErrorCount, ...]:
-    """Return the most frequent errors. Errors that differ only in numbers count as one."""
-    errors = rows.select(error=pl.col("error").drop_nulls().str.replace_all(r"\d+", "N"))
+    """Return the most frequent reasons for no reward. Those that differ only in numbers count as one."""
+    unscored = pl.when(pl.col("reward").is_null()).then(pl.format("no reward: {}", "extraction_method"))
+    errors = rows.select(error=pl.coalesce("error", unscored).drop_nulls().str.replace_all(r"\d+", "N"))
     return tuple(ErrorCount(**row) for row in errors["error"].value_counts(sort=True).head(LISTED_ERRORS).to_dicts())
 
 

@@ -29,10 +29,11 @@ class Score:
     reward: float
     """1.0 or 0.0 for the built-in scorers; NaN (null in a file) when the completion cannot be scored."""
     extracted_answer: str | None
-    """For ``gsm8k``, canonical decimal text: "18", "1234.5", "-10"."""
+    """Equal answers to a question have equal texts, which votes and comparisons count. For ``gsm8k``, canonical decimal
+    text: "18", "1234.5", "-10"."""
     method: str
     """How the answer was found, or why not: ``hash``, ``boxed``, ``none``, ``ambiguous``, ``truncated``, ``error``,
-    ``gold_unparseable``, ``math``, ``timeout``, ``custom``."""
+    ``gold_unparseable``, ``math``, ``timeout``, ``custom``, or ``failed: `` and what a custom scorer failed with."""
     correct_flexible: bool
     """Whether the last number of the text equals the ground truth; for diagnosis only."""
 

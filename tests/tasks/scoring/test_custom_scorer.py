@@ -1,9 +1,17 @@
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from tasks.errors import ConfigError
+from tasks.scoring.custom_scorer import FAILED, CustomScorer
+from tasks.scoring.score import Score
 from tasks.scoring.score_shard import score_frame
 from tasks.scoring.scorers import load_scorer
 
@@ -15,6 +23,15 @@ ROWS = pl.DataFrame(
         "finish_reason": "stop",
     }
 )
+
+
+class Index:
+    def __index__(self) -> int:
+        return 1
+
+
+def scored_with(function: Callable[..., Any]) -> pl.DataFrame:
+    return score_frame(ROWS, CustomScorer(name="my:score", version="1", function=function))
 
 
 def test_a_function_that_returns_scores() -> None:
@@ -108,6 +125,84 @@ def test_a_scorer_that_ends_is_an_error_that_names_it(
     Path(f"{module}.py").write_text(source)
     with pytest.raises(ConfigError, match=f"scorer '{module}:score'"):
         score_frame(ROWS, load_scorer(f"{module}:score"))
+
+
+NUMBERS = {
+    "a bool": True,
+    "a NumPy bool": np.bool_(True),
+    "a NumPy integer": np.int64(1),
+    "a NumPy float": np.float32(1),
+    "a long double": np.longdouble(1),
+    "an array without dimensions": np.array(1.0),
+    "a fraction": Fraction(1),
+    "a decimal": Decimal(1),
+    "an index": Index(),
+}
+
+
+@pytest.mark.parametrize("value", NUMBERS.values(), ids=NUMBERS)
+@pytest.mark.parametrize("in_score", [False, True])
+def test_every_real_number_is_a_reward(value: Any, in_score: bool) -> None:
+    result = Score(reward=value, extracted_answer=None, method="m", correct_flexible=True) if in_score else value
+    scores = scored_with(lambda *texts: result)
+    assert scores["reward"].to_list() == [1.0, 1.0]
+    assert scores["correct_flexible"].to_list() == [True, True]
+
+
+def test_a_tensor_without_dimensions_is_a_reward() -> None:
+    import torch  # it takes seconds, and every process of the suite imports this file
+
+    for value in (torch.tensor(1.0), torch.tensor(True)):
+        assert scored_with(lambda *texts, value=value: value)["reward"].to_list() == [1.0, 1.0]
+    with pytest.raises(ConfigError, match="returned tensor"):
+        scored_with(lambda *texts: torch.ones(1))
+
+
+def raising(error: BaseException) -> Callable[..., float]:
+    def score(*texts: object) -> float:
+        raise error
+
+    return score
+
+
+FAILURES: dict[str, tuple[Callable[..., Any], str]] = {
+    "a text": (lambda *texts: "1.0", "returned '1.0'"),
+    "nothing": (lambda *texts: None, "returned None"),
+    "a complex number": (lambda *texts: np.complex64(1), "returned np.complex64"),
+    "an array": (lambda *texts: np.ones(1), "returned array"),
+    "a text in an array": (lambda *texts: np.array("1.0"), "returned array"),
+    "infinity": (lambda *texts: math.inf, "returned inf"),
+    "too large an integer": (lambda *texts: 10**400, "OverflowError"),
+    "too large a float": (lambda *texts: 1e300, "OverflowError"),
+    "an error": (raising(KeyError("missing")), "KeyError: 'missing'"),
+    "an exit": (raising(SystemExit(3)), "SystemExit: 3"),
+    "an interrupt of its own": (raising(KeyboardInterrupt()), "KeyboardInterrupt"),
+    "the end of a generator": (raising(GeneratorExit()), "GeneratorExit"),
+    "an error that cannot be written": (raising(ValueError("\ud800\x1b")), "ValueError"),
+}
+
+
+@pytest.mark.parametrize(("function", "reason"), FAILURES.values(), ids=FAILURES)
+def test_a_failure_costs_the_reward_of_its_row_alone(
+    function: Callable[..., Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = scored_with(lambda completion, *more: function(completion, *more) if completion == "five" else 0.5)
+    assert scores["reward"].to_list() == [0.5, None]
+    method = scores["extraction_method"][1]
+    assert method.startswith(FAILED)
+    assert reason in method
+    [record] = caplog.records
+    assert "1 of 2 rollouts of a shard have no reward" in record.message
+    assert "completion 'five'" in record.message
+
+    with pytest.raises(ConfigError, match="so on all 2 rollouts of a shard"):
+        scored_with(function)
+
+
+def test_not_a_number_is_no_reward_and_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    scores = scored_with(lambda *texts: np.float32("nan"))
+    assert scores.select("reward", "extraction_method").rows() == [(None, "custom")] * 2
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("path", ["..:score", "a..b:score", "builtins:nothing", "operator:length_hint", "tests:score"])
