@@ -62,20 +62,24 @@ def _print_sampling(console: Any, report: RunReport) -> None:
     table.add_column("arm")
     most = max((item.k for item in report.overall.pass_at_k), default=1)
     ks = sorted({1, most})
-    for name in (*(f"pass@{k}" for k in ks), "maj@k", "zero var.", "gap", "repeats", "ended"):
+    for name in (*(f"pass@{k}" for k in ks), "maj@k", "of groups", "zero var.", "gap", "repeats", "ended"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm in report.all_arms:
+    groups = [arm.questions for arm in report.arms]
+    for arm, all_groups in zip(report.all_arms, [*groups, sum(groups)], strict=True):
         passes = {item.k: item.value for item in arm.pass_at_k}
+        over = "/".join(f"{count:,}" for count in sorted({item.groups for item in arm.pass_at_k})) or "0"
         table.add_row(
             arm.arm_id,
             *(_number(passes.get(k), 3) for k in ks),
             _number(arm.maj_at_k, 3),
+            f"{over} of {all_groups:,}",
             _percent(arm.zero_variance_share),
             _number(arm.strict_flexible_gap, 3),
             _percent(arm.repetition_rate),
             _number(arm.mean_completion_tokens_terminated, 1),
         )
     console.print(table)
+    console.print("of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have")
     console.print("gap: share with the right last number, minus share that the scorer calls right")
     console.print("ended: mean tokens of completions that were not truncated")
 

@@ -48,10 +48,11 @@ class ArmMetrics:
     mean_reward_without_suspects: float | None
     """Mean reward over the questions whose ground truth is not suspect; None when none is suspect."""
     pass_at_1: float | None
+    """Of ``pass_at_k`` the first, and so over the full groups alone; ``mean_reward`` is over all rollouts."""
     pass_at_k: tuple[PassAtK, ...]
     """By rising k, the first with k = 1."""
     maj_at_k: float | None
-    """Share of groups whose majority answer is correct. k is the size of the group."""
+    """Share of the full groups whose majority answer is correct. k is their size, the last of ``pass_at_k``."""
     zero_variance_share: float | None
     """Share of the groups of two or more rollouts whose rewards are all equal."""
     truncation_rate: float | None

@@ -2,6 +2,9 @@
 
 A group is the rollouts of one (example_id, arm_id), which share a prompt. All functions take scored rollouts: every row
 has a reward, and a rollout is correct when its reward is above ``CORRECT_ABOVE``.
+
+Error rows make some groups smaller. pass@k and the majority vote are over the full groups: those that have as many
+samples as most groups have, or more. Over other groups for each k, pass@2 could be below pass@1.
 """
 
 import math
@@ -21,19 +24,27 @@ class PassAtK:
 
     k: int
     value: float
-    """The mean over all groups of at least ``k`` samples."""
+    """The mean over the full groups."""
     groups: int
-    """Number of these groups."""
+    """Number of full groups, the same for every k. In former reports: of groups with at least ``k`` samples."""
+
+
+def full_groups(scored: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the full groups. Of two equally frequent sizes, the larger one counts."""
+    sizes = scored.group_by(GROUP).agg(samples=pl.len())["samples"].value_counts(name="groups")
+    full = sizes.sort("groups", "samples")["samples"].last()
+    return scored.filter(pl.len().over(GROUP) >= full) if sizes.height else scored
 
 
 def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
-    """Return pass@k for every power of two up to the most frequent group size, and for that size.
+    """Return pass@k over the full groups, for every power of two up to the size of a full group, and for that size.
 
     The unbiased estimate of a group with n samples, c of them correct, is 1 - C(n - c, k) / C(n, k): Chen et al. 2021,
     section 2.1 (https://arxiv.org/abs/2107.03374).
     """
     counts = (
-        scored.group_by(GROUP)
+        full_groups(scored)
+        .group_by(GROUP)
         .agg(samples=pl.len(), correct=(pl.col("reward") > CORRECT_ABOVE).sum())
         .group_by("samples", "correct")
         .agg(groups=pl.len())
@@ -41,20 +52,17 @@ def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
     if counts.is_empty():
         return ()
     cells = list(counts.select("samples", "correct", "groups").iter_rows())
-    by_size = counts.group_by("samples").agg(pl.col("groups").sum()).sort("groups", "samples")
-    size = int(by_size["samples"][-1])
+    size = min(samples for samples, _, _ in cells)
+    total = sum(groups for _, _, groups in cells)
     ks = sorted({1 << power for power in range(size.bit_length()) if 1 << power <= size} | {size})
-    results = []
-    for k in ks:
-        eligible = [(_pass(n, c, k), groups) for n, c, groups in cells if n >= k]
-        total = sum(groups for _, groups in eligible)
-        results.append(PassAtK(k=k, value=sum(value * groups for value, groups in eligible) / total, groups=total))
-    return tuple(results)
+    return tuple(
+        PassAtK(k=k, value=sum(_pass(n, c, k) * groups for n, c, groups in cells) / total, groups=total) for k in ks
+    )
 
 
 def maj_at_k(scored: pl.DataFrame) -> float | None:
-    """Return the mean credit of the majority answer over all groups; k is the group's size. None without groups."""
-    credit = majority_credit(scored, GROUP)["reward"]
+    """Return the mean credit of the majority answer over the full groups; k is their size. None without groups."""
+    credit = majority_credit(full_groups(scored), GROUP)["reward"]
     return float(credit.sum()) / len(credit) if len(credit) else None
 
 

@@ -38,6 +38,32 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     assert "suspect" not in shown
 
 
+def test_it_shows_over_how_many_groups_and_why_rows_have_no_reward(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
+    write_run(plan.paths.root, shards=2, questions_per_shard=4, samples=2)
+    failed = pl.int_range(pl.len()) < 3  # both samples of a group, and one of the next
+    publish_shard(
+        pl.read_parquet(plan.paths.scores(0)).with_columns(
+            reward=pl.when(~failed).then("reward"),
+            extraction_method=pl.when(failed).then(pl.lit("failed: KeyError: 'x'")).otherwise("extraction_method"),
+        ),
+        plan.paths.scores(0),
+    )
+    publish_json(plan.to_json(), plan.paths.config)
+    report = summarize_run(plan.paths.root)
+    print_summary(report)
+
+    shown = capsys.readouterr().out
+    assert (report.num_errors, report.num_unscored) == (0, 3)
+    assert "62 of 64" in shown
+    assert "8 of 8" in shown
+    assert "error rows: 0; others without a reward: 3" in shown
+    assert "3 x no reward: failed: KeyError: 'x'" in shown
+
+
 def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
