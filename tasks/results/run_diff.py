@@ -80,12 +80,7 @@ def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = No
             f"{first.name} and {second.name} share no scored rollout: no ({', '.join(ROLLOUT_KEY)}) is in both. "
             "Compare runs over the same questions and arms"
         )
-    other = pairs.filter(pl.col("ground_truth") != pl.col("ground_truth_first"))
-    if other.height:
-        raise ConfigError(
-            f"{other.height} of {pairs.height} shared ids stand for questions with another ground truth, such as "
-            f"{other['example_id'][0]!r}. Compare runs over the same dataset"
-        )
+    _check_questions(first, second, pairs)
     pairs = pairs.rename(
         {
             "reward_first": "base_reward",
@@ -119,6 +114,26 @@ def _scored(run_dir: Path, arm: str | None) -> pl.DataFrame:
     if arm is not None:
         where &= pl.col("arm_id") == arm
     return pl.concat([frame for _, frame in scored_shards(run_dir, _COLUMNS, where=where)])
+
+
+def _check_questions(first: Path, second: Path, pairs: pl.DataFrame) -> None:
+    """Raise ConfigError when an id of ``pairs`` has another ground truth or another question in each run."""
+    truths = pairs.select("example_id", "ground_truth", "ground_truth_first").unique(maintain_order=True)
+    # texts of many questions need memory, and 64-bit hashes of one process collide with probability 2^-64 per pair
+    sides = [
+        scan_shards(run, "questions").select("example_id", pl.col("question").hash()).collect()
+        for run in (first, second)
+    ]
+    questions = truths.join(sides[1], on="example_id", maintain_order="left").join(
+        sides[0], on="example_id", suffix="_first", maintain_order="left"
+    )
+    for name, what in (("ground_truth", "another ground truth"), ("question", "another text")):
+        other = questions.filter(pl.col(name) != pl.col(f"{name}_first"))
+        if other.height:
+            raise ConfigError(
+                f"{other.height} of {truths.height} ids that {first.name} and {second.name} share stand for questions "
+                f"with {what}, such as {other['example_id'][0]!r}. Compare runs over the same dataset"
+            )
 
 
 def _flips(first: Path, second: Path, flipped: pl.DataFrame) -> Iterator[Flip]:

@@ -198,6 +198,19 @@ def test_diff_refuses_other_questions(tmp_path: Path) -> None:
         diff_runs(first.root, write_run(tmp_path / "arms", arms=["poetry"]).root)
 
 
+def test_diff_refuses_questions_of_another_text_with_the_same_ids_and_golds(tmp_path: Path) -> None:
+    first, second = (write_run(tmp_path / name, arms=1, error_rows=0.2) for name in ("first", "second"))
+    diff_runs(first.root, second.root)
+    questions = pl.read_parquet(second.questions(1))
+    other = questions.with_columns(
+        question=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("?")).otherwise("question")
+    )
+    publish_shard(other, second.questions(1))
+
+    with pytest.raises(ConfigError, match=f"with another text, such as '{questions['example_id'][0]}'"):
+        diff_runs(first.root, second.root)
+
+
 @pytest.mark.slow
 def test_commands(run: RunPaths, tmp_path: Path) -> None:
     runs_dir = run.root.parent
