@@ -38,11 +38,12 @@ def test_the_same_parameters_give_the_same_run(plan: RunPlan) -> None:
     assert plan.tested == recorded["tested"]
 
 
-def test_every_shard_is_finished(plan: RunPlan) -> None:
+def test_every_shard_is_generated_and_is_scored_again_by_the_newer_scorer(plan: RunPlan) -> None:
     open_run(plan)
     shards = shard_dataset(plan)
     assert len(shards) == plan.num_shards == 2
-    assert not find_remaining(plan, shards)
+    remaining = find_remaining(plan, shards)
+    assert (remaining.to_generate, remaining.to_score) == ([], shards)
 
 
 @pytest.mark.slow
