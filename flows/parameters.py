@@ -17,7 +17,7 @@ from profiles.schema import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
-from tasks.plan.run_config import CONFIG_PARAMETERS
+from tasks.plan.run_config import CONFIG_PARAMETERS, build_settings
 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
@@ -101,6 +101,12 @@ def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:
 def chosen(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
     """Return the record ``kind``, made from those of the ``given`` parameters that it declares."""
     return kind.model_validate({name: given[name] for name in kind.model_fields})
+
+
+def flow_parameters(given: Mapping[str, Any]) -> FlowParameters:
+    """Return what the ``given`` parameters ask of the flow. Raises ConfigError, which names the first wrong value."""
+    values = {name: value for name in FlowParameters.model_fields if (value := given.get(name)) is not None}
+    return build_settings(FlowParameters, values)
 
 
 def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -11,10 +11,11 @@ import math
 import sys
 from typing import Any, TextIO
 
-from tasks.plain_text import one_line, visible
+from tasks.plain_text import one_line, shortened, visible
 
 _LONGEST_LINE = 8_000
 """In characters: a message may quote a file."""
+_LONGEST_WORD = 400
 
 
 class _VisibleFormatter(logging.Formatter):
@@ -36,8 +37,8 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print ``text`` on one line to standard error."""
-    print_line(" ".join(text.split()), sys.stderr)
+    """Print ``text`` on one line to standard error. A very long word would hide what is said about it."""
+    print_line(" ".join(shortened(word, _LONGEST_WORD) for word in text.split()), sys.stderr)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

@@ -1,6 +1,7 @@
 """Reads profiles and arms from TOML files: shipped ones by name, the user's own by path."""
 
 import re
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,10 @@ _DEEP_KEY = re.compile(r"^[ \t\[]*[\w\"'-]+(?:[ \t]*\.[ \t]*[\w\"'-]+){50,}", re
 """A dotted key of more parts than any setting has: tomllib's time grows with the square of their number."""
 
 _S = TypeVar("_S", bound=Settings)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class SettingsError(ValueError):
@@ -48,14 +53,13 @@ def load_arms(name_or_path: str | None) -> ArmSet:
         return _load(DEFAULT_ARMS, ArmSet, "arms file")
     if name_or_path.endswith(".toml"):
         return _load(Path(name_or_path), ArmSet, "arms file")
-    path = PROFILES_DIR / "arms" / f"{name_or_path}.toml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in (PROFILES_DIR / "arms").glob("*.toml")))
+    shipped = sorted(file.stem for file in DEFAULT_ARMS.parent.glob("*.toml"))
+    if name_or_path not in shipped:
         raise SettingsError(
-            f"unknown arms {name_or_path!r}; the shipped sets are {shipped}. "
+            f"unknown arms {name_or_path!r}; the shipped sets are {', '.join(shipped)}. "
             "Give one of these, or the path of a .toml file"
         )
-    return _load(path, ArmSet, "arms file")
+    return _load(DEFAULT_ARMS.with_stem(name_or_path), ArmSet, "arms file")
 
 
 def _load(path: Path, kind: type[_S], what: str) -> _S:
@@ -83,6 +87,11 @@ def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
         raise SettingsError(f"{origin}: {explain(error, kind)}") from None
 
 
+def short_repr(value: object) -> str:
+    """``repr`` of a value that somebody else gave, without the middle of what is long."""
+    return _SHORT.repr(value)
+
+
 def explain(error: ValidationError, kind: type[Settings]) -> str:
     """One line about the first problem in ``error``: the field, the value given, what is allowed."""
     first = error.errors(include_url=False)[0]
@@ -100,7 +109,7 @@ def explain(error: ValidationError, kind: type[Settings]) -> str:
         message = first["msg"].removeprefix("Value error, ")
         return f"{where}: {message}{more}" if where else f"{message}{more}"
     message = first["msg"]
-    return f"{where} is {first['input']!r}: {message[:1].lower()}{message[1:]}{more}"
+    return f"{where} is {short_repr(first['input'])}: {message[:1].lower()}{message[1:]}{more}"
 
 
 def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:

@@ -4,9 +4,11 @@ A profile describes one hardware target. Engine arguments have vLLM's own names.
 refused with the name of its replacement.
 """
 
+import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 RETIRED_ENGINE_KEYS = {
     "swap_space": "vLLM has no CPU swap any more: preempted sequences are recomputed. Remove the key; "
@@ -20,20 +22,31 @@ RETIRED_ENGINE_KEYS = {
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
 
-class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+MOST_GPUS = 1024
+MOST_TOKENS = 2**24
+"""Longer than the context of any model."""
+MOST_SEQUENCES = 2**16
+MOST_GIB = 2**16
+MOST_SECONDS = 10_000_000
+# bounds for what can only be a slip of the pen, so that it is refused before anything is multiplied by it
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
+
+class Settings(BaseModel):
+    """Base of all settings: frozen. An unknown key is an error, and so is a number that is infinite or none."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class EngineSettings(Settings):
     """Engine arguments of one replica, under vLLM's names."""
 
-    tensor_parallel_size: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1, le=MOST_GPUS)
     """GPUs per replica."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     """Number format of weights and activations; "auto" takes the one in the model's config."""
-    max_model_len: int = Field(2048, ge=16)
+    max_model_len: int = Field(2048, ge=16, le=MOST_TOKENS)
     """Longest prompt and completion together, in tokens."""
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=0.98)
     """Share of each GPU's memory that the engine may take."""
@@ -43,17 +56,17 @@ class EngineSettings(Settings):
     """Prefill long prompts in several engine steps, while other sequences decode."""
     enable_prefix_caching: bool = True
     """Keep the KV cache of a prompt beginning that several prompts share, such as an arm's system prompt."""
-    max_num_seqs: int = Field(256, ge=1)
+    max_num_seqs: int = Field(256, ge=1, le=MOST_SEQUENCES)
     """Most sequences that the engine runs at once."""
-    max_num_batched_tokens: int | None = Field(None, ge=16)
+    max_num_batched_tokens: int | None = Field(None, ge=16, le=MOST_TOKENS)
     """Most tokens in one engine step; None leaves it to vLLM."""
-    max_cudagraph_capture_size: int | None = Field(None, ge=1)
+    max_cudagraph_capture_size: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
     """Largest batch, in sequences, with a captured CUDA graph; None leaves it to vLLM."""
     attention_backend: str | None = None
     """vLLM attention backend, such as TRITON_ATTN; None leaves it to vLLM."""
     batch_invariant: bool = False
     """Use kernels whose result does not depend on the batch (VLLM_BATCH_INVARIANT): reproducible, slower."""
-    kv_cache_space_gib: int | None = Field(None, ge=1)
+    kv_cache_space_gib: int | None = Field(None, ge=1, le=MOST_GIB)
     """Size of a CPU engine's KV cache, in whole GiB; unused on GPUs."""
     quantization: str | None = None
     """vLLM quantization method, such as fp8; None takes the one in the model's config, if any."""
@@ -78,31 +91,43 @@ class EngineSettings(Settings):
         return self
 
 
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    return text
+
+
 class ExpectedNode(Settings):
     """The hardware that the profile was written for. Preflight checks that the node has it."""
 
     device: Literal["cuda", "cpu"] = "cuda"
     """NVIDIA GPUs ("cuda"), or none ("cpu")."""
-    gpu_name: str | None = None
+    gpu_name: Annotated[str, AfterValidator(_regular_expression)] | None = None
     """Regular expression searched in the NVML device name, such as "H100"."""
-    gpu_count: int = Field(0, ge=0)
+    gpu_count: int = Field(0, ge=0, le=MOST_GPUS)
     """GPUs that the profile uses on the node."""
-    gpu_memory_gib: float | None = Field(None, gt=0)
+    gpu_memory_gib: float | None = Field(None, gt=0, le=MOST_GIB)
     """Least memory per GPU, in GiB."""
-    compute_capability: float | None = None
+    compute_capability: float | None = Field(None, ge=0, le=100)
     """Least compute capability, such as 9.0."""
-    ram_gib: float | None = Field(None, gt=0)
+    ram_gib: float | None = Field(None, gt=0, le=MOST_GIB)
     """Least host memory within the cgroup's limit, in GiB."""
+
+
+_Gib = Annotated[float, Field(ge=0, le=MOST_GIB)]
+_Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class TelemetryTargets(Settings):
     """What a healthy run shows on this hardware. The report says which targets were met."""
 
-    gpu_memory_gib: tuple[float, float] | None = None
+    gpu_memory_gib: tuple[_Gib, _Gib] | None = None
     """Lowest and highest memory in use per GPU, in GiB."""
-    gpu_utilization_percent: tuple[float, float] | None = None
+    gpu_utilization_percent: tuple[_Percent, _Percent] | None = None
     """Lowest and highest utilization per GPU, in percent, as a mean over the time of generation."""
-    max_temperature_c: float | None = None
+    max_temperature_c: float | None = Field(None, ge=0, le=200)
     """Highest temperature of any GPU, in degrees Celsius."""
 
 
@@ -115,19 +140,19 @@ class Profile(Settings):
     """One line for ``harvest profiles``."""
     model: str | None = None
     """The model when --model is not given; "demo" is the embedded one."""
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1, le=MOST_GPUS)
     """Engines on the node, each with its own tensor_parallel_size GPUs."""
-    question_batch_size: int = Field(16, ge=1)
+    question_batch_size: int = Field(16, ge=1, le=MOST_SEQUENCES)
     """Questions in flight per replica; sequences in flight = questions x arms x samples."""
     generation: Literal["continuous", "loop"] = "continuous"
     """"continuous" admits a question when another ends; "loop" waits for the whole batch, like the original scripts."""
-    stall_timeout_s: float = Field(300.0, gt=0)
+    stall_timeout_s: float = Field(300.0, gt=0, le=MOST_SECONDS)
     """Seconds without a new token, with requests in flight, after which the engine counts as hung."""
-    start_timeout_s: float = Field(1800.0, gt=0)
+    start_timeout_s: float = Field(1800.0, gt=0, le=MOST_SECONDS)
     """Seconds that an engine may take to load."""
     baseline: Identifier | None = None
     """Name of the profile with the original settings for this hardware."""
-    gpu_hour_usd: float | None = Field(None, ge=0)
+    gpu_hour_usd: float | None = Field(None, ge=0, le=1_000_000)
     """Price of one GPU for one hour, in US dollars."""
     engine: EngineSettings = EngineSettings()
     """Engine arguments of each replica."""
@@ -200,6 +225,11 @@ class Arm(Settings):
             raise ValueError(f"template is {self.template!r}; it must contain {{question}}")
         if self.chat_template_kwargs and self.prompt_format != "chat":
             raise ValueError('chat_template_kwargs need prompt_format = "chat"')
+        try:
+            # the record of a run holds them
+            json.dumps(self.chat_template_kwargs, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"chat_template_kwargs cannot be written as JSON: {error}") from None
         if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
             raise ValueError(f"chat_template_kwargs may not set {reserved[0]}, which is set for every prompt")
         return self
@@ -208,7 +238,7 @@ class Arm(Settings):
 class ArmSet(Settings):
     """All arms of a run, in the order of the file."""
 
-    arms: tuple[Arm, ...] = Field(min_length=1)
+    arms: tuple[Arm, ...] = Field(min_length=1, max_length=256)
     """At least one. Ids are unique."""
 
     @model_validator(mode="after")

@@ -135,10 +135,12 @@ def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
 
 def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
     """Raise ConfigError for bad input. Needs neither Prefect, whose import takes seconds, nor a run directory."""
+    from flows.parameters import flow_parameters
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
     from tasks.generation.rung_state import forget_rung as forget
+    from tasks.node.preflight import check_output_fits
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
     from tasks.scoring.scorers import load_scorer
@@ -147,17 +149,19 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
     from tasks.user_paths import check_directory
 
     config = config_from_parameters(parameters)
+    asked = flow_parameters(parameters)
     plan = plan_run(config, runs_dir)
     load_scorer(config.scorer)
-    check_baseline(parameters.get("baseline"), plan)
+    check_baseline(asked.baseline, plan)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
-    check = check_destination if parameters.get("aws_credentials_block") is None else check_url
-    check_nodes(parameters.get("nodes", 1), parameters.get("shared"), parameters.get("baseline"), check)
-    if (url := parameters.get("upload")) is not None:
+    check = check_destination if asked.aws_credentials_block is None else check_url
+    check_nodes(asked.nodes, asked.shared, asked.baseline, check)
+    if asked.upload is not None:
         try:
-            check(url)
+            check(asked.upload)
         except UploadError as error:
             raise PreflightFailed(str(error)) from None
+    check_output_fits(plan)
     check_directory(plan.paths.state, "the run's directory")
     if forget_rung:
         forget(plan)

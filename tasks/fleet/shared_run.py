@@ -41,8 +41,6 @@ def check_nodes(
     nodes: int, shared: str | None, baseline: str | None, check: Callable[[str], None] = check_destination
 ) -> None:
     """Raise ConfigError or UploadError when a run cannot be spread over ``nodes`` nodes that share ``shared``."""
-    if nodes < 1:
-        raise ConfigError(f"nodes is {nodes}; it must be at least 1")
     if nodes > 1 and baseline == AUTO:
         raise ConfigError(
             f"baseline is auto, which is generated where the collection runs, and nodes is {nodes}. Collect the "

@@ -2,10 +2,11 @@
 
 import math
 
+from tasks.errors import PreflightFailed
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_reading import NvmlReader
 from tasks.node.gpu_selection import gpus_of_run
-from tasks.node.host_checks import OutputSize
+from tasks.node.host_checks import OutputSize, check_disk
 from tasks.node.node_checks import check_node
 from tasks.node.preflight_report import PreflightReport, publish_preflight
 from tasks.node.prompt_lengths import estimate_prompts
@@ -46,6 +47,17 @@ def run_preflight(
     publish_preflight(report, plan.paths.root)
     report.raise_if_failed()
     return report
+
+
+def check_output_fits(plan: RunPlan) -> None:
+    """Raise PreflightFailed when the rollouts that ``plan`` still has to make will not fit the disk. Takes no time."""
+    output = output_size(plan)
+    check = check_disk(plan.paths.root.parent, output)
+    if output.expected and check.status == "fail":
+        raise PreflightFailed(
+            f"{plan.num_questions:,} questions x {len(plan.arms.arms)} arms x {plan.config.sampling.samples_per_arm:,} "
+            f"samples_per_arm = {plan.num_rollouts:,} rollouts. {check}"
+        )
 
 
 def output_size(plan: RunPlan) -> OutputSize:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from profiles.demo.questions import Split, generate_questions
 from tasks.errors import ConfigError
+from tasks.plain_text import one_line
 from tasks.plan.dataset_files import (
     FILE_SUFFIXES,
     check_files_below,
@@ -98,14 +99,22 @@ def _saved_rows(source: DatasetSource, path: Path) -> Iterable[Mapping[str, Any]
             f"dataset {source.path} cannot be read: {type(error).__name__}: {error}. Save it to disk again"
         ) from error
     if isinstance(saved, datasets.Dataset):
-        rows: Iterable[Mapping[str, Any]] = saved
-    elif source.split in saved:
-        rows = saved[source.split]
-    else:
+        return _read(saved, source)
+    if source.split in saved:
+        return _read(saved[source.split], source)
+    raise ConfigError(
+        f"dataset {source.path} has no split {source.split!r}; it has {', '.join(saved)}. Choose one of them"
+    )
+
+
+def _read(rows: Iterable[Mapping[str, Any]], source: DatasetSource) -> Iterator[Mapping[str, Any]]:
+    try:
+        yield from rows
+    except Exception as error:  # what is streamed is parsed only now
+        reason = one_line(str(error), 500)
         raise ConfigError(
-            f"dataset {source.path} has no split {source.split!r}; it has {', '.join(saved)}. Choose one of them"
-        )
-    return rows
+            f"dataset {source.path} cannot be read: {type(error).__name__}: {reason}. Correct the file, or remove it"
+        ) from error
 
 
 def _loaded_rows(source: DatasetSource, path: str, *, streaming: bool = False) -> Iterable[Mapping[str, Any]]:
@@ -114,10 +123,9 @@ def _loaded_rows(source: DatasetSource, path: str, *, streaming: bool = False) -
     datasets.disable_progress_bars()
     config = source.config or _HUB_DEFAULT_CONFIG.get(path)
     try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
-            path, config, split=source.split, streaming=streaming or source.streaming
+        return _read(
+            datasets.load_dataset(path, config, split=source.split, streaming=streaming or source.streaming), source
         )
-        return rows
     except Exception as error:  # the library raises many unrelated types for a missing or unreachable dataset
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,10 +10,11 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self
 
-from profiles.regular_files import open_regular, parse_json
+from profiles.regular_files import open_regular
 from tasks.errors import ConfigError
+from tasks.plain_text import shortened
 from tasks.plan.dataset_limits import LARGEST_ROW, Row, row_too_large
 from tasks.units import MIB
 
@@ -124,11 +125,41 @@ def json_lines(path: Path) -> Iterator[Row]:
 
 def _json_object(text: str, where: str) -> Row:
     try:
-        value = parse_json(text)
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise ConfigError(
+            f"dataset file {where} is not valid JSON: it is nested too deeply. Fix or remove the line"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"dataset file {where} is not valid JSON: {error}. Fix or remove the line") from None
     if not isinstance(value, dict):
         raise ConfigError(f"dataset file {where} is a {type(value).__name__}, not an object with named columns")
+    return _checked_text(value, text, where)
+
+
+def _checked_text(row: Row, text: str, where: str) -> Row:
+    """Return ``row``, which was read from ``text``. Raises ConfigError for a text that UTF-8 cannot hold."""
+    if _ESCAPED_SURROGATE.search(text):
+        for column, value in row.items():
+            shown = json.dumps({column: value}, ensure_ascii=False)
+            if shown != (legible := shown.encode(errors="backslashreplace").decode()):
+                raise ConfigError(
+                    f"dataset file {where}: {shortened(legible, 80)} holds half a surrogate pair, which is no "
+                    "character. Fix or remove the row"
+                )
+    return row
+
+
+class _RepeatedName(ValueError):
+    """An object has a name twice, which leaves open which value is meant."""
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object."""
+    value = dict(members)
+    if len(value) < len(members):
+        names = [name for name, _ in members]
+        raise _RepeatedName(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
     return value
 
 
@@ -136,9 +167,19 @@ def csv_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file under its header. Raises ConfigError, OSError, UnicodeDecodeError and csv.Error."""
     csv.field_size_limit(LARGEST_ROW)
     with _Text(path) as text:
-        for row in csv.DictReader(text.lines()):
+        rows = csv.reader(text.lines())
+        columns = next((row for row in rows if row), [])
+        if repeated := [name for name in columns if name and columns.count(name) > 1]:
+            raise ConfigError(f"dataset file {path} has the column {repeated[0]!r} twice. Rename or remove one")
+        for row in rows:
             text.end_row()
-            yield row
+            if row and len(row) != len(columns):
+                raise ConfigError(
+                    f"dataset file {path} line {rows.line_num} has {len(row)} fields, and the header {len(columns)} "
+                    "columns. A field with a comma, such as 1,000, needs double quotes around it"
+                )
+            if row:
+                yield dict(zip(columns, row, strict=True))
 
 
 def json_array(path: Path) -> Iterator[Row]:
@@ -155,6 +196,7 @@ class _JsonArray:
         self._path = path
         self._text = ""
         self._at = 0
+        self._row = -1
 
     def __iter__(self) -> Iterator[Row]:
         self._take("[")
@@ -196,6 +238,8 @@ class _JsonArray:
                 break
             except RecursionError:
                 raise self._invalid("it is nested too deeply") from None
+            except _RepeatedName as error:
+                raise self._invalid(str(error)) from None
             except ValueError as error:
                 if length > LARGEST_ROW:
                     raise row_too_large(self._path) from None
@@ -205,12 +249,14 @@ class _JsonArray:
                 self._text, self._at = self._text[self._at :] + more, 0
         if end - self._at > LARGEST_ROW:
             raise row_too_large(self._path)
-        self._at = end
-        return cast(Row, row)
+        text, self._at = self._text[self._at : end], end
+        self._row += 1
+        return _checked_text(row, text, f"{self._path} row {self._row}")
 
     def _invalid(self, reason: str) -> ConfigError:
         return ConfigError(f"dataset file {self._path} is not valid JSON: {reason}. For one object a line use .jsonl")
 
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

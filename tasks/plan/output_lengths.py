@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from profiles.schema import Settings
+from profiles.schema import MOST_TOKENS, Settings
 from tasks.errors import ConfigError
 
 DEFAULT_SIGMA = 0.8
@@ -16,7 +16,7 @@ class OutputLengths(Settings):
     """The distribution of completion lengths. A completion has its drawn length; the model's end token is ignored."""
 
     distribution: Literal["lognormal"] = "lognormal"
-    median: int = Field(ge=1)
+    median: int = Field(ge=1, le=MOST_TOKENS)
     """Median completion, in tokens."""
     sigma: float = Field(DEFAULT_SIGMA, ge=0.0, le=3.0)
     """Standard deviation of the logarithm of the length."""

@@ -7,6 +7,7 @@ different ids are only counted.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 
 import polars as pl
 
+from profiles.load import short_repr
 from tasks.errors import ConfigError
-from tasks.plain_text import shortened
 from tasks.plan.dataset_rows import open_rows
 from tasks.plan.row_filter import RowFilter, parse_filters
 from tasks.plan.run_config import DatasetSource
@@ -60,27 +61,12 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
     if not example_ids:
         raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
     texts = {"example_id": example_ids, "question": questions, "ground_truth": truths}
-    try:
-        frame = pl.DataFrame(texts, schema=QUESTION_SCHEMA)
-    except UnicodeEncodeError:
-        raise _lone_surrogate(texts, source) from None
+    frame = pl.DataFrame(texts, schema=QUESTION_SCHEMA)
     return (
         frame
         if source.shuffle_seed is None
         else shuffled(frame, source.shuffle_seed).head(source.questions or frame.height)
     )
-
-
-def _lone_surrogate(texts: Mapping[str, list[str]], source: DatasetSource) -> ConfigError:
-    """Return the error for the first text that holds a lone surrogate. JSON can state one, and UTF-8 cannot."""
-    for position, row in enumerate(zip(*texts.values(), strict=True)):
-        for name, text in zip(texts, row, strict=True):
-            if (shown := text.encode(errors="backslashreplace").decode()) != text:
-                return ConfigError(
-                    f"dataset {source.path}: the {name} of question {position} is {shortened(shown, 80)!r}. "
-                    "A lone surrogate is no character. Fix or remove the row"
-                )
-    raise AssertionError("no text holds a lone surrogate")
 
 
 def shuffled(questions: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -123,8 +109,8 @@ def _example_id(row: Mapping[str, Any], index: int, source: DatasetSource) -> st
     value = row.get(source.id_column)
     if not isinstance(value, str | int) or isinstance(value, bool) or str(value).strip() == "":
         raise ConfigError(
-            f"dataset {source.path} row {index}: id column {source.id_column!r} is {value!r}; it must be text or an "
-            "integer"
+            f"dataset {source.path} row {index}: id column {source.id_column!r} is {short_repr(value)}; it must be "
+            "text or an integer"
         )
     return str(value)
 
@@ -134,21 +120,20 @@ def _text(row: Mapping[str, Any], column: str, index: int, source: DatasetSource
     if value is None or isinstance(value, str):
         return (value or "").strip()
     raise ConfigError(
-        f"dataset {source.path} row {index}: {column!r} is {value!r} ({type(value).__name__}); it must be text. "
-        "Fix or remove the row"
+        f"dataset {source.path} row {index}: {column!r} is {short_repr(value)} ({type(value).__name__}); it must be "
+        "text. Fix or remove the row"
     )
 
 
 def _truth(row: Mapping[str, Any], index: int, source: DatasetSource) -> str:
     value = _cell(row, source.answer_column, index, source)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return ground_truth(str(value))
     if isinstance(value, str) and (truth := ground_truth(value)):
         return truth
-    shown = f"…{value[-40:]}" if isinstance(value, str) and len(value) > 40 else value
     raise ConfigError(
-        f"dataset {source.path} row {index}: {source.answer_column!r} is {shown!r}; it must be a number or text, with "
-        "a value after its last '####' if it has one. Fix or remove the row"
+        f"dataset {source.path} row {index}: {source.answer_column!r} is {short_repr(value)}; it must be a number or "
+        "text, with a value after its last '####' if it has one. Fix or remove the row"
     )
 
 

@@ -10,9 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import ConfigError
+import regex
 
-_FORM = re.compile(r"^\s*(?P<column>[^=!<>~]+?)\s*(?P<operator>!=|!~|<=|>=|==|=|<|>|~)\s*(?P<value>.*?)\s*$", re.DOTALL)
+from tasks.errors import ConfigError
+from tasks.plain_text import shortened
+from tasks.time_limits import time_limit
+
+_SEARCH_SECONDS = 10.0
+"""For one cell: an expression such as (a+)+$ takes for ever on a text that it does not match."""
+_OPERATOR = re.compile("!=|!~|<=|>=|==|=|<|>|~")
 _ORDER: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -40,7 +46,7 @@ class RowFilter:
 
     def _holds(self, cell: Any, name: str) -> bool:
         if name == "~":
-            return re.search(self.value, _text(cell)) is not None
+            return self._found_in(_text(cell))
         left, right = _number(cell), _number(self.value)
         if name in _ORDER:
             if left is None or right is None:
@@ -53,6 +59,15 @@ class RowFilter:
             return left == right
         return _text(cell) == self.value
 
+    def _found_in(self, text: str) -> bool:
+        try:
+            return regex.search(self.value, text, timeout=time_limit(_SEARCH_SECONDS)) is not None
+        except TimeoutError:
+            raise ConfigError(
+                f"filter {self.text!r} was still searching {shortened(text, 80)!r} after {_SEARCH_SECONDS:g} s. Use an "
+                "expression without a repetition inside a repetition"
+            ) from None
+
 
 def parse_filters(texts: Sequence[str]) -> list[RowFilter]:
     """Return the filters in ``texts``. Raises ConfigError for a wrong form or a bad regular expression."""
@@ -60,19 +75,18 @@ def parse_filters(texts: Sequence[str]) -> list[RowFilter]:
 
 
 def _parse(text: str) -> RowFilter:
-    match = _FORM.match(text)
-    if match is None:
+    match = _OPERATOR.search(text)
+    column = text[: match.start()].strip() if match else ""
+    if match is None or not column:
         raise ConfigError(
             f"filter {text!r} is not COLUMN OPERATOR VALUE, with an operator of = != < <= > >= ~ !~, such as "
             "'level=5' or 'subject~^(algebra|geometry)$'"
         )
-    found = RowFilter(
-        text=text, column=match["column"], operator=match["operator"].replace("==", "="), value=match["value"]
-    )
+    found = RowFilter(text=text, column=column, operator=match[0].replace("==", "="), value=text[match.end() :].strip())
     if "~" in found.operator:
         try:
-            re.compile(found.value)
-        except re.error as error:
+            regex.compile(found.value)
+        except (regex.error, RecursionError) as error:
             raise ConfigError(f"filter {text!r}: {found.value!r} is not a regular expression: {error}") from None
     return found
 

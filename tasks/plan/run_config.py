@@ -3,14 +3,15 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
-from profiles.load import SettingsError, explain, load_profile, profile_names
+from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import Identifier, PromptFormat, Settings
+from profiles.schema import MOST_SEQUENCES, MOST_TOKENS, Identifier, PromptFormat, Settings
 from tasks.errors import ConfigError
+from tasks.plan.dataset_limits import MOST_ROWS
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
 from tasks.plan.parameters import AsGiven, parameters_of
 from tasks.scoring.scorers import SCORER_CHOICES
@@ -18,9 +19,15 @@ from tasks.scoring.scorers import SCORER_CHOICES
 DEFAULT_TOP_LOGPROBS = 5
 """Top logprobs that a run stores for a comparison: enough to tell a near-tie from a real difference."""
 
+_Settings = TypeVar("_Settings", bound=Settings)
+
+MOST_SAMPLES = 100_000
+"""The most rollouts of a question, over all arms: they are in memory together."""
+
 _NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
-_AtLeastOne = Annotated[int, Field(ge=1)]
-_Seed = Annotated[int, Field(ge=0)]
+_Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+_BatchSize = Annotated[int, Field(ge=1, le=MOST_SEQUENCES)]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _ProfileName = Annotated[
     str,
     WithJsonSchema(
@@ -41,9 +48,9 @@ class Sampling(Settings):
     """Softmax temperature; 0 is greedy."""
     top_p: float = Field(1.0, title="Top p", gt=0.0, le=1.0)
     """Nucleus sampling mass."""
-    max_tokens: int = Field(512, title="Completion tokens at most", ge=1)
+    max_tokens: int = Field(512, title="Completion tokens at most", ge=1, le=MOST_TOKENS)
     """Longest completion, in tokens."""
-    samples_per_arm: int = Field(1, title="Samples per arm", ge=1)
+    samples_per_arm: int = Field(1, title="Samples per arm", ge=1, le=MOST_SAMPLES)
     """Completions per question and arm."""
     seed: Annotated[int, AsGiven(type=_Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
     """Seed of the run, from which each request's seed is made; in Prefect's form, {date} is the day as a number."""
@@ -86,9 +93,7 @@ class DatasetSource(Settings):
     """Column of the answer."""
     id_column: str | None = Field(None, title="Id column")
     """Column of unique ids; by default ids are made from the split and the row number."""
-    questions: Annotated[_AtLeastOne | None, AsGiven(options=("--questions", "--n-samples"))] = Field(
-        None, title="Questions"
-    )
+    questions: Annotated[_Rows | None, AsGiven(options=("--questions", "--n-samples"))] = Field(None, title="Questions")
     """Number of questions, taken from the start; by default all."""
     filters: Annotated[tuple[str, ...], AsGiven(type=list[str] | None, default=None, options=("--filter",))] = Field(
         (), title="Filters"
@@ -112,9 +117,9 @@ class RunConfig(Settings):
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
     sampling: Sampling = Sampling()
-    question_batch_size: _AtLeastOne | None = Field(None, title="Question batch size")
+    question_batch_size: _BatchSize | None = Field(None, title="Question batch size")
     """Questions in flight per replica; by default the profile's."""
-    shard_size: _AtLeastOne | None = Field(None, title="Questions per shard")
+    shard_size: _Rows | None = Field(None, title="Questions per shard")
     """Questions per shard; by default chosen from the dataset's size."""
     scorer: str = Field("gsm8k", title="Scorer", min_length=1, description=SCORER_CHOICES)
     prompt_format: PromptFormat | None = Field(None, title="Prompt format")
@@ -135,10 +140,15 @@ CONFIG_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(Ru
 
 def build_config(values: dict[str, Any]) -> RunConfig:
     """Return a RunConfig of plain values. Raises ConfigError, which names the first wrong value."""
+    return build_settings(RunConfig, values)
+
+
+def build_settings(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
+    """Return a ``kind`` of plain values. Raises ConfigError, which names the first wrong value."""
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, RunConfig)) from None
+        raise ConfigError(explain(error, kind)) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None
 
@@ -204,6 +214,6 @@ def _template_kwargs(given: Any) -> Any:
         return parse_json(given)
     except ValueError as error:
         raise ConfigError(
-            f"chat_template_kwargs is {given!r}, which is not valid JSON: {error}. Give an object such as "
+            f"chat_template_kwargs is {short_repr(given)}, which is not valid JSON: {error}. Give an object such as "
             '{"enable_thinking": false}'
         ) from None

@@ -17,11 +17,13 @@ from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_sett
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.prompts import arms_as_asked, check_prompts
 from tasks.plan.questions import find_duplicates, load_questions
-from tasks.plan.run_config import RunConfig
+from tasks.plan.run_config import MOST_SAMPLES, RunConfig
 from tasks.records import RunPaths
 
-MAX_SHARDS = 95
+DEFAULT_SHARDS = 95
 """A shard has up to three task runs, so a run has at most about 300. Prefect's server is slow with thousands."""
+MOST_SHARDS = 10_000
+"""With a shard_size that the user gives."""
 MIN_SHARD_SIZE = 16
 _LONGEST_NAME = 255 - len("-0123456789")
 
@@ -101,8 +103,14 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     model = find_model(model_name, load_format=profile.engine.load_format)
     check_prompts(arms, model.path)
     _check_context(config, profile)
+    _check_group_sizes(config, arms)
     questions = load_questions(config.dataset)
     shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size)
+    if (shards := -(-questions.height // shard_size)) > MOST_SHARDS:
+        raise ConfigError(
+            f"{questions.height:,} questions at a shard_size of {shard_size:,} make {shards:,} shards, and Prefect "
+            f"keeps up with {MOST_SHARDS:,} at most. Raise shard_size, or leave it out"
+        )
     comparable = comparable_settings(config, arms, model, questions)
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
@@ -123,8 +131,8 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
 
 
 def default_shard_size(num_questions: int, question_batch_size: int) -> int:
-    """Return the questions per shard: at least a question batch, and enough for at most MAX_SHARDS shards."""
-    return max(MIN_SHARD_SIZE, question_batch_size, -(-num_questions // MAX_SHARDS))
+    """Return the questions per shard: at least a question batch, and enough for at most DEFAULT_SHARDS shards."""
+    return max(MIN_SHARD_SIZE, question_batch_size, -(-num_questions // DEFAULT_SHARDS))
 
 
 def _check_context(config: RunConfig, profile: Profile) -> None:
@@ -132,6 +140,15 @@ def _check_context(config: RunConfig, profile: Profile) -> None:
         raise ConfigError(
             f"max_tokens is {config.sampling.max_tokens}, but profile {profile.name} has max_model_len "
             f"{profile.engine.max_model_len}, which must also hold the prompt. Lower max_tokens or raise max_model_len"
+        )
+
+
+def _check_group_sizes(config: RunConfig, arms: ArmSet) -> None:
+    samples = config.sampling.samples_per_arm
+    if (rollouts := len(arms.arms) * samples) > MOST_SAMPLES:
+        raise ConfigError(
+            f"{len(arms.arms)} arms x {samples:,} samples_per_arm = {rollouts:,} rollouts of each question, which "
+            f"are in memory together; at most {MOST_SAMPLES:,} are allowed. Lower samples_per_arm"
         )
 
 

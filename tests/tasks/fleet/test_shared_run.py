@@ -135,7 +135,6 @@ def test_damaged_bytes_are_not_taken(plan: RunPlan, ledger: Ledger, tmp_path: Pa
 @pytest.mark.parametrize(
     ("nodes", "shared", "baseline", "told"),
     [
-        pytest.param(0, None, None, "nodes is 0; it must be at least 1", id="none"),
         pytest.param(2, None, None, "Set shared to a directory", id="nothing shared"),
         pytest.param(2, "runs/shared", None, "an absolute path", id="relative"),
         pytest.param(1, "shared", None, "an absolute path", id="relative for one"),

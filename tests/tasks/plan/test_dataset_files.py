@@ -114,10 +114,15 @@ def test_a_json_array_is_read_object_by_object(tmp_path: Path, text: str, rows: 
         ("data.json", '[{"a": 1,}]', "is not valid JSON"),
         ("data.json", '[{"a": ' + "9" * 5_000 + "}]", "is not valid JSON"),
         ("data.jsonl", '{"a": ' + "[" * 100_000, "line 1 is not valid JSON: it is nested too deeply"),
+        ("data.json", '[{"a": 1, "a": 2}]', "is not valid JSON: it has 'a' twice"),
         ("data.jsonl", '{"a": 1}\n{"a": ' + "9" * 5_000 + "}", "line 2 is not valid JSON"),
+        ("data.jsonl", '{"a": 1, "b": {"c": 1, "c": 1}}', "line 1 is not valid JSON: it has 'c' twice"),
+        ("data.csv", "q,a\nHow many?,1,000\n", "line 2 has 3 fields, and the header 2 columns"),
+        ("data.csv", 'q,a\n"two\nlines",1\nHow many?\n', "line 4 has 1 fields, and the header 2 columns"),
+        ("data.csv", "q,a,a\nHow many?,1,2\n", "has the column 'a' twice"),
     ],
 )
-def test_the_error_says_what_is_wrong_with_the_json(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_the_error_says_what_is_wrong_with_the_text(tmp_path: Path, name: str, text: str, told: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=told):
         list(read_files(str(tmp_path / name)))

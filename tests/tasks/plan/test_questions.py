@@ -79,9 +79,14 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
         ([{"question": 42, "answer": "1"}], {}, r"row 0: 'question' is 42 \(int\); it must be text"),
         ([{"question": "?", "answer": None}], {}, r"row 0: 'answer' is None"),
         ([{"question": "?", "answer": ""}], {}, r"row 0: 'answer' is ''"),
+        ([{"question": "?", "answer": float("nan")}], {}, r"row 0: 'answer' is nan; it must be a number or text"),
+        ([{"question": "?", "answer": float("-inf")}], {}, r"row 0: 'answer' is -inf"),
+        ([{"question": "?", "answer": True}], {}, r"row 0: 'answer' is True"),
+        ([{"question": "?", "answer": [1]}], {}, r"row 0: 'answer' is \[1\]"),
+        ([{"question": ["?"] * 99, "answer": "1"}], {}, r"row 0: 'question' is \[('\?', )+\.\.\.\] \(list\)"),
         ([{"question": "?", "answer": " \n"}], {}, r"row 0: 'answer' is ' \\n'"),
         ([*ROWS, {"question": "?", "answer": "steps ####"}], {}, r"row 2: 'answer' is 'steps ####'"),
-        ([{"question": "?", "answer": f"{'a' * 99} #### \t\n"}], {}, r"row 0: 'answer' is '…a{32} ####.*a value"),
+        ([{"question": "?", "answer": f"{'a' * 99} #### \t\n"}], {}, r"row 0: 'answer' is 'a+\.\.\.a+ #### .*a value"),
         ([{"question": "?", "answer": "#### ,"}], {}, r"row 0: 'answer' is '#### ,'"),
         ([*ROWS, {"prompt": "?", "answer": "1"}], {}, r"row 2 has no 'question'; it has prompt, answer. Fix"),
         ([*ROWS, {"question": "?"}], {}, r"row 2 has no 'answer'; it has question. Fix or remove the row"),
@@ -129,11 +134,14 @@ def test_demo_has_two_splits() -> None:
         load_questions(DatasetSource(split="validation"))
 
 
-@pytest.mark.parametrize("column", ["question", "answer", "id"])
-def test_a_lone_surrogate_is_refused(column: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = [{"id": f"{number}", "question": "1 + 1?", "answer": "2"} for number in range(3)]
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize("column", ["question", "answer", "id", "other"])
+def test_a_lone_surrogate_is_refused(column: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{suffix}"
+    rows = [{"id": f"{number}", "question": "\U0001f600?", "answer": "2", "other": ""} for number in range(3)]
     rows[1][column] += "\ud800"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ConfigError, match=r"of question 1 is '.*ud800'\. A lone surrogate is no character"):
+    path.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows))
+    where = "line 2" if suffix == ".jsonl" else "row 1"
+    told = rf'rows\{suffix} {where}: {{"{column}": .*ud800"}} holds half a surrogate'
+    with pytest.raises(ConfigError, match=told):
         load_questions(DatasetSource(path=str(path), id_column="id"))

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.errors import ConfigError
 from tasks.plan.row_filter import parse_filters
+from tasks.time_limits import FACTOR_VARIABLE
 
 ROW: dict[str, Any] = {
     "level": 5,
@@ -57,11 +58,19 @@ def test_a_filter_passes_or_refuses_a_row(text: str, passes: bool) -> None:
         ("=5", "is not COLUMN OPERATOR VALUE"),
         ("", "is not COLUMN OPERATOR VALUE"),
         ("subject~(", "is not a regular expression"),
+        (" " * 100_000, "is not COLUMN OPERATOR VALUE"),
     ],
 )
 def test_bad_filters_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_filters([text])
+
+
+def test_a_search_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FACTOR_VARIABLE, "0.01")
+    (found,) = parse_filters([r"subject~^(\w|\w\w)+$"])
+    with pytest.raises(ConfigError, match=r"was still searching 'a+.*repetition inside a repetition"):
+        found.passes({"subject": "a" * 99 + "!"})
 
 
 @pytest.mark.parametrize("text", ["subject<3", "level>high"])

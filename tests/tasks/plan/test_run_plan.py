@@ -8,7 +8,7 @@ import pytest
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError
 from tasks.plan.run_config import build_config, config_from_parameters
-from tasks.plan.run_plan import MAX_SHARDS, RunPlan, default_shard_size, plan_run
+from tasks.plan.run_plan import DEFAULT_SHARDS, RunPlan, default_shard_size, plan_run
 
 
 def plan(runs_dir: Path, **parameters: Any) -> RunPlan:
@@ -87,7 +87,7 @@ def test_a_baseline_differs_only_in_tested_settings(tmp_path: Path) -> None:
 def test_the_default_shard_size_bounds_the_task_runs(questions: int, batch: int) -> None:
     size = default_shard_size(questions, batch)
     assert size >= batch
-    assert -(-questions // size) <= MAX_SHARDS
+    assert -(-questions // size) <= DEFAULT_SHARDS
 
 
 @pytest.mark.parametrize(
