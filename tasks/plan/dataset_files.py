@@ -8,6 +8,7 @@ import csv
 import glob
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +22,8 @@ from tasks.storage.filesystems import open_filesystem
 from tasks.storage.transfer_errors import redact
 from tasks.user_paths import split_pattern
 
+MOST_FILES = 100_000
+"""The most files and directories below a dataset's directory."""
 _READERS = {".jsonl": json_lines, ".json": json_array, ".csv": csv_rows, ".parquet": parquet_rows}
 FILE_SUFFIXES = tuple(_READERS)
 
@@ -69,7 +72,15 @@ def check_files_below(directory: Path) -> None:
     That is a pipe, a socket or a device, which has no end, and a file that unpacks to far more than its size. The
     library ``datasets`` reads directories, and has no such limits.
     """
-    files = [path for path in sorted(directory.rglob("*")) if path.exists() and not path.is_dir()]
+    try:
+        found = list(islice(directory.rglob("*"), MOST_FILES + 1))
+        files = sorted(path for path in found if path.exists() and not path.is_dir())
+    except OSError as error:
+        raise ConfigError(f"dataset {directory} cannot be read: {error}. Give a directory of data files") from None
+    if len(found) > MOST_FILES:
+        raise ConfigError(
+            f"dataset {directory} holds more than {MOST_FILES:,} files and directories. Give a directory of data files"
+        )
     for path in files:
         if not path.is_file():
             raise ConfigError(f"dataset {directory} holds {path.relative_to(directory)}, which is no file. Remove it")

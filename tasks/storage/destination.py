@@ -38,12 +38,14 @@ def open_store(
 
 
 def check_destination(url: str, transfer: TransferSettings | None = None) -> None:
-    """Write an object below ``url``, read it back and delete it.
+    """Write an object below ``url``, read it back and delete it; of a directory, check that it takes files.
 
     Raises ConfigError when the URL is wrong (unknown protocol, no such bucket), UploadError when the destination
     refuses or does not answer. The message says what to do and contains no secret.
     """
     store = open_store(url, transfer or TransferSettings(attempts=CHECK_ATTEMPTS), for_writing=True)
+    if store.is_directory:
+        return  # a later check may refuse the command, which must leave no directory behind
     key, data = f"{CHECK_PREFIX}{uuid4().hex}", os.urandom(16)
     # find out before the run whether listing is allowed: without it, S3 answers 403 for a missing object, not 404
     store.head(key)

@@ -55,6 +55,11 @@ class ObjectStore:
         self._stop = threading.Event()
         self._secrets = transfer.credentials().secrets() if transfer.credentials else ()
 
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory of this machine."""
+        return "file" in protocols(self._fs)
+
     def head(self, key: str) -> StoredObject | None:
         """Return what the store says about the object at ``key``, or None when there is none."""
         try:
@@ -110,7 +115,7 @@ class ObjectStore:
         """Store the open file, and return what the store then says about it."""
 
         def put() -> None:
-            if "file" in protocols(self._fs):
+            if self.is_directory:
                 # from the open descriptor: a newer file may be at the path by now
                 with atomic_path(Path(self._path(key))) as temporary, temporary.open("wb") as copy:
                     file.seek(0)
@@ -126,7 +131,7 @@ class ObjectStore:
         """Store a small object, and return what the store then says about it."""
 
         def put() -> None:
-            if "file" in protocols(self._fs):
+            if self.is_directory:
                 with atomic_path(Path(self._path(key))) as temporary:
                     temporary.write_bytes(data)
             else:
@@ -164,7 +169,7 @@ class ObjectStore:
 
     def _get(self, key: str, span: tuple[int, int] | None) -> bytes:
         start, end = span or (None, None)
-        if "file" in protocols(self._fs) and not Path(self._path(key)).is_file():
+        if self.is_directory and not Path(self._path(key)).is_file():
             raise FileNotFoundError(key)  # a pipe or a device may have no end
         return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
 

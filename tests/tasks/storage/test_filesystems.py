@@ -73,6 +73,7 @@ def test_a_place_that_takes_no_files_is_bad_input(scheme: str, place: str, tmp_p
 def test_a_check_leaves_nothing_at_the_destination(any_bucket: Bucket, tmp_path: Path) -> None:
     check_destination(any_bucket.url)
     check_destination(str(tmp_path / "new" / "folder"))
+    assert list(tmp_path.iterdir()) == []
     assert any_bucket.listing() == []
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
