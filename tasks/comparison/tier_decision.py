@@ -150,7 +150,7 @@ def _statistical(
 ) -> tuple[TierResult, bool]:
     """The tier, and whether the interval lies outside +-epsilon."""
     if not scored or not rewards.rollouts:
-        return _tier("statistical", False, "no rollout has a reward in both runs: score both, then compare"), False
+        return _tier("statistical", False, "no rollout has a reward in both runs: score both, then compare."), False
     difference = rewards.difference
     low, high = widened(difference, rows, rewards.reward_range)
     measured = (

@@ -40,7 +40,7 @@ def reward_plot(points: Sequence[ArmPoint]) -> Markup:
     """Draw the mean rewards with their intervals, one row per arm, in the order given."""
     ends = [end for point in points if point.interval for end in (point.interval.low, point.interval.high)]
     means = [point.mean for point in points]
-    low, high = min(0.0, *ends, *means), max(1.0, *ends, *means)
+    low, high = min([0.0, *ends, *means]), max([1.0, *ends, *means])
     x = Scale(low=low, high=high, start=150, end=WIDTH - 20)
     bottom = _ROW * len(points) + 14
     parts = [_grid_x(x, tick, 8, bottom) for tick in ticks(low, high)]
