@@ -13,6 +13,7 @@ from flows.terminal import print_json
 
 if TYPE_CHECKING:
     from flows.server.server_loss import Outcome
+    from tasks.plan.run_plan import RunPlan
 
 
 def add(commands: Any) -> None:
@@ -47,12 +48,15 @@ def execute(options: argparse.Namespace) -> int:
     check_limits_of_run()
 
     from flows.parameters import given_parameters
+    from tasks.generation.rung_state import forget_rung
     from tasks.plan.placeholders import fill_placeholders
     from tasks.user_paths import user_path
 
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
-    check_input(parameters, runs_dir, forget_rung=options.forget_oom_rung)
+    plan = check_input(parameters, runs_dir)
+    if options.forget_oom_rung:
+        forget_rung(plan)
     if (nodes := parameters.get("nodes", 1)) > 1:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
@@ -133,13 +137,15 @@ def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
     os._exit(code)
 
 
-def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool = False) -> None:
-    """Raise ConfigError for bad input. Needs neither Prefect, whose import takes seconds, nor a run directory."""
+def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
+    """Return the plan of a run. Needs neither Prefect, whose import takes seconds, nor a run directory.
+
+    Raises ConfigError for bad input, PreflightFailed for a destination or a disk that cannot be used.
+    """
     from flows.parameters import flow_parameters
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
-    from tasks.generation.rung_state import forget_rung as forget
     from tasks.node.preflight import check_output_fits
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
@@ -163,8 +169,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path, *, forget_rung: bool
             raise PreflightFailed(str(error)) from None
     check_output_fits(plan)
     check_directory(plan.paths.state, "the run's directory")
-    if forget_rung:
-        forget(plan)
+    return plan
 
 
 def need_server(why: str = "") -> None:

@@ -1,6 +1,7 @@
 """``harvest show``: print rollouts of a run."""
 
 import argparse
+import sys
 from itertools import islice
 from typing import Any
 
@@ -41,7 +42,7 @@ def execute(options: argparse.Namespace) -> int:
     wanted = RolloutFilter(
         arm=options.arm, example=options.example, outcome=options.outcome, truncated=options.truncated
     )
-    rollouts = islice(find_rollouts(run_dir, wanted), options.limit or None)
+    rollouts = islice(find_rollouts(run_dir, wanted), min(options.limit, sys.maxsize) or None)
     if options.json:
         for rollout in rollouts:
             print_json(rollout, indent=None)

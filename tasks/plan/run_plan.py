@@ -14,6 +14,7 @@ from profiles.load import SettingsError, load_arms, load_profile
 from profiles.schema import ArmSet, Profile
 from tasks.errors import ConfigError
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
+from tasks.plan.gold_check import check_golds
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.prompts import arms_as_asked, check_prompts
 from tasks.plan.questions import find_duplicates, load_questions
@@ -40,6 +41,8 @@ class RunPlan:
     arms: ArmSet
     model: ModelSource
     questions: pl.DataFrame
+    gold_warning: str | None
+    """About answers that the scorer cannot read; None when it can read all."""
     shard_size: int
     comparable: dict[str, Any]
     tested: dict[str, Any]
@@ -122,6 +125,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
         arms=arms,
         model=model,
         questions=questions,
+        gold_warning=check_golds(questions, config.scorer),
         shard_size=shard_size,
         comparable=comparable,
         tested=tested,
