@@ -25,6 +25,7 @@ from tasks.comparison.baseline import AUTO
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -64,6 +65,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         if asked.skip_finished and (known := finished_report(plan, upload_url=asked.upload, require=required)):
             flow_run.report = known
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
+        check_rendered(plan)
         report = flow_run.report = _collect(plan, asked, reporter)
     return Completed(message=_outcome(report), data=report.to_json())
 
@@ -76,6 +78,9 @@ def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunRep
             log_and_print(f"warning: {told}")
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
+        prompts = record_prompts(plan)
+        for told in (*prompts.problems, *prompts.warnings):
+            log_and_print(f"warning: {told}")
         shards = stages.shard_dataset(plan)
         if shared is not None and asked.nodes > 1:
             baseline_dir = stages.baseline(plan, baseline) if baseline else None

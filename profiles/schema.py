@@ -186,19 +186,24 @@ PromptFormat = Literal["chat", "plain"]
 PLAIN_TEMPLATE = "Question:\n{question}\nAnswer:\nLet's think step by step.\n"
 """The prompt of Abel (https://github.com/GAIR-NLP/abel), which suits most base models."""
 
-_RESERVED_TEMPLATE_KWARGS = {
+RESERVED_TEMPLATE_KWARGS = {
     "add_generation_prompt",
     "chat_template",
     "continue_final_message",
     "conversation",
+    "conversations",
     "max_length",
+    "messages",
     "padding",
+    "return_assistant_tokens_mask",
     "return_dict",
     "return_tensors",
+    "self",
     "tokenize",
+    "tokenizer_kwargs",
     "truncation",
 }
-"""Arguments of ``apply_chat_template`` that are set for every prompt."""
+"""Names that ``apply_chat_template`` of transformers, or what it calls, sets for every prompt."""
 
 
 class Arm(Settings):
@@ -230,8 +235,11 @@ class Arm(Settings):
             json.dumps(self.chat_template_kwargs, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"chat_template_kwargs cannot be written as JSON: {error}") from None
-        if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
-            raise ValueError(f"chat_template_kwargs may not set {reserved[0]}, which is set for every prompt")
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
+            raise ValueError(
+                f"chat_template_kwargs may not set {reserved[0]}, which is set for every prompt. Give only what the "
+                "chat template itself reads, such as enable_thinking"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""The shell's limits on a process (ulimit), checked before the imports that would fail under them."""
+"""Limits on a process: the shell's (ulimit), checked before the imports that would fail under them, and our own."""
 
 import resource
 
@@ -30,3 +30,12 @@ def check_limits_of_run() -> None:
         raise ConfigError(
             f"the limit on open files is {soft} (ulimit -n); at least {OPEN_FILES_LEAST} are needed. Run ulimit -n 4096"
         )
+
+
+def limit_memory(more: int) -> None:
+    """Let this process reserve at most ``more`` bytes beside those that it has; then it gets a MemoryError."""
+    import psutil
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = psutil.Process().memory_info().vms + more
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))

@@ -94,6 +94,10 @@ class RunPaths:
         return self.root / "config.json"
 
     @property
+    def prompts(self) -> Path:
+        return self.root / "prompts.json"
+
+    @property
     def preflight(self) -> Path:
         return self.root / "preflight.json"
 

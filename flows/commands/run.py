@@ -49,12 +49,15 @@ def execute(options: argparse.Namespace) -> int:
 
     from flows.parameters import given_parameters
     from tasks.generation.rung_state import forget_rung
+    from tasks.node.prompt_check import check_rendered
     from tasks.plan.placeholders import fill_placeholders
     from tasks.user_paths import user_path
 
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     plan = check_input(parameters, runs_dir)
+    # last, as it starts a process
+    check_rendered(plan)
     if options.forget_oom_rung:
         forget_rung(plan)
     if (nodes := parameters.get("nodes", 1)) > 1:

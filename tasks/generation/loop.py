@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from profiles.schema import Arm
-from tasks.errors import PromptTooLong
+from tasks.errors import ConfigError, PromptTooLong
 from tasks.generation.engine import Engine, EngineOutput, EngineRequest
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.prompt_prefetcher import PromptPrefetcher
@@ -161,12 +161,16 @@ class GenerationLoop:
             self._isolating = False
 
     def _build_requests(self, feed: ShardFeed, question: QuestionWork) -> Iterator[tuple[EngineRequest, _InFlight]]:
-        """Yield the requests of ``question``; record an error for each prompt that is too long."""
+        """Yield the requests of ``question``; record an error for each prompt that is refused or too long."""
         sampling = self._spec.sampling
         encoded = self._prompts.take(question)
         for arm, sample_index in question.rollouts:
-            prompt_ids = encoded[arm.id]
+            prompt = encoded[arm.id]
+            prompt_ids = [] if isinstance(prompt, ConfigError) else prompt
             item = _InFlight(feed=feed, question=question, arm=arm, sample_index=sample_index, prompt_ids=prompt_ids)
+            if isinstance(prompt, ConfigError):
+                self._record_error(item, str(prompt))
+                continue
             try:
                 check_length(len(prompt_ids), sampling.max_tokens, self._spec.max_model_len)
             except PromptTooLong as error:

@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import islice
 
+from tasks.errors import ConfigError
 from tasks.generation.generation_spec import GenerationSpec
 from tasks.generation.shard_feed import QuestionWork
-from tasks.plan.prompts import ChatTokenizer, build_messages
+from tasks.plan.prompts import ChatTokenizer, encode_question
 
 
 class PromptPrefetcher:
@@ -19,7 +20,7 @@ class PromptPrefetcher:
         self._arms = {arm.id: arm for arm in spec.arms}
         self._max_questions = max_questions
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
-        self._encoding: dict[int, tuple[QuestionWork, Future[dict[str, list[int]]]]] = {}
+        self._encoding: dict[int, tuple[QuestionWork, Future[dict[str, list[int] | ConfigError]]]] = {}
 
     def prefetch(self, upcoming: Iterable[QuestionWork]) -> None:
         """Begin to encode the first questions of ``upcoming``, unless enough questions are encoded already."""
@@ -29,19 +30,16 @@ class PromptPrefetcher:
             if id(question) not in self._encoding:
                 self._encoding[id(question)] = (question, self._executor.submit(self._encode, question))
 
-    def take(self, question: QuestionWork) -> dict[str, list[int]]:
-        """Return the prompt ids of ``question`` by arm id. Encodes them now if they were not prefetched."""
+    def take(self, question: QuestionWork) -> dict[str, list[int] | ConfigError]:
+        """Return the prompt ids of ``question`` by arm id, or why there are none.
+
+        Encodes them now if they were not prefetched.
+        """
         prefetched = self._encoding.pop(id(question), None)
         return prefetched[1].result() if prefetched else self._encode(question)
 
-    def _encode(self, question: QuestionWork) -> dict[str, list[int]]:
+    def _encode(self, question: QuestionWork) -> dict[str, list[int] | ConfigError]:
         if not question.question:
             return {}
         arms = [self._arms[arm_id] for arm_id in dict.fromkeys(arm.id for arm, _ in question.rollouts)]
-        encoded: dict[str, list[int]] = {}
-        for _, group in groupby(arms, key=lambda arm: arm.chat_template_kwargs):
-            alike = list(group)
-            prompts = [build_messages(arm, question.question) for arm in alike]
-            ids = self._tokenizer.encode_all(prompts, alike[0].chat_template_kwargs)
-            encoded |= {arm.id: prompt_ids for arm, prompt_ids in zip(alike, ids, strict=True)}
-        return encoded
+        return encode_question(self._tokenizer, arms, question.question)

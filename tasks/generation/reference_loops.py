@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.errors import PromptTooLong
+from tasks.errors import ConfigError, PromptTooLong
 from tasks.files import publish_json
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.generation.engine import EngineRequest, EngineSpec
@@ -156,10 +156,11 @@ def _prompts(job: ReferenceJob, feed: ShardFeed, question: QuestionWork, tokeniz
             _write_error(job, feed, (question.example_id, arm.id, sample_index), "the question is empty", [])
         return prompts
     for position, (arm, sample_index) in enumerate(question.rollouts):
-        ids = tokenizer.encode(build_messages(arm, question.question), arm.chat_template_kwargs)
+        ids: list[int] = []
         try:
+            ids = tokenizer.encode(build_messages(arm, question.question), arm.chat_template_kwargs)
             check_length(len(ids), spec.sampling.max_tokens, spec.max_model_len)
-        except PromptTooLong as error:
+        except (ConfigError, PromptTooLong) as error:
             _write_error(job, feed, (question.example_id, arm.id, sample_index), str(error), ids)
             continue
         name = f"{question.example_id}/{arm.id}/{sample_index}"

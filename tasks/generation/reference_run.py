@@ -18,6 +18,7 @@ from tasks.generation.oom_ladder import Rung
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
 from tasks.generation.vllm_engine import engine_environment
 from tasks.node.host_memory import count_oom_kills
+from tasks.node.prompt_check import find_prompts, record_prompts, refuse_problems
 from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
@@ -53,9 +54,11 @@ def reference_plan(
 def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = None) -> ReferenceRun:
     """Delete earlier results, then generate and score ``plan``, made by ``reference_plan``. Raises EngineError."""
     paths = plan.paths
+    refuse_problems(find_prompts(plan))
     open_run(plan)
     for directory in (paths.root / "rollouts", paths.root / "scores", paths.state):
         shutil.rmtree(directory, ignore_errors=True)
+    record_prompts(plan)
     shards = shard_dataset(plan)
     timing_path = paths.state / "timing.json"
     job = ReferenceJob(

@@ -7,13 +7,14 @@ import math
 from dataclasses import dataclass
 
 from profiles.schema import Profile
+from tasks.errors import ConfigError
 from tasks.node.advice import Advice, AdviceInputs, give_advice
 from tasks.node.gpu_reading import NvmlReader
 from tasks.node.gpu_selection import read_used_gpus, smallest_gpu
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
-from tasks.node.prompt_lengths import PromptLengths, measure_prompts
-from tasks.plan.prompts import ChatTokenizer
+from tasks.node.prompt_check import find_prompts, refuse_problems
+from tasks.node.prompt_lengths import PromptLengths
 from tasks.plan.run_plan import RunPlan
 
 
@@ -23,6 +24,8 @@ class CapacityPlan:
 
     plan: MemoryPlan
     prompts: PromptLengths
+    prompt_warnings: tuple[str, ...]
+    """What the user may not have meant about the prompts."""
     advice: tuple[Advice, ...]
 
 
@@ -33,13 +36,16 @@ def plan_capacity(
     truncation_rate: float | None = None,
     reader: NvmlReader | None = None,
 ) -> CapacityPlan:
-    """The capacity plan of ``run`` on this node. It loads the tokenizer, but no weights. Raises ConfigError.
+    """The capacity plan of ``run`` on this node. A subprocess loads the tokenizer; no weights are. Raises ConfigError.
 
     ``completion_length`` (mean, in tokens) and ``truncation_rate`` (share of 1) come from a previous run. Without
     ``completion_length`` every completion counts as max_tokens long.
     """
-    tokenizer = ChatTokenizer(run.model.path, trust_remote_code=run.profile.engine.trust_remote_code)
-    prompts = measure_prompts(tokenizer.encode, run.arms, run.questions.get_column("question").to_list())
+    found = find_prompts(run)
+    refuse_problems(found)
+    prompts = found.lengths
+    if prompts is None:
+        raise ConfigError("every question is empty, so there is no prompt to plan for. Choose another question column")
     sampling = run.config.sampling
     expected = math.ceil(prompts.mean + (completion_length or sampling.max_tokens))
     smallest = smallest_gpu(read_used_gpus(run.profile, reader or PynvmlReader()))
@@ -65,4 +71,4 @@ def plan_capacity(
         free_bytes=None if smallest is None else smallest.memory_free,
         replan=plan,
     )
-    return CapacityPlan(plan=memory, prompts=prompts, advice=give_advice(inputs))
+    return CapacityPlan(plan=memory, prompts=prompts, prompt_warnings=found.warnings, advice=give_advice(inputs))

@@ -17,6 +17,8 @@ from tasks.node.memory_plan import CPU_ENGINE_BYTES, MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import package_checks, torch_cuda_version
 from tasks.node.preflight_report import PreflightReport
+from tasks.node.prompt_check import check_prompt_sample
+from tasks.node.prompt_sample import PromptSample
 from tasks.plan.model_files import check_model_files
 from tasks.storage.filesystems import TransferSettings
 
@@ -33,12 +35,13 @@ def check_node(
     smoke: bool = False,
     arms: int = 1,
     samples: int = 1,
+    prompts: PromptSample | None = None,
     expected_length: int | None = None,
 ) -> PreflightReport:
     """The results of all checks for ``profile``. Takes seconds, and raises no error when a check fails.
 
     ``arms``, ``samples`` and ``expected_length`` (tokens of a mean prompt plus completion) are for the memory plan.
-    ``smoke`` adds a real computation on the GPUs.
+    ``prompts`` are those of the run, if it is known. ``smoke`` adds a real computation on the GPUs.
     """
     checks = package_checks(profile)
     gpus: list[GpuReading] = []
@@ -51,6 +54,8 @@ def check_node(
         if checks[-1].status == "pass":
             plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, expected_length=expected_length)
             checks.append(check_memory_plan(plan))
+    if prompts is not None:
+        checks.append(check_prompt_sample(prompts))
     checks += host_checks(
         profile,
         runs_dir=runs_dir,

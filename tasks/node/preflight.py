@@ -9,7 +9,7 @@ from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.host_checks import OutputSize, check_disk
 from tasks.node.node_checks import check_node
 from tasks.node.preflight_report import PreflightReport, publish_preflight
-from tasks.node.prompt_lengths import estimate_prompts
+from tasks.node.prompt_check import find_prompts
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.run_files import known_shards
@@ -31,7 +31,8 @@ def run_preflight(
     """
     # the engines of a killed run end with it, and the driver frees their memory a moment later
     wait_for_free_memory(gpus_of_run(plan), reader=reader)
-    prompts = estimate_prompts(plan)
+    prompts = find_prompts(plan)
+    lengths = prompts.lengths
     report = check_node(
         plan.profile,
         model_path=plan.model.path,
@@ -42,7 +43,8 @@ def run_preflight(
         reader=reader,
         arms=len(plan.arms.arms),
         samples=plan.config.sampling.samples_per_arm,
-        expected_length=None if prompts is None else math.ceil(prompts.mean + plan.config.sampling.max_tokens),
+        prompts=prompts,
+        expected_length=None if lengths is None else math.ceil(lengths.mean + plan.config.sampling.max_tokens),
     )
     publish_preflight(report, plan.paths.root)
     report.raise_if_failed()

@@ -1,6 +1,5 @@
 """Reads a Parquet dataset file. A process of its own reads it first, as damaged bytes can end a process."""
 
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from profiles.regular_files import open_regular
 from tasks.errors import ConfigError, HarvestError
 from tasks.files import file_identity
 from tasks.plan.dataset_limits import LARGEST_ROW, MOST_ROWS, Row, row_too_large
+from tasks.process_limits import limit_memory
 from tasks.subprocess_call import call_in_subprocess
 from tasks.units import GIB, MIB
 
@@ -64,12 +64,9 @@ def _read_all(read: Callable[[Path], None], files: Sequence[Path]) -> None:
 
 
 def _read_parquet(path: Path) -> None:
-    import psutil
     import pyarrow
 
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = psutil.Process().memory_info().vms + _CHILD_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    limit_memory(_CHILD_BYTES)
     try:
         with open_regular(path) as file:
             rows = 0

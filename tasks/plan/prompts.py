@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from pydantic import ValidationError
 from profiles.load import explain
 from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
+from tasks.plain_text import one_line
 from tasks.plan.model_files import read_model_json
 from tasks.plan.run_config import RunConfig
-from tasks.user_code import in_words, user_code
+from tasks.user_code import in_words, text_of, user_code
 
 Message = dict[str, str]
+
+_MAX_CHARACTERS = 500
+"""Length of what is quoted of a chat template's own error."""
 
 TEXT = "text"
 """Role of the single message of a plain prompt, whose content the model gets unchanged."""
@@ -124,7 +129,17 @@ class ChatTokenizer:
             return f"the code of the model {model_path} made no tokenizer ({what}). Correct it, or use another model"
 
         with user_code(refusal) if trust_remote_code else contextlib.nullcontext():
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=trust_remote_code)
+            try:
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                    str(model_path), trust_remote_code=trust_remote_code
+                )
+            except Exception as error:  # the libraries raise no narrower type
+                if trust_remote_code:
+                    raise
+                raise ConfigError(
+                    f"the tokenizer of {model_path} cannot be read: {in_words(error)}. Download the model's tokenizer "
+                    "files again"
+                ) from error
         self._path = model_path
 
     def encode(self, messages: list[Message], template_kwargs: Mapping[str, Any] | None = None) -> list[int]:
@@ -160,7 +175,7 @@ class ChatTokenizer:
             )
         except Exception as error:
             # the template is code, which may divide by zero
-            said = error if isinstance(error, TemplateError) else in_words(error)
+            said = one_line(text_of(error), _MAX_CHARACTERS) if isinstance(error, TemplateError) else in_words(error)
             raise ConfigError(
                 f"the chat template of {self._path} does not take this prompt: {said}. Change the arm, or the template"
             ) from None
@@ -168,6 +183,26 @@ class ChatTokenizer:
     def decode(self, completion_ids: list[int], stop: Sequence[str] = ()) -> str:
         """Return the completion's text without special tokens, up to the first stop string."""
         return until_stop(str(self._tokenizer.decode(completion_ids, skip_special_tokens=True)), stop)
+
+    def text_of(self, ids: list[int]) -> str:
+        """Return the text of a prompt's token ids, special tokens included."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def encode_question(tokenizer: ChatTokenizer, arms: Iterable[Arm], question: str) -> dict[str, list[int] | ConfigError]:
+    """Return the prompt ids of ``question`` by arm id; where an arm's prompt cannot be made, the reason."""
+    encoded: dict[str, list[int] | ConfigError] = {}
+    for _, group in groupby(arms, key=lambda arm: arm.chat_template_kwargs):
+        alike = list(group)
+        prompts = [build_messages(arm, question) for arm in alike]
+        try:
+            ids = tokenizer.encode_all(prompts, alike[0].chat_template_kwargs)
+        except ConfigError as error:
+            for arm in alike:
+                encoded |= encode_question(tokenizer, [arm], question) if len(alike) > 1 else {arm.id: error}
+        else:
+            encoded |= {arm.id: prompt_ids for arm, prompt_ids in zip(alike, ids, strict=True)}
+    return encoded
 
 
 def no_chat_template(model_path: Path) -> str:

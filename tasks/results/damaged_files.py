@@ -35,6 +35,7 @@ _LOST = {
     "telemetry.parquet": "the samples of earlier sessions are lost",
     "generation.json": "the time and the counters of earlier sessions are lost",
     "oom_ladder.json": "the run begins with the full question batch",
+    "prompts.json": "the prompts are rendered again",
     "preflight.json": "the next preflight makes it again",
     "equivalence.json": "the next comparison makes it again",
     "upload_receipt.json": "the next upload asks the destination what it holds",

@@ -14,9 +14,10 @@ from tasks.errors import ConfigError
 from tasks.files import publish_parquet
 from tasks.records import RunPaths
 from tasks.results.metrics import mean
+from tasks.results.run_openings import find_openings
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import read_scorable, score_frame
-from tasks.scoring.scorers import load_scorer
+from tasks.scoring.scorers import BUILT_IN, load_scorer
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
@@ -70,9 +71,10 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
             "made it again; it resumes"
         )
     directory = rescore_directory(run_dir, loaded)
+    openings = find_openings(run_dir) if loaded.name in BUILT_IN else ()
     compared = []
     for index in indices:
-        new = score_frame(read_scorable(paths.rollouts(index)), loaded)
+        new = score_frame(read_scorable(paths.rollouts(index), openings), loaded)
         publish_parquet(new, directory / paths.scores(index).name)
         compared.append(_beside_old(new, paths.scores(index)))
     rows = pl.concat(compared)

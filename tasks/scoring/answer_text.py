@@ -78,10 +78,11 @@ THINK_NAMES = ("think", "thinking", "thought", "reasoning", "analysis", "scratch
 """Names of the tags around reasoning, written as here, capitalised, or in capitals."""
 
 _THINK_FORMS = "|".join(form for name in THINK_NAMES for form in (name, name.capitalize(), name.upper()))
-_THINK = re.compile(
+THINK_TAG = re.compile(
     rf"[<\[◁](?:(?P<open>(?:{_THINK_FORMS})[ \t]?>|THINK\]|think▷|\|begin_of_thought\|>)"
     rf"|/(?:{_THINK_FORMS})[ \t]?>|/THINK\]|/think▷|\|end_of_thought\|>)"
 )
+"""A tag around reasoning; its group ``open`` is that of an opening one."""
 
 _NUMBERED = r"[ \t]{0,2}#?[0-9]{0,4}[*_]{0,3}[ \t]{0,2}"
 _NEXT_QUESTION_LINE = (
@@ -162,7 +163,7 @@ def _without_reasoning(text: str) -> str:
     """
     pieces: list[str] = []
     visible_from: int | None = 0
-    for tag in _THINK.finditer(text):
+    for tag in THINK_TAG.finditer(text):
         if tag["open"]:
             if visible_from is not None:
                 pieces.append(text[visible_from : tag.start()])

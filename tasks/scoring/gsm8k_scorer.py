@@ -14,6 +14,7 @@ from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
 from tasks.scoring.gsm8k_answers import find_answers
 from tasks.scoring.number_text import last_number
+from tasks.scoring.opening_column import whole_completions
 from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
@@ -54,7 +55,7 @@ class Gsm8kScorer:
     version = GSM8K_VERSION
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        answers = find_answers(rows["completion"], rows["finish_reason"])
+        answers = find_answers(whole_completions(rows), rows["finish_reason"])
         truths = rows["ground_truth"]
         distinct = truths.drop_nulls().unique()
         golds = pl.DataFrame(

@@ -25,6 +25,7 @@ from tasks.scoring.math_answer import is_comparable, math_answer, math_gold
 from tasks.scoring.math_equality import Outcome
 from tasks.scoring.math_workers import LIMIT_S, AnswerPair, verify_all
 from tasks.scoring.number_text import last_number
+from tasks.scoring.opening_column import whole_completions
 from tasks.scoring.score import CUT_FINISH_REASONS, Score, scorer_output
 
 _EXPRESSION = re.compile(r"[\\^=+*/(]")
@@ -64,7 +65,8 @@ class MathScorer:
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
         answers = [
-            _marked_answer(text, reason) for text, reason in rows.select("completion", "finish_reason").iter_rows()
+            _marked_answer(text, reason)
+            for text, reason in zip(whole_completions(rows), rows["finish_reason"], strict=True)
         ]
         truths = rows["ground_truth"]
         known = {truth: math_gold(truth) for truth in truths.unique()}

@@ -48,7 +48,10 @@ class Scorer(Protocol):
     def version(self) -> str: ...
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """SCORER_OUTPUT for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order."""
+        """SCORER_OUTPUT for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order.
+
+        ``opening``, where there is such a column, is the reasoning tag with which the prompt ends.
+        """
         ...
 
 

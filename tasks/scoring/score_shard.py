@@ -1,5 +1,6 @@
 """Scores a shard: reads completions and ground truths, and writes rewards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +9,8 @@ from tasks.files import publish_parquet
 from tasks.records import SCORE_SCHEMA
 from tasks.scoring.gsm8k_gold_suspects import suspect_flags
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
+from tasks.scoring.opening_column import add_openings, read_openings
+from tasks.scoring.reasoning_opening import ReasoningOpening
 from tasks.scoring.score import SCORER_OUTPUT, Scorer
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import read_shard
@@ -18,7 +21,7 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
 
     ``rollouts`` has ``rollout_id``, ``completion``, ``ground_truth`` and ``finish_reason``. It may have ``error``: a
     row with an error gets a null reward and method ``error``. It may have ``question``: without it no gold is flagged
-    as suspect.
+    as suspect. It may have ``opening``, as ``Scorer`` says.
     """
     scorer = scorer or Gsm8kScorer()
     failed = pl.col("completion").is_null()
@@ -49,14 +52,21 @@ def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME
     The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds.
     """
     loaded = load_scorer(scorer)
-    publish_parquet(score_frame(read_scorable(rollouts_path), loaded), scores_path)
+    openings = read_openings(rollouts_path.parent.parent) or ()
+    publish_parquet(score_frame(read_scorable(rollouts_path, openings), loaded), scores_path)
     return scores_path
 
 
-def read_scorable(rollouts_path: Path) -> pl.DataFrame:
-    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions exist."""
+def read_scorable(rollouts_path: Path, openings: Sequence[ReasoningOpening] = ()) -> pl.DataFrame:
+    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions exist.
+
+    With ``openings``, those of the run's prompts, there is also ``opening``.
+    """
     columns = ["rollout_id", "example_id", "completion", "ground_truth", "finish_reason", "error"]
-    rollouts = read_shard(rollouts_path, columns)
+    if openings:
+        rollouts = add_openings(read_shard(rollouts_path, [*columns, "prompt_ids"]), openings)
+    else:
+        rollouts = read_shard(rollouts_path, columns)
     questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name
     if not questions_path.exists():
         return rollouts

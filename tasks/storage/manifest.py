@@ -12,6 +12,7 @@ CONFIG = "config.json"
 SHARD_FOLDERS = ("questions", "rollouts", "scores")
 SINGLE_FILES = (
     CONFIG,
+    "prompts.json",
     "preflight.json",
     "equivalence.json",
     "report.json",
