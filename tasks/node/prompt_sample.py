@@ -4,10 +4,12 @@ It runs in a process of its own, with limits: a chat template is code of others,
 """
 
 import gc
+import math
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,7 @@ from tasks.scoring.reasoning_opening import ReasoningOpening, closing_tag, opene
 from tasks.units import GIB
 
 CPU_SECONDS = 60
-"""How much processor time the prompts may take; the imports take one or two seconds of it. A slow machine changes it
-little, and a template cannot wait."""
+"""How much processor time the prompts may take. A busy machine changes it little, and a template cannot wait."""
 _KILL_SECONDS = 10
 """How much more a template may take that no handler can interrupt."""
 _MEMORY_BYTES = 2 * GIB
@@ -55,7 +56,7 @@ class PromptSample:
     """How prompts end that leave the model inside reasoning."""
 
 
-def render_prompts(order: PromptOrder) -> PromptSample:
+def render_prompts(order: PromptOrder, cpu_seconds: int = CPU_SECONDS) -> PromptSample:
     """Return what is found of the prompts of ``order``. Changes the limits of this process.
 
     Raises ConfigError when the tokenizer cannot be read, or when a chat template does not come to an end.
@@ -65,18 +66,22 @@ def render_prompts(order: PromptOrder) -> PromptSample:
     if not order.trust_remote_code:
         # tokenizers need no torch, whose import takes seconds; a model's own code may
         sys.modules["torch"] = None  # type: ignore[assignment]
-    _end_after(CPU_SECONDS)
     tokenizer = ChatTokenizer(order.model_path, trust_remote_code=order.trust_remote_code)
     limit_memory(_MEMORY_BYTES)
-    arm = order.arms[0]
+    _end_after(cpu_seconds)
+    return examine_prompts(tokenizer, order)
+
+
+def examine_prompts(tokenizer: ChatTokenizer, order: PromptOrder) -> PromptSample:
+    """``render_prompts`` without limits."""
+    found: list[_ArmSample] = []
     try:
-        found = []
         for arm in order.arms:
             found.append(_ArmSample(tokenizer, arm, order.questions))
     except _TooSlowError:
         raise ConfigError(
-            f"arm {arm.id}: its prompts took {CPU_SECONDS} s of processor time and are not finished. Look for a loop "
-            f"that does not end in the chat template of {order.model_path}"
+            f"arm {order.arms[len(found)].id}: its prompts are not finished, and their processor time is used up. Look "
+            f"for a loop that does not end in the chat template of {order.model_path}"
         ) from None
     return _judge(tokenizer, found, order)
 
@@ -213,12 +218,14 @@ def _openings(tokenizer: ChatTokenizer, found: Sequence[_ArmSample]) -> tuple[se
 
 
 def _end_after(seconds: int) -> None:
-    """Raise _TooSlowError in this process after so much processor time, and kill it a little later."""
+    """Raise _TooSlowError in this process after so much more processor time, and kill it a little later."""
 
     def stop(*_: object) -> None:
         raise _TooSlowError
 
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    kill = seconds + _KILL_SECONDS
+    soft = math.ceil(time.process_time()) + seconds
+    kill = soft + _KILL_SECONDS
     signal.signal(signal.SIGXCPU, stop)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, kill if most == resource.RLIM_INFINITY else min(kill, most)))
+    hard = kill if most == resource.RLIM_INFINITY else min(kill, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))

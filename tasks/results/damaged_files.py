@@ -16,6 +16,7 @@ from tasks.files import DAMAGED, read_record, set_aside
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.rung_state import RungState, check_saved_rung
 from tasks.node.preflight_report import read_preflight
+from tasks.node.prompt_check import read_prompts
 from tasks.node.telemetry import load_telemetry
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import ReplicaProcesses
@@ -112,6 +113,7 @@ def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     """Yield a call for each small file that there may be, which raises DamagedFile."""
     paths = plan.paths
     yield lambda: read_config(paths.root)
+    yield lambda: read_prompts(paths.root)
     yield lambda: read_preflight(paths.root)
     yield lambda: read_equivalence(paths.root)
     yield lambda: read_report(paths.root)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks.errors import ConfigError
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import JournalWriter, Key, read_journal
 from tasks.generation.loop import GenerationLoop
 from tasks.generation.recorder import Recorder
 from tasks.generation.shard_feed import ShardFeed
-from tasks.plan.prompts import request_seed
+from tasks.plan.prompts import Message, request_seed
 from tests.support.fake_engines import FakeEngine
 from tests.support.patience import SHORT_SECONDS, pause
 from tests.support.replica_parts import ARMS, ENGINE_SPEC, ByteTokenizer, make_engine, make_shard, make_spec
@@ -162,6 +163,27 @@ def test_a_question_that_cannot_be_asked_becomes_error_rows(tmp_path: Path, ques
     assert loop.num_finished == 9
     for (example_id, _, _), record in finished.items():
         assert (error in record.get("error", "")) == (example_id == "s0-q1")
+
+
+class StrictTokenizer(ByteTokenizer):
+    """Refuses the word "secret" under one arm, as a chat template may."""
+
+    def encode_all(self, prompts: Sequence[list[Message]], template_kwargs: object = None) -> list[list[int]]:
+        texts = [message["content"] for messages in prompts for message in messages]
+        if "a secret" in texts and "Answer short." in texts:
+            raise ConfigError("the chat template does not take this prompt: no secrets")
+        return super().encode_all(prompts)
+
+
+def test_a_prompt_that_the_chat_template_refuses_becomes_an_error_row(tmp_path: Path) -> None:
+    work = make_shard(tmp_path, 0, ["fine", "a secret", "fine too"])
+    loop = make_loop(make_engine(), make_spec(), StrictTokenizer())
+    loop.add_shard(work)
+    assert run(loop) == [0]
+    finished = read_journal(work.journal).finished
+    assert set(finished) == keys_of(work, 3)
+    errors = {key: record["error"] for key, record in finished.items() if "error" in record}
+    assert errors == {("s0-q1", "short", 0): "the chat template does not take this prompt: no secrets"}
 
 
 def test_an_over_long_question_says_by_how_much(tmp_path: Path) -> None:

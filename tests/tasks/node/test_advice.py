@@ -1,14 +1,13 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from profiles.schema import Arm, ArmSet, Profile
+from profiles.schema import Profile
 from tasks.node.advice import AdviceInputs, give_advice
 from tasks.node.memory_plan import MemoryPlan, plan_memory
-from tasks.node.prompt_lengths import PromptLengths, measure_prompts
+from tasks.node.prompt_lengths import PromptLengths
 from tasks.units import GIB
 from tests.tasks.node.test_memory_plan import LLAMA_8B, LLAMA_70B
 
@@ -97,31 +96,3 @@ def test_advice_disappears_once_followed(tmp_path: Path) -> None:
 def test_an_unknown_model_gets_the_advice_that_needs_no_figures(tmp_path: Path) -> None:
     now = situation(tmp_path, config={"model_type": "deepseek_v3"}, engine={"enforce_eager": True})
     assert settings(now) == {"enforce_eager"}
-
-
-def words(count: int) -> Callable[[list[dict[str, str]], object], list[int]]:
-    """A tokenizer that gives ``count`` fixed tokens, then one token per word."""
-
-    def encode(messages: list[dict[str, str]], template_kwargs: object) -> list[int]:
-        text = " ".join(message["content"] for message in messages)
-        return [0] * count + [hash(word) for word in text.split()]
-
-    return encode
-
-
-def test_prompts_are_measured_under_every_arm() -> None:
-    arms = ArmSet(arms=(Arm(id="a", system_prompt="think well"), Arm(id="b", system_prompt="")))
-    lengths = measure_prompts(words(3), arms, ["one two", "three four five"])
-    assert (lengths.sampled, lengths.longest, lengths.mean) == (2, 8, 6.5)
-    assert lengths.shared_prefix == (3 + 2 + 3) / 2
-
-
-def test_longest_question_is_always_in_the_sample() -> None:
-    arms = ArmSet(arms=(Arm(id="a", system_prompt=""),))
-    questions = ["short"] * 500 + ["a much longer question at the very end of the data"] + ["short"] * 500
-    assert measure_prompts(words(0), arms, questions, sample=4).longest == 11
-
-
-def test_no_questions_cannot_be_measured() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        measure_prompts(words(0), ArmSet(arms=(Arm(id="a", system_prompt=""),)), [])

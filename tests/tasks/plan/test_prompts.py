@@ -1,5 +1,6 @@
 """Questions become prompts: chats and plain texts, chat template arguments, stop strings and the fingerprint."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -8,9 +9,16 @@ from typing import Any
 import pytest
 
 from profiles.load import DEMO_MODEL, SettingsError, load_arms, parse_settings
-from profiles.schema import Arm, ArmSet, Turn
+from profiles.schema import RESERVED_TEMPLATE_KWARGS, Arm, ArmSet, Turn
 from tasks.errors import ConfigError
-from tasks.plan.prompts import ChatTokenizer, arms_as_asked, build_messages, has_chat_template, until_stop
+from tasks.plan.prompts import (
+    ChatTokenizer,
+    arms_as_asked,
+    build_messages,
+    encode_question,
+    has_chat_template,
+    until_stop,
+)
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 
@@ -142,6 +150,32 @@ def test_a_refusal_by_the_chat_template_is_one_clear_error(base_model: Path, tem
     (base_model / "chat_template.jinja").write_text(template)
     with pytest.raises(ConfigError, match=f"does not take this prompt: {told}"):
         ChatTokenizer(base_model).encode([{"role": "user", "content": "x"}])
+
+
+def test_a_refusal_is_told_of_the_arm_that_is_refused(base_model: Path) -> None:
+    template = "{% if 'x' in messages[0].content %}{{ raise_exception('no\nx') }}{% endif %}{{ messages[0].content }}"
+    (base_model / "chat_template.jinja").write_text(template)
+    arms = [Arm(id=words, system_prompt=words) for words in ("a", "ax", "b")]
+    found = encode_question(ChatTokenizer(base_model), arms, "2 plus 2")
+    assert [arm for arm, ids in found.items() if isinstance(ids, ConfigError)] == ["ax"]
+    assert "does not take this prompt: no⏎x. " in str(found["ax"])
+
+
+def test_no_argument_sets_what_the_renderer_sets() -> None:
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    taken = {
+        name
+        for function in (PreTrainedTokenizerBase.apply_chat_template, render_jinja_template)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+    # the template reads these two
+    assert taken - {"tools", "documents"} <= RESERVED_TEMPLATE_KWARGS
+    for name in sorted(RESERVED_TEMPLATE_KWARGS):
+        with pytest.raises(SettingsError, match=f"may not set {name}, which"):
+            parse_settings({"id": "a", "system_prompt": "", "chat_template_kwargs": {name: []}}, Arm, "arm")
 
 
 def test_a_base_model_needs_plain_prompts(base_model: Path, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from profiles.schema import Arm
 from tasks.errors import ConfigError
+from tasks.node.prompt_check import record_prompts
+from tasks.plan.prompts import ChatTokenizer, encode_question
+from tasks.plan.run_config import config_from_parameters
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import plan_run
+from tasks.plan.shards import shard_dataset
 from tasks.records import SCORE_SCHEMA
 from tasks.results.rescore import RewardChange, rescore_run
 from tasks.scoring.score_shard import score_shard
 from tasks.storage.published import record_published
+from tests.support.chat_templates import THINKS, model_with
 from tests.support.synthetic import publish_shard
 
 COMPLETIONS = [["#### 18", "it is 18", "none"], ["it is 5", "#### 18\nso 18", None]]
@@ -72,3 +81,52 @@ def test_a_shard_without_old_scores_is_counted_and_not_compared(run_dir: Path) -
 def test_a_directory_without_rollouts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no rollouts to score"):
         rescore_run(tmp_path, "gsm8k")
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["prompts on record", "an earlier run"])
+@pytest.mark.parametrize("model_is_there", [True, False])
+def test_reasoning_that_the_template_began_is_known_from_the_record_or_the_model(
+    recorded: bool, model_is_there: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_with(THINKS, tmp_path / "model")
+    arm, question = Arm(id="a", system_prompt="Use <think>."), "9 times 2?"
+    plan = plan_run(
+        config_from_parameters(
+            {"model": str(model), "arms": write_arms(tmp_path, arm), "dataset": write_question(tmp_path, question)}
+        ),
+        tmp_path / "runs",
+    )
+    open_run(plan)
+    shard_dataset(plan)
+    if recorded:
+        record_prompts(plan)
+    ids = encode_question(ChatTokenizer(model), [arm], question)["a"]
+    frame = pl.DataFrame(
+        {
+            "rollout_id": ["r"],
+            "example_id": "q",
+            "prompt_ids": [ids],
+            "completion": "so \\boxed{18} but let me check",
+            "ground_truth": "18",
+            "finish_reason": "length",
+            "error": None,
+        },
+        schema_overrides={"error": pl.String, "prompt_ids": pl.List(pl.Int32)},
+    )
+    publish_shard(frame, plan.paths.rollouts(0))
+    if not model_is_there:
+        (model / "config.json").unlink()
+    report = rescore_run(plan.paths.root, "gsm8k")
+    known = recorded or model_is_there
+    assert report.new_mean_reward == (0 if known else 1)
+    assert ("is not known" in caplog.text) == (not known)
+
+
+def write_arms(folder: Path, arm: Arm) -> str:
+    (folder / "arms.toml").write_text(f'[[arms]]\nid = "{arm.id}"\nsystem_prompt = "{arm.system_prompt}"\n')
+    return str(folder / "arms.toml")
+
+
+def write_question(folder: Path, question: str) -> str:
+    (folder / "questions.jsonl").write_text(json.dumps({"question": question, "answer": "18"}))
+    return str(folder / "questions.jsonl")
