@@ -20,7 +20,7 @@ def plan(tmp_path: Path) -> RunPlan:
 
 
 def test_a_run_with_bad_prompts_is_refused_unless_it_has_begun(plan: RunPlan) -> None:
-    with pytest.raises(ConfigError, match="^arms step_by_step, concise, "):
+    with pytest.raises(ConfigError, match=r"^arms step_by_step, concise, "):
         check_rendered(plan)
     assert not plan.paths.root.exists()
     open_run(plan)
