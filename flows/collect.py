@@ -79,7 +79,7 @@ def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunRep
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
         prompts = record_prompts(plan)
-        for told in (*prompts.problems, *prompts.warnings):
+        for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = stages.shard_dataset(plan)
         if shared is not None and asked.nodes > 1:

@@ -82,7 +82,7 @@ def execute_plan(options: argparse.Namespace) -> int:
     run = plan_run(config_from_parameters(given_parameters(options)), runs_dir)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
-    _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.prompt_warnings))
+    _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.warnings))
     return 0
 
 

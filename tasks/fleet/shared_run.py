@@ -124,7 +124,6 @@ def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder
         profile=profile,
         arms=arms,
         model=model,
-        gold_warning=None,  # the collection has told
         questions=asked,
         shard_size=planned["shard_size"],
         comparable=comparable,

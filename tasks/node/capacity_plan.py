@@ -24,8 +24,8 @@ class CapacityPlan:
 
     plan: MemoryPlan
     prompts: PromptLengths
-    prompt_warnings: tuple[str, ...]
-    """What the user may not have meant about the prompts."""
+    warnings: tuple[str, ...]
+    """What the user may not have meant about prompts and answers."""
     advice: tuple[Advice, ...]
 
 
@@ -71,4 +71,6 @@ def plan_capacity(
         free_bytes=None if smallest is None else smallest.memory_free,
         replan=plan,
     )
-    return CapacityPlan(plan=memory, prompts=prompts, prompt_warnings=found.warnings, advice=give_advice(inputs))
+    return CapacityPlan(
+        plan=memory, prompts=prompts, warnings=(*found.warnings, *run.warnings), advice=give_advice(inputs)
+    )

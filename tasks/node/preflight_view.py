@@ -46,7 +46,7 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
     return Group(table, *plan, Text(f"preflight: {report.worst} ({summary})", _STYLE[report.worst]))
 
 
-def render_plan(plan: MemoryPlan, advice: Sequence[Advice], prompt_warnings: Sequence[str] = ()) -> "RenderableType":
+def render_plan(plan: MemoryPlan, advice: Sequence[Advice], warnings: Sequence[str] = ()) -> "RenderableType":
     """The plan's figures, the settings that cannot work, the unknown figures, the warnings, and the advice."""
     from rich.console import Group
     from rich.text import Text
@@ -54,7 +54,7 @@ def render_plan(plan: MemoryPlan, advice: Sequence[Advice], prompt_warnings: Seq
     parts: list[RenderableType] = [_plan_table(plan)]
     parts += [Text(problem, "bold red") for problem in plan.problems]
     parts += [Text(reason, "yellow") for reason in (*plan.doubts, *plan.unknown)]
-    parts += [Text(f"prompts: {warning}", "yellow") for warning in prompt_warnings]
+    parts += [Text(f"warning: {warning}", "yellow") for warning in warnings]
     for piece in advice:
         parts.append(Text(f"advice: {piece.suggestion}", "cyan"))
         parts.append(Text(f"  why: {piece.reason}\n  effect: {piece.effect}"))

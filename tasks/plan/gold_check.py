@@ -13,15 +13,15 @@ MOST_CHECKED = 100_000
 _EXAMPLES = 3
 
 
-def check_golds(questions: pl.DataFrame, scorer: str) -> str | None:
-    """Return a warning about answers that ``scorer`` cannot read; None when it reads all, or is the user's own.
+def check_golds(questions: pl.DataFrame, scorer: str) -> tuple[str, ...]:
+    """Return a warning about answers that ``scorer`` cannot read; none when it reads all, or is the user's own.
 
     ``questions`` is in QUESTION_SCHEMA. Raises ConfigError when the scorer can read none of them.
     """
     checked = questions.gather_every(-(-questions.height // MOST_CHECKED))
     unreadable = unreadable_golds(checked["ground_truth"].to_list(), scorer)
     if not unreadable:
-        return None
+        return ()
     texts = list(dict.fromkeys(item.gold for item in unreadable))[:_EXAMPLES]
     examples = ", ".join(repr(shortened(text, 60)) for text in texts)
     remedy = "Check answer_column, or give a scorer of your own"
@@ -35,5 +35,5 @@ def check_golds(questions: pl.DataFrame, scorer: str) -> str | None:
         )
     return (
         f"scorer {scorer} cannot read {len(unreadable):,} of {checked.height:,} answers, such as {examples}: rollouts "
-        f"of these questions will have no reward. {remedy}"
+        f"of these questions will have no reward. {remedy}",
     )

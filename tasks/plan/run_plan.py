@@ -41,8 +41,8 @@ class RunPlan:
     arms: ArmSet
     model: ModelSource
     questions: pl.DataFrame
-    gold_warning: str | None
-    """About answers that the scorer cannot read; None when it can read all."""
+    warnings: tuple[str, ...] = ()
+    """What the user may not have meant about the questions; a sentence each."""
     shard_size: int
     comparable: dict[str, Any]
     tested: dict[str, Any]
@@ -125,7 +125,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
         arms=arms,
         model=model,
         questions=questions,
-        gold_warning=check_golds(questions, config.scorer),
+        warnings=check_golds(questions, config.scorer),
         shard_size=shard_size,
         comparable=comparable,
         tested=tested,

@@ -53,8 +53,8 @@ def test_a_plan_tells_what_nobody_meant(tmp_path: Path, capsys: pytest.CaptureFi
     options = ["--model", model_with(NO_SYSTEM, tmp_path / "model"), "--arms", tmp_path / "arms.toml"]
     questions = ["--questions", "2", "--max-tokens", "8", "--runs-dir", tmp_path]
     assert harvest_here("plan", *options, *questions) == 0
-    assert "prompts: arm a: the chat template leaves out the system message" in " ".join(
+    assert "warning: arm a: the chat template leaves out the system message" in " ".join(
         capsys.readouterr().out.split()
     )
     assert harvest_here("plan", *options, *questions, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["prompt_warnings"][0].startswith("arm a: the chat template leaves out")
+    assert json.loads(capsys.readouterr().out)["warnings"][0].startswith("arm a: the chat template leaves out")
