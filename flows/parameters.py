@@ -154,9 +154,18 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
         return {"choices": get_args(kind)}
     if get_origin(kind) is list:
         return {"action": "append", "metavar": "TEXT"}
+    if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
+        return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
     if kind in (int, float):
         return {"type": kind, "metavar": "N" if kind is int else "X"}
     return {"metavar": parameter.name.rpartition("_")[2].upper()}
+
+
+def _whole_number(text: str, words: Sequence[str]) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give one, or {' or '.join(words)}") from None
 
 
 def _block_name(text: str) -> str:

@@ -8,7 +8,17 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 RETIRED_ENGINE_KEYS = {
     "swap_space": "vLLM has no CPU swap any more: preempted sequences are recomputed. Remove the key; "
@@ -19,9 +29,6 @@ RETIRED_ENGINE_KEYS = {
     "device": "vLLM takes the device from the installed build: install the cpu or the gpu extra",
 }
 
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-
-
 MOST_GPUS = 1024
 MOST_TOKENS = 2**24
 """Longer than the context of any model."""
@@ -29,6 +36,27 @@ MOST_SEQUENCES = 2**16
 MOST_GIB = 2**16
 MOST_SECONDS = 10_000_000
 # bounds for what can only be a slip of the pen, so that it is refused before anything is multiplied by it
+
+AUTO: Literal["auto"] = "auto"
+"""The question batch that the product chooses itself, from the memory plan and while it runs."""
+STATED_BATCH_SEQS = 256
+"""Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
+
+_COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_SEQUENCES)])
+
+
+def _count_or_auto(value: Any) -> Any:
+    # one message, where a union would give one for each of its kinds
+    try:
+        return value if value == AUTO else _COUNT.validate_python(value)
+    except ValidationError:
+        raise PydanticCustomError("count_or_auto", 'give a whole number from 1 to 65,536, or "auto"') from None
+
+
+QuestionBatch = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_SEQUENCES)] | Literal["auto"], BeforeValidator(_count_or_auto)
+]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
 
 class Settings(BaseModel):
@@ -56,12 +84,16 @@ class EngineSettings(Settings):
     """Prefill long prompts in several engine steps, while other sequences decode."""
     enable_prefix_caching: bool = True
     """Keep the KV cache of a prompt beginning that several prompts share, such as an arm's system prompt."""
-    max_num_seqs: int = Field(256, ge=1, le=MOST_SEQUENCES)
-    """Most sequences that the engine runs at once."""
+    max_num_seqs: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
+    """Most sequences that the engine runs at once; None is 256, or with an "auto" batch vLLM's default."""
     max_num_batched_tokens: int | None = Field(None, ge=16, le=MOST_TOKENS)
     """Most tokens in one engine step; None leaves it to vLLM."""
     max_cudagraph_capture_size: int | None = Field(None, ge=1, le=MOST_SEQUENCES)
-    """Largest batch, in sequences, with a captured CUDA graph; None leaves it to vLLM."""
+    """Tokens of the largest step with a captured CUDA graph; None leaves it to vLLM, or to an "auto" batch."""
+    cudagraph_capture_sizes: tuple[Annotated[int, Field(ge=1, le=MOST_SEQUENCES)], ...] | None = Field(
+        None, min_length=1, max_length=1_000
+    )
+    """Tokens of each step with a captured CUDA graph; None leaves them to vLLM, or to an "auto" batch."""
     attention_backend: str | None = None
     """vLLM attention backend, such as TRITON_ATTN; None leaves it to vLLM."""
     batch_invariant: bool = False
@@ -76,6 +108,17 @@ class EngineSettings(Settings):
     """Run the Python code in the model's directory, if there is any."""
     backend: str = Field("vllm", pattern=r"^(vllm|[\w.]+:\w+)$")
     """"vllm", or ``module:Class`` of another engine."""
+
+    @property
+    def sequences(self) -> int:
+        """Most sequences at once: max_num_seqs, or what a stated batch has without it."""
+        return STATED_BATCH_SEQS if self.max_num_seqs is None else self.max_num_seqs
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_graphs(self) -> "EngineSettings":
+        if self.cudagraph_capture_sizes is not None and self.max_cudagraph_capture_size is not None:
+            raise ValueError("give cudagraph_capture_sizes or max_cudagraph_capture_size, not both")
+        return self
 
     @model_validator(mode="after")
     def _prefill_fits(self) -> "EngineSettings":
@@ -142,8 +185,9 @@ class Profile(Settings):
     """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1, le=MOST_GPUS)
     """Engines on the node, each with its own tensor_parallel_size GPUs."""
-    question_batch_size: int = Field(16, ge=1, le=MOST_SEQUENCES)
-    """Questions in flight per replica; sequences in flight = questions x arms x samples."""
+    question_batch_size: QuestionBatch = 16
+    """Questions in flight per replica; sequences in flight = questions x arms x samples. With "auto" as many as the
+    memory holds, see tasks/node/auto_batch.py."""
     generation: Literal["continuous", "loop"] = "continuous"
     """"continuous" admits a question when another ends; "loop" waits for the whole batch, like the original scripts."""
     stall_timeout_s: float = Field(300.0, gt=0, le=MOST_SECONDS)
@@ -160,6 +204,15 @@ class Profile(Settings):
     """Hardware that preflight checks for."""
     targets: TelemetryTargets = TelemetryTargets()
     """Telemetry of a healthy run."""
+
+    @model_validator(mode="after")
+    def _batches_have_a_size(self) -> "Profile":
+        if self.generation == "loop" and self.question_batch_size == AUTO:
+            raise ValueError(
+                'question_batch_size is "auto", but generation = "loop" waits for a whole batch, which needs a size. '
+                "Give a number"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_suffice(self) -> "Profile":

@@ -156,8 +156,12 @@ def _throughput(report: RunReport) -> list[TableRow]:
             "GPU seconds per rollout": _number(telemetry.gpu_seconds_per_rollout, 3),
             "utilization": _number(telemetry.utilization_percent, 1, " %"),
             "memory": _number(telemetry.memory_gib, 1, " GiB"),
+            "steps in a CUDA graph": _percent(telemetry.graph_step_share),
             "cost": _number(telemetry.cost_usd, 2, " USD"),
         }
+    if (batch := report.batch) is not None:
+        values["question batch"] = f"{batch.least} to {batch.most}" if batch.least < batch.most else f"{batch.most}"
+        values["why this batch"] = markdown(batch.reason, 500) if batch.reason else "-"
     return [{"figure": name, "value": value} for name, value in values.items() if value != "-"]
 
 

@@ -24,6 +24,11 @@ def generation_session(
     rung = RungState(plan.paths.state / "oom_ladder.json")
     rung.begin_at(load_rung(plan))
     pool = ReplicaPool(plan, rung=rung, listener=listener)
+    if pool.auto is not None:
+        log(
+            f"question batch chosen: {pool.auto.first_questions} questions in flight at first and up to "
+            f"{pool.auto.questions}. In sequences: {pool.auto.reason}"
+        )
     if rung.rung:
         log(
             f"beginning at rung {rung.rung} of the OOM ladder (question batch {pool.rung.question_batch_size}): memory "

@@ -29,13 +29,14 @@ from tasks.generation.engine import EngineRequest, EngineSpec, EngineStats
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.loop import GenerationLoop, max_in_flight
-from tasks.generation.oom_ladder import Rung
+from tasks.generation.oom_ladder import build_ladder
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica import SWITCH_SECONDS
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.rollout_request import build_request
 from tasks.generation.rollout_writer import FinishedRollout
 from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.node.run_batch import choose_run_batch
 from tasks.plan.prompts import ChatTokenizer, build_messages
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
@@ -73,11 +74,10 @@ class Variants:
         asked = {"profile": profile, "model": model, "questions": questions, "max_tokens": max_tokens}
         plan = plan_run(config_from_parameters({**asked, "lengths": lengths, "top_logprobs": 5}), root)
         os.environ.update(engine_environment(plan.profile.engine, os.environ))
-        engine = plan.profile.engine
+        rung = build_ladder(plan.profile, plan.rollouts_per_question, choose_run_batch(plan))[0]
+        engine = rung.engine
         self.root, self.plan, self.shards = root, plan, shard_dataset(plan)
-        self.spec = GenerationSpec.of(
-            plan, Rung(index=0, question_batch_size=plan.profile.question_batch_size, engine=engine)
-        )
+        self.spec = GenerationSpec.of(plan, rung)
         with gc_frozen():
             self.tokenizer = ChatTokenizer(plan.model.path)
             self.batch = VllmBatchEngine(EngineSpec(model_path=plan.model.path, settings=engine))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -62,6 +62,15 @@ for wanted in "$@"; do
             --only "${CONTESTANTS:-script,limit,pipeline}" --repeats "${REPEATS:-1}" --name seven
         grep -h "KV cache size" "$work"/runs/bench-*/*/*/logs/*.log >"$out/kv-tokens.txt" 2>/dev/null
         cp "$work"/runs/bench-*/bench.json "$out/bench.json" 2>/dev/null
+        ;;
+    batch) # the chosen question batch beside a stated one: tokens/s, steps in a CUDA graph, and the memory that vLLM logs
+        for size in auto "${STATED_BATCH:-32}"; do
+            step batch-$size $harvest run --profile "$(variant batch-$size "$profile")" --model "$models/7b" --questions "$questions" $generate \
+                --question-batch-size $size --name batch-$size --json
+            keep_logs batch-$size batch-$size-engine
+            cp "$work"/runs/batch-$size-*/telemetry.parquet "$out/batch-$size-telemetry.parquet"
+            cp "$work"/runs/batch-$size-*/preflight.json "$out/batch-$size-preflight.json"
+        done
         ;;
     baseline) # questions do not affect each other in this loop, so a few of them give its rate
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \

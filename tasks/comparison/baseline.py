@@ -133,7 +133,7 @@ def _sample_plan(plan: RunPlan) -> RunPlan:
         plan,
         profile=profile,
         questions=questions,
-        shard_size=default_shard_size(questions.height, profile.question_batch_size),
+        shard_size=default_shard_size(questions.height, profile.question_batch_size, plan.rollouts_per_question),
         comparable=plan.comparable | {"dataset": dataset_digest(questions)},
     )
     return reference_plan(sample, "baseline", plan.paths.root.parent / BASELINES, name="auto")

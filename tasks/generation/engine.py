@@ -72,6 +72,10 @@ class EngineStats:
     preemptions: int = 0
     prefix_cache_queries: int = 0
     prefix_cache_hits: int = 0
+    steps: int = 0
+    """Steps of which the engine told whether they ran in a CUDA graph."""
+    graph_steps: int = 0
+    """Those of ``steps`` that did."""
 
 
 class Engine(Protocol):

@@ -21,8 +21,11 @@ class GenerationSpec:
     model_revision: str
     max_model_len: int
     question_batch_size: int
+    """Questions in flight; at most, when ``first_questions`` is set."""
     max_num_seqs: int
     oom_rung: int
+    first_questions: int | None = None
+    """Questions in flight at first, when their number changes while the run goes on."""
     batch_barrier: bool = False
     """Whether a question batch starts only when the one before is finished, as in a loop of generate calls."""
 
@@ -37,8 +40,9 @@ class GenerationSpec:
             model_revision=plan.model.revision,
             max_model_len=rung.engine.max_model_len,
             question_batch_size=rung.question_batch_size,
-            max_num_seqs=rung.engine.max_num_seqs,
+            max_num_seqs=rung.engine.sequences,
             oom_rung=rung.index,
+            first_questions=rung.first_questions,
             batch_barrier=plan.profile.generation == "loop",
         )
 

@@ -13,6 +13,7 @@ from itertools import chain
 
 from profiles.schema import Arm
 from tasks.errors import ConfigError, PromptTooLong
+from tasks.generation.admission import Admission, Load, capacity_of
 from tasks.generation.engine import Engine, EngineOutput, EngineRequest
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.prompt_prefetcher import PromptPrefetcher
@@ -21,10 +22,6 @@ from tasks.generation.rollout_request import build_request
 from tasks.generation.rollout_writer import FinishedRollout
 from tasks.generation.shard_feed import QuestionWork, ShardFeed
 from tasks.plan.prompts import ChatTokenizer, check_length
-
-QUEUED_SHARE = 1 / 16
-"""Rollouts that wait in the engine, as a share of the question batch. The engine schedules its next step before the
-loop can add requests; with 100 tokens per sequence, 1% of the sequences end in each step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,10 +34,8 @@ class _InFlight:
 
 
 def max_in_flight(spec: GenerationSpec) -> int:
-    """Return the number of requests in the engine at which the loop stops admitting questions."""
-    queued = int(QUEUED_SHARE * spec.batch_rollouts)
-    # questions are admitted whole, and one more question would make a small batch half as large again
-    return spec.batch_rollouts + (queued if queued >= spec.rollouts_per_question else 0)
+    """Return the largest number of requests in the engine at which the loop stops admitting questions."""
+    return capacity_of(spec.batch_rollouts, spec.rollouts_per_question)
 
 
 class GenerationLoop:
@@ -53,7 +48,10 @@ class GenerationLoop:
         self._feeds: deque[ShardFeed] = deque()
         self._requests: dict[str, _InFlight] = {}
         self._requests_of: dict[tuple[int, str, int], int] = {}  # number in the engine per admitted question
-        self._capacity = max_in_flight(spec)
+        first, per_question = spec.first_questions, spec.rollouts_per_question
+        self._admission = Admission(
+            first=None if first is None else first * per_question, most=spec.batch_rollouts, per_question=per_question
+        )
         self._prompts = PromptPrefetcher(tokenizer, spec, max_questions=2 * spec.question_batch_size)
         self._isolating = False  # a suspect question is in the engine, and no other may join it
         self._draining = False
@@ -91,6 +89,7 @@ class GenerationLoop:
         if self._requests:
             if outputs := self._engine.step():
                 self._finish(outputs)
+            self._observe()
         else:
             self._recorder.drain()
         return list(self._take_complete())
@@ -98,6 +97,18 @@ class GenerationLoop:
     def drain(self) -> None:
         """Wait until every finished rollout is in its journal."""
         self._recorder.drain()
+
+    def _observe(self) -> None:
+        stats = self._engine.stats
+        self._admission.observe(
+            Load(
+                in_flight=len(self._requests),
+                running=stats.running,
+                finished=self.num_finished,
+                kv_cache_usage=stats.kv_cache_usage,
+                preemptions=stats.preemptions,
+            )
+        )
 
     def _admit(self) -> None:
         while question_and_feed := self._next_admissible():
@@ -132,7 +143,7 @@ class GenerationLoop:
         if self._spec.batch_barrier:
             return len(self._requests_of) >= self._spec.question_batch_size
         # counts sequences, not questions: a question that waits for its longest completion must not block others
-        return len(self._requests) >= self._capacity
+        return len(self._requests) >= self._admission.capacity
 
     def _admit_question(self, feed: ShardFeed, question: QuestionWork) -> None:
         if not question.question:
@@ -206,6 +217,7 @@ class GenerationLoop:
                         prompt_ids=item.prompt_ids,
                         output=output,
                         error=error,
+                        question_batch_size=self._admission.questions,
                     ),
                 )
                 for item, output, error in finished

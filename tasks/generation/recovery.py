@@ -8,6 +8,7 @@ from typing import Any
 from tasks.errors import EngineError, EngineStartError, HarvestError, MemoryKind, OutOfMemory
 from tasks.generation.oom_ladder import Rung, build_ladder
 from tasks.generation.rung_state import RungChange, RungState
+from tasks.node.auto_batch import AutoBatch
 from tasks.plan.run_plan import RunPlan
 
 _REMEDY_AT_LAST_RUNG: dict[MemoryKind, str] = {
@@ -48,12 +49,20 @@ class RestartBudget:
 class Recovery:
     """Knows the run's rung on the OOM ladder, and decides on each failure."""
 
-    def __init__(self, plan: RunPlan, state: RungState, notify: Callable[[PoolEvent], None]) -> None:
-        self._ladder = build_ladder(plan.profile, plan.rollouts_per_question)
+    def __init__(
+        self, plan: RunPlan, state: RungState, notify: Callable[[PoolEvent], None], auto: AutoBatch | None = None
+    ) -> None:
+        """``auto`` is the chosen batch of a plan that does not state its own."""
+        self._ladder = build_ladder(plan.profile, plan.rollouts_per_question, auto)
         self._rollouts_per_question = plan.rollouts_per_question
         self._state = state
         self._notify = notify
         self.num_failures = 0
+
+    @property
+    def full_batch(self) -> int:
+        """Questions in flight per replica before any step down."""
+        return self._ladder[0].question_batch_size
 
     @property
     def rung(self) -> Rung:

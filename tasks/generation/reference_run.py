@@ -17,8 +17,10 @@ from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
 from tasks.generation.vllm_engine import engine_environment
+from tasks.node.auto_batch import auto_engine
 from tasks.node.host_memory import count_oom_kills
 from tasks.node.prompt_check import find_prompts, record_prompts, refuse_problems
+from tasks.node.run_batch import choose_run_batch
 from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
@@ -42,7 +44,10 @@ def reference_plan(
 ) -> RunPlan:
     """Return ``plan`` with ``loop`` in place of the generation loop. It is comparable, but has its own fingerprint."""
     per_call = QUESTIONS_PER_CALL[loop] or plan.num_questions
-    profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop"})
+    engine, auto = plan.profile.engine, choose_run_batch(plan)
+    if auto is not None:
+        engine = auto_engine(plan.profile, auto.sequences)  # the loops have the settings that the pipeline has
+    profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop", "engine": engine})
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
     if order_seed is not None:
         tested["order_seed"] = order_seed
@@ -66,7 +71,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
         generation=GenerationSpec.of(
             plan,
-            Rung(index=0, question_batch_size=plan.profile.question_batch_size, engine=plan.profile.engine),
+            Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),
         ),
         shards=tuple(ShardWork.of(paths, shard.index) for shard in shards),
         timing=timing_path,

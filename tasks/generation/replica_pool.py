@@ -21,11 +21,13 @@ from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
+from tasks.generation.replica_process import ReplicaProcess
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica
+from tasks.node.run_batch import choose_run_batch
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.storage.published import record_published
@@ -51,7 +53,9 @@ class ReplicaPool:
     ) -> None:
         self._plan = plan
         self._listener = listener
-        self._recovery = Recovery(plan, rung, listener)
+        self.auto = choose_run_batch(plan)
+        """The chosen question batch; None when the profile states it."""
+        self._recovery = Recovery(plan, rung, listener, self.auto)
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         self._replicas = [ReplicaSupervisor(index, own, plan) for index, own in enumerate(gpus)]
         self._queue = ShardQueue(self.wake)
@@ -65,7 +69,7 @@ class ReplicaPool:
     def capacity(self) -> int:
         """How many shard tasks to have in flight now: the replicas' shards, and one question batch more per replica."""
         assigned = sum(len(replica.process.shards) for replica in self._replicas if replica.process)
-        ahead = math.ceil(self._plan.profile.question_batch_size / self._plan.shard_size)
+        ahead = math.ceil(self._recovery.full_batch / self._plan.shard_size)
         return min(MAX_SHARD_TASKS, assigned + ahead * len(self._replicas))
 
     @property
@@ -190,13 +194,20 @@ class ReplicaPool:
         while True:
             processes = [replica.process for replica in self._replicas if replica.process and replica.process.ready]
             # counts rollouts, not shards: a shard that waits for its longest completions does not fill a batch
-            free = [process for process in processes if process.num_unfinished < 2 * process.batch_rollouts]
+            free = [process for process in processes if process.num_unfinished < self._most_assigned(process)]
             shard = self._queue.take() if free else None
             if shard is None:
                 return
             process = min(free, key=lambda candidate: candidate.num_unfinished)
             process.assign(shard)
             process.send(AddShard(work=ShardWork.of(self._plan.paths, shard.index)))
+
+    def _most_assigned(self, process: ReplicaProcess) -> int:
+        """Unfinished rollouts at which a replica gets no further shard: two batches."""
+        if self.auto is None:
+            return 2 * process.batch_rollouts
+        # a chosen batch may be as large as the work, which the other replicas shall share once they are ready
+        return min(2 * process.batch_rollouts, math.ceil(self._plan.num_rollouts / len(self._replicas)))
 
     def _handle(self, replica: ReplicaSupervisor, message: FromReplica) -> None:
         process = replica.process

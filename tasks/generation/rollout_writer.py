@@ -20,6 +20,8 @@ class FinishedRollout:
     prompt_ids: list[int] = field(default_factory=list)
     output: EngineOutput | None = None
     error: str | None = None
+    question_batch_size: int | None = None
+    """Questions in flight when it was finished; by default those of the settings."""
 
 
 class Decoder(Protocol):
@@ -49,7 +51,7 @@ class RolloutWriter:
             "example_id": rollout.example_id,
             "arm_id": rollout.arm_id,
             "sample_index": rollout.sample_index,
-            "question_batch_size": self._spec.question_batch_size,
+            "question_batch_size": rollout.question_batch_size or self._spec.question_batch_size,
             "max_num_seqs": self._spec.max_num_seqs,
             "oom_rung": self._spec.oom_rung,
             "created_at": datetime.datetime.now(datetime.UTC).isoformat(),

@@ -64,7 +64,8 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**engine_arguments(self.spec)),
+            # an engine without graphs need not say which steps ran in one
+            EngineArgs(**engine_arguments(self.spec), cudagraph_metrics=not self.spec.settings.enforce_eager),
             # vLLM's defaults for offline batches, as in its LLM class
             usage_context=UsageContext.LLM_CLASS,
         )
@@ -133,6 +134,9 @@ class VllmEngine:
             stats.kv_cache_usage = scheduler.kv_cache_usage
             stats.prefix_cache_queries += scheduler.prefix_cache_stats.queries
             stats.prefix_cache_hits += scheduler.prefix_cache_stats.hits
+            if (graph := scheduler.cudagraph_stats) is not None:
+                stats.steps += 1
+                stats.graph_steps += graph.runtime_mode != "NONE"
 
     def ended_process(self) -> str | None:
         # only an engine core in its own process has a manager; the core itself watches its workers
@@ -184,6 +188,10 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     settings = spec.settings
     not_arguments = {"batch_invariant", "kv_cache_space_gib", "backend"}
     chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
+    if settings.cudagraph_capture_sizes is not None:
+        chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
+    # left to vLLM, it would be another number on each device
+    chosen["max_num_seqs"] = settings.sequences
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
 
 

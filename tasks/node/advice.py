@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from profiles.schema import Profile
+from profiles.schema import AUTO, Profile
+from tasks.node.cuda_graphs import step_tokens
 from tasks.node.memory_plan import MemoryPlan
 from tasks.node.prompt_lengths import PromptLengths
 from tasks.units import GIB
@@ -16,6 +17,7 @@ BEST_UTILIZATION = 0.95
 HELD_BACK = 1.5
 """A larger question batch is advised when the KV cache holds at least this many batches."""
 
+GOOD_GRAPH_SHARE = 0.9
 USUAL_LARGEST_BATCH = 512
 LONG_PREFIX = 64
 HIGH_TRUNCATION = 0.05
@@ -58,6 +60,7 @@ def give_advice(inputs: AdviceInputs) -> tuple[Advice, ...]:
     rules = (
         _eager,
         _parallel_size,
+        _graphs,
         _question_batch,
         _in_flight,
         _prefix_caching,
@@ -80,6 +83,22 @@ def _eager(inputs: AdviceInputs) -> Advice | None:
     )
 
 
+def _graphs(inputs: AdviceInputs) -> Advice | None:
+    plan, engine = inputs.plan, inputs.profile.engine
+    share = plan.expected_graph_share
+    if engine.enforce_eager or share is None or share >= GOOD_GRAPH_SHARE:
+        return None
+    largest = step_tokens(engine.sequences)
+    tokens = f"max_num_batched_tokens = {largest} and " if engine.enable_chunked_prefill else ""
+    return Advice(
+        setting="max_cudagraph_capture_size",
+        suggestion=f'set question_batch_size = "auto", or {tokens}max_cudagraph_capture_size = {largest}',
+        reason=f"a step with prompts has more tokens than the largest CUDA graph ({plan.graph_tokens:,}): an estimated "
+        f"{100 * (1 - share):.0f}% of the steps run without one",
+        effect="no step waits for kernels that Python launches one by one",
+    )
+
+
 def _parallel_size(inputs: AdviceInputs) -> Advice | None:
     size = inputs.profile.engine.tensor_parallel_size
     if not inputs.on_gpu or inputs.replan is None:
@@ -88,7 +107,8 @@ def _parallel_size(inputs: AdviceInputs) -> Advice | None:
         replicas = inputs.profile.replicas * size // smaller
         engine = inputs.profile.engine.model_copy(update={"tensor_parallel_size": smaller})
         plan = inputs.replan(inputs.profile.model_copy(update={"engine": engine, "replicas": replicas}))
-        if plan.batch_fits and not (plan.problems or plan.doubts):
+        # a chosen batch always fits, but it may be smaller
+        if plan.batch_fits and plan.in_flight >= inputs.plan.in_flight and not (plan.problems or plan.doubts):
             return Advice(
                 setting="tensor_parallel_size",
                 suggestion=f"use {replicas} replicas of tensor_parallel_size {smaller} on the same GPUs",
@@ -101,18 +121,18 @@ def _parallel_size(inputs: AdviceInputs) -> Advice | None:
 
 def _question_batch(inputs: AdviceInputs) -> Advice | None:
     plan, batch = inputs.plan, inputs.profile.question_batch_size
-    per_question = plan.in_flight // batch
-    if not inputs.on_gpu or plan.sequences_at_expected is None:
+    if not inputs.on_gpu or plan.sequences_at_expected is None or batch == AUTO:
         return None
-    seats = min(plan.sequences_at_expected, max(inputs.profile.engine.max_num_seqs, USUAL_LARGEST_BATCH))
+    per_question = plan.in_flight // batch
+    seats = min(plan.sequences_at_expected, max(inputs.profile.engine.sequences, USUAL_LARGEST_BATCH))
     better = seats // per_question
     if seats < HELD_BACK * plan.in_flight or better <= batch:
         return None
     needed = better * per_question
-    also = f" and max_num_seqs = {needed}" if needed > inputs.profile.engine.max_num_seqs else ""
+    also = f" and max_num_seqs = {needed}" if needed > inputs.profile.engine.sequences else ""
     return Advice(
         setting="question_batch_size",
-        suggestion=f"set question_batch_size = {better}{also}",
+        suggestion=f'set question_batch_size = "auto", or {better}{also}',
         reason=f"{plan.in_flight} sequences are in flight, but the KV cache holds {plan.sequences_at_expected:,} of "
         f"the expected {plan.expected_length} tokens",
         effect="more sequences per decode step: decoding is bound by reading the weights, which larger batches share",
@@ -120,10 +140,10 @@ def _question_batch(inputs: AdviceInputs) -> Advice | None:
 
 
 def _in_flight(inputs: AdviceInputs) -> Advice | None:
-    seats = inputs.profile.engine.max_num_seqs
-    if inputs.plan.in_flight <= seats:
+    seats, batch = inputs.profile.engine.sequences, inputs.profile.question_batch_size
+    if batch == AUTO or inputs.plan.in_flight <= seats:
         return None
-    per_question = inputs.plan.in_flight // inputs.profile.question_batch_size
+    per_question = inputs.plan.in_flight // batch
     return Advice(
         setting="max_num_seqs",
         suggestion=f"raise max_num_seqs to {inputs.plan.in_flight}, "

@@ -57,6 +57,8 @@ def plan_capacity(
             arms=len(run.arms.arms),
             samples=sampling.samples_per_arm,
             expected_length=expected,
+            prompt_length=prompts.mean,
+            max_tokens=sampling.max_tokens,
             gpu_bytes=None if smallest is None else (smallest.memory_total or 0) - (smallest.memory_reserved or 0),
             gpu_name="" if smallest is None else smallest.name or "",
         )

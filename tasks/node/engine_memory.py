@@ -8,12 +8,14 @@ max_num_batched_tokens and one sampling of max_num_seqs rows (v1/worker/gpu_work
 and gives the rest of ``gpu_memory_utilization`` to the KV cache. The two peaks do not overlap. CUDA graphs come on top:
 one piecewise graph per captured size, and a full one per size that a decode step can have. Start-up logs show 0.17 to
 0.4 GiB for 16 to 35 graphs of one kind, and 0.54 GiB for 51 and 35 of both (infra/gpu-bench/RESULTS.md), so the
-estimate takes 8 MiB a graph.
+estimate takes 8 MiB a graph. All graphs share one pool for their activations, which has the size of the largest one's.
+Up to vLLM's own 512 tokens that is in the 8 MiB.
 """
 
 from dataclasses import dataclass
 
 from profiles.schema import EngineSettings
+from tasks.node.cuda_graphs import LARGEST_DEFAULT_CAPTURE, captured_graphs, sizes_of
 from tasks.plan.model_shape import ModelShape
 from tasks.units import GIB
 
@@ -27,7 +29,6 @@ WORKSPACE_BYTES = 512 << 20
 """Attention and cuBLAS workspaces, allocator fragments and NCCL buffers: the rest that start-up logs show."""
 
 GRAPH_BYTES = 8 << 20
-LARGEST_DEFAULT_CAPTURE = 512
 SAMPLER_BYTES_PER_LOGIT = 24
 """bf16 logits, their float32 copy, sorted values with int64 indices, and float32 probabilities."""
 
@@ -85,8 +86,16 @@ def default_batched_tokens(gpu_bytes: int, gpu_name: str) -> int:
 
     When the size is unknown (0), it is the smaller of vLLM's two defaults.
     """
-    is_large = gpu_bytes >= 160 * GIB or (gpu_bytes >= 70 * GIB and "a100" not in gpu_name.lower())
-    return 16384 if is_large else 8192
+    return 16384 if _is_large(gpu_bytes, gpu_name) else 8192
+
+
+def default_sequences(gpu_bytes: int, gpu_name: str) -> int:
+    """vLLM's default max_num_seqs, from the same function; also that of a CPU (0 bytes)."""
+    return 1024 if _is_large(gpu_bytes, gpu_name) else 256
+
+
+def _is_large(gpu_bytes: int, gpu_name: str) -> bool:
+    return gpu_bytes >= 160 * GIB or (gpu_bytes >= 70 * GIB and "a100" not in gpu_name.lower())
 
 
 def batched_tokens(engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -> int:
@@ -96,18 +105,7 @@ def batched_tokens(engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -
     default = default_batched_tokens(gpu_bytes, gpu_name)
     if not engine.enable_chunked_prefill:
         default = max(default, engine.max_model_len)
-    return min(default, engine.max_num_seqs * engine.max_model_len)
-
-
-def captured_graphs(engine: EngineSettings) -> int:
-    """Number of CUDA graphs; their sizes are 1, 2, 4, then steps of 8 up to 256 and of 16 above (config/vllm.py)."""
-    if engine.enforce_eager:
-        return 0
-    largest = engine.max_cudagraph_capture_size or min(2 * engine.max_num_seqs, LARGEST_DEFAULT_CAPTURE)
-    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_DEFAULT_CAPTURE + 1, 16)]
-    captured = [size for size in sizes if size <= largest]
-    full = [size for size in captured if size <= engine.max_num_seqs]
-    return len(captured) + len(full)
+    return min(default, engine.sequences * engine.max_model_len)
 
 
 def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu_name: str = "") -> int:
@@ -115,7 +113,8 @@ def reserve_bytes(shape: ModelShape, engine: EngineSettings, gpu_bytes: int, gpu
     size = engine.tensor_parallel_size
     tokens = batched_tokens(engine, gpu_bytes, gpu_name)
     # the peak within a layer: residual, normed input, fused gate and up, and their product
-    layer = tokens * (2 * shape.hidden + 3 * shape.intermediate // size) * shape.dtype_bytes
-    sampler = engine.max_num_seqs * shape.vocab * SAMPLER_BYTES_PER_LOGIT
+    per_token = (2 * shape.hidden + 3 * shape.intermediate // size) * shape.dtype_bytes
+    sampler = engine.sequences * shape.vocab * SAMPLER_BYTES_PER_LOGIT
     graphs = captured_graphs(engine) * GRAPH_BYTES
-    return max(layer, sampler) + graphs + WORKSPACE_BYTES
+    pool = max(0, max(sizes_of(engine), default=0) - LARGEST_DEFAULT_CAPTURE) * per_token
+    return max(tokens * per_token, sampler) + graphs + pool + WORKSPACE_BYTES

@@ -3,20 +3,16 @@
 An engine takes minutes to load a model and then fails when the memory is too small. The plan tells this in seconds.
 """
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from profiles.schema import Profile
-from tasks.node.engine_memory import KvCache, kv_bytes_per_token, kv_cache, reserve_bytes
-from tasks.node.host_memory import read_host_memory
-from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
-from tasks.plan.model_files import read_model_config, read_weights
-from tasks.plan.model_shape import ModelShape, UnknownLayoutError, read_shape
+from profiles.schema import AUTO, EngineSettings, Profile
+from tasks.node.auto_batch import AutoBatch, auto_engine, choose_batch
+from tasks.node.cuda_graphs import expected_graph_share, sizes_of
+from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
+from tasks.node.memory_budget import MemoryBudget
+from tasks.plan.model_shape import ModelShape, UnknownLayoutError
 from tasks.units import GIB, format_gib
-
-CPU_ENGINE_BYTES = 3 << 29
-"""Resident memory of a CPU engine beside weights and KV cache: Python, torch and vLLM themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +30,7 @@ class MemoryPlan:
     expected_length: int
     """Tokens of a mean prompt plus completion."""
     in_flight: int
-    """Sequences in one question batch: questions x arms x samples."""
+    """Sequences in one question batch: questions x arms x samples; of a chosen batch, those at first."""
     running: int
     """Sequences of ``in_flight`` that run at once under max_num_seqs."""
     device_bytes: int | None = None
@@ -55,6 +51,14 @@ class MemoryPlan:
     """Sequences of ``expected_length`` tokens that the KV cache holds."""
     batch_fits: bool | None = None
     """Whether the KV cache holds ``running`` sequences of ``expected_length`` tokens."""
+    auto: AutoBatch | None = None
+    """The chosen question batch, and why; None when the profile states it."""
+    step_tokens: int | None = None
+    """Most tokens of an engine step; None for a CPU engine."""
+    graph_tokens: int | None = None
+    """Tokens of the largest step that runs in a CUDA graph, 0 without graphs; None for a CPU engine."""
+    expected_graph_share: float | None = None
+    """Expected share (of 1) of the steps that run in a CUDA graph; None for a CPU engine."""
     is_estimate: bool = False
     """Whether ``kv_budget_bytes`` is an estimate; vLLM measures it when it starts."""
     unknown: tuple[str, ...] = ()
@@ -65,16 +69,6 @@ class MemoryPlan:
     """Settings that do not work by the estimate."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Budget:
-    """The fields of a MemoryPlan that divide the device's memory."""
-
-    device_bytes: int | None = None
-    reserve_bytes: int | None = None
-    kv_budget_bytes: int | None = None
-    is_estimate: bool = False
-
-
 def plan_memory(
     profile: Profile,
     model_path: Path,
@@ -82,32 +76,78 @@ def plan_memory(
     arms: int = 1,
     samples: int = 1,
     expected_length: int | None = None,
+    prompt_length: float | None = None,
+    max_tokens: int | None = None,
     gpu_bytes: int | None = None,
     gpu_name: str = "",
 ) -> MemoryPlan:
     """The memory plan of ``profile`` with the model in ``model_path``. It loads no weights.
 
-    ``expected_length`` is the mean prompt plus completion in tokens; its default is max_model_len. ``gpu_bytes`` is the
+    ``expected_length`` is the mean prompt plus completion in tokens, ``prompt_length`` that of the prompt alone, and
+    ``max_tokens`` the longest completion; without them sequences count as max_model_len long. ``gpu_bytes`` is the
     total memory of a GPU as CUDA counts it; its default is the profile's expect.gpu_memory_gib. Raises ConfigError when
     the model's files cannot be read.
     """
     engine = profile.engine
-    in_flight = profile.question_batch_size * arms * samples
+    expected_length = min(expected_length or engine.max_model_len, engine.max_model_len)
+    if gpu_bytes is None and profile.expect.gpu_memory_gib is not None:
+        gpu_bytes = int(profile.expect.gpu_memory_gib * GIB)
+    gpu_name = gpu_name or profile.expect.gpu_name or ""
+    memory, unknown = None, ""
+    try:
+        memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name)
+    except UnknownLayoutError as error:
+        unknown = f"cannot tell weights per GPU or KV cache: {error}"
+    auto = None
+    if profile.question_batch_size == AUTO:
+        auto = choose_batch(
+            profile,
+            rollouts_per_question=arms * samples,
+            prompt=prompt_length or 0.0,
+            max_tokens=engine.max_model_len if prompt_length is None or max_tokens is None else max_tokens,
+            default_sequences=default_sequences(gpu_bytes or 0, gpu_name),
+            cache=lambda settings: None if memory is None else memory.cache(settings),
+        )
+        engine, in_flight = auto_engine(profile, auto.sequences), auto.first_sequences
+    else:
+        in_flight = profile.question_batch_size * arms * samples
     plan = MemoryPlan(
         profile=profile.name,
         device=profile.expect.device,
         tensor_parallel_size=engine.tensor_parallel_size,
         max_model_len=engine.max_model_len,
-        expected_length=min(expected_length or engine.max_model_len, engine.max_model_len),
+        expected_length=expected_length,
         in_flight=in_flight,
-        running=min(in_flight, engine.max_num_seqs),
+        running=min(in_flight, engine.sequences),
+        auto=auto,
     )
-    try:
-        shape = read_shape(read_model_config(model_path), engine)
-    except UnknownLayoutError as error:
-        return replace(plan, unknown=(f"cannot tell weights per GPU or KV cache: {error}",))
-    weights = _weights(model_path, shape, profile)
-    budget = _budget(profile, shape, weights, gpu_bytes, gpu_name)
+    if profile.expect.device == "cuda":
+        most_tokens = batched_tokens(engine, gpu_bytes or 0, gpu_name)
+        plan = _with_steps(plan, engine, most_tokens, per_question=arms * samples, prompt=prompt_length or 0.0)
+    if memory is None:
+        return replace(plan, unknown=(unknown,))
+    return _with_memory(plan, memory, engine, _problems(memory.shape, profile))
+
+
+def _with_steps(
+    plan: MemoryPlan, engine: EngineSettings, most_tokens: int, *, per_question: int, prompt: float
+) -> MemoryPlan:
+    share = expected_graph_share(
+        engine,
+        most_tokens,
+        running=plan.running,
+        per_question=per_question,
+        prompt=prompt,
+        completion=plan.expected_length - prompt,
+    )
+    largest = max(sizes_of(engine), default=0)
+    return replace(plan, step_tokens=most_tokens, graph_tokens=largest, expected_graph_share=share)
+
+
+def _with_memory(
+    plan: MemoryPlan, memory: MemoryBudget, engine: EngineSettings, problems: tuple[str, ...]
+) -> MemoryPlan:
+    budget, cache, weights = memory.divide(engine), memory.cache(engine), memory.weight_bytes
     unknown = []
     if weights is None:
         unknown.append("cannot tell the weights: there are no safetensors files to measure")
@@ -116,14 +156,13 @@ def plan_memory(
     plan = replace(
         plan,
         weight_bytes=weights,
-        kv_bytes_per_token=kv_bytes_per_token(shape, engine.tensor_parallel_size),
+        kv_bytes_per_token=kv_bytes_per_token(memory.shape, engine.tensor_parallel_size),
         unknown=tuple(unknown),
-        problems=_problems(shape, profile),
+        problems=problems,
         **asdict(budget),
     )
-    if budget.device_bytes is None or budget.kv_budget_bytes is None:
+    if cache is None or budget.device_bytes is None:
         return plan
-    cache = kv_cache(shape, engine, budget.kv_budget_bytes, device=profile.expect.device)
     # an estimate must not stop a run that vLLM can start; the weights are exact
     too_large = weights is not None and weights >= budget.device_bytes * engine.gpu_memory_utilization
     return _with_cache(plan, cache, certain=too_large or not budget.is_estimate)
@@ -147,35 +186,6 @@ def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPla
     if certain:
         return replace(plan, problems=(*plan.problems, message))
     return replace(plan, doubts=(message,))
-
-
-def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> int | None:
-    tensors = read_weights(model_path)
-    if not tensors and shape.is_dense and not shape.quantized:
-        tensors = tuple(dense_tensors(shape))
-    if not tensors:
-        return None
-    return weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size)
-
-
-def _budget(profile: Profile, shape: ModelShape, weights: int | None, gpu_bytes: int | None, gpu_name: str) -> _Budget:
-    engine = profile.engine
-    if profile.expect.device == "cpu":
-        total = read_host_memory().total
-        if engine.kv_cache_space_gib is not None:
-            return _Budget(device_bytes=total, kv_budget_bytes=int(engine.kv_cache_space_gib * GIB))
-        reserve = CPU_ENGINE_BYTES
-    else:
-        if gpu_bytes is None and profile.expect.gpu_memory_gib is not None:
-            gpu_bytes = int(profile.expect.gpu_memory_gib * GIB)
-        if gpu_bytes is None:
-            return _Budget()
-        total = gpu_bytes
-        reserve = reserve_bytes(shape, engine, gpu_bytes, gpu_name)
-    budget = None
-    if weights is not None:
-        budget = max(0, math.ceil(total * engine.gpu_memory_utilization) - weights - reserve)
-    return _Budget(device_bytes=total, reserve_bytes=reserve, kv_budget_bytes=budget, is_estimate=True)
 
 
 def _problems(shape: ModelShape, profile: Profile) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Runs all checks of a node for a profile, a model and a destination. It loads no model."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tasks.node.gpu_selection import gpus_needed, smallest_gpu, used_gpus
 from tasks.node.gpu_smoke import check_smoke
 from tasks.node.gpu_xid_log import check_xids, read_xids
 from tasks.node.host_checks import OutputSize, host_checks
-from tasks.node.memory_plan import CPU_ENGINE_BYTES, MemoryPlan, plan_memory
+from tasks.node.memory_budget import CPU_ENGINE_BYTES
+from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import package_checks, torch_cuda_version
 from tasks.node.preflight_report import PreflightReport
@@ -36,12 +38,12 @@ def check_node(
     arms: int = 1,
     samples: int = 1,
     prompts: PromptSample | None = None,
-    expected_length: int | None = None,
+    max_tokens: int | None = None,
 ) -> PreflightReport:
     """The results of all checks for ``profile``. Takes seconds, and raises no error when a check fails.
 
-    ``arms``, ``samples`` and ``expected_length`` (tokens of a mean prompt plus completion) are for the memory plan.
-    ``prompts`` are those of the run, if it is known. ``smoke`` adds a real computation on the GPUs.
+    ``arms``, ``samples``, ``prompts`` (those of the run, if it is known) and ``max_tokens`` are for the memory plan.
+    ``smoke`` adds a real computation on the GPUs.
     """
     checks = package_checks(profile)
     gpus: list[GpuReading] = []
@@ -52,7 +54,9 @@ def check_node(
     if model_path is not None:
         checks.append(_model_files(profile, model_path))
         if checks[-1].status == "pass":
-            plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, expected_length=expected_length)
+            lengths = None if prompts is None else prompts.lengths
+            prompt = None if lengths is None else lengths.mean
+            plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, prompt=prompt, max_tokens=max_tokens)
             checks.append(check_memory_plan(plan))
     if prompts is not None:
         checks.append(check_prompt_sample(prompts))
@@ -139,7 +143,8 @@ def _plan(
     *,
     arms: int,
     samples: int,
-    expected_length: int | None,
+    prompt: float | None,
+    max_tokens: int | None,
 ) -> MemoryPlan:
     smallest = smallest_gpu(gpus)
     return plan_memory(
@@ -147,7 +152,9 @@ def _plan(
         path,
         arms=arms,
         samples=samples,
-        expected_length=expected_length,
+        expected_length=None if prompt is None or max_tokens is None else math.ceil(prompt + max_tokens),
+        prompt_length=prompt,
+        max_tokens=max_tokens,
         gpu_bytes=None if smallest is None else (smallest.memory_total or 0) - (smallest.memory_reserved or 0),
         gpu_name="" if smallest is None else smallest.name or "",
     )
@@ -168,6 +175,8 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
     if plan.kv_tokens is None:
         return CheckResult(name=name, status="skipped", value="; ".join(plan.unknown))
     value = f"KV cache of {plan.kv_tokens:,} tokens{' (estimate)' if plan.is_estimate else ''}"
+    if plan.auto is not None:
+        value += f"; auto batch: {plan.auto.reason}"
     if plan.batch_fits:
         return CheckResult(name=name, status="pass", value=value, limit=f"{plan.running} sequences at once")
     return CheckResult(

@@ -1,7 +1,5 @@
 """Checks the node for a planned run, writes preflight.json, and stops the run when a check fails."""
 
-import math
-
 from tasks.errors import PreflightFailed
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_reading import NvmlReader
@@ -32,7 +30,6 @@ def run_preflight(
     # the engines of a killed run end with it, and the driver frees their memory a moment later
     wait_for_free_memory(gpus_of_run(plan), reader=reader)
     prompts = find_prompts(plan)
-    lengths = prompts.lengths
     report = check_node(
         plan.profile,
         model_path=plan.model.path,
@@ -44,7 +41,7 @@ def run_preflight(
         arms=len(plan.arms.arms),
         samples=plan.config.sampling.samples_per_arm,
         prompts=prompts,
-        expected_length=None if lengths is None else math.ceil(lengths.mean + plan.config.sampling.max_tokens),
+        max_tokens=plan.config.sampling.max_tokens,
     )
     publish_preflight(report, plan.paths.root)
     report.raise_if_failed()

@@ -86,6 +86,14 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
         (f"sequences of expected length {plan.expected_length}", _number(plan.sequences_at_expected)),
         ("question batch, in sequences", f"{plan.in_flight:,}, of which {plan.running:,} run at once"),
     ]
+    if plan.auto is not None:
+        rows += [
+            ("questions in flight, chosen", f"{plan.auto.first_questions:,} at first, {plan.auto.questions:,} at most"),
+            ("sequences in flight, chosen", plan.auto.reason),
+        ]
+    if plan.step_tokens is not None:
+        rows.append(("tokens per step", f"{plan.step_tokens:,} at most; CUDA graphs for up to {plan.graph_tokens:,}"))
+        rows.append(("steps in a CUDA graph (estimate)", f"{100 * (plan.expected_graph_share or 0):.0f}%"))
     fits = {True: "yes", False: "no: sequences will be preempted", None: "cannot tell"}[plan.batch_fits]
     return [(name, value) for name, value in rows if value] + [("question batch fits", fits)]
 

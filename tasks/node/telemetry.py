@@ -46,11 +46,16 @@ TELEMETRY_SCHEMA = pl.Schema(
         "prefix_cache_hits": pl.Int64(),
         "prefix_cache_queries": pl.Int64(),
         "generation_tokens": pl.Int64(),
+        "steps": pl.Int64(),
+        "graph_steps": pl.Int64(),
     }
 )
 """One row per sample and source: "gpu" (index: NVML's), "replica" (index: the replica's) or, without a GPU, "host"
 (utilization: percent of one core; memory: resident bytes; both of this process and its descendants). ``session`` is
 the time at which the sampler started; a resumed run adds a session. Counters count from the replica's start."""
+
+_LATER_COLUMNS = ("steps", "graph_steps")
+"""Files of earlier releases lack them."""
 
 INTERVAL_S = 1.0
 PUBLISH_EVERY_S = 60.0
@@ -79,6 +84,10 @@ class ReplicaStats:
     """Prompt tokens looked up in the prefix cache since the start."""
     generation_tokens: int
     """Generated tokens since the start."""
+    steps: int = 0
+    """Engine steps since the start, as far as it is known whether they ran in a CUDA graph."""
+    graph_steps: int = 0
+    """Those of ``steps`` that ran in a CUDA graph."""
 
 
 class TelemetrySampler:
@@ -235,6 +244,9 @@ def parse_telemetry(file: BinaryIO) -> pl.DataFrame:
         frame = pl.DataFrame(pl.from_arrow(table))
     except (OSError, pyarrow.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"it is not Parquet that can be read ({error})") from None
+    for name in _LATER_COLUMNS:
+        if name not in frame.columns:
+            frame = frame.with_columns(pl.lit(None, dtype=TELEMETRY_SCHEMA[name]).alias(name))
     if frame.schema != TELEMETRY_SCHEMA:
         raise ValueError("it has other columns than telemetry")
     return frame

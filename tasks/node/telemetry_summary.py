@@ -10,7 +10,10 @@ from profiles.schema import Profile
 from tasks.node.telemetry import INTERVAL_S, load_telemetry
 from tasks.units import GIB
 
-_COUNTERS = ("preemptions", "prefix_cache_hits", "prefix_cache_queries", "generation_tokens")
+_COUNTERS = (
+    *("preemptions", "prefix_cache_hits", "prefix_cache_queries", "generation_tokens"),
+    *("steps", "graph_steps"),
+)
 _ONE_DEVICE = ("source", "index")
 
 
@@ -91,12 +94,15 @@ class TelemetrySummary:
     """Cost per correct rollout, in US dollars."""
     targets: tuple[TargetResult, ...]
     """One entry per target of the profile."""
+    graph_step_share: float | None = None
+    """Share (of 1) of the engine steps that ran in a CUDA graph; None when no engine captures graphs."""
     note: str | None = None
     """How the numbers of several nodes were combined; None for one node."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; ``note`` only when it is set."""
-        return {name: value for name, value in asdict(self).items() if name != "note" or value is not None}
+        """The fields as JSON values; ``graph_step_share`` and ``note`` only when they are set."""
+        optional = ("graph_step_share", "note")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
 
 
 def summarize_telemetry(
@@ -147,6 +153,7 @@ def summarize_telemetry(
         gpu_seconds_per_correct=_scaled(gpu_seconds, correct),
         cost_usd=cost,
         cost_usd_per_correct=_scaled(cost, correct),
+        graph_step_share=totals["graph_steps"] / totals["steps"] if totals["steps"] else None,
         targets=_targets(profile, devices.filter(pl.col("source") == "gpu"), busy_devices),
     )
 

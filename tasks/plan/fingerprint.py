@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from profiles.schema import ArmSet, Profile
+from profiles.schema import AUTO, ArmSet, Profile
 from tasks.plan.model_source import ModelSource
 from tasks.plan.run_config import RunConfig
 
@@ -44,11 +44,25 @@ def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
         "generation": profile.generation,
         "question_batch_size": profile.question_batch_size,
         "replicas": profile.replicas,
-        **profile.engine.model_dump(mode="json"),
+        **recorded_engine(profile),
         "backend": _RECORDED_BACKENDS.get(profile.engine.backend, profile.engine.backend),
         "shard_size": shard_size,
         "versions": engine_versions(),
     }
+
+
+def recorded_engine(profile: Profile) -> dict[str, Any]:
+    """Return the engine settings of ``profile`` as fingerprints hold them.
+
+    With an "auto" batch they are those that the profile states. What is chosen depends on the node and changes while
+    the run goes on, as it does after an OOM, and a run may go on elsewhere.
+    """
+    # a setting that came later is left out where it is not stated, so that finished runs keep their fingerprints
+    unstated = {"cudagraph_capture_sizes"} if profile.engine.cudagraph_capture_sizes is None else set()
+    settings = profile.engine.model_dump(mode="json", exclude=unstated)
+    if profile.question_batch_size != AUTO:
+        settings["max_num_seqs"] = profile.engine.sequences
+    return settings
 
 
 def fingerprint(comparable: dict[str, Any], tested: dict[str, Any], top_logprobs: int) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import MOST_SEQUENCES, MOST_TOKENS, Identifier, PromptFormat, Settings
+from profiles.schema import MOST_TOKENS, Identifier, PromptFormat, QuestionBatch, Settings
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
@@ -26,7 +26,6 @@ MOST_SAMPLES = 100_000
 
 _NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
 _Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
-_BatchSize = Annotated[int, Field(ge=1, le=MOST_SEQUENCES)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _ProfileName = Annotated[
     str,
@@ -117,8 +116,8 @@ class RunConfig(Settings):
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
     sampling: Sampling = Sampling()
-    question_batch_size: _BatchSize | None = Field(None, title="Question batch size")
-    """Questions in flight per replica; by default the profile's."""
+    question_batch_size: QuestionBatch | None = Field(None, title="Question batch size")
+    """Questions in flight per replica, or auto for as many as the memory holds; by default the profile's."""
     shard_size: _Rows | None = Field(None, title="Questions per shard")
     """Questions per shard; by default chosen from the dataset's size."""
     scorer: str = Field("gsm8k", title="Scorer", min_length=1, description=SCORER_CHOICES)

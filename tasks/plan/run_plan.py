@@ -6,12 +6,12 @@ Every wrong input is found here, before an engine starts and before anything is 
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from profiles.load import SettingsError, load_arms, load_profile
-from profiles.schema import ArmSet, Profile
+from profiles.load import SettingsError, load_arms, load_profile, parse_settings
+from profiles.schema import AUTO, ArmSet, Profile
 from tasks.errors import ConfigError
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.gold_check import check_golds
@@ -26,6 +26,8 @@ DEFAULT_SHARDS = 95
 MOST_SHARDS = 10_000
 """With a shard_size that the user gives."""
 MIN_SHARD_SIZE = 16
+AUTO_SHARD_ROLLOUTS = 256
+"""Rollouts of a shard when the question batch is chosen: shards must not depend on the node that chooses it."""
 _LONGEST_NAME = 255 - len("-0123456789")
 
 
@@ -99,7 +101,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     except SettingsError as error:
         raise ConfigError(str(error)) from None
     if config.question_batch_size is not None:
-        profile = profile.model_copy(update={"question_batch_size": config.question_batch_size})
+        profile = _with_batch(profile, config.question_batch_size)
     model_name = profile.model if config.model is None else config.model
     if model_name is None:
         raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
@@ -108,7 +110,8 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     _check_context(config, profile)
     _check_group_sizes(config, arms)
     questions = load_questions(config.dataset)
-    shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size)
+    per_question = len(arms.arms) * config.sampling.samples_per_arm
+    shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size, per_question)
     if (shards := -(-questions.height // shard_size)) > MOST_SHARDS:
         raise ConfigError(
             f"{questions.height:,} questions at a shard_size of {shard_size:,} make {shards:,} shards, and Prefect "
@@ -134,9 +137,20 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     )
 
 
-def default_shard_size(num_questions: int, question_batch_size: int) -> int:
+def default_shard_size(
+    num_questions: int, question_batch_size: int | Literal["auto"], rollouts_per_question: int
+) -> int:
     """Return the questions per shard: at least a question batch, and enough for at most DEFAULT_SHARDS shards."""
-    return max(MIN_SHARD_SIZE, question_batch_size, -(-num_questions // DEFAULT_SHARDS))
+    batch = AUTO_SHARD_ROLLOUTS // rollouts_per_question if question_batch_size == AUTO else question_batch_size
+    return max(MIN_SHARD_SIZE, batch, -(-num_questions // DEFAULT_SHARDS))
+
+
+def _with_batch(profile: Profile, question_batch_size: int | Literal["auto"]) -> Profile:
+    values = profile.model_dump() | {"question_batch_size": question_batch_size}
+    try:
+        return parse_settings(values, Profile, f"profile {profile.name}")
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_context(config: RunConfig, profile: Profile) -> None:

@@ -5,7 +5,7 @@ Only this module writes and reads the record, so that its fields are declared on
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -45,6 +45,22 @@ class GenerationTotals:
     restarts: int
     """Engines lost to failures."""
     sessions: tuple[GenerationSession, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchInForce:
+    """The question batch that the rollouts were generated under, as their rows have it."""
+
+    stated: int | Literal["auto"]
+    """By the profile or the command."""
+    least: int
+    """Fewest questions in flight per replica when a rollout was finished."""
+    most: int
+    """Most of them."""
+    sequences: int
+    """Largest max_num_seqs."""
+    reason: str | None
+    """Why a batch was chosen, by preflight; None when it was stated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +111,8 @@ class RunReport:
     """Rollouts generated on each rung of that ladder."""
     equivalence: EquivalenceOutcome | None
     """None when the run was not compared with a baseline."""
+    batch: BatchInForce | None = None
+    """None in a report of an earlier release."""
 
     @property
     def num_unscored(self) -> int:
@@ -108,7 +126,10 @@ class RunReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
+        values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
+        if self.batch is None:
+            del values["batch"]
+        return values
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "RunReport":

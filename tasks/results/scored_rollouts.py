@@ -68,6 +68,8 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
             "is_truncated",
             "error",
             "num_completion_tokens",
+            "question_batch_size",
+            "max_num_seqs",
             "oom_rung",
         ),
         *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),

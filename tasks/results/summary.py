@@ -1,19 +1,22 @@
 """Makes report.json from the files of a run alone."""
 
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
-from profiles.schema import Profile
+from profiles.schema import AUTO, Profile
 from tasks.comparison.equivalence_report import read_equivalence
 from tasks.fleet.node_totals import telemetry_scope
 from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.rung_state import RungState
+from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
 from tasks.results.run_report import (
+    BatchInForce,
     EquivalenceOutcome,
     ErrorCount,
     GenerationTotals,
@@ -66,6 +69,21 @@ def build_report(run_dir: Path) -> RunReport:
         oom_ladder=tuple(RungState(paths.state / "oom_ladder.json").changes),
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
         equivalence=_equivalence(run_dir),
+        batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
+    )
+
+
+def _batch(run_dir: Path, stated: int | Literal["auto"], rows: pl.DataFrame) -> BatchInForce:
+    preflight = read_preflight(run_dir) if stated == AUTO else None
+    auto = preflight and preflight.plan and preflight.plan.auto
+    batch = pl.col("question_batch_size")
+    least, most, sequences = rows.select(batch.min(), batch.max().alias("most"), pl.col("max_num_seqs").max()).row(0)
+    return BatchInForce(
+        stated=stated,
+        least=least,
+        most=most,
+        sequences=sequences,
+        reason=auto.reason if auto else None,
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from profiles import schema
 from profiles.load import SettingsError, load_arms, load_profile, profile_names
+from profiles.schema import AUTO
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -27,7 +28,7 @@ def test_every_shipped_profile_loads(name: str) -> None:
                 "gpu_memory_utilization": 0.95,
                 "enforce_eager": False,
                 "enable_chunked_prefill": True,
-                "max_num_seqs": 256,
+                "max_num_seqs": None,  # vLLM's own limit
             },
         ),
         ("h100x8-baseline", {"max_model_len": 8192, "enforce_eager": True, "gpu_memory_utilization": 0.90}),
@@ -53,15 +54,18 @@ def test_engine_settings_of_the_shipped_profiles(name: str, expected: dict[str, 
 @pytest.mark.parametrize(
     ("name", "questions", "replicas"),
     [
-        ("h100x8", 16, 1),
+        ("h100x8", AUTO, 1),
         ("h100x8-baseline", 1, 1),
-        ("h100x8-replicas", 16, 8),
-        ("h100x4", 24, 1),
-        ("a100-80gb-x8", 12, 1),
-        ("a100-40gb-x8", 8, 1),
+        ("h100x8-replicas", AUTO, 8),
+        ("h100x8-strict", 16, 1),
+        ("h100x4", AUTO, 1),
+        ("a100-80gb-x8", AUTO, 1),
+        ("a100-40gb-x8", AUTO, 1),
+        ("h200x1", AUTO, 1),
+        ("h200x1-strict", 32, 1),
     ],
 )
-def test_batch_of_the_shipped_profiles(name: str, questions: int, replicas: int) -> None:
+def test_batch_of_the_shipped_profiles(name: str, questions: int | str, replicas: int) -> None:
     profile = load_profile(name)
     assert (profile.question_batch_size, profile.replicas) == (questions, replicas)
 
@@ -80,7 +84,20 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ('name = "x"\nbatch = 3', "unknown key batch; allowed here: baseline"),
         ('name = "x"\n[engine]\nmax_seqs = 3', "unknown key engine.max_seqs"),
         ('name = "x"\n[engine]\nswap_space = 4', "swap_space is no longer an engine argument"),
-        ('name = "x"\nquestion_batch_size = 0', "question_batch_size is 0"),
+        (
+            'name = "x"\nquestion_batch_size = 0',
+            'question_batch_size is 0: give a whole number from 1 to 65,536, or "auto"',
+        ),
+        ('name = "x"\nquestion_batch_size = "all"', "question_batch_size is 'all'"),
+        (
+            'name = "x"\nquestion_batch_size = "auto"\ngeneration = "loop"',
+            "waits for a whole batch, which needs a size",
+        ),
+        ('name = "x"\n[engine]\ncudagraph_capture_sizes = []', "cudagraph_capture_sizes is"),
+        (
+            'name = "x"\n[engine]\ncudagraph_capture_sizes = [8]\nmax_cudagraph_capture_size = 8',
+            "give cudagraph_capture_sizes or max_cudagraph_capture_size, not both",
+        ),
         ('name = "x"\n[engine]\nenable_chunked_prefill = false\nmax_num_batched_tokens = 64', "a prompt must fit"),
         ('name = "x"\nreplicas = 4\n[expect]\ngpu_count = 2', "need 4 GPUs"),
         ("question_batch_size = 4", "name is missing"),

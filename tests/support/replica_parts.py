@@ -31,7 +31,13 @@ class ByteTokenizer:
 
 
 def make_spec(
-    *, batch: int = 4, max_tokens: int = 16, max_model_len: int = 128, samples: int = 1, batch_barrier: bool = False
+    *,
+    batch: int = 4,
+    first: int | None = None,
+    max_tokens: int = 16,
+    max_model_len: int = 128,
+    samples: int = 1,
+    batch_barrier: bool = False,
 ) -> GenerationSpec:
     return GenerationSpec(
         run_id="run",
@@ -41,6 +47,7 @@ def make_spec(
         model_revision="1",
         max_model_len=max_model_len,
         question_batch_size=batch,
+        first_questions=first,
         max_num_seqs=64,
         oom_rung=0,
         batch_barrier=batch_barrier,

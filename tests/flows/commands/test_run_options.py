@@ -49,6 +49,9 @@ def test_none_and_false_become_no_option() -> None:
         (["--n-samples", "200"], {"questions": 200}),
         (["--stop", "a", "--stop", "b", "--json", "--verbose"], {"stop": ["a", "b"]}),
         (["--filter", "level=5", "--streaming"], {"filters": ["level=5"], "streaming": True}),
+        (["--question-batch-size", "16"], {"question_batch_size": 16}),
+        (["--question-batch-size", "auto"], {"question_batch_size": "auto"}),
+        (["--seed", "{date}"], {"seed": "{date}"}),
     ],
 )
 def test_only_given_options_become_parameters(arguments: list[str], parameters: dict[str, object]) -> None:

@@ -99,6 +99,55 @@ def test_the_engine_holds_no_more_for_a_hundred_times_the_questions(tmp_path: Pa
     assert engine.most_running < 2 * len(ARMS)
 
 
+def test_a_chosen_batch_rises_with_the_room_and_each_rollout_says_what_was_in_force(tmp_path: Path) -> None:
+    engine = RecordingEngine(ENGINE_SPEC)
+    loop = make_loop(engine, make_spec(batch=32, first=4))
+    work = make_shard(tmp_path, 0, ["two and two"] * 200)
+    loop.add_shard(work)
+    run(loop)
+    assert max(len(step) for step in engine.steps[:2]) < 4 * len(ARMS) + len(ARMS)
+    assert 32 * len(ARMS) < engine.most_running < 32 * len(ARMS) * 17 / 16 + len(ARMS)
+    in_force = [record["question_batch_size"] for record in read_journal(work.journal).finished.values()]
+    assert set(in_force) == {4, 8, 16, 32}
+
+
+def test_a_chosen_batch_gives_the_rollouts_of_a_stated_one(tmp_path: Path) -> None:
+    found = []
+    for first in (None, 1):
+        (tmp_path / str(first)).mkdir()
+        loop = make_loop(make_engine(), make_spec(batch=8, first=first))
+        work = make_shard(tmp_path / str(first), 0, [f"question {number}" for number in range(30)])
+        loop.add_shard(work)
+        run(loop)
+        finished = read_journal(work.journal).finished
+        found.append({key: record["completion_ids"] for key, record in finished.items()})
+    assert found[0] == found[1]
+    assert len(found[0]) == 30 * len(ARMS)
+
+
+class FullEngine(FakeEngine):
+    """Preempts a sequence in each step with more than 24 of them."""
+
+    def step(self) -> list[EngineOutput]:
+        self.stats.preemptions += len(self.running) > 24
+        self.stats.kv_cache_usage = min(1.0, len(self.running) / 24)
+        return super().step()
+
+
+def test_a_chosen_batch_falls_when_sequences_are_preempted(tmp_path: Path) -> None:
+    engine = FullEngine(ENGINE_SPEC)
+    loop = make_loop(engine, make_spec(batch=32, first=16))
+    loop.add_shard(make_shard(tmp_path, 0, ["two and two"] * 200))
+    in_flight = []
+    while loop.busy:
+        loop.step()
+        in_flight.append(loop.num_in_flight)
+    assert max(in_flight) > 40
+    # whole questions, and a few that wait
+    assert max(in_flight[100:]) <= 24 + 2 * len(ARMS)
+    assert engine.stats.preemptions < 100
+
+
 def test_with_a_barrier_the_loop_waits_for_the_whole_batch(tmp_path: Path) -> None:
     engine = make_engine()
     loop = make_loop(engine, make_spec(batch=BATCH, batch_barrier=True))

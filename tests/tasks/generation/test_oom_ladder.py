@@ -1,13 +1,17 @@
 """The OOM ladder: what each rung changes, and where it ends."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from profiles.load import load_profile
-from profiles.schema import EngineSettings, ExpectedNode, Profile
+from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
 from tasks.generation.oom_ladder import build_ladder
+from tasks.node.auto_batch import AutoBatch
+
+CHOSEN = AutoBatch(sequences=1024, first_sequences=512, questions=128, first_questions=64, reason="it fits")
 
 
 def profile(batch: int, *, device: str = "cuda", **engine: Any) -> Profile:
@@ -66,10 +70,22 @@ def test_an_eager_profile_has_no_rung_beyond_one_question() -> None:
 @pytest.mark.parametrize("path", sorted(Path("profiles").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_profile_has_a_ladder_of_valid_settings(path: Path) -> None:
     shipped = load_profile(path.stem)
-    for before, after in zip(build_ladder(shipped, 8), build_ladder(shipped, 8)[1:], strict=False):
+    ladder = build_ladder(shipped, 8, CHOSEN if shipped.question_batch_size == AUTO else None)
+    for before, after in pairwise(ladder):
         assert EngineSettings.model_validate(after.engine.model_dump()) == after.engine
         assert after.question_batch_size <= before.question_batch_size
         assert after.engine != before.engine
+
+
+def test_a_chosen_batch_is_halved_from_where_it_was_chosen() -> None:
+    rungs = build_ladder(load_profile("h100x8"), 8, CHOSEN)
+    assert column(rungs, "question_batch_size") == [128, 64, 32, 16, 8, 4, 2, 1, 1]
+    assert [rung.first_questions for rung in rungs] == [64, 32, 16, 8, 4, 2, 1, 1, 1]
+    assert column(rungs, "max_num_seqs") == [1024, 512, 256, 128, 64, 32, 16, 8, 8]
+    assert column(rungs, "max_num_batched_tokens") == [2048, 1024, 512, 256, 256, 256, 256, 256, 256]
+    assert column(rungs, "max_cudagraph_capture_size") == [2048, 1024, 64, 64, 64, 64, 64, 64, None]
+    assert rungs[0].engine.cudagraph_capture_sizes is not None
+    assert {1, 16, 512, 1024} < set(rungs[0].engine.cudagraph_capture_sizes)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +100,7 @@ def test_every_shipped_profile_has_a_ladder_of_valid_settings(path: Path) -> Non
     ],
 )
 def test_the_first_rung_halves_what_vllm_takes_on_the_profiles_gpus(name: str, default: int) -> None:
-    before, after = build_ladder(load_profile(name), 8)[:2]
+    stated = load_profile(name).model_copy(update={"question_batch_size": 16})
+    before, after = build_ladder(stated, 8)[:2]
     assert before.engine.max_num_batched_tokens is None
     assert after.engine.max_num_batched_tokens == default // 2

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 PROFILE = """
 name = "pool"
 model = "demo"
-question_batch_size = 4
+question_batch_size = {batch}
 replicas = {replicas}
 start_timeout_s = {start_timeout}
 
@@ -44,6 +44,7 @@ device = "{device}"
 def make_plan(
     folder: Path,
     *,
+    batch: str = "4",
     replicas: int = 1,
     start_timeout: float = 120,
     backend: str = "tests.support.fake_engines:FakeEngine",
@@ -52,7 +53,9 @@ def make_plan(
 ) -> RunPlan:
     path = folder / "pool.toml"
     path.write_text(
-        PROFILE.format(replicas=replicas, start_timeout=start_timeout, backend=backend, device=device, width=width)
+        PROFILE.format(
+            batch=batch, replicas=replicas, start_timeout=start_timeout, backend=backend, device=device, width=width
+        )
     )
     config = RunConfig(profile=str(path), shard_size=4, sampling=Sampling(max_tokens=16))
     return plan_run(config, folder / "runs")
@@ -110,14 +113,17 @@ def test_shards_that_wait_for_their_longest_completions_do_not_empty_the_batch(
     assert late["created_at"].min() > others["created_at"].max()
 
 
+@pytest.mark.parametrize("batch", ["4", '"auto"'])
 def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9,11,13,15")
     gate = tmp_path / "gate"
     monkeypatch.setenv("FAKE_GATE", str(gate))
     monkeypatch.setenv("FAKE_START_SECONDS", "1")
-    plan = make_plan(tmp_path, replicas=3, width=2, device="cuda", backend="tests.support.fake_engines:GatedEngine")
+    backend = "tests.support.fake_engines:GatedEngine"
+    # a chosen batch would take all of this work at once
+    plan = make_plan(tmp_path, batch=batch, replicas=3, width=2, device="cuda", backend=backend)
     seen: list[tuple[int, int]] = []
 
     def watch(pool: ReplicaPool) -> None:

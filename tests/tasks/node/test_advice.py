@@ -19,7 +19,7 @@ WELL = {"max_num_seqs": 512, "max_model_len": 1024, "gpu_memory_utilization": 0.
 WELL_BATCH = 64
 
 
-def situation(tmp_path: Path, *, config: Any = LLAMA_8B, batch: int = WELL_BATCH, **more: Any) -> AdviceInputs:
+def situation(tmp_path: Path, *, config: Any = LLAMA_8B, batch: int | str = WELL_BATCH, **more: Any) -> AdviceInputs:
     engine = WELL | more.pop("engine", {})
     device = more.pop("device", "cuda")
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -55,6 +55,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("question_batch_size", {"batch": 4}, {"batch": 4, "device": "cpu"}),
     ("max_num_seqs", {"batch": 65}, {"batch": 64}),
     (
+        "max_cudagraph_capture_size",
+        {"engine": {"max_cudagraph_capture_size": 256}},
+        {"engine": {"max_cudagraph_capture_size": 256, "enforce_eager": True}},
+    ),
+    (
         "enable_prefix_caching",
         {"engine": {"enable_prefix_caching": False}},
         {"engine": {"enable_prefix_caching": False}, "prompts": UNSHARED},
@@ -83,7 +88,7 @@ def test_advice_gives_reason_effect_and_numbers(tmp_path: Path) -> None:
     now = situation(tmp_path, batch=4, engine={"tensor_parallel_size": 8, "max_model_len": 8192})
     said = {advice.setting: advice for advice in give_advice(now)}
     assert said["tensor_parallel_size"].suggestion.startswith("use 8 replicas of tensor_parallel_size 1")
-    assert said["question_batch_size"].suggestion == "set question_batch_size = 64"
+    assert said["question_batch_size"].suggestion == 'set question_batch_size = "auto", or 64'
     assert said["max_model_len"].suggestion == "set max_model_len = 1024"
     assert all(advice.reason and advice.effect for advice in said.values())
 
@@ -91,6 +96,11 @@ def test_advice_gives_reason_effect_and_numbers(tmp_path: Path) -> None:
 def test_advice_disappears_once_followed(tmp_path: Path) -> None:
     assert "question_batch_size" in settings(situation(tmp_path, batch=4))
     assert "question_batch_size" not in settings(situation(tmp_path, batch=64))
+
+
+def test_a_chosen_batch_gets_no_advice_on_batch_and_graphs(tmp_path: Path) -> None:
+    engine = {"max_num_seqs": None, "max_cudagraph_capture_size": None}
+    assert settings(situation(tmp_path, batch="auto", engine=engine)) == set()
 
 
 def test_an_unknown_model_gets_the_advice_that_needs_no_figures(tmp_path: Path) -> None:

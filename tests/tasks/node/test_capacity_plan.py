@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.node.capacity_plan import plan_capacity
+from tasks.node.run_batch import choose_run_batch
 from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import plan_run
 from tests.support.fake_nvml import FakeReader, healthy
@@ -34,3 +36,17 @@ def test_gpu_plan_uses_the_memory_of_the_gpus_present(tmp_path: Path) -> None:
     found = plan_capacity(plan_run(config, tmp_path), reader=FakeReader(gpus=[healthy(index) for index in range(8)]))
     assert found.plan.device_bytes == (81559 - 551) << 20
     assert found.plan.is_estimate
+
+
+def test_a_chosen_batch_is_planned_from_what_the_engine_will_have(tmp_path: Path) -> None:
+    asked = {"question_batch_size": "auto", "dataset": {"path": "demo", "questions": 8}}
+    run = plan_run(build_config(asked), tmp_path)
+    found = plan_capacity(run, completion_length=10)
+    assert found.plan.auto is not None
+    # cpu-demo states 128 sequences, which its 1 GiB of KV cache holds; a previous run's lengths do not matter
+    assert (found.plan.auto.sequences, found.plan.in_flight, found.plan.running) == (128, 128, 128)
+    in_run = choose_run_batch(run)
+    assert in_run is not None
+    assert replace(in_run, reason="") == replace(found.plan.auto, reason="")
+    assert choose_run_batch(plan_run(build_config({}), tmp_path)) is None
+    assert {"question_batch_size", "max_num_seqs"}.isdisjoint(advice.setting for advice in found.advice)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from profiles.schema import Profile
-from tasks.node.engine_memory import captured_graphs, kv_bytes_per_token, kv_cache
+from tasks.node.engine_memory import kv_bytes_per_token, kv_cache
 from tasks.node.memory_plan import plan_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
@@ -190,16 +190,3 @@ def test_unknown_gpu_memory_leaves_the_rest_known(tmp_path: Path) -> None:
     assert plan.weight_bytes == 16_060_522_496
     assert plan.kv_tokens is None
     assert "GPU's memory is unknown" in plan.unknown[0]
-
-
-@pytest.mark.parametrize(
-    ("engine", "graphs"),
-    [
-        ({"enforce_eager": True}, 0),
-        ({"max_num_seqs": 4}, 4 + 3),  # sizes 1, 2, 4 and 8; a decode step can have three of them
-        ({"max_num_seqs": 256}, 51 + 35),  # 3 + 31 below 256 + 17 up to 512, as vLLM 0.25.1 logs on an H200
-        ({"max_cudagraph_capture_size": 64}, 11 + 11),
-    ],
-)
-def test_captured_graphs_follow_vllm(engine: dict[str, Any], graphs: int) -> None:
-    assert captured_graphs(profile(**engine).engine) == graphs

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from profiles.schema import Profile
-from tasks.node.telemetry import TELEMETRY_SCHEMA, ReplicaStats, TelemetrySampler
+from tasks.node.telemetry import TELEMETRY_SCHEMA, ReplicaStats, TelemetrySampler, load_telemetry
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.units import GIB
 from tests.support.fake_nvml import FakeReader, healthy
@@ -231,3 +231,19 @@ def test_nothing_recorded_leaves_targets_undecided(tmp_path: Path) -> None:
     assert summary.memory_gib == 1
     empty = summarize_telemetry(write(tmp_path / "e.parquet", []), H100)
     assert empty.elapsed_s == 0
+
+
+def test_the_share_of_steps_in_a_cuda_graph(tmp_path: Path) -> None:
+    counts = [(0, 0), (80, 60), (200, 170)]
+    rows = [
+        replica_row(second, 0, 10, 1, steps=steps, graph_steps=in_graph)
+        for second, (steps, in_graph) in enumerate(counts)
+    ]
+    assert summarize_telemetry(write(tmp_path / "t.parquet", rows), CPU).graph_step_share == 0.85
+
+
+def test_telemetry_of_earlier_releases_has_no_steps(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.parquet", [replica_row(0, 0, 10, 1)])
+    pl.read_parquet(path).drop("steps", "graph_steps").write_parquet(path)
+    assert load_telemetry(path).schema == TELEMETRY_SCHEMA
+    assert summarize_telemetry(path, CPU).graph_step_share is None

@@ -85,9 +85,34 @@ def test_a_baseline_differs_only_in_tested_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("questions", "batch"), [(1, 16), (64, 16), (1_319, 16), (7_473, 24), (1_000_000, 16)])
 def test_the_default_shard_size_bounds_the_task_runs(questions: int, batch: int) -> None:
-    size = default_shard_size(questions, batch)
+    size = default_shard_size(questions, batch, 8)
     assert size >= batch
     assert -(-questions // size) <= DEFAULT_SHARDS
+
+
+@pytest.mark.parametrize(("per_question", "size"), [(1, 256), (8, 32), (64, 16)])
+def test_shards_of_a_chosen_batch_do_not_depend_on_the_node(per_question: int, size: int) -> None:
+    assert default_shard_size(100, "auto", per_question) == size
+
+
+def test_a_stated_batch_has_the_fingerprint_that_it_had_before_batches_were_chosen(tmp_path: Path) -> None:
+    found = plan(tmp_path, profile="h100x8", model="demo", question_batch_size=16, shard_size=16)
+    assert {name: value for name, value in found.tested.items() if name != "versions"} == {
+        "profile": "h100x8", "generation": "continuous", "question_batch_size": 16, "replicas": 1,
+        "tensor_parallel_size": 8, "dtype": "bfloat16", "max_model_len": 2048, "gpu_memory_utilization": 0.95,
+        "enforce_eager": False, "enable_chunked_prefill": True, "enable_prefix_caching": True, "max_num_seqs": 256,
+        "max_num_batched_tokens": None, "max_cudagraph_capture_size": None, "attention_backend": None,
+        "batch_invariant": False, "kv_cache_space_gib": None, "quantization": None, "load_format": "auto",
+        "trust_remote_code": False, "backend": "tasks.engine:VllmEngine", "shard_size": 16,
+    }  # fmt: skip
+
+
+def test_the_fingerprint_of_a_chosen_batch_holds_what_is_stated(tmp_path: Path) -> None:
+    found = plan(tmp_path, profile="h100x8", model="demo")
+    assert (found.tested["question_batch_size"], found.tested["max_num_seqs"]) == ("auto", None)
+    assert "cudagraph_capture_sizes" not in found.tested
+    assert plan(tmp_path, profile="h100x8", model="demo", question_batch_size="auto").fingerprint == found.fingerprint
+    assert plan(tmp_path, profile="h100x8", model="demo", question_batch_size=16).fingerprint != found.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -102,7 +127,13 @@ def test_the_default_shard_size_bounds_the_task_runs(questions: int, batch: int)
         ({"questions": 0}, "dataset.questions is 0"),
         ({"temperature": -1.0}, "sampling.temperature is -1.0"),
         ({"temperature": 0.0, "samples_per_arm": 2}, "samples_per_arm is 2 at temperature 0"),
-        ({"question_batch_size": 0}, "question_batch_size is 0"),
+        ({"question_batch_size": 0}, 'question_batch_size is 0: give a whole number from 1 to 65,536, or "auto"'),
+        ({"question_batch_size": "all"}, "question_batch_size is 'all'"),
+        ({"question_batch_size": 2.5}, "question_batch_size is 2.5"),
+        (
+            {"profile": "cpu-demo-baseline", "question_batch_size": "auto"},
+            "waits for a whole batch, which needs a size",
+        ),
         ({"name": "a/b"}, "name is 'a/b'"),
     ],
 )

@@ -1,0 +1,70 @@
+"""Divides a device's memory between a model's weights, the reserve and the KV cache, for any settings of an engine."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiles.schema import EngineSettings, Profile
+from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
+from tasks.node.host_memory import read_host_memory
+from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
+from tasks.plan.model_files import read_model_config, read_weights
+from tasks.plan.model_shape import ModelShape, read_shape
+from tasks.units import GIB
+
+CPU_ENGINE_BYTES = 3 << 29
+"""Resident memory of a CPU engine beside weights and KV cache: Python, torch and vLLM themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The parts of the memory beside the weights, per GPU. A part is None when it is unknown."""
+
+    device_bytes: int | None = None
+    reserve_bytes: int | None = None
+    kv_budget_bytes: int | None = None
+    is_estimate: bool = False
+
+
+class MemoryBudget:
+    """The memory of ``profile``'s device with the model in ``model_path``. It loads no weights.
+
+    Raises UnknownLayoutError when the model's layers are not known, and ConfigError when its files cannot be read.
+    """
+
+    def __init__(self, profile: Profile, model_path: Path, gpu_bytes: int | None, gpu_name: str) -> None:
+        self._profile, self._gpu_bytes, self._gpu_name = profile, gpu_bytes, gpu_name
+        self.shape = read_shape(read_model_config(model_path), profile.engine)
+        self.weight_bytes = _weights(model_path, self.shape, profile)
+
+    def divide(self, engine: EngineSettings) -> Budget:
+        """Return the parts for ``engine``: the profile's settings, or changed ones."""
+        if self._profile.expect.device == "cpu":
+            total = read_host_memory().total
+            if engine.kv_cache_space_gib is not None:
+                return Budget(device_bytes=total, kv_budget_bytes=int(engine.kv_cache_space_gib * GIB))
+            reserve = CPU_ENGINE_BYTES
+        elif self._gpu_bytes is None:
+            return Budget()
+        else:
+            total = self._gpu_bytes
+            reserve = reserve_bytes(self.shape, engine, total, self._gpu_name)
+        budget = None
+        if self.weight_bytes is not None:
+            budget = max(0, math.ceil(total * engine.gpu_memory_utilization) - self.weight_bytes - reserve)
+        return Budget(device_bytes=total, reserve_bytes=reserve, kv_budget_bytes=budget, is_estimate=True)
+
+    def cache(self, engine: EngineSettings) -> KvCache | None:
+        """Return the KV cache that ``engine`` gets, or None when its size is unknown."""
+        budget = self.divide(engine).kv_budget_bytes
+        device = self._profile.expect.device
+        return None if budget is None else kv_cache(self.shape, engine, budget, device=device)
+
+
+def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> int | None:
+    tensors = read_weights(model_path)
+    if not tensors and shape.is_dense and not shape.quantized:
+        tensors = tuple(dense_tensors(shape))
+    if not tensors:
+        return None
+    return weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size)
