@@ -44,6 +44,7 @@ from tasks.user_paths import user_path
 PIPELINE = "pipeline"
 DEFAULT_QUESTIONS = 100
 DEFAULT_REPEATS = 3
+MOST_REPEATS = 1_000
 CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
 _ENTRY = """
 from tasks.parent_death import die_with_parent

@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS, DEFAULT_REPEATS, Bench
+from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS, Bench
 from flows.parameters import PARAMETERS, takes
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.reporter import Reporter
@@ -25,7 +25,7 @@ def _name() -> str:
 class BenchParameters(Settings):
     """The parameters that only the benchmark has."""
 
-    repeats: int = Field(DEFAULT_REPEATS, title="Measurements of each", ge=1)
+    repeats: int = Field(DEFAULT_REPEATS, title="Measurements of each", ge=1, le=MOST_REPEATS)
     """How often each contestant is measured."""
 
 

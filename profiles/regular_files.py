@@ -58,7 +58,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def read_regular_text(path: Path) -> str:
     """Return the UTF-8 text of a small file of the user. Raises OSError and UnicodeDecodeError."""
-    return read_regular(path, TEXT_BYTES).decode("utf-8")
+    return read_regular(path, TEXT_BYTES).decode("utf-8-sig")  # editors write a byte order mark
 
 
 def parse_json(text: str | bytes) -> Any:

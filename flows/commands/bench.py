@@ -55,7 +55,7 @@ def execute(options: argparse.Namespace) -> int:
 
     check_limits_of_run()
 
-    from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS
+    from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS, MOST_REPEATS
     from flows.parameters import given_parameters
     from tasks.errors import ConfigError
     from tasks.user_paths import check_directory, user_path
@@ -64,8 +64,8 @@ def execute(options: argparse.Namespace) -> int:
     unknown = [name for name in contestants if name not in CONTESTANTS]
     if unknown or len(set(contestants)) < len(contestants):
         raise ConfigError(f"--only is {options.only!r}; give each of {', '.join(CONTESTANTS)} at most once")
-    if options.repeats < 1:
-        raise ConfigError(f"--repeats is {options.repeats}; it must be at least 1")
+    if not 1 <= options.repeats <= MOST_REPEATS:
+        raise ConfigError(f"--repeats is {options.repeats}; it must be from 1 to {MOST_REPEATS}")
     parameters = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, **given_parameters(options)}
     check_directory(user_path(parameters["runs_dir"]), "the runs directory")
     Interruption(_LAST_WORDS)

@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.export.filters import ExportFilters
 
     filters = ExportFilters(
-        arms=tuple(name.strip() for name in (options.arms or "").split(",") if name.strip()),
+        arms=() if options.arms is None else tuple(name.strip() for name in options.arms.split(",")),
         include_errors=options.include_errors,
         drop_gold_suspects=options.drop_gold_suspects,
         drop_zero_variance=options.drop_zero_variance,

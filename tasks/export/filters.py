@@ -1,5 +1,6 @@
 """Filters the rollouts of a run for an export."""
 
+import math
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -48,6 +49,8 @@ def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None
         raise ConfigError(f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}")
     if filters.max_per_group is not None and filters.max_per_group < 1:
         raise ConfigError(f"max_per_group is {filters.max_per_group}; it must be at least 1")
+    if filters.min_reward is not None and not math.isfinite(filters.min_reward):
+        raise ConfigError(f"min_reward is {filters.min_reward}; it must be a finite number")
     if filters.drop_zero_variance and samples < 2:
         raise ConfigError(
             "every group of this run has one rollout (samples_per_arm 1), so its rewards have no variance and all "

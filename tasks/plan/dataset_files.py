@@ -129,7 +129,9 @@ def _rows(path: Path) -> Iterator[Row]:
     read = _READERS.get(_suffix(path.name), parquet_rows)
     try:
         yield from limit_rows(read(path), path)
-    except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException, *_POLARS_ERRORS) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"dataset file {path} cannot be read: {error}. Save it as UTF-8") from None
+    except (OSError, csv.Error, pyarrow.ArrowException, *_POLARS_ERRORS) as error:
         raise ConfigError(
             f"dataset file {path} cannot be read: {error}. Check that it is a {path.suffix} file"
         ) from error

@@ -167,19 +167,30 @@ def csv_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file under its header. Raises ConfigError, OSError, UnicodeDecodeError and csv.Error."""
     csv.field_size_limit(LARGEST_ROW)
     with _Text(path) as text:
-        rows = csv.reader(text.lines())
+        rows = csv.reader(text.lines(), strict=True)  # otherwise a quote that is never closed takes the rows after it
         columns = next((row for row in rows if row), [])
         if repeated := [name for name in columns if name and columns.count(name) > 1]:
             raise ConfigError(f"dataset file {path} has the column {repeated[0]!r} twice. Rename or remove one")
         for row in rows:
             text.end_row()
-            if row and len(row) != len(columns):
+            if not any(field.strip() for field in row):
+                continue  # spreadsheets export rows without content
+            if len(row) != len(columns):
                 raise ConfigError(
                     f"dataset file {path} line {rows.line_num} has {len(row)} fields, and the header {len(columns)} "
-                    "columns. A field with a comma, such as 1,000, needs double quotes around it"
+                    f"columns. {_QUOTES}"
                 )
-            if row:
-                yield dict(zip(columns, row, strict=True))
+            # pandas leaves the column of its index, the first one, without a name
+            for name, field in zip(columns[1:], row[1:], strict=True):
+                if not name and field.strip():
+                    raise ConfigError(
+                        f"dataset file {path} line {rows.line_num} has {shortened(field, 40)!r} in a column without a "
+                        f"name. Name the column. {_QUOTES}"
+                    )
+            yield dict(zip(columns, row, strict=True))
+
+
+_QUOTES = "A field with a comma, such as 1,000, needs double quotes around it"
 
 
 def json_array(path: Path) -> Iterator[Row]:

@@ -4,6 +4,7 @@ Operators: ``=`` ``!=`` ``<`` ``<=`` ``>`` ``>=``, and ``~`` ``!~`` for a regula
 Numbers compare as numbers. A list passes if one of its elements does. A missing cell passes only ``!=`` and ``!~``.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,9 @@ from tasks.time_limits import time_limit
 
 _SEARCH_SECONDS = 10.0
 """For one cell: an expression such as (a+)+$ takes for ever on a text that it does not match."""
+_REPETITION = re.compile(r"\{(?:\d*,)?(\d+)")
+_MOST_REPETITIONS = 100_000
+"""A repetition inside another one multiplies what the expression takes to compile."""
 _OPERATOR = re.compile("!=|!~|<=|>=|==|=|<|>|~")
 _ORDER: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -84,6 +88,11 @@ def _parse(text: str) -> RowFilter:
         )
     found = RowFilter(text=text, column=column, operator=match[0].replace("==", "="), value=text[match.end() :].strip())
     if "~" in found.operator:
+        if math.prod(max(1, int(most)) for most in _REPETITION.findall(found.value)) > _MOST_REPETITIONS:
+            raise ConfigError(
+                f"filter {shortened(text, 80)!r} repeats more than {_MOST_REPETITIONS:,} times, all repetitions "
+                "multiplied. Use smaller numbers in braces, or * and +"
+            )
         try:
             regex.compile(found.value)
         except (regex.error, RecursionError) as error:

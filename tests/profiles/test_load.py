@@ -28,7 +28,7 @@ def test_every_shipped_profile_loads(name: str) -> None:
                 "gpu_memory_utilization": 0.95,
                 "enforce_eager": False,
                 "enable_chunked_prefill": True,
-                "max_num_seqs": None,  # vLLM's own limit
+                "max_num_seqs": None,  # 256, and vLLM's own limit with --question-batch-size auto
             },
         ),
         ("h100x8-baseline", {"max_model_len": 8192, "enforce_eager": True, "gpu_memory_utilization": 0.90}),
@@ -54,13 +54,13 @@ def test_engine_settings_of_the_shipped_profiles(name: str, expected: dict[str, 
 @pytest.mark.parametrize(
     ("name", "questions", "replicas"),
     [
-        ("h100x8", AUTO, 1),
+        ("h100x8", 16, 1),
         ("h100x8-baseline", 1, 1),
         ("h100x8-replicas", AUTO, 8),
         ("h100x8-strict", 16, 1),
-        ("h100x4", AUTO, 1),
-        ("a100-80gb-x8", AUTO, 1),
-        ("a100-40gb-x8", AUTO, 1),
+        ("h100x4", 24, 1),
+        ("a100-80gb-x8", 12, 1),
+        ("a100-40gb-x8", 8, 1),
         ("h200x1", AUTO, 1),
         ("h200x1-strict", 32, 1),
     ],
@@ -88,6 +88,8 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
             'name = "x"\nquestion_batch_size = 0',
             'question_batch_size is 0: give a whole number from 1 to 65,536, or "auto"',
         ),
+        ('name = "x"\nreplicas = true', "replicas is True: it cannot be true or false"),
+        ('\ufeffname = "x"\nreplicas = 0', "replicas is 0"),
         ('name = "x"\nquestion_batch_size = "all"', "question_batch_size is 'all'"),
         (
             'name = "x"\nquestion_batch_size = "auto"\ngeneration = "loop"',

@@ -78,7 +78,7 @@ def test_every_shipped_profile_has_a_ladder_of_valid_settings(path: Path) -> Non
 
 
 def test_a_chosen_batch_is_halved_from_where_it_was_chosen() -> None:
-    rungs = build_ladder(load_profile("h100x8"), 8, CHOSEN)
+    rungs = build_ladder(load_profile("h200x1"), 8, CHOSEN)
     assert column(rungs, "question_batch_size") == [128, 64, 32, 16, 8, 4, 2, 1, 1]
     assert [rung.first_questions for rung in rungs] == [64, 32, 16, 8, 4, 2, 1, 1, 1]
     assert column(rungs, "max_num_seqs") == [1024, 512, 256, 128, 64, 32, 16, 8, 8]

@@ -120,12 +120,29 @@ def test_a_json_array_is_read_object_by_object(tmp_path: Path, text: str, rows: 
         ("data.csv", "q,a\nHow many?,1,000\n", "line 2 has 3 fields, and the header 2 columns"),
         ("data.csv", 'q,a\n"two\nlines",1\nHow many?\n', "line 4 has 1 fields, and the header 2 columns"),
         ("data.csv", "q,a,a\nHow many?,1,2\n", "has the column 'a' twice"),
+        ("data.csv", "q,a,\nHow many,1,000\n", "line 2 has '000' in a column without a name"),
+        ("data.csv", 'a,q\n7,"x\n8,y\n9,z\n', "unexpected end of data"),
+        ("data.csv", 'q,a\n"x"y,7\n', "expected after"),
     ],
 )
 def test_the_error_says_what_is_wrong_with_the_text(tmp_path: Path, name: str, text: str, told: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=told):
         list(read_files(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("q,a,,\nx,7,,\n,,,\n \n", [{"q": "x", "a": "7", "": ""}]),
+        (",q,a\n0,x,7\n", [{"": "0", "q": "x", "a": "7"}]),
+        ('\ufeffq,a\r\n"two\r\nlines, ""quoted""",7\r\n\r\n', [{"q": 'two\r\nlines, "quoted"', "a": "7"}]),
+    ],
+    ids=["empty rows and columns of a spreadsheet", "the index of pandas", "quotes"],
+)
+def test_csv_as_programs_write_it_is_read(tmp_path: Path, text: str, rows: list[dict[str, Any]]) -> None:
+    (tmp_path / "data.csv").write_bytes(text.encode())
+    assert list(read_files(str(tmp_path / "data.csv"))) == rows
 
 
 ODD: dict[str, Callable[[Path], object]] = {

@@ -59,6 +59,7 @@ def test_a_filter_passes_or_refuses_a_row(text: str, passes: bool) -> None:
         ("", "is not COLUMN OPERATOR VALUE"),
         ("subject~(", "is not a regular expression"),
         (" " * 100_000, "is not COLUMN OPERATOR VALUE"),
+        ("subject~(?:(?:(?:a{999}){999}){999}){999}", "repeats more than 100,000 times, all repetitions multiplied"),
     ],
 )
 def test_bad_filters_are_refused(text: str, message: str) -> None:

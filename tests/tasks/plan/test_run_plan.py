@@ -108,11 +108,11 @@ def test_a_stated_batch_has_the_fingerprint_that_it_had_before_batches_were_chos
 
 
 def test_the_fingerprint_of_a_chosen_batch_holds_what_is_stated(tmp_path: Path) -> None:
-    found = plan(tmp_path, profile="h100x8", model="demo")
+    found = plan(tmp_path, profile="h200x1", model="demo")
     assert (found.tested["question_batch_size"], found.tested["max_num_seqs"]) == ("auto", None)
     assert "cudagraph_capture_sizes" not in found.tested
-    assert plan(tmp_path, profile="h100x8", model="demo", question_batch_size="auto").fingerprint == found.fingerprint
-    assert plan(tmp_path, profile="h100x8", model="demo", question_batch_size=16).fingerprint != found.fingerprint
+    assert plan(tmp_path, profile="h200x1", model="demo", question_batch_size="auto").fingerprint == found.fingerprint
+    assert plan(tmp_path, profile="h200x1", model="demo", question_batch_size=16).fingerprint != found.fingerprint
 
 
 @pytest.mark.parametrize(
