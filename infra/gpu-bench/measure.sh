@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch limit little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -71,6 +71,16 @@ for wanted in "$@"; do
             cp "$work"/runs/batch-$size-*/telemetry.parquet "$out/batch-$size-telemetry.parquet"
             cp "$work"/runs/batch-$size-*/preflight.json "$out/batch-$size-preflight.json"
         done
+        ;;
+    limit) # one LLM.generate call at vLLM's own defaults over the rollouts of the step batch, without and with what a run stores
+        step limit python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b"
+        step limit-features python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b" features
+        ;;
+    little-cache) # a chosen batch that must rise, and fall when sequences are preempted
+        chosen=$(variant little-cache "$profile" -e "s/^gpu_memory_utilization.*/gpu_memory_utilization = ${LITTLE:-0.145}/")
+        step little-cache $harvest run --profile "$chosen" --model "$models/7b" --questions 300 --runs-dir "$work/runs" \
+            --lengths lognormal:200:0.8 --max-tokens 900 --name little-cache --json
+        cp "$work"/runs/little-cache-*/telemetry.parquet "$out/little-cache-telemetry.parquet"
         ;;
     baseline) # questions do not affect each other in this loop, so a few of them give its rate
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
