@@ -25,6 +25,7 @@ from tasks.comparison.baseline import AUTO
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.preflight import check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
@@ -65,6 +66,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         if asked.skip_finished and (known := finished_report(plan, upload_url=asked.upload, require=required)):
             flow_run.report = known
             return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
+        check_settings(plan)
         check_rendered(plan)
         report = flow_run.report = _collect(plan, asked, reporter)
     return Completed(message=_outcome(report), data=report.to_json())

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,25 @@ def read_regular_text(path: Path) -> str:
     return read_regular(path, TEXT_BYTES).decode("utf-8-sig")  # editors write a byte order mark
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the JSON value in ``text``. Raises ValueError, also when it is nested too deeply."""
+class RepeatedName(ValueError):
+    """An object has a name twice, which leaves open which value is meant."""
+
+
+def unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object with these members, as an ``object_pairs_hook`` does. Raises RepeatedName."""
+    value = dict(members)
+    if len(value) < len(members):
+        ((name, _),) = Counter(name for name, _ in members).most_common(1)
+        raise RepeatedName(f"it has {name!r} twice")
+    return value
+
+
+def parse_json(text: str | bytes, *, unique_names: bool = False) -> Any:
+    """Return the JSON value in ``text``. Raises ValueError, also when it is nested too deeply.
+
+    With ``unique_names`` an object that has a name twice is an error too.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_members if unique_names else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

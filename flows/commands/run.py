@@ -149,7 +149,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
-    from tasks.node.preflight import check_output_fits
+    from tasks.node.preflight import check_output_fits, check_settings
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
     from tasks.scoring.scorers import load_scorer
@@ -170,6 +170,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
             check(asked.upload)
         except UploadError as error:
             raise PreflightFailed(str(error)) from None
+    check_settings(plan)
     check_output_fits(plan)
     check_directory(plan.paths.state, "the run's directory")
     return plan

@@ -13,7 +13,7 @@ from tasks.node.gpu_reading import NvmlReader
 from tasks.node.gpu_selection import read_used_gpus, smallest_gpu
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
-from tasks.node.prompt_check import find_prompts, refuse_problems
+from tasks.node.prompt_check import NO_QUESTION, find_prompts, refuse_problems
 from tasks.node.prompt_lengths import PromptLengths
 from tasks.plan.run_plan import RunPlan
 
@@ -44,8 +44,8 @@ def plan_capacity(
     found = find_prompts(run)
     refuse_problems(found)
     prompts = found.lengths
-    if prompts is None:
-        raise ConfigError("every question is empty, so there is no prompt to plan for. Choose another question column")
+    if prompts is None:  # on record of an earlier version
+        raise ConfigError(NO_QUESTION)
     sampling = run.config.sampling
     expected = math.ceil(prompts.mean + (completion_length or sampling.max_tokens))
     smallest = smallest_gpu(read_used_gpus(run.profile, reader or PynvmlReader()))

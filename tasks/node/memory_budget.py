@@ -8,7 +8,8 @@ from profiles.schema import EngineSettings, Profile
 from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
 from tasks.node.host_memory import read_host_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
-from tasks.plan.model_files import read_model_config, read_weights
+from tasks.plan.model_config import read_model_config
+from tasks.plan.model_files import read_weights
 from tasks.plan.model_shape import ModelShape, read_shape
 from tasks.units import GIB
 

@@ -11,7 +11,7 @@ from tasks.node.auto_batch import AutoBatch, auto_engine, choose_batch
 from tasks.node.cuda_graphs import expected_graph_share, sizes_of
 from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
 from tasks.node.memory_budget import MemoryBudget
-from tasks.plan.model_shape import ModelShape, UnknownLayoutError
+from tasks.plan.model_shape import UnknownLayoutError
 from tasks.units import GIB, format_gib
 
 
@@ -126,7 +126,7 @@ def plan_memory(
         plan = _with_steps(plan, engine, most_tokens, per_question=arms * samples, prompt=prompt_length or 0.0)
     if memory is None:
         return replace(plan, unknown=(unknown,))
-    return _with_memory(plan, memory, engine, _problems(memory.shape, profile))
+    return _with_memory(plan, memory, engine, memory.shape.problems(profile.engine))
 
 
 def _with_steps(
@@ -186,20 +186,3 @@ def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPla
     if certain:
         return replace(plan, problems=(*plan.problems, message))
     return replace(plan, doubts=(message,))
-
-
-def _problems(shape: ModelShape, profile: Profile) -> tuple[str, ...]:
-    engine = profile.engine
-    problems = []
-    allowed = shape.allowed_parallel_sizes(max(8, engine.tensor_parallel_size))
-    if engine.tensor_parallel_size not in allowed:
-        problems.append(
-            f"tensor_parallel_size is {engine.tensor_parallel_size}, but the model has {shape.heads} attention and "
-            f"{shape.kv_heads} KV heads. Use one of {', '.join(map(str, allowed))}"
-        )
-    if shape.longest is not None and engine.max_model_len > shape.longest:
-        problems.append(
-            f"max_model_len is {engine.max_model_len}, but the model knows {shape.longest} positions "
-            f"(max_position_embeddings). Lower max_model_len to {shape.longest}"
-        )
-    return tuple(problems)

@@ -1,6 +1,6 @@
 """Checks the node for a planned run, writes preflight.json, and stops the run when a check fails."""
 
-from tasks.errors import PreflightFailed
+from tasks.errors import ConfigError, PreflightFailed
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_reading import NvmlReader
 from tasks.node.gpu_selection import gpus_of_run
@@ -8,6 +8,8 @@ from tasks.node.host_checks import OutputSize, check_disk
 from tasks.node.node_checks import check_node
 from tasks.node.preflight_report import PreflightReport, publish_preflight
 from tasks.node.prompt_check import find_prompts
+from tasks.plan.model_config import read_model_config
+from tasks.plan.model_shape import UnknownLayoutError, read_shape
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.run_files import known_shards
@@ -57,6 +59,18 @@ def check_output_fits(plan: RunPlan) -> None:
             f"{plan.num_questions:,} questions x {len(plan.arms.arms)} arms x {plan.config.sampling.samples_per_arm:,} "
             f"samples_per_arm = {plan.num_rollouts:,} rollouts. {check}"
         )
+
+
+def check_settings(plan: RunPlan) -> None:
+    """Raise ConfigError when no node can run the plan's model with its settings. A run that has begun may go on."""
+    if plan.paths.config.exists():
+        return
+    try:
+        shape = read_shape(read_model_config(plan.model.path), plan.profile.engine)
+    except UnknownLayoutError:
+        return
+    if problems := shape.problems(plan.profile.engine):
+        raise ConfigError(f"profile {plan.profile.name} cannot run {plan.model.path}: {'; '.join(problems)}")
 
 
 def output_size(plan: RunPlan) -> OutputSize:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from profiles.schema import Arm
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.files import publish_json
 from tasks.node.check_result import CheckResult
 from tasks.node.prompt_sample import PromptOrder, PromptSample, render_prompts
+from tasks.plan.prompts import build_messages
 from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
 from tasks.storage.published import read_published, recorded_path
@@ -19,8 +21,11 @@ SAMPLE = 64
 """Most questions in the sample."""
 _LONGEST_SAMPLED = 100_000
 """Characters of the longest question in the sample."""
-_MOST_CHARACTERS = 20_000_000
-"""Most characters of questions that are encoded, about ten seconds of work."""
+_MOST_CHARACTERS = 2_000_000
+"""Most characters of prompts that are encoded, a few seconds of work."""
+_HEADER = 32
+"""Characters that a chat template puts around a message."""
+NO_QUESTION = "every question is empty, so there is no prompt to make. Choose another question column"
 
 
 def check_rendered(plan: RunPlan) -> None:
@@ -78,20 +83,24 @@ def order_of(plan: RunPlan) -> PromptOrder:
         model_path=plan.model.path,
         trust_remote_code=plan.profile.engine.trust_remote_code,
         arms=plan.arms.arms,
-        questions=sample_questions(plan.questions["question"].to_list(), len(plan.arms.arms)),
+        questions=sample_questions(plan.questions["question"].to_list(), plan.arms.arms),
         max_tokens=plan.config.sampling.max_tokens,
         max_model_len=plan.profile.engine.max_model_len,
     )
 
 
-def sample_questions(questions: Sequence[str], num_arms: int) -> tuple[str, ...]:
-    """Evenly spread ``questions``, among them the longest and the shortest, without empty and immense ones."""
+def sample_questions(questions: Sequence[str], arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Evenly spread ``questions``, among them the longest and the shortest, without empty and immense ones.
+
+    There are fewer when their prompts under ``arms`` are long.
+    """
     asked = [question for question in questions if question]
     usable = [question for question in asked if len(question) <= _LONGEST_SAMPLED] or [min(asked, key=len, default="")]
     if not usable[0]:
         return ()
     longest, shortest = max(usable, key=len), min(usable, key=len)
-    size = max(1, min(SAMPLE, _MOST_CHARACTERS // (len(longest) * num_arms)))
+    characters = sum(_HEADER + len(message["content"]) for arm in arms for message in build_messages(arm, longest))
+    size = max(1, min(SAMPLE, _MOST_CHARACTERS // characters))
     step = max(1, len(usable) // size)
     return tuple(dict.fromkeys([*usable[::step][:size], longest, shortest]))
 
@@ -112,7 +121,7 @@ _known: dict[bytes, PromptSample] = {}
 
 def _in_subprocess(order: PromptOrder) -> PromptSample:
     if not order.questions:
-        return PromptSample()
+        return PromptSample(problems=(NO_QUESTION,))
     with tempfile.TemporaryDirectory(prefix="harvest-prompts-") as directory:
         try:
             return call_in_subprocess(render_prompts, "the check of the prompts", Path(directory) / "log", order)

@@ -17,7 +17,8 @@ from pathlib import Path
 from profiles.schema import Arm
 from tasks.errors import ConfigError
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
-from tasks.plan.prompts import TEXT, ChatTokenizer, Message, build_messages, encode_question
+from tasks.node.template_check import TemplateHabits, find_habits
+from tasks.plan.prompts import TEXT, ChatTokenizer, encode_question
 from tasks.process_limits import limit_memory
 from tasks.scoring.reasoning_opening import ReasoningOpening, closing_tag, opened_reasoning
 from tasks.units import GIB
@@ -95,38 +96,13 @@ class _ArmSample:
 
     def __init__(self, tokenizer: ChatTokenizer, arm: Arm, questions: Sequence[str]) -> None:
         self.arm = arm
-        self._tokenizer = tokenizer
         encoded = {question: encode_question(tokenizer, [arm], question)[arm.id] for question in questions}
         self.prompts = {question: ids for question, ids in encoded.items() if not isinstance(ids, ConfigError)}
         self.refusals = [error for error in encoded.values() if isinstance(error, ConfigError)]
-        self.unheard: list[str] = []
-        self.changes = False
+        self.habits = TemplateHabits()
         if self.prompts:
-            question = next(iter(self.prompts))
-            messages = build_messages(arm, question)
-            self.unheard = [
-                "the question" if place == len(messages) - 1 else f"the {message['role']} message"
-                for place, message in enumerate(messages)
-                if self._encode([*messages[:place], _other(message), *messages[place + 1 :]]) == self.prompts[question]
-            ]
-            self.changes = any(
-                self._encode(messages, **clock) not in (None, self.prompts[question])
-                for clock in ({}, {"strftime_now": _no_clock})
-            )
-
-    def _encode(self, messages: list[Message], **more: object) -> list[int] | None:
-        try:
-            return self._tokenizer.encode(messages, {**self.arm.chat_template_kwargs, **more})
-        except ConfigError:
-            return None
-
-
-def _other(message: Message) -> Message:
-    return {**message, "content": f"x {message['content']} x"}
-
-
-def _no_clock(_: str) -> str:
-    return "x"
+            # a template that cuts questions may leave short ones whole
+            self.habits = find_habits(tokenizer, arm, max(self.prompts, key=len))
 
 
 def _judge(tokenizer: ChatTokenizer, found: Sequence[_ArmSample], order: PromptOrder) -> PromptSample:
@@ -142,12 +118,22 @@ def _judge(tokenizer: ChatTokenizer, found: Sequence[_ArmSample], order: PromptO
                 f"arm {arm}: {num_refused} of {len(order.questions)} sampled prompts cannot be made, and such "
                 f"rollouts become error rows: {sample.refusals[0]}"
             )
-        if "the question" in sample.unheard:
+        if "the question" in sample.habits.unheard:
             problems.append(f"arm {arm}: the chat template leaves out the question. Use another template")
-        elif sample.unheard:
-            left_out = " and ".join(dict.fromkeys(sample.unheard))
+        elif sample.habits.unheard:
+            left_out = " and ".join(dict.fromkeys(sample.habits.unheard))
             warnings.append(f"arm {arm}: the chat template leaves out {left_out}, so the model never sees it")
-        if sample.changes:
+        if sample.habits.cuts:
+            warnings.append(
+                f"arm {arm}: the chat template leaves out a part of the question, so the model sees only the rest. Use "
+                "another template"
+            )
+        if sample.habits.begins_no_answer:
+            warnings.append(
+                f"arm {arm}: the chat template does not begin an answer, with or without add_generation_prompt, so the "
+                "model may go on with the question, or write the header of another message. Use another template"
+            )
+        if sample.habits.changes:
             warnings.append(
                 f"arm {arm}: the same prompt is not always rendered alike: the chat template writes the time, or "
                 "something random, so rollouts of another day have another prompt. Fix it with chat_template_kwargs, "
@@ -191,7 +177,7 @@ def _alike(found: Sequence[_ArmSample]) -> list[str]:
     told = []
     for group in groups.values():
         if len(group) > 1:
-            left_out = " and ".join(dict.fromkeys(part for sample in group for part in sample.unheard))
+            left_out = " and ".join(dict.fromkeys(part for sample in group for part in sample.habits.unheard))
             why = f", as the chat template leaves out {left_out}" if left_out else ""
             told.append(
                 f"arms {', '.join(sample.arm.id for sample in group)} ask with the same prompts{why}: between them "

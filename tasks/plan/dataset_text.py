@@ -10,9 +10,9 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
-from profiles.regular_files import open_regular
+from profiles.regular_files import RepeatedName, open_regular, unique_members
 from tasks.errors import ConfigError
 from tasks.plain_text import shortened
 from tasks.plan.dataset_limits import LARGEST_ROW, Row, row_too_large
@@ -150,19 +150,6 @@ def _checked_text(row: Row, text: str, where: str) -> Row:
     return row
 
 
-class _RepeatedName(ValueError):
-    """An object has a name twice, which leaves open which value is meant."""
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the members of a JSON object."""
-    value = dict(members)
-    if len(value) < len(members):
-        names = [name for name, _ in members]
-        raise _RepeatedName(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return value
-
-
 def csv_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file under its header. Raises ConfigError, OSError, UnicodeDecodeError and csv.Error."""
     csv.field_size_limit(LARGEST_ROW)
@@ -249,7 +236,7 @@ class _JsonArray:
                 break
             except RecursionError:
                 raise self._invalid("it is nested too deeply") from None
-            except _RepeatedName as error:
+            except RepeatedName as error:
                 raise self._invalid(str(error)) from None
             except ValueError as error:
                 if length > LARGEST_ROW:
@@ -269,5 +256,5 @@ class _JsonArray:
 
 
 _BLANK = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_members)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")

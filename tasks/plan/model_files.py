@@ -2,16 +2,30 @@
 
 import glob
 from pathlib import Path
-from typing import Any
 
-from profiles.regular_files import parse_json, read_regular
 from tasks.errors import ConfigError
+from tasks.plan.model_config import read_model_config, read_model_object
 from tasks.plan.safetensors_header import TensorInfo, read_safetensors_header
+from tasks.units import MIB
 
 INDEX = "model.safetensors.index.json"
 
-_JSON_BYTES = 256 << 20
-"""Far more than an index of weights has."""
+TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "tekken", "spiece")
+"""How the names of a tokenizer's files begin."""
+
+_MOST_BYTES = {("chat_template",): 4 * MIB, (*TOKENIZER_FILES, "sentencepiece"): 512 * MIB}
+"""How large a file may be that is read whole, by how its name begins. Tokenizers have up to about 35 MB."""
+
+_OBJECTS = (
+    "added_tokens.json",
+    "generation_config.json",
+    "hf_quant_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""What an engine reads where it is there."""
 
 _TOKENIZERS = (
     ("tokenizer.json",),
@@ -27,34 +41,28 @@ _TOKENIZERS = (
 def check_model_files(path: Path, *, load_format: str = "auto") -> None:
     """Raise ConfigError, naming the file, when ``path`` is not a complete model directory.
 
-    Checks config.json, the tokenizer and, unless ``load_format`` is "dummy", every safetensors shard that the index
-    names: that it exists, has the length that its header says, and holds the tensors that the index puts there. Of
-    weights in another format (PyTorch .bin or .pt, GGUF) it checks only that they exist. Reads no weights.
+    Checks config.json and other small files, the tokenizer and, unless ``load_format`` is "dummy", every safetensors
+    shard that the index names: that it exists, has the length that its header says, and holds the tensors that the
+    index puts there. Of weights in another format (PyTorch .bin or .pt, GGUF) it checks only that they exist. Reads no
+    weights.
     """
     if not path.is_dir():
         found = "a file" if path.exists() else "missing"
         raise ConfigError(f"model directory {path} is {found}. Give the path of a directory with config.json")
     for file in path.iterdir():
-        if file.exists() and not file.is_file() and not file.is_dir():
-            # the engine would wait for it
-            raise ConfigError(f"{file} is no file, but a pipe, a socket or a device. Remove it")
+        _check_file(file)
+    for file in path.glob("additional_chat_templates/*"):
+        _check_file(file, "chat_template")
     read_model_config(path)
+    for name in _OBJECTS:
+        if (path / name).exists():
+            read_model_object(path / name, missing="download it")
     _check_tokenizer(path)
     if load_format != "dummy":
         if glob.has_magic(str(path)):
             # it would find no weights, or those of other directories
             raise ConfigError(f"vLLM reads *, ? and [ in the path {path} as a pattern. Rename the model's directory")
         _check_weights(path)
-
-
-def read_model_config(path: Path) -> dict[str, Any]:
-    """Return the model's config.json. Raises ConfigError when it is missing or not a JSON object."""
-    return _read_object(path / "config.json", missing="the engine needs it: download the model's config.json")
-
-
-def read_model_json(path: Path) -> Any:
-    """Return the JSON value in a file of a model. Raises OSError and ValueError."""
-    return parse_json(read_regular(path, _JSON_BYTES).decode("utf-8"))
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -73,6 +81,20 @@ def weight_files(path: Path) -> list[Path]:
 def read_weights(path: Path) -> tuple[TensorInfo, ...]:
     """Return every tensor of the model's safetensors files. Raises ConfigError when a file is missing or damaged."""
     return tuple(tensor for file in _present(path) for tensor in read_safetensors_header(file))
+
+
+def _check_file(file: Path, kind: str | None = None) -> None:
+    """Raise ConfigError when ``file`` is none, or too large for one whose name begins with ``kind``, else its own."""
+    if file.is_dir() or not file.exists():
+        return
+    if not file.is_file():
+        # the engine would wait for it
+        raise ConfigError(f"{file} is no file, but a pipe, a socket or a device. Remove it")
+    for beginnings, most in _MOST_BYTES.items():
+        if (kind or file.name).startswith(beginnings) and (size := file.stat().st_size) > most:
+            raise ConfigError(
+                f"{file} has {size:,} bytes, and such a file may have {most:,} at most. Download the file again"
+            )
 
 
 def _check_tokenizer(path: Path) -> None:
@@ -111,20 +133,8 @@ def _present(path: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    content = _read_object(index, missing="download it")
+    content = read_model_object(index, missing="download it")
     mapping = content.get("weight_map")
     if not isinstance(mapping, dict) or not mapping or not all(isinstance(shard, str) for shard in mapping.values()):
         raise ConfigError(f"{index} has no weight_map with names of files. Download the file again")
     return mapping
-
-
-def _read_object(path: Path, *, missing: str) -> dict[str, Any]:
-    try:
-        value = read_model_json(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing; {missing}") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Download the file again") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds {type(value).__name__}, not a JSON object. Download the file again")
-    return value

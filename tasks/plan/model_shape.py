@@ -14,6 +14,7 @@ DENSE_FAMILIES = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma", "granite", "olmo2", "starcoder2", "smollm3", "stablelm"}
 )
 MOE_FAMILIES = frozenset({"mixtral", "qwen2_moe", "qwen3_moe", "olmoe"})
+KNOWN_FAMILIES = DENSE_FAMILIES | MOE_FAMILIES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -56,11 +57,27 @@ class ModelShape:
             if self.heads % size == 0 and (self.kv_heads % size == 0 or size % self.kv_heads == 0)
         ]
 
+    def problems(self, engine: EngineSettings) -> tuple[str, ...]:
+        """Return why ``engine`` cannot run this model on any node; a sentence each."""
+        problems = []
+        allowed = self.allowed_parallel_sizes(max(8, engine.tensor_parallel_size))
+        if engine.tensor_parallel_size not in allowed:
+            problems.append(
+                f"tensor_parallel_size is {engine.tensor_parallel_size}, but the model has {self.heads} attention and "
+                f"{self.kv_heads} KV heads. Use one of {', '.join(map(str, allowed))}"
+            )
+        if self.longest is not None and engine.max_model_len > self.longest:
+            problems.append(
+                f"max_model_len is {engine.max_model_len}, but the model knows {self.longest} positions "
+                f"(max_position_embeddings). Lower max_model_len to {self.longest}"
+            )
+        return tuple(problems)
+
 
 def read_shape(config: Mapping[str, Any], engine: EngineSettings) -> ModelShape:
     """Return the shape of the model with this config.json. Raises UnknownLayoutError."""
     family = str(config.get("model_type"))
-    if family not in DENSE_FAMILIES | MOE_FAMILIES:
+    if family not in KNOWN_FAMILIES:
         raise UnknownLayoutError(f"model_type {family!r} is not a known layout")
     _refuse_unusual_attention(config)
     quantization = config.get("quantization_config") or {}

@@ -13,7 +13,7 @@ from typing import Protocol
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
-from tasks.plan.model_files import check_model_files, weight_files
+from tasks.plan.model_files import TOKENIZER_FILES, check_model_files, weight_files
 from tasks.units import GIB
 from tasks.user_paths import user_path
 
@@ -93,9 +93,7 @@ def find_model(name: str, *, load_format: str = "auto") -> ModelSource:
         path=path,
         revision=commit or weights[:12],
         weights_digest=weights,
-        tokenizer_digest=_files_digest(
-            path, ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "tekken", "spiece")
-        ),
+        tokenizer_digest=_files_digest(path, TOKENIZER_FILES),
         chat_template_digest=_files_digest(path, ("chat_template", "tokenizer_config")),
     )
 

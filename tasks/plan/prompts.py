@@ -15,7 +15,7 @@ from profiles.load import explain
 from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.plain_text import one_line
-from tasks.plan.model_files import read_model_json
+from tasks.plan.model_config import read_model_json
 from tasks.plan.run_config import RunConfig
 from tasks.user_code import in_words, text_of, user_code
 
@@ -149,7 +149,7 @@ class ChatTokenizer:
         """
         if len(messages) == 1 and messages[0]["role"] == TEXT:
             return list(self._tokenizer(messages[0]["content"])["input_ids"])
-        return list(self._encode_chats(messages, template_kwargs))
+        return list(self._apply_template(messages, template_kwargs))
 
     def encode_all(
         self, prompts: Sequence[list[Message]], template_kwargs: Mapping[str, Any] | None = None
@@ -157,7 +157,18 @@ class ChatTokenizer:
         """Return the ids of each of ``prompts``, as ``encode`` does, with one call of the tokenizer where it can."""
         if not self._takes_batches or any(messages[0]["role"] == TEXT for messages in prompts):
             return [self.encode(messages, template_kwargs) for messages in prompts]
-        return [list(ids) for ids in self._encode_chats(prompts, template_kwargs)]
+        return [list(ids) for ids in self._apply_template(prompts, template_kwargs)]
+
+    def render(
+        self, messages: list[Message], template_kwargs: Mapping[str, Any] | None = None, *, begin_answer: bool = True
+    ) -> str:
+        """Return the text that ``encode`` encodes; without ``begin_answer`` that of the messages alone.
+
+        Takes little time, also for long prompts. Raises ConfigError as ``encode`` does.
+        """
+        if len(messages) == 1 and messages[0]["role"] == TEXT:
+            return messages[0]["content"]
+        return str(self._apply_template(messages, template_kwargs, begin_answer=begin_answer, tokenize=False))
 
     @property
     def _takes_batches(self) -> bool:
@@ -166,12 +177,23 @@ class ChatTokenizer:
         # a model's own code may take only one chat at a time
         return type(self._tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
-    def _encode_chats(self, chats: Sequence[Any], template_kwargs: Mapping[str, Any] | None) -> Any:
+    def _apply_template(
+        self,
+        chats: Sequence[Any],
+        template_kwargs: Mapping[str, Any] | None,
+        *,
+        begin_answer: bool = True,
+        tokenize: bool = True,
+    ) -> Any:
         if not self._tokenizer.chat_template:
             raise ConfigError(no_chat_template(self._path))
         try:
             return self._tokenizer.apply_chat_template(
-                chats, add_generation_prompt=True, tokenize=True, return_dict=False, **(template_kwargs or {})
+                chats,
+                add_generation_prompt=begin_answer,
+                tokenize=tokenize,
+                return_dict=False,
+                **(template_kwargs or {}),
             )
         except Exception as error:
             # the template is code, which may divide by zero

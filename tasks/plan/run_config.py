@@ -209,10 +209,13 @@ def _template(given: str | None) -> str | None:
 def _template_kwargs(given: Any) -> Any:
     if not isinstance(given, str):
         return given
+    example = 'Give an object such as {"enable_thinking": false}'
     try:
-        return parse_json(given)
+        value = parse_json(given, unique_names=True)
     except ValueError as error:
         raise ConfigError(
-            f"chat_template_kwargs is {short_repr(given)}, which is not valid JSON: {error}. Give an object such as "
-            '{"enable_thinking": false}'
+            f"chat_template_kwargs is {short_repr(given)}, which is not valid JSON: {error}. {example}"
         ) from None
+    if value is None:
+        raise ConfigError(f"chat_template_kwargs is null. {example}, or leave it out")
+    return value

@@ -39,7 +39,7 @@ def find_openings(run_dir: Path) -> tuple[ReasoningOpening, ...]:
             model_path=model,
             trust_remote_code=False,  # the run may be somebody else's
             arms=arms,
-            questions=sample_questions(questions, len(arms)),
+            questions=sample_questions(questions, arms),
             max_tokens=1,
             max_model_len=2,
         )

@@ -58,3 +58,22 @@ def test_a_plan_tells_what_nobody_meant(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert harvest_here("plan", *options, *questions, "--json") == 0
     assert json.loads(capsys.readouterr().out)["warnings"][0].startswith("arm a: the chat template leaves out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"max_position_embeddings": 32}, "max_model_len is 2048, but the model knows 32 positions"),
+        ({"num_attention_heads": 0}, "config.json has num_attention_heads 0; it must be a whole number"),
+    ],
+)
+def test_a_model_that_no_node_can_run_is_refused(
+    changes: dict[str, int], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = model_with(CHATML, tmp_path / "model") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    assert harvest_here("run", "--model", config.parent, "--questions", "2", "--runs-dir", tmp_path / "runs") == 2
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert (printed.err.count("\n"), printed.out) == (1, "")
+    assert not (tmp_path / "runs").exists()

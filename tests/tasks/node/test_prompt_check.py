@@ -27,6 +27,14 @@ def test_a_run_with_bad_prompts_is_refused_unless_it_has_begun(plan: RunPlan) ->
     check_rendered(plan)
 
 
+def test_a_run_without_a_question_is_refused(tmp_path: Path) -> None:
+    dataset = tmp_path / "empty.jsonl"
+    dataset.write_text('{"question": "", "answer": "1"}\n{"question": " ", "answer": "1"}\n')
+    plan = plan_run(config_from_parameters({"dataset": str(dataset)}), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="every question is empty"):
+        check_rendered(plan)
+
+
 def test_what_was_found_is_kept(plan: RunPlan) -> None:
     open_run(plan)
     found = record_prompts(plan)

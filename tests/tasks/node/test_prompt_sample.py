@@ -20,6 +20,9 @@ BRIEF = Arm(id="brief", system_prompt="Be brief.")
 BARE = Arm(id="bare", system_prompt="")
 SHOTS = Arm(id="shots", system_prompt="", few_shot=(Turn(user="1 plus 1", assistant="2"),))
 PLAIN = Arm(id="plain", system_prompt="", prompt_format="plain", template="{question} is ")
+MANY_SHOTS = Arm(id="many", system_prompt="", few_shot=(Turn(user="1 plus 1", assistant="2"),) * 2000)
+CUT = "^arm bare: the chat template leaves out a part of the question"
+NO_ANSWER = "^arm .*: the chat template does not begin an answer"
 QUESTIONS = ("two plus two", "three plus three plus three")
 
 
@@ -104,6 +107,15 @@ def test_arguments_that_the_template_rejects_are_a_problem(kwargs: dict[str, Any
             BARE,
             "^arm bare: 1 of 2 sampled prompts cannot be made, and such rollouts become error rows: .* no three",
         ),
+        (
+            CHATML.replace("in messages", "in messages[:2]") + "{{ messages[-1].content }}",
+            MANY_SHOTS,
+            "^arm many: the chat template leaves out the user message and the assistant message",
+        ),
+        (CHATML.replace("content", "content[:20]"), BARE, CUT),
+        (CHATML.replace("content", "content[-20:]"), BARE, CUT),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", BARE, NO_ANSWER),
+        (CHATML.removesuffix("<|im_start|>assistant\n"), SHOTS, NO_ANSWER),
         ("{{ strftime_now('%d %B %Y') }}" + CHATML, BARE, "^arm bare: the same prompt is not always rendered alike"),
         ("{{ range(100000) | random }}" + CHATML, BARE, "^arm bare: the same prompt is not always rendered alike"),
     ],
@@ -113,6 +125,23 @@ def test_prompts_that_nobody_meant_are_told(template: str, arm: Arm, told: str, 
     assert found.problems == ()
     (warning,) = found.warnings
     assert_matches(warning, told)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML.replace("<|im_start|>assistant\n", "")
+        + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        THINKS,
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}",
+        "{{ messages[-1].content }}",
+    ],
+    ids=["a switch", "always", "nothing is needed", "text", "the last message"],
+)
+def test_templates_that_need_no_other_beginning_of_an_answer(template: str, tmp_path: Path) -> None:
+    assert examined(template, tmp_path, BARE).warnings == ()
 
 
 def test_a_date_that_is_given_is_no_date_of_today(tmp_path: Path) -> None:
@@ -217,7 +246,7 @@ def test_a_sample_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
             66,
             ["2", "the longest question"],
         ),
-        (["x" * 99_000, "y" * 99_001, *(f"{number}" * 90_000 for number in range(9))], 50, 5, ["y" * 99_001]),
+        (["x" * 99_000, "y" * 99_001, *(f"{number}" * 90_000 for number in range(9))], 5, 5, ["y" * 99_001]),
         (["x" * 200_000, "short"], 1, 1, ["short"]),
         (["x" * 300_000, "y" * 200_000], 1, 1, ["y" * 200_000]),
     ],
@@ -225,8 +254,21 @@ def test_a_sample_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
 def test_a_sample_has_the_longest_and_the_shortest_question(
     questions: list[str], arms: int, size: int, among: list[str]
 ) -> None:
-    sample = sample_questions(questions, arms)
+    sample = sample_questions(questions, [BARE] * arms)
     assert (len(sample), set(among) <= set(sample)) == (size, True)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        Arm(id="words", system_prompt="x" * 1_000_000),
+        Arm(id="turns", system_prompt="", few_shot=(Turn(user="2", assistant="2"),) * 14_000),
+    ],
+)
+def test_a_sample_is_smaller_when_prompts_are_long(arm: Arm) -> None:
+    questions = [f"question {number}" for number in range(100, 199)]
+    assert len(sample_questions(questions, [BARE])) > 60
+    assert len(sample_questions(questions, [arm])) <= 4
 
 
 def assert_matches(text: str, pattern: str) -> None:

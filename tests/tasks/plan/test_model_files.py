@@ -35,6 +35,13 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def grow(path: Path, size: int) -> None:
+    """Give the file a size without using the disk."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        file.truncate(size)
+
+
 def truncate(path: Path, *, drop: int) -> None:
     path.write_bytes(path.read_bytes()[:-drop])
 
@@ -80,6 +87,33 @@ DAMAGES = {
     "index of numbers": (lambda m: (m / INDEX).write_text('{"weight_map": {"a": 1}}'), "no weight_map"),
     "a pipe": (lambda m: os.mkfifo(m / "tokenizer_config.json"), "tokenizer_config.json is no file, but a pipe"),
     "a device": (lambda m: (m / "chat_template.jinja").symlink_to("/dev/zero"), "chat_template.jinja is no file"),
+    "huge template": (
+        lambda m: grow(m / "chat_template.jinja", 50 << 30),
+        "chat_template.jinja has 53,687,.* 4,194,304",
+    ),
+    "huge other template": (
+        lambda m: grow(m / "additional_chat_templates" / "a.jinja", 50 << 30),
+        "a.jinja has .* 4,1",
+    ),
+    "huge tokenizer": (lambda m: grow(m / "tokenizer.json", 50 << 30), "tokenizer.json has .* 536,870,912 at most"),
+    "huge settings": (lambda m: grow(m / "tokenizer_config.json", 50 << 30), "tokenizer_config.json has .* at most"),
+    "huge words": (lambda m: grow(m / "vocab.txt", 50 << 30), "vocab.txt has .* at most"),
+    "huge generation": (
+        lambda m: grow(m / "generation_config.json", 50 << 30),
+        "generation_config.json cannot .* more",
+    ),
+    "nested generation": (
+        lambda m: (m / "generation_config.json").write_text("[" * 100_000),
+        "generation_config.json cannot be read: it is nested",
+    ),
+    "listed generation": (
+        lambda m: (m / "generation_config.json").write_text("[]"),
+        "generation_config.json holds list",
+    ),
+    "torn settings": (
+        lambda m: (m / "tokenizer_config.json").write_text("{"),
+        "tokenizer_config.json cannot be read",
+    ),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "no tokenizer in"),
     "half a tokenizer": (lambda m: (m / "tokenizer.json").rename(m / "vocab.json"), "no tokenizer in"),
     "no weights": (lambda m: [file.unlink() for file in [m / FIRST, m / SECOND, m / INDEX]], "no weights in"),
