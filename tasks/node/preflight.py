@@ -1,6 +1,6 @@
 """Checks the node for a planned run, writes preflight.json, and stops the run when a check fails."""
 
-from tasks.errors import ConfigError, PreflightFailed
+from tasks.errors import ConfigError, DamagedFile, PreflightFailed
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_reading import NvmlReader
 from tasks.node.gpu_selection import gpus_of_run
@@ -52,7 +52,10 @@ def run_preflight(
 
 def check_output_fits(plan: RunPlan) -> None:
     """Raise PreflightFailed when the rollouts that ``plan`` still has to make will not fit the disk. Takes no time."""
-    output = output_size(plan)
+    try:
+        output = output_size(plan)
+    except DamagedFile:
+        return  # the run sets it aside, and preflight checks the disk
     check = check_disk(plan.paths.root.parent, output)
     if output.expected and check.status == "fail":
         raise PreflightFailed(
