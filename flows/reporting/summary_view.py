@@ -79,7 +79,10 @@ def _print_sampling(console: Any, report: RunReport) -> None:
             _number(arm.mean_completion_tokens_terminated, 1),
         )
     console.print(table)
-    console.print("of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have")
+    console.print(
+        "of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have; "
+        "no number when these are fewer than half"
+    )
     console.print("gap: share with the right last number, minus share that the scorer calls right")
     console.print("ended: mean tokens of completions that were not truncated")
 

@@ -50,9 +50,10 @@ class ArmMetrics:
     pass_at_1: float | None
     """Of ``pass_at_k`` the first, and so over the full groups alone; ``mean_reward`` is over all rollouts."""
     pass_at_k: tuple[PassAtK, ...]
-    """By rising k, the first with k = 1."""
+    """By rising k, the first with k = 1. Empty when fewer than half of the groups are full."""
     maj_at_k: float | None
-    """Share of the full groups whose majority answer is correct. k is their size, the last of ``pass_at_k``."""
+    """Share of the full groups whose majority answer is correct. k is their size, the last of ``pass_at_k``. None where
+    no rollout has an extracted answer."""
     zero_variance_share: float | None
     """Share of the groups of two or more rollouts whose rewards are all equal."""
     truncation_rate: float | None

@@ -4,7 +4,8 @@ A group is the rollouts of one (example_id, arm_id), which share a prompt. All f
 has a reward, and a rollout is correct when its reward is above ``CORRECT_ABOVE``.
 
 Error rows make some groups smaller. pass@k and the majority vote are over the full groups: those that have as many
-samples as most groups have, or more. Over other groups for each k, pass@2 could be below pass@1.
+samples as most groups have, or more. Over other groups for each k, pass@2 could be below pass@1. When fewer than half
+of the groups are full, they do not stand for the others, and there is no number.
 """
 
 import math
@@ -30,10 +31,17 @@ class PassAtK:
 
 
 def full_groups(scored: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of the full groups. Of two equally frequent sizes, the larger one counts."""
-    sizes = scored.group_by(GROUP).agg(samples=pl.len())["samples"].value_counts(name="groups")
-    full = sizes.sort("groups", "samples")["samples"].last()
-    return scored.filter(pl.len().over(GROUP) >= full) if sizes.height else scored
+    """Return the rows of the full groups; none when fewer than half of the groups are full.
+
+    Of two equally frequent sizes, the larger one counts.
+    """
+    samples = scored.group_by(GROUP).agg(samples=pl.len())["samples"]
+    if samples.is_empty():
+        return scored
+    full = samples.value_counts(name="groups").sort("groups", "samples")["samples"].last()
+    if 2 * (samples >= full).sum() < len(samples):
+        return scored.clear()
+    return scored.filter(pl.len().over(GROUP) >= full)
 
 
 def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
@@ -61,9 +69,15 @@ def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
 
 
 def maj_at_k(scored: pl.DataFrame) -> float | None:
-    """Return the mean credit of the majority answer over the full groups; k is their size. None without groups."""
-    credit = majority_credit(full_groups(scored), GROUP)["reward"]
-    return float(credit.sum()) / len(credit) if len(credit) else None
+    """Return the mean credit of the majority answer over the full groups; k is their size.
+
+    None without full groups, and where no row has an extracted answer, as with a scorer that gives only rewards.
+    """
+    full = full_groups(scored)
+    if full["extracted_answer"].is_null().all():
+        return None
+    credit = majority_credit(full, GROUP)["reward"]
+    return float(credit.sum()) / len(credit)
 
 
 def majority_credit(scored: pl.DataFrame, group: Sequence[str]) -> pl.DataFrame:

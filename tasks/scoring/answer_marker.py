@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tasks.scoring.answer_text import AnswerText
-from tasks.scoring.answer_value import NUMBER_WORD, MarkerKind, read_value
+from tasks.scoring.answer_value import MarkerKind, read_value
+from tasks.scoring.number_text import NUMBER_WORD
 
 AnswerMethod = Literal["hash", "boxed", "ambiguous", "none", "truncated"]
 
@@ -47,6 +48,7 @@ _EXPRESSION_BEFORE = re.compile(
 _EXPRESSION_AFTER = re.compile(
     r"[.,:]?[0-9]|[\u0300-\u036f]"  # touches the box
     r"| ?(?:\^(?! ?\{? ?(?:\\circ|°))|[×÷·±=<>≤≥≠‰½¼¾⅓⅔]|[-+*/\u2212\u2013] ?[0-9(\\]|/ ?[xyz]\b)"
+    r"| ?(?i:(?:is|was|seems|looks) (?:wrong|incorrect|false|not)\b|(?:isn|wasn)['’]t\b)"
     r"|(?:\\[,;:!]|[ ~])*(?:[0-9]|\\(?:times|cdot|div|pm|[dtc]?frac|sqrt|pi|neq?|leq?|geq?|boxed|fbox)(?![A-Za-z]))"
     r"|(?:\\[,;:!]|[ ~])*(?:\\(?:text[a-z]{0,2}|math[a-z]{2}|mbox) ?\{)? ?(?:[kKMBbTtxXyYzZnie](?![A-Za-z'’-])"
     rf"|(?i:(?:{NUMBER_WORD}|or|and an?|to [0-9]+|plus|minus|times|squared|cubed)\b))"

@@ -59,7 +59,8 @@ _WRAPPINGS = (
     re.compile(r"(.*[^.\s])\s*\.", re.DOTALL),
     re.compile(rf"(?:{_CURRENCY_SIGN.pattern})\s*([^${_CURRENCY}]*)", re.DOTALL),
 )
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z])(?: ?\^ ?(?:\{[23]\}|[23](?![0-9]))|[²³])")
+# "x^2" is no unit
+_UNIT_POWER = re.compile(r"(?:(?<=[A-Za-z][A-Za-z])|(?<=[ /0-9}][ms]))(?: ?\^ ?(?:\{[23]\}|[23](?![0-9]))|[²³])")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 These may surround the one number literal: a label ("Answer:", "the answer is", "x =", "9 * 2 ="), an approximation sign
 or word ("≈", "about"), brackets or quotes around the whole, a percent sign (18% is 18), trailing unit words and
-chatter, and a parenthesis that says the same number again, in digits or in words, or explains it: "24 cookies (2 trays
-of 12)". The value is ambiguous when the rest could change it:
+chatter, and a parenthesis that ``answer_aside`` finds to say the same number again or to explain it. The value is
+ambiguous when the rest could change it:
 
+* an equation that is not solved ("2x = 10") or that states two numbers ("20 = 18");
 * a second number in any script or as a word: ranges, lists, fractions, mixed numbers, clock times, "2 hours 30
   minutes", "18 dollars and fifty cents";
 * a magnitude ("2 million", "5k", "3 dozen", "½"), a variable ("2x"), an operator, an inequality, a factorial mark;
@@ -18,8 +19,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.scoring.answer_aside import without_aside
 from tasks.scoring.answer_markup import plain_value
-from tasks.scoring.number_text import canonical_number, end_of_number_words, match_number
+from tasks.scoring.number_text import NUMBER_WORD, canonical_number, match_number
 
 ReadingKind = Literal["number", "ambiguous", "empty", "prose"]
 MarkerKind = Literal["hash", "boxed"]
@@ -60,23 +62,13 @@ _LIST_IN_EQUATION = re.compile(r"[,;](?![0-9]{3})|\b(?:and|or)\b", re.IGNORECASE
 _BARE_APPROXIMATION = re.compile(r"^([^0-9=≈]{1,40})≈")
 _LATEX_NAME = re.compile(r"\\[A-Za-z]+")
 _TIMES = re.compile(r"(?<=[0-9)]) ?[xX] ?(?=[0-9(.])")
+# "2m" and "r/2" compute with a letter that can be a unit too
+_LETTER_TERM = re.compile(r"[0-9.]+[A-Za-z]|(?:.*[^A-Za-z0-9.\\ ] ?)?[A-Za-z] ?(?:\^|[-+*/] ?[0-9]).*")
+_FUNCTION = re.compile(r"\\(?:sqrt|log|ln|exp|sin|cos|tan|[dtc]?frac)(?![A-Za-z])")
 _UNKNOWN = re.compile(r"(?<![A-Za-z])[abknpqtuvwxyzNPXYZ](?![A-Za-z])")
 _WORD = re.compile(r"[A-Za-z]{2}")
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
-_COUNT_WORD = (
-    "zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
-    "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-)
-_SCALE_WORD = (
-    "hundreds?|thousands?|thou|millions?|billions?|trillions?|quadrillions?|quintillions?|grand|lakhs?|lacs?|crores?"
-    "|mil|mio|mn|bn|tn|tsd"
-)
-NUMBER_WORD = (
-    f"{_COUNT_WORD}|{_SCALE_WORD}|dozens?|doz"
-    "|half|halves|thirds?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?"
-    "|(?:and|less|over) one|and an?"
-)
 _CHANGES_THE_VALUE = re.compile(
     rf"\b(?:{NUMBER_WORD}|or|either|versus|vs|plus|minus|divided|multiplied|squared|cubed|factorial|pi"
     r"|not|never|cannot|wrong|incorrect|false|isn|doesn|wasn)\b"
@@ -105,16 +97,6 @@ _OTHER_VALUE = re.compile(
 )
 _CLOCK = re.compile(r" ?[ap]\.?m\b", re.IGNORECASE)
 _SLASH_UNIT = re.compile(r"/ ?[^\W\d_]")
-_SAID_AGAIN = re.compile(r" ?\(([0-9][0-9,.]*)((?: [^()0-9]*)?)\)[.]?")
-_SPELLED_AGAIN = re.compile(r"([^()]*)\(([^()]*)\)[.]?")
-_PARENTHESIS = re.compile(r"([^()]*)\(([^()]*)\)([^()]*)")
-_OTHER_READING = re.compile(
-    rf"[^\w=]|(?:in|x|times|and|plus|minus|less|fewer|more|to|up|over|under|about|around|between|at (?:least|most))\b"
-    rf"|.*\b(?:or|either|versus|vs|{_SCALE_WORD})\b",
-    re.IGNORECASE,
-)
-_COUNTS = re.compile(rf"[0-9][0-9.,]*|\b(?:{_COUNT_WORD}|one|half|and|an?)\b|-", re.IGNORECASE)
-_DIGITS = re.compile(r"[0-9][0-9.,]*")
 _REST_START = re.compile(r" ?%?(?:$|[ ,;:?()\]\"'”’»°¢/]|\.(?![.\w…])|- ?(?=[^\W\d_])|[^\W\d_]|[^\x00-\x7f])")
 
 
@@ -146,8 +128,8 @@ def read_value(raw: str, marker: MarkerKind) -> Reading:
         rest = ""  # "$5!" is an exclamation; "5!" and "$5!$" are factorials
     if "." in stripped[: number.end] and _CLOCK.match(rest):
         return _AMBIGUOUS
-    rest = _without_parenthesis(rest, number.canonical, plain.has_currency)
-    if _changes_value(rest, plain.has_currency):
+    aside_free = without_aside(rest, number.canonical, has_currency=plain.has_currency)
+    if aside_free is None or _changes_value(aside_free, plain.has_currency):
         return _AMBIGUOUS
     return Reading(kind="number", canonical=number.canonical)
 
@@ -157,35 +139,6 @@ def is_accounting(text: str) -> bool:
     inside = text[1:-1].strip(" %")
     is_parenthesis = text[:1] == "(" and text[-1:] == ")"
     return is_parenthesis and inside[:1] not in ("+", "-") and canonical_number(inside) is not None
-
-
-def _without_parenthesis(rest: str, canonical: str, has_currency: bool) -> str:
-    """``rest`` without a parenthesis that repeats the number ("(18 eggs)", "eggs (eighteen)") or explains it."""
-    again = _SAID_AGAIN.fullmatch(rest)
-    if again and canonical_number(again[1]) == canonical:
-        return again[2]
-    spelled = _SPELLED_AGAIN.fullmatch(rest)
-    end = end_of_number_words(spelled[2], canonical) if spelled else None
-    if spelled is not None and end is not None:
-        return spelled[1] + spelled[2][end:]
-    aside = _PARENTHESIS.fullmatch(rest)
-    if aside and _explains(aside[2].strip(), unit=aside[1].strip(), has_currency=has_currency):
-        return aside[1] + aside[3]
-    return rest
-
-
-def _explains(aside: str, *, unit: str, has_currency: bool) -> bool:
-    """Whether ``aside`` says how the number comes about, and states no other number in its place.
-
-    After a unit, words or two numbers are enough: "24 cookies (2 trays of 12)". Without a unit, "18 (20 eggs)" and
-    "18 (9 * 2)" may be another answer or a factor, so it takes both. An equation is as good as words.
-    """
-    if _OTHER_READING.match(aside):
-        return False
-    words = " ".join(_COUNTS.sub(" ", aside).split()).strip(".,;:")
-    has_words = "=" in aside or (_WORD.search(words) is not None and words.lower() != unit.lower())
-    has_numbers = len(_DIGITS.findall(aside)) > 1
-    return has_words or has_numbers if unit or has_currency else has_words and has_numbers
 
 
 def _without_labels(text: str) -> str | None:
@@ -203,7 +156,8 @@ def _without_labels(text: str) -> str | None:
         left, equals, right = text.rpartition("=")
         is_aside = left.count("(") > left.count(")") and match_number(text) is not None  # "18 boxes (9 * 2 = 18)"
         if equals and not is_aside and not right.startswith(">"):
-            if any(_is_unsolved(side) for side in left.split("=")):
+            sides = left.split("=")
+            if any(is_unsolved(side) for side in sides) or _states_another_number(sides, right):
                 return None
             if left.endswith(("!", "<", ">", "≠")) or _LIST_IN_EQUATION.search(left) or not right:
                 return None if _has_number(text) else ""
@@ -216,8 +170,19 @@ def _without_labels(text: str) -> str | None:
     return text
 
 
-def _is_unsolved(side: str) -> bool:
+def _states_another_number(sides: list[str], right: str) -> bool:
+    """Whether a side of an equation is a number, and not that of the right side: "20 = 18"."""
+    number = match_number(right.strip())
+    stated = {canonical_number(side.strip()) for side in sides} - {None}
+    return number is not None and not stated <= {number.canonical}
+
+
+def is_unsolved(side: str) -> bool:
     """Whether a side of an equation computes with an unknown ("2x", "x + 1"): the other side is not the answer then."""
+    if _FUNCTION.search(side) and _UNKNOWN.search(_LATEX_NAME.sub(" ", side)):
+        return True
+    if _LETTER_TERM.fullmatch(side.strip()):
+        return True
     side = _TIMES.sub("×", _LATEX_NAME.sub(" ", side))
     if _WORD.search(side) or not _UNKNOWN.search(side):
         return False

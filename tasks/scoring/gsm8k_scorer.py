@@ -18,7 +18,7 @@ from tasks.scoring.opening_column import whole_completions
 from tasks.scoring.score import CUT_FINISH_REASONS, Score
 
 GSM8K_NAME = "gsm8k"
-GSM8K_VERSION = "3"
+GSM8K_VERSION = "4"
 """Every change that can change a reward increases it."""
 
 

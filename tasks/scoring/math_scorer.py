@@ -1,8 +1,8 @@
 """The ``math`` scorer: Math-Verify compares the marked answer with the ground truth, for answers that are expressions.
 
 https://github.com/huggingface/Math-Verify. The marked answer is the one that the strict GSM8K scorer reads (last
-``####`` line or ``\\boxed{}``), cleaned as that scorer cleans it. Math-Verify decides what is equal, unless both are
-integers or have the same text; it accepts both 18% and 1800% for 18%.
+``####`` line or ``\\boxed{}``), cleaned as that scorer cleans it. ``plain_answers`` decides numbers,
+words and choices and finds what is ambiguous; Math-Verify decides the rest. It accepts both 18% and 1800% for 18%.
 
 Equal answers to a question have the same ``extracted_answer``, so that votes count them together: a right answer has
 the text of the ground truth, a wrong one the text of ``shared_text``.
@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import polars as pl
 
@@ -26,14 +27,20 @@ from tasks.scoring.math_equality import Outcome
 from tasks.scoring.math_workers import LIMIT_S, AnswerPair, verify_all
 from tasks.scoring.number_text import last_number
 from tasks.scoring.opening_column import whole_completions
+from tasks.scoring.plain_answers import decided, plain_gold, plain_number
 from tasks.scoring.score import CUT_FINISH_REASONS, Score, scorer_output
 
 _EXPRESSION = re.compile(r"[\\^=+*/(]")
 
 
+class _Marked(NamedTuple):
+    raw: str
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
-class _MarkedAnswer:
-    candidate: str | None
+class _Answer:
+    marked: _Marked | None = None
     method: str
     last_number: str | None
 
@@ -56,7 +63,7 @@ class MathScorer:
     def version(self) -> str:
         """The version of this scorer and that of Math-Verify, joined by a hyphen."""
         try:
-            return f"3-{importlib.metadata.version('math-verify')}"
+            return f"4-{importlib.metadata.version('math-verify')}"
         except importlib.metadata.PackageNotFoundError:
             raise ConfigError(
                 "scorer 'math' needs the package math-verify, which is not installed. Install the extra: "
@@ -71,8 +78,15 @@ class MathScorer:
         truths = rows["ground_truth"]
         known = {truth: math_gold(truth) for truth in truths.unique()}
         golds = [known[truth] for truth in truths]
-        pairs = [(answer.candidate, gold) for answer, gold in zip(answers, golds, strict=True)]
-        unsettled = [*dict.fromkeys((text, gold) for text, gold in pairs if text and gold and not _settled(text, gold))]
+        decisions = [
+            None if answer.marked is None or gold is None else decided(*answer.marked, plain_gold(truth, gold))
+            for answer, gold, truth in zip(answers, golds, truths, strict=True)
+        ]
+        unsettled = dict.fromkeys(
+            (answer.marked.text, gold)
+            for answer, gold, decision in zip(answers, golds, decisions, strict=True)
+            if answer.marked is not None and gold is not None and decision is None
+        )
         verified = verify_all(
             [AnswerPair(candidate=text, gold=gold) for text, gold in unsettled],
             workers=self._workers,
@@ -80,23 +94,17 @@ class MathScorer:
         )
         outcomes = dict(zip(unsettled, verified.outcomes, strict=True))
         scores = []
-        for answer, (text, gold) in zip(answers, pairs, strict=True):
+        for answer, gold, decision in zip(answers, golds, decisions, strict=True):
             outcome: Outcome | None = "bad_gold"
-            if gold is not None:
-                outcome = None if text is None else _settled(text, gold) or outcomes[text, gold]
+            if decision == "ambiguous":
+                answer, outcome = _Answer(method="ambiguous", last_number=answer.last_number), None
+            elif gold is not None:
+                outcome = decision or (None if answer.marked is None else outcomes[answer.marked.text, gold])
             scores.append(_score(answer, gold, outcome, verified.texts))
         return scorer_output(scores)
 
 
-def _settled(candidate: str, gold: str) -> Outcome | None:
-    """The outcome where it takes no Math-Verify: equal texts, and integers."""
-    if candidate == gold:
-        return "right"
-    are_integers = all(text.removeprefix("-").isdecimal() and text.isascii() for text in (candidate, gold))
-    return "wrong" if are_integers else None
-
-
-def _marked_answer(completion: str, finish_reason: str | None) -> _MarkedAnswer:
+def _marked_answer(completion: str, finish_reason: str | None) -> _Answer:
     cleaned = answer_text(completion)
     is_cut = finish_reason in CUT_FINISH_REASONS and not cleaned.is_ended
     number = last_number(cleaned.text)
@@ -104,10 +112,10 @@ def _marked_answer(completion: str, finish_reason: str | None) -> _MarkedAnswer:
     # words can be the answer here, so a heading is skipped only when another marker stands before it
     marked = next((marked for marked in filled if not _is_heading(marked)), filled[0] if filled else None)
     if marked is None or (is_cut and marked.is_open):
-        return _MarkedAnswer(candidate=None, method="truncated" if is_cut else "none", last_number=number)
+        return _Answer(method="truncated" if is_cut else "none", last_number=number)
     if marked.is_unclosed_box or marked.is_partial or not is_comparable(marked.raw):
-        return _MarkedAnswer(candidate=None, method="ambiguous", last_number=number)
-    return _MarkedAnswer(candidate=math_answer(marked.raw), method="math", last_number=number)
+        return _Answer(method="ambiguous", last_number=number)
+    return _Answer(marked=_Marked(marked.raw, math_answer(marked.raw)), method="math", last_number=number)
 
 
 def _is_heading(marked: MarkedValue) -> bool:
@@ -117,13 +125,14 @@ def _is_heading(marked: MarkedValue) -> bool:
     return marked.kind == "hash" and is_words and read_value(marked.raw, "hash").kind == "prose"
 
 
-def _score(answer: _MarkedAnswer, gold: str | None, outcome: Outcome | None, texts: Mapping[str, str]) -> Score:
+def _score(answer: _Answer, gold: str | None, outcome: Outcome | None, texts: Mapping[str, str]) -> Score:
     methods = {"timeout": "timeout", "bad_gold": "gold_unparseable"}
-    text = answer.candidate
+    text = answer.marked and answer.marked.text
     if outcome == "right":
         text = gold
-    elif outcome == "wrong" and text is not None and texts.get(text) != gold:
-        text = texts.get(text, text)
+    elif outcome == "wrong" and answer.marked is not None:
+        shared = texts.get(answer.marked.text) or plain_number(answer.marked.raw) or text
+        text = text if shared == gold else shared
     return Score(
         reward=float("nan") if outcome == "bad_gold" else float(outcome == "right"),
         extracted_answer=text,

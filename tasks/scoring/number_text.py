@@ -34,6 +34,18 @@ _WORD_SEPARATOR = re.compile("(?:,? |-)(?:and )?")
 _WORDS_END = re.compile("(?= |$)(?! one(?: |$))")
 _DIGIT_CHARS = "0123456789"
 
+COUNT_WORD = "|".join((*_BELOW_TWENTY[:1], *_BELOW_TWENTY[2:], *_TENS[2:]))
+SCALE_WORD = (
+    "hundreds?|thousands?|thou|millions?|billions?|trillions?|quadrillions?|quintillions?|grand|lakhs?|lacs?|crores?"
+    "|mil|mio|mn|bn|tn|tsd"
+)
+NUMBER_WORD = (
+    f"{COUNT_WORD}|{SCALE_WORD}|dozens?|doz"
+    "|half|halves|thirds?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?"
+    "|(?:and|less|over) one|and an?"
+)
+"""A pattern of words that state a number. "One" alone is more often a pronoun."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumberMatch:
@@ -85,6 +97,11 @@ def end_of_number_words(text: str, canonical: str) -> int | None:
     return end if _WORDS_END.match(text, end) else None
 
 
+def with_digits(text: str) -> str:
+    """``text`` with digits in place of the English words from "zero" to "ninety-nine"."""
+    return _BELOW_HUNDRED.sub(lambda match: str(_SPELLED[match[0].lower().replace("-", " ")]), text)
+
+
 def last_number(text: str) -> str | None:
     """Canonical text of the last number in ``text``, whatever surrounds it; None when there is none.
 
@@ -129,3 +146,10 @@ def _words(number: int) -> list[str]:
         return [_BELOW_TWENTY[number]]
     ones = number % 10
     return [_TENS[number // 10], *([_BELOW_TWENTY[ones]] if ones else [])]
+
+
+_SPELLED = {" ".join(_words(number)): number for number in range(100)}
+_BELOW_HUNDRED = re.compile(
+    r"\b(?:" + "|".join(words.replace(" ", "[ -]") for words in sorted(_SPELLED, key=len, reverse=True)) + r")\b",
+    re.IGNORECASE,
+)

@@ -31,6 +31,8 @@ def test_groups_with_too_few_samples_sit_out_for_every_k() -> None:
         ([8] * 99 + [7], [1, 2, 4, 8], 99),
         ([8, 8, 7, 7, 7, 3], [1, 2, 4, 7], 5),
         ([1, 1, 4], [1], 3),
+        ([4, 2, 1], [], 0),
+        ([4, 4, 2, 1, 3], [], 0),
         ([], [], 0),
     ],
 )
@@ -58,11 +60,17 @@ def test_the_majority_is_of_the_same_groups_as_pass_at_k() -> None:
         ([(1.0, "18"), (0.0, "5"), (0.0, "5")], 0.0),
         ([(1.0, "18"), (0.0, "5")], 0.5),
         ([(1.0, "18"), (0.0, None), (0.0, None)], 1.0),
-        ([(0.0, None), (0.0, None)], 0.0),
+        ([(0.0, None), (0.0, None)], None),
+        ([(1.0, None), (1.0, None)], None),
     ],
 )
-def test_the_majority_decides(samples: list[tuple[float, str | None]], value: float) -> None:
+def test_the_majority_decides(samples: list[tuple[float, str | None]], value: float | None) -> None:
     assert maj_at_k(frame([samples])) == value
+
+
+def test_few_full_groups_stand_for_no_others() -> None:
+    rows = frame([[(1.0, "x")] * 4, [(0.0, "x")] * 2, [(0.0, "x")]])
+    assert (pass_at_k(rows), maj_at_k(rows)) == ((), None)
 
 
 def test_a_group_without_votes_is_lost() -> None:

@@ -123,7 +123,7 @@ def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None
 
 def test_no_pairs_start_no_worker() -> None:
     assert verify_all([]) == ([], {})
-    assert MathScorer().version.startswith("3-")
+    assert MathScorer().version.startswith("4-")
 
 
 def killed_from_outside() -> None:

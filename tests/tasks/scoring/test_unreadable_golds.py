@@ -7,7 +7,7 @@ from tasks.scoring.score_shard import score_frame
 from tasks.scoring.scorers import load_scorer
 from tasks.scoring.unreadable_golds import UnreadableGold, unreadable_golds
 
-READABLE = {
+READABLE: dict[str, set[str]] = {
     "18": {"gsm8k", "math"},
     "1,000": {"gsm8k", "math"},
     "$18": {"gsm8k", "math"},
@@ -25,8 +25,11 @@ READABLE = {
     "twenty-one": set(),
     "": set(),
     " ": set(),
-    "nan": set(),
-    "None": set(),
+    **{gold: set[str]() for gold in ("nan", "NaN", "null", "None", "Infinity", "-inf", "inf", "true", "False", "\u200b")},
+    "1 1/2": set(),
+    "18 [1]": set(),
+    "1000000!": set(),
+    "\\infty": {"math"},
     "\\frac{1}{2": set(),
     "(10)": set(),
 }

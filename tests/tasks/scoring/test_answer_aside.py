@@ -1,0 +1,91 @@
+"""A parenthesis explains the number before it, or makes it ambiguous, for both scorers."""
+
+import polars as pl
+import pytest
+
+from tasks.scoring.gsm8k_scorer import score_gsm8k
+from tasks.scoring.scorers import load_scorer
+
+EXPLAINED = {
+    "24 cookies (2 trays of 12)": "24",
+    "24 cookies (two trays of twelve)": "24",
+    "24 cookies (2 trays of 12 each) in total.": "24",
+    "42 eggs (twenty-one twice = forty-two)": None,
+    "42 eggs (2 boxes of twenty-one)": "42",
+    "18 boxes (9 * 2 = 18)": "18",
+    "18 (3 * 4 + 6 = 18)": "18",
+    "18 eggs (9 + 9)": "18",
+    "18 eggs (20 minus 2)": "18",
+    "18 eggs (20% of 90)": "18",
+    "18 eggs (36 / 2)": "18",
+    "18 eggs (36 / 0)": None,
+    "$18 (9 x $2)": "18",
+    "18 eggs (total = 18)": "18",
+    "18 (eighteen)": "18",
+    "18 eggs (no numbers here, just words)": "18",
+    "60 minutes (1 hour)": "60",
+    "36 inches (3 feet)": "36",
+    "24 months (2 years)": "24",
+    "-18 dollars (a loss)": "-18",
+}
+AMBIGUOUS = [
+    "5 feet (8 inches)",
+    "5 feet (one inch)",
+    "3 years (6 months)",
+    "18 hours (30 minutes more)",
+    "18 cookies (total is 20 cookies)",
+    "18 eggs (correction: 20)",
+    "$18 (correct answer: 20 dollars)",
+    "18 apples (final answer 20)",
+    "18 apples (Answer: 20 apples)",
+    "$18 (total: $20)",
+    "18 eggs (2 broken, leaving 16)",
+    "18 eggs (2 broken and 16 left)",
+    "18 eggs (18 more)",
+    "18 (5 boxes of 4)",
+    "18 (9 * 2)",
+    "18 cookies (2 trays of 12)",
+    "24 cookies (3 trays of 12 = 36)",
+    "18 (9 + 11 = 20 eggs)",
+    "18 eggs (9 * 2 = 20)",
+    "18 eggs (9 * 2 = 18 = 20)",
+    "18 eggs (= 20)",
+    "18 dollars (18 * 2 = 36)",
+    "18 eggs (should be 20)",
+    "18 eggs (should be twenty)",
+    "18 apples (it equals 20)",
+    "18 apples (if 2 are eaten then 16)",
+    "18 eggs (Sorry, I meant 20)",
+    "18 eggs (let me recheck: 20)",
+    "20 = 18",
+]
+READINGS = EXPLAINED | dict.fromkeys(AMBIGUOUS)
+
+
+@pytest.mark.parametrize("text", READINGS)
+def test_gsm8k_reads(text: str) -> None:
+    assert score_gsm8k(f"#### {text}", "18").extracted_answer == READINGS[text]
+
+
+@pytest.mark.slow
+def test_math_rewards_what_gsm8k_reads_and_no_other_number_of_the_text() -> None:
+    # of an ambiguous text, neither the first nor the other number is right
+    cases = [(text, gold) for text in READINGS for gold in ("18", "5", "3", "24", "20", "16", "36", READINGS[text])]
+    rows = pl.DataFrame(
+        [(f"#### {text}", gold) for text, gold in cases if gold],
+        schema=["completion", "ground_truth"],
+        orient="row",
+    ).with_columns(finish_reason=pl.lit("stop"))
+    rewards = load_scorer("math").score_columns(rows)["reward"]
+    right = {
+        (text.removeprefix("#### "), gold)
+        for (text, gold, _), reward in zip(rows.rows(), rewards, strict=True)
+        if reward
+    }
+    assert right == {(text, gold) for text, gold in EXPLAINED.items() if gold is not None}
+
+
+@pytest.mark.parametrize("repeated", ["a ", "1 ", "1 a ", "one ", "=", "1=", "1 x ", "'", "1+", "(", ")"])
+def test_a_megabyte_in_a_parenthesis_takes_bounded_time(repeated: str) -> None:
+    for size in (190, 1_000_000):
+        assert score_gsm8k(f"#### 18 eggs ({repeated * (size // len(repeated))})", "19").reward == 0
