@@ -93,7 +93,7 @@ _CALENDAR = (
 )
 # directly after the number: a date, 1,000 x 1,000 or 144, an unknown, a mark that repeats the digit below it
 _OTHER_VALUE = re.compile(
-    rf"{_CALENDAR}| ?(?:MM|gross)\b| ?/ ?[xyz]\b| ?[xyz]{{2,3}}(?![A-Za-z])|[\u0300-\u036f\u20d0-\u20ff]"
+    rf"{_CALENDAR}| ?\([a-z]\)| ?(?:MM|gross)\b| ?/ ?[xyz]\b| ?[xyz]{{2,3}}(?![A-Za-z])|[\u0300-\u036f\u20d0-\u20ff]"
 )
 _CLOCK = re.compile(r" ?[ap]\.?m\b", re.IGNORECASE)
 _SLASH_UNIT = re.compile(r"/ ?[^\W\d_]")

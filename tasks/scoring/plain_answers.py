@@ -11,7 +11,7 @@ from typing import Literal
 
 from tasks.scoring.answer_markup import plain_value, unwrapped
 from tasks.scoring.answer_value import is_unsolved, read_value
-from tasks.scoring.number_text import canonical_number
+from tasks.scoring.number_text import NUMBER_WORD, canonical_number
 from tasks.scoring.units import Unit, unit_named
 
 Decision = Literal["right", "wrong", "ambiguous"]
@@ -29,6 +29,7 @@ _ALGEBRA = re.compile(
     r"|[\u0370-\u03ff\\]"
 )
 _LABEL = re.compile(r"^[^0-9:]{0,80}:")
+_ASIDE = re.compile(r"(?<=[\w %])\((?!\w\))[^()]*\)")
 _TEXT_COMMAND = re.compile(r"\\(?:text[a-z]{0,2}|math(?:rm|bf|it|sf|tt)|mbox) ?\{([^{}]*)\}|\\[ ,;:!]|~")
 _LETTERS = re.compile(r"[^\W\d_](?:[^\W\d_]|[ '’.-])*")
 _CHOICE = re.compile(
@@ -50,7 +51,7 @@ _SEVERAL_NUMBERS = re.compile(
     r"|[0-9][A-Za-z ]*(?:[-=]>|[→⇒⟹⟶]|\\(?:to|rightarrow|Rightarrow|implies)(?![A-Za-z]))[^0-9]*[0-9]"
     rf"|[0-9]{_APART}(?=[A-Za-z ,;:.!?]*(?:[A-Za-z]{{3}}|\b(?:h|m|hr|ft|lb|kg)\b))(?:[A-Za-z]+{_APART})+[0-9]"
 )
-_NEGATION = re.compile(r"\b(?:not|never|wrong|incorrect|isn|doesn|wasn)\b|n['’]t\b", re.IGNORECASE)
+_OTHER_WORD = re.compile(rf"\b(?:not|never|wrong|incorrect|isn|doesn|wasn|one|{NUMBER_WORD})\b|n['’]t\b", re.IGNORECASE)
 _UNIT_AFTER = re.compile(r"[0-9][0-9.,]* ?([A-Za-z]+|¢)")
 
 
@@ -102,9 +103,7 @@ def plain_number(raw: str) -> str | None:
     number = read_value(raw, "boxed").canonical
     if number is None:
         return None
-    text = plain_value(raw).text
-    if "(" not in text:
-        text = text.rpartition("=")[2]
+    text = _ASIDE.sub("", plain_value(raw).text).rpartition("=")[2]  # the number's reader has read the aside
     return None if _ALGEBRA.search(_LABEL.sub("", text)) else number
 
 
@@ -113,7 +112,7 @@ def states_one_thing(text: str) -> bool:
     spaced = " ".join(_TEXT_COMMAND.sub(r" \1 ", text).split())
     has_digit = any(character.isdecimal() for character in text)
     return not (
-        has_digit and (_SEVERAL_NUMBERS.search(spaced) or _NEGATION.search(spaced) or _HUGE_FACTORIAL.search(spaced))
+        has_digit and (_SEVERAL_NUMBERS.search(spaced) or _OTHER_WORD.search(spaced) or _HUGE_FACTORIAL.search(spaced))
     )
 
 

@@ -20,6 +20,8 @@ EXPLAINED = {
     "18 eggs (36 / 2)": "18",
     "18 eggs (36 / 0)": None,
     "$18 (9 x $2)": "18",
+    "18(y)": None,
+    "18 (n)": None,
     "18 eggs (total = 18)": "18",
     "18 (eighteen)": "18",
     "18 eggs (no numbers here, just words)": "18",

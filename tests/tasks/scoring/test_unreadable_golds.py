@@ -25,7 +25,10 @@ READABLE: dict[str, set[str]] = {
     "twenty-one": set(),
     "": set(),
     " ": set(),
-    **{gold: set[str]() for gold in ("nan", "NaN", "null", "None", "Infinity", "-inf", "inf", "true", "False", "\u200b")},
+    **{
+        gold: set[str]()
+        for gold in ("nan", "NaN", "null", "None", "Infinity", "-inf", "inf", "true", "False", "\u200b")
+    },
     "1 1/2": set(),
     "18 [1]": set(),
     "1000000!": set(),
