@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from profiles.arm_schema import ArmSet
 from profiles.regular_files import read_regular_text
-from profiles.schema import RETIRED_ENGINE_KEYS, ArmSet, Profile, Settings
+from profiles.schema import RETIRED_ENGINE_KEYS, Profile, Settings
 
 PROFILES_DIR = Path(__file__).parent
 DEMO_MODEL = PROFILES_DIR / "demo" / "model"

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from profiles.arm_schema import Arm
 from profiles.demo.questions import DemoQuestion, generate_questions
 from profiles.load import DEMO_MODEL, load_arms
-from profiles.schema import Arm
 
 MAX_TOKENS = 256
 

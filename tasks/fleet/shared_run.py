@@ -16,7 +16,8 @@ from typing import Any
 
 import polars as pl
 
-from profiles.schema import ArmSet, Profile
+from profiles.arm_schema import ArmSet
+from profiles.schema import Profile
 from tasks.comparison.baseline import AUTO
 from tasks.errors import ConfigError
 from tasks.files import atomic_path, publish_parquet

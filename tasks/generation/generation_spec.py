@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.generation.oom_ladder import Rung
 from tasks.plan.run_config import Sampling
 from tasks.plan.run_plan import RunPlan

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.generation.admission import Admission, Load, capacity_of
 from tasks.generation.engine import Engine, EngineOutput, EngineRequest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import StorageError
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import QUARANTINE, JournalState, JournalWriter, read_journal

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.files import publish_json
 from tasks.node.check_result import CheckResult

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import ConfigError
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
 from tasks.node.template_check import TemplateHabits, find_habits

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import ConfigError
 from tasks.plan.prompts import TEXT, ChatTokenizer, Message, build_messages
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from profiles.schema import AUTO, ArmSet, Profile
+from profiles.arm_schema import ArmSet
+from profiles.schema import AUTO, Profile
 from tasks.plan.model_source import ModelSource
 from tasks.plan.run_config import RunConfig
 

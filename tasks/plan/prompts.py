@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import TemplateError
 from pydantic import ValidationError
 
+from profiles.arm_schema import PLAIN_TEMPLATE, Arm, ArmSet
 from profiles.load import explain
-from profiles.schema import PLAIN_TEMPLATE, Arm, ArmSet
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.plain_text import one_line
 from tasks.plan.model_config import read_model_json

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
+from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import MOST_TOKENS, Identifier, PromptFormat, QuestionBatch, Settings
+from profiles.schema import MOST_TOKENS, Identifier, QuestionBatch, Settings
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
 from tasks.plan.output_lengths import OutputLengths, parse_lengths

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import polars as pl
 
+from profiles.arm_schema import ArmSet
 from profiles.load import SettingsError, load_arms, load_profile, parse_settings
-from profiles.schema import AUTO, ArmSet, Profile
+from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.gold_check import check_golds
@@ -114,8 +115,8 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size, per_question)
     if (shards := -(-questions.height // shard_size)) > MOST_SHARDS:
         raise ConfigError(
-            f"{questions.height:,} questions at a shard_size of {shard_size:,} make {shards:,} shards, and Prefect "
-            f"keeps up with {MOST_SHARDS:,} at most. Raise shard_size, or leave it out"
+            f"{questions.height:,} questions at a shard_size of {shard_size:,} make {shards:,} shards; at most "
+            f"{MOST_SHARDS:,} are allowed, as each has up to three task runs. Raise shard_size, or leave it out"
         )
     comparable = comparable_settings(config, arms, model, questions)
     tested = tested_settings(profile, shard_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from profiles.schema import ArmSet
+from profiles.arm_schema import ArmSet
 from tasks.errors import ConfigError
 from tasks.node.prompt_check import sample_prompts, sample_questions
 from tasks.node.prompt_sample import PromptOrder

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from profiles.schema import Arm, EngineSettings
+from profiles.arm_schema import Arm
+from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.plan.prompts import Message

@@ -18,7 +18,8 @@ from flows.collect import collect_rollouts
 from flows.commands.cli import build_parser
 from flows.commands.run import check_input
 from flows.parameters import PARAMETERS, given_parameters
-from profiles.schema import Arm, EngineSettings, ExpectedNode, Profile, TelemetryTargets, Turn
+from profiles.arm_schema import Arm, Turn
+from profiles.schema import EngineSettings, ExpectedNode, Profile, TelemetryTargets
 from tasks.errors import HarvestError
 from tasks.plan.placeholders import fill_placeholders
 

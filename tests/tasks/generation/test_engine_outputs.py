@@ -25,7 +25,7 @@ settings = EngineSettings(
 )
 os.environ |= engine_environment(settings, os.environ)
 from tasks.plan.prompts import ChatTokenizer, build_messages
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 model = Path(sys.argv[1])
 ids = ChatTokenizer(model).encode(build_messages(Arm(id="a", system_prompt="Add."), "2 plus 2?"))
 ways = [

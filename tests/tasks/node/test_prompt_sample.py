@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from profiles.schema import Arm, Turn
+from profiles.arm_schema import Arm, Turn
 from tasks.errors import ConfigError
 from tasks.node.prompt_check import sample_prompts, sample_questions
 from tasks.node.prompt_sample import PromptOrder, PromptSample, examine_prompts, render_prompts

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from profiles.arm_schema import RESERVED_TEMPLATE_KWARGS, Arm, ArmSet, Turn
 from profiles.load import DEMO_MODEL, SettingsError, load_arms, parse_settings
-from profiles.schema import RESERVED_TEMPLATE_KWARGS, Arm, ArmSet, Turn
 from tasks.errors import ConfigError
 from tasks.plan.prompts import (
     ChatTokenizer,

@@ -4,7 +4,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from profiles.schema import Arm
+from profiles.arm_schema import Arm
 from tasks.errors import ConfigError
 from tasks.node.prompt_check import record_prompts
 from tasks.plan.prompts import ChatTokenizer, encode_question
