@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from tests.conftest import WORKER_MODULES
 from tests.support.harvest_command import ROOT, environment
+from tests.support.left_behind import PROCESS_VARIABLE
 from tests.support.patience import read_to_end
 
 CONFTEST = "from tests.conftest import *  # noqa: F403\n"
@@ -59,6 +62,21 @@ def test_each_test_that_leaves_something_behind_fails_and_no_other(tmp_path: Pat
     for name, (_, left) in LEFT.items():
         assert "this test left behind" in reports[name]
         assert left in reports[name]
+
+
+def test_a_process_of_the_same_test_in_another_session_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    code = f"""
+def test_clean():
+    elsewhere = {{**os.environ, {PROCESS_VARIABLE!r}: "1"}}
+    shell = '"$@" > /dev/null 2>&1 & echo $! > {started}'
+    subprocess.run(["sh", "-c", shell, "sh", *{SLEEPER}], env=elsewhere)
+"""
+    told = run_pytest(tmp_path / "rules", code, HARVEST_TESTS_SLOWNESS="0.05")
+    other = psutil.Process(int(started.read_text()))
+    other.kill()
+    assert "1 passed" in told
+    assert "error" not in told
 
 
 def test_a_failed_test_shows_the_tails_of_its_logs_and_an_early_end_is_told_at_once(tmp_path: Path) -> None:

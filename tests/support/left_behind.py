@@ -3,8 +3,9 @@
 Environment variables are put back, and no test fails for them: libraries set some when they are imported, as trl does
 to make vLLM silent.
 
-Processes are this process's descendants, and those that inherited the variable which pytest sets for each test: so one
-whose parent has ended is found too. What a session's fixtures start is announced with ``outlives_the_test``.
+Processes are this process's descendants, and those that inherited the variables which tell of this process and of its
+test: so one whose parent has ended is found too. Another session on the machine may run the same test at the same time.
+What a session's fixtures start is announced with ``outlives_the_test``.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ from tests.support.patience import GRACE_SECONDS, SLOWNESS_VARIABLE, scaled, unt
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python starts once and keeps until its own end."""
 
+PROCESS_VARIABLE = "HARVEST_TESTS_PID"
+"""Environment variable: the process id of the pytest that runs a test."""
 _OF_THE_SESSION = ("PYTEST_CURRENT_TEST", SLOWNESS_VARIABLE)
 """Environment variables that pytest and ``tests.support.patience`` change for all tests."""
 KERNEL_THREADS = 2
@@ -74,6 +77,7 @@ class Belongings:
 def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the test when it leaves something behind that does not end by itself soon."""
     test, folder = request.node.nodeid, tmp_path_factory.getbasetemp()
+    os.environ[PROCESS_VARIABLE] = str(os.getpid())
     before = Belongings.now(test, folder)
     with _environment_kept():
         yield
@@ -105,11 +109,11 @@ def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
 
 
 def _look_at_all(test: str) -> tuple[dict[int, list[int]], set[int]]:
-    """The children of each process, and the processes with this test's variable.
+    """The children of each process, and the processes with the variables of this process and its test.
 
     Every test looks twice, so this is one pass over the files of ``/proc``.
     """
-    wanted = f"PYTEST_CURRENT_TEST={test} (".encode()
+    wanted = (f"PYTEST_CURRENT_TEST={test} (".encode(), f"{PROCESS_VARIABLE}={os.getpid()}\0".encode())
     children: dict[int, list[int]] = {}
     heirs: set[int] = set()
     for pid in psutil.pids():
@@ -119,7 +123,8 @@ def _look_at_all(test: str) -> tuple[dict[int, list[int]], set[int]]:
             parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
             if parent != KERNEL_THREADS:
                 children.setdefault(parent, []).append(pid)
-                if wanted in (process / "environ").read_bytes():
+                environment = (process / "environ").read_bytes()
+                if all(text in environment for text in wanted):
                     heirs.add(pid)
     return children, heirs
 
