@@ -115,17 +115,20 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return Workplace(folder=folder, run_id=run_id, first=paste(block, folder, run_id))
 
 
-def paste(block: Block, folder: Path, run_id: str) -> "subprocess.CompletedProcess[str]":
+def paste(block: Block, folder: Path, run_id: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     text = block.text.replace("RUN_ID", run_id)
     command = ["bash", "-euc", text] if block.language == "sh" else [sys.executable, "-c", text]
     own = {name: value for name, value in environment().items() if not name.startswith(("PREFECT_", "HARVEST_"))}
+    own |= variables
     return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", PASTED, ids=str)
-def test_what_a_reader_pastes_runs(block: Block, workplace: Workplace) -> None:
-    done = workplace.first if FIRST in block.text else paste(block, workplace.folder, workplace.run_id)
+def test_what_a_reader_pastes_runs(block: Block, workplace: Workplace, prefect_api: str) -> None:
+    """The first run has a server of its own, as a reader's has; another one in each block would show no more."""
+    shared = {"PREFECT_API_URL": prefect_api}
+    done = workplace.first if FIRST in block.text else paste(block, workplace.folder, workplace.run_id, **shared)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -31,10 +31,10 @@ from tests.support.random_damage import damage_one
 
 pytestmark = pytest.mark.slow
 
-GROUPS = 30
 CASES = 8
 RESUMES = 2
 """A group of cases has a seed of its own, and so many cases of each kind."""
+GROUPS = [*range(12), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(12, 60))]
 
 COMMANDS: dict[str, Callable[[str, str, Path], list[str]]] = {
     "show": lambda run, other, out: ["show", run, "--limit", "0"],
@@ -87,7 +87,7 @@ def finish(plan: RunPlan) -> None:
     write_manifest(paths.root)
 
 
-@pytest.mark.parametrize("seed", range(GROUPS))
+@pytest.mark.parametrize("seed", GROUPS)
 def test_a_command_notices_random_damage(
     seed: int,
     runs: Runs,
@@ -169,7 +169,7 @@ def normal(out: str) -> str:
     return re.sub(r'"(updated|bytes|bytes_sent|etag|sha256|manifest_sha256)": [^,\n}]+', "", out)
 
 
-@pytest.mark.parametrize("seed", range(GROUPS))
+@pytest.mark.parametrize("seed", GROUPS)
 def test_the_run_makes_again_what_is_damaged(seed: int, runs: Runs, tmp_path: Path) -> None:
     draw = random.Random(1000 + seed)
     rows = read_rows(runs.plan.paths.root)

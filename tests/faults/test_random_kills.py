@@ -49,7 +49,7 @@ WHILE_GENERATING: dict[str, Find] = {
 AFTERWARDS: dict[str, Find] = {"validation": with_words("validation of "), "summary": with_words("summary of ")}
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_run_whose_processes_are_killed_is_completed(
     kills: int, tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
