@@ -24,6 +24,7 @@ from tasks.errors import ConfigError, PromptTooLong
 from tasks.files import publish_json
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.generation.engine import EngineRequest, EngineSpec
+from tasks.generation.engine_watch import exit_now, exit_with_engine
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key
@@ -80,12 +81,9 @@ def main() -> None:
     except SystemExit as error:
         # code 0 would look like the end of the work
         raise RuntimeError(f"the engine called sys.exit({error.code})") from error
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # no engine shutdown, as in a replica: it can wait for ever, and the exit frees the memory. An engine core in its
-    # own process must be killed, so that its memory is free before another engine starts
+    # an engine core in its own process must be killed, so that its memory is free before another engine starts
     kill_all(descendants(os.getpid()))
-    os._exit(0)
+    exit_now(0)
 
 
 def run_loop(job: ReferenceJob) -> None:
@@ -98,6 +96,7 @@ def run_loop(job: ReferenceJob) -> None:
         engine = build_engine(job.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
+    exit_with_engine(engine)
     feeds = [ShardFeed(work, spec) for work in job.shards]
     calls = list(_calls(job, feeds, tokenizer))
     # scripts let vLLM decode the text; the limit asks for as little as the generation loop does

@@ -8,14 +8,14 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Literal
 
 from tasks.errors import ConfigError, StorageError
-from tasks.generation.engine import Engine, load_engine_class
+from tasks.generation.engine import load_engine_class
+from tasks.generation.engine_watch import exit_now, exit_with_engine, tell_ended_process
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.recorder import Recorder
@@ -43,8 +43,6 @@ LOW_WORK_HEARTBEAT_SECONDS = 0.05
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter lock while others wait. Within Python's default of 5 ms a small model runs
 hundreds of operations; after each one the engine's thread wakes the waiting threads, mostly in vain."""
-ENGINE_REPORT_SECONDS = 1.0
-"""How long the engine has to raise its own exception in a step, after one of its processes has ended."""
 MAX_TRACEBACK_CHARS = 100_000
 """Length of a traceback that is sent to the parent; its end is kept."""
 
@@ -70,8 +68,8 @@ def main() -> None:
             sys.stderr.write(failed.text)
         with contextlib.suppress(OSError):
             connection.send(failed)
-        _exit(1)
-    _exit(0)
+        exit_now(1)
+    exit_now(0)
 
 
 def _failed(error: BaseException, *, starting: bool) -> Failed:
@@ -105,12 +103,16 @@ class Replica:
         self._loop = GenerationLoop(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
         connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
-        threading.Thread(target=_exit_with_engine, args=(self._engine,), daemon=True).start()
+        exit_with_engine(self._engine)
 
     def run(self) -> None:
         """Generate shards until the parent says stop."""
         try:
             self._serve()
+        except BaseException:
+            # vLLM says only that its engine core is dead
+            tell_ended_process(self._engine)
+            raise
         finally:
             # finished rollouts stay in the journal when the engine fails
             self._loop.drain()
@@ -147,24 +149,6 @@ class Replica:
             )
         for shard in published:
             self._connection.send(ShardGenerated(index=shard.work.index, num_errors=shard.num_errors))
-
-
-def _exit_with_engine(engine: Engine) -> None:
-    # vLLM's step never returns when its engine core was killed, so only this thread can end the replica
-    while (ended := engine.ended_process()) is None:
-        time.sleep(0.5)
-    time.sleep(ENGINE_REPORT_SECONDS)
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"engine process {ended}; the replica ends with it\n")
-    _exit(1)
-
-
-def _exit(code: int) -> None:
-    # no interpreter shutdown: it can wait for engine threads, and the exit frees the memory anyway
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":
