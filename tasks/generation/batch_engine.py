@@ -29,9 +29,6 @@ class BatchEngine(Protocol):
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
         """Return the outputs of one ``generate`` call, under the ids of its ``requests``."""
 
-    def ended_process(self) -> str | None:
-        """Return the name and exit of an engine process that has ended, or None while all of them run."""
-
 
 class SteppedBatchEngine:
     """Runs whole batches on an engine other than vLLM: steps the engine until the batch is finished."""
@@ -57,9 +54,6 @@ class SteppedBatchEngine:
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
         return list(outputs)
-
-    def ended_process(self) -> str | None:
-        return self._engine.ended_process()
 
 
 def load_batch_engine(backend: str) -> Callable[[EngineSpec], BatchEngine]:

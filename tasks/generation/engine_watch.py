@@ -1,34 +1,52 @@
-"""Ends a process whose engine has lost a process of its own, such as vLLM's engine core, which vLLM would wait for."""
+"""Watches vLLM's engine cores in processes of their own: vLLM says little of one that ends, and may wait for it."""
 
 import contextlib
 import os
 import sys
 import threading
 import time
-from typing import Protocol
+from collections.abc import Iterator
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 
 ENGINE_REPORT_SECONDS = 1.0
-"""How long the engine has to raise its own exception in a step, after one of its processes has ended."""
+"""How long the engine has to raise its own exception, after its core has ended."""
+_CORE_NAME = "EngineCore"
+"""What the names of vLLM's engine cores begin with."""
 
 
-class Watched(Protocol):
-    """An engine that knows its own processes."""
+class EngineWatch:
+    """Ends this process soon after an engine core that it started has ended. A thread watches."""
 
-    def ended_process(self) -> str | None: ...
+    def __init__(self) -> None:
+        self._cores: set[BaseProcess] = set()
+        threading.Thread(target=self._watch, daemon=True).start()
 
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Log how an engine core has ended before an exception passes: vLLM's own says only that the core is dead."""
+        try:
+            yield
+        except BaseException:
+            self._tell()
+            raise
 
-def exit_with_engine(engine: Watched) -> None:
-    """End this process soon after one of the engine's has ended. Returns at once; a thread watches."""
-    threading.Thread(target=_watch, args=(engine,), daemon=True).start()
-
-
-def tell_ended_process(engine: Watched) -> bool:
-    """Write to the log how an engine process ended, from which the parent tells why. Return whether one has."""
-    if (ended := engine.ended_process()) is None:
+    def _tell(self) -> bool:
+        for core in tuple(self._cores):
+            if (code := core.exitcode) is not None:
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"engine process {core.name} ended by {how}; this process ends with it\n")
+                return True
         return False
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"engine process {ended}; the replica ends with it\n")
-    return True
+
+    def _watch(self) -> None:
+        while all(core.exitcode is None for core in self._cores):
+            self._cores.update(child for child in active_children() if child.name.startswith(_CORE_NAME))
+            time.sleep(0.5)
+        time.sleep(ENGINE_REPORT_SECONDS)
+        self._tell()
+        exit_now(1)
 
 
 def exit_now(code: int) -> None:
@@ -37,11 +55,3 @@ def exit_now(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def _watch(engine: Watched) -> None:
-    while engine.ended_process() is None:
-        time.sleep(0.5)
-    time.sleep(ENGINE_REPORT_SECONDS)
-    tell_ended_process(engine)
-    exit_now(1)

@@ -24,7 +24,7 @@ from tasks.errors import ConfigError, PromptTooLong
 from tasks.files import publish_json
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.generation.engine_watch import exit_now, exit_with_engine
+from tasks.generation.engine_watch import EngineWatch, exit_now
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key
@@ -77,7 +77,8 @@ def main() -> None:
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     job: ReferenceJob = pickle.load(sys.stdin.buffer)
     try:
-        run_loop(job)
+        with EngineWatch().telling():
+            run_loop(job)
     except SystemExit as error:
         # code 0 would look like the end of the work
         raise RuntimeError(f"the engine called sys.exit({error.code})") from error
@@ -96,7 +97,6 @@ def run_loop(job: ReferenceJob) -> None:
         engine = build_engine(job.engine)
     start_seconds = time.monotonic() - began
     print(READY_LINE, flush=True)
-    exit_with_engine(engine)
     feeds = [ShardFeed(work, spec) for work in job.shards]
     calls = list(_calls(job, feeds, tokenizer))
     # scripts let vLLM decode the text; the limit asks for as little as the generation loop does

@@ -15,7 +15,7 @@ from typing import Literal
 
 from tasks.errors import ConfigError, StorageError
 from tasks.generation.engine import load_engine_class
-from tasks.generation.engine_watch import exit_now, exit_with_engine, tell_ended_process
+from tasks.generation.engine_watch import EngineWatch, exit_now
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.recorder import Recorder
@@ -98,21 +98,19 @@ class Replica:
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
-            self._engine = engine_class(start.engine)
+            self._watch = EngineWatch()
+            with self._watch.telling():
+                self._engine = engine_class(start.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._loop = GenerationLoop(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
         connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
-        exit_with_engine(self._engine)
 
     def run(self) -> None:
         """Generate shards until the parent says stop."""
         try:
-            self._serve()
-        except BaseException:
-            # vLLM says only that its engine core is dead
-            tell_ended_process(self._engine)
-            raise
+            with self._watch.telling():
+                self._serve()
         finally:
             # finished rollouts stay in the journal when the engine fails
             self._loop.drain()

@@ -66,11 +66,14 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(
-            # an engine without graphs need not say which steps ran in one
-            EngineArgs(**engine_arguments(self.spec), cudagraph_metrics=not self.spec.settings.enforce_eager),
+            EngineArgs(**self.arguments()),
             # vLLM's defaults for offline batches, as in its LLM class
             usage_context=UsageContext.LLM_CLASS,
         )
+
+    def arguments(self) -> dict[str, Any]:
+        # an engine without graphs need not say which steps ran in one
+        return {**engine_arguments(self.spec), "cudagraph_metrics": not self.spec.settings.enforce_eager}
 
     @property
     def version(self) -> str:
@@ -147,9 +150,6 @@ class VllmEngine:
                 stats.steps += 1
                 stats.graph_steps += graph.runtime_mode != "NONE"
 
-    def ended_process(self) -> str | None:
-        return _ended_process(self._engine)
-
 
 class VllmBatchEngine:
     """Calls ``LLM.generate`` of vLLM as scripts do. Benchmarks compare the generation loop with it."""
@@ -185,18 +185,6 @@ class VllmBatchEngine:
             replace(_from_vllm(output), request_id=request.request_id)
             for request, output in zip(requests, outputs, strict=True)
         ]
-
-    def ended_process(self) -> str | None:
-        return _ended_process(self._llm.llm_engine)
-
-
-def _ended_process(engine: Any) -> str | None:
-    # only an engine core in its own process has a manager; the core itself watches its workers
-    manager = getattr(getattr(engine.engine_core, "resources", None), "engine_manager", None)
-    for process in manager.processes if manager else ():
-        if (code := process.exitcode) is not None:
-            return f"{process.name} ended by " + (f"signal {-code}" if code < 0 else f"exit code {code}")
-    return None
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:

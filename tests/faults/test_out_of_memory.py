@@ -13,6 +13,7 @@ from tests.faults.runs import (
     GIB,
     Rows,
     assert_nothing_left,
+    logs,
     only_run_dir,
     read_rows,
     start_generation,
@@ -43,10 +44,14 @@ def offer_hungry_logits(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), "HUNGRY_MARKER": str(folder / "asked")}
 
 
-@pytest.mark.parametrize("core_process", [False, True])
-def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(tmp_path: Path, core_process: bool) -> None:
+@pytest.mark.parametrize(
+    ("backend", "core_process"), [("vllm", False), ("tests.support.faulty_engines:OneGpuEngine", True)]
+)
+def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(
+    tmp_path: Path, backend: str, core_process: bool
+) -> None:
     # at first there is no room for the KV cache, and then none in a step
-    profile = write_profile(tmp_path, kv=8, core_process=core_process)
+    profile = write_profile(tmp_path, backend=backend, kv=8, core_process=core_process)
     run = start_generation(
         tmp_path / "runs",
         profile,
@@ -66,6 +71,7 @@ def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(tmp_path: 
         assert "can't allocate memory" in told["message"]
         assert f"Question batch is now {batch}" in told["message"]
     assert at_start["details"]["kv_cache_space_gib"] == 4
+    assert ("(EngineCore pid=" in logs(root)[0].read_text()) == core_process
     assert_nothing_left(run.seen)
 
 

@@ -144,7 +144,7 @@ def test_other_failures_name_their_first_cause(log: str, phase: Phase, reason: s
         pytest.param(1, 1, KILLED, OutOfMemory, id="the kernel killed the engine core in its start"),
         pytest.param(1, 0, KILLED, EngineCrashed, id="somebody did"),
         pytest.param(
-            1, 1, "engine process EngineCore ended by signal 9; the replica ends with it", OutOfMemory, id="or later"
+            1, 1, "engine process EngineCore ended by signal 9; this process ends with it", OutOfMemory, id="or later"
         ),
         pytest.param(1, 1, CORE + WORKER_KILLED, OutOfMemory, id="the kernel killed a worker"),
         pytest.param(1, 0, CORE + WORKER_KILLED, EngineCrashed, id="somebody killed a worker"),
