@@ -34,7 +34,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
-from tasks.process_tree import descendants
+from tasks.process_tree import descendants, kill_all
 from tasks.user_code import in_words, text_of
 
 HEARTBEAT_SECONDS = 0.5
@@ -68,6 +68,8 @@ def main() -> None:
             sys.stderr.write(failed.text)
         with contextlib.suppress(OSError):
             connection.send(failed)
+        # the parent does not know of an engine core that is not ready, whose memory the next engine needs
+        kill_all(descendants(os.getpid()))
         exit_now(1)
     exit_now(0)
 

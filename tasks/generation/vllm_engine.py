@@ -136,7 +136,11 @@ class VllmEngine:
 
     def _count(self, outputs: Any) -> None:
         stats, scheduler = self.stats, outputs.scheduler_stats
-        stats.generation_tokens += sum(len(output.new_token_ids) for output in outputs.outputs)
+        # a core in its own process makes tokens after a stop string, until it hears of it
+        known = self._engine.output_processor.request_states
+        stats.generation_tokens += sum(
+            len(output.new_token_ids) for output in outputs.outputs if output.request_id in known
+        )
         stats.preemptions += sum(
             event.type.name == "PREEMPTED" for output in outputs.outputs for event in output.events or ()
         )
