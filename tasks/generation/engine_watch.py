@@ -20,6 +20,7 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self._cores: set[BaseProcess] = set()
+        self._look()
         threading.Thread(target=self._watch, daemon=True).start()
 
     @contextlib.contextmanager
@@ -30,6 +31,9 @@ class EngineWatch:
         except BaseException:
             self._tell()
             raise
+
+    def _look(self) -> None:
+        self._cores.update(child for child in active_children() if child.name.startswith(_CORE_NAME))
 
     def _tell(self) -> bool:
         for core in tuple(self._cores):
@@ -42,8 +46,8 @@ class EngineWatch:
 
     def _watch(self) -> None:
         while all(core.exitcode is None for core in self._cores):
-            self._cores.update(child for child in active_children() if child.name.startswith(_CORE_NAME))
             time.sleep(0.5)
+            self._look()
         time.sleep(ENGINE_REPORT_SECONDS)
         self._tell()
         exit_now(1)
