@@ -5,7 +5,7 @@ refused with the name of its replacement.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -71,8 +71,10 @@ class Settings(BaseModel):
     @classmethod
     def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes true for 1
-        if isinstance(value, bool) and info.field_name and cls.model_fields[info.field_name].annotation is not bool:
-            raise PydanticCustomError("no_flag", "it cannot be true or false")
+        if isinstance(value, bool) and info.field_name:
+            allowed = cls.model_fields[info.field_name].annotation
+            if bool not in (allowed, *get_args(allowed)):
+                raise PydanticCustomError("no_flag", "it cannot be true or false")
         return value
 
 
@@ -115,6 +117,8 @@ class EngineSettings(Settings):
     """How vLLM loads weights; "dummy" makes random ones for benchmarks."""
     trust_remote_code: bool = False
     """Run the Python code in the model's directory, if there is any."""
+    core_process: bool | None = None
+    """Run vLLM's engine core in a process of its own; None does so on GPUs, and not on a CPU. Several GPUs need one."""
     backend: str = Field("vllm", pattern=r"^(vllm|[\w.]+:\w+)$")
     """"vllm", or ``module:Class`` of another engine."""
 
@@ -127,6 +131,15 @@ class EngineSettings(Settings):
     def _one_way_to_say_the_graphs(self) -> "EngineSettings":
         if self.cudagraph_capture_sizes is not None and self.max_cudagraph_capture_size is not None:
             raise ValueError("give cudagraph_capture_sizes or max_cudagraph_capture_size, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _several_gpus_have_a_core_process(self) -> "EngineSettings":
+        if self.core_process is False and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"core_process is false, but tensor_parallel_size is {self.tensor_parallel_size}: an engine of several "
+                "GPUs has its core in a process of its own. Leave core_process out, or use tensor_parallel_size 1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ PRINTING = {
     "flows/server/deadline.py",
     "flows/server/interruption.py",
     "flows/server/server_loss.py",
+    "tasks/generation/engine_watch.py",
     "tasks/generation/reference_loops.py",
     "tasks/generation/replica.py",
     "tasks/node/gpu_smoke.py",

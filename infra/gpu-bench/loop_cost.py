@@ -73,7 +73,8 @@ class Variants:
     def __init__(self, profile: str, model: str, questions: int, max_tokens: int, lengths: str, root: Path) -> None:
         asked = {"profile": profile, "model": model, "questions": questions, "max_tokens": max_tokens}
         plan = plan_run(config_from_parameters({**asked, "lengths": lengths, "top_logprobs": 5}), root)
-        os.environ.update(engine_environment(plan.profile.engine, os.environ))
+        on_gpu = plan.profile.expect.device == "cuda"
+        os.environ.update(engine_environment(plan.profile.engine, os.environ, on_gpu=on_gpu))
         rung = build_ladder(plan.profile, plan.rollouts_per_question, choose_run_batch(plan))[0]
         engine = rung.engine
         self.root, self.plan, self.shards = root, plan, shard_dataset(plan)

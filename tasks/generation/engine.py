@@ -97,9 +97,6 @@ class Engine(Protocol):
     def step(self) -> list[EngineOutput]:
         """Advance all running requests by one engine step, and return the completions that finished in this step."""
 
-    def ended_process(self) -> str | None:
-        """Return the name and exit of an engine process that has ended, or None while all of them run."""
-
 
 def load_engine_class(backend: str) -> type[Engine]:
     """Return the engine class called ``backend``: "vllm" or ``module:Class``. Raises ConfigError."""

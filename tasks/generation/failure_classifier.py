@@ -23,6 +23,10 @@ _NOT_A_CAUSE = re.compile(
     r"Engine core initialization failed|EngineDeadError|Engine core proc .* died|WorkerProc initialization failed"
 )
 _WEIGHTS_LOADED = re.compile(r"Loading weights took|Model loading took|KV cache size", re.IGNORECASE)
+_CORE_FAILED = re.compile(r"EngineCore (failed to start|encountered a fatal error)\.$", re.MULTILINE)
+"""After such a line an engine core in its own process logs the exception that ends it, which it does not send."""
+_WORKER_FAILED = "Worker failed with error"
+"""The core's exception for one of a worker, which is logged earlier."""
 _ENGINE_PROCESS_ENDED = re.compile(
     r"engine process \S+ ended by signal (\d+)|Failed core proc\(s\): \{'\w+': -(\d+)|"
     r"Worker proc \S+ died unexpectedly \(exit code: -(\d+)\)"
@@ -134,7 +138,7 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
             log_path=log_path,
             remedy="Lower question_batch_size or kv_cache_space_gib, or give the node more memory",
         )
-    found = find_cause(log, phase, log_path)
+    found = find_cause(_core_report(log), phase, log_path, log=log) or find_cause(log, phase, log_path)
     if isinstance(found, OutOfMemory) or (found is not None and signal_number is None):
         return found
     named = f"the log's first error is: {found.reason}" if found else "the log names no error"
@@ -143,6 +147,13 @@ def classify_exit(exit_code: int, log_path: Path, phase: Phase, *, oom_kills: in
         return EngineCrashed(f"the engine was ended by signal {signal_number}; {named}", log_path=log_path)
     reason = f"the engine process ended with exit code {exit_code}; {named}"
     return (EngineStartError if phase == "start" else EngineCrashed)(reason, log_path=log_path)
+
+
+def _core_report(log: str) -> str:
+    """Return the log from the engine core's last words on; nothing where it is silent or repeats a worker's."""
+    matches = list(_CORE_FAILED.finditer(log))
+    report = log[matches[-1].end() :] if matches else ""
+    return "" if _WORKER_FAILED in report else report
 
 
 def _relevant_lines(text: str) -> list[str]:

@@ -24,6 +24,7 @@ from tasks.errors import ConfigError, PromptTooLong
 from tasks.files import publish_json
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.generation.engine import EngineRequest, EngineSpec
+from tasks.generation.engine_watch import EngineWatch, exit_now
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key
@@ -76,16 +77,14 @@ def main() -> None:
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     job: ReferenceJob = pickle.load(sys.stdin.buffer)
     try:
-        run_loop(job)
+        with EngineWatch().telling():
+            run_loop(job)
     except SystemExit as error:
         # code 0 would look like the end of the work
         raise RuntimeError(f"the engine called sys.exit({error.code})") from error
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # no engine shutdown, as in a replica: it can wait for ever, and the exit frees the memory. An engine core in its
-    # own process must be killed, so that its memory is free before another engine starts
+    # an engine core in its own process must be killed, so that its memory is free before another engine starts
     kill_all(descendants(os.getpid()))
-    os._exit(0)
+    exit_now(0)
 
 
 def run_loop(job: ReferenceJob) -> None:

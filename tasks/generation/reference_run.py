@@ -77,7 +77,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         timing=timing_path,
         order_seed=order_seed,
     )
-    _run_process(job, paths.logs / "reference.log")
+    _run_process(job, paths.logs / "reference.log", on_gpu=plan.profile.expect.device == "cuda")
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
         record_published(paths.rollouts(index))
@@ -98,7 +98,7 @@ def reference_finished(plan: RunPlan) -> bool:
     return not find_remaining(plan, shard_dataset(plan))
 
 
-def _run_process(job: ReferenceJob, log_path: Path) -> None:
+def _run_process(job: ReferenceJob, log_path: Path, *, on_gpu: bool) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     oom_kills = count_oom_kills()
     with log_path.open("wb") as log:
@@ -107,7 +107,8 @@ def _run_process(job: ReferenceJob, log_path: Path) -> None:
             input=pickle.dumps(job),
             stdout=log,
             stderr=log,
-            env=engine_environment(job.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()},
+            env=engine_environment(job.engine.settings, os.environ, on_gpu=on_gpu)
+            | {"PYTHONPATH": guarded_python_path()},
             check=False,
         )
     if ended.returncode:

@@ -8,14 +8,14 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Literal
 
 from tasks.errors import ConfigError, StorageError
-from tasks.generation.engine import Engine, load_engine_class
+from tasks.generation.engine import load_engine_class
+from tasks.generation.engine_watch import EngineWatch, exit_now
 from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.recorder import Recorder
@@ -34,7 +34,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
-from tasks.process_tree import descendants
+from tasks.process_tree import descendants, kill_all
 from tasks.user_code import in_words, text_of
 
 HEARTBEAT_SECONDS = 0.5
@@ -43,8 +43,6 @@ LOW_WORK_HEARTBEAT_SECONDS = 0.05
 SWITCH_SECONDS = 0.0005
 """How long a thread keeps the interpreter lock while others wait. Within Python's default of 5 ms a small model runs
 hundreds of operations; after each one the engine's thread wakes the waiting threads, mostly in vain."""
-ENGINE_REPORT_SECONDS = 1.0
-"""How long the engine has to raise its own exception in a step, after one of its processes has ended."""
 MAX_TRACEBACK_CHARS = 100_000
 """Length of a traceback that is sent to the parent; its end is kept."""
 
@@ -70,8 +68,10 @@ def main() -> None:
             sys.stderr.write(failed.text)
         with contextlib.suppress(OSError):
             connection.send(failed)
-        _exit(1)
-    _exit(0)
+        # the parent does not know of an engine core that is not ready, whose memory the next engine needs
+        kill_all(descendants(os.getpid()))
+        exit_now(1)
+    exit_now(0)
 
 
 def _failed(error: BaseException, *, starting: bool) -> Failed:
@@ -100,17 +100,19 @@ class Replica:
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
-            self._engine = engine_class(start.engine)
+            self._watch = EngineWatch()
+            with self._watch.telling():
+                self._engine = engine_class(start.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._loop = GenerationLoop(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
         connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
-        threading.Thread(target=_exit_with_engine, args=(self._engine,), daemon=True).start()
 
     def run(self) -> None:
         """Generate shards until the parent says stop."""
         try:
-            self._serve()
+            with self._watch.telling():
+                self._serve()
         finally:
             # finished rollouts stay in the journal when the engine fails
             self._loop.drain()
@@ -147,24 +149,6 @@ class Replica:
             )
         for shard in published:
             self._connection.send(ShardGenerated(index=shard.work.index, num_errors=shard.num_errors))
-
-
-def _exit_with_engine(engine: Engine) -> None:
-    # vLLM's step never returns when its engine core was killed, so only this thread can end the replica
-    while (ended := engine.ended_process()) is None:
-        time.sleep(0.5)
-    time.sleep(ENGINE_REPORT_SECONDS)
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"engine process {ended}; the replica ends with it\n")
-    _exit(1)
-
-
-def _exit(code: int) -> None:
-    # no interpreter shutdown: it can wait for engine threads, and the exit frees the memory anyway
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ class ReplicaProcess:
 
 
 def _environment(start: Start, gpus: list[str] | None) -> dict[str, str]:
-    environment = engine_environment(start.engine.settings, os.environ)
+    environment = engine_environment(start.engine.settings, os.environ, on_gpu=gpus is not None)
     environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

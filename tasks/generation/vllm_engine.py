@@ -11,23 +11,25 @@ from typing import Any
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
 
 READY_SECONDS = 1800.0
 """Within these seconds an engine core in its own process must be ready: as in a profile that does not set a limit."""
+_GIVEN_UP = ("abort", "error")
+"""Finish reasons of requests that an engine core in its own process ends when it is told to end, or cannot take one.
+Such a part of a completion must not count as one."""
 STEP_SECONDS = 300.0
 """Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
 
-def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
+def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *, on_gpu: bool) -> dict[str, str]:
     """Return the environment of a process that imports vllm: the ``inherited`` one and vLLM's variables.
 
     A value of the user wins, except over a variable that the settings decide.
     """
-    has_core_process = settings.tensor_parallel_size > 1
+    core_process = has_core_process(settings, on_gpu=on_gpu, environment=inherited)
     defaults = {
-        # an engine inside the replica's process raises typed errors, and leaves no second process behind
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if has_core_process else "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_COLOR": "0",
         "TOKENIZERS_PARALLELISM": "false",
@@ -36,7 +38,7 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str]) -
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
     }
     # only a spawned engine process asks the kernel to end it with its parent
-    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
         # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
@@ -64,11 +66,14 @@ class VllmEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_engine_args(
-            # an engine without graphs need not say which steps ran in one
-            EngineArgs(**engine_arguments(self.spec), cudagraph_metrics=not self.spec.settings.enforce_eager),
+            EngineArgs(**self.arguments()),
             # vLLM's defaults for offline batches, as in its LLM class
             usage_context=UsageContext.LLM_CLASS,
         )
+
+    def arguments(self) -> dict[str, Any]:
+        # an engine without graphs need not say which steps ran in one
+        return {**engine_arguments(self.spec), "cudagraph_metrics": not self.spec.settings.enforce_eager}
 
     @property
     def version(self) -> str:
@@ -94,12 +99,19 @@ class VllmEngine:
         # this is LLMEngine.step of vLLM without its statistics per request and token: nobody reads them, and they would
         # delay the next step
         core = self._engine.engine_core
-        outputs = core.get_output()
+        completed = self._process(core.get_output())
+        # a core in its own process goes on meanwhile: what it has made waits in a queue, for requests to follow it soon
+        waiting = getattr(core, "outputs_queue", None)
+        while waiting is not None and not waiting.empty():
+            completed += self._process(core.get_output())
+        return completed
+
+    def _process(self, outputs: Any) -> list[EngineOutput]:
         self._count(outputs)
         finished: dict[str, PartialCompletion] = {}
         due = [output for output in outputs.outputs if not self._hold_back(output, finished)]
         processed = self._engine.output_processor.process_outputs(due, engine_core_timestamp=outputs.timestamp)
-        core.abort_requests(processed.reqs_to_abort)
+        self._engine.engine_core.abort_requests(processed.reqs_to_abort)
         return [
             _from_partial(output, partial) if (partial := finished.get(output.request_id)) else _from_vllm(output)
             for output in processed.request_outputs
@@ -124,7 +136,11 @@ class VllmEngine:
 
     def _count(self, outputs: Any) -> None:
         stats, scheduler = self.stats, outputs.scheduler_stats
-        stats.generation_tokens += sum(len(output.new_token_ids) for output in outputs.outputs)
+        # a core in its own process makes tokens after a stop string, until it hears of it
+        known = self._engine.output_processor.request_states
+        stats.generation_tokens += sum(
+            len(output.new_token_ids) for output in outputs.outputs if output.request_id in known
+        )
         stats.preemptions += sum(
             event.type.name == "PREEMPTED" for output in outputs.outputs for event in output.events or ()
         )
@@ -137,14 +153,6 @@ class VllmEngine:
             if (graph := scheduler.cudagraph_stats) is not None:
                 stats.steps += 1
                 stats.graph_steps += graph.runtime_mode != "NONE"
-
-    def ended_process(self) -> str | None:
-        # only an engine core in its own process has a manager; the core itself watches its workers
-        manager = getattr(getattr(self._engine.engine_core, "resources", None), "engine_manager", None)
-        for process in manager.processes if manager else ():
-            if (code := process.exitcode) is not None:
-                return f"{process.name} ended by " + (f"signal {-code}" if code < 0 else f"exit code {code}")
-        return None
 
 
 class VllmBatchEngine:
@@ -186,7 +194,7 @@ class VllmBatchEngine:
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for ``spec``. A setting that is None is left to vLLM."""
     settings = spec.settings
-    not_arguments = {"batch_invariant", "kv_cache_space_gib", "backend"}
+    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend"}
     chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
@@ -248,6 +256,8 @@ def _from_vllm(output: Any) -> EngineOutput:
 
 def _finish(completion: Any) -> dict[str, Any]:
     reason = completion.stop_reason
+    if str(completion.finish_reason) in _GIVEN_UP:
+        raise RuntimeError(f"the engine gave a request up, with finish reason {completion.finish_reason!s}")
     return {
         "finish_reason": str(completion.finish_reason),
         "stop_reason": None if reason is None else str(reason),

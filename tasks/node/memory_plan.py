@@ -3,11 +3,13 @@
 An engine takes minutes to load a model and then fails when the memory is too small. The plan tells this in seconds.
 """
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from profiles.schema import AUTO, EngineSettings, Profile
 from tasks.node.auto_batch import AutoBatch, auto_engine, choose_batch
+from tasks.node.core_process import has_core_process
 from tasks.node.cuda_graphs import expected_graph_share, sizes_of
 from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
 from tasks.node.memory_budget import MemoryBudget
@@ -59,6 +61,8 @@ class MemoryPlan:
     """Tokens of the largest step that runs in a CUDA graph, 0 without graphs; None for a CPU engine."""
     expected_graph_share: float | None = None
     """Expected share (of 1) of the steps that run in a CUDA graph; None for a CPU engine."""
+    core_process: bool | None = None
+    """Whether the engine core has a process of its own, beside the replica's; None for another engine than vLLM."""
     is_estimate: bool = False
     """Whether ``kv_budget_bytes`` is an estimate; vLLM measures it when it starts."""
     unknown: tuple[str, ...] = ()
@@ -120,6 +124,9 @@ def plan_memory(
         in_flight=in_flight,
         running=min(in_flight, engine.sequences),
         auto=auto,
+        core_process=has_core_process(engine, on_gpu=profile.expect.device == "cuda", environment=os.environ)
+        if engine.backend == "vllm"
+        else None,
     )
     if profile.expect.device == "cuda":
         most_tokens = batched_tokens(engine, gpu_bytes or 0, gpu_name)

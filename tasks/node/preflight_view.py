@@ -94,6 +94,9 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
     if plan.step_tokens is not None:
         rows.append(("tokens per step", f"{plan.step_tokens:,} at most; CUDA graphs for up to {plan.graph_tokens:,}"))
         rows.append(("steps in a CUDA graph (estimate)", f"{100 * (plan.expected_graph_share or 0):.0f}%"))
+    if plan.core_process is not None:
+        where = "in a process of its own" if plan.core_process else "in the replica's process"
+        rows.append(("engine core", where))
     fits = {True: "yes", False: "no: sequences will be preempted", None: "cannot tell"}[plan.batch_fits]
     return [(name, value) for name, value in rows if value] + [("question batch fits", fits)]
 

@@ -34,6 +34,7 @@ enable_chunked_prefill = false
 max_num_batched_tokens = 2048
 max_num_seqs = 32
 kv_cache_space_gib = {kv}
+core_process = {core}
 
 [expect]
 device = "cpu"
@@ -49,9 +50,11 @@ NEVER = 10**6
 Rows = dict[Key, tuple[tuple[int, ...], str | None]]
 
 
-def write_profile(folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = NEVER) -> Path:
+def write_profile(
+    folder: Path, *, backend: str = "vllm", kv: int = 1, stall: float = NEVER, core_process: bool = False
+) -> Path:
     path = folder / f"{backend.rpartition(':')[2].lower()}-{kv}.toml"
-    path.write_text(PROFILE.format(backend=backend, kv=kv, stall=stall, never=NEVER))
+    path.write_text(PROFILE.format(backend=backend, kv=kv, stall=stall, never=NEVER, core=str(core_process).lower()))
     return path
 
 

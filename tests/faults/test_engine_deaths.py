@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.runs import (
@@ -15,11 +16,10 @@ from tests.faults.runs import (
     only_run_dir,
     read_rows,
     start_generation,
-    start_harvest,
     write_profile,
 )
 from tests.support.fake_engines import open_gate
-from tests.support.patience import scaled
+from tests.support.patience import is_alive, scaled
 
 pytestmark = pytest.mark.slow
 
@@ -80,30 +80,47 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-def test_a_killed_engine_core_is_replaced_and_none_outlives_a_killed_harvest_run(
-    tmp_path: Path, prefect_api: str
-) -> None:
-    run = start_harvest(
-        tmp_path / "runs",
-        write_profile(tmp_path, backend="tests.support.faulty_engines:HeldEngine"),
-        PREFECT_API_URL=prefect_api,
-        FAKE_HOLD_AFTER="10",
-        # as with several GPUs, the engine core has its own process; vLLM itself would wait for it for ever
-        VLLM_ENABLE_V1_MULTIPROCESSING="1",
+def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_parents(tmp_path: Path) -> None:
+    profile = write_profile(
+        tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=scaled(5), core_process=True
     )
+    gate = tmp_path / "gate"
+    run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate))
     run.wait_for_rollouts(10)
     root = only_run_dir(tmp_path / "runs")
+    # Ctrl-C, which a terminal sends to every process, is the flow's alone
+    for process in run.replica().children(recursive=True):
+        process.send_signal(signal.SIGINT)
+    open_gate(gate, until=20)
+    run.wait_for_rollouts(20)
+    assert num_starts(run) == 1
+    run.engine_core().send_signal(signal.SIGSTOP)
+    open_gate(gate)
+    run.wait_until(lambda: num_starts(run) == 2, "a replica starts in place of the one whose engine core stands still")
     kept = creation_times(root)
+    open_gate(gate, until=10)
+    run.wait_for_rollouts(len(kept) + 10)
+    # vLLM itself would wait for it for ever
     run.engine_core().send_signal(signal.SIGKILL)
-    run.wait_until(lambda: num_starts(run) == 2, "another replica starts")
-    assert "ended by signal 9" in logs(root)[0].read_text()
+    run.wait_until(lambda: num_starts(run) == 3, "a replica starts in place of the one whose engine core was killed")
+    assert "ended by signal 9" in logs(root)[1].read_text()
     kept |= creation_times(root)
-    run.wait_until(
-        lambda: any("spawn_main" in " ".join(command(process)) for process in run.descendants()),
-        "the second engine core is starting",
-    )
+    # in its start too
+    run.wait_until(lambda: core_named(run, "EngineCore"), "the third engine core is starting").kill()
+    run.wait_until(lambda: num_starts(run) == 4, "a replica starts in place of the one whose engine core was killed")
+    assert "ended by signal 9" in logs(root)[2].read_text()
+    core = run.wait_until(lambda: core_named(run, "spawn_main"), "the fourth engine core is starting")
+    run.replica().send_signal(signal.SIGKILL)
+    run.wait_until(lambda: num_starts(run) == 5, "a replica starts in place of the one that was killed")
+    assert not is_alive(core)
+    run.wait_until(lambda: core_named(run, "spawn_main"), "the fifth engine core is starting")
     run.kill()
     assert_nothing_left(run.seen)
     # the next run of the same command begins with them
-    assert len(kept) >= 10
+    assert len(kept) >= 30
     assert kept.items() <= creation_times(root).items()
+
+
+def core_named(run: RunProcess, name: str) -> psutil.Process | None:
+    """Return the engine core, once its command line has ``name``: "spawn_main" when it begins, "EngineCore" later."""
+    return next((process for process in run.descendants() if name in " ".join(command(process))), None)

@@ -9,15 +9,17 @@ import polars as pl
 import pytest
 
 from tests.faults.runs import (
+    ARMS,
     GIB,
-    ROLLOUTS,
     Rows,
     assert_nothing_left,
+    logs,
     only_run_dir,
     read_rows,
     start_generation,
     write_profile,
 )
+from tests.support.harvest_command import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -31,20 +33,45 @@ def rungs(root: Path) -> dict[int, set[int]]:
     }
 
 
-def test_host_memory_that_runs_out_at_the_start_halves_the_batch_once(tmp_path: Path) -> None:
-    # no room for the KV cache
-    run = start_generation(tmp_path / "runs", write_profile(tmp_path, kv=8), limits={"RLIMIT_AS": 10 * GIB})
+def offer_hungry_logits(folder: Path) -> dict[str, str]:
+    """Return variables under which vLLM's engine core runs out of memory once, in its first step that samples."""
+    package = folder / "hungry-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: hungry\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(
+        "[vllm.logits_processors]\nhungry = tests.support.hungry_logits:HungryLogits\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), "HUNGRY_MARKER": str(folder / "asked")}
+
+
+@pytest.mark.parametrize(
+    ("backend", "core_process"), [("vllm", False), ("tests.support.faulty_engines:OneGpuEngine", True)]
+)
+def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(
+    tmp_path: Path, backend: str, core_process: bool
+) -> None:
+    # at first there is no room for the KV cache, and then none in a step
+    profile = write_profile(tmp_path, backend=backend, kv=8, core_process=core_process)
+    run = start_generation(
+        tmp_path / "runs",
+        profile,
+        changes={"questions": 4},
+        limits={"RLIMIT_AS": 10 * GIB},
+        **offer_hungry_logits(tmp_path / "packages"),
+    )
     outcome = run.finish()
     root = only_run_dir(tmp_path / "runs")
     rows = read_rows(root)
-    assert (len(rows), {error for _, error in rows.values()}) == (ROLLOUTS, {None})
-    assert rungs(root) == {1: {2}}
-    assert (outcome["restarts"], outcome["rung"]) == (1, 1)
-    (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
-    assert "out of memory (host, start)" in told["message"]
-    assert "can't allocate memory" in told["message"]
-    assert "Question batch is now 2" in told["message"]
-    assert told["details"]["kv_cache_space_gib"] == 4
+    assert (len(rows), {error for _, error in rows.values()}) == (4 * ARMS, {None})
+    assert rungs(root) == {2: {1}}
+    assert (outcome["restarts"], outcome["rung"]) == (2, 2)
+    at_start, in_run = [event for event in outcome["events"] if event["kind"] == "oom"]
+    for told, phase, batch in ((at_start, "start", 2), (in_run, "run", 1)):
+        assert f"out of memory (host, {phase})" in told["message"]
+        assert "can't allocate memory" in told["message"]
+        assert f"Question batch is now {batch}" in told["message"]
+    assert at_start["details"]["kv_cache_space_gib"] == 4
+    assert ("(EngineCore pid=" in logs(root)[0].read_text()) == core_process
     assert_nothing_left(run.seen)
 
 

@@ -101,6 +101,12 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
             "give cudagraph_capture_sizes or max_cudagraph_capture_size, not both",
         ),
         ('name = "x"\n[engine]\nenable_chunked_prefill = false\nmax_num_batched_tokens = 64', "a prompt must fit"),
+        (
+            'name = "x"\n[engine]\ncore_process = false\ntensor_parallel_size = 2',
+            "core_process is false, but tensor_parallel_size is 2: an engine of several GPUs has its core in a process "
+            "of its own. Leave core_process out",
+        ),
+        ('name = "x"\n[engine]\ncore_process = "yes please"', "core_process is 'yes please'"),
         ('name = "x"\nreplicas = 4\n[expect]\ngpu_count = 2', "need 4 GPUs"),
         ("question_batch_size = 4", "name is missing"),
         ("name = ", "is not valid TOML"),

@@ -88,9 +88,6 @@ class FakeEngine:
         count = min(self._step_tokens, request.max_tokens - len(tokens))
         tokens += [5 + byte % 90 for byte in random.Random(request.seed + len(tokens)).randbytes(count)]
 
-    def ended_process(self) -> str | None:
-        return None
-
 
 def gate_is_open() -> bool:
     return "FAKE_GATE" in os.environ and Path(os.environ["FAKE_GATE"]).exists()

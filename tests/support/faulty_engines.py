@@ -3,6 +3,7 @@
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,3 +43,13 @@ class HeldEngine(VllmEngine):
         outputs = super().step()
         self._finished += len(outputs)
         return outputs
+
+
+class OneGpuEngine(VllmEngine):
+    """vLLM as on one GPU, whose core computes in its own process; on a CPU such a core would have a worker process."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            **super().arguments(),
+            "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
+        }

@@ -1,4 +1,7 @@
-"""VllmEngine: the same completions from its steps as from one call of vLLM, and no state left at the end."""
+"""VllmEngine: the same completions from its steps as from one call of vLLM, and no state left at the end.
+
+Its core is in a process of its own, and then in the same.
+"""
 
 import json
 import subprocess
@@ -13,17 +16,19 @@ pytestmark = pytest.mark.slow
 
 # in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
-import json, os, sys
+import json, multiprocessing, os, sys
+from dataclasses import replace
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
 from tasks.generation.journal import pack
+from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
     max_num_seqs=4, kv_cache_space_gib=1,
 )
-os.environ |= engine_environment(settings, os.environ)
+os.environ |= engine_environment(settings, os.environ, on_gpu=False)
 from tasks.plan.prompts import ChatTokenizer, build_messages
 from profiles.arm_schema import Arm
 model = Path(sys.argv[1])
@@ -45,43 +50,72 @@ def told(output):
                                                     pack(output.top_logprobs, "f4")],
     }
 spec = EngineSpec(model_path=model, settings=settings)
+def generate(engine):
+    for request in requests:
+        engine.add(request)
+    found = {}
+    while len(found) < len(requests):
+        found |= {output.request_id: told(output) for output in engine.step()}
+    left = [len(engine._partial), len(engine._engine.output_processor.request_states)]
+    tokens = [engine.stats.generation_tokens, sum(len(told["ids"]) for told in found.values())]
+    return [found, left, tokens]
+# first: an engine in this process makes vLLM keep the variables that it has read
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+engine = OneGpuEngine(spec)
+(core,) = multiprocessing.active_children()
+outside = generate(engine)
+# a core that is told to end gives up its requests, more than it can finish before
+for n in range(64):
+    engine.add(replace(requests[5], request_id=f"given up {n}", max_tokens=200))
+engine.step()
+core.terminate()
+try:
+    while True:
+        engine.step()
+except RuntimeError as error:
+    ended = str(error)
+engine._engine.engine_core.shutdown()
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 batch = VllmBatchEngine(spec)
 expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
-engine = VllmEngine(spec)
-for request in requests:
-    engine.add(request)
-found = {}
-while len(found) < len(requests):
-    found |= {output.request_id: told(output) for output in engine.step()}
-left = [engine._partial, engine._engine.output_processor.request_states, engine.step()]
-tokens = [engine.stats.generation_tokens, sum(len(told["ids"]) for told in found.values())]
-print(json.dumps([expected, found, [len(items) for items in left], tokens]), flush=True)
+inside = generate(VllmEngine(spec))
+assert not multiprocessing.active_children()
+print(json.dumps([expected, inside, outside, ended]), flush=True)
 os._exit(0)
 """
 
 
+_ROOT = Path(__file__).parents[3]
+
+Told = dict[str, dict[str, object]]
+Generated = tuple[Told, list[int], tuple[int, int]]
+Compared = tuple[Told, Generated, Generated, str]
+
+
 @pytest.fixture(scope="module")
-def compared() -> list[dict[str, dict[str, object]]]:
+def compared() -> Compared:
     ended = subprocess.run(
         [sys.executable, "-c", _COMPARE, str(DEMO_MODEL)], capture_output=True, text=True, check=False, cwd=_ROOT
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    found: list[dict[str, dict[str, object]]] = json.loads(ended.stdout.splitlines()[-1])
+    found: Compared = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 
-_ROOT = Path(__file__).parents[3]
-
-
+@pytest.mark.parametrize("core_process", [False, True])
 @pytest.mark.parametrize("request_id", [f"r{number}" for number in range(7)])
-def test_a_completion_is_the_same_as_of_one_call(compared: list[dict[str, dict[str, object]]], request_id: str) -> None:
-    expected, found, _, _ = compared
+def test_a_completion_is_the_same_as_of_one_call(compared: Compared, request_id: str, core_process: bool) -> None:
+    expected, inside, outside, _ = compared
+    found, _, _ = outside if core_process else inside
     assert found[request_id] == expected[request_id]
 
 
-def test_finished_requests_leave_no_state_and_every_token_is_counted(
-    compared: list[dict[str, dict[str, object]]],
-) -> None:
-    _, _, left, (counted, made) = compared
-    assert left == [0, 0, 0]
-    assert counted == made
+def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: Compared) -> None:
+    _, inside, outside, _ = compared
+    for _, left, (counted, made) in (inside, outside):
+        assert left == [0, 0]
+        assert counted == made
+
+
+def test_a_completion_that_the_engine_gives_up_is_none(compared: Compared) -> None:
+    assert compared[3] == "the engine gave a request up, with finish reason abort"

@@ -9,6 +9,7 @@ from tasks.generation.failure_classifier import classify_exit, classify_report
 from tasks.node.host_memory import count_oom_kills
 
 CORE = "(EngineCore pid=4242) ERROR 11-23 15:51:40 [core.py:1461] "
+CORE_FAILED = f"{CORE}EngineCore encountered a fatal error.\n"
 LOADED = "(EngineCore pid=4242) INFO 11-23 15:51:39 [default_loader.py:501] Loading weights took 0.02 seconds\n"
 HIDDEN = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
 UTILIZATION = (
@@ -87,6 +88,14 @@ def classify(log: str, phase: Phase, tmp_path: Path, *, exit_code: int = 1, oom_
         ),
         pytest.param("OSError: [Errno 12] Cannot allocate memory", "run", "host", True, "", id="errno"),
         pytest.param(CORE + CUDA + "\n" + HIDDEN, "run", "device", True, "", id="behind a logger's prefix"),
+        pytest.param(
+            f"ImportError: x\n{LOADED}{CORE_FAILED}{CORE}{CUDA}\n{HIDDEN}",
+            "start",
+            "device",
+            True,
+            "",
+            id="core's words",
+        ),
     ],
 )
 def test_memory_failures_are_told_apart(
@@ -123,6 +132,19 @@ def test_memory_failures_are_told_apart(
         ),
         pytest.param("ValueError: first\n\nRuntimeError: second\n", "run", "ValueError: first", id="the first one"),
         pytest.param("zmq.error.Again: Resource temporarily unavailable", "run", "zmq.error.Again", id="no memory"),
+        pytest.param(
+            f"ImportError: no flash_attn\n{LOADED}{CORE_FAILED}{CORE}KeyError: 'x'\n{HIDDEN}",
+            "run",
+            "KeyError: 'x'",
+            id="the engine core's last words count before an earlier error that was overcome",
+        ),
+        pytest.param(
+            f"{CORE}ValueError: a worker's own\n{CORE_FAILED}{CORE}RuntimeError: Worker failed with error 'a worker''s "
+            "own', please check the stack trace above for the root cause",
+            "run",
+            "ValueError: a worker's own",
+            id="but not when they repeat a worker's",
+        ),
         pytest.param("nothing of note", "run", "exit code 1", id="no error"),
         pytest.param("", "start", "the log names no error", id="empty log"),
     ],
@@ -144,7 +166,7 @@ def test_other_failures_name_their_first_cause(log: str, phase: Phase, reason: s
         pytest.param(1, 1, KILLED, OutOfMemory, id="the kernel killed the engine core in its start"),
         pytest.param(1, 0, KILLED, EngineCrashed, id="somebody did"),
         pytest.param(
-            1, 1, "engine process EngineCore ended by signal 9; the replica ends with it", OutOfMemory, id="or later"
+            1, 1, "engine process EngineCore ended by signal 9; this process ends with it", OutOfMemory, id="or later"
         ),
         pytest.param(1, 1, CORE + WORKER_KILLED, OutOfMemory, id="the kernel killed a worker"),
         pytest.param(1, 0, CORE + WORKER_KILLED, EngineCrashed, id="somebody killed a worker"),

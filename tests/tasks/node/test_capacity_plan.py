@@ -22,6 +22,7 @@ def test_demo_run_is_planned_with_its_own_prompts(tmp_path: Path) -> None:
     assert found.plan.expected_length == -(-(found.prompts.mean + run.config.sampling.max_tokens) // 1)
     assert found.plan.kv_tokens is not None
     assert not found.plan.is_estimate
+    assert found.plan.core_process is False
     assert list(tmp_path.iterdir()) == []
 
 
@@ -36,6 +37,7 @@ def test_gpu_plan_uses_the_memory_of_the_gpus_present(tmp_path: Path) -> None:
     found = plan_capacity(plan_run(config, tmp_path), reader=FakeReader(gpus=[healthy(index) for index in range(8)]))
     assert found.plan.device_bytes == (81559 - 551) << 20
     assert found.plan.is_estimate
+    assert found.plan.core_process
 
 
 def test_a_chosen_batch_is_planned_from_what_the_engine_will_have(tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_the_fingerprint_of_a_chosen_batch_holds_what_is_stated(tmp_path: Path) 
     assert plan(tmp_path, profile="h200x1", model="demo", question_batch_size=16).fingerprint != found.fingerprint
 
 
+@pytest.mark.parametrize("core_process", ["true", "false"])
+def test_the_process_of_the_engine_core_is_not_part_of_the_fingerprint(tmp_path: Path, core_process: str) -> None:
+    profile = tmp_path / "own.toml"
+    profile.write_text('name = "own"\nmodel = "demo"\n')
+    found = plan(tmp_path, profile=str(profile)).fingerprint
+    profile.write_text(f'name = "own"\nmodel = "demo"\n[engine]\ncore_process = {core_process}\n')
+    assert plan(tmp_path, profile=str(profile)).fingerprint == found
+
+
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
