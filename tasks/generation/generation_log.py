@@ -26,6 +26,8 @@ class GenerationSession:
     """Engine failures after which a replica started again."""
     replicas: int
     gpus: int
+    mps: str | None = None
+    """Whether engines that shared a GPU used MPS, and why; None when none shared one."""
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
 
