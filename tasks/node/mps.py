@@ -173,9 +173,9 @@ def _guard(parent_pid: int, directory: Path) -> None:
         if not _starts(daemon):
             lines = output.read_text(errors="replace").split("\n")
             said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-            print(f"{CONTROL} -f: {said}", flush=True)
+            _say(f"{CONTROL} -f: {said}")
             return
-        print(_READY, flush=True)
+        _say(_READY)
         while os.getppid() == parent_pid and daemon.poll() is None:
             if select.select([sys.stdin], [], [], _WATCH_SECONDS)[0]:
                 break
@@ -187,6 +187,12 @@ def _guard(parent_pid: int, directory: Path) -> None:
         if record is not None:
             kill_all([record])
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    # the run may have ended
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 def _starts(daemon: "subprocess.Popen[bytes]") -> bool:

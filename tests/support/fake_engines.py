@@ -126,6 +126,20 @@ class GatedEngine(FakeEngine):
         return super().step()
 
 
+class SharingEngine(FakeEngine):
+    """Its version says what it may take of its GPU, and where it looks for MPS."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._share = spec.settings.gpu_memory_utilization
+
+    @property
+    def version(self) -> str:
+        return (
+            f"fake with {self._share} of {os.environ['CUDA_VISIBLE_DEVICES']}, {os.environ['CUDA_MPS_PIPE_DIRECTORY']}"
+        )
+
+
 class StragglingEngine(FakeEngine):
     """One completion in sixteen, ``is_straggler``, goes on only when the file ``FAKE_GATE`` exists."""
 
