@@ -169,10 +169,9 @@ class ReplicaPool:
         if self._wake_out in wait([*connections, self._wake_out], timeout):
             self._wake_out.recv(4096)
         failures = self._receive(self._replicas)
-        if any(isinstance(error, EngineStalled | EngineCrashed) for _, error in failures):
+        if _crashed(failures):
             self._add_neighbours(failures)
-        dead = [replica for replica, error in failures if isinstance(error, EngineError)]
-        together = self._neighbours.died_together(dead)
+        together = self._neighbours.died_together(_crashed(failures))
         for replica, error in failures:
             self._fail(replica, error, together=replica in together)
 
@@ -315,3 +314,7 @@ class ReplicaPool:
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))
+
+
+def _crashed(failures: _Failures) -> list[ReplicaSupervisor]:
+    return [replica for replica, error in failures if isinstance(error, EngineStalled | EngineCrashed)]
