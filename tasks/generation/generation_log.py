@@ -31,6 +31,10 @@ class GenerationSession:
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values. ``mps`` came later, and is left out where it is None."""
+        return {name: value for name, value in asdict(self).items() if name != "mps" or value is not None}
+
 
 def read_sessions(path: Path) -> list[GenerationSession]:
     """Return all sessions of a run, oldest first; none when there is no file. Raises DamagedFile."""
@@ -38,4 +42,4 @@ def read_sessions(path: Path) -> list[GenerationSession]:
 
 
 def add_session(path: Path, session: GenerationSession) -> None:
-    publish_json([asdict(item) for item in [*read_sessions(path), session]], path)
+    publish_json([item.to_json() for item in [*read_sessions(path), session]], path)
