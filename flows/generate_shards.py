@@ -18,7 +18,7 @@ from flows.reporting.generation_events import report_pool_event
 from flows.reporting.reporter import Reporter
 from flows.server.aws_credentials import transfer_with
 from flows.server.parent_watch import ParentWatch
-from flows.shards.generation_session import generation_session, num_gpus
+from flows.shards.generation_session import generation_session
 from flows.shards.node_driver import NodeDriver
 from profiles.schema import Settings
 from tasks.errors import HarvestError
@@ -121,7 +121,7 @@ class _Node:
         with generation_session(
             plan, listener=lambda event: report_pool_event(event, plan.run_id, self._reporter), log=self._log.info
         ) as pool:
-            status.generating(pool, num_gpus(plan))
+            status.generating(pool, plan.profile.gpus)
             supply = ShardSupply(
                 self._ledger,
                 list(shards),

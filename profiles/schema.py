@@ -37,6 +37,7 @@ MOST_TOKENS = 2**24
 MOST_SEQUENCES = 2**16
 MOST_GIB = 2**16
 MOST_SECONDS = 10_000_000
+MOST_REPLICAS_PER_GPU = 8
 
 AUTO: Literal["auto"] = "auto"
 """The question batch that the product chooses itself, from the memory plan and while it runs."""
@@ -88,7 +89,7 @@ class EngineSettings(Settings):
     max_model_len: int = Field(2048, ge=16, le=MOST_TOKENS)
     """Longest prompt and completion together, in tokens."""
     gpu_memory_utilization: float = Field(0.90, gt=0.0, le=0.98)
-    """Share of each GPU's memory that the engine may take."""
+    """Share of each GPU's memory that the engine may take, or all together that share it."""
     enforce_eager: bool = False
     """Run without CUDA graphs: slower decode, less memory."""
     enable_chunked_prefill: bool = True
@@ -206,7 +207,10 @@ class Profile(Settings):
     model: str | None = None
     """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1, le=MOST_GPUS)
-    """Engines on the node, each with its own tensor_parallel_size GPUs."""
+    """Engines on the node in all, each with tensor_parallel_size GPUs of its own unless replicas_per_gpu is above 1."""
+    replicas_per_gpu: int = Field(1, ge=1, le=MOST_REPLICAS_PER_GPU)
+    """Engines that share each GPU and its gpu_memory_utilization, for models that fit more than once: replicas = 2 with
+    replicas_per_gpu = 2 uses one GPU. Needs tensor_parallel_size 1, and divides replicas."""
     question_batch_size: QuestionBatch = 16
     """Questions in flight per replica; sequences in flight = questions x arms x samples. With "auto" as many as the
     memory holds, see tasks/node/auto_batch.py."""
@@ -236,12 +240,38 @@ class Profile(Settings):
             )
         return self
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that all replicas take together; 0 for a CPU profile."""
+        if self.expect.device == "cpu":
+            return 0
+        return self.replicas * self.engine.tensor_parallel_size // self.replicas_per_gpu
+
+    @model_validator(mode="after")
+    def _gpus_can_be_shared(self) -> "Profile":
+        count, size = self.replicas_per_gpu, self.engine.tensor_parallel_size
+        if count == 1:
+            return self
+        if self.expect.device != "cuda" or size != 1:
+            raise ValueError(
+                f"replicas_per_gpu is {count}, with tensor_parallel_size {size} and expect.device "
+                f'"{self.expect.device}". Engines share a GPU only with tensor_parallel_size 1 and device "cuda". '
+                "Leave replicas_per_gpu out"
+            )
+        if self.replicas % count:
+            raise ValueError(
+                f"replicas is {self.replicas}, the engines on all GPUs together, and replicas_per_gpu {count} does not "
+                f"divide it. Set replicas to {count} for one GPU, {2 * count} for two, and so on"
+            )
+        return self
+
     @model_validator(mode="after")
     def _gpus_suffice(self) -> "Profile":
-        needed = self.replicas * self.engine.tensor_parallel_size
-        if self.expect.device == "cuda" and 0 < self.expect.gpu_count < needed:
+        if 0 < self.expect.gpu_count < self.gpus:
+            shared = f", {self.replicas_per_gpu} on each GPU," if self.replicas_per_gpu > 1 else ""
             raise ValueError(
-                f"{self.replicas} replicas of tensor_parallel_size {self.engine.tensor_parallel_size} need {needed} "
-                f"GPUs, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or tensor_parallel_size"
+                f"{self.replicas} replicas of tensor_parallel_size {self.engine.tensor_parallel_size}{shared} need "
+                f"{self.gpus} GPUs, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or "
+                "tensor_parallel_size"
             )
         return self

@@ -18,7 +18,11 @@ from tasks.generation.recovery import PoolEvent
 PROGRESS_SECONDS = 60.0
 """The shortest time between two progress events."""
 
-_FAILURES = {"oom": "harvest.oom", "restarted": "harvest.replica.restarted"}
+_FAILURES = {
+    "oom": "harvest.oom",
+    "restarted": "harvest.replica.restarted",
+    "retired": "harvest.replica.retired",
+}
 """The Prefect event for each kind of pool event that is a failure."""
 
 

@@ -9,6 +9,7 @@ from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
 from tasks.generation.rung_state import RungState, load_rung, save_rung
+from tasks.node.mps import Mps, run_mps
 from tasks.node.telemetry import ReplicaStats, TelemetrySampler
 from tasks.plan.run_plan import RunPlan
 
@@ -23,7 +24,21 @@ def generation_session(
     """
     rung = RungState(plan.paths.state / "oom_ladder.json")
     rung.begin_at(load_rung(plan))
-    pool = ReplicaPool(plan, rung=rung, listener=listener)
+    with run_mps(plan.profile) as mps:
+        if mps is not None:
+            log(f"{plan.profile.replicas_per_gpu} engines share each GPU, with {mps}")
+        pool = ReplicaPool(plan, rung=rung, listener=listener, variables=None if mps is None else mps.environment)
+        _tell_limits(plan, pool, rung, log)
+        # the sampler ends before the pool, so that its last sample has the replicas' final counters
+        with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
+            try:
+                yield pool
+            finally:
+                _record_session(plan, pool, mps)
+    save_rung(plan, rung.rung)
+
+
+def _tell_limits(plan: RunPlan, pool: ReplicaPool, rung: RungState, log: Callable[[str], None]) -> None:
     if pool.auto is not None:
         log(
             f"question batch chosen: {pool.auto.first_questions} questions in flight at first and up to "
@@ -41,22 +56,9 @@ def generation_session(
             f"worked on at a time. A shard size of {-(-wanted // MAX_SHARD_TASKS)} or more keeps the question batch "
             "full"
         )
-    # the sampler ends before the pool, so that its last sample has the replicas' final counters
-    with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
-        try:
-            yield pool
-        finally:
-            _record_session(plan, pool)
-    save_rung(plan, rung.rung)
 
 
-def num_gpus(plan: RunPlan) -> int:
-    """Return how many GPUs a node uses for ``plan``."""
-    profile = plan.profile
-    return profile.replicas * profile.engine.tensor_parallel_size if profile.expect.device == "cuda" else 0
-
-
-def _record_session(plan: RunPlan, pool: ReplicaPool) -> None:
+def _record_session(plan: RunPlan, pool: ReplicaPool, mps: Mps | None) -> None:
     if pool.first_admitted_at is None or pool.last_finished_at is None:
         return
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -68,7 +70,8 @@ def _record_session(plan: RunPlan, pool: ReplicaPool) -> None:
         rollouts=pool.rollouts_finished,
         restarts=pool.restarts,
         replicas=plan.profile.replicas,
-        gpus=num_gpus(plan),
+        gpus=plan.profile.gpus,
+        mps=None if mps is None else str(mps),
     )
     add_session(plan.paths.state / "generation.json", session)
 

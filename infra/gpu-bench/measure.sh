@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch limit little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch shared limit little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -70,6 +70,18 @@ for wanted in "$@"; do
             keep_logs batch-$size batch-$size-engine
             cp "$work"/runs/batch-$size-*/telemetry.parquet "$out/batch-$size-telemetry.parquet"
             cp "$work"/runs/batch-$size-*/preflight.json "$out/batch-$size-preflight.json"
+        done
+        ;;
+    shared) # one, two and three engines on one GPU, each with a chosen batch: tokens/s, and the memory that each logs
+        for engines in 1 2 3; do
+            chosen=$(variant shared-$engines "$profile" -e "s/^description/replicas = $engines\nreplicas_per_gpu = $engines\n&/")
+            step shared-$engines $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate \
+                --question-batch-size auto --name shared-$engines --json
+            keep_logs shared-$engines shared-$engines-engine
+            cp "$work"/runs/shared-$engines-*/telemetry.parquet "$out/shared-$engines-telemetry.parquet"
+            cp "$work"/runs/shared-$engines-*/preflight.json "$out/shared-$engines-preflight.json"
+            cp "$work"/runs/shared-$engines-*/state/generation.json "$out/shared-$engines-generation.json"
+            python3 $here/rate.py "$out/shared-$engines-telemetry.parquet" >"$out/shared-$engines-rate.txt" 2>&1
         done
         ;;
     limit) # one LLM.generate call at vLLM's own defaults over the rollouts of the step batch, without and with what a run stores

@@ -26,8 +26,14 @@ class GenerationSession:
     """Engine failures after which a replica started again."""
     replicas: int
     gpus: int
+    mps: str | None = None
+    """Whether engines that shared a GPU used MPS, and why; None when none shared one."""
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values. ``mps`` came later, and is left out where it is None."""
+        return {name: value for name, value in asdict(self).items() if name != "mps" or value is not None}
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:
@@ -36,4 +42,4 @@ def read_sessions(path: Path) -> list[GenerationSession]:
 
 
 def add_session(path: Path, session: GenerationSession) -> None:
-    publish_json([asdict(item) for item in [*read_sessions(path), session]], path)
+    publish_json([item.to_json() for item in [*read_sessions(path), session]], path)

@@ -59,7 +59,8 @@ def read_journal(path: Path, run_id: str | None = None, *, keep_rollouts: bool =
                 for arm_id, sample_index in record["rollouts"]:
                     in_flight[(record["example_id"], arm_id, sample_index)] = record["isolation"]
             case "crash":
-                alone = len(in_flight) == 1
+                # engines that share a GPU may die of each other's requests
+                alone = len(in_flight) == 1 and not record.get("together")
                 for key, isolation in in_flight.items():
                     # only a rollout that was alone is guilty: others may have finished without being recorded yet
                     state.suspicion[key] = QUARANTINE if isolation and alone else min(isolation + 1, QUARANTINE - 1)

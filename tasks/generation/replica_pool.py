@@ -8,15 +8,17 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
-from tasks.errors import EngineCrashed, EngineStalled, HarvestError
+from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
 from tasks.generation.engine import EngineStats
 from tasks.generation.generation_spec import ShardWork
+from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
@@ -26,14 +28,19 @@ from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.node.gpu_memory_release import wait_for_free_memory
-from tasks.node.gpu_selection import gpus_per_replica
+from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
+from tasks.node.nvml import PynvmlReader
 from tasks.node.run_batch import choose_run_batch
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.storage.published import record_published
+from tasks.time_limits import time_limit
 
 MAX_SHARD_TASKS = 48
 """Largest number of task runs in flight. It is below the number of the flow's threads."""
+
+
+_Failures = list[tuple[ReplicaSupervisor, HarvestError]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +56,26 @@ class ReplicaPool:
     """The replicas of a node. Use it as a context manager: its exit ends every replica."""
 
     def __init__(
-        self, plan: RunPlan, *, rung: RungState, listener: Callable[[PoolEvent], None] = lambda event: None
+        self,
+        plan: RunPlan,
+        *,
+        rung: RungState,
+        listener: Callable[[PoolEvent], None] = lambda event: None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        """``variables`` are more environment for the replicas."""
         self._plan = plan
         self._listener = listener
         self.auto = choose_run_batch(plan)
         """The chosen question batch; None when the profile states it."""
         self._recovery = Recovery(plan, rung, listener, self.auto)
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._replicas = [ReplicaSupervisor(index, own, plan) for index, own in enumerate(gpus)]
+        gpu_bytes = read_gpu_bytes(plan.profile, PynvmlReader()) if plan.profile.replicas_per_gpu > 1 else None
+        self._replicas = [
+            ReplicaSupervisor(index, own, plan, gpu_bytes=gpu_bytes, variables=variables)
+            for index, own in enumerate(gpus)
+        ]
+        self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))
         self._queue = ShardQueue(self.wake)
         self._ever_ready = False
         self._broken = False
@@ -150,12 +168,12 @@ class ReplicaPool:
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
             self._wake_out.recv(4096)
-        for replica in self._replicas:
-            try:
-                for message in replica.receive():
-                    self._handle(replica, message)
-            except HarvestError as error:
-                self._fail(replica, error)
+        failures = self._receive(self._replicas)
+        if _crashed(failures):
+            self._add_neighbours(failures)
+        together = self._neighbours.died_together(_crashed(failures))
+        for replica, error in failures:
+            self._fail(replica, error, together=replica in together)
 
     def close(self) -> None:
         """End every replica, and raise an EngineCrashed in every thread that still waits."""
@@ -188,7 +206,29 @@ class ReplicaPool:
             return
         idle = [replica for replica in self._replicas if replica.may_start]
         for replica in idle[:1] if is_first else idle:
-            replica.start(self.rung)
+            if self._neighbours.may_start(replica):
+                replica.start(self.rung)
+
+    def _receive(self, replicas: Sequence[ReplicaSupervisor]) -> _Failures:
+        """Handle the new messages of ``replicas``. Return those that have failed."""
+        failures: _Failures = []
+        for replica in replicas:
+            try:
+                for message in replica.receive():
+                    self._handle(replica, message)
+            except HarvestError as error:
+                failures.append((replica, error))
+        return failures
+
+    def _add_neighbours(self, failures: _Failures) -> None:
+        """Wait a moment for the engines that share a GPU with a failed one, and add those that fail too."""
+        deadline = time.monotonic() + time_limit(TOGETHER_SECONDS)
+        while (left := deadline - time.monotonic()) > 0:
+            near = self._neighbours.alive_beside([replica for replica, _ in failures])
+            if not near:
+                return
+            wait([replica.process.connection for replica in near if replica.process], left)
+            failures += self._receive(near)
 
     def _assign(self) -> None:
         while True:
@@ -231,7 +271,7 @@ class ReplicaPool:
         with contextlib.suppress(FileNotFoundError):
             paths.journal(index).unlink()
 
-    def _fail(self, replica: ReplicaSupervisor, error: HarvestError) -> None:
+    def _fail(self, replica: ReplicaSupervisor, error: HarvestError, *, together: bool = False) -> None:
         process = replica.process
         assert process is not None
         lost, started = sorted(process.shards), process.started_shards
@@ -240,15 +280,19 @@ class ReplicaPool:
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
             for index in started:
-                has_suspects |= self._record_crash(index, replica)
-        error, delay = self._recovery.decide(
-            error,
-            replica=replica.index,
-            rung=rung,
-            budget=replica.budget,
-            started_before=self._ever_ready,
-            has_suspects=has_suspects,
-        )
+                has_suspects |= self._record_crash(index, replica, together=together)
+        delay = 0.0
+        if isinstance(error, EngineError) and self._neighbours.retires(replica, error):
+            error.retryable = True
+        else:
+            error, delay = self._recovery.decide(
+                error,
+                replica=replica.index,
+                rung=rung,
+                budget=replica.budget,
+                started_before=self._ever_ready,
+                has_suspects=has_suspects,
+            )
         if error.retryable:
             wait_for_free_memory(replica.gpus, pids)
             replica.delay_start(delay)
@@ -257,7 +301,7 @@ class ReplicaPool:
             self._broken = True
             self._queue.close(error)
 
-    def _record_crash(self, index: int, replica: ReplicaSupervisor) -> bool:
+    def _record_crash(self, index: int, replica: ReplicaSupervisor, *, together: bool) -> bool:
         """Record a crash in a shard's journal. Return whether the engine had requests of the shard."""
         path = self._plan.paths.journal(index)
         # the journal is up to date, while the last heartbeat can be half a second old
@@ -265,8 +309,12 @@ class ReplicaPool:
         if state.num_completed:
             replica.budget.progressed()
         with JournalWriter(path) as journal:
-            journal.append({"kind": "crash"})
+            journal.append({"kind": "crash"} | ({"together": True} if together else {}))
         return bool(state.in_flight)
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))
+
+
+def _crashed(failures: _Failures) -> list[ReplicaSupervisor]:
+    return [replica for replica, error in failures if isinstance(error, EngineStalled | EngineCrashed)]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,6 +48,7 @@ class ReplicaProcess:
         index: int,
         start: Start,
         gpus: list[str] | None,
+        variables: Mapping[str, str],
         log_path: Path,
         pid_path: Path,
         stall_timeout_s: float,
@@ -76,7 +78,7 @@ class ReplicaProcess:
         self._ready_at: float | None = None
         self.connection, child_end = Pipe()
         try:
-            self._process = self._spawn(child_end, _environment(start, gpus))
+            self._process = self._spawn(child_end, _environment(start, gpus, variables))
         except OSError as error:
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
@@ -238,8 +240,8 @@ class ReplicaProcess:
             return 0
 
 
-def _environment(start: Start, gpus: list[str] | None) -> dict[str, str]:
-    environment = engine_environment(start.engine.settings, os.environ, on_gpu=gpus is not None)
+def _environment(start: Start, gpus: list[str] | None, variables: Mapping[str, str]) -> dict[str, str]:
+    environment = {**engine_environment(start.engine.settings, os.environ, on_gpu=gpus is not None), **variables}
     environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -1,6 +1,7 @@
 """Keeps one replica of a node over all its restarts: its GPUs, and counters over all its processes."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.generation.engine import EngineSpec
@@ -9,6 +10,7 @@ from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
+from tasks.node.gpu_sharing import share_gpu
 from tasks.plan.run_plan import RunPlan
 from tasks.time_limits import time_limit
 
@@ -16,7 +18,16 @@ from tasks.time_limits import time_limit
 class ReplicaSupervisor:
     """Runs at most one process at a time. Counters add up over all of them."""
 
-    def __init__(self, index: int, gpus: list[str] | None, plan: RunPlan) -> None:
+    def __init__(
+        self,
+        index: int,
+        gpus: list[str] | None,
+        plan: RunPlan,
+        *,
+        gpu_bytes: int | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """``gpu_bytes`` is the memory of a GPU that engines share, ``variables`` more environment of the processes."""
         self.index = index
         self.gpus = gpus
         self.budget = RestartBudget()
@@ -25,7 +36,11 @@ class ReplicaSupervisor:
         self.num_rollouts = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        self.retired = False
+        """Whether it starts no more: others on its GPU go on without it."""
         self._plan = plan
+        self._gpu_bytes = gpu_bytes
+        self._variables = dict(variables or {})
         self._not_before = 0.0
         self._start_seconds = 0.0
         self._ended_tokens = 0
@@ -37,8 +52,16 @@ class ReplicaSupervisor:
         return self._start_seconds + (self.process.start_seconds if self.process else 0.0)
 
     @property
+    def is_starting(self) -> bool:
+        return self.process is not None and not self.process.ready
+
+    @property
     def may_start(self) -> bool:
-        return self.process is None and time.monotonic() >= self._not_before
+        return self.process is None and not self.retired and time.monotonic() >= self._not_before
+
+    def shares_gpu_with(self, other: "ReplicaSupervisor") -> bool:
+        """Return whether ``other`` is another replica on a GPU of this one."""
+        return other is not self and not set(self.gpus or ()).isdisjoint(other.gpus or ())
 
     def delay_start(self, seconds: float) -> None:
         """Allow no start for the next ``seconds``."""
@@ -47,13 +70,15 @@ class ReplicaSupervisor:
     def start(self, rung: Rung) -> None:
         """Start a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
         profile, paths = self._plan.profile, self._plan.paths
+        settings = share_gpu(rung.engine, profile.replicas_per_gpu, self._gpu_bytes)
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(model_path=self._plan.model.path, settings=rung.engine),
+                engine=EngineSpec(model_path=self._plan.model.path, settings=settings),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,
+            variables=self._variables,
             log_path=_new_log(paths.logs, self.index),
             pid_path=paths.state / f"replica-{self.index}.pid.json",
             stall_timeout_s=time_limit(profile.stall_timeout_s),

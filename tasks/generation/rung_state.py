@@ -18,7 +18,7 @@ from tasks.errors import DamagedFile, MemoryKind, Phase
 from tasks.files import publish_json, read_record, set_aside, try_read_record
 from tasks.locks import run_lock
 from tasks.node.gpu_selection import device_name
-from tasks.plan.fingerprint import recorded_engine
+from tasks.plan.fingerprint import recorded_engine, shared_gpus
 from tasks.plan.run_plan import RunPlan
 
 
@@ -142,7 +142,8 @@ def _path(plan: RunPlan) -> Path:
     # the key has the profile's settings, not only its name: another setting makes another ladder
     key = {
         "model": plan.model.weights_digest,
-        "profile": plan.profile.model_dump(mode="json", exclude={"name", "description"})
+        "profile": plan.profile.model_dump(mode="json", exclude={"name", "description", "replicas_per_gpu"})
+        | shared_gpus(plan.profile)
         | {"engine": recorded_engine(plan.profile)},
         "rollouts_per_question": plan.rollouts_per_question,
         "device": device_name(),

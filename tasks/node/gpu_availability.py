@@ -7,6 +7,8 @@ from pathlib import Path
 from tasks.node.check_result import CheckResult
 from tasks.node.gpu_health import unreadable
 from tasks.node.gpu_reading import GpuProcess, GpuReading
+from tasks.node.mps import Mps, is_mps_server
+from tasks.process_tree import descendants
 from tasks.units import GIB, format_gib
 
 SPARE_BYTES = GIB // 2
@@ -15,13 +17,18 @@ SPARE_BYTES = GIB // 2
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 
-def availability_checks(gpu: GpuReading, *, utilization: float, runs_dir: Path) -> list[CheckResult]:
-    """The availability checks of one answering GPU; ``utilization`` is gpu_memory_utilization."""
+def availability_checks(
+    gpu: GpuReading, *, utilization: float, runs_dir: Path, engines: int = 1, mps: Mps | None = None
+) -> list[CheckResult]:
+    """The availability checks of one answering GPU; ``utilization`` is gpu_memory_utilization.
+
+    ``engines`` share the GPU, with ``mps``. Together they need no more memory than one: see gpu_sharing.py.
+    """
     return [
-        _free_memory(gpu, utilization, runs_dir),
+        _free_memory(gpu, utilization, runs_dir, engines),
         _processes(gpu, runs_dir),
         _mig(gpu),
-        _compute_mode(gpu),
+        _compute_mode(gpu, takes_turns=engines > 1 and (mps is None or not mps.on)),
         _persistence(gpu),
     ]
 
@@ -42,7 +49,7 @@ def is_leftover(pid: int, runs_dir: Path, proc: Path = Path("/proc")) -> bool:
     return False
 
 
-def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckResult:
+def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path, engines: int) -> CheckResult:
     needed = needed_bytes(gpu, utilization)
     if needed is None or gpu.memory_free is None:
         return unreadable("free memory", gpu, "memory_free")
@@ -60,7 +67,8 @@ def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckRe
         name="free memory",
         status="fail" if short else "pass",
         value=format_gib(gpu.memory_free),
-        limit=f"{format_gib(needed)} for gpu_memory_utilization {utilization:g}",
+        limit=f"{format_gib(needed)} for gpu_memory_utilization {utilization:g}"
+        + (f" of {engines} engines" if engines > 1 else ""),
         remedy=remedy,
         gpu=gpu.index,
     )
@@ -69,7 +77,8 @@ def _free_memory(gpu: GpuReading, utilization: float, runs_dir: Path) -> CheckRe
 def _processes(gpu: GpuReading, runs_dir: Path) -> CheckResult:
     if gpu.processes is None:
         return unreadable("foreign processes", gpu, "processes")
-    foreign = tuple(process for process in gpu.processes if process.pid != os.getpid())
+    own = {os.getpid(), *(record.pid for record in descendants(os.getpid()))}
+    foreign = tuple(process for process in gpu.processes if process.pid not in own and not is_mps_server(process.pid))
     if not foreign:
         return CheckResult(name="foreign processes", status="pass", value="none", gpu=gpu.index)
     leftover = any(is_leftover(process.pid, runs_dir) for process in foreign)
@@ -105,15 +114,16 @@ def _mig(gpu: GpuReading) -> CheckResult:
     )
 
 
-def _compute_mode(gpu: GpuReading) -> CheckResult:
+def _compute_mode(gpu: GpuReading, *, takes_turns: bool) -> CheckResult:
+    """``takes_turns``: several engines are on the GPU without MPS, so an exclusive mode refuses all but the first."""
     if gpu.compute_mode is None:
         return unreadable("compute mode", gpu, "compute_mode")
-    prohibited = gpu.compute_mode == 2
+    prohibited = gpu.compute_mode == 2 or (takes_turns and gpu.compute_mode != 0)
     return CheckResult(
         name="compute mode",
         status="fail" if prohibited else "pass" if gpu.compute_mode == 0 else "warn",
         value=_COMPUTE_MODES.get(gpu.compute_mode, str(gpu.compute_mode)),
-        limit="default",
+        limit="default, as engines share the GPU without MPS" if takes_turns else "default",
         remedy="" if gpu.compute_mode == 0 else "Run nvidia-smi --compute-mode=0",
         gpu=gpu.index,
     )

@@ -15,6 +15,7 @@ from tasks.node.gpu_health import health_checks, unreadable
 from tasks.node.gpu_links import link_checks
 from tasks.node.gpu_reading import DriverReading, GpuReading, NvmlReader
 from tasks.node.gpu_selection import gpus_needed, used_gpus, visible_gpus
+from tasks.node.mps import Mps, find_mps
 from tasks.units import GIB
 
 BATCH_INVARIANT_CAPABILITY = 8.0
@@ -48,7 +49,10 @@ def gpu_checks(
         _cuda_version(driver, torch_cuda),
     ]
     events = _event_samples(reader, used, event_interval_s)
-    size = profile.engine.tensor_parallel_size
+    mps = find_mps() if profile.replicas_per_gpu > 1 else None
+    if mps is not None:
+        checks.append(_mps(mps))
+    size, utilization = profile.engine.tensor_parallel_size, profile.engine.gpu_memory_utilization
     for position, gpu in enumerate(used):
         if gpu.error is not None:
             checks.append(_not_answering(gpu))
@@ -58,7 +62,9 @@ def gpu_checks(
         checks += [CheckResult(name="answers", status="pass", value=gpu.name or "unnamed GPU", gpu=gpu.index)]
         checks += _identity(profile, gpu, fitting)
         checks += health_checks(gpu, events[gpu.index])
-        checks += availability_checks(gpu, utilization=profile.engine.gpu_memory_utilization, runs_dir=runs_dir)
+        checks += availability_checks(
+            gpu, utilization=utilization, runs_dir=runs_dir, engines=profile.replicas_per_gpu, mps=mps
+        )
         checks += link_checks(gpu, group, tensor_parallel_size=size)
     return checks
 
@@ -103,6 +109,16 @@ def _count(profile: Profile, visible: int, present: int, fitting: str) -> CheckR
         value=f"{visible}{hidden}",
         limit=f"{needed} for profile {profile.name}",
         remedy="" if visible >= needed else fitting or "Use a node or a profile with the right number of GPUs",
+    )
+
+
+def _mps(mps: Mps) -> CheckResult:
+    return CheckResult(
+        name="MPS",
+        status="pass" if mps.on else "warn",
+        value=str(mps),
+        limit="on, so that engines on one GPU compute at the same time",
+        remedy="" if mps.on else "Install or start it; without it the engines take turns on the GPU",
     )
 
 

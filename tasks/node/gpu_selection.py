@@ -9,6 +9,7 @@ from tasks.errors import ConfigError
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
+from tasks.units import GIB
 
 
 def read_all_gpus(reader: NvmlReader) -> list[GpuReading]:
@@ -42,7 +43,7 @@ def used_gpus(profile: Profile, present: Sequence[GpuReading]) -> list[GpuReadin
 
 def gpus_needed(profile: Profile) -> int:
     """Number of GPUs that ``profile`` uses."""
-    return max(profile.expect.gpu_count, profile.replicas * profile.engine.tensor_parallel_size)
+    return max(profile.expect.gpu_count, profile.gpus)
 
 
 def smallest_gpu(gpus: Sequence[GpuReading]) -> GpuReading | None:
@@ -52,6 +53,15 @@ def smallest_gpu(gpus: Sequence[GpuReading]) -> GpuReading | None:
     """
     known = [gpu for gpu in gpus if gpu.memory_total is not None]
     return min(known, key=lambda gpu: (gpu.memory_total or 0, gpu.memory_free or 0), default=None)
+
+
+def read_gpu_bytes(profile: Profile, reader: NvmlReader) -> int | None:
+    """Total memory, as CUDA counts it, of the smallest GPU that ``profile`` uses; else what the profile expects."""
+    smallest = smallest_gpu(read_used_gpus(profile, reader))
+    if smallest is not None and smallest.memory_total is not None:
+        return smallest.memory_total - (smallest.memory_reserved or 0)
+    expected = profile.expect.gpu_memory_gib
+    return None if expected is None else int(expected * GIB)
 
 
 def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = os.environ) -> list[int]:
@@ -79,24 +89,27 @@ def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = o
 def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
     """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for each replica of a CPU profile.
 
-    ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None when it is not set. Raises ConfigError when it names too
-    few GPUs.
+    Replicas that share a GPU follow each other. ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None when it is
+    not set. Raises ConfigError when it names too few GPUs.
     """
-    replicas, width = plan.profile.replicas, plan.profile.engine.tensor_parallel_size
-    if plan.profile.expect.device == "cpu":
+    profile, needed = plan.profile, plan.profile.gpus
+    replicas, width, sharing = profile.replicas, profile.engine.tensor_parallel_size, profile.replicas_per_gpu
+    if profile.expect.device == "cpu":
         return [None] * replicas
-    devices = [str(index) for index in range(replicas * width)]
+    devices = [str(index) for index in range(needed)]
     if visible is not None:
         devices = [device for device in visible.split(",") if device]
-    if len(devices) < replicas * width:
+    if len(devices) < needed:
+        each = f"tensor_parallel_size {width}" if sharing == 1 else f"1 GPU, {sharing} on each"
         raise ConfigError(
-            f"profile {plan.profile.name} needs {replicas * width} GPUs ({replicas} replicas x tensor_parallel_size "
-            f"{width}), but CUDA_VISIBLE_DEVICES names {len(devices)}: {visible!r}. Name more, or take another profile"
+            f"profile {profile.name} needs {needed} GPUs ({replicas} replicas x {each}), but CUDA_VISIBLE_DEVICES "
+            f"names {len(devices)}: {visible!r}. Name more, or take another profile"
         )
-    return [devices[index * width : (index + 1) * width] for index in range(replicas)]
+    firsts = [index // sharing * width for index in range(replicas)]
+    return [devices[first : first + width] for first in firsts]
 
 
 def gpus_of_run(plan: RunPlan) -> list[str]:
-    """The GPUs of all replicas of ``plan``, named as in CUDA_VISIBLE_DEVICES. Raises ConfigError."""
+    """The GPUs of all replicas of ``plan``, each once, named as in CUDA_VISIBLE_DEVICES. Raises ConfigError."""
     per_replica = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return [gpu for gpus in per_replica if gpus for gpu in gpus]
+    return list(dict.fromkeys(gpu for gpus in per_replica if gpus for gpu in gpus))

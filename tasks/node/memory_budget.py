@@ -1,4 +1,7 @@
-"""Divides a device's memory between a model's weights, the reserve and the KV cache, for any settings of an engine."""
+"""Divides a device's memory between a model's weights, the reserve and the KV cache, for any settings of an engine.
+
+Of a GPU that several engines share, it is the part of one engine.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from profiles.schema import EngineSettings, Profile
 from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
+from tasks.node.gpu_sharing import share_gpu
 from tasks.node.host_memory import read_host_memory
 from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_config import read_model_config
@@ -22,6 +26,8 @@ class Budget:
     """The parts of the memory beside the weights, per GPU. A part is None when it is unknown."""
 
     device_bytes: int | None = None
+    engine_bytes: int | None = None
+    """What one engine may take in all."""
     reserve_bytes: int | None = None
     kv_budget_bytes: int | None = None
     is_estimate: bool = False
@@ -38,8 +44,12 @@ class MemoryBudget:
         self.shape = read_shape(read_model_config(model_path), profile.engine)
         self.weight_bytes = _weights(model_path, self.shape, profile)
 
-    def divide(self, engine: EngineSettings) -> Budget:
-        """Return the parts for ``engine``: the profile's settings, or changed ones."""
+    def divide(self, engine: EngineSettings, *, engines: int | None = None) -> Budget:
+        """Return the parts for ``engine``: the profile's settings, or changed ones.
+
+        ``engines`` is how many share a GPU; its default is the profile's replicas_per_gpu.
+        """
+        engine = share_gpu(engine, engines or self._profile.replicas_per_gpu, self._gpu_bytes)
         if self._profile.expect.device == "cpu":
             total = read_host_memory().total
             if engine.kv_cache_space_gib is not None:
@@ -50,14 +60,16 @@ class MemoryBudget:
         else:
             total = self._gpu_bytes
             reserve = reserve_bytes(self.shape, engine, total, self._gpu_name)
-        budget = None
+        taken, budget = math.ceil(total * engine.gpu_memory_utilization), None
         if self.weight_bytes is not None:
-            budget = max(0, math.ceil(total * engine.gpu_memory_utilization) - self.weight_bytes - reserve)
-        return Budget(device_bytes=total, reserve_bytes=reserve, kv_budget_bytes=budget, is_estimate=True)
+            budget = max(0, taken - self.weight_bytes - reserve)
+        return Budget(
+            device_bytes=total, engine_bytes=taken, reserve_bytes=reserve, kv_budget_bytes=budget, is_estimate=True
+        )
 
-    def cache(self, engine: EngineSettings) -> KvCache | None:
-        """Return the KV cache that ``engine`` gets, or None when its size is unknown."""
-        budget = self.divide(engine).kv_budget_bytes
+    def cache(self, engine: EngineSettings, *, engines: int | None = None) -> KvCache | None:
+        """Return the KV cache that ``engine`` gets, or None when its size is unknown; ``engines`` as in ``divide``."""
+        budget = self.divide(engine, engines=engines).kv_budget_bytes
         device = self._profile.expect.device
         return None if budget is None else kv_cache(self.shape, engine, budget, device=device)
 

@@ -12,7 +12,8 @@ from tasks.node.auto_batch import AutoBatch, auto_engine, choose_batch
 from tasks.node.core_process import has_core_process
 from tasks.node.cuda_graphs import expected_graph_share, sizes_of
 from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
-from tasks.node.memory_budget import MemoryBudget
+from tasks.node.gpu_sharing import FURTHER_PROCESS_BYTES
+from tasks.node.memory_budget import Budget, MemoryBudget
 from tasks.plan.model_shape import UnknownLayoutError
 from tasks.units import GIB, format_gib
 
@@ -35,8 +36,14 @@ class MemoryPlan:
     """Sequences in one question batch: questions x arms x samples; of a chosen batch, those at first."""
     running: int
     """Sequences of ``in_flight`` that run at once under max_num_seqs."""
+    replicas_per_gpu: int = 1
+    """Engines that share each GPU. The other figures are of one of them."""
+    process_bytes: int | None = None
+    """Memory that each further engine on a GPU holds beside the plan, in bytes, an estimate; None when none shares."""
     device_bytes: int | None = None
     """Total memory, in bytes."""
+    engine_bytes: int | None = None
+    """Memory that the engine may take in all, in bytes."""
     weight_bytes: int | None = None
     """Weights, in bytes."""
     reserve_bytes: int | None = None
@@ -123,6 +130,8 @@ def plan_memory(
         expected_length=expected_length,
         in_flight=in_flight,
         running=min(in_flight, engine.sequences),
+        replicas_per_gpu=profile.replicas_per_gpu,
+        process_bytes=FURTHER_PROCESS_BYTES if profile.replicas_per_gpu > 1 else None,
         auto=auto,
         core_process=has_core_process(engine, on_gpu=profile.expect.device == "cuda", environment=os.environ)
         if engine.backend == "vllm"
@@ -170,9 +179,12 @@ def _with_memory(
     )
     if cache is None or budget.device_bytes is None:
         return plan
+    return _with_cache(plan, cache, certain=_weights_exceed(budget, weights) or not budget.is_estimate)
+
+
+def _weights_exceed(budget: Budget, weights: int | None) -> bool:
     # an estimate must not stop a run that vLLM can start; the weights are exact
-    too_large = weights is not None and weights >= budget.device_bytes * engine.gpu_memory_utilization
-    return _with_cache(plan, cache, certain=too_large or not budget.is_estimate)
+    return weights is not None and budget.engine_bytes is not None and weights >= budget.engine_bytes
 
 
 def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPlan:
@@ -186,9 +198,16 @@ def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPla
     )
     if plan.sequences_at_max_len:
         return plan
+    each = ""
+    if plan.replicas_per_gpu > 1:
+        each = (
+            f"{plan.replicas_per_gpu} engines share each GPU of {format_gib(plan.device_bytes or 0)}. Each may take "
+            f"{format_gib(plan.engine_bytes or 0, 2)}, and its weights are {format_gib(plan.weight_bytes or 0, 2)}: "
+        )
     message = (
-        f"not even one sequence of {plan.max_model_len} tokens fits: {format_gib(plan.kv_budget_bytes or 0, 2)} "
-        "are left for the KV cache. Lower max_model_len, or give the engine more memory or GPUs"
+        f"{each}not even one sequence of {plan.max_model_len} tokens fits: {format_gib(plan.kv_budget_bytes or 0, 2)} "
+        "are left for the KV cache. Lower "
+        f"{'replicas_per_gpu or ' if each else ''}max_model_len, or give the engine more memory or GPUs"
     )
     if certain:
         return replace(plan, problems=(*plan.problems, message))

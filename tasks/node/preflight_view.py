@@ -77,6 +77,7 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
     mark = " (estimate)" if plan.is_estimate else ""
     rows = [
         (f"memory {where}", _gib(plan.device_bytes)),
+        *_shared(plan),
         (f"weights {where}, TP {plan.tensor_parallel_size}", _gib(plan.weight_bytes)),
         ("activations, CUDA graphs, workspaces (estimate)", _gib(plan.reserve_bytes)),
         (f"KV cache{mark}", _gib(plan.kv_budget_bytes)),
@@ -99,6 +100,16 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
         rows.append(("engine core", where))
     fits = {True: "yes", False: "no: sequences will be preempted", None: "cannot tell"}[plan.batch_fits]
     return [(name, value) for name, value in rows if value] + [("question batch fits", fits)]
+
+
+def _shared(plan: MemoryPlan) -> list[tuple[str, str]]:
+    if plan.replicas_per_gpu == 1:
+        return []
+    beside = f"{_gib(plan.process_bytes)} beside it for each further one (estimate)"
+    return [
+        ("engines per GPU", f"{plan.replicas_per_gpu}; all that follows is of one engine"),
+        ("memory of an engine", _gib(plan.engine_bytes) and f"{_gib(plan.engine_bytes)}, and {beside}"),
+    ]
 
 
 def _grouped(checks: Sequence[CheckResult]) -> list[tuple[CheckResult, str]]:

@@ -45,11 +45,17 @@ def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
         "generation": profile.generation,
         "question_batch_size": profile.question_batch_size,
         "replicas": profile.replicas,
+        **shared_gpus(profile),
         **recorded_engine(profile),
         "backend": _RECORDED_BACKENDS.get(profile.engine.backend, profile.engine.backend),
         "shard_size": shard_size,
         "versions": engine_versions(),
     }
+
+
+def shared_gpus(profile: Profile) -> dict[str, Any]:
+    """Return replicas_per_gpu as fingerprints hold it: only where engines share a GPU, as it came later."""
+    return {} if profile.replicas_per_gpu == 1 else {"replicas_per_gpu": profile.replicas_per_gpu}
 
 
 def recorded_engine(profile: Profile) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class RunReport:
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
+        values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
         if self.batch is None:
             del values["batch"]
         return values

@@ -6,7 +6,7 @@ import pytest
 
 from profiles import schema
 from profiles.load import SettingsError, load_arms, load_profile, profile_names
-from profiles.schema import AUTO
+from profiles.schema import AUTO, Profile
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -70,6 +70,21 @@ def test_batch_of_the_shipped_profiles(name: str, questions: int | str, replicas
     assert (profile.question_batch_size, profile.replicas) == (questions, replicas)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "per_gpu", "size", "device", "gpus"),
+    [
+        (1, 1, 1, "cuda", 1),
+        (2, 2, 1, "cuda", 1),
+        (6, 2, 1, "cuda", 3),
+        (2, 1, 4, "cuda", 8),
+        (3, 1, 1, "cpu", 0),
+    ],
+)
+def test_gpus_that_a_profile_takes(replicas: int, per_gpu: int, size: int, device: str, gpus: int) -> None:
+    settings = {"replicas": replicas, "replicas_per_gpu": per_gpu, "engine": {"tensor_parallel_size": size}}
+    assert Profile.model_validate({"name": "x", **settings, "expect": {"device": device}}).gpus == gpus
+
+
 @pytest.mark.parametrize("name", [name for name in profile_names() if name.startswith("h100")])
 def test_targets_of_the_h100_profiles(name: str) -> None:
     targets = load_profile(name).targets
@@ -108,6 +123,22 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ),
         ('name = "x"\n[engine]\ncore_process = "yes please"', "core_process is 'yes please'"),
         ('name = "x"\nreplicas = 4\n[expect]\ngpu_count = 2', "need 4 GPUs"),
+        (
+            'name = "x"\nreplicas = 8\nreplicas_per_gpu = 2\n[expect]\ngpu_count = 2',
+            "8 replicas of tensor_parallel_size 1, 2 on each GPU, need 4 GPUs",
+        ),
+        ('name = "x"\nreplicas = 9\nreplicas_per_gpu = 9', "replicas_per_gpu is 9"),
+        (
+            'name = "x"\nreplicas_per_gpu = 2',
+            "replicas is 1, the engines on all GPUs together, and replicas_per_gpu 2 does not divide it. "
+            "Set replicas to 2 for one GPU, 4 for two",
+        ),
+        (
+            'name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[engine]\ntensor_parallel_size = 4',
+            'replicas_per_gpu is 2, with tensor_parallel_size 4 and expect.device "cuda". Engines share a GPU only '
+            'with tensor_parallel_size 1 and device "cuda"',
+        ),
+        ('name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[expect]\ndevice = "cpu"', "share a GPU only with"),
         ("question_batch_size = 4", "name is missing"),
         ("name = ", "is not valid TOML"),
     ],

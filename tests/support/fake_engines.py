@@ -123,6 +123,20 @@ class GatedEngine(FakeEngine):
         return super().step()
 
 
+class SharingEngine(FakeEngine):
+    """Its version says what it may take of its GPU, and where it looks for MPS."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._share = spec.settings.gpu_memory_utilization
+
+    @property
+    def version(self) -> str:
+        return (
+            f"fake with {self._share} of {os.environ['CUDA_VISIBLE_DEVICES']}, {os.environ['CUDA_MPS_PIPE_DIRECTORY']}"
+        )
+
+
 class StragglingEngine(FakeEngine):
     """One completion in sixteen, ``is_straggler``, goes on only when the file ``FAKE_GATE`` exists."""
 
@@ -162,8 +176,47 @@ class PoisonedEngine(FakeEngine):
     def step(self) -> list[EngineOutput]:
         poison = {int(seed) for seed in os.environ.get("POISON_SEEDS", "").split(",") if seed}
         if any(request.seed in poison and tokens for request, tokens in self.running.values()):
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         return super().step()
+
+    def _die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SharedFateEngine(PoisonedEngine):
+    """Dies when it computes after the death of another, as clients of MPS do. The file ``FAULTS`` counts deaths."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._faults = Path(os.environ["FAULTS"])
+        self._survived = self._count()
+
+    def step(self) -> list[EngineOutput]:
+        if self._count() > self._survived:
+            super()._die()
+        return super().step()
+
+    def _count(self) -> int:
+        return self._faults.stat().st_size if self._faults.exists() else 0
+
+    def _die(self) -> None:
+        with self._faults.open("ab") as file:
+            file.write(b"x")
+        super()._die()
+
+
+class LonelyEngine(FakeEngine):
+    """Finds no memory to start when another has made the file ``FIRST_ENGINE``, in the words of vLLM."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        try:
+            Path(os.environ["FIRST_ENGINE"]).touch(exist_ok=False)
+        except FileExistsError:
+            raise ValueError(
+                "Free memory on device cuda:0 (1.0/79.6 GiB) on startup is less than desired GPU memory utilization "
+                "(0.4437, 35.31 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+            ) from None
+        super().__init__(spec)
 
 
 class BrokenEngine(FakeEngine):

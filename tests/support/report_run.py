@@ -128,8 +128,9 @@ def _write_report(run: RunPaths) -> None:
         tokens=300_000,
         rollouts=10,
         restarts=1,
-        replicas=1,
+        replicas=4,
         gpus=2,
+        mps="MPS on: a daemon of the run's own",
     )
     change = RungChange(
         at=(STARTED + timedelta(seconds=120)).isoformat(),

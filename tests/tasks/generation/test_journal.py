@@ -167,6 +167,11 @@ OPEN: dict[str, object] = {"kind": "open", "oom_rung": 0}
             id="one of two whose record did not come",
         ),
         pytest.param(
+            [OPEN, admit(KEYS[:1], 2), CRASH | {"together": True}],
+            {KEYS[0]: 2},
+            id="alone, but another engine on the GPU died too",
+        ),
+        pytest.param(
             [OPEN, admit(KEYS[:1]), CRASH],
             {KEYS[0]: 1},
             id="another shard may have been in the engine too",

@@ -18,7 +18,7 @@ from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.prompts import request_seed
 from tasks.plan.run_config import RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import rollouts_finished, shard_dataset
+from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 from tasks.time_limits import time_limit
 from tests.support.fake_engines import StragglingEngine
 
@@ -29,6 +29,7 @@ name = "pool"
 model = "demo"
 question_batch_size = {batch}
 replicas = {replicas}
+replicas_per_gpu = {per_gpu}
 start_timeout_s = {start_timeout}
 
 [engine]
@@ -50,11 +51,18 @@ def make_plan(
     backend: str = "tests.support.fake_engines:FakeEngine",
     device: str = "cpu",
     width: int = 1,
+    per_gpu: int = 1,
 ) -> RunPlan:
     path = folder / "pool.toml"
     path.write_text(
         PROFILE.format(
-            batch=batch, replicas=replicas, start_timeout=start_timeout, backend=backend, device=device, width=width
+            batch=batch,
+            replicas=replicas,
+            start_timeout=start_timeout,
+            backend=backend,
+            device=device,
+            width=width,
+            per_gpu=per_gpu,
         )
     )
     config = RunConfig(profile=str(path), shard_size=4, sampling=Sampling(max_tokens=16))
@@ -69,13 +77,18 @@ class Outcome:
     pool: ReplicaPool
 
 
-def generate(plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda pool: None) -> Outcome:
-    """Generate all shards of ``plan``; the first failure ends it. ``watch`` is called all the while."""
+def generate(
+    plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda pool: None, retry: bool = False
+) -> Outcome:
+    """Generate all shards of ``plan``; the first failure ends it, with ``retry`` the first that cannot be retried.
+
+    ``watch`` is called all the while.
+    """
     shards = shard_dataset(plan)
     events: list[PoolEvent] = []
     rung = RungState(plan.paths.state / "oom.json")
     with ThreadPoolExecutor(16) as threads, ReplicaPool(plan, rung=rung, listener=events.append) as pool:
-        futures = [threads.submit(pool.generate, shard) for shard in shards]
+        futures = [threads.submit(_generate, pool, shard, retry=retry) for shard in shards]
         outcome = Outcome(pool=pool, events=events)
         try:
             while not all(future.done() for future in futures):
@@ -85,6 +98,15 @@ def generate(plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda poo
         except HarvestError as error:
             outcome.error = error
     return outcome
+
+
+def _generate(pool: ReplicaPool, shard: Shard, *, retry: bool) -> ShardResult:
+    while True:
+        try:
+            return pool.generate(shard)
+        except HarvestError as error:
+            if not (retry and error.retryable):
+                raise
 
 
 def test_shards_that_wait_for_their_longest_completions_do_not_empty_the_batch(

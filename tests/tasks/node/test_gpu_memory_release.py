@@ -38,6 +38,8 @@ class FreeingReader(FakeReader):
         pytest.param([(10, ()), (10, ()), (10, ()), (50, ()), (80, ())], 4, id="freed after a delay"),
         pytest.param([(80, (OURS,))] * 9 + [(80, ())], 8, id="ours is still listed"),
         pytest.param([(10, (OURS, OTHERS)), (80, (OTHERS,))], 1, id="another process stays"),
+        pytest.param([(5, (OURS, OTHERS)), (42, (OTHERS,))], 1, id="a neighbour keeps its half"),
+        pytest.param([(5, (OURS, OTHERS)), (42, (OTHERS,)), (20, (OTHERS,))], 1, id="a neighbour takes more"),
     ],
 )
 def test_the_wait_ends_when_memory_is_stable_and_our_process_is_gone(

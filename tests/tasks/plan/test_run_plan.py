@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from profiles.load import DEMO_MODEL
+from profiles.load import DEMO_MODEL, PROFILES_DIR
 from tasks.errors import ConfigError
 from tasks.plan.run_config import build_config, config_from_parameters
 from tasks.plan.run_plan import DEFAULT_SHARDS, RunPlan, default_shard_size, plan_run
@@ -105,6 +105,16 @@ def test_a_stated_batch_has_the_fingerprint_that_it_had_before_batches_were_chos
         "batch_invariant": False, "kv_cache_space_gib": None, "quantization": None, "load_format": "auto",
         "trust_remote_code": False, "backend": "tasks.engine:VllmEngine", "shard_size": 16,
     }  # fmt: skip
+
+
+def test_engines_that_share_a_gpu_are_another_run(tmp_path: Path) -> None:
+    text = (PROFILES_DIR / "h200x1.toml").read_text().replace("description", "replicas = 2\ndescription", 1)
+    shared, apart = tmp_path / "shared.toml", tmp_path / "apart.toml"
+    apart.write_text(text.replace("gpu_count = 1", "gpu_count = 2"))
+    shared.write_text(text.replace("description", "replicas_per_gpu = 2\ndescription", 1))
+    found = [plan(tmp_path, profile=str(path), model="demo") for path in (apart, shared)]
+    assert [one.tested.get("replicas_per_gpu") for one in found] == [None, 2]
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_the_fingerprint_of_a_chosen_batch_holds_what_is_stated(tmp_path: Path) -> None:

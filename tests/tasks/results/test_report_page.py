@@ -132,6 +132,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         "cut off by max_tokens",
         "suspect ground truths 2 mean reward without them: 0.457",
         "GPU utilization",
+        "engines per GPU 2 MPS on: a daemon of the run's own",
         "out of device memory: rung 0 to 1",
         "replica 0 was started again",
         "the run was resumed",
