@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from tasks.errors import ConfigError, StorageError
+from tasks.gc_freeze import gc_frozen
 from tasks.generation.engine import Engine, load_engine_class
-from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica_messages import (
