@@ -32,6 +32,7 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.node.engine_caches import StartWatch
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants
@@ -100,11 +101,12 @@ class Replica:
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
+            caches = StartWatch(settings, os.environ)
             self._engine = engine_class(start.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._loop = GenerationLoop(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
-        connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
+        connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid())), start_kind=caches.kind()))
         threading.Thread(target=_exit_with_engine, args=(self._engine,), daemon=True).start()
 
     def run(self) -> None:

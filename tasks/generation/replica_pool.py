@@ -25,6 +25,7 @@ from tasks.generation.replica_process import ReplicaProcess
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
+from tasks.node.engine_caches import START_WORDS, StartKind, coldest
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.node.run_batch import choose_run_batch
@@ -103,6 +104,11 @@ class ReplicaPool:
     def engine_start_seconds(self) -> float:
         """Seconds of engine starts, summed over all replicas and starts, failed ones included."""
         return sum(replica.start_seconds for replica in self._replicas)
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """How the engines started: cold if one of them did; None while none was ready."""
+        return coldest(kind for replica in self._replicas for kind in replica.start_kinds)
 
     @property
     def first_admitted_at(self) -> float | None:
@@ -215,7 +221,8 @@ class ReplicaPool:
         match message:
             case Ready():
                 self._ever_ready = True
-                self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s")
+                how = START_WORDS[message.start_kind]
+                self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s ({how})")
             case ShardStarted(index=index, num_resumed=num_resumed):
                 if self._queue.started(index, num_resumed) and num_resumed:
                     self._tell("resumed", f"shard {index}: {num_resumed} rollouts were already in its journal")

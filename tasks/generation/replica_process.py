@@ -25,6 +25,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.vllm_engine import engine_environment
 from tasks.idleness import Silence
+from tasks.node.engine_caches import StartKind, cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
@@ -36,6 +37,9 @@ STOP_SECONDS = 5.0
 EXIT_SECONDS = 60.0
 """How long a replica that closed its connection has to exit. Its exit code tells what it died of, and a process with
 much memory does not exit at once."""
+
+SPARE_CACHES = "engine-caches"
+"""Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 
 
 class ReplicaProcess:
@@ -56,6 +60,7 @@ class ReplicaProcess:
         self.rung = start.generation.oom_rung
         self.log_path = log_path
         self.facts: EngineFacts | None = None
+        self.start_kind: StartKind | None = None
         self.stats = EngineStats()
         self.num_finished = 0
         self.first_admitted_at: float | None = None
@@ -76,7 +81,7 @@ class ReplicaProcess:
         self._ready_at: float | None = None
         self.connection, child_end = Pipe()
         try:
-            self._process = self._spawn(child_end, _environment(start, gpus))
+            self._process = self._spawn(child_end, _environment(start, gpus, pid_path.parent / SPARE_CACHES))
         except OSError as error:
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
@@ -196,7 +201,7 @@ class ReplicaProcess:
 
     def _update(self, message: FromReplica) -> None:
         if isinstance(message, Ready):
-            self.facts = message.facts
+            self.facts, self.start_kind = message.facts, message.start_kind
             self._ready_at = time.monotonic()
             self._silence.end()
             self._processes += message.processes
@@ -238,8 +243,8 @@ class ReplicaProcess:
             return 0
 
 
-def _environment(start: Start, gpus: list[str] | None) -> dict[str, str]:
-    environment = engine_environment(start.engine.settings, os.environ)
+def _environment(start: Start, gpus: list[str] | None, spare_caches: Path) -> dict[str, str]:
+    environment = engine_environment(start.engine.settings, cached_environment(os.environ, spare_caches))
     environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

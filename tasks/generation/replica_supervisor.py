@@ -9,6 +9,7 @@ from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
+from tasks.node.engine_caches import StartKind
 from tasks.plan.run_plan import RunPlan
 from tasks.time_limits import time_limit
 
@@ -25,6 +26,7 @@ class ReplicaSupervisor:
         self.num_rollouts = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        self.start_kinds: set[StartKind] = set()
         self._plan = plan
         self._not_before = 0.0
         self._start_seconds = 0.0
@@ -80,6 +82,8 @@ class ReplicaSupervisor:
             self.process = None
 
     def _count(self, process: ReplicaProcess) -> None:
+        if process.start_kind is not None:
+            self.start_kinds.add(process.start_kind)
         self.num_rollouts = self._ended_rollouts + process.num_finished
         self.num_tokens = self._ended_tokens + process.stats.generation_tokens
         if self.first_admitted_at is None:

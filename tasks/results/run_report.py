@@ -14,6 +14,7 @@ from tasks.comparison.verdict import Verdict
 from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange
+from tasks.node.engine_caches import StartKind
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
@@ -45,6 +46,8 @@ class GenerationTotals:
     restarts: int
     """Engines lost to failures."""
     sessions: tuple[GenerationSession, ...]
+    start_kind: StartKind | None = None
+    """How the engines started: cold if one did in any session; None in a run of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)
