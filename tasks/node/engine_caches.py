@@ -35,7 +35,7 @@ StartKind = Literal["cold", "warm", "not compiled"]
 START_KINDS: tuple[StartKind, ...] = get_args(StartKind)
 START_WORDS: dict[StartKind, str] = {
     "cold": "cold: graphs were compiled",
-    "warm": "warm: graphs came from the cache",
+    "warm": "warm: no graph had to be compiled",
     "not compiled": "without compiled graphs",
 }
 
