@@ -1,13 +1,12 @@
 """``harvest preflight`` and ``harvest plan``: check a node and plan the memory of a run, without loading a model."""
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.common_options import RUNS_DIR, chosen_transfer
-from flows.terminal import print_json
+from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
     from tasks.generation.warm_start import WarmStart
@@ -77,34 +76,31 @@ def execute_preflight(options: argparse.Namespace) -> int:
         smoke=options.smoke,
         arms=len(load_arms(None).arms),
     )
-    failed = None
+    shown = report.to_json()
+    if run is None or report.failed or not options.json:
+        _print(options, shown, lambda: render_preflight(report))
     try:
         report.raise_if_failed()
     except HarvestError as error:
-        failed = error
-    if run is None or failed or not options.json:
-        _print(options, report.to_json(), lambda: render_preflight(report))
-    if failed:
-        return failed.exit_code  # the table shows what failed
+        return error.exit_code  # the table shows what failed
     if run is not None:
         started = _warm(run)
-        if options.json:
-            print_json(report.to_json() | {"warm": started and asdict(started)})
-        else:
-            print(_in_words(started))
+        shown["warm"] = started and asdict(started)
+        _print(options, shown, lambda: _in_words(started))
     return 0
 
 
 def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None":
     """Return the plan of the run whose caches --warm fills. Raises ConfigError, also for its options without --warm."""
-    from flows.parameters import given_parameters
+    from flows.parameters import PARAMETERS, given_parameters
     from tasks.errors import ConfigError
 
     given = given_parameters(options)
     if not options.warm:
         if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
-            option = "--" + others[0].replace("_", "-")
-            raise ConfigError(f"{option} is for --warm alone, which starts an engine as the run would. Add --warm")
+            raise ConfigError(
+                f"{PARAMETERS[others[0]].options[0]} is for --warm alone, which starts an engine as the run would. Add --warm"
+            )
         return None
     import os
 
@@ -114,7 +110,7 @@ def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None
     from tasks.plan.run_config import config_from_parameters
     from tasks.plan.run_plan import plan_run
 
-    run = plan_run(config_from_parameters({name: given[name] for name in given if name != "upload"}), runs_dir)
+    run = plan_run(config_from_parameters(given), runs_dir)
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)
@@ -129,7 +125,7 @@ def _warm(run: "RunPlan") -> "WarmStart | None":
 
     if has_nothing_to_warm(run):
         return None
-    with lock_gpus(gpus_of_run(run), run_id=run.run_id, on_wait=lambda told: print(told, file=sys.stderr)):
+    with lock_gpus(gpus_of_run(run), run_id=run.run_id, on_wait=print_error):
         return warm_caches(run)
 
 

@@ -9,6 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from tasks.errors import PreflightFailed
+from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.oom_ladder import build_ladder
 from tasks.generation.replica_messages import Ready, Stop
 from tasks.generation.replica_supervisor import ReplicaSupervisor
@@ -58,8 +59,10 @@ def warm_caches(plan: RunPlan) -> WarmStart:
     ladder = build_ladder(plan.profile, plan.rollouts_per_question, choose_run_batch(plan))
     gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))[0]
     replica = ReplicaSupervisor(0, gpus, replace(plan, paths=replace(plan.paths, root=scratch)))
+    rung = ladder[min(load_rung(plan), len(ladder) - 1)]
+    root = chosen_caches(os.environ).root
     try:
-        replica.start(ladder[min(load_rung(plan), len(ladder) - 1)])
+        replica.start(rung)
         ready = _wait_until_ready(replica)
         seconds = replica.start_seconds
     finally:
@@ -67,7 +70,8 @@ def warm_caches(plan: RunPlan) -> WarmStart:
             replica.process.send(Stop())
             replica.end(graceful=replica.process.ready)
     shutil.rmtree(scratch, ignore_errors=True)
-    return WarmStart(start_kind=ready.start_kind, seconds=seconds, caches=str(chosen_caches(os.environ).root))
+    FilledCaches(plan, root).add(rung.engine, ready.start_kind)
+    return WarmStart(start_kind=ready.start_kind, seconds=seconds, caches=str(root))
 
 
 def _wait_until_ready(replica: ReplicaSupervisor) -> Ready:

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.errors import EngineStartError, PreflightFailed
 from tasks.generation.warm_start import check_caches, has_nothing_to_warm, warm_caches
-from tests.tasks.generation.test_replica_pool import make_plan
+from tests.tasks.generation.test_replica_pool import generate, make_plan
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +23,11 @@ def test_the_first_start_fills_the_caches_and_the_second_finds_them_full(
     assert started[0].seconds > 0
     assert not plan.paths.root.exists()
     assert not list((plan.paths.root.parent / ".warm").iterdir())
+    replicas: list[int] = []
+    run = generate(plan, watch=lambda pool: replicas.append(len(pool.status())))
+    assert replicas[0] == 2, "with full caches no replica waits for the first"
+    assert run.error is None
+    assert run.pool.start_kind == "warm"
 
 
 def test_an_engine_that_does_not_start_leaves_its_log(tmp_path: Path) -> None:
