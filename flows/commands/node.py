@@ -98,9 +98,8 @@ def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None
     given = given_parameters(options)
     if not options.warm:
         if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
-            raise ConfigError(
-                f"{PARAMETERS[others[0]].options[0]} is for --warm alone, which starts an engine as the run would. Add --warm"
-            )
+            option = PARAMETERS[others[0]].options[0]
+            raise ConfigError(f"{option} is for --warm alone, which starts an engine as the run would. Add --warm")
         return None
     import os
 
