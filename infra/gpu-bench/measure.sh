@@ -83,7 +83,7 @@ for wanted in "$@"; do
         for caches in empty filled warmed; do
             [ $caches = warmed ] && rm -rf "$work/caches" && step start-preflight $cached $harvest preflight --warm $asked --json
             step start-$caches $cached $harvest run $asked --name start-$caches --json
-            grep -E '^    "(start_kind|start_seconds|tokens_per_second)"' "$out/start-$caches.txt"
+            grep -E '"start_kind"|^    "(start_seconds|tokens_per_second)"' "$out/start-$caches.txt"
             keep_logs start-$caches start-$caches-engine
         done
         du -s "$work/caches"/* >"$out/start-caches.txt"

@@ -14,7 +14,7 @@ from tasks.comparison.verdict import Verdict
 from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange
-from tasks.node.engine_caches import StartKind
+from tasks.node.engine_caches import StartKind, coldest
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
@@ -46,8 +46,11 @@ class GenerationTotals:
     restarts: int
     """Engines lost to failures."""
     sessions: tuple[GenerationSession, ...]
-    start_kind: StartKind | None = None
-    """How the engines started: cold if one did in any session; None in a run of an earlier version."""
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """How the engines started: cold if one did in any session; None in a run of an earlier version."""
+        return coldest(session.start_kind for session in self.sessions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,9 @@ class RunReport:
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
         if self.batch is None:
             del values["batch"]
+        for session in values["generation"]["sessions"]:
+            if session["start_kind"] is None:
+                del session["start_kind"]
         return values
 
     @classmethod

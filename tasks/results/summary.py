@@ -10,7 +10,6 @@ from tasks.comparison.equivalence_report import read_equivalence
 from tasks.fleet.node_totals import telemetry_scope
 from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.rung_state import RungState
-from tasks.node.engine_caches import coldest
 from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.records import RunPaths
@@ -112,7 +111,6 @@ def _totals(sessions: list[GenerationSession]) -> GenerationTotals:
         tokens_per_second=round(tokens / seconds, 1) if seconds else None,
         restarts=sum(session.restarts for session in sessions),
         sessions=tuple(sessions),
-        start_kind=coldest(session.start_kind for session in sessions),
     )
 
 
