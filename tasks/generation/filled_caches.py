@@ -22,7 +22,8 @@ class FilledCaches:
 
     def __init__(self, plan: RunPlan, root: Path) -> None:
         self._directory = root / "rollout-harvest"
-        self._model = plan.model.weights_digest
+        # read once: the pool asks again and again while an engine starts
+        self._node = [plan.model.weights_digest, engine_versions(), device_name()]
 
     def holds(self, engine: EngineSettings) -> bool:
         """Return whether an engine with these settings has started on this directory before."""
@@ -36,5 +37,5 @@ class FilledCaches:
                 self._path(engine).touch()
 
     def _path(self, engine: EngineSettings) -> Path:
-        key = [engine.model_dump(mode="json"), self._model, engine_versions(), device_name()]
+        key = [engine.model_dump(mode="json"), *self._node]
         return self._directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
