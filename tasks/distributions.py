@@ -1,37 +1,44 @@
 """Quantiles and tail probabilities of distributions, named as in ``scipy.stats`` and computed by ``scipy.special``.
 
-Importing ``scipy.stats`` takes seconds, and every command that reads a run would be that much slower.
+Importing ``scipy.stats`` takes seconds, and every command that reads a run would be that much slower. ``scipy.special``
+takes a tenth of one, and is imported when a number is asked for.
 """
 
-from scipy import special
+from typing import Any
 
 
 def norm_ppf(p: float) -> float:
     """Return the quantile of the standard normal distribution at probability ``p``."""
-    return float(special.ndtri(p))
+    return float(_special().ndtri(p))
 
 
 def norm_cdf(x: float) -> float:
     """Return P(X <= x) of the standard normal distribution."""
-    return float(special.ndtr(x))
+    return float(_special().ndtr(x))
 
 
 def t_ppf(p: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution at probability ``p``."""
-    return float(special.stdtrit(degrees, p))
+    return float(_special().stdtrit(degrees, p))
 
 
 def chi2_sf(x: float, degrees: float) -> float:
     """Return P(X > x) of the chi-squared distribution."""
-    return float(special.chdtrc(degrees, x))
+    return float(_special().chdtrc(degrees, x))
 
 
 def poisson_sf(k: int, mean: float) -> float:
     """Return P(X > k) of the Poisson distribution."""
-    return 1.0 if k < 0 else float(special.pdtrc(k, mean))
+    return 1.0 if k < 0 else float(_special().pdtrc(k, mean))
 
 
 def sign_test_p(successes: int, trials: int) -> float:
     """Return the two-sided p of the exact sign test, a binomial test of probability 1/2; 1.0 without trials."""
     fewer = min(successes, trials - successes)
-    return min(1.0, 2 * float(special.bdtr(fewer, trials, 0.5))) if trials else 1.0
+    return min(1.0, 2 * float(_special().bdtr(fewer, trials, 0.5))) if trials else 1.0
+
+
+def _special() -> Any:
+    from scipy import special
+
+    return special

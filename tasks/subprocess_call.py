@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from tasks.errors import HarvestError
+from tasks.gc_freeze import gc_frozen
 from tasks.parent_death import die_with_parent
 
 Parameters = ParamSpec("Parameters")
@@ -77,7 +78,9 @@ def main(parent_pid: int) -> None:
     logging.basicConfig(level=logging.INFO)
     error, result = None, None
     with contextlib.redirect_stdout(sys.stderr):
-        function, arguments, options = pickle.load(sys.stdin.buffer)
+        with gc_frozen():
+            # imports what the function needs
+            function, arguments, options = pickle.load(sys.stdin.buffer)
         try:
             result = function(*arguments, **options)
         except HarvestError as raised:

@@ -3,10 +3,16 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.common_options import RUNS_DIR, chosen_transfer
-from flows.terminal import print_json
+from flows.terminal import print_error, print_json
+
+if TYPE_CHECKING:
+    from tasks.generation.warm_start import WarmStart
+    from tasks.plan.run_plan import RunPlan
+
+_PREFLIGHT_PARAMETERS = ("profile", "model", "upload", "aws_credentials_block", "runs_dir")
 
 
 def add(commands: Any) -> None:
@@ -25,11 +31,18 @@ def add(commands: Any) -> None:
 
 
 def _add_preflight_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import add_options
+    from flows.parameters import RUN_PARAMETERS, add_options
 
-    add_options(parser, ("profile", "model", "upload", "aws_credentials_block", "runs_dir"))
+    add_options(parser, _PREFLIGHT_PARAMETERS)
     parser.add_argument("--smoke", action="store_true", help="also compute something on every GPU")
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="then start an engine as a run with these options would, so that what it compiles is in the cache; the "
+        "options below are those of the run",
+    )
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_options(parser, [name for name in RUN_PARAMETERS if name not in _PREFLIGHT_PARAMETERS])
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +62,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
+    run = _run_to_warm(options, runs_dir)
     try:
         profile = load_profile(options.profile or RunConfig().profile)
     except SettingsError as error:
@@ -62,12 +76,64 @@ def execute_preflight(options: argparse.Namespace) -> int:
         smoke=options.smoke,
         arms=len(load_arms(None).arms),
     )
-    _print(options, report.to_json(), lambda: render_preflight(report))
+    shown = report.to_json()
+    if run is None or report.failed or not options.json:
+        _print(options, shown, lambda: render_preflight(report))
     try:
         report.raise_if_failed()
     except HarvestError as error:
         return error.exit_code  # the table shows what failed
+    if run is not None:
+        started = _warm(run)
+        shown["warm"] = started and asdict(started)
+        _print(options, shown, lambda: _in_words(started))
     return 0
+
+
+def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None":
+    """Return the plan of the run whose caches --warm fills. Raises ConfigError, also for its options without --warm."""
+    from flows.parameters import PARAMETERS, given_parameters
+    from tasks.errors import ConfigError
+
+    given = given_parameters(options)
+    if not options.warm:
+        if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
+            option = PARAMETERS[others[0]].options[0]
+            raise ConfigError(f"{option} is for --warm alone, which starts an engine as the run would. Add --warm")
+        return None
+    import os
+
+    from tasks.generation.warm_start import check_caches
+    from tasks.node.preflight import check_settings
+    from tasks.node.prompt_check import check_rendered
+    from tasks.plan.run_config import config_from_parameters
+    from tasks.plan.run_plan import plan_run
+
+    run = plan_run(config_from_parameters(given), runs_dir)
+    check_settings(run)
+    check_rendered(run)
+    check_caches(os.environ)
+    return run
+
+
+def _warm(run: "RunPlan") -> "WarmStart | None":
+    """Fill the caches for ``run``; None when its engines compile nothing. Raises EngineError."""
+    from tasks.generation.warm_start import has_nothing_to_warm, warm_caches
+    from tasks.node.gpu_lock import lock_gpus
+    from tasks.node.gpu_selection import gpus_of_run
+
+    if has_nothing_to_warm(run):
+        return None
+    with lock_gpus(gpus_of_run(run), run_id=run.run_id, on_wait=print_error):
+        return warm_caches(run)
+
+
+def _in_words(started: "WarmStart | None") -> str:
+    from tasks.node.engine_caches import START_WORDS
+
+    if started is None:
+        return "nothing to warm: on a CPU with enforce_eager an engine compiles nothing"
+    return f"the engine was ready after {started.seconds:.1f} s ({START_WORDS[started.start_kind]}); {started.caches}"
 
 
 def execute_plan(options: argparse.Namespace) -> int:

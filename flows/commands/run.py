@@ -47,11 +47,14 @@ def execute(options: argparse.Namespace) -> int:
 
     check_limits_of_run()
 
-    from flows.parameters import given_parameters
-    from tasks.generation.rung_state import forget_rung
-    from tasks.node.prompt_check import check_rendered
-    from tasks.plan.placeholders import fill_placeholders
-    from tasks.user_paths import user_path
+    from tasks.gc_freeze import gc_frozen
+
+    with gc_frozen():
+        from flows.parameters import given_parameters
+        from tasks.generation.rung_state import forget_rung
+        from tasks.node.prompt_check import check_rendered
+        from tasks.plan.placeholders import fill_placeholders
+        from tasks.user_paths import user_path
 
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
@@ -70,14 +73,15 @@ def execute(options: argparse.Namespace) -> int:
 
     server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)
-    import_prefect_without_pandas()
+    with gc_frozen():
+        import_prefect_without_pandas()
 
-    from prefect.settings import PREFECT_API_URL
+        from prefect.settings import PREFECT_API_URL
 
-    from flows.collect import collect_rollouts
-    from flows.reporting.progress import console_output
-    from tasks.errors import HarvestError
-    from tasks.results.run_report import RunReport
+        from flows.collect import collect_rollouts
+        from flows.reporting.progress import console_output
+        from tasks.errors import HarvestError
+        from tasks.results.run_report import RunReport
 
     if server is not None:
         server.wait_until_ready()

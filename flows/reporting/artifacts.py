@@ -10,6 +10,7 @@ from flows.reporting.reporter import Reporter, TableRow
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
 from tasks.generation.rung_state import RungChange
 from tasks.node.check_result import CheckResult
+from tasks.node.engine_caches import START_WORDS
 from tasks.node.preflight_report import read_preflight
 from tasks.plain_text import markdown
 from tasks.records import RunPaths
@@ -148,6 +149,7 @@ def _throughput(report: RunReport) -> list[TableRow]:
         "tokens generated": f"{generation.tokens:,}",
         "seconds generating": f"{generation.seconds:.1f}",
         "seconds starting engines": f"{generation.start_seconds:.1f}",
+        "engines started": "-" if generation.start_kind is None else START_WORDS[generation.start_kind],
         "tokens per second": _number(generation.tokens_per_second, 1),
         "engines restarted": str(generation.restarts),
     }

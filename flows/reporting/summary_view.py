@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.node.engine_caches import START_WORDS
 from tasks.plain_text import one_line
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
@@ -37,9 +38,10 @@ def print_summary(report: RunReport) -> None:
     generation = report.generation
     speed = generation.tokens_per_second
     if speed is not None:
+        start = "" if generation.start_kind is None else f", {START_WORDS[generation.start_kind]}"
         console.print(
             f"generated {generation.tokens:,} tokens in {generation.seconds:.1f} s: {speed:,.0f} tokens/s "
-            f"(engine start {generation.start_seconds:.1f} s, {generation.restarts} restarts)"
+            f"(engine start {generation.start_seconds:.1f} s{start}, {generation.restarts} restarts)"
         )
     if report.errors:
         console.print(

@@ -66,6 +66,7 @@ def _record_session(plan: RunPlan, pool: ReplicaPool, mps: Mps | None) -> None:
         started_at=now,
         seconds=pool.last_finished_at - pool.first_admitted_at,
         start_seconds=pool.engine_start_seconds,
+        start_kind=pool.start_kind,
         tokens=pool.tokens_generated,
         rollouts=pool.rollouts_finished,
         restarts=pool.restarts,

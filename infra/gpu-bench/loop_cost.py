@@ -25,8 +25,8 @@ from typing import Any
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from tasks.gc_freeze import gc_frozen
 from tasks.generation.engine import EngineRequest, EngineSpec, EngineStats
-from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.oom_ladder import build_ladder

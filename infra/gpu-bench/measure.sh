@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch shared limit little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch shared limit start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -87,6 +87,18 @@ for wanted in "$@"; do
     limit) # one LLM.generate call at vLLM's own defaults over the rollouts of the step batch, without and with what a run stores
         step limit python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b"
         step limit-features python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b" features
+        ;;
+    start) # the whole command with empty caches, with those that it filled, and with those that preflight --warm filled
+        asked="--profile $(variant start "$profile") --model $models/7b --questions $questions $generate"
+        cached="env -u VLLM_CACHE_ROOT -u TRITON_CACHE_DIR -u TORCHINDUCTOR_CACHE_DIR -u FLASHINFER_WORKSPACE_BASE -u CUDA_CACHE_PATH HARVEST_CACHE_DIR=$work/caches"
+        rm -rf "$work/caches"
+        for caches in empty filled warmed; do
+            [ $caches = warmed ] && rm -rf "$work/caches" && step start-preflight $cached $harvest preflight --warm $asked --json
+            step start-$caches $cached $harvest run $asked --name start-$caches --json
+            grep -E '"start_kind"|^    "(start_seconds|tokens_per_second)"' "$out/start-$caches.txt"
+            keep_logs start-$caches start-$caches-engine
+        done
+        du -s "$work/caches"/* >"$out/start-caches.txt"
         ;;
     little-cache) # a chosen batch that must rise, and fall when sequences are preempted
         chosen=$(variant little-cache "$profile" -e "s/^gpu_memory_utilization.*/gpu_memory_utilization = ${LITTLE:-0.145}/")

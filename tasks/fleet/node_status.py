@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tasks.errors import UploadError
 from tasks.fleet.ledger import node_key, read_object
+from tasks.node.engine_caches import StartKind
 from tasks.storage.object_store import ObjectStore
 
 NODE_NAME_VARIABLE = "HARVEST_NODE"
@@ -40,6 +41,7 @@ class NodeStatus:
     tokens: int = 0
     start_seconds: float = 0.0
     """Time of engine starts, summed over all replicas."""
+    start_kind: StartKind | None = None
     restarts: int = 0
     replicas: int = 0
     gpus: int = 0

@@ -113,6 +113,7 @@ class NodeStatusWriter:
                 "in_progress": max(0, done - sum(self._published.values())),
                 "tokens": pool.tokens_generated,
                 "start_seconds": pool.engine_start_seconds,
+                "start_kind": pool.start_kind,
                 "restarts": pool.restarts,
                 "rung_changes": tuple(asdict(change) for change in pool.rung_changes),
                 "first_admitted_at": _clock(pool.first_admitted_at),

@@ -12,6 +12,7 @@ from tasks.files import publish_json, publish_parquet
 from tasks.fleet.node_status import NodeStatus, read_telemetry
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.rung_state import RungChange, RungState
+from tasks.node.engine_caches import coldest
 from tasks.node.telemetry import load_telemetry, parse_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
@@ -52,6 +53,7 @@ def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSess
         started_at=datetime.datetime.fromtimestamp(first, datetime.UTC).isoformat(timespec="seconds"),
         seconds=max(0.0, last - first),
         start_seconds=sum(node.start_seconds for node in nodes),
+        start_kind=coldest(node.start_kind for node in nodes),
         tokens=sum(node.tokens for node in nodes),
         rollouts=sum(node.rollouts for node in nodes),
         restarts=sum(node.restarts for node in nodes),
@@ -71,6 +73,7 @@ def _node_totals(node: NodeStatus, sampled: bool) -> dict[str, Any]:
         "rollouts": node.rollouts,
         "tokens": node.tokens,
         "start_seconds": round(node.start_seconds, 3),
+        "start_kind": node.start_kind,
         "restarts": node.restarts,
         "replicas": node.replicas,
         "gpus": node.gpus,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import publish_json, read_record
+from tasks.node.engine_caches import StartKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class GenerationSession:
     gpus: int
     mps: str | None = None
     """Whether engines that shared a GPU used MPS, and why; None when none shared one."""
+    start_kind: StartKind | None = None
+    """Cold if one of the engines started so; None in a run of an earlier version."""
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
 

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiles.arm_schema import Arm
 from tasks.generation.oom_ladder import Rung
 from tasks.plan.run_config import Sampling
-from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
+
+if TYPE_CHECKING:
+    # a replica gets its settings ready made, and starts sooner without what makes a plan
+    from tasks.plan.run_plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class GenerationSpec:
     """Whether a question batch starts only when the one before is finished, as in a loop of generate calls."""
 
     @classmethod
-    def of(cls, plan: RunPlan, rung: Rung) -> "GenerationSpec":
+    def of(cls, plan: "RunPlan", rung: Rung) -> "GenerationSpec":
         """Return the settings of ``plan`` at ``rung`` of the OOM ladder."""
         return cls(
             run_id=plan.run_id,

@@ -22,10 +22,10 @@ from typing import Any, Literal
 
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.files import publish_json
+from tasks.gc_freeze import gc_frozen
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.engine_watch import EngineWatch, exit_now
-from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts

@@ -16,8 +16,10 @@ from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
+from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.vllm_engine import engine_environment
 from tasks.node.auto_batch import auto_engine
+from tasks.node.engine_caches import cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.node.prompt_check import find_prompts, record_prompts, refuse_problems
 from tasks.node.run_batch import choose_run_batch
@@ -100,6 +102,7 @@ def reference_finished(plan: RunPlan) -> bool:
 
 def _run_process(job: ReferenceJob, log_path: Path, *, on_gpu: bool) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    environment = cached_environment(os.environ, job.timing.parent / SPARE_CACHES)
     oom_kills = count_oom_kills()
     with log_path.open("wb") as log:
         ended = subprocess.run(
@@ -107,7 +110,7 @@ def _run_process(job: ReferenceJob, log_path: Path, *, on_gpu: bool) -> None:
             input=pickle.dumps(job),
             stdout=log,
             stderr=log,
-            env=engine_environment(job.engine.settings, os.environ, on_gpu=on_gpu)
+            env=engine_environment(job.engine.settings, environment, on_gpu=on_gpu)
             | {"PYTHONPATH": guarded_python_path()},
             check=False,
         )

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from tasks.errors import ConfigError, StorageError
+from tasks.gc_freeze import gc_frozen
 from tasks.generation.engine import load_engine_class
 from tasks.generation.engine_watch import EngineWatch, exit_now
-from tasks.generation.gc_freeze import gc_frozen
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica_messages import (
@@ -32,6 +32,7 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.node.engine_caches import StartWatch
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants, kill_all
@@ -101,12 +102,13 @@ class Replica:
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
             self._watch = EngineWatch()
+            caches = StartWatch(settings, os.environ)
             with self._watch.telling():
                 self._engine = engine_class(start.engine)
         self._facts = EngineFacts(version=self._engine.version, dtype=self._engine.dtype)
         self._loop = GenerationLoop(self._engine, tokenizer, self._spec, self._recorder)
         self._next_heartbeat = 0.0
-        connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid()))))
+        connection.send(Ready(facts=self._facts, processes=tuple(descendants(os.getpid())), start_kind=caches.kind()))
 
     def run(self) -> None:
         """Generate shards until the parent says stop."""

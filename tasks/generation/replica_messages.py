@@ -6,6 +6,7 @@ from typing import Literal
 from tasks.generation.engine import EngineSpec, EngineStats
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.node.engine_caches import StartKind
 from tasks.process_tree import ProcessRecord
 
 
@@ -35,6 +36,7 @@ class Ready:
 
     facts: EngineFacts
     processes: tuple[ProcessRecord, ...]
+    start_kind: StartKind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +18,19 @@ from typing import Any
 
 from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
 from tasks.generation.engine import EngineStats
+from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.generation_spec import ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
-from tasks.generation.replica_process import ReplicaProcess
+from tasks.generation.replica_process import SPARE_CACHES, ReplicaProcess
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
+from tasks.generation.weight_readahead import read_weights_ahead
+from tasks.node.engine_caches import START_WORDS, StartKind, coldest, usable_caches
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
 from tasks.node.nvml import PynvmlReader
@@ -77,7 +81,9 @@ class ReplicaPool:
         ]
         self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))
         self._queue = ShardQueue(self.wake)
-        self._ever_ready = False
+        self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
+        self._weights: threading.Thread | None = None
+        self._ever_started = self._ever_ready = False
         self._broken = False
         # sockets, not a pipe: a task thread may wake a closed pool, when its descriptors may belong to other files
         self._wake_out, self._wake_in = socket.socketpair()
@@ -121,6 +127,11 @@ class ReplicaPool:
     def engine_start_seconds(self) -> float:
         """Seconds of engine starts, summed over all replicas and starts, failed ones included."""
         return sum(replica.start_seconds for replica in self._replicas)
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """How the engines started: cold if one of them did; None while none was ready."""
+        return coldest(kind for replica in self._replicas for kind in replica.start_kinds)
 
     @property
     def first_admitted_at(self) -> float | None:
@@ -187,6 +198,8 @@ class ReplicaPool:
             replica.end(graceful=replica.process is not None and replica.process.ready and not replica.process.shards)
         self._wake_in.close()
         self._wake_out.close()
+        if self._weights is not None:
+            self._weights.join()
 
     def __enter__(self) -> "ReplicaPool":
         return self
@@ -199,9 +212,12 @@ class ReplicaPool:
     def _start(self) -> None:
         if self._broken or not self._queue.busy:
             return
-        # the first replica starts alone: it fills the compile cache that the others read
+        if not self._ever_started:
+            self._ever_started = True
+            self._weights = read_weights_ahead(self._plan)
+        # the first replica starts alone: it fills the compile cache that the others read, unless it is full
         starting = any(replica.process is not None and not replica.process.ready for replica in self._replicas)
-        is_first = not self._ever_ready
+        is_first = not self._ever_ready and not self._filled.holds(self.rung.engine)
         if is_first and starting:
             return
         idle = [replica for replica in self._replicas if replica.may_start]
@@ -255,7 +271,9 @@ class ReplicaPool:
         match message:
             case Ready():
                 self._ever_ready = True
-                self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s")
+                self._filled.add(self.rung.engine, message.start_kind)
+                how = START_WORDS[message.start_kind]
+                self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s ({how})")
             case ShardStarted(index=index, num_resumed=num_resumed):
                 if self._queue.started(index, num_resumed) and num_resumed:
                     self._tell("resumed", f"shard {index}: {num_resumed} rollouts were already in its journal")

@@ -26,6 +26,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.vllm_engine import engine_environment
 from tasks.idleness import Silence
+from tasks.node.engine_caches import StartKind, cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
@@ -37,6 +38,9 @@ STOP_SECONDS = 5.0
 EXIT_SECONDS = 60.0
 """How long a replica that closed its connection has to exit. Its exit code tells what it died of, and a process with
 much memory does not exit at once."""
+
+SPARE_CACHES = "engine-caches"
+"""Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 
 
 class ReplicaProcess:
@@ -58,6 +62,7 @@ class ReplicaProcess:
         self.rung = start.generation.oom_rung
         self.log_path = log_path
         self.facts: EngineFacts | None = None
+        self.start_kind: StartKind | None = None
         self.stats = EngineStats()
         self.num_finished = 0
         self.first_admitted_at: float | None = None
@@ -78,7 +83,8 @@ class ReplicaProcess:
         self._ready_at: float | None = None
         self.connection, child_end = Pipe()
         try:
-            self._process = self._spawn(child_end, _environment(start, gpus, variables))
+            own = _environment(start, gpus, variables, pid_path.parent / SPARE_CACHES)
+            self._process = self._spawn(child_end, own)
         except OSError as error:
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
@@ -198,7 +204,7 @@ class ReplicaProcess:
 
     def _update(self, message: FromReplica) -> None:
         if isinstance(message, Ready):
-            self.facts = message.facts
+            self.facts, self.start_kind = message.facts, message.start_kind
             self._ready_at = time.monotonic()
             self._silence.end()
             self._processes += message.processes
@@ -240,8 +246,11 @@ class ReplicaProcess:
             return 0
 
 
-def _environment(start: Start, gpus: list[str] | None, variables: Mapping[str, str]) -> dict[str, str]:
-    environment = {**engine_environment(start.engine.settings, os.environ, on_gpu=gpus is not None), **variables}
+def _environment(
+    start: Start, gpus: list[str] | None, variables: Mapping[str, str], spare_caches: Path
+) -> dict[str, str]:
+    inherited = cached_environment(os.environ, spare_caches)
+    environment = {**engine_environment(start.engine.settings, inherited, on_gpu=gpus is not None), **variables}
     environment["PYTHONPATH"] = guarded_python_path()
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -10,6 +10,7 @@ from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
+from tasks.node.engine_caches import StartKind
 from tasks.node.gpu_sharing import share_gpu
 from tasks.plan.run_plan import RunPlan
 from tasks.time_limits import time_limit
@@ -38,6 +39,7 @@ class ReplicaSupervisor:
         self.last_finished_at: float | None = None
         self.retired = False
         """Whether it starts no more: others on its GPU go on without it."""
+        self.start_kinds: set[StartKind] = set()
         self._plan = plan
         self._gpu_bytes = gpu_bytes
         self._variables = dict(variables or {})
@@ -105,6 +107,8 @@ class ReplicaSupervisor:
             self.process = None
 
     def _count(self, process: ReplicaProcess) -> None:
+        if process.start_kind is not None:
+            self.start_kinds.add(process.start_kind)
         self.num_rollouts = self._ended_rollouts + process.num_finished
         self.num_tokens = self._ended_tokens + process.stats.generation_tokens
         if self.first_admitted_at is None:

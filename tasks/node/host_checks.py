@@ -10,6 +10,7 @@ from pathlib import Path
 from profiles.schema import Profile
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.node.check_result import CheckResult, Status
+from tasks.node.engine_caches import check_engine_caches
 from tasks.node.host_memory import HostMemory, read_host_memory
 from tasks.process_limits import OPEN_FILES_LEAST
 from tasks.units import GIB, MIB, format_gib
@@ -42,6 +43,7 @@ def host_checks(
         check_writable(runs_dir),
         check_disk(runs_dir, output),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)),
+        check_engine_caches(os.environ),
     ]
 
 

@@ -6,7 +6,6 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.plain_text import shortened
-from tasks.scoring.unreadable_golds import unreadable_golds
 
 MOST_CHECKED = 100_000
 """Of more questions, as many are checked, evenly spread; it takes seconds."""
@@ -18,6 +17,9 @@ def check_golds(questions: pl.DataFrame, scorer: str) -> tuple[str, ...]:
 
     ``questions`` is in QUESTION_SCHEMA. Raises ConfigError when the scorer can read none of them.
     """
+    # the scorers' patterns take a tenth of a second, which a process that only reads plans need not spend
+    from tasks.scoring.unreadable_golds import unreadable_golds
+
     checked = questions.gather_every(-(-questions.height // MOST_CHECKED))
     unreadable = unreadable_golds(checked["ground_truth"].to_list(), scorer)
     if not unreadable:

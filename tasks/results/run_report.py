@@ -14,6 +14,7 @@ from tasks.comparison.verdict import Verdict
 from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange
+from tasks.node.engine_caches import StartKind, coldest
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
@@ -45,6 +46,11 @@ class GenerationTotals:
     restarts: int
     """Engines lost to failures."""
     sessions: tuple[GenerationSession, ...]
+
+    @property
+    def start_kind(self) -> StartKind | None:
+        """How the engines started: cold if one did in any session; None in a run of an earlier version."""
+        return coldest(session.start_kind for session in self.sessions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +136,9 @@ class RunReport:
         values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
         if self.batch is None:
             del values["batch"]
+        for session in values["generation"]["sessions"]:
+            if session["start_kind"] is None:
+                del session["start_kind"]
         return values
 
     @classmethod

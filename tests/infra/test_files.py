@@ -91,6 +91,16 @@ def test_the_container_and_the_service_share_one_directory_of_gpu_locks() -> Non
     assert [str(DEFAULT_DIRECTORY.parent)] * 2 in mounted
 
 
+def test_what_engines_compile_outlives_the_container_and_the_service() -> None:
+    image = (INFRA / "Dockerfile").read_text(encoding="utf-8")
+    (caches,) = re.findall(r"HARVEST_CACHE_DIR=(\S+)", image)
+    (volume,) = re.findall(r"^VOLUME (\S+)", image, re.MULTILINE)
+    assert caches.startswith(f"{volume}/")
+    unit = (INFRA / "systemd/harvest-worker.service").read_text(encoding="utf-8")
+    (directory,) = re.findall(r"^CacheDirectory=(\S+)", unit, re.MULTILINE)
+    assert f"Environment=HARVEST_CACHE_DIR=/var/cache/{directory}\n" in unit
+
+
 def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None:
     lines = (INFRA / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+from tasks.node.engine_caches import cache_root
 from tests.support.patience import pause
 
 _ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops")
@@ -224,6 +225,17 @@ class BrokenEngine(FakeEngine):
 
     def __init__(self, spec: EngineSpec) -> None:
         raise ValueError("this engine does not start")
+
+
+class CompilingEngine(FakeEngine):
+    """Leaves a compiled graph where vLLM does, unless one is there."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        graph = cache_root(os.environ) / "torch_compile_cache/torch_aot_compile/demo/rank_0_0/model"
+        if not graph.exists():
+            graph.parent.mkdir(parents=True)
+            graph.touch()
 
 
 class GreedyEngine(FakeEngine):

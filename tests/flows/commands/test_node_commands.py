@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from profiles.load import DEMO_MODEL
-from tests.support.harvest_command import Outcome, harvest
+from tests.support.harvest_command import Outcome, harvest, harvest_here
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
 from tests.tasks.plan.test_model_files import SECOND, model
 
@@ -29,6 +29,30 @@ def test_a_gpu_profile_without_a_driver_says_which_profile_fits(tmp_path: Path) 
         pytest.skip("this machine has an NVIDIA driver")
     assert outcome.code == 2
     assert "use a profile that fits this node: cpu-demo" in outcome.stdout
+
+
+def test_options_of_a_run_are_for_warm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here("preflight", "--questions", "3", "--runs-dir", tmp_path) == 2
+    assert "--questions is for --warm alone" in capsys.readouterr().err
+
+
+def test_warm_refuses_a_cache_that_cannot_be_written_before_an_engine_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HARVEST_CACHE_DIR", str(tmp_path / "file"))
+    assert harvest_here("preflight", "--warm", "--runs-dir", tmp_path / "runs") == 2
+    shown = capsys.readouterr()
+    assert f"engine caches: the directory {tmp_path / 'file/vllm'} cannot be written" in shown.err
+    assert not shown.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_warm_says_that_an_eager_engine_on_a_cpu_compiles_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harvest_here("preflight", "--warm", "--questions", "2", "--runs-dir", tmp_path) == 0
+    assert "nothing to warm" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,15 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
     write_run(plan.paths.root, accuracy={arm: float(arm in ("concise", "verify")) for arm in ARMS})
     session = GenerationSession(
-        started_at="", seconds=2, start_seconds=1, tokens=2468, rollouts=64, restarts=3, replicas=1, gpus=0
+        started_at="",
+        seconds=2,
+        start_seconds=1,
+        tokens=2468,
+        rollouts=64,
+        restarts=3,
+        replicas=1,
+        gpus=0,
+        start_kind="cold",
     )
     add_session(plan.paths.state / "generation.json", session)
 
@@ -33,7 +41,10 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     assert "8 questions x 8 arms: 64 rollouts" in shown
     means = dict(re.findall(r"^│ (\w+) +│ +([\d.]+) │ +[\d.]+-[\d.]+ │", shown, re.MULTILINE))
     assert means == {arm: "1.000" if arm in ("concise", "verify") else "0.000" for arm in ARMS} | {"all": "0.250"}
-    assert "generated 2,468 tokens in 2.0 s: 1,234 tokens/s (engine start 1.0 s, 3 restarts)" in shown
+    assert (
+        "generated 2,468 tokens in 2.0 s: 1,234 tokens/s (engine start 1.0 s, cold: graphs were compiled, 3 restarts)"
+        in shown
+    )
     assert shown.endswith(f"run directory: {plan.paths.root}\n")
     assert "suspect" not in shown
 

@@ -69,6 +69,11 @@ def make_plan(
     return plan_run(config, folder / "runs")
 
 
+@pytest.fixture(autouse=True)
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARVEST_CACHE_DIR", str(tmp_path / "caches"))
+
+
 @dataclass(kw_only=True)
 class Outcome:
     results: list[ShardResult] = field(default_factory=list)

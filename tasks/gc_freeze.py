@@ -9,8 +9,8 @@ from collections.abc import Iterator
 def gc_frozen() -> Iterator[None]:
     """Collect no garbage inside the block. Objects that it creates are never scanned later either.
 
-    An engine's modules and layers live as long as the process. A scan of them takes a tenth of the start, and later it
-    delays a step.
+    Modules, and an engine's layers, live as long as the process. Scans of them take a tenth of the start, and later
+    delay a step.
     """
     gc.disable()
     try:
