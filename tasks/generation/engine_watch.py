@@ -35,14 +35,13 @@ class EngineWatch:
     def _look(self) -> None:
         self._cores.update(child for child in active_children() if child.name.startswith(_CORE_NAME))
 
-    def _tell(self) -> bool:
+    def _tell(self) -> None:
         for core in tuple(self._cores):
             if (code := core.exitcode) is not None:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 with contextlib.suppress(OSError):
                     sys.stderr.write(f"engine process {core.name} ended by {how}; this process ends with it\n")
-                return True
-        return False
+                return
 
     def _watch(self) -> None:
         while all(core.exitcode is None for core in self._cores):
