@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import polars as pl
 
-from flows.parameters import PARAMETERS
+from flows.parameters import PARAMETERS, run_config
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
@@ -32,6 +32,7 @@ from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import device_name, gpus_of_run
 from tasks.node.gpu_use import GpuUseSampler
+from tasks.node.plan_here import plan_here
 from tasks.plan.fingerprint import engine_versions
 from tasks.plan.parameters import as_options
 from tasks.plan.run_config import config_from_parameters
@@ -91,7 +92,9 @@ class Bench:
         self._given = dict(parameters)
         self._log = log
         self._runs_dir = user_path(self._given.pop("runs_dir"))
-        self._plan = plan_run(config_from_parameters(self._given), self._runs_dir)
+        self._plan = plan_here(run_config(self._given), self._runs_dir)
+        for told in self._plan.choices:
+            log(told)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.directory = self._runs_dir / f"bench-{self._plan.profile.name}-{stamp}"
         self._baseline_profile = baseline_profile or self._plan.profile.baseline

@@ -39,7 +39,8 @@ MOST_GIB = 2**16
 MOST_SECONDS = 10_000_000
 
 AUTO: Literal["auto"] = "auto"
-"""The question batch that the product chooses itself, from the memory plan and while it runs."""
+"""What the product chooses itself: the question batch, from the memory plan and while it runs; the profile, from the
+node's GPUs."""
 STATED_BATCH_SEQS = 256
 """Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
 
@@ -194,6 +195,9 @@ class Profile(Settings):
     """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1, le=MOST_GPUS)
     """Engines on the node, each with its own tensor_parallel_size GPUs."""
+    any_replicas: bool = False
+    """Whether a run may go on with another number of replicas, as on a node with fewer GPUs. The profile that "auto"
+    chooses says so: its fingerprint does not depend on the number."""
     question_batch_size: QuestionBatch = 16
     """Questions in flight per replica; sequences in flight = questions x arms x samples. With "auto" as many as the
     memory holds, see tasks/node/auto_batch.py."""
@@ -213,6 +217,15 @@ class Profile(Settings):
     """Hardware that preflight checks for."""
     targets: TelemetryTargets = TelemetryTargets()
     """Telemetry of a healthy run."""
+
+    @field_validator("name")
+    @classmethod
+    def _no_name_of_ours(cls, name: str) -> str:
+        if name == AUTO:
+            raise PydanticCustomError(
+                "taken", '"auto" means the profile chosen from the node\'s GPUs. Take another name'
+            )
+        return name
 
     @model_validator(mode="after")
     def _batches_have_a_size(self) -> "Profile":
