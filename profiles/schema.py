@@ -195,9 +195,6 @@ class Profile(Settings):
     """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1, le=MOST_GPUS)
     """Engines on the node, each with its own tensor_parallel_size GPUs."""
-    any_replicas: bool = False
-    """Whether a run may go on with another number of replicas, as on a node with fewer GPUs. The profile that "auto"
-    chooses says so: its fingerprint does not depend on the number."""
     question_batch_size: QuestionBatch = 16
     """Questions in flight per replica; sequences in flight = questions x arms x samples. With "auto" as many as the
     memory holds, see tasks/node/auto_batch.py."""
@@ -207,6 +204,9 @@ class Profile(Settings):
     """Seconds without a new token, with requests in flight, after which the engine counts as hung."""
     start_timeout_s: float = Field(1800.0, gt=0, le=MOST_SECONDS)
     """Seconds that an engine may take to load."""
+    any_replicas: bool = False
+    """Whether a run may go on with another number of replicas, as on a node with fewer GPUs. The profile that "auto"
+    chooses says so: its fingerprint does not depend on the number."""
     baseline: Identifier | None = None
     """Name of the profile with the original settings for this hardware."""
     gpu_hour_usd: float | None = Field(None, ge=0, le=1_000_000)
