@@ -123,7 +123,7 @@ class Tuner:
         if code not in (0, INTERRUPTED):
             return _failed(trial, _reason(log, code))
         try:
-            return _measured(trial, RunPaths(root=next(folder.glob(f"{NAME}-*"))), profile)
+            return _measured(trial, RunPaths(root=next(folder.glob(f"{NAME}-*"))), profile, cut_off=code != 0)
         except (StopIteration, DamagedFile) as error:
             return _failed(trial, f"nothing was measured {error}".strip())
 
@@ -166,7 +166,7 @@ def _interrupt(process: "subprocess.Popen[bytes]") -> int:
         return process.wait()
 
 
-def _measured(trial: Trial, paths: RunPaths, profile: Profile) -> Trial:
+def _measured(trial: Trial, paths: RunPaths, profile: Profile, *, cut_off: bool) -> Trial:
     if changes := RungState(paths.state / "oom_ladder.json").changes:
         # as a profile it would run out of memory each time
         return _failed(trial, f"out of memory: {changes[0].reason}")
@@ -178,8 +178,9 @@ def _measured(trial: Trial, paths: RunPaths, profile: Profile) -> Trial:
     return Trial(
         label=trial.label,
         values=trial.values,
-        # telemetry counts the tokens of unfinished rollouts up to the end, but needs a sample, one a second
-        tokens_per_s=seen.tokens_per_s or tokens / seconds,
+        # a session ends with its last finished rollout, and others have made tokens since when the run is cut off; but
+        # telemetry knows times only to a second
+        tokens_per_s=(seen.tokens_per_s if cut_off else None) or tokens / seconds,
         running=seen.running,
         kv_cache_usage=seen.kv_cache_usage,
         preemptions=seen.preemptions,
