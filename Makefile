@@ -31,7 +31,7 @@ setup-gpu:
 	@$(MAKE) --no-print-directory setup
 
 demo: $(READY)
-	$(BIN)/harvest run
+	$(BIN)/harvest run --model demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder

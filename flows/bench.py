@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,8 @@ from typing import Any, cast
 
 import polars as pl
 
-from flows.parameters import PARAMETERS
+from flows.child_run import run_command
+from flows.parameters import run_config
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
@@ -32,8 +32,8 @@ from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import device_name, gpus_of_run
 from tasks.node.gpu_use import GpuUseSampler
+from tasks.node.plan_here import plan_here
 from tasks.plan.fingerprint import engine_versions
-from tasks.plan.parameters import as_options
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
@@ -46,12 +46,6 @@ DEFAULT_QUESTIONS = 100
 DEFAULT_REPEATS = 3
 MOST_REPEATS = 1_000
 CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
-_ENTRY = """
-from tasks.parent_death import die_with_parent
-die_with_parent({pid})
-from flows.commands.cli import main
-main()
-"""
 
 Log = Callable[[str], None]
 
@@ -91,7 +85,9 @@ class Bench:
         self._given = dict(parameters)
         self._log = log
         self._runs_dir = user_path(self._given.pop("runs_dir"))
-        self._plan = plan_run(config_from_parameters(self._given), self._runs_dir)
+        self._plan = plan_here(run_config(self._given), self._runs_dir)
+        for told in self._plan.choices:
+            log(told)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.directory = self._runs_dir / f"bench-{self._plan.profile.name}-{stamp}"
         self._baseline_profile = baseline_profile or self._plan.profile.baseline
@@ -172,9 +168,8 @@ class Bench:
         return run.plan.paths, run.timing.finished + time.time() - time.monotonic()
 
     def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
-        arguments = as_options({**self._given, "runs_dir": directory, "name": PIPELINE}, PARAMETERS)
         ended = subprocess.run(
-            [sys.executable, "-P", "-c", _ENTRY.format(pid=os.getpid()), "run", *arguments, "--json"],
+            run_command({**self._given, "runs_dir": directory, "name": PIPELINE}),
             capture_output=True,
             text=True,
             check=False,

@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import PARAMETERS, FlowParameters, chosen, takes
+from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
 from flows.reporting.artifacts import report_equivalence, report_preflight, report_run, report_upload
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planned_flow_run_name
@@ -25,11 +25,11 @@ from tasks.comparison.baseline import AUTO
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.plan_here import check_profile_of_nodes, plan_here
 from tasks.node.preflight import check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
-from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
-from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
@@ -56,7 +56,10 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         asked = chosen(FlowParameters, resolved)
         check_fan_out(asked.nodes, asked.shared, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
-        plan = plan_run(config_from_parameters(resolved), user_path(asked.runs_dir))
+        config = run_config(resolved)
+        plan = plan_here(config, user_path(asked.runs_dir))
+        if asked.nodes > 1:
+            check_profile_of_nodes(config, plan)
         reporter.describe_flow_run(
             name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
         )
@@ -81,6 +84,8 @@ def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunRep
         for pid in open_run(plan):
             get_run_logger().warning("ended process %d, left over from a killed run", pid)
         prompts = record_prompts(plan)
+        for told in plan.choices:
+            log_and_print(told)
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = stages.shard_dataset(plan)

@@ -17,7 +17,7 @@ from profiles.schema import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
-from tasks.plan.run_config import CONFIG_PARAMETERS, build_settings
+from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
@@ -101,6 +101,14 @@ def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:
 def chosen(kind: type[_Settings], given: Mapping[str, Any]) -> _Settings:
     """Return the record ``kind``, made from those of the ``given`` parameters that it declares."""
     return kind.model_validate({name: given[name] for name in kind.model_fields})
+
+
+def run_config(given: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that the ``given`` parameters ask for, with profile "auto" if they name none.
+
+    Raises ConfigError, which names the first wrong value.
+    """
+    return config_from_parameters({"profile": PARAMETERS["profile"].default, **given})
 
 
 def flow_parameters(given: Mapping[str, Any]) -> FlowParameters:

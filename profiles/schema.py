@@ -40,7 +40,8 @@ MOST_SECONDS = 10_000_000
 MOST_REPLICAS_PER_GPU = 8
 
 AUTO: Literal["auto"] = "auto"
-"""The question batch that the product chooses itself, from the memory plan and while it runs."""
+"""What the product chooses itself: the question batch, from the memory plan and while it runs; the profile, from the
+node's GPUs."""
 STATED_BATCH_SEQS = 256
 """Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
 
@@ -220,6 +221,9 @@ class Profile(Settings):
     """Seconds without a new token, with requests in flight, after which the engine counts as hung."""
     start_timeout_s: float = Field(1800.0, gt=0, le=MOST_SECONDS)
     """Seconds that an engine may take to load."""
+    any_replicas: bool = False
+    """Whether a run may go on with another number of replicas, as on a node with fewer GPUs. The profile that "auto"
+    chooses says so: its fingerprint does not depend on the number."""
     baseline: Identifier | None = None
     """Name of the profile with the original settings for this hardware."""
     gpu_hour_usd: float | None = Field(None, ge=0, le=1_000_000)
@@ -230,6 +234,15 @@ class Profile(Settings):
     """Hardware that preflight checks for."""
     targets: TelemetryTargets = TelemetryTargets()
     """Telemetry of a healthy run."""
+
+    @field_validator("name")
+    @classmethod
+    def _no_name_of_ours(cls, name: str) -> str:
+        if name == AUTO:
+            raise PydanticCustomError(
+                "taken", '"auto" means the profile chosen from the node\'s GPUs. Take another name'
+            )
+        return name
 
     @model_validator(mode="after")
     def _batches_have_a_size(self) -> "Profile":

@@ -21,6 +21,7 @@ COMMANDS = (
     "run",
     "compare",
     "bench",
+    "tune",
     "score",
     "runs",
     "show",

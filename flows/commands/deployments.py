@@ -97,14 +97,13 @@ def execute_worker(options: argparse.Namespace) -> int:
 
 
 def execute_serve(options: argparse.Namespace) -> int:
-    from flows.parameters import flow_parameters, given_parameters
+    from flows.parameters import flow_parameters, given_parameters, run_config
     from tasks.plan.placeholders import WITH_DATE
-    from tasks.plan.run_config import config_from_parameters
     from tasks.user_paths import user_path
 
     parameters = given_parameters(options)
     # what a date or a pattern will be is not known yet
-    config_from_parameters({name: value for name, value in parameters.items() if name not in WITH_DATE})
+    run_config({name: value for name, value in parameters.items() if name not in WITH_DATE})
     flow_parameters(parameters)
     need_server()
     # flow runs have other working directories than this command

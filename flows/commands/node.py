@@ -1,12 +1,14 @@
 """``harvest preflight`` and ``harvest plan``: check a node and plan the memory of a run, without loading a model."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.common_options import RUNS_DIR, chosen_transfer
-from flows.terminal import print_error, print_json
+from flows.terminal import print_error, print_json, print_line
 
 if TYPE_CHECKING:
     from tasks.generation.warm_start import WarmStart
@@ -54,19 +56,19 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_preflight(options: argparse.Namespace) -> int:
-    from profiles.load import SettingsError, load_arms, load_profile
-    from tasks.errors import ConfigError, HarvestError
+    from flows.parameters import PARAMETERS
+    from profiles.load import load_arms
+    from tasks.errors import HarvestError
     from tasks.node.node_checks import check_node
+    from tasks.node.plan_here import profile_here
     from tasks.node.preflight_view import render_preflight
-    from tasks.plan.run_config import RunConfig
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     run = _run_to_warm(options, runs_dir)
-    try:
-        profile = load_profile(options.profile or RunConfig().profile)
-    except SettingsError as error:
-        raise ConfigError(str(error)) from None
+    chosen = profile_here(options.profile or PARAMETERS["profile"].default, options.model)
+    profile = chosen.profile if run is None else run.profile
+    _tell(chosen.notes if run is None else run.choices)
     report = check_node(
         profile,
         model_path=_model_path(options.model or profile.model),
@@ -104,12 +106,12 @@ def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None
     import os
 
     from tasks.generation.warm_start import check_caches
+    from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
     from tasks.node.prompt_check import check_rendered
     from tasks.plan.run_config import config_from_parameters
-    from tasks.plan.run_plan import plan_run
 
-    run = plan_run(config_from_parameters(given), runs_dir)
+    run = plan_here(config_from_parameters(given), runs_dir)
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)
@@ -137,15 +139,15 @@ def _in_words(started: "WarmStart | None") -> str:
 
 
 def execute_plan(options: argparse.Namespace) -> int:
-    from flows.parameters import given_parameters
+    from flows.parameters import given_parameters, run_config
     from tasks.node.capacity_plan import plan_capacity
+    from tasks.node.plan_here import plan_here
     from tasks.node.preflight_view import render_plan
-    from tasks.plan.run_config import config_from_parameters
-    from tasks.plan.run_plan import plan_run
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
-    run = plan_run(config_from_parameters(given_parameters(options)), runs_dir)
+    run = plan_here(run_config(given_parameters(options)), runs_dir)
+    _tell(run.choices)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
     _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.warnings))
@@ -172,6 +174,11 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
     means = rollouts.select(pl.col("num_completion_tokens").mean(), pl.col("is_truncated").mean()).collect()
     length, truncated = means.row(0)
     return length, truncated
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        print_line(note, sys.stderr)
 
 
 def _print(options: argparse.Namespace, value: dict[str, Any], view: Any) -> None:

@@ -1,31 +1,76 @@
-"""``harvest profiles``: list the shipped profiles, or show one with every setting."""
+"""``harvest profiles``: list the profiles, show one with every setting, or save it as a TOML file."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
+from flows.commands.common_options import path_option
 from flows.terminal import print_json, print_line
+
+_AUTO = "chosen for this node's GPUs and the model; cpu-demo on a node without GPUs"
 
 
 def add(commands: Any) -> None:
-    parser = commands.add_parser("profiles", help="list the hardware profiles, or show one")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped profile or a TOML file")
+    parser = commands.add_parser("profiles", help="list the hardware profiles, show one, or save it as a file")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped profile, a TOML file, or auto")
+    parser.add_argument("--model", metavar="M", help="with auto: the model that it is chosen for")
+    parser.add_argument("--save", type=path_option, metavar="FILE", help="save it as FILE.toml, to run or to change")
+    parser.add_argument("--force", action="store_true", help="with --save: replace a file that is there")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    from profiles.load import SettingsError, load_profile, profile_names
+    from profiles.load import load_profile, profile_names
+    from profiles.profile_text import profile_text
+    from profiles.schema import AUTO
     from tasks.errors import ConfigError
+    from tasks.node.plan_here import profile_here
 
-    try:
-        chosen = [load_profile(name) for name in ([options.name] if options.name else profile_names())]
-    except SettingsError as error:
-        raise ConfigError(str(error)) from None
-    if options.json or options.name:
-        values = [profile.model_dump(mode="json") for profile in chosen]
-        print_json(values[0] if options.name else values)
+    if options.name is None:
+        if options.save is not None or options.model is not None:
+            raise ConfigError("--save and --model are for one profile. Name it: harvest profiles NAME --save FILE.toml")
+        shipped = [load_profile(name) for name in profile_names()]
+        if options.json:
+            print_json([profile.model_dump(mode="json") for profile in shipped])
+            return 0
+        lines = [(AUTO, _AUTO), *((profile.name, profile.description) for profile in shipped)]
+        width = max(len(name) for name, _ in lines)
+        for name, description in lines:
+            print_line(f"{name:<{width}}  {description}")
         return 0
-    width = max(len(profile.name) for profile in chosen)
-    for profile in chosen:
-        print_line(f"{profile.name:<{width}}  {profile.description}")
+    if options.model is not None and options.name != AUTO:
+        raise ConfigError(f"--model is for auto; profile {options.name!r} is the same for every model. Leave it out")
+    if options.save is not None:
+        check_profile_file(options.save, force=options.force)
+    chosen = profile_here(options.name, options.model)
+    if options.save is not None:
+        save_profile(options.save, profile_text(chosen.profile, chosen.notes))
+    if options.json or (options.name != AUTO and options.save is None):
+        print_json(chosen.profile.model_dump(mode="json"))
+    elif options.save is None:
+        print_line(profile_text(chosen.profile, chosen.notes).rstrip("\n"))
     return 0
+
+
+def check_profile_file(path: Path, *, force: bool) -> None:
+    """Raise ConfigError unless a profile can be saved as ``path``; one that is there is replaced only by ``force``."""
+    from tasks.errors import ConfigError
+    from tasks.user_paths import check_directory
+
+    if path.suffix != ".toml":
+        raise ConfigError(f"--save is {str(path)!r}; a profile is known by its ending. Give a name that ends in .toml")
+    if path.exists() and not (force and path.is_file()):
+        raise ConfigError(f"{path} is there already. Give another name, or --force to replace the file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path.parent}, the directory of --save, does not exist. Make it, or give another path")
+    check_directory(path.parent, "the directory of --save")
+
+
+def save_profile(path: Path, text: str) -> None:
+    """Save ``text`` as ``path`` in one step, and say so."""
+    from tasks.files import publish_text
+
+    publish_text(text, path)
+    print_line(f"saved as {path}; --profile {path} uses it", sys.stderr)

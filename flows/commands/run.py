@@ -149,26 +149,27 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
 
     Raises ConfigError for bad input, PreflightFailed for a destination or a disk that cannot be used.
     """
-    from flows.parameters import flow_parameters
+    from flows.parameters import flow_parameters, run_config
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
+    from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
-    from tasks.plan.run_config import config_from_parameters
-    from tasks.plan.run_plan import plan_run
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
     from tasks.user_paths import check_directory
 
-    config = config_from_parameters(parameters)
+    config = run_config(parameters)
     asked = flow_parameters(parameters)
-    plan = plan_run(config, runs_dir)
+    plan = plan_here(config, runs_dir)
     load_scorer(config.scorer)
     check_baseline(asked.baseline, plan)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
     check_nodes(asked.nodes, asked.shared, asked.baseline, check)
+    if asked.nodes > 1:
+        check_profile_of_nodes(config, plan)
     if asked.upload is not None:
         try:
             check(asked.upload)

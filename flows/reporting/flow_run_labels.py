@@ -8,7 +8,11 @@ from prefect import runtime
 
 from flows.parameters import PARAMETERS
 from profiles.load import SettingsError, load_arms, load_profile
+from profiles.schema import AUTO
 from tasks.plan.run_plan import RunPlan
+
+DEMO = "demo"
+"""The model of "auto" when none is named; a node with GPUs refuses the run."""
 
 
 def flow_run_name() -> str:
@@ -19,7 +23,7 @@ def flow_run_name() -> str:
     given: Mapping[str, Any] = runtime.flow_run.parameters
     profile, model = str(given.get("profile") or PARAMETERS["profile"].default), given.get("model")
     try:
-        model = model or load_profile(profile).model
+        model = model or (DEMO if profile == AUTO else load_profile(profile).model)
         completions = len(load_arms(given.get("arms")).arms) * int(given.get("samples_per_arm") or 1)
     except SettingsError:
         completions = 0

@@ -7,9 +7,9 @@ from typing import Any
 from prefect import runtime
 from prefect.context import FlowRunContext
 
+from flows.parameters import run_config
+from tasks.node.plan_here import plan_here
 from tasks.plan.placeholders import fill_placeholders, has_placeholder
-from tasks.plan.run_config import config_from_parameters
-from tasks.plan.run_plan import plan_run
 from tasks.results.finished_run import unfinished_name
 from tasks.user_paths import user_path
 
@@ -29,7 +29,7 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if unresolved:
         resolved = fill_placeholders(resolved, scheduled_day())
     if "name" in unresolved:
-        plan = plan_run(config_from_parameters(resolved), user_path(resolved["runs_dir"]))
+        plan = plan_here(run_config(resolved), user_path(resolved["runs_dir"]))
         resolved["name"] = unfinished_name(plan) or resolved["name"]
     return resolved
 

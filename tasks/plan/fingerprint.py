@@ -44,8 +44,8 @@ def tested_settings(profile: Profile, shard_size: int) -> dict[str, Any]:
         "profile": profile.name,
         "generation": profile.generation,
         "question_batch_size": profile.question_batch_size,
-        "replicas": profile.replicas,
-        **shared_gpus(profile),
+        # each rollout has its own seed, whichever replica makes it
+        **({} if profile.any_replicas else {"replicas": profile.replicas, **shared_gpus(profile)}),
         **recorded_engine(profile),
         "backend": _RECORDED_BACKENDS.get(profile.engine.backend, profile.engine.backend),
         "shard_size": shard_size,

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import MOST_TOKENS, Identifier, QuestionBatch, Settings
+from profiles.schema import AUTO, MOST_TOKENS, Identifier, QuestionBatch, Settings
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
 from tasks.plan.output_lengths import OutputLengths, parse_lengths
@@ -19,6 +19,9 @@ from tasks.scoring.scorers import SCORER_CHOICES
 
 DEFAULT_TOP_LOGPROBS = 5
 """Top logprobs that a run stores for a comparison: enough to tell a near-tie from a real difference."""
+
+CPU_PROFILE = "cpu-demo"
+"""The profile of a node without GPUs, when none is named."""
 
 _Settings = TypeVar("_Settings", bound=Settings)
 
@@ -33,7 +36,7 @@ _ProfileName = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"title": "Shipped", "type": "string", "enum": profile_names()},
+                {"title": "Shipped", "type": "string", "enum": [AUTO, *profile_names()]},
                 {"title": "TOML file", "type": "string", "pattern": r"\.toml$"},
             ]
         }
@@ -108,8 +111,9 @@ class DatasetSource(Settings):
 class RunConfig(Settings):
     """One run as the user asks for it. ``None`` means that the profile or the dataset decides."""
 
-    profile: Annotated[str, AsGiven(type=_ProfileName)] = Field("cpu-demo", title="Profile")
-    """Hardware target and engine settings: a shipped profile, or the path of a TOML file."""
+    profile: Annotated[str, AsGiven(type=_ProfileName, default=AUTO)] = Field(CPU_PROFILE, title="Profile")
+    """Hardware target and engine settings: auto for what suits the node's GPUs and the model (cpu-demo without GPUs), a
+    shipped profile, or the path of a TOML file."""
     model: str | None = Field(None, title="Model")
     """A directory, a hub id or "demo"; a pattern such as checkpoints/* means the newest complete model that matches; by
     default the profile's model."""
@@ -183,7 +187,8 @@ def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
         usual: Any = defaults
         for name in parameter.path:
             value, usual = value.get(name, usual[name]), usual[name]
-        if value != usual:
+        # what "auto" means differs between nodes
+        if value != usual or parameter.name == "profile":
             found[parameter.name] = value
     if (lengths := found.get("lengths")) is not None:
         found["lengths"] = f"{lengths['distribution']}:{lengths['median']}:{lengths['sigma']!r}"

@@ -46,6 +46,8 @@ class RunPlan:
     questions: pl.DataFrame
     warnings: tuple[str, ...] = ()
     """What the user may not have meant about the questions; a sentence each."""
+    choices: tuple[str, ...] = ()
+    """What was chosen for this node under profile "auto", and why; a sentence each."""
     shard_size: int
     comparable: dict[str, Any]
     tested: dict[str, Any]
@@ -91,18 +93,18 @@ class RunPlan:
         }
 
 
-def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
+def plan_run(config: RunConfig, runs_dir: Path, chosen: Profile | None = None) -> RunPlan:
     """Resolve ``config``: read profile, arms, model files and questions. Writes nothing in ``runs_dir``.
 
-    Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
+    ``chosen`` is the profile where the configuration's is "auto": see ``tasks.node.plan_here``. Raises ConfigError, or
+    PreflightFailed when the disk has no room for a model of the hub.
     """
     try:
-        profile = load_profile(config.profile)
+        profile = chosen or load_profile(config.profile)
         arms = arms_as_asked(load_arms(config.arms), config)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    if config.question_batch_size is not None:
-        profile = _with_batch(profile, config.question_batch_size)
+    profile = _with_batch(profile, config.question_batch_size)
     model_name = profile.model if config.model is None else config.model
     if model_name is None:
         raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
@@ -111,6 +113,19 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     _check_context(config, profile)
     _check_group_sizes(config, arms)
     questions = load_questions(config.dataset)
+    return _resolved(config, profile, arms, model, questions, runs_dir)
+
+
+def with_profile(plan: RunPlan, profile: Profile) -> RunPlan:
+    """Return ``plan`` with another profile. Raises ConfigError when the profile cannot do what is asked."""
+    profile = _with_batch(profile, plan.config.question_batch_size)
+    _check_context(plan.config, profile)
+    return _resolved(plan.config, profile, plan.arms, plan.model, plan.questions, plan.paths.root.parent)
+
+
+def _resolved(
+    config: RunConfig, profile: Profile, arms: ArmSet, model: ModelSource, questions: pl.DataFrame, runs_dir: Path
+) -> RunPlan:
     per_question = len(arms.arms) * config.sampling.samples_per_arm
     shard_size = config.shard_size or default_shard_size(questions.height, profile.question_batch_size, per_question)
     if (shards := -(-questions.height // shard_size)) > MOST_SHARDS:
@@ -122,7 +137,7 @@ def plan_run(config: RunConfig, runs_dir: Path) -> RunPlan:
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
     # a longer name would be none that a file system takes
-    name = config.name or "-".join((profile.name, _slug(model_name), _slug(config.dataset.path)))[:_LONGEST_NAME]
+    name = config.name or "-".join((profile.name, _slug(model.name), _slug(config.dataset.path)))[:_LONGEST_NAME]
     return RunPlan(
         config=config,
         profile=profile,
@@ -146,7 +161,9 @@ def default_shard_size(
     return max(MIN_SHARD_SIZE, batch, -(-num_questions // DEFAULT_SHARDS))
 
 
-def _with_batch(profile: Profile, question_batch_size: int | Literal["auto"]) -> Profile:
+def _with_batch(profile: Profile, question_batch_size: int | Literal["auto"] | None) -> Profile:
+    if question_batch_size is None:
+        return profile
     values = profile.model_dump() | {"question_batch_size": question_batch_size}
     try:
         return parse_settings(values, Profile, f"profile {profile.name}")

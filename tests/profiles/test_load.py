@@ -96,7 +96,7 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "x"\nbatch = 3', "unknown key batch; allowed here: baseline"),
+        ('name = "x"\nbatch = 3', "unknown key batch; allowed here: any_replicas, baseline"),
         ('name = "x"\n[engine]\nmax_seqs = 3', "unknown key engine.max_seqs"),
         ('name = "x"\n[engine]\nswap_space = 4', "swap_space is no longer an engine argument"),
         (
@@ -140,6 +140,7 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ),
         ('name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[expect]\ndevice = "cpu"', "share a GPU only with"),
         ("question_batch_size = 4", "name is missing"),
+        ('name = "auto"', '"auto" means the profile chosen from the node'),
         ("name = ", "is not valid TOML"),
     ],
 )

@@ -76,6 +76,19 @@ def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
     assert not any(line.startswith("fail") for line in outcome.stdout.splitlines())
 
 
+def test_the_default_profile_is_chosen_by_the_gpus(stub: Path, tmp_path: Path) -> None:
+    environment = stub_environment(stub, CUDA_VISIBLE_DEVICES="0,1,2,3,4", COLUMNS="200")
+    asked = ("--model", "demo", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path)
+    outcome = harvest("plan", "--json", *asked, **environment)
+    assert outcome.code == 0, outcome.stderr
+    assert "profile auto: 5 engines of 1 GPU, bfloat16, max_model_len 2048" in outcome.stderr
+    assert outcome.report["plan"]["profile"] == "h100-80gb-hbm3"
+    assert outcome.report["plan"]["auto"]["sequences"] == 1024
+    refused = harvest("plan", *asked[2:], **environment)
+    assert refused.code == 2
+    assert "names no model. Give --model" in refused.stderr
+
+
 def test_a_faulty_gpu_fails_with_its_remedy(stub: Path, tmp_path: Path) -> None:
     outcome = on_eight_gpus(stub, tmp_path, "remap_pending")
     assert outcome.code == 2

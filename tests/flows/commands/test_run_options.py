@@ -68,7 +68,7 @@ def test_a_form_has_the_recorded_fields(flow: Flow[..., Any]) -> None:
     for name, field in form["properties"].items():
         assert field.pop("description"), f"{name} has no description"
         if name == "profile":
-            assert field["anyOf"][0].pop("enum") == profile_names()
+            assert field["anyOf"][0].pop("enum") == ["auto", *profile_names()]
     assert form == RECORDED["forms"][flow.name]
     assert list(form["properties"]) == list(RECORDED["forms"][flow.name]["properties"])
 
