@@ -94,7 +94,7 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
 def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None":
     """Return the plan of the run whose caches --warm fills. Raises ConfigError, also for its options without --warm."""
-    from flows.parameters import PARAMETERS, given_parameters
+    from flows.parameters import PARAMETERS, given_parameters, run_config
     from tasks.errors import ConfigError
 
     given = given_parameters(options)
@@ -109,9 +109,8 @@ def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
     from tasks.node.prompt_check import check_rendered
-    from tasks.plan.run_config import config_from_parameters
 
-    run = plan_here(config_from_parameters(given), runs_dir)
+    run = plan_here(run_config(given), runs_dir)
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)
