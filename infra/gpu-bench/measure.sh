@@ -72,11 +72,12 @@ for wanted in "$@"; do
             cp "$work"/runs/batch-$size-*/preflight.json "$out/batch-$size-preflight.json"
         done
         ;;
-    shared) # one, two and three engines on one GPU, each with a chosen batch: tokens/s, and the memory that each logs
+    shared) # one, two and three engines on one GPU, each with a chosen batch: the rate once all are at work, and their memory
+        # they start one after the other, so that the work must outlast the starts
         for engines in 1 2 3; do
             chosen=$(variant shared-$engines "$profile" -e "s/^description/replicas = $engines\nreplicas_per_gpu = $engines\n&/")
             step shared-$engines $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate \
-                --question-batch-size auto --name shared-$engines --json
+                --samples-per-arm "${SHARED_SAMPLES:-6}" --question-batch-size auto --name shared-$engines --json
             keep_logs shared-$engines shared-$engines-engine
             cp "$work"/runs/shared-$engines-*/telemetry.parquet "$out/shared-$engines-telemetry.parquet"
             cp "$work"/runs/shared-$engines-*/preflight.json "$out/shared-$engines-preflight.json"
