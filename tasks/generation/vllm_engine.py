@@ -4,7 +4,7 @@ Functions import vllm when they need it: the import takes seconds, and the paren
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -150,10 +150,10 @@ class VllmEngine:
 class VllmBatchEngine:
     """Calls ``LLM.generate`` of vLLM as scripts do. Benchmarks compare the generation loop with it."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, arguments: Callable[[EngineSpec], dict[str, Any]] | None = None) -> None:
         from vllm import LLM
 
-        self._llm = LLM(**engine_arguments(spec))
+        self._llm = LLM(**(arguments or engine_arguments)(spec))
 
     @property
     def version(self) -> str:
@@ -165,13 +165,14 @@ class VllmBatchEngine:
     def dtype(self) -> str:
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool, only_ids: bool = False) -> list[Any]:
         """Complete all ``requests`` in one call. Return vLLM's outputs in their order, for ``convert_outputs``.
 
-        With ``text``, vLLM decodes the text token by token, as it does by default.
+        With ``text``, vLLM decodes the text token by token, as it does by default. With ``only_ids`` requests have no
+        seeds and ask for no logprobs; only ``count_tokens`` takes such outputs.
         """
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
-        params = [_sampling_params(request, detokenize=text) for request in requests]
+        params = [_sampling_params(request, detokenize=text, only_ids=only_ids) for request in requests]
         outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
         return outputs
 
@@ -181,6 +182,10 @@ class VllmBatchEngine:
             replace(_from_vllm(output), request_id=request.request_id)
             for request, output in zip(requests, outputs, strict=True)
         ]
+
+    def count_tokens(self, outputs: Sequence[Any]) -> int:
+        """Return the number of completion tokens in the outputs of one ``generate`` call."""
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
@@ -195,7 +200,37 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
 
 
-def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
+def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
+    """Return the arguments that say which model runs in how much memory; all else is vLLM's own for the device.
+
+    ``seeded`` says whether requests have seeds. vLLM's defaults by device and caller are in its
+    ``EngineArgs.get_batch_defaults``: on a CPU 256 sequences for an LLM and 128 for a server.
+    """
+    settings = spec.settings
+    stated = {
+        *("tensor_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization"),
+        *("quantization", "load_format", "trust_remote_code"),
+    }
+    chosen = settings.model_dump(include=stated, exclude_none=True)
+    if settings.kv_cache_space_gib is not None:
+        # compiling takes minutes on a CPU, so that a profile says whether it is wanted
+        chosen["enforce_eager"] = settings.enforce_eager
+        if seeded:
+            # vLLM's CPU backend crashes on a seeded request whose prompt is prefilled in chunks
+            chosen["enable_chunked_prefill"] = False
+    model = os.fspath(spec.model_path)
+    # a server would take settings for sampling that a request leaves out from the model's own file
+    return {**chosen, "model": model, "logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
+
+
+def default_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return ``engine_environment``, but vLLM decides itself whether the engine core has a process of its own."""
+    ours = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    environment = engine_environment(settings, inherited)
+    return {name: value for name, value in environment.items() if name != ours or name in inherited}
+
+
+def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -203,9 +238,9 @@ def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
-        seed=request.seed,
+        seed=None if only_ids else request.seed,
         ignore_eos=request.ignore_eos,
-        logprobs=request.top_logprobs,
+        logprobs=None if only_ids else request.top_logprobs,
         flat_logprobs=True,
         # vLLM looks for stop strings in the decoded text
         detokenize=detokenize or bool(request.stop),
