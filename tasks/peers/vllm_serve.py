@@ -16,7 +16,7 @@ import aiohttp
 
 from tasks.generation.engine import EngineRequest
 from tasks.peers.contest import PeerJob, PeerResult, compete, read_requests, sampling_of
-from tasks.peers.vllm_command import as_words, serve_options, vllm_words
+from tasks.peers.vllm_command import as_words, put_on_path, serve_options
 
 POLL_S = 0.2
 _MODEL = "contest"
@@ -30,9 +30,8 @@ def serve(job: PeerJob) -> PeerResult:
     # the first of them adds the API that takes and gives token ids
     own += ["--enable-scale-out", "--disable-uvicorn-access-log"]
     # its output goes to this process's log
-    server = subprocess.Popen(
-        vllm_words("serve", str(job.engine.model_path), *own, *as_words(serve_options(job.engine)))
-    )
+    put_on_path(job.directory / "bin")
+    server = subprocess.Popen(["vllm", "serve", job.engine.model_path, *own, *as_words(serve_options(job.engine))])
     try:
         return asyncio.run(_ask_all(job, f"http://127.0.0.1:{port}", server))
     finally:
