@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.bench import CONTESTANTS, choose_contestants
+from flows.bench import CONTESTANTS, Bench, choose_contestants
 from tasks.errors import ConfigError
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import harvest_here
 
 without_ray = pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed here")
 
@@ -48,9 +47,9 @@ def test_other_names_are_refused(only: str, told: str) -> None:
         choose_contestants(only, peers=False)
 
 
-def test_peers_of_another_engine_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile = write_fake_profile(tmp_path)
-    asked = ("--profile", profile, "--questions", "2", "--only", "pipeline,vllm-serve", "--runs-dir", tmp_path / "runs")
-    assert harvest_here("bench", *asked) == 2
-    assert "vllm-serve can run vLLM alone. Leave them out" in capsys.readouterr().err
+def test_peers_of_another_engine_are_refused(tmp_path: Path) -> None:
+    parameters = {"profile": str(write_fake_profile(tmp_path)), "questions": 2, "runs_dir": str(tmp_path / "runs")}
+    bench = Bench(parameters, baseline_profile=None, log=print)
+    with pytest.raises(ConfigError, match=r"vllm-serve can run vLLM alone. Leave them out"):
+        bench.run(("pipeline", "vllm-serve"), 1)
     assert not (tmp_path / "runs").exists()

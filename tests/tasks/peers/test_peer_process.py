@@ -51,12 +51,12 @@ def test_one_call_completes_every_request(contestant: str, tmp_path: Path) -> No
 
 
 def test_a_contestant_that_makes_less_than_was_asked_for_has_failed(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="limit made 14 completion tokens, but 20 were asked for.*contestant.log"):
+    with pytest.raises(EngineError, match=r"limit made 14 completion tokens, but 20 were asked for.*contestant\.log"):
         run_peer(job(tmp_path, "limit", ignore_eos=True))
 
 
 def test_a_contestant_that_fails_is_told_with_its_reason_and_log(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="this engine does not start.*contestant.log"):
+    with pytest.raises(EngineError, match=r"this engine does not start.*contestant\.log"):
         run_peer(job(tmp_path, "limit", backend="tests.support.fake_engines:BrokenEngine"))
 
 
