@@ -213,7 +213,7 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
     }
     chosen = settings.model_dump(include=stated, exclude_none=True)
     if settings.kv_cache_space_gib is not None:
-        # compiling takes minutes on a CPU, so that a profile says whether it is wanted
+        # compiling takes a minute on a CPU, so that a profile says whether it is wanted
         chosen["enforce_eager"] = settings.enforce_eager
         if seeded:
             # vLLM's CPU backend crashes on a seeded request whose prompt is prefilled in chunks

@@ -84,6 +84,8 @@ def compete(contest: Callable[[PeerJob], PeerResult]) -> None:
     """Run the contestant of this process: ``contest`` of the job in standard input. Does not return."""
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    # datatrove forks helpers, which would outlive this process
+    os.register_at_fork(after_in_child=lambda: die_with_parent(os.getppid()))
     # a client and a server have a connection, a file each, for every request in flight
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 <= most < OPEN_FILES else OPEN_FILES, most))
