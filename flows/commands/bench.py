@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.bench import CONTESTANTS, DEFAULT_REPEATS
+    from flows.bench import DEFAULT_REPEATS
+    from flows.bench_contestants import CONTESTANTS
     from flows.parameters import RUN_PARAMETERS, add_options
     from tasks.peers.installed import PEERS
 
@@ -62,7 +63,8 @@ def execute(options: argparse.Namespace) -> int:
 
     check_limits_of_run()
 
-    from flows.bench import DEFAULT_QUESTIONS, MOST_REPEATS, choose_contestants
+    from flows.bench import DEFAULT_QUESTIONS, MOST_REPEATS
+    from flows.bench_contestants import choose_contestants
     from flows.parameters import given_parameters
     from tasks.errors import ConfigError
     from tasks.user_paths import check_directory, user_path

@@ -8,8 +8,8 @@ import time
 from functools import partial
 
 from tasks.generation.batch_engine import load_batch_engine
-from tasks.generation.vllm_engine import default_arguments
 from tasks.peers.contest import PeerJob, PeerResult, compete, read_requests
+from tasks.peers.default_engine import default_arguments
 
 LIMIT = "limit"
 FEATURES = "features"

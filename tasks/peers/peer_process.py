@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from tasks.errors import EngineCrashed
 from tasks.files import read_record
 from tasks.generation.failure_classifier import classify_exit
-from tasks.generation.vllm_engine import default_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.peers.contest import PeerJob, PeerResult, read_requests
+from tasks.peers.default_engine import default_environment
 from tasks.peers.installed import MODULES
 from tasks.time_limits import time_limit
 

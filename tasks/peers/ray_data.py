@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 from tasks.generation.engine import EngineRequest
-from tasks.generation.vllm_engine import default_arguments
 from tasks.parent_death import PARENT_VARIABLE
 from tasks.peers.contest import PeerJob, PeerResult, compete, read_requests, sampling_of
+from tasks.peers.default_engine import default_arguments
 
 BATCH_ROWS = 32
 """Ray's own batch_size."""

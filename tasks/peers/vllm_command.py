@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import default_arguments
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.peers.default_engine import default_arguments
 from tasks.plan.fingerprint import engine_versions
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.bench import CONTESTANTS, Bench, choose_contestants
+from flows.bench import Bench
+from flows.bench_contestants import CONTESTANTS, choose_contestants
 from tasks.errors import ConfigError
 from tests.support.fake_profile import write_fake_profile
 

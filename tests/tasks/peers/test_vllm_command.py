@@ -7,7 +7,7 @@ import pytest
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import default_arguments, default_environment
+from tasks.peers.default_engine import default_arguments, default_environment
 from tasks.peers.vllm_command import as_words, serve_options
 
 COMMON = {
