@@ -1,81 +1,45 @@
-"""Measures the pipeline and the loops that it replaces, in turn and repeatedly, on the same questions and seeds.
+"""Measures the pipeline, the loops that it replaces, vLLM's own limit and peers, in turn and repeatedly.
 
 Every contestant runs in processes of its own, which end before the next contestant starts. The loops are described in
-``tasks.generation.reference_loops``; the pipeline is ``harvest run`` with everything that a user gets from it.
+``tasks.generation.reference_loops``, the limit and the peers in ``tasks.peers``; the pipeline is ``harvest run`` with
+everything that a user gets from it. All are given the same questions. With drawn lengths (``lengths``) all make the
+same tokens per rollout; without them a contestant that has no seeds draws other completions, and only rates compare.
 """
 
 import datetime
-import json
-import os
-import platform
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import polars as pl
-
-from flows.child_run import run_command
+from flows.bench_contestants import CONTESTANTS, PIPELINE, prepare_requests, run_contest, run_loop, run_pipeline
+from flows.bench_result import BenchResult
 from flows.parameters import run_config
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
-from tasks.errors import ConfigError, HarvestError
+from tasks.errors import ConfigError, EngineError
 from tasks.files import publish_json
-from tasks.generation.generation_log import read_sessions
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
+from tasks.node.arithmetic import find_arithmetic
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_memory_release import wait_for_free_memory
-from tasks.node.gpu_selection import device_name, gpus_of_run
+from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.gpu_use import GpuUseSampler
 from tasks.node.plan_here import plan_here
-from tasks.plan.fingerprint import engine_versions
+from tasks.peers.installed import MODULES, PEERS
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.records import RunPaths
-from tasks.results.bench_statistics import PROJECTION_ASSUMPTION, Measurement, Standing, standings
-from tasks.storage.run_files import scan_shards
+from tasks.results.bench_statistics import Failure, Measurement, standings
 from tasks.user_paths import user_path
 
-PIPELINE = "pipeline"
 DEFAULT_QUESTIONS = 100
 DEFAULT_REPEATS = 3
 MOST_REPEATS = 1_000
-CONTESTANTS = ("baseline", "script", "limit", PIPELINE)
 
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchResult:
-    """The measurements. ``equivalence`` has each contestant's verdict against the baseline, and the reason for it."""
-
-    directory: Path
-    plan: RunPlan
-    measurements: tuple[Measurement, ...]
-    standings: tuple[Standing, ...]
-    equivalence: Mapping[str, Mapping[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "directory": str(self.directory),
-            "profile": self.plan.profile.name,
-            "model": self.plan.model.name,
-            "questions": self.plan.num_questions,
-            "rollouts": self.plan.num_rollouts,
-            "comparable": self.plan.comparable,
-            "tested": self.plan.tested,
-            "machine": {"device": device_name(), "cores": os.cpu_count(), "platform": platform.platform()},
-            "versions": engine_versions(),
-            "standings": [asdict(standing) for standing in self.standings],
-            "projection_assumption": PROJECTION_ASSUMPTION,
-            "measurements": [asdict(item) for item in self.measurements],
-            "equivalence": self.equivalence,
-        }
 
 
 class Bench:
@@ -91,22 +55,41 @@ class Bench:
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.directory = self._runs_dir / f"bench-{self._plan.profile.name}-{stamp}"
         self._baseline_profile = baseline_profile or self._plan.profile.baseline
+        self._arithmetic = find_arithmetic(self._plan.profile, self._plan.model.path)
 
     def run(self, contestants: Sequence[str], repeats: int) -> BenchResult:
         """Measure every contestant ``repeats`` times; publish bench.json. Raises HarvestError."""
+        if self._plan.profile.engine.backend != "vllm" and (foreign := [name for name in contestants if name in PEERS]):
+            raise ConfigError(
+                f"profile {self._plan.profile.name} has the backend {self._plan.profile.engine.backend}, but "
+                f"{', '.join(foreign)} can run vLLM alone. Leave them out"
+            )
         self._plans = {name: self._baseline_plan() if name == "baseline" else self._plan for name in contestants}
         measurements: list[Measurement] = []
+        failures: list[Failure] = []
         with self._node(), GpuUseSampler(self._plan.profile) as watch:
+            if set(contestants) & MODULES.keys():
+                self._requests = prepare_requests(self._plan, self.directory)
             for repeat in range(1, repeats + 1):
                 # each repeat starts with another contestant, so that none always meets a warm or a hot machine
                 first = (repeat - 1) % len(contestants)
                 for contestant in [*contestants[first:], *contestants[:first]]:
-                    measurements.append(self._measure(contestant, repeat, watch))
-        measurements.sort(key=lambda item: (CONTESTANTS.index(item.contestant), item.repeat))
+                    try:
+                        measurements.append(self._measure(contestant, repeat, watch))
+                    except EngineError as error:
+                        if contestant not in MODULES:
+                            raise
+                        self._log(f"repeat {repeat}: {contestant} failed: {error}")
+                        failures.append(Failure(contestant=contestant, repeat=repeat, reason=str(error)))
+        order = (*CONTESTANTS, *PEERS)
+        measurements.sort(key=lambda item: (order.index(item.contestant), item.repeat))
         result = BenchResult(
             directory=self.directory,
             plan=self._plan,
+            repeats=repeats,
+            arithmetic=self._arithmetic,
             measurements=tuple(measurements),
+            failures=tuple(failures),
             standings=standings(measurements, subject=PIPELINE, rollouts_per_question=self._plan.rollouts_per_question),
             equivalence=self._equivalence(measurements),
         )
@@ -141,47 +124,34 @@ class Bench:
         self._log(f"repeat {repeat}: {contestant} ...")
         wait_for_free_memory([str(index) for index in watch.gpus])
         directory = self.directory / f"repeat-{repeat}"
-        paths, finished = (
-            self._run_pipeline(directory) if contestant == PIPELINE else self._run_loop(contestant, directory)
-        )
-        sessions = read_sessions(paths.state / "generation.json")
-        rows = scan_shards(paths.root, "rollouts").filter(pl.col("error").is_null())
-        rollouts, tokens = rows.select(pl.len(), pl.col("num_completion_tokens").sum()).collect().row(0)
-        seconds = sum(session.seconds for session in sessions)
+        if contestant in MODULES:
+            ran = run_contest(self._plan, contestant, self._requests, directory / contestant)
+        elif contestant == PIPELINE:
+            ran = run_pipeline(self._plan, self._given, directory)
+        else:
+            ran = run_loop(self._plans[contestant], cast(LoopName, contestant), directory)
         measurement = Measurement(
             contestant=contestant,
             repeat=repeat,
-            run_dir=str(paths.root),
-            seconds=seconds,
-            start_seconds=sum(session.start_seconds for session in sessions),
-            rollouts=rollouts,
-            tokens=tokens,
-            **asdict(watch.use_between(finished - seconds, finished)),
+            run_dir=str(ran.place),
+            seconds=ran.seconds,
+            start_seconds=ran.start_seconds,
+            process_seconds=ran.process_seconds,
+            rollouts=ran.rollouts,
+            tokens=ran.tokens,
+            gpus=ran.gpus,
+            arithmetic_share=self._arithmetic.share(ran.prompt_tokens + ran.tokens, ran.seconds, ran.gpus),
+            **asdict(watch.use_between(ran.finished - ran.seconds, ran.finished)),
         )
-        self._log(f"repeat {repeat}: {contestant}: {measurement.tokens_per_s:,.0f} tokens/s in {seconds:.1f} s")
+        self._log(
+            f"repeat {repeat}: {contestant}: {measurement.tokens_per_s:,.0f} tokens/s in {ran.seconds:.1f} s, "
+            f"{ran.process_seconds:.1f} s from start to exit"
+        )
         return measurement
 
-    def _run_loop(self, contestant: str, directory: Path) -> tuple[RunPaths, float]:
-        loop = cast(LoopName, contestant)
-        plan = reference_plan(self._plans[contestant], loop, directory, name=contestant)
-        run = run_reference(plan, loop)
-        return run.plan.paths, run.timing.finished + time.time() - time.monotonic()
-
-    def _run_pipeline(self, directory: Path) -> tuple[RunPaths, float]:
-        ended = subprocess.run(
-            run_command({**self._given, "runs_dir": directory, "name": PIPELINE}),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ended.returncode:
-            raise HarvestError(f"harvest run ended with code {ended.returncode}: {ended.stderr.strip()[-2000:]}")
-        paths = RunPaths(root=Path(json.loads(ended.stdout)["run_dir"]))
-        last = scan_shards(paths.root, "rollouts").select(pl.col("created_at").max()).collect().item()
-        return paths, last.timestamp()
-
     def _equivalence(self, measurements: Sequence[Measurement]) -> dict[str, dict[str, Any]]:
-        runs = {item.contestant: Path(item.run_dir) for item in measurements if item.repeat == 1}
+        stored = [item for item in measurements if item.repeat == 1 and item.contestant not in MODULES]
+        runs = {item.contestant: Path(item.run_dir) for item in stored}
         baseline = runs.pop("baseline", None)
         if baseline is None:
             return {}

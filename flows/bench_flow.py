@@ -8,7 +8,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS, Bench
+from flows.bench import DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS, Bench
+from flows.bench_contestants import choose_contestants
 from flows.parameters import PARAMETERS, takes
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.reporter import Reporter
@@ -27,6 +28,8 @@ class BenchParameters(Settings):
 
     repeats: int = Field(DEFAULT_REPEATS, title="Measurements of each", ge=1, le=MOST_REPEATS)
     """How often each contestant is measured."""
+    peers: bool = Field(False, title="Peers as well")
+    """Measure what others use in the pipeline's place too, where it is installed: vllm serve, datatrove, Ray Data."""
 
 
 _PARAMETERS = (
@@ -39,8 +42,8 @@ _PARAMETERS = (
 
 @flow(name="bench", flow_run_name=_name, persist_result=False, validate_parameters=True)
 @takes(_PARAMETERS)
-def bench(repeats: int, **given: Any) -> "State[dict[str, Any]]":
-    """Measure the pipeline and the loops that it replaces, on this node."""
+def bench(repeats: int, peers: bool, **given: Any) -> "State[dict[str, Any]]":
+    """Measure the pipeline beside the loops that it replaces and vLLM's own limit, on this node."""
     log = get_run_logger()
     with explain_failures(), Reporter() as reporter:
         parameters = {
@@ -48,7 +51,10 @@ def bench(repeats: int, **given: Any) -> "State[dict[str, Any]]":
             **resolve_parameters({name: value for name, value in given.items() if value is not None}),
         }
         benchmark = Bench(parameters, baseline_profile=None, log=log.info)
-        result = benchmark.run(CONTESTANTS, repeats).to_json()
+        contestants, absent = choose_contestants(None, peers=peers)
+        if absent:
+            log.info(absent)
+        result = benchmark.run(contestants, repeats).to_json()
         title = f"Benchmark of {given['profile']} in {benchmark.directory}"
         reporter.table("harvest-bench", result["standings"], title)
     return Completed(message=f"Measured {len(result['measurements'])} times: {benchmark.directory}", data=result)

@@ -21,6 +21,9 @@ ALLOWED = {
     "vllm": lambda module: module == "tasks/generation/vllm_engine.py" or module.startswith("infra/"),
     "s3fs": lambda module: module in REMOTE,
     "fsspec": lambda module: module in REMOTE,
+    "aiohttp": lambda module: module == "tasks/peers/vllm_serve.py",
+    "datatrove": lambda module: module == "tasks/peers/datatrove_runner.py",
+    "ray": lambda module: module == "tasks/peers/ray_data.py",
 }
 
 PRINTING = {

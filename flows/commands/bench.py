@@ -1,4 +1,4 @@
-"""``harvest bench``: measure the pipeline and the loops that it replaces."""
+"""``harvest bench``: measure the pipeline beside the loops that it replaces, vLLM's own limit, and peers."""
 
 import argparse
 import sys
@@ -14,17 +14,20 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
         add_options=_add_options,
-        help="measure the pipeline and the loops that it replaces",
-        description="Generate the same questions with the same seeds by one question per LLM.generate call "
-        "(baseline), 16 questions per call (script), all prompts in one call (limit) and harvest run (pipeline), "
-        "interleaved and repeated, and print time, throughput, ratios and equivalence.",
+        help="measure the pipeline beside the loops that it replaces, vLLM's own limit, and peers",
+        description="Generate for the same questions by one question per LLM.generate call (baseline), 16 questions "
+        "per call (script), one call at vLLM's own defaults for token ids alone (limit) and for what a run stores "
+        "(features), and harvest run (pipeline), interleaved and repeated, and print time, throughput, ratios and "
+        "equivalence. With --lengths all make the same tokens for each rollout; without, compare tokens/s.",
     )
     parser.set_defaults(execute=execute)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.bench import CONTESTANTS, DEFAULT_REPEATS
+    from flows.bench import DEFAULT_REPEATS
+    from flows.bench_contestants import CONTESTANTS
     from flows.parameters import RUN_PARAMETERS, add_options
+    from tasks.peers.installed import PEERS
 
     add_options(parser, RUN_PARAMETERS)
     parser.add_argument(
@@ -40,7 +43,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="NAMES",
-        help=f"measure only some contestants, separated by commas, of {', '.join(CONTESTANTS)}",
+        help=f"measure only some contestants, separated by commas, of {', '.join((*CONTESTANTS, *PEERS))}",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help=f"measure those of {', '.join(PEERS)} as well that are installed here",
     )
     parser.add_argument(
         "--noise-floor",
@@ -55,20 +63,20 @@ def execute(options: argparse.Namespace) -> int:
 
     check_limits_of_run()
 
-    from flows.bench import CONTESTANTS, DEFAULT_QUESTIONS, MOST_REPEATS
+    from flows.bench import DEFAULT_QUESTIONS, MOST_REPEATS
+    from flows.bench_contestants import choose_contestants
     from flows.parameters import given_parameters
     from tasks.errors import ConfigError
     from tasks.user_paths import check_directory, user_path
 
-    contestants = CONTESTANTS if options.only is None else tuple(options.only.split(","))
-    unknown = [name for name in contestants if name not in CONTESTANTS]
-    if unknown or len(set(contestants)) < len(contestants):
-        raise ConfigError(f"--only is {options.only!r}; give each of {', '.join(CONTESTANTS)} at most once")
+    contestants, absent = choose_contestants(options.only, peers=options.peers)
     if not 1 <= options.repeats <= MOST_REPEATS:
         raise ConfigError(f"--repeats is {options.repeats}; it must be from 1 to {MOST_REPEATS}")
     parameters = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, **given_parameters(options)}
     check_directory(user_path(parameters["runs_dir"]), "the runs directory")
     Interruption(_LAST_WORDS)
+    if absent:
+        _say(absent)
     try:
         return _execute(options, parameters, contestants)
     except KeyboardInterrupt:

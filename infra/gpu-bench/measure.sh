@@ -1,6 +1,6 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch shared limit start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch shared start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -59,9 +59,12 @@ for wanted in "$@"; do
         ;;
     bench)
         step bench $harvest bench --profile "$(variant bench "$profile")" --model "$models/7b" --questions "$questions" $generate \
-            --only "${CONTESTANTS:-script,limit,pipeline}" --repeats "${REPEATS:-1}" --name seven
+            --only "${CONTESTANTS:-limit,features,pipeline}" ${PEERS:+--peers} --repeats "${REPEATS:-1}" --name seven
         grep -h "KV cache size" "$work"/runs/bench-*/*/*/logs/*.log >"$out/kv-tokens.txt" 2>/dev/null
         cp "$work"/runs/bench-*/bench.json "$out/bench.json" 2>/dev/null
+        for log in "$work"/runs/bench-*/repeat-*/*/contestant.log; do
+            [ -f "$log" ] && { echo "--- $log"; tail -60 "$log"; }
+        done >"$out/contestants.log"
         ;;
     batch) # the chosen question batch beside a stated one: tokens/s, steps in a CUDA graph, and the memory that vLLM logs
         for size in auto "${STATED_BATCH:-32}"; do
@@ -84,10 +87,6 @@ for wanted in "$@"; do
             cp "$work"/runs/shared-$engines-*/state/generation.json "$out/shared-$engines-generation.json"
             python3 $here/rate.py "$out/shared-$engines-telemetry.parquet" >"$out/shared-$engines-rate.txt" 2>&1
         done
-        ;;
-    limit) # one LLM.generate call at vLLM's own defaults over the rollouts of the step batch, without and with what a run stores
-        step limit python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b"
-        step limit-features python3 $here/limit.py "$work"/runs/batch-auto-* "$models/7b" features
         ;;
     start) # the whole command with empty caches, with those that it filled, and with those that preflight --warm filled
         asked="--profile $(variant start "$profile") --model $models/7b --questions $questions $generate"

@@ -20,14 +20,18 @@ class BatchEngine(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool, only_ids: bool = False) -> list[Any]:
         """Complete all ``requests`` in one call, and return one output per request, in their order.
 
-        ``text`` says whether the engine decodes text token by token.
+        ``text`` says whether the engine decodes text token by token. With ``only_ids`` it need not heed seeds, and
+        returns no logprobs.
         """
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
         """Return the outputs of one ``generate`` call, under the ids of its ``requests``."""
+
+    def count_tokens(self, outputs: Sequence[Any]) -> int:
+        """Return the number of completion tokens in the outputs of one ``generate`` call."""
 
 
 class SteppedBatchEngine:
@@ -44,7 +48,7 @@ class SteppedBatchEngine:
     def dtype(self) -> str:
         return self._engine.dtype
 
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool, only_ids: bool = False) -> list[Any]:
         for request in requests:
             self._engine.add(request)
         finished: dict[str, EngineOutput] = {}
@@ -55,11 +59,18 @@ class SteppedBatchEngine:
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
         return list(outputs)
 
+    def count_tokens(self, outputs: Sequence[Any]) -> int:
+        return sum(len(output.completion_ids) for output in outputs)
 
-def load_batch_engine(backend: str) -> Callable[[EngineSpec], BatchEngine]:
+
+def load_batch_engine(
+    backend: str, arguments: Callable[[EngineSpec], dict[str, Any]] | None = None
+) -> Callable[[EngineSpec], BatchEngine]:
     """Return a function that builds the batch engine of ``backend``: ``LLM.generate``, or the steps of another engine.
 
-    Raises ConfigError.
+    vLLM is given ``arguments``; by default those of the generation loop's engine. Raises ConfigError.
     """
     engine_class = load_engine_class(backend)
-    return VllmBatchEngine if engine_class is VllmEngine else partial(SteppedBatchEngine, engine_class=engine_class)
+    if engine_class is VllmEngine:
+        return partial(VllmBatchEngine, arguments=arguments)
+    return partial(SteppedBatchEngine, engine_class=engine_class)

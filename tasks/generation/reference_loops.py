@@ -1,8 +1,7 @@
 """Runs the loops that benchmarks compare the generation loop with: calls of ``LLM.generate`` and nothing else.
 
 - baseline: one question with all its arms per call, as the original script does;
-- script: 16 questions per call, as "optimized" scripts do; each call waits for the last sequence of the one before;
-- limit: all prompts in one call: the engine with nothing around it.
+- script: 16 questions per call, as "optimized" scripts do; each call waits for the last sequence of the one before.
 
 Only the calls are timed: prompts are encoded before, and rollouts are stored after. Each loop runs in a process of its
 own, ``python -m tasks.generation.reference_loops PARENT_PID``, with a replica's environment. The process reads its
@@ -36,8 +35,8 @@ from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.plan.prompts import ChatTokenizer, build_messages, check_length
 from tasks.process_tree import descendants, kill_all
 
-LoopName = Literal["baseline", "script", "limit"]
-QUESTIONS_PER_CALL: dict[LoopName, int | None] = {"baseline": 1, "script": 16, "limit": None}
+LoopName = Literal["baseline", "script"]
+QUESTIONS_PER_CALL: dict[LoopName, int] = {"baseline": 1, "script": 16}
 READY_LINE = "reference loop: the engine is ready"
 
 
@@ -99,12 +98,10 @@ def run_loop(job: ReferenceJob) -> None:
     print(READY_LINE, flush=True)
     feeds = [ShardFeed(work, spec) for work in job.shards]
     calls = list(_calls(job, feeds, tokenizer))
-    # scripts let vLLM decode the text; the limit asks for as little as the generation loop does
-    text = job.loop != "limit"
     outputs: list[list[Any]] = []
     started = time.monotonic()
     for call in calls:
-        outputs.append(engine.generate([prompt.request for prompt in call], text=text))
+        outputs.append(engine.generate([prompt.request for prompt in call], text=True))
     finished = time.monotonic()
     tokens = 0
     for call, returned in zip(calls, outputs, strict=True):
@@ -136,7 +133,7 @@ def run_loop(job: ReferenceJob) -> None:
 def _calls(job: ReferenceJob, feeds: Sequence[ShardFeed], tokenizer: ChatTokenizer) -> list[list[_Prompt]]:
     asked = [_prompts(job, feed, question, tokenizer) for feed in feeds for question in feed.pending]
     questions = [prompts for prompts in asked if prompts]
-    size = QUESTIONS_PER_CALL[job.loop] or max(1, len(questions))
+    size = QUESTIONS_PER_CALL[job.loop]
     shuffle = None if job.order_seed is None else random.Random(job.order_seed).shuffle
     if shuffle:
         shuffle(questions)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,17 +40,20 @@ class ReferenceRun:
 
     plan: RunPlan
     timing: ReferenceTiming
+    process_seconds: float
+    """From the start of the loop's process to its exit."""
 
 
 def reference_plan(
     plan: RunPlan, loop: LoopName, runs_dir: Path, *, name: str, order_seed: int | None = None
 ) -> RunPlan:
     """Return ``plan`` with ``loop`` in place of the generation loop. It is comparable, but has its own fingerprint."""
-    per_call = QUESTIONS_PER_CALL[loop] or plan.num_questions
     engine, auto = plan.profile.engine, choose_run_batch(plan)
     if auto is not None:
         engine = auto_engine(plan.profile, auto.sequences)  # the loops have the settings that the pipeline has
-    profile = plan.profile.model_copy(update={"question_batch_size": per_call, "generation": "loop", "engine": engine})
+    profile = plan.profile.model_copy(
+        update={"question_batch_size": QUESTIONS_PER_CALL[loop], "generation": "loop", "engine": engine}
+    )
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
     if order_seed is not None:
         tested["order_seed"] = order_seed
@@ -79,7 +83,9 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         timing=timing_path,
         order_seed=order_seed,
     )
+    began = time.monotonic()
     _run_process(job, paths.logs / "reference.log", on_gpu=plan.profile.expect.device == "cuda")
+    process_seconds = time.monotonic() - began
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
         record_published(paths.rollouts(index))
@@ -89,7 +95,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     timing = read_record(timing_path, ReferenceTiming)
     assert timing is not None
     _log_session(plan, timing)
-    return ReferenceRun(plan=plan, timing=timing)
+    return ReferenceRun(plan=plan, timing=timing, process_seconds=process_seconds)
 
 
 def reference_finished(plan: RunPlan) -> bool:

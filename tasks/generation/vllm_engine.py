@@ -4,7 +4,7 @@ Functions import vllm when they need it: the import takes seconds, and the paren
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -159,10 +159,10 @@ class VllmEngine:
 class VllmBatchEngine:
     """Calls ``LLM.generate`` of vLLM as scripts do. Benchmarks compare the generation loop with it."""
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSpec, arguments: Callable[[EngineSpec], dict[str, Any]] | None = None) -> None:
         from vllm import LLM
 
-        self._llm = LLM(**engine_arguments(spec))
+        self._llm = LLM(**(arguments or engine_arguments)(spec))
 
     @property
     def version(self) -> str:
@@ -174,13 +174,14 @@ class VllmBatchEngine:
     def dtype(self) -> str:
         return str(self._llm.llm_engine.model_config.dtype).removeprefix("torch.")
 
-    def generate(self, requests: Sequence[EngineRequest], *, text: bool) -> list[Any]:
+    def generate(self, requests: Sequence[EngineRequest], *, text: bool, only_ids: bool = False) -> list[Any]:
         """Complete all ``requests`` in one call. Return vLLM's outputs in their order, for ``convert_outputs``.
 
-        With ``text``, vLLM decodes the text token by token, as it does by default.
+        With ``text``, vLLM decodes the text token by token, as it does by default. With ``only_ids`` requests have no
+        seeds and ask for no logprobs; only ``count_tokens`` takes such outputs.
         """
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
-        params = [_sampling_params(request, detokenize=text) for request in requests]
+        params = [_sampling_params(request, detokenize=text, only_ids=only_ids) for request in requests]
         outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
         return outputs
 
@@ -190,6 +191,10 @@ class VllmBatchEngine:
             replace(_from_vllm(output), request_id=request.request_id)
             for request, output in zip(requests, outputs, strict=True)
         ]
+
+    def count_tokens(self, outputs: Sequence[Any]) -> int:
+        """Return the number of completion tokens in the outputs of one ``generate`` call."""
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
@@ -204,7 +209,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
 
 
-def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
+def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -212,9 +217,9 @@ def _sampling_params(request: EngineRequest, *, detokenize: bool) -> Any:
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
-        seed=request.seed,
+        seed=None if only_ids else request.seed,
         ignore_eos=request.ignore_eos,
-        logprobs=request.top_logprobs,
+        logprobs=None if only_ids else request.top_logprobs,
         flat_logprobs=True,
         # vLLM looks for stop strings in the decoded text
         detokenize=detokenize or bool(request.stop),

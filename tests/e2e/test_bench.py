@@ -10,20 +10,25 @@ from tests.support.harvest_command import harvest
 
 
 @pytest.mark.slow
-def test_the_pipeline_is_measured_beside_the_loop_that_it_replaces(tmp_path: Path, prefect_api: str) -> None:
+def test_the_pipeline_is_measured_beside_a_loop_and_the_limit(tmp_path: Path, prefect_api: str) -> None:
     asked = ("--profile", write_fake_profile(tmp_path), "--baseline-profile", tmp_path / "fake.toml")
-    asked += ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,pipeline")
+    asked += ("--questions", 4, "--max-tokens", 16, "--repeats", 1, "--only", "baseline,limit,features,pipeline")
     outcome = harvest("bench", *asked, "--runs-dir", tmp_path / "runs", PREFECT_API_URL=prefect_api)
     assert outcome.code == 0, outcome.stderr
-    for heading in ("sequences/s", "tokens/s", "pipeline / it", "equivalence", "Projected time"):
+    for heading in ("whole process s", "sequences/s", "tokens/s", "pipeline / it", "equivalence", "Projected time"):
         assert heading in outcome.stdout
     (published,) = tmp_path.glob("runs/bench-*/bench.json")
     result = json.loads(published.read_text())
     measured = {item["contestant"]: item for item in result["measurements"]}
-    assert set(measured) == {"baseline", "pipeline"}
-    assert [item["rollouts"] for item in measured.values()] == [32, 32]
-    assert measured["baseline"]["tokens"] == measured["pipeline"]["tokens"] > 0
-    assert all(item["seconds"] > 0 for item in measured.values())
+    assert list(measured) == ["baseline", "limit", "features", "pipeline"]
+    assert {item["rollouts"] for item in measured.values()} == {32}
+    # the fake engine heeds the seeds even of the limit, whose requests have none for vLLM
+    assert {item["tokens"] for item in measured.values()} == {measured["pipeline"]["tokens"]}
+    assert measured["pipeline"]["tokens"] > 0
+    assert all(item["process_seconds"] > item["seconds"] > 0 for item in measured.values())
+    assert list(result["ratios"]) == ["pipeline/baseline", "pipeline/limit", "pipeline/features"]
+    assert (result["failures"], result["same_lengths"]) == ([], False)
+    assert list(result["equivalence"]) == ["pipeline"]
     # float32: the same tokens, whatever the batch
     assert result["equivalence"]["pipeline"]["verdict"] == "bitwise"
     assert result["equivalence"]["pipeline"]["identical"] == 32

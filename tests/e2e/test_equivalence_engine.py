@@ -55,7 +55,7 @@ def float32(runs_dir: Path, prefect_api: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The random model in bfloat16: one sequence at a time, and all in one call, which takes other kernels."""
+    """The random model in bfloat16: one sequence at a time, and 16 in a call, which takes other kernels."""
     directory = tmp_path_factory.mktemp("model")
     arms = directory / "arms.toml"
     arms.write_text('[[arms]]\nid = "direct"\nsystem_prompt = "Reply with the answer only"\n')
@@ -65,7 +65,7 @@ def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     plan = _plan(
         runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=32, max_tokens=32, top_logprobs=20
     )
-    return _generate(plan, "baseline", runs_dir), _generate(plan, "limit", runs_dir)
+    return _generate(plan, "baseline", runs_dir), _generate(plan, "script", runs_dir)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, Eng
 from tasks.node.engine_caches import cache_root
 from tests.support.patience import pause
 
-_ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops")
+_ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops", "tasks.peers.one_call")
 if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
     # the tokenizer comes from transformers, which would import torch for seconds
     sys.modules["torch"] = None  # type: ignore[assignment]

@@ -112,8 +112,8 @@ def test_a_generated_sample_stands_for_a_run_of_more_questions(tmp_path: Path, m
     dataset.write_text("\n".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(questions)))
     plan = planned(tmp_path, profile=str(profile), dataset=str(dataset), questions=questions, top_logprobs=None)
     sample = generate_baseline_sample(plan)
-    whole = reference_plan(plan, "limit", tmp_path, name="whole")
-    run_reference(whole, "limit")
+    whole = reference_plan(plan, "script", tmp_path, name="whole")
+    run_reference(whole, "script")
     report = compare_runs(sample, whole.paths.root, require="bitwise")
     assert (report.verdict, report.baseline_is_sample, report.same_dataset) == ("bitwise", True, False)
     assert report.rows.questions_only_in_candidate == questions // 2

@@ -1,0 +1,59 @@
+"""Counts the parameters that a token is multiplied with, for the arithmetic that a run needs.
+
+They are counted in the weight files; those of a quantized model, whose files hold packed numbers, by the shape in its
+config.json. The table of input embeddings is left out, since a token looks its row up, unless it is the output layer as
+well. Of a mixture of experts each token uses a few, whose number config.json tells.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from profiles.schema import EngineSettings
+from tasks.node.weight_memory import dense_tensors
+from tasks.plan.model_config import read_model_config
+from tasks.plan.model_files import read_weights
+from tasks.plan.model_shape import UnknownLayoutError, read_shape
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Hugging Face's names for the number of experts of a layer."""
+
+
+def active_parameters(model: Path, engine: EngineSettings) -> int | None:
+    """Return the parameters that one token is multiplied with; None when the files do not tell. Raises ConfigError."""
+    config = read_model_config(model)
+    share = _expert_share(config)
+    if share is None:
+        return None
+    tensors = () if config.get("quantization_config") else read_weights(model)
+    if not tensors:
+        try:
+            shape = read_shape({**config, "quantization_config": None}, engine)
+        except UnknownLayoutError:
+            return None
+        if not shape.is_dense:
+            return None
+        tensors = tuple(dense_tensors(shape))
+    names = [tensor.name for tensor in tensors]
+    tied = bool(config.get("tie_word_embeddings")) or not any(name.startswith("lm_head") for name in names)
+    left_out = "lm_head" if tied else "embed_tokens"
+    return sum(
+        round(tensor.elements * (share if ".experts." in tensor.name else 1))
+        for tensor in tensors
+        if left_out not in tensor.name
+    )
+
+
+def uses_fp8(model: Path, engine: EngineSettings) -> bool:
+    """Return whether the products of weights and activations are in FP8. Raises ConfigError."""
+    quantization = read_model_config(model).get("quantization_config") or {}
+    return "fp8" in (engine.quantization, quantization.get("quant_method"))
+
+
+def _expert_share(config: Mapping[str, Any]) -> float | None:
+    """The share of a layer's experts that a token uses: 1 without experts, None when their number is unclear."""
+    experts = next((config[name] for name in _EXPERTS if config.get(name)), None)
+    if experts is None:
+        return 1.0
+    used = config.get("num_experts_per_tok")
+    return used / experts if isinstance(used, int) and isinstance(experts, int) else None
