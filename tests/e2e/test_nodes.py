@@ -77,7 +77,7 @@ def test_a_cancelled_collection_ends_its_nodes_and_goes_on_with_what_they_finish
     ("options", "told"),
     [
         pytest.param(["--nodes=2"], "Set shared to", id="nothing shared"),
-        pytest.param(["--nodes=2", "--shared=DIRECTORY"], "PREFECT_API_URL", id="no server"),
+        pytest.param(["--nodes=2", "--shared=DIRECTORY", "--profile=cpu-demo"], "PREFECT_API_URL", id="no server"),
     ],
 )
 def test_nodes_that_cannot_work_are_refused_in_one_line(tmp_path: Path, options: list[str], told: str) -> None:
