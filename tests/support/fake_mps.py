@@ -8,8 +8,8 @@ pipes="${{CUDA_MPS_PIPE_DIRECTORY:-{folder}/default}}"
 if [ "$1" = -f ]; then
     [ -z "$FAKE_MPS_FAULT" ] || {{ echo "$FAKE_MPS_FAULT"; exit 1; }}
     env >{folder}/daemon.env
-    mkfifo "$pipes/control"
     echo $$ >{folder}/daemon.new && mv {folder}/daemon.new {folder}/daemon.pid
+    mkfifo "$pipes/control"
     read -r command <"$pipes/control"
     echo "$command" >{folder}/daemon.end
     exit 0
