@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +17,18 @@ from typing import Any
 
 from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
 from tasks.generation.engine import EngineStats
-from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.generation_spec import ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import JournalWriter, read_journal
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
-from tasks.generation.replica_process import SPARE_CACHES, ReplicaProcess
+from tasks.generation.replica_process import ReplicaProcess
+from tasks.generation.replica_starts import ReplicaStarts
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
-from tasks.generation.weight_readahead import read_weights_ahead
-from tasks.node.engine_caches import START_WORDS, StartKind, coldest, usable_caches
+from tasks.node.engine_caches import START_WORDS, StartKind, coldest
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
 from tasks.node.nvml import PynvmlReader
@@ -81,9 +79,7 @@ class ReplicaPool:
         ]
         self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))
         self._queue = ShardQueue(self.wake)
-        self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
-        self._weights: threading.Thread | None = None
-        self._ever_started = self._ever_ready = False
+        self._starts = ReplicaStarts(plan, self._replicas, self._neighbours)
         self._broken = False
         # sockets, not a pipe: a task thread may wake a closed pool, when its descriptors may belong to other files
         self._wake_out, self._wake_in = socket.socketpair()
@@ -174,7 +170,8 @@ class ReplicaPool:
 
         Raises StorageError when the state of the run cannot be written.
         """
-        self._start()
+        if self._queue.busy and not self._broken:
+            self._starts.start(self.rung)
         self._assign()
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
@@ -198,8 +195,7 @@ class ReplicaPool:
             replica.end(graceful=replica.process is not None and replica.process.ready and not replica.process.shards)
         self._wake_in.close()
         self._wake_out.close()
-        if self._weights is not None:
-            self._weights.join()
+        self._starts.close()
 
     def __enter__(self) -> "ReplicaPool":
         return self
@@ -208,22 +204,6 @@ class ReplicaPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _start(self) -> None:
-        if self._broken or not self._queue.busy:
-            return
-        if not self._ever_started:
-            self._ever_started = True
-            self._weights = read_weights_ahead(self._plan)
-        # the first replica starts alone: it fills the compile cache that the others read, unless it is full
-        starting = any(replica.process is not None and not replica.process.ready for replica in self._replicas)
-        is_first = not self._ever_ready and not self._filled.holds(self.rung.engine)
-        if is_first and starting:
-            return
-        idle = [replica for replica in self._replicas if replica.may_start]
-        for replica in idle[:1] if is_first else idle:
-            if self._neighbours.may_start(replica):
-                replica.start(self.rung)
 
     def _receive(self, replicas: Sequence[ReplicaSupervisor]) -> _Failures:
         """Handle the new messages of ``replicas``. Return those that have failed."""
@@ -270,8 +250,7 @@ class ReplicaPool:
         assert process is not None
         match message:
             case Ready():
-                self._ever_ready = True
-                self._filled.add(self.rung.engine, message.start_kind)
+                self._starts.ready(self.rung, message.start_kind)
                 how = START_WORDS[message.start_kind]
                 self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s ({how})")
             case ShardStarted(index=index, num_resumed=num_resumed):
@@ -308,7 +287,7 @@ class ReplicaPool:
                 replica=replica.index,
                 rung=rung,
                 budget=replica.budget,
-                started_before=self._ever_ready,
+                started_before=self._starts.ever_ready,
                 has_suspects=has_suspects,
             )
         if error.retryable:

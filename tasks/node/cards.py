@@ -39,21 +39,23 @@ class Cards:
         """The names, each once."""
         return list(dict.fromkeys(card.name for card in self._cards))
 
-    def profile(self, engine: EngineSettings) -> Profile:
-        """Return a profile with as many replicas of ``engine`` as there are GPUs for."""
+    def profile(self, engine: EngineSettings, *, per_gpu: int = 1) -> Profile:
+        """Return a profile with as many replicas of ``engine`` as there are GPUs for, ``per_gpu`` on each GPU."""
         size = engine.tensor_parallel_size
-        replicas = len(self) // size
+        gpus = len(self) // size * size
+        replicas = gpus // size * per_gpu
         capability = None if self.oldest is None else float(f"{self.oldest[0]}.{self.oldest[1]}")
         return Profile(
             name=_slug(self.smallest.name) + (f"-tp{size}" if size > 1 else ""),
-            description=f"{replicas * size} x {' and '.join(self.kinds)}, {replicas} x TP {size}, chosen by auto",
+            description=f"{gpus} x {' and '.join(self.kinds)}, {replicas} x TP {size}, chosen by auto",
             replicas=replicas,
+            replicas_per_gpu=per_gpu,
             any_replicas=True,
             question_batch_size=AUTO,
             engine=engine,
             expect=ExpectedNode(
                 gpu_name="|".join(map(_literal, self.kinds)),
-                gpu_count=replicas * size,
+                gpu_count=gpus,
                 gpu_memory_gib=self.smallest.memory // GIB or None,
                 compute_capability=capability,
             ),
@@ -70,7 +72,9 @@ class Cards:
         )
         if len({(card.name, card.memory // GIB) for card in self._cards}) > 1:
             yield f"the GPUs differ, and the profile is for the smallest, {self.smallest.name}"
-        if unused := self._cards[profile.replicas * size :]:
+        if profile.replicas_per_gpu > 1:
+            yield f"{profile.replicas_per_gpu} engines share each GPU: one computes while another's Python works"
+        if unused := self._cards[profile.gpus :]:
             named = ", ".join(str(card.index) for card in unused)
             yield f"{_plural('GPU', len(unused))} {named} {'stays' if len(unused) == 1 else 'stay'} unused"
 

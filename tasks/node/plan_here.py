@@ -4,28 +4,32 @@ On a node without GPUs, and where the installed vLLM cannot use them, "auto" is 
 where it is collected, so that a deployment's "auto" means the worker's GPUs.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from profiles.load import SettingsError, load_profile, profile_names
 from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
-from tasks.node.auto_profile import USUAL_MODEL_LEN, ChosenProfile, choose_profile
+from tasks.node.auto_profile import MOST_SHARING, USUAL_MODEL_LEN, ChosenProfile, choose_profile
 from tasks.node.cards import Card, cards_of
 from tasks.node.gpu_checks import fits
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.gpu_selection import gpus_needed, read_all_gpus, visible_gpus
+from tasks.node.mps import find_mps
 from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import torch_cuda_version
 from tasks.node.prompt_check import find_prompts
 from tasks.plan.model_source import locate_model
-from tasks.plan.run_config import CPU_PROFILE, RunConfig
+from tasks.plan.run_config import CPU_PROFILE, RunConfig, Sampling
 from tasks.plan.run_plan import RunPlan, plan_run, with_profile
 
 CudaBuild = Callable[[], tuple[int, int] | None]
 """Returns the CUDA version that torch was built for; None for a build without CUDA."""
 
+CORES_PER_ENGINE = 4
+"""A replica, its engine core and its recorder each keep a core busy, and the node has other work."""
 LENGTH_STEP = 256
 """A chosen max_model_len beyond the usual one is a multiple of this: the longest prompt is that of a sample."""
 
@@ -41,21 +45,27 @@ def plan_here(
         return plan_run(config, runs_dir)
     most = config.sampling.max_tokens
 
-    def choose(length: int) -> ChosenProfile:
-        return profile_here(AUTO, config.model, max_model_len=length, reader=reader, cuda=cuda)
+    def choose(length: int, expected_length: int) -> ChosenProfile:
+        return profile_here(
+            *(AUTO, config.model), max_model_len=length, expected_length=expected_length, reader=reader, cuda=cuda
+        )
 
-    found = choose(max(USUAL_MODEL_LEN, most + 1))
+    length = max(USUAL_MODEL_LEN, most + 1)
+    found = choose(length, length)
     if found.profile.expect.device == "cpu":
         # the command that makes the run again names it
         plan = plan_run(config.model_copy(update={"profile": found.profile.name}), runs_dir)
         return replace(plan, choices=found.notes)
     plan = plan_run(config, runs_dir, found.profile)
     lengths = find_prompts(plan).lengths
-    needed = most + (0 if lengths is None else lengths.longest)
+    if lengths is None:
+        return replace(plan, choices=found.notes)
+    needed = most + lengths.longest
     if needed > USUAL_MODEL_LEN:
-        longer = -(-needed // LENGTH_STEP) * LENGTH_STEP
-        found = choose(longer)
-        plan = with_profile(plan, found.profile)
+        length = -(-needed // LENGTH_STEP) * LENGTH_STEP
+    found = choose(length, most + round(lengths.mean))
+    plan = with_profile(plan, found.profile)
+    if needed > USUAL_MODEL_LEN:
         told = f"max_model_len is {found.profile.engine.max_model_len:,}: prompts and max_tokens need {needed:,}"
         found = replace(found, notes=(*found.notes, told))
     return replace(plan, choices=found.notes)
@@ -66,11 +76,13 @@ def profile_here(
     model: str | None,
     *,
     max_model_len: int = USUAL_MODEL_LEN,
+    expected_length: int | None = None,
     reader: NvmlReader | None = None,
     cuda: CudaBuild = torch_cuda_version,
 ) -> ChosenProfile:
     """Return the profile ``name``, or the one that suits this node and ``model`` if that is "auto".
 
+    ``expected_length`` is that of a prompt and its completion, in tokens; without it, that of a run's usual max_tokens.
     Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
     """
     try:
@@ -81,7 +93,15 @@ def profile_here(
         if not cards or cuda() is None:
             return ChosenProfile(profile=load_profile(CPU_PROFILE), notes=_why_not(cards))
         path = None if model is None else locate_model(model)[0]
-        found = choose_profile(cards, path, max_model_len=max_model_len)
+        if expected_length is None:
+            expected_length = Sampling().max_tokens
+        found = choose_profile(
+            cards,
+            path,
+            max_model_len=max_model_len,
+            expected_length=expected_length,
+            may_share=may_share(len(cards), len(os.sched_getaffinity(0))),
+        )
         return replace(found, profile=found.profile.model_copy(update={"baseline": _baseline(gpus)}))
     except SettingsError as error:
         raise ConfigError(str(error)) from None
@@ -94,6 +114,11 @@ def check_profile_of_nodes(config: RunConfig, plan: RunPlan) -> None:
             "profile auto is chosen by the GPUs of the node that collects, and this one has none that can be used. "
             "Give the profile with which all nodes are to generate"
         )
+
+
+def may_share(gpus: int, cores: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether engines may share the ``gpus``: with MPS, as was measured, and with ``cores`` for all of them."""
+    return cores >= MOST_SHARING * gpus * CORES_PER_ENGINE and find_mps(environment).on
 
 
 def _visible(reader: NvmlReader) -> list[GpuReading]:

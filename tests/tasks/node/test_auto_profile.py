@@ -216,3 +216,26 @@ def test_a_chosen_profile_can_be_kept_as_a_file(tmp_path: Path) -> None:
 def test_what_is_worth_having_is_more_than_a_hundred_usual_sequences() -> None:
     # 150 tokens of a prompt and 350 of an answer
     assert WORTH_HAVING * 2048 / 500 > 100
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "expected_length", "per_gpu"),
+    [
+        (QWEN_7B, "H200", 571, 2),
+        (QWEN_7B, "H200", 2048, 1),
+        (QWEN_7B, "H100", 571, 1),
+        (QWEN_HALF_B, "H100", 571, 2),
+        (LLAMA_70B, "H200", 571, 1),
+    ],
+)
+def test_engines_share_a_gpu_where_each_holds_its_full_batch(
+    tmp_path: Path, config: dict[str, Any], kind: str, expected_length: int, per_gpu: int
+) -> None:
+    path = model(tmp_path, config)
+    found = choose_profile(cards(kind, kind), path, expected_length=expected_length, may_share=True)
+    profile = found.profile
+    assert (profile.replicas_per_gpu, profile.gpus) == (per_gpu, 2)
+    assert profile.replicas == 2 * per_gpu // profile.engine.tensor_parallel_size
+    assert profile.expect.gpu_count == 2
+    assert ("2 engines share each GPU" in " ".join(found.notes)) == (per_gpu > 1)
+    assert choose_profile(cards(kind, kind), path, expected_length=expected_length).profile.replicas_per_gpu == 1

@@ -10,10 +10,11 @@ import pytest
 from profiles.load import DEMO_MODEL, load_profile
 from profiles.profile_text import profile_text
 from tasks.errors import ConfigError
-from tasks.node.plan_here import check_profile_of_nodes, plan_here, profile_here
+from tasks.node.plan_here import check_profile_of_nodes, may_share, plan_here, profile_here
 from tasks.plan.run_config import RunConfig, config_from_parameters
 from tasks.plan.run_directory import open_run, reproduce_command
 from tasks.plan.run_plan import RunPlan, plan_run
+from tests.support.fake_mps import install_fake_mps
 from tests.support.fake_nvml import MIB, FakeReader, healthy
 
 ASKED = {"profile": "auto", "model": "demo", "questions": 8}
@@ -141,3 +142,14 @@ def test_several_nodes_do_not_get_the_profile_of_a_collector_without_gpus(tmp_pa
     with pytest.raises(ConfigError, match="Give the profile with which all nodes are to generate"):
         check_profile_of_nodes(config, without)
     check_profile_of_nodes(config.model_copy(update={"profile": "cpu-demo"}), without)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "has_mps", "shared"),
+    [(1, 8, True, True), (1, 7, True, False), (8, 64, True, True), (8, 63, True, False), (1, 8, False, False)],
+)
+def test_engines_share_gpus_where_mps_and_enough_cores_are_there(
+    tmp_path: Path, gpus: int, cores: int, has_mps: bool, shared: bool
+) -> None:
+    environment = install_fake_mps(tmp_path / "bin") if has_mps else {"PATH": str(tmp_path)}
+    assert may_share(gpus, cores, environment) == shared
