@@ -181,3 +181,14 @@ def _drop_torn_tail(path: Path) -> None:
             file.truncate(end)
     except FileNotFoundError:
         return
+
+
+def record_crash(path: Path, run_id: str, *, together: bool) -> JournalState:
+    """Record in the journal that its engine crashed, ``together`` with others on its GPU or alone.
+
+    Return the state until then. Raises StorageError.
+    """
+    state = read_journal(path, run_id, keep_rollouts=False)
+    with JournalWriter(path) as journal:
+        journal.append({"kind": "crash"} | ({"together": True} if together else {}))
+    return state

@@ -19,7 +19,7 @@ from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
 from tasks.generation.engine import EngineStats
 from tasks.generation.generation_spec import ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
-from tasks.generation.journal import JournalWriter, read_journal
+from tasks.generation.journal import record_crash
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
@@ -257,16 +257,11 @@ class ReplicaPool:
                 if self._queue.started(index, num_resumed) and num_resumed:
                     self._tell("resumed", f"shard {index}: {num_resumed} rollouts were already in its journal")
             case ShardGenerated(index=index, num_errors=num_errors):
-                self._publish(index)
+                record_published(self._plan.paths.rollouts(index))
+                self._plan.paths.journal(index).unlink(missing_ok=True)
                 process.shards.discard(index)
                 if self._queue.finished(index, num_errors).num_completed:
                     replica.budget.progressed()
-
-    def _publish(self, index: int) -> None:
-        paths = self._plan.paths
-        record_published(paths.rollouts(index))
-        with contextlib.suppress(FileNotFoundError):
-            paths.journal(index).unlink()
 
     def _fail(self, replica: ReplicaSupervisor, error: HarvestError, *, together: bool = False) -> None:
         process = replica.process
@@ -277,7 +272,11 @@ class ReplicaPool:
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
             for index in started:
-                has_suspects |= self._record_crash(index, replica, together=together)
+                # the journal is up to date, while the last heartbeat can be half a second old
+                state = record_crash(self._plan.paths.journal(index), self._plan.run_id, together=together)
+                if state.num_completed:
+                    replica.budget.progressed()
+                has_suspects |= bool(state.in_flight)
         delay = 0.0
         if isinstance(error, EngineError) and self._neighbours.retires(replica, error):
             error.retryable = True
@@ -297,17 +296,6 @@ class ReplicaPool:
         else:
             self._broken = True
             self._queue.close(error)
-
-    def _record_crash(self, index: int, replica: ReplicaSupervisor, *, together: bool) -> bool:
-        """Record a crash in a shard's journal. Return whether the engine had requests of the shard."""
-        path = self._plan.paths.journal(index)
-        # the journal is up to date, while the last heartbeat can be half a second old
-        state = read_journal(path, self._plan.run_id, keep_rollouts=False)
-        if state.num_completed:
-            replica.budget.progressed()
-        with JournalWriter(path) as journal:
-            journal.append({"kind": "crash"} | ({"together": True} if together else {}))
-        return bool(state.in_flight)
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))

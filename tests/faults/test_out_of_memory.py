@@ -45,13 +45,18 @@ def offer_hungry_logits(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("backend", "core_process"), [("vllm", False), ("tests.support.faulty_engines:OneGpuEngine", True)]
+    ("backend", "core_process", "kv"),
+    [("vllm", False, 1), ("tests.support.faulty_engines:OneGpuEngine", True, 8)],
+    ids=["in the replica's process", "in a process of its own"],
 )
 def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(
-    tmp_path: Path, backend: str, core_process: bool
+    tmp_path: Path, backend: str, core_process: bool, kv: int
 ) -> None:
-    # at first there is no room for the KV cache, and then none in a step
-    profile = write_profile(tmp_path, backend=backend, kv=8, core_process=core_process)
+    """It runs out in a step, and before that for the KV cache of a core in its own process.
+
+    The parent hears of it in another way from each of the two.
+    """
+    profile = write_profile(tmp_path, backend=backend, kv=kv, core_process=core_process)
     run = start_generation(
         tmp_path / "runs",
         profile,
@@ -63,14 +68,17 @@ def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(
     root = only_run_dir(tmp_path / "runs")
     rows = read_rows(root)
     assert (len(rows), {error for _, error in rows.values()}) == (4 * ARMS, {None})
-    assert rungs(root) == {2: {1}}
-    assert (outcome["restarts"], outcome["rung"]) == (2, 2)
-    at_start, in_run = [event for event in outcome["events"] if event["kind"] == "oom"]
-    for told, phase, batch in ((at_start, "start", 2), (in_run, "run", 1)):
+    phases = ["start", "run"] if kv == 8 else ["run"]
+    rung = len(phases)
+    assert rungs(root) == {rung: {4 >> rung}}
+    assert (outcome["restarts"], outcome["rung"]) == (rung, rung)
+    events = [event for event in outcome["events"] if event["kind"] == "oom"]
+    for number, (told, phase) in enumerate(zip(events, phases, strict=True), start=1):
         assert f"out of memory (host, {phase})" in told["message"]
         assert "can't allocate memory" in told["message"]
-        assert f"Question batch is now {batch}" in told["message"]
-    assert at_start["details"]["kv_cache_space_gib"] == 4
+        assert f"Question batch is now {4 >> number}" in told["message"]
+        if phase == "start":
+            assert told["details"]["kv_cache_space_gib"] == 4
     assert ("(EngineCore pid=" in logs(root)[0].read_text()) == core_process
     assert_nothing_left(run.seen)
 
