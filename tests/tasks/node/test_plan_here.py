@@ -112,8 +112,13 @@ def test_without_gpus_that_can_be_used_it_is_the_demo_profile(
         (reader(2), "2", r"indices from 0 to 1 or UUIDs"),
         (reader(8), "GPU-", r"names none"),
         (reader(8), "0,0", r"names GPU 0 twice"),
-        (reader(8, memory_total=None, error="GPU is lost"), "5", r"do not answer: GPU 5 \(GPU is lost\)"),
-        (reader(1, memory_total=None), None, r"do not answer: GPU 0 \(its memory is unknown\)"),
+        (
+            reader(8, memory_total=None, error="GPU is lost"),
+            "5",
+            r"cannot tell the memory of GPUs: GPU 5 \(GPU is lost\)",
+        ),
+        (reader(1, memory_total=0), None, r"GPUs: GPU 0 \(its memory is unknown\)"),
+        (reader(1, memory_total=None), None, r"GPUs: GPU 0 \(its memory is unknown\)"),
     ],
 )
 def test_gpus_that_are_meant_and_cannot_be_used_do_not_become_the_cpu(
@@ -124,6 +129,12 @@ def test_gpus_that_are_meant_and_cannot_be_used_do_not_become_the_cpu(
     with pytest.raises(ConfigError, match=told):
         plan(tmp_path, gpus)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_gpu_without_a_name_gets_a_profile_that_asks_for_none(tmp_path: Path, name: str | None) -> None:
+    found = plan(tmp_path, reader(1, name=name)).profile
+    assert (found.name, found.expect.gpu_name) == ("unnamed-gpu", None)
 
 
 def test_a_gpu_that_does_not_answer_is_named(tmp_path: Path) -> None:
