@@ -8,7 +8,6 @@ from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
 from tasks.node.gpu_reading import GpuReading
 from tasks.units import GIB, format_gib
 
-
 UNNAMED = "unnamed GPU"
 
 

@@ -87,8 +87,8 @@ def profile_here(
         cards = cards_of(gpus)
         if not cards:
             raise ConfigError(
-                f"profile auto cannot tell the memory of GPUs: {_failing(gpus)}. nvidia-smi says more. Give a --profile "
-                f"that is written for them, or {CPU_PROFILE}"
+                f"profile auto cannot tell the memory of GPUs: {_failing(gpus)}. nvidia-smi says more. Give a "
+                f"--profile that is written for them, or {CPU_PROFILE}"
             )
         path = None if model is None else locate_model(model)[0]
         found = choose_profile(cards, path, max_model_len=max_model_len)
