@@ -24,6 +24,7 @@ from tasks.generation.generation_log import read_sessions
 from tasks.generation.rung_state import RungState
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.preflight import check_node_for
 from tasks.node.run_batch import choose_run_batch
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_plan import RunPlan
@@ -72,9 +73,11 @@ class Tuner:
     def run(self, on_interrupt: Callable[[], object]) -> bool:
         """Measure candidate after candidate, and return whether all were. One that fails is a trial with the reason.
 
-        Ctrl-C calls ``on_interrupt`` at once, and then ends the run of the candidate that is being measured.
+        Raises PreflightFailed, before anything is written, when the node cannot run the profile as it is. Ctrl-C calls
+        ``on_interrupt`` at once, and then ends the run of the candidate that is being measured.
         """
         with lock_gpus(gpus_of_run(self._plan), run_id=self.directory.name, on_wait=self._log):
+            check_node_for(self._plan).raise_if_failed()
             try:
                 search(self._settings, self._measure)
             except KeyboardInterrupt:

@@ -43,7 +43,7 @@ def load_profile(name_or_path: str) -> Profile:
     if name_or_path not in profile_names():
         raise SettingsError(
             f"unknown profile {name_or_path!r}; the shipped ones are {', '.join(profile_names())}. "
-            "Give one of these, or the path of your own .toml file"
+            'Give one of these, the path of your own .toml file, or, where a run is defined, "auto"'
         )
     return _load(path, Profile, "profile")
 

@@ -9,7 +9,7 @@ from profiles.schema import Profile
 
 def profile_text(profile: Profile, comments: Sequence[str] = ()) -> str:
     """Return ``profile`` as TOML, with every setting that has a value, below ``comments`` of one line each."""
-    lines = [f"# {' '.join(comment.split())}" for comment in comments]
+    lines = [f"# {_comment(comment)}" for comment in comments]
     tables: dict[str, Mapping[str, Any]] = {}
     for name, value in profile.model_dump(mode="json", exclude_none=True).items():
         if isinstance(value, dict):
@@ -20,6 +20,11 @@ def profile_text(profile: Profile, comments: Sequence[str] = ()) -> str:
         if table:
             lines += ["", f"[{name}]", *(_line(key, value) for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    # TOML allows no control character in a comment, and UTF-8 no surrogate; both come with messages and paths of others
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
 def _line(key: str, value: Any) -> str:

@@ -1,12 +1,14 @@
 """``harvest profiles``: list the profiles, show one with every setting, or save it as a TOML file."""
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from flows.commands.common_options import path_option
-from flows.terminal import print_json, print_line
+from flows.terminal import print_json, print_line, print_text
 
 _AUTO = "chosen for this node's GPUs and the model; cpu-demo on a node without GPUs"
 
@@ -50,7 +52,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.json or (options.name != AUTO and options.save is None):
         print_json(chosen.profile.model_dump(mode="json"))
     elif options.save is None:
-        print_line(profile_text(chosen.profile, chosen.notes).rstrip("\n"))
+        print_text(profile_text(chosen.profile, chosen.notes).rstrip("\n"))
     return 0
 
 
@@ -61,8 +63,11 @@ def check_profile_file(path: Path, *, force: bool) -> None:
 
     if path.suffix != ".toml":
         raise ConfigError(f"--save is {str(path)!r}; a profile is known by its ending. Give a name that ends in .toml")
-    if path.exists() and not (force and path.is_file()):
-        raise ConfigError(f"{path} is there already. Give another name, or --force to replace the file")
+    if os.path.lexists(path):
+        if not path.is_file():
+            raise ConfigError(f"--save is {str(path)!r}, which is there and is no file. Give another name")
+        if not force:
+            raise ConfigError(f"{path} is there already. Give another name, or --force to replace the file")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent}, the directory of --save, does not exist. Make it, or give another path")
     check_directory(path.parent, "the directory of --save")
@@ -73,4 +78,4 @@ def save_profile(path: Path, text: str) -> None:
     from tasks.files import publish_text
 
     publish_text(text, path)
-    print_line(f"saved as {path}; --profile {path} uses it", sys.stderr)
+    print_line(f"saved as {path}; --profile {shlex.quote(str(path))} uses it", sys.stderr)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_MINUTES = 2.0
 MOST_MINUTES = 24 * 60.0
 DEFAULT_FILE = "tuned.toml"
-_LAST_WORDS = "harvest: interrupted; a search does not resume; the same command starts from the beginning"
+_LAST_WORDS = "harvest: interrupted; a search does not resume; the same command with --force starts from the beginning"
 
 
 def add(commands: Any) -> None:
@@ -90,15 +90,25 @@ def _finish(options: argparse.Namespace, tuner: "Tuner") -> int:
 
     from flows.console import console
     from flows.reporting.tune_view import render_trials
+    from tasks.results.tuning import too_short
 
     best = tuner.best()
     if options.json:
-        print_json({"trials": [asdict(trial) for trial in tuner.trials], "directory": str(tuner.directory)})
+        print_json(
+            {
+                "trials": [asdict(trial) for trial in tuner.trials],
+                "fastest": None if best is None else best.trial.label,
+                "saved": None if best is None else str(options.save),
+                "directory": str(tuner.directory),
+            }
+        )
     elif tuner.trials:
         console().print(render_trials(tuner.trials))
     if best is None:
         _say("harvest: no candidate was measured, so nothing is saved")
         return 1
+    if told := too_short(tuner.trials):
+        _say(told)
     _say(f"fastest: {best.trial.label}, {best.trial.tokens_per_s:,.0f} tokens/s; runs and logs: {tuner.directory}")
     save_profile(Path(options.save), best.text)
     return 0

@@ -8,6 +8,8 @@ from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
 from tasks.node.gpu_reading import GpuReading
 from tasks.units import GIB, format_gib
 
+UNNAMED = "unnamed GPU"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -16,7 +18,7 @@ class Card:
     index: int
     """NVML index."""
     name: str
-    """NVML's product name."""
+    """NVML's product name; UNNAMED when it tells none."""
     memory: int
     """Bytes, as CUDA counts them."""
     compute_capability: tuple[int, int] | None = None
@@ -54,7 +56,7 @@ class Cards:
             question_batch_size=AUTO,
             engine=engine,
             expect=ExpectedNode(
-                gpu_name="|".join(map(_literal, self.kinds)),
+                gpu_name=None if UNNAMED in self.kinds else "|".join(map(_literal, self.kinds)),
                 gpu_count=gpus,
                 gpu_memory_gib=self.smallest.memory // GIB or None,
                 compute_capability=capability,
@@ -82,14 +84,9 @@ class Cards:
 def cards_of(gpus: Iterable[GpuReading]) -> list[Card]:
     """Return the cards of ``gpus``, without those that do not answer: preflight says what is wrong with them."""
     return [
-        Card(
-            index=gpu.index,
-            name=gpu.name or "unknown",
-            memory=gpu.memory_total - (gpu.memory_reserved or 0),
-            compute_capability=gpu.compute_capability,
-        )
+        Card(index=gpu.index, name=gpu.name or UNNAMED, memory=memory, compute_capability=gpu.compute_capability)
         for gpu in gpus
-        if gpu.memory_total is not None
+        if (memory := (gpu.memory_total or 0) - (gpu.memory_reserved or 0)) > 0
     ]
 
 

@@ -69,19 +69,24 @@ def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = o
 
     ``uuids`` has one entry per GPU of the node. Follows CUDA's rule for CUDA_VISIBLE_DEVICES: each entry is an index or
     a UUID prefix, and the first entry that names no GPU ends the list. On a node with different GPUs CUDA's indices
-    agree with NVML's only under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    agree with NVML's only under CUDA_DEVICE_ORDER=PCI_BUS_ID. Raises ConfigError for a GPU that is named twice: CUDA
+    then shows none at all.
     """
     setting = environment.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
         return list(range(len(uuids)))
     chosen: list[int] = []
     for entry in (part.strip() for part in setting.split(",")):
-        if entry.isdigit() and int(entry) < len(uuids):
-            chosen.append(int(entry))
-            continue
-        matches = [i for i, uuid in enumerate(uuids) if entry.startswith("GPU-") and uuid and uuid.startswith(entry)]
+        if entry.isdecimal() and int(entry) < len(uuids):
+            matches = [int(entry)]
+        else:
+            matches = [
+                i for i, uuid in enumerate(uuids) if entry.startswith("GPU-") and uuid and uuid.startswith(entry)
+            ]
         if len(matches) != 1:
             break
+        if matches[0] in chosen:
+            raise _named_twice(f"GPU {matches[0]}", setting)
         chosen += matches
     return chosen
 
@@ -90,7 +95,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
     """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for each replica of a CPU profile.
 
     Replicas that share a GPU follow each other. ``visible`` is the value of CUDA_VISIBLE_DEVICES, or None when it is
-    not set. Raises ConfigError when it names too few GPUs.
+    not set. Raises ConfigError when it names too few GPUs, or one twice.
     """
     profile, needed = plan.profile, plan.profile.gpus
     replicas, width, sharing = profile.replicas, profile.engine.tensor_parallel_size, profile.replicas_per_gpu
@@ -98,7 +103,9 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
         return [None] * replicas
     devices = [str(index) for index in range(needed)]
     if visible is not None:
-        devices = [device for device in visible.split(",") if device]
+        devices = [device for part in visible.split(",") if (device := part.strip())]
+        if repeated := next((device for device in devices if devices.count(device) > 1), None):
+            raise _named_twice(repeated, visible)
     if len(devices) < needed:
         each = f"tensor_parallel_size {width}" if sharing == 1 else f"1 GPU, {sharing} on each"
         raise ConfigError(
@@ -113,3 +120,7 @@ def gpus_of_run(plan: RunPlan) -> list[str]:
     """The GPUs of all replicas of ``plan``, each once, named as in CUDA_VISIBLE_DEVICES. Raises ConfigError."""
     per_replica = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
     return list(dict.fromkeys(gpu for gpus in per_replica if gpus for gpu in gpus))
+
+
+def _named_twice(gpu: str, visible: str) -> ConfigError:
+    return ConfigError(f"CUDA_VISIBLE_DEVICES is {visible!r} and names {gpu} twice. Name each GPU once")

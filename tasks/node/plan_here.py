@@ -30,6 +30,8 @@ CudaBuild = Callable[[], tuple[int, int] | None]
 
 CORES_PER_ENGINE = 4
 """A replica, its engine core and its recorder each keep a core busy, and the node has other work."""
+_NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES by which users say that they want no GPU."""
 LENGTH_STEP = 256
 """A chosen max_model_len beyond the usual one is a multiple of this: the longest prompt is that of a sample."""
 
@@ -88,10 +90,17 @@ def profile_here(
     try:
         if name != AUTO:
             return ChosenProfile(profile=load_profile(name))
-        gpus = _visible(reader or PynvmlReader())
+        present = _present(reader or PynvmlReader())
+        built = cuda() is not None
+        gpus = [present[index] for index in visible_gpus([gpu.uuid for gpu in present])] if built else []
+        if not gpus:
+            return ChosenProfile(profile=load_profile(CPU_PROFILE), notes=_why_not(present, built=built))
         cards = cards_of(gpus)
-        if not cards or cuda() is None:
-            return ChosenProfile(profile=load_profile(CPU_PROFILE), notes=_why_not(cards))
+        if not cards:
+            raise ConfigError(
+                f"profile auto cannot tell the memory of GPUs: {_failing(gpus)}. nvidia-smi says more. Give a "
+                f"--profile that is written for them, or {CPU_PROFILE}"
+            )
         path = None if model is None else locate_model(model)[0]
         if expected_length is None:
             expected_length = Sampling().max_tokens
@@ -102,7 +111,10 @@ def profile_here(
             expected_length=expected_length,
             may_share=may_share(len(cards), len(os.sched_getaffinity(0))),
         )
-        return replace(found, profile=found.profile.model_copy(update={"baseline": _baseline(gpus)}))
+        return ChosenProfile(
+            profile=found.profile.model_copy(update={"baseline": _baseline(gpus)}),
+            notes=(*found.notes, *_left_out(gpus, cards)),
+        )
     except SettingsError as error:
         raise ConfigError(str(error)) from None
 
@@ -121,21 +133,43 @@ def may_share(gpus: int, cores: int, environment: Mapping[str, str] = os.environ
     return cores >= MOST_SHARING * gpus * CORES_PER_ENGINE and find_mps(environment).on
 
 
-def _visible(reader: NvmlReader) -> list[GpuReading]:
+def _present(reader: NvmlReader) -> list[GpuReading]:
     try:
-        present = read_all_gpus(reader)
+        return read_all_gpus(reader)
     except NoDriverError:
         return []
-    return [present[index] for index in visible_gpus([gpu.uuid for gpu in present])]
 
 
-def _why_not(cards: list[Card]) -> tuple[str, ...]:
-    if not cards:
+def _why_not(present: list[GpuReading], *, built: bool) -> tuple[str, ...]:
+    """Return why none of the GPUs ``present`` is used. Raises ConfigError when CUDA_VISIBLE_DEVICES means another."""
+    if not present:
         return ()
-    return (
-        f"profile auto: {CPU_PROFILE}, as the installed torch was built without CUDA. {len(cards)} x {cards[0].name} "
-        "cannot be used: make setup-gpu installs the other build",
-    )
+    if not built:
+        return (
+            f"profile auto: {CPU_PROFILE}, as the installed torch was built without CUDA. {len(present)} x "
+            f"{present[0].name or 'GPU'} cannot be used: make setup-gpu installs the other build",
+        )
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if shown.strip() not in _NO_GPU:
+        raise ConfigError(
+            f"CUDA_VISIBLE_DEVICES is {shown!r}, and its first entry names none of this node's {len(present)} GPUs. "
+            f"Give indices from 0 to {len(present) - 1} or UUIDs of whole GPUs (nvidia-smi -L), or --profile "
+            f"{CPU_PROFILE}"
+        )
+    return (f"profile auto: {CPU_PROFILE}, as CUDA_VISIBLE_DEVICES is {shown!r} and hides all {len(present)} GPUs",)
+
+
+def _left_out(gpus: list[GpuReading], cards: list[Card]) -> tuple[str, ...]:
+    answering = {card.index for card in cards}
+    silent = [gpu for gpu in gpus if gpu.index not in answering]
+    if not silent:
+        return ()
+    rest = ",".join(str(card.index) for card in cards)
+    return (f"not counted, as it does not answer: {_failing(silent)}. CUDA_VISIBLE_DEVICES={rest} leaves it out",)
+
+
+def _failing(gpus: list[GpuReading]) -> str:
+    return ", ".join(f"GPU {gpu.index} ({gpu.error or 'its memory is unknown'})" for gpu in gpus)
 
 
 def _baseline(gpus: list[GpuReading]) -> str | None:

@@ -29,10 +29,24 @@ def run_preflight(
 
     Raises PreflightFailed when a check fails, or ConfigError when the user's input is at fault.
     """
+    report = check_node_for(plan, upload_url, transfer, reader=reader)
+    publish_preflight(report, plan.paths.root)
+    report.raise_if_failed()
+    return report
+
+
+def check_node_for(
+    plan: RunPlan,
+    upload_url: str | None = None,
+    transfer: TransferSettings | None = None,
+    *,
+    reader: NvmlReader | None = None,
+) -> PreflightReport:
+    """Return what the checks of the node for ``plan`` found; writes nothing. Raises ConfigError for bad input."""
     # the engines of a killed run end with it, and the driver frees their memory a moment later
     wait_for_free_memory(gpus_of_run(plan), reader=reader)
     prompts = find_prompts(plan)
-    report = check_node(
+    return check_node(
         plan.profile,
         model_path=plan.model.path,
         runs_dir=plan.paths.root.parent,
@@ -45,9 +59,6 @@ def run_preflight(
         prompts=prompts,
         max_tokens=plan.config.sampling.max_tokens,
     )
-    publish_preflight(report, plan.paths.root)
-    report.raise_if_failed()
-    return report
 
 
 def check_output_fits(plan: RunPlan) -> None:

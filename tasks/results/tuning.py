@@ -14,6 +14,8 @@ from profiles.schema import AUTO, MOST_SEQUENCES, EngineSettings, Profile
 
 LEAST_GAIN = 1.02
 """How much faster a trial must be to count as faster: less is noise between two measurements."""
+LEAST_SECONDS = 10.0
+"""Time without which a measurement says little: a run fills the engines first and empties them at its end."""
 MOST_DOUBLINGS = 3
 """How far the search goes from the profile's own batch, up and down."""
 REPLICAS_PER_GPU = (1, 2, 3)
@@ -132,6 +134,17 @@ def fastest_of(trials: Sequence[Trial]) -> Trial | None:
         if trial.tokens_per_s is not None and (best is None or is_faster(trial, best)):
             best = trial
     return best
+
+
+def too_short(trials: Sequence[Trial]) -> str:
+    """Return a warning when the shortest measurement of ``trials`` is too short to tell settings apart, else ""."""
+    shortest = min((trial.seconds for trial in trials if trial.seconds is not None), default=LEAST_SECONDS)
+    if shortest >= LEAST_SECONDS:
+        return ""
+    return (
+        f"a candidate generated for {shortest:.1f} s, below the {LEAST_SECONDS:g} s that tell settings apart: the "
+        "differences may be chance. Give more --questions or --minutes"
+    )
 
 
 def is_faster(trial: Trial, other: Trial) -> bool:

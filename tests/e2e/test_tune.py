@@ -45,6 +45,7 @@ def test_a_candidate_is_cut_off_and_an_interrupted_search_keeps_what_it_measured
     assert len(rows) == 1
     assert "best" in rows[0]
     assert "failed" not in stdout
+    assert "Give more --questions or --minutes" in log.read_text()
     tuned = load_profile(str(tmp_path / "mine.toml"))
     assert tuned == load_profile(str(profile)).model_copy(
         update={"name": "fake-tuned", "description": "CPU, no engine; tuned for demo"}

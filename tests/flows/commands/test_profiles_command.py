@@ -1,6 +1,7 @@
 """``harvest profiles``: the list, and one profile in full."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,31 @@ def test_a_saved_profile_loads_again_and_is_not_overwritten_without_a_word(
         assert load_profile(str(file)).name == "h200x1"
         file.unlink()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_printed_for_auto_is_a_profile_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "captured.toml"
+    file.write_text(printed(capsys, "auto"))
+    assert load_profile(str(file)) == load_profile("cpu-demo")
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+@pytest.mark.parametrize("kind", ["directory", "pipe", "dangling link"])
+def test_only_a_file_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, force: tuple[str, ...]
+) -> None:
+    place = tmp_path / "there.toml"
+    match kind:
+        case "directory":
+            place.mkdir()
+        case "pipe":
+            os.mkfifo(place)
+        case _:
+            place.symlink_to("nothing")
+    before = place.lstat()
+    assert harvest_here("profiles", "h200x1", "--save", place, *force) == 2
+    assert f"--save is '{place}', which is there and is no file. Give another name" in capsys.readouterr().err
+    assert (place.lstat().st_ino, list(tmp_path.iterdir())) == (before.st_ino, [place])
 
 
 @pytest.mark.parametrize(

@@ -247,16 +247,17 @@ def test_waking_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path
         pytest.param(None, [["0", "1"], ["2", "3"]], id="all"),
         pytest.param("4,5,6,7,8", [["4", "5"], ["6", "7"]], id="those that are visible"),
         pytest.param("GPU-a,GPU-b,GPU-c,GPU-d", [["GPU-a", "GPU-b"], ["GPU-c", "GPU-d"]], id="by their ids"),
-        pytest.param("0,1,2", None, id="too few"),
-        pytest.param("", None, id="none"),
+        # a lock's name has no spaces: with them two runs would hold one GPU
+        pytest.param("0, 1 ,2, 3", [["0", "1"], ["2", "3"]], id="with spaces"),
+        pytest.param("0,1,2", "needs 4 GPUs", id="too few"),
+        pytest.param("", "needs 4 GPUs", id="none"),
+        pytest.param("0,1,2,0", "names 0 twice. Name each GPU once", id="one twice"),
     ],
 )
-def test_each_replica_has_gpus_of_its_own(
-    tmp_path: Path, visible: str | None, expected: list[list[str]] | None
-) -> None:
+def test_each_replica_has_gpus_of_its_own(tmp_path: Path, visible: str | None, expected: list[list[str]] | str) -> None:
     plan = make_plan(tmp_path, replicas=2, width=2, device="cuda")
-    if expected is None:
-        with pytest.raises(ConfigError, match="needs 4 GPUs"):
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
             gpus_per_replica(plan, visible)
     else:
         assert gpus_per_replica(plan, visible) == expected

@@ -1,5 +1,6 @@
 import pytest
 
+from tasks.errors import ConfigError
 from tasks.node.gpu_selection import visible_gpus
 
 UUIDS = ["GPU-aaaa-1", "GPU-bbbb-2", "GPU-cccc-3", None]
@@ -17,8 +18,16 @@ UUIDS = ["GPU-aaaa-1", "GPU-bbbb-2", "GPU-cccc-3", None]
         ("GPU-bbbb,GPU-aaaa-1", [1, 0]),
         ("GPU-", []),  # a prefix of several GPUs names none
         ("MIG-GPU-aaaa-1/1/0", []),
+        ("²", []),  # a digit, but no number
+        ("1,7,1", [1]),
     ],
 )
 def test_visible_gpus_follow_cudas_rule(setting: str | None, expected: list[int]) -> None:
     environment = {} if setting is None else {"CUDA_VISIBLE_DEVICES": setting}
     assert visible_gpus(UUIDS, environment) == expected
+
+
+@pytest.mark.parametrize("setting", ["0,0", "1, 0,1", "0,GPU-aaaa", "GPU-aaaa,GPU-aaaa-1"])
+def test_a_gpu_named_twice_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"names GPU [01] twice\. Name each GPU once"):
+        visible_gpus(UUIDS, {"CUDA_VISIBLE_DEVICES": setting})

@@ -71,10 +71,19 @@ def test_the_number_of_replicas_is_part_of_other_fingerprints(tmp_path: Path) ->
         (FakeReader(no_driver="no library"), BUILT_FOR_CUDA, None),
         (reader(0), BUILT_FOR_CUDA, None),
         (reader(8), None, None),
-        (reader(8, memory_total=None, error="GPU is lost"), BUILT_FOR_CUDA, None),
+        (reader(8, memory_total=None, error="GPU is lost"), None, None),
         (reader(8), BUILT_FOR_CUDA, ""),
+        (reader(8), BUILT_FOR_CUDA, "-1"),
     ],
-    ids=["no driver", "no driver, CUDA build", "no GPUs", "CPU build", "lost GPUs", "hidden GPUs"],
+    ids=[
+        "no driver",
+        "no driver, CUDA build",
+        "no GPUs",
+        "CPU build",
+        "CPU build, lost GPUs",
+        "hidden",
+        "hidden by -1",
+    ],
 )
 @pytest.mark.parametrize("model", ["demo", None])
 def test_without_gpus_that_can_be_used_it_is_the_demo_profile(
@@ -93,7 +102,51 @@ def test_without_gpus_that_can_be_used_it_is_the_demo_profile(
     named = plan_run(config_from_parameters({**ASKED, "profile": "cpu-demo"}), tmp_path / "runs")
     assert (found.profile, found.run_id) == (named.profile, named.run_id)
     assert found.to_json()["config"]["profile"] == "cpu-demo"
-    assert bool(found.choices) == (cuda is None and gpus.no_driver is None)
+    # a GPU that is there and not used is never passed over without a word
+    assert bool(found.choices) == bool(gpus.gpus)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "told"),
+    [
+        (reader(8), "MIG-GPU-1/1/0", r"'MIG-GPU-1/1/0', and its first entry names none of this node's 8 GPUs"),
+        (reader(2), "2", r"indices from 0 to 1 or UUIDs"),
+        (reader(8), "GPU-", r"names none"),
+        (reader(8), "0,0", r"names GPU 0 twice"),
+        (
+            reader(8, memory_total=None, error="GPU is lost"),
+            "5",
+            r"cannot tell the memory of GPUs: GPU 5 \(GPU is lost\)",
+        ),
+        (reader(1, memory_total=0), None, r"GPUs: GPU 0 \(its memory is unknown\)"),
+        (reader(1, memory_total=None), None, r"GPUs: GPU 0 \(its memory is unknown\)"),
+    ],
+)
+def test_gpus_that_are_meant_and_cannot_be_used_do_not_become_the_cpu(
+    tmp_path: Path, gpus: FakeReader, visible: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(ConfigError, match=told):
+        plan(tmp_path, gpus)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_gpu_without_a_name_gets_a_profile_that_asks_for_none(tmp_path: Path, name: str | None) -> None:
+    found = plan(tmp_path, reader(1, name=name)).profile
+    assert (found.name, found.expect.gpu_name) == ("unnamed-gpu", None)
+
+
+def test_a_gpu_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    gpus = [
+        healthy(index, **({"memory_total": None, "error": "GPU is lost"} if index == 1 else {})) for index in range(3)
+    ]
+    found = plan(tmp_path, FakeReader(gpus=gpus))
+    assert found.profile.replicas == 2
+    assert found.choices[-1] == (
+        "not counted, as it does not answer: GPU 1 (GPU is lost). CUDA_VISIBLE_DEVICES=0,2 leaves it out"
+    )
 
 
 def test_a_node_with_gpus_wants_a_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from profiles.load import load_profile
 from profiles.schema import AUTO, Profile
 from tasks.results.tuning import (
     LEAST_GAIN,
+    LEAST_SECONDS,
     Setting,
     Trial,
     Values,
@@ -17,6 +18,7 @@ from tasks.results.tuning import (
     label,
     search,
     settings_of,
+    too_short,
 )
 
 
@@ -147,3 +149,20 @@ def test_every_candidate_of_every_setting_is_a_profile() -> None:
             assert item.given in item.values
             for value in item.values:
                 candidate(profile, settings, given | {item.name: value})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ([120.0, 119.5], ""),
+        ([LEAST_SECONDS], ""),
+        ([120.0, 0.14], "a candidate generated for 0.1 s"),
+        ([None, 9.94], "a candidate generated for 9.9 s"),
+        ([None], ""),
+        ([], ""),
+    ],
+)
+def test_what_is_measured_too_briefly_is_said(seconds: list[float | None], told: str) -> None:
+    trials = [Trial(label="as given", values={}, seconds=value) for value in seconds]
+    assert too_short(trials).startswith(told)
+    assert bool(too_short(trials)) == bool(told)
