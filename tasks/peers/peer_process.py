@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tasks.errors import EngineCrashed
 from tasks.files import read_record
 from tasks.generation.failure_classifier import classify_exit
+from tasks.generation.replica_process import SPARE_CACHES
+from tasks.node.engine_caches import cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.peers.contest import PeerJob, PeerResult, read_requests
@@ -36,7 +38,9 @@ def run_peer(job: PeerJob) -> PeerRun:
     """Run the contestant of ``job``. Raises EngineError, with the log, when it fails or leaves out work."""
     job.directory.mkdir(parents=True, exist_ok=True)
     log_path = job.directory / "contestant.log"
-    environment = default_environment(job.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()}
+    # the pipeline's caches: of two that compile the same, one would start cold and the other warm
+    inherited = cached_environment(os.environ, job.directory / SPARE_CACHES)
+    environment = default_environment(job.engine.settings, inherited) | {"PYTHONPATH": guarded_python_path()}
     oom_kills = count_oom_kills()
     spawned, began = time.time(), time.monotonic()
     limit = time_limit(LIMIT_SECONDS)

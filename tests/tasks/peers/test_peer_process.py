@@ -50,6 +50,17 @@ def test_one_call_completes_every_request(contestant: str, tmp_path: Path) -> No
     assert 0 < ran.start_seconds < ran.process_seconds
 
 
+@pytest.mark.parametrize(
+    ("chosen", "used"), [("caches", "caches/vllm"), ("requests.pickle", "contestant/engine-caches/vllm")]
+)
+def test_a_contestant_keeps_what_it_compiles_where_a_run_does(
+    chosen: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_CACHE_DIR", str(tmp_path / chosen))
+    run_peer(job(tmp_path, "limit", backend="tests.support.fake_engines:CompilingEngine"))
+    assert (tmp_path / used / "torch_compile_cache").is_dir()
+
+
 def test_a_contestant_that_makes_less_than_was_asked_for_has_failed(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"limit made 14 completion tokens, but 20 were asked for.*contestant\.log"):
         run_peer(job(tmp_path, "limit", ignore_eos=True))
