@@ -15,7 +15,6 @@ import psutil
 from tasks.files import publish_json, try_read_record
 from tasks.time_limits import time_limit
 
-
 TRACKER_SECONDS = 5.0
 """How long a resource tracker has to give back what killed processes left."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tasks.errors import EngineCrashed
 from tasks.files import read_record
+from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.replica_process import SPARE_CACHES
 from tasks.node.engine_caches import cached_environment
@@ -44,14 +45,14 @@ def run_peer(job: PeerJob) -> PeerRun:
     oom_kills = count_oom_kills()
     spawned, began = time.time(), time.monotonic()
     limit = time_limit(LIMIT_SECONDS)
-    with log_path.open("wb") as log:
+    with log_path.open("wb") as log, socket_directory(os.environ) as sockets:
         try:
             ended = subprocess.run(
                 [sys.executable, "-P", "-m", f"tasks.peers.{MODULES[job.contestant]}", str(os.getpid())],
                 input=pickle.dumps(job),
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment | {SOCKETS_VARIABLE: sockets},
                 check=False,
                 timeout=limit,
             )
