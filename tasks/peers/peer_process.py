@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from tasks.errors import EngineCrashed
+from tasks.errors import EngineCrashed, StorageError
 from tasks.files import read_record
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
@@ -36,8 +36,14 @@ class PeerRun:
 
 
 def run_peer(job: PeerJob) -> PeerRun:
-    """Run the contestant of ``job``. Raises EngineError, with the log, when it fails or leaves out work."""
-    job.directory.mkdir(parents=True, exist_ok=True)
+    """Run the contestant of ``job``. Raises EngineError, with the log, when it fails or leaves out work.
+
+    Raises StorageError when its directory cannot be made.
+    """
+    try:
+        job.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"could not make {job.directory}: {error}. Free space or fix permissions") from error
     log_path = job.directory / "contestant.log"
     # the pipeline's caches: of two that compile the same, one would start cold and the other warm
     inherited = cached_environment(os.environ, job.directory / SPARE_CACHES)
