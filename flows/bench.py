@@ -19,7 +19,7 @@ from flows.parameters import run_config
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
-from tasks.errors import ConfigError, EngineError
+from tasks.errors import ConfigError, EngineError, HarvestError
 from tasks.files import publish_json
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
@@ -76,11 +76,20 @@ class Bench:
                 for contestant in [*contestants[first:], *contestants[:first]]:
                     try:
                         measurements.append(self._measure(contestant, repeat, watch))
-                    except EngineError as error:
-                        if contestant not in MODULES:
-                            raise
+                    except HarvestError as error:
                         self._log(f"repeat {repeat}: {contestant} failed: {error}")
                         failures.append(Failure(contestant=contestant, repeat=repeat, reason=str(error)))
+                        if contestant not in MODULES or not isinstance(error, EngineError):
+                            if measurements:
+                                # they may have taken hours
+                                self._publish(repeats, measurements, failures)
+                            raise
+        result = self._publish(repeats, measurements, failures)
+        if not measurements:
+            raise EngineError(f"no contestant could be measured; {self.directory / 'bench.json'} has the reasons")
+        return result
+
+    def _publish(self, repeats: int, measurements: list[Measurement], failures: list[Failure]) -> BenchResult:
         order = (*CONTESTANTS, *PEERS)
         measurements.sort(key=lambda item: (order.index(item.contestant), item.repeat))
         result = BenchResult(

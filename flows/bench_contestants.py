@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,15 @@ def choose_contestants(only: str | None, *, peers: bool) -> tuple[tuple[str, ...
     if set(chosen) - set(known) or len(set(chosen)) < len(chosen):
         raise ConfigError(f"--only is {only!r}; give each of {', '.join(known)} at most once")
     absent = [peer for peer in PEERS if peer not in here]
-    told = "; ".join(f"{peer} is not installed: pip install {INSTALL[peer]}" for peer in absent)
     if lacking := [peer for peer in absent if peer in chosen]:
-        raise ConfigError(f"--only names {', '.join(lacking)}, but {told}")
+        raise ConfigError(f"--only names {', '.join(lacking)}, but {_how_to_install(lacking)}")
     if not peers:
         return chosen, ""
-    return tuple(name for name in known if name in chosen or name in here), told
+    return tuple(name for name in known if name in chosen or name in here), _how_to_install(absent)
+
+
+def _how_to_install(peers: Sequence[str]) -> str:
+    return "; ".join(f"{peer} is not installed: pip install {INSTALL[peer]}" for peer in peers)
 
 
 def prepare_requests(plan: RunPlan, directory: Path) -> Requests:

@@ -15,6 +15,9 @@ import psutil
 from tasks.files import publish_json, try_read_record
 from tasks.time_limits import time_limit
 
+TRACKER_SECONDS = 5.0
+"""How long a resource tracker has to give back what killed processes left."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessRecord:
@@ -63,18 +66,51 @@ def descendants(pid: int) -> list[ProcessRecord]:
 
 
 def kill_all(records: list[ProcessRecord], timeout: float = 30.0) -> list[ProcessRecord]:
-    """Send SIGKILL to the processes and their descendants; return those still alive after ``timeout`` seconds."""
+    """Send SIGKILL to the processes and their descendants; return those still alive after ``timeout`` seconds.
+
+    Python's resource trackers end by themselves when the last process that uses them has ended: only then is the shared
+    memory of the killed ones given back. So one has ``TRACKER_SECONDS`` before it is killed, and one whose user is the
+    calling process is left alone.
+    """
     targets = {record.pid: record for record in records if record.process() is not None}
     for record in list(targets.values()):
         targets.update({child.pid: child for child in descendants(record.pid)})
-    for record in targets.values():
+    trackers = {pid: record for pid, record in targets.items() if _is_tracker(record)}
+    killed = [record for pid, record in targets.items() if pid not in trackers]
+    _kill(killed)
+    left = _await_end(killed, timeout)
+    ending = [record for record in trackers.values() if _parent(record) != os.getpid()]
+    _kill(_await_end(ending, TRACKER_SECONDS))
+    return left + _await_end(ending, timeout)
+
+
+def _kill(records: list[ProcessRecord]) -> None:
+    for record in records:
         with contextlib.suppress(psutil.NoSuchProcess):
             if process := record.process():
                 process.kill()
+
+
+def _await_end(records: list[ProcessRecord], timeout: float) -> list[ProcessRecord]:
+    """Return those of ``records`` that are still alive after ``timeout`` seconds."""
     deadline = time.monotonic() + time_limit(timeout)
-    while (alive := [record for record in targets.values() if record.process()]) and time.monotonic() < deadline:
+    while (alive := [record for record in records if record.process()]) and time.monotonic() < deadline:
         time.sleep(0.02)
     return alive
+
+
+def _is_tracker(record: ProcessRecord) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        if process := record.process():
+            return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    return False
+
+
+def _parent(record: ProcessRecord) -> int | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process := record.process():
+            return process.ppid()
+    return None
 
 
 def record_processes(path: Path, records: list[ProcessRecord]) -> None:

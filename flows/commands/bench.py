@@ -72,6 +72,9 @@ def execute(options: argparse.Namespace) -> int:
     contestants, absent = choose_contestants(options.only, peers=options.peers)
     if not 1 <= options.repeats <= MOST_REPEATS:
         raise ConfigError(f"--repeats is {options.repeats}; it must be from 1 to {MOST_REPEATS}")
+    if options.noise_floor and (options.only is not None or options.peers):
+        other = "--peers" if options.only is None else "--only"
+        raise ConfigError(f"--noise-floor runs the baseline alone, so that {other} has no meaning. Leave one out")
     parameters = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, **given_parameters(options)}
     check_directory(user_path(parameters["runs_dir"]), "the runs directory")
     Interruption(_LAST_WORDS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tasks.files import read_json, read_record
 from tasks.generation.engine import EngineSpec
+from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
@@ -110,14 +111,14 @@ def _run_process(job: ReferenceJob, log_path: Path, *, on_gpu: bool) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     environment = cached_environment(os.environ, job.timing.parent / SPARE_CACHES)
     oom_kills = count_oom_kills()
-    with log_path.open("wb") as log:
+    with log_path.open("wb") as log, socket_directory(os.environ) as sockets:
         ended = subprocess.run(
             [sys.executable, "-P", "-m", "tasks.generation.reference_loops", str(os.getpid())],
             input=pickle.dumps(job),
             stdout=log,
             stderr=log,
             env=engine_environment(job.engine.settings, environment, on_gpu=on_gpu)
-            | {"PYTHONPATH": guarded_python_path()},
+            | {"PYTHONPATH": guarded_python_path(), SOCKETS_VARIABLE: sockets},
             check=False,
         )
     if ended.returncode:

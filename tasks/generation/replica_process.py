@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
 from tasks.generation.engine import EngineStats
+from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
 from tasks.generation.replica_messages import (
     Failed,
@@ -82,10 +83,13 @@ class ReplicaProcess:
         self._spawned_at = time.monotonic()
         self._ready_at: float | None = None
         self.connection, child_end = Pipe()
+        self._files = contextlib.ExitStack()
         try:
-            own = _environment(start, gpus, variables, pid_path.parent / SPARE_CACHES)
+            sockets = self._files.enter_context(socket_directory(os.environ))
+            own = _environment(start, gpus, variables, pid_path.parent / SPARE_CACHES) | {SOCKETS_VARIABLE: sockets}
             self._process = self._spawn(child_end, own)
         except OSError as error:
+            self._files.close()
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
         finally:
             child_end.close()
@@ -199,6 +203,7 @@ class ReplicaProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         self.connection.close()
+        self._files.close()
         with contextlib.suppress(OSError):
             self._pid_path.unlink()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from tasks.errors import PreflightFailed
+from tasks.errors import HarvestError, PreflightFailed
 from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.oom_ladder import build_ladder
 from tasks.generation.replica_messages import Ready, Stop
@@ -50,7 +50,7 @@ def warm_caches(plan: RunPlan) -> WarmStart:
     """Start an engine with the settings with which the run of ``plan`` would begin, and end it. Call ``check_caches``.
 
     One engine is enough: the others of a node have the same settings. Its log is below the runs directory, in
-    ``.warm``, and is removed if the start succeeds. The engine dies with the calling thread. Raises EngineError,
+    ``.warm``, and stays there only if the start fails. The engine dies with the calling thread. Raises EngineError,
     StorageError or ConfigError.
     """
     above = plan.paths.root.parent / ".warm"
@@ -61,15 +61,21 @@ def warm_caches(plan: RunPlan) -> WarmStart:
     replica = ReplicaSupervisor(0, gpus, replace(plan, paths=replace(plan.paths, root=scratch)))
     rung = ladder[min(load_rung(plan), len(ladder) - 1)]
     root = chosen_caches(os.environ).root
+    failed = False
     try:
         replica.start(rung)
         ready = _wait_until_ready(replica)
         seconds = replica.start_seconds
+    except HarvestError:
+        failed = True
+        raise
     finally:
         if replica.process is not None:
             replica.process.send(Stop())
             replica.end(graceful=replica.process.ready)
-    shutil.rmtree(scratch, ignore_errors=True)
+        if not failed:
+            # also after Ctrl-C
+            shutil.rmtree(scratch, ignore_errors=True)
     FilledCaches(plan, root).add(rung.engine, ready.start_kind)
     return WarmStart(start_kind=ready.start_kind, seconds=seconds, caches=str(root))
 

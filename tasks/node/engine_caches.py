@@ -57,8 +57,12 @@ def chosen_caches(environment: Mapping[str, str]) -> EngineCaches:
     variables: dict[str, str] = {}
     if base := environment.get(CACHE_VARIABLE):
         variables = {name: str(_path(base) / place) for name, place in _PLACES.items() if not environment.get(name)}
-    root = cache_root({**environment, **variables})
-    return EngineCaches(root=root, variables=variables, problem=_problem(root))
+    used = {**environment, **variables}
+    root = cache_root(used)
+    # those of the other libraries end an engine as well
+    places = (root, *(_path(place) for name in _PLACES if (place := used.get(name))))
+    problem = next(filter(None, map(_problem, dict.fromkeys(places))), "")
+    return EngineCaches(root=root, variables=variables, problem=problem)
 
 
 def usable_caches(environment: Mapping[str, str], spare: Path) -> EngineCaches:

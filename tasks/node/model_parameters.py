@@ -17,6 +17,8 @@ from tasks.plan.model_shape import UnknownLayoutError, read_shape
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Hugging Face's names for the number of experts of a layer."""
+_FP8_METHODS = ("fp8", "fbgemm_fp8", "deepseek_v4_fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel")
+"""vLLM's names for methods whose products are in FP8."""
 
 
 def active_parameters(model: Path, engine: EngineSettings) -> int | None:
@@ -45,9 +47,22 @@ def active_parameters(model: Path, engine: EngineSettings) -> int | None:
 
 
 def uses_fp8(model: Path, engine: EngineSettings) -> bool:
-    """Return whether the products of weights and activations are in FP8. Raises ConfigError."""
-    quantization = read_model_config(model).get("quantization_config") or {}
-    return "fp8" in (engine.quantization, quantization.get("quant_method"))
+    """Return whether the products of weights and activations are in FP8. Raises ConfigError.
+
+    Two methods say it in a field, by vLLM's classes of them: ModelOpt in ``quant_algo``, and compressed-tensors in the
+    type and bits of its groups' activations, as its weights may be FP8 alone.
+    """
+    config = read_model_config(model).get("quantization_config")
+    quantization = config if isinstance(config, dict) else {}
+    method = engine.quantization or quantization.get("quant_method")
+    if method == "compressed-tensors":
+        groups = quantization.get("config_groups")
+        each = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+        given = [group["input_activations"] for group in each if isinstance(group.get("input_activations"), dict)]
+        return any((found.get("type"), found.get("num_bits")) == ("float", 8) for found in given)
+    if method == "modelopt":
+        return str(quantization.get("quant_algo", "")).upper().startswith("FP8")
+    return method in _FP8_METHODS
 
 
 def _expert_share(config: Mapping[str, Any]) -> float | None:

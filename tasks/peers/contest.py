@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.files import publish_json
+from tasks.files import atomic_path, publish_json
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
 from tasks.process_tree import descendants, kill_all
@@ -57,9 +57,9 @@ class PeerResult:
 
 
 def save_requests(requests: list[EngineRequest], path: Path) -> None:
-    """Write the requests of a benchmark, in the pipeline's order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(requests))
+    """Write the requests of a benchmark, in the pipeline's order. Raises StorageError when they cannot be written."""
+    with atomic_path(path) as written:
+        written.write_bytes(pickle.dumps(requests))
 
 
 def read_requests(path: Path) -> list[EngineRequest]:

@@ -7,9 +7,12 @@ import sys
 import time
 from dataclasses import dataclass
 
-from tasks.errors import EngineCrashed
+from tasks.errors import EngineCrashed, StorageError
 from tasks.files import read_record
+from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
+from tasks.generation.replica_process import SPARE_CACHES
+from tasks.node.engine_caches import cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.peers.contest import PeerJob, PeerResult, read_requests
@@ -33,21 +36,29 @@ class PeerRun:
 
 
 def run_peer(job: PeerJob) -> PeerRun:
-    """Run the contestant of ``job``. Raises EngineError, with the log, when it fails or leaves out work."""
-    job.directory.mkdir(parents=True, exist_ok=True)
+    """Run the contestant of ``job``. Raises EngineError, with the log, when it fails or leaves out work.
+
+    Raises StorageError when its directory cannot be made.
+    """
+    try:
+        job.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"could not make {job.directory}: {error}. Free space or fix permissions") from error
     log_path = job.directory / "contestant.log"
-    environment = default_environment(job.engine.settings, os.environ) | {"PYTHONPATH": guarded_python_path()}
+    # the pipeline's caches: of two that compile the same, one would start cold and the other warm
+    inherited = cached_environment(os.environ, job.directory / SPARE_CACHES)
+    environment = default_environment(job.engine.settings, inherited) | {"PYTHONPATH": guarded_python_path()}
     oom_kills = count_oom_kills()
     spawned, began = time.time(), time.monotonic()
     limit = time_limit(LIMIT_SECONDS)
-    with log_path.open("wb") as log:
+    with log_path.open("wb") as log, socket_directory(os.environ) as sockets:
         try:
             ended = subprocess.run(
                 [sys.executable, "-P", "-m", f"tasks.peers.{MODULES[job.contestant]}", str(os.getpid())],
                 input=pickle.dumps(job),
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment | {SOCKETS_VARIABLE: sockets},
                 check=False,
                 timeout=limit,
             )

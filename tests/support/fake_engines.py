@@ -227,6 +227,15 @@ class BrokenEngine(FakeEngine):
         raise ValueError("this engine does not start")
 
 
+class LooplessEngine(FakeEngine):
+    """Starts for everything but the loops that the pipeline replaces."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        if "tasks.generation.reference_loops" in sys.orig_argv:
+            raise ValueError("this engine runs no loop")
+        super().__init__(spec)
+
+
 class CompilingEngine(FakeEngine):
     """Leaves a compiled graph where vLLM does, unless one is there."""
 

@@ -42,6 +42,19 @@ from tests.tasks.test_process_tree import spawn_below
 os.environ[PARENT_VARIABLE] = str(os.getpid())
 spawn_below(2)
 """
+SHARES_MEMORY = """
+import signal, sys
+from multiprocessing import get_context
+from multiprocessing.shared_memory import SharedMemory
+from tasks.process_tree import ProcessRecord, descendants, kill_all
+if __name__ == "__main__":
+    memory, lock = SharedMemory(create=True, size=64), get_context("spawn").Lock()
+    print(memory.name.removeprefix("/"), lock._semlock.name.removeprefix("/"), flush=True)
+    if sys.argv[1] == "ends":
+        kill_all(descendants(__import__("os").getpid()))
+        __import__("os")._exit(1)
+    signal.pause()
+"""
 TOO_LATE = """
 from tasks.parent_death import die_with_parent
 die_with_parent(1 if __import__("os").getppid() != 1 else 2)
@@ -61,6 +74,21 @@ def record_of(pid: int) -> ProcessRecord:
     record = ProcessRecord.of(pid)
     assert record is not None
     return record
+
+
+@pytest.mark.parametrize("ended", ["is killed", "ends"])
+def test_shared_memory_of_a_killed_process_is_given_back(ended: str) -> None:
+    command = [sys.executable, "-c", SHARES_MEMORY, ended.split()[-1]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        memory, lock = process.stdout.readline().split()
+        files = [Path("/dev/shm", name) for name in (memory, f"sem.{lock}")]
+        if ended == "is killed":
+            assert all(file.exists() for file in files)
+            assert kill_all([record_of(process.pid)]) == []
+            assert not any(file.exists() for file in files)
+        process.stdout.read()
+    until(lambda: not any(file.exists() for file in files), "the tracker gives shared memory back")
 
 
 def wait_until_gone(pids: list[int]) -> None:

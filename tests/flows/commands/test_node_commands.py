@@ -1,14 +1,21 @@
 """``harvest preflight`` and ``harvest plan`` as a user runs them, also on a node that looks like 8 H100s."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from profiles.load import DEMO_MODEL
-from tests.support.harvest_command import Outcome, harvest, harvest_here
+from tests.support.fake_profile import write_fake_profile
+from tests.support.harvest_command import Outcome, environment, harvest, harvest_here
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
+from tests.support.patience import end, is_alive, read_to_end, until
 from tests.tasks.plan.test_model_files import SECOND, model
 
 __all__ = ["model"]
@@ -48,6 +55,34 @@ def test_warm_refuses_a_cache_that_cannot_be_written_before_an_engine_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_ctrl_c_while_an_engine_warms_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+    profile = write_fake_profile(tmp_path)
+    profile.write_text(profile.read_text().replace("enforce_eager = true", "enforce_eager = false"))
+    options = ("--profile", profile, "--questions", "2", "--max-tokens", "8", "--runs-dir", tmp_path / "runs")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.commands.cli", "preflight", "--warm", "--json", *options],
+        env=environment(FAKE_NEVER_READY="1", HARVEST_CACHE_DIR=str(tmp_path / "caches")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        started = lambda: list(tmp_path.glob("runs/.warm/*/state/replica-0.pid.json"))  # noqa: E731
+        until(started, "the engine's process is recorded", alive=[process])
+        engines = psutil.Process(process.pid).children(recursive=True)
+        # the terminal sends it to all of them
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = read_to_end(process, "the end of the interrupted command")
+    finally:
+        end(process)
+    assert process.returncode == 130
+    assert (stdout, stderr.count("\n")) == ("", 1)
+    assert engines
+    assert not any(map(is_alive, engines))
+    assert not list(tmp_path.glob("runs/.warm/*"))
+
+
 def test_warm_says_that_an_eager_engine_on_a_cpu_compiles_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,8 +98,8 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_eight_gpus(stub: Path, tmp_path: Path, fault: str = "") -> Outcome:
-    environment = stub_environment(stub, fault, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7", COLUMNS="200")
-    return harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, **environment)
+    gpus = stub_environment(stub, fault, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7", COLUMNS="200")
+    return harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, **gpus)
 
 
 def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
@@ -77,14 +112,14 @@ def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_profile_is_chosen_by_the_gpus(stub: Path, tmp_path: Path) -> None:
-    environment = stub_environment(stub, CUDA_VISIBLE_DEVICES="0,1,2,3,4", COLUMNS="200")
+    gpus = stub_environment(stub, CUDA_VISIBLE_DEVICES="0,1,2,3,4", COLUMNS="200")
     asked = ("--model", "demo", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path)
-    outcome = harvest("plan", "--json", *asked, **environment)
+    outcome = harvest("plan", "--json", *asked, **gpus)
     assert outcome.code == 0, outcome.stderr
     assert "profile auto: 5 engines of 1 GPU, bfloat16, max_model_len 2048" in outcome.stderr
     assert outcome.report["plan"]["profile"] == "h100-80gb-hbm3"
     assert outcome.report["plan"]["auto"]["sequences"] == 1024
-    refused = harvest("plan", *asked[2:], **environment)
+    refused = harvest("plan", *asked[2:], **gpus)
     assert refused.code == 2
     assert "names no model. Give --model" in refused.stderr
 

@@ -34,7 +34,7 @@ def test_without_the_variable_every_library_keeps_its_own_place(tmp_path: Path) 
 
 
 def test_one_variable_moves_all_caches_and_a_users_own_place_wins(tmp_path: Path) -> None:
-    caches = chosen_caches({"HARVEST_CACHE_DIR": str(tmp_path), "TRITON_CACHE_DIR": "/mine"})
+    caches = chosen_caches({"HARVEST_CACHE_DIR": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "mine")})
     assert caches.root == tmp_path / "vllm"
     assert caches.variables == {
         "VLLM_CACHE_ROOT": str(tmp_path / "vllm"),
@@ -58,6 +58,27 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_told(tmp_path: Path, pla
     made = cached_environment(environment, tmp_path / "spare")
     assert made["VLLM_CACHE_ROOT"] == str(tmp_path / "spare/vllm")
     assert (tmp_path / "spare/cuda").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("variables", "broken"),
+    [
+        ({"HARVEST_CACHE_DIR": "base"}, "base/triton"),
+        ({"HARVEST_CACHE_DIR": "base", "VLLM_CACHE_ROOT": "own"}, "base"),
+        ({"HARVEST_CACHE_DIR": "base", "TRITON_CACHE_DIR": "mine"}, "mine"),
+        ({"FLASHINFER_WORKSPACE_BASE": "mine", "XDG_CACHE_HOME": "x"}, "mine"),
+    ],
+)
+def test_no_librarys_cache_is_used_when_one_of_them_cannot_be_written(
+    tmp_path: Path, variables: Mapping[str, str], broken: str
+) -> None:
+    (tmp_path / broken).parent.mkdir(exist_ok=True)
+    (tmp_path / broken).touch()
+    environment = {name: str(tmp_path / place) for name, place in variables.items()}
+    assert str(tmp_path / broken) in check_engine_caches(environment).value
+    made = cached_environment(environment, tmp_path / "spare")
+    assert made["TRITON_CACHE_DIR"] == str(tmp_path / "spare/triton")
+    assert Path(made["TRITON_CACHE_DIR"]).is_dir()
 
 
 def test_a_cache_that_can_be_written_passes(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def test_the_demo_model_has_what_its_guide_says() -> None:
     assert math.isclose(found, 0.87e6, rel_tol=0.01)
 
 
+def compressed(activations: object) -> dict[str, Any]:
+    group = {"weights": {"type": "float", "num_bits": 8}, "input_activations": activations}
+    return {**DENSE, "quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}}
+
+
 @pytest.mark.parametrize(
     ("config", "quantization", "fp8"),
     [
@@ -74,6 +79,16 @@ def test_the_demo_model_has_what_its_guide_says() -> None:
         (DENSE, "fp8", True),
         (QUANTIZED, None, False),
         ({**DENSE, "quantization_config": {"quant_method": "fp8"}}, None, True),
+        (DENSE, "fp8_per_block", True),
+        ({**DENSE, "model_type": "unheard_of", "quantization_config": "fp8"}, None, False),
+        (compressed({"type": "float", "num_bits": 8}), None, True),
+        (compressed({"type": "int", "num_bits": 8}), None, False),
+        # FP8 weights alone
+        (compressed(None), None, False),
+        (compressed("float"), None, False),
+        ({**DENSE, "quantization_config": {"quant_method": "compressed-tensors"}}, None, False),
+        ({**DENSE, "quantization_config": {"quant_method": "modelopt", "quant_algo": "fp8"}}, None, True),
+        ({**DENSE, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, None, False),
     ],
 )
 def test_fp8_is_told_by_the_settings_or_the_model(

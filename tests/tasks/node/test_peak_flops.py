@@ -9,7 +9,11 @@ from tasks.node.peak_flops import peak_flops
         ("NVIDIA A100-SXM4-80GB", "bfloat16", False, 312.0),
         ("NVIDIA A100 80GB PCIe", "float16", False, 312.0),
         ("NVIDIA A100-PCIE-40GB", "float32", False, 19.5),
-        ("NVIDIA A100-SXM4-40GB", "bfloat16", True, None),
+        # without FP8 in its tensor cores: weights are unpacked to 16 bits
+        ("NVIDIA A100-SXM4-40GB", "bfloat16", True, 312.0),
+        ("NVIDIA A100-SXM-64GB", "bfloat16", False, 312.0),
+        ("NVIDIA A30", "bfloat16", False, 165.0),
+        ("NVIDIA A40", "bfloat16", False, 149.7),
         ("NVIDIA H100 80GB HBM3", "bfloat16", False, 989.4),
         ("NVIDIA H100 80GB HBM3", "auto", False, 989.4),
         ("NVIDIA H100 80GB HBM3", "bfloat16", True, 1978.9),
@@ -24,6 +28,8 @@ from tasks.node.peak_flops import peak_flops
         ("NVIDIA L40S", "bfloat16", False, 362.0),
         ("NVIDIA A10", "bfloat16", False, 125.0),
         ("NVIDIA B200", "bfloat16", False, 2250.0),
+        ("NVIDIA B200", "bfloat16", True, 4500.0),
+        ("NVIDIA B300", "bfloat16", False, 2250.0),
         ("NVIDIA GB200", "bfloat16", False, 2500.0),
         # other cards, whose names begin alike
         ("NVIDIA A10G", "bfloat16", False, None),

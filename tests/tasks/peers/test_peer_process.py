@@ -1,15 +1,16 @@
 """Contestants as processes: what they tell, and what becomes of one that fails. The engine is a fake."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from profiles.load import DEMO_MODEL
 from profiles.schema import EngineSettings
-from tasks.errors import EngineError
+from tasks.errors import EngineError, StorageError
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.peers.contest import PeerJob, save_requests
+from tasks.peers.contest import PeerJob, read_requests, save_requests
 from tasks.peers.peer_process import run_peer
 
 FAKE = "tests.support.fake_engines:FakeEngine"
@@ -50,6 +51,17 @@ def test_one_call_completes_every_request(contestant: str, tmp_path: Path) -> No
     assert 0 < ran.start_seconds < ran.process_seconds
 
 
+@pytest.mark.parametrize(
+    ("chosen", "used"), [("caches", "caches/vllm"), ("requests.pickle", "contestant/engine-caches/vllm")]
+)
+def test_a_contestant_keeps_what_it_compiles_where_a_run_does(
+    chosen: str, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARVEST_CACHE_DIR", str(tmp_path / chosen))
+    run_peer(job(tmp_path, "limit", backend="tests.support.fake_engines:CompilingEngine"))
+    assert (tmp_path / used / "torch_compile_cache").is_dir()
+
+
 def test_a_contestant_that_makes_less_than_was_asked_for_has_failed(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"limit made 14 completion tokens, but 20 were asked for.*contestant\.log"):
         run_peer(job(tmp_path, "limit", ignore_eos=True))
@@ -58,6 +70,19 @@ def test_a_contestant_that_makes_less_than_was_asked_for_has_failed(tmp_path: Pa
 def test_a_contestant_that_fails_is_told_with_its_reason_and_log(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"this engine does not start.*contestant\.log"):
         run_peer(job(tmp_path, "limit", backend="tests.support.fake_engines:BrokenEngine"))
+
+
+def test_a_full_disk_is_told(small_disk: Path, tmp_path: Path) -> None:
+    (first, *_) = read_requests(job(tmp_path, "limit").requests)
+    with pytest.raises(StorageError, match=r"could not write .*requests\.pickle.*No space left"):
+        save_requests([replace(first, prompt_ids=[5] * 2_000_000)], small_disk / "bench/requests.pickle")
+    assert not list(small_disk.glob("bench/*"))
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    limit = job(tmp_path, "limit")
+    with pytest.raises(StorageError, match=r"could not make .*requests\.pickle/limit: "):
+        run_peer(replace(limit, directory=limit.requests / "limit"))
 
 
 @pytest.mark.slow
