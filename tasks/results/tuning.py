@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from profiles.load import parse_settings
-from profiles.schema import AUTO, MOST_SEQUENCES, EngineSettings, Profile
+from profiles.schema import AUTO, MOST_SEQUENCES, Profile
 
 LEAST_GAIN = 1.02
 """How much faster a trial must be to count as faster: less is noise between two measurements."""
@@ -67,18 +67,17 @@ def settings_of(profile: Profile, *, sequences: int, per_question: int, rollouts
     """
     found = []
     engine, on_gpu = profile.engine, profile.expect.device == "cuda"
-    if "core_process" in EngineSettings.model_fields and engine.tensor_parallel_size == 1:
-        core = getattr(engine, "core_process", None)
+    if engine.tensor_parallel_size == 1:
         found.append(
             Setting(
                 name="engine core in its own process",
                 values=(False, True),
-                given=on_gpu if core is None else core,
+                given=on_gpu if engine.core_process is None else engine.core_process,
                 change=_change_core,
             )
         )
-    if "replicas_per_gpu" in Profile.model_fields and on_gpu and engine.tensor_parallel_size == 1:
-        now = getattr(profile, "replicas_per_gpu", 1)
+    if on_gpu and engine.tensor_parallel_size == 1:
+        now = profile.replicas_per_gpu
         values = tuple(sorted({now, *REPLICAS_PER_GPU}))
         found.append(Setting(name="engines per GPU", values=values, given=now, change=_change_sharing))
     most = min(MOST_SEQUENCES, max(sequences, 2 * rollouts // profile.replicas))
