@@ -106,6 +106,10 @@ class RunPaths:
         return self.root / "equivalence.json"
 
     @property
+    def mismatch(self) -> Path:
+        return self.root / "mismatch.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.json"
 

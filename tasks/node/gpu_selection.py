@@ -91,6 +91,17 @@ def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = o
     return chosen
 
 
+def first_visible_gpu(reader: NvmlReader, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The GPU that a process uses by default, named as in CUDA_VISIBLE_DEVICES; None where CUDA shows none."""
+    try:
+        uuids = [gpu.uuid for gpu in read_all_gpus(reader)]
+    except NoDriverError:
+        return None
+    return (
+        environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() if visible_gpus(uuids, environment) else None
+    )
+
+
 def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
     """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for each replica of a CPU profile.
 

@@ -8,6 +8,7 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
+from tasks.comparison.mismatch_report import MismatchReport, read_mismatch
 from tasks.files import read_json
 from tasks.node.preflight_report import PreflightReport, read_preflight
 from tasks.plain_text import one_line
@@ -55,6 +56,7 @@ class PageData:
     status: tuple[StatusItem, ...]
     preflight: PreflightReport | None
     equivalence: EquivalenceReport | None
+    mismatch: MismatchReport | None
     bench: dict[str, Any] | None
     lengths: LengthBins
     timeline: Timeline | None
@@ -79,6 +81,7 @@ def read_page_data(run_dir: Path) -> PageData:
         status=(_health(report, preflight), _equivalence(equivalence)),
         preflight=preflight,
         equivalence=equivalence,
+        mismatch=read_mismatch(run_dir),
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
         timeline=read_timeline(paths.telemetry, report.oom_ladder),

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.comparison.mismatch_report import distributions
 from tasks.files import publish_text
 from tasks.plain_text import clock, one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
@@ -42,7 +43,7 @@ def render_page(data: PageData) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
+        number=_number, nats=_nats, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
     )
     report = data.report
     contrasts = significant_contrasts(report.contrasts)
@@ -56,6 +57,7 @@ def render_page(data: PageData) -> str:
         more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
         compared=len(report.contrasts),
         divergences=data.equivalence.tokens.worst[:LISTED_DIVERGENCES] if data.equivalence else (),
+        ratios=distributions(data.mismatch) if data.mismatch else {},
         examples=data.equivalence.examples[:_LISTED_EXAMPLES] if data.equivalence else (),
         command=_command(data.config),
         settings=_settings(data.config),
@@ -91,6 +93,10 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _points(value: float | None) -> str:
