@@ -21,7 +21,7 @@ from tasks.comparison.mismatch_report import (
     publish_mismatch,
 )
 from tasks.comparison.mismatch_request import MismatchRequest
-from tasks.comparison.recomputed_logprobs import MASK, RecomputedLogprobs
+from tasks.comparison.recomputation import MASK, RecomputedLogprobs
 from tasks.comparison.sampling_support import Truncation
 from tasks.comparison.trainer_logprobs import TrainerModel
 from tasks.errors import ConfigError

@@ -129,7 +129,8 @@ class MismatchReport:
         fit, differing = self.temperatures, sum(arm.prompts_differ for arm in self.arms)
         truncation = self.truncated and (
             f"Truncation: with it applied, the mean gap is {_nats(self.truncated.mean_gap)} nats instead of "
-            f"{_nats(self.full.mean_gap)}; {self.truncated.impossible:,} tokens are cut off in the recomputation."
+            f"{_nats(self.full.mean_gap)}; tokens that the recomputation cuts off: "
+            f"{self.truncated.impossible:,}."
         )
         return (
             f"Weights: {'the same files as' if self.same_weights else 'other weights than'} the run's.",

@@ -139,6 +139,8 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         "Speed-up",
         "Cost",
         "Worst divergences from the baseline",
+        "Logprobs recomputed as a trainer does",
+        "Temperature: of 2 from 0.7 to 1, 1 fits best",
         "harvest run --profile h100x8 --model 'evil'\"'\"'; rm' --dataset openai/gsm8k",
         read_json(run.config)["fingerprint"],
     ):
@@ -157,6 +159,7 @@ def test_a_run_without_anything_else(tmp_path: Path) -> None:
     words = Page(run.report_html.read_text(encoding="utf-8")).words
     assert "not compared" in words
     assert "Throughput" not in words
+    assert "Logprobs recomputed" not in words
     assert "report.html" in published_files(run.root)
 
 
