@@ -11,12 +11,14 @@ import polars as pl
 from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_config
 from tasks.errors import ConfigError
 from tasks.plan.model_source import ModelSource, find_model
-from tasks.plan.run_config import Sampling
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
 _APPLIED = ("temperature", "top_p", "top_k", "min_p")
-_WITHOUT_EFFECT = {"max_tokens", "samples_per_arm", "seed", "top_logprobs", "lengths", "stop", "stop_token_ids"}
+_WITHOUT_EFFECT = {
+    *("max_tokens", "samples_per_arm", "seed", "source", "lengths", "stop", "stop_token_ids", "repetition_detection"),
+    *("top_logprobs", "sampling_mask", "routed_experts"),
+}
 """Settings that leave the distribution of a token as it is."""
 _NO_TRAINER_HAS = ("quantization", "kv_cache_dtype", "speculative_config")
 """Engine settings that change logprobs by themselves."""
@@ -120,16 +122,18 @@ def draw_rollouts(run_dir: Path, most: int, seed: int) -> RolloutSample:
 
 
 def _check_logprobs(path: Path, rows: tuple[int, ...]) -> None:
-    columns = ["rollout_id", "completion_ids", "logprobs"]
+    prompt, tokens, logprobs = (
+        pl.col(name).list.len().fill_null(0) for name in ("prompt_ids", "completion_ids", "logprobs")
+    )
     without = (
-        read_shard(path, columns)[list(rows)]
-        .filter(pl.col("logprobs").list.len().fill_null(0) != pl.col("completion_ids").list.len())
+        read_shard(path, ["rollout_id", "prompt_ids", "completion_ids", "logprobs"])[list(rows)]
+        .filter((prompt == 0) | (tokens == 0) | (tokens != logprobs))
         .get_column("rollout_id")
     )
     if len(without):
         raise ConfigError(
-            f"{path} has no logprob for each token of {without[0]} ({len(without):,} of {len(rows):,} that were "
-            "drawn): there is nothing to compare with. Generate the run again"
+            f"{path} has no prompt, or no logprob for each token, of {without[0]} ({len(without):,} of {len(rows):,} "
+            "that were drawn): there is nothing to compare with. Generate the run again"
         )
 
 
@@ -142,6 +146,11 @@ def _check_finished(run_dir: Path) -> None:
 
 def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tuple[ModelSource, bool]:
     """Return the weights to recompute with, and whether they are the run's."""
+    if given is None and (more := _not_recomputed(config)):
+        raise ConfigError(
+            f"the outputs of {run_dir} depend on {', '.join(more)} as well, which is not recomputed. Give weights "
+            "that have it merged in with --model PATH"
+        )
     stated = config.get("model", {})
     path, name = stated.get("path"), str(stated.get("name"))
     chosen = given or (path if path and Path(path).is_dir() else name)
@@ -155,22 +164,21 @@ def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tup
             f"{source.path} holds other weights (digest {source.weights_digest[:16]}) than those that {run_dir} "
             f"sampled from ({config['comparable']['model']}). Name the weights to recompute with: --model PATH"
         )
-    unknown = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
-    if unknown and given is None:
-        raise ConfigError(
-            f"the outputs of {run_dir} depend on {', '.join(unknown)} as well, which is not recomputed. Give weights "
-            "that have it merged in with --model PATH"
-        )
     return source, same
+
+
+def _not_recomputed(config: Mapping[str, Any]) -> list[str]:
+    """Return what the outputs depend on beside the model: an adapter, or what a later version knows."""
+    later = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
+    return [*(["an adapter"] if config.get("adapter") else []), *later]
 
 
 def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a note about each setting that changes the distribution and is not recomputed."""
-    defaults = {name: field.default for name, field in Sampling.model_fields.items()}
     return tuple(
         f"The run samples with {name} {value}, which is not recomputed: it is a part of the gap."
         for name, value in sampling.items()
-        if name not in (*_APPLIED, *_WITHOUT_EFFECT) and value and value != defaults.get(name)
+        if name not in (*_APPLIED, *_WITHOUT_EFFECT) and value and (name, value) != ("repetition_penalty", 1)
     )
 
 
@@ -189,8 +197,7 @@ def _other_notes(config: Mapping[str, Any], source: ModelSource) -> tuple[str, .
         "tokenizer": (source.tokenizer_digest, comparable["tokenizer"]),
         "chat template": (source.chat_template_digest, comparable["chat_template"]),
     }
-    unknown = sorted(set(comparable) - set(COMPARABLE_KEYS))
     return (
         *(f"{source.path} has another {what} than the run." for what, (here, then) in pairs.items() if here != then),
-        *(f"The outputs depend on {name} as well, which is not recomputed." for name in unknown),
+        *(f"The outputs depend on {name} as well, which is not recomputed." for name in _not_recomputed(config)),
     )

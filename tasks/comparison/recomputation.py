@@ -30,8 +30,12 @@ class RecomputedLogprobs:
 
     def __init__(self, rows: pl.DataFrame, truncation: Truncation, seed: int) -> None:
         self._rows = rows
+        lengths = rows["completion_ids"].list.len()
         self._truncation = truncation
-        self._masks = rows[MASK].to_list() if MASK in rows.columns else [None] * rows.height
+        masks = rows[MASK].to_list() if MASK in rows.columns else [None] * rows.height
+        self._masks = [
+            mask if mask and len(mask) == count else None for mask, count in zip(masks, lengths, strict=True)
+        ]
         self.truncates = truncation.truncates or any(self._masks)
         self.engine: list[Array] = [np.array(values, dtype=np.float64) for values in rows["logprobs"].to_list()]
         self.full: list[Array] = [np.zeros(len(values)) for values in self.engine]

@@ -150,6 +150,12 @@ def test_a_truncated_run_is_biased_by_its_truncation_alone(runs_dir: Path) -> No
     assert "of what top_p 0.8 leaves" in found.compared
 
 
+def test_a_greedy_run_is_compared_at_temperature_1(healthy: RunPaths, tmp_path: Path) -> None:
+    found = measure(copied(healthy, tmp_path, temperature=pl.lit(0.0), top_p=pl.lit(0.8)))
+    assert found.compared.startswith("greedy run: the engine's logprobs are of the whole softmax at temperature 1")
+    assert (found.temperatures.stated, found.truncated) == (1.0, None)
+
+
 def test_a_stored_sampling_mask_is_used(healthy: RunPaths, tmp_path: Path) -> None:
     only = pl.col("completion_ids").list.eval(pl.concat_list(pl.element()))
     found = measure(copied(healthy, tmp_path, sampling_mask=only))

@@ -55,6 +55,11 @@ def drop_logprobs(run: RunPaths) -> None:
         edit(run.rollouts(index), pl.lit([], pl.List(pl.Float32)).alias("logprobs"))
 
 
+def drop_prompts(run: RunPaths) -> None:
+    for index in (0, 1):
+        edit(run.rollouts(index), pl.lit(None, pl.List(pl.Int32)).alias("prompt_ids"))
+
+
 def fail_all(run: RunPaths) -> None:
     for index in (0, 1):
         edit(run.rollouts(index), pl.lit("refused").alias("error"), pl.lit(0, pl.Int32).alias("num_completion_tokens"))
@@ -73,7 +78,8 @@ REFUSED: dict[str, tuple[Callable[[RunPaths], object], str]] = {
         lambda run: edit_config(run, lambda config: config["profile"]["engine"].update(load_format="dummy")),
         "was made with random weights (load_format dummy)",
     ),
-    "no logprobs": (drop_logprobs, "there is nothing to compare with. Generate the run again"),
+    "no logprobs": (drop_logprobs, "no logprob for each token, of run/"),
+    "no prompts": (drop_prompts, "that were drawn): there is nothing to compare with"),
     "no tokens": (fail_all, "has no rollout with tokens: 64 are error rows or empty completions"),
     "model gone": (with_weights("/gone"), "the run's model is not here: model '/gone' is not a directory"),
     "other weights": (
@@ -81,8 +87,12 @@ REFUSED: dict[str, tuple[Callable[[RunPaths], object], str]] = {
         "Name the weights to recompute with: --model PATH",
     ),
     "an adapter": (
-        lambda run: edit_config(run, lambda config: config["comparable"].update(adapter="abc")),
-        "depend on adapter as well, which is not recomputed",
+        lambda run: edit_config(run, lambda config: config.update(adapter={"path": "lora"})),
+        "depend on an adapter as well, which is not recomputed",
+    ),
+    "what is not known": (
+        lambda run: edit_config(run, lambda config: config["comparable"].update(steering="abc")),
+        "depend on steering as well, which is not recomputed",
     ),
 }
 
@@ -94,7 +104,7 @@ def test_what_cannot_be_measured_is_refused(
     run = write_demo_run(tmp_path / "run")
     spoil(run)
     before = sorted(tmp_path.rglob("*"))
-    assert harvest_here("mismatch", run.root) == 2
+    assert harvest_here("mismatch", run.root, "--sample", "8") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert told in line
     assert sorted(tmp_path.rglob("*")) == before
@@ -126,12 +136,12 @@ def test_other_weights_are_taken_by_name(tmp_path: Path) -> None:
     (other / "chat_template.jinja").write_text("{{ messages }}")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rope_theta": 1}))
-    edit_config(run, lambda config: config["comparable"].update(adapter="abc"))
+    edit_config(run, lambda config: config.update(adapter={"path": "lora"}))
     found = plan(run, str(other))
     assert (found.model, found.same_weights) == (other, False)
     assert found.notes == (
         f"{other} has another chat template than the run.",
-        "The outputs depend on adapter as well, which is not recomputed.",
+        "The outputs depend on an adapter as well, which is not recomputed.",
     )
 
 
@@ -139,7 +149,11 @@ def test_other_weights_are_taken_by_name(tmp_path: Path) -> None:
     ("sampling", "engine", "notes"),
     [
         ({"temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "stop": ["x"]}, {}, []),
-        ({"repetition_penalty": None, "bad_words": [], "presence_penalty": 0.0}, {"quantization": None}, []),
+        (
+            {"repetition_penalty": 1.0, "bad_words": [], "presence_penalty": 0.0, "sampling_mask": True},
+            {"quantization": None},
+            [],
+        ),
         ({"repetition_penalty": 1.1}, {}, ["The run samples with repetition_penalty 1.1"]),
         ({}, {"quantization": "fp8"}, ["The engine ran with quantization fp8"]),
         ({}, {"vllm": {"kv_cache_dtype": "fp8"}}, ["The engine ran with kv_cache_dtype fp8"]),
