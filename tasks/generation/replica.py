@@ -33,7 +33,7 @@ from tasks.generation.replica_messages import (
 )
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.node.engine_caches import StartWatch
-from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.parent_death import PARENT_VARIABLE, ForkGuard, die_with_parent
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants, kill_all
 from tasks.user_code import in_words, text_of
@@ -101,6 +101,8 @@ class Replica:
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
+            # what is forked from here on is the engine's
+            self._guard = ForkGuard([connection, self._recorder.connection])
             self._watch = EngineWatch()
             caches = StartWatch(settings, os.environ)
             with self._watch.telling():

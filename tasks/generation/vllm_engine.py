@@ -20,6 +20,8 @@ same for all runs, as vLLM makes it a part of its compile cache's key."""
 _GIVEN_UP = ("abort", "error")
 """Finish reasons of requests that an engine core in its own process ends when it is told to end, or cannot take one.
 Such a part of a completion must not count as one."""
+METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
+"""vLLM's own switch: fork or spawn. It is no part of its compile cache's key."""
 STEP_SECONDS = 300.0
 """Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
@@ -34,12 +36,15 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_COLOR": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # an engine process that is forked has imported everything, which takes 20 s on a node with GPUs. The replica
+        # runs no threads of tokenizers, Polars or OpenMP before, and uses NVML alone: vLLM spawns by itself where CUDA
+        # is initialised. On a CPU vLLM always spawns
+        METHOD_VARIABLE: "fork" if on_gpu else "spawn",
         # the start has its limit in the profile; vLLM's own of ten minutes would end a slow one sooner
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_SECONDS),
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
     }
-    # only a spawned engine process asks the kernel to end it with its parent
-    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
+    chosen = {CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
         # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
@@ -62,15 +67,17 @@ class VllmEngine:
     _partial: dict[str, PartialCompletion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**self.arguments()),
-            # vLLM's defaults for offline batches, as in its LLM class
-            usage_context=UsageContext.LLM_CLASS,
-        )
+        self._engine = LLMEngine.from_vllm_config(self.configure())
+
+    def configure(self) -> Any:
+        """Return vLLM's whole configuration of the engine."""
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+
+        # vLLM's defaults for offline batches, as in its LLM class
+        return EngineArgs(**self.arguments()).create_engine_config(UsageContext.LLM_CLASS)
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one

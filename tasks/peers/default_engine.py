@@ -6,7 +6,7 @@ from typing import Any
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import engine_environment
+from tasks.generation.vllm_engine import METHOD_VARIABLE, engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE
 
 
@@ -34,7 +34,7 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
 
 
 def default_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return ``engine_environment``, but vLLM decides itself whether the engine core has a process of its own."""
-    ours = CORE_PROCESS_VARIABLE
+    """Return ``engine_environment``, but vLLM decides itself in which processes an engine runs and how they start."""
+    ours = {CORE_PROCESS_VARIABLE, METHOD_VARIABLE}
     environment = engine_environment(settings, inherited, on_gpu=False)
-    return {name: value for name, value in environment.items() if name != ours or name in inherited}
+    return {name: value for name, value in environment.items() if name not in ours or name in inherited}

@@ -80,12 +80,17 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_parents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_parents(
+    tmp_path: Path, method: str
+) -> None:
     profile = write_profile(
         tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=scaled(5), core_process=True
     )
     gate = tmp_path / "gate"
-    run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate))
+    run = start_generation(
+        tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate), FAKE_METHOD=method
+    )
     run.wait_for_rollouts(10)
     root = only_run_dir(tmp_path / "runs")
     # Ctrl-C, which a terminal sends to every process, is the flow's alone
