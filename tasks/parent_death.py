@@ -67,7 +67,8 @@ class ForkGuard:
 
     def _begin(self) -> None:
         parent = parent_process()
-        assert parent is not None and parent.pid is not None
+        assert parent is not None
+        assert parent.pid is not None
         die_as_engine(parent.pid)
         for inherited in self._to_close:
             inherited.close()

@@ -51,6 +51,7 @@ def execute(options: argparse.Namespace) -> int:
 
     with gc_frozen():
         from flows.parameters import given_parameters
+        from tasks.generation.early_replicas import begin_early
         from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import fill_placeholders
@@ -65,6 +66,8 @@ def execute(options: argparse.Namespace) -> int:
         forget_rung(plan)
     if (nodes := parameters.get("nodes", 1)) > 1:
         need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
+    else:
+        begin_early(plan)
 
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption

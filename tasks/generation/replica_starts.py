@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Sequence
 
+from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.gpu_neighbours import GpuNeighbours
 from tasks.generation.oom_ladder import Rung
-from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.weight_readahead import read_weights_ahead
 from tasks.node.engine_caches import StartKind, usable_caches

@@ -58,6 +58,13 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
     return {**defaults, **inherited, **chosen}
 
 
+def import_vllm() -> None:
+    """Import what an engine needs, which uses no GPU and starts no engine."""
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.core
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+
 @dataclass
 class VllmEngine:
     """vLLM's LLMEngine, fed request by request."""

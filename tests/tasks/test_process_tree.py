@@ -106,7 +106,7 @@ def _lives(pid: int) -> bool:
 
 
 def start_below(methods: list[str]) -> None:
-    """Start a process below this one, and so on, as an engine core starts workers; they ask for no signal themselves."""
+    """Start a process below this one, and so on, as an engine core starts workers; none asks for a signal itself."""
     # as vLLM's do
     signal.signal(signal.SIGINT, signal.default_int_handler)
     SharedMemory(create=True, size=64).unlink()
@@ -144,7 +144,7 @@ def test_what_a_replica_starts_hears_no_ctrl_c_and_dies_with_it(methods: list[st
     # only the replica, which works for a moment more, collects no garbage
     assert [collects for _, collects in started] == ["False", "True", "True"]
     # while others have it open, the other end does not notice that the replica has ended
-    connection = os.readlink(f"/proc/self/fd/{theirs.fileno()}")
+    connection = Path(f"/proc/self/fd/{theirs.fileno()}").readlink()
     assert [connection in _open_files(pid) for pid in pids] == [True, False, False]
     for pid in pids[1:]:
         os.kill(pid, signal.SIGINT)
@@ -154,8 +154,8 @@ def test_what_a_replica_starts_hears_no_ctrl_c_and_dies_with_it(methods: list[st
     wait_until_gone(pids)
 
 
-def _open_files(pid: int) -> list[str]:
-    return [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+def _open_files(pid: int) -> list[Path]:
+    return [file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def test_a_spawned_process_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
