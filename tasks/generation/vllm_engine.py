@@ -218,6 +218,8 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
+    if spec.kv_cache_bytes is not None:
+        chosen["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     # left to vLLM, it would be another number on each device
     chosen["max_num_seqs"] = settings.sequences
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
