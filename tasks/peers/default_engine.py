@@ -33,6 +33,15 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
     return {**chosen, "model": model, "logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
 
 
+def feature_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """Return the default arguments, but as many sequences and tokens per step as a profile states for the pipeline.
+
+    What then differs between the two is the pipeline alone. A chosen batch is not stated: both may fill vLLM's default.
+    """
+    stated = {"max_num_seqs", "max_num_batched_tokens"}
+    return default_arguments(spec, seeded=True) | spec.settings.model_dump(include=stated, exclude_none=True)
+
+
 def default_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
     """Return ``engine_environment``, but vLLM decides itself in which processes an engine runs and how they start."""
     ours = {CORE_PROCESS_VARIABLE, METHOD_VARIABLE}

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,8 @@ def start_below(methods: list[str]) -> None:
     SharedMemory(create=True, size=64).unlink()
     print(os.getpid(), gc.isenabled(), flush=True)
     if methods:
-        multiprocessing.get_context(methods[0]).Process(target=start_below, args=(methods[1:],)).start()
+        context: Any = multiprocessing.get_context(methods[0])
+        context.Process(target=start_below, args=(methods[1:],)).start()
     while True:
         signal.pause()
 
