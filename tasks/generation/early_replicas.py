@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -45,8 +45,9 @@ class Spawned:
 _early: list[Spawned] = []
 
 
-def begin_early(plan: RunPlan) -> None:
-    """Begin to import vLLM for the replicas of ``plan``, if they are to run vLLM on GPUs and have work to do.
+@contextlib.contextmanager
+def begun_early(plan: RunPlan) -> Iterator[None]:
+    """Import vLLM for the replicas of ``plan`` meanwhile, if they are to run vLLM on GPUs and have work to do.
 
     A run on a CPU gains nothing: its import would take the cores from what else is prepared.
     """
@@ -57,6 +58,10 @@ def begin_early(plan: RunPlan) -> None:
     if is_cuda and has_work and engine.backend == "vllm" and not chosen_caches(os.environ).problem:
         for gpus in gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES")):
             begin_with(replica_environment(plan.profile.engine, gpus, {}, plan.paths.state / SPARE_CACHES))
+    try:
+        yield
+    finally:
+        end_early()
 
 
 def begin_with(environment: dict[str, str]) -> None:
