@@ -29,8 +29,8 @@ SPARE_CACHES = "engine-caches"
 """Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 _READ_LATER = (SOCKETS_VARIABLE, "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 """Variables that are read when an engine starts, so that they may change after the import of vLLM."""
-_NOT_OF_ENGINES = ("PREFECT_", "HARVEST_")
-"""What the names of variables begin with that change while a run is prepared, and that no engine reads."""
+_OF_ENGINES = ("VLLM_", "TORCH", "PYTORCH_", "CUDA_", "TRITON_", "FLASHINFER_", "OMP_", "HF_", "XDG_", "PYTHONPATH")
+"""What the names of variables begin with that may be read at the import. Others change while a run is prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,7 @@ def replica_environment(
 
 def _at_import(environment: Mapping[str, str]) -> dict[str, str]:
     return {
-        name: value
-        for name, value in environment.items()
-        if name not in _READ_LATER and not name.startswith(_NOT_OF_ENGINES)
+        name: value for name, value in environment.items() if name.startswith(_OF_ENGINES) and name not in _READ_LATER
     }
 
 

@@ -41,7 +41,7 @@ def test_one_with_another_environment_is_not_taken(environment: dict[str, str], 
 
 def test_what_is_taken_works_as_any_replica_and_writes_to_its_log(tmp_path: Path, environment: dict[str, str]) -> None:
     log = tmp_path / "replica.log"
-    later = {SOCKETS_VARIABLE: str(tmp_path), "CUDA_MPS_PIPE_DIRECTORY": "/mps", "PREFECT_API_URL": "http://later"}
+    later = {SOCKETS_VARIABLE: str(tmp_path), "CUDA_MPS_PIPE_DIRECTORY": "/mps", "DO_NOT_TRACK": "1"}
     taken = take_early(environment | later, log)
     assert isinstance(taken, Spawned)
     settings = ENGINE.model_copy(update={"backend": "tests.no_such_module:Engine"})
