@@ -29,7 +29,7 @@ SPARE_CACHES = "engine-caches"
 """Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 _READ_LATER = (SOCKETS_VARIABLE, "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 """Variables that are read when an engine starts, so that they may change after the import of vLLM."""
-_OF_ENGINES = ("VLLM_", "TORCH", "PYTORCH_", "CUDA_", "TRITON_", "FLASHINFER_", "OMP_", "HF_", "XDG_", "PYTHONPATH")
+_OF_ENGINES = ("VLLM_", "TORCH", "PYTORCH_", "CUDA_", "TRITON_", "FLASHINFER_", "OMP_", "HF_", "XDG_")
 """What the names of variables begin with that may be read at the import. Others change while a run is prepared."""
 
 
