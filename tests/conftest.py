@@ -3,11 +3,13 @@
 import gc
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tasks.node.engine_caches import CACHE_VARIABLE
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
@@ -42,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if SLOWNESS_VARIABLE not in os.environ:
         measure_slowness()
+    if CACHE_VARIABLE not in os.environ:
+        # engines of tests, fake ones too, record that they filled a cache: not in the user's
+        caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
+        os.environ[CACHE_VARIABLE] = caches.name
+        config.add_cleanup(caches.cleanup)
     # the product, in this process and its children, must not take a slow machine for a failure
     os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 

@@ -1,6 +1,7 @@
 """``harvest run``: collect rollouts in this process, on Prefect's embedded server or the one that is set up."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -51,6 +52,7 @@ def execute(options: argparse.Namespace) -> int:
 
     with gc_frozen():
         from flows.parameters import given_parameters
+        from tasks.generation.early_replicas import begun_early
         from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import fill_placeholders
@@ -59,17 +61,22 @@ def execute(options: argparse.Namespace) -> int:
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     plan = check_input(parameters, runs_dir)
-    # last, as it starts a process
-    check_rendered(plan)
-    if options.forget_oom_rung:
-        forget_rung(plan)
-    if (nodes := parameters.get("nodes", 1)) > 1:
-        need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
+    with begun_early(plan) if parameters.get("nodes", 1) == 1 else contextlib.nullcontext():
+        # last, as it starts a process
+        check_rendered(plan)
+        if options.forget_oom_rung:
+            forget_rung(plan)
+        if (nodes := parameters.get("nodes", 1)) > 1:
+            need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
+        return _collect(options, parameters, runs_dir)
 
+
+def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: Path) -> int:
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
     from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
     from flows.server.server_loss import end_without_server, known_outcome, warn
+    from tasks.gc_freeze import gc_frozen
 
     server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)

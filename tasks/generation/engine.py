@@ -23,6 +23,8 @@ class EngineSpec:
 
     model_path: Path
     settings: EngineSettings
+    kv_cache_bytes: int | None = None
+    """Size of the KV cache on each GPU; None when the engine measures it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.files import read_json, read_record
+from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
@@ -18,7 +19,6 @@ from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
-from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.vllm_engine import engine_environment
 from tasks.node.auto_batch import auto_engine
 from tasks.node.engine_caches import cached_environment

@@ -1,6 +1,7 @@
 """Defines the messages between a replica and its parent: pickled records over one socket pair."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tasks.generation.engine import EngineSpec, EngineStats
@@ -8,6 +9,14 @@ from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.node.engine_caches import StartKind
 from tasks.process_tree import ProcessRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """To a replica that was begun early, before ``Start``: take this environment, and write to the log at this path."""
+
+    log_path: Path
+    environment: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +90,5 @@ class Failed:
     starting: bool
 
 
-ToReplica = Start | AddShard | Stop
+ToReplica = Adopt | Start | AddShard | Stop
 FromReplica = Ready | Heartbeat | ShardStarted | ShardGenerated | Failed

@@ -20,6 +20,8 @@ same for all runs, as vLLM makes it a part of its compile cache's key."""
 _GIVEN_UP = ("abort", "error")
 """Finish reasons of requests that an engine core in its own process ends when it is told to end, or cannot take one.
 Such a part of a completion must not count as one."""
+METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
+"""vLLM's own switch: fork or spawn. It is no part of its compile cache's key."""
 STEP_SECONDS = 300.0
 """Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
@@ -34,12 +36,15 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_COLOR": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # an engine process that is forked has imported everything, which takes 20 s on a node with GPUs. The replica
+        # runs no threads of tokenizers, Polars or OpenMP before, and uses NVML alone: vLLM spawns by itself where CUDA
+        # is initialised. On a CPU vLLM always spawns
+        METHOD_VARIABLE: "fork" if on_gpu else "spawn",
         # the start has its limit in the profile; vLLM's own of ten minutes would end a slow one sooner
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_SECONDS),
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
     }
-    # only a spawned engine process asks the kernel to end it with its parent
-    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
+    chosen = {CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
         # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
@@ -53,6 +58,13 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
     return {**defaults, **inherited, **chosen}
 
 
+def import_vllm() -> None:
+    """Import what an engine needs, which uses no GPU and starts no engine."""
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.core
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+
 @dataclass
 class VllmEngine:
     """vLLM's LLMEngine, fed request by request."""
@@ -62,15 +74,17 @@ class VllmEngine:
     _partial: dict[str, PartialCompletion] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**self.arguments()),
-            # vLLM's defaults for offline batches, as in its LLM class
-            usage_context=UsageContext.LLM_CLASS,
-        )
+        self._engine = LLMEngine.from_vllm_config(self.configure())
+
+    def configure(self) -> Any:
+        """Return vLLM's whole configuration of the engine."""
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+
+        # vLLM's defaults for offline batches, as in its LLM class
+        return EngineArgs(**self.arguments()).create_engine_config(UsageContext.LLM_CLASS)
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one
@@ -204,6 +218,8 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
+    if spec.kv_cache_bytes is not None:
+        chosen["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     # left to vLLM, it would be another number on each device
     chosen["max_num_seqs"] = settings.sequences
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}

@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.files import atomic_path, publish_json
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.parent_death import PARENT_VARIABLE, die_as_engine, die_with_parent
 from tasks.process_tree import descendants, kill_all
 
 OPEN_FILES = 65_536
@@ -84,8 +84,8 @@ def compete(contest: Callable[[PeerJob], PeerResult]) -> None:
     """Run the contestant of this process: ``contest`` of the job in standard input. Does not return."""
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    # datatrove forks helpers, which would outlive this process
-    os.register_at_fork(after_in_child=lambda: die_with_parent(os.getppid()))
+    # datatrove forks helpers and vLLM its engine core, which would outlive this process
+    os.register_at_fork(after_in_child=lambda: die_as_engine(os.getppid()))
     # a client and a server have a connection, a file each, for every request in flight
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 <= most < OPEN_FILES else OPEN_FILES, most))

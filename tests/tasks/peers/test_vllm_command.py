@@ -7,7 +7,7 @@ import pytest
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.peers.default_engine import default_arguments, default_environment
+from tasks.peers.default_engine import default_arguments, default_environment, feature_arguments
 from tasks.peers.vllm_command import as_words, serve_options
 
 COMMON = {
@@ -45,6 +45,11 @@ def test_all_but_the_model_and_the_memory_is_left_to_vllm(
     settings: dict[str, Any], seeded: bool, more: dict[str, Any]
 ) -> None:
     assert default_arguments(spec(**settings), seeded=seeded) == COMMON | more
+
+
+@pytest.mark.parametrize("steps", [{}, {"max_num_seqs": 128}, {"max_num_seqs": 128, "max_num_batched_tokens": 4096}])
+def test_features_have_the_pipelines_steps_where_a_profile_states_them(steps: dict[str, int]) -> None:
+    assert feature_arguments(spec(**steps)) == COMMON | steps
 
 
 @pytest.mark.parametrize("inherited", [{}, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}])
