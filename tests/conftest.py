@@ -13,7 +13,7 @@ from tests.support.failure_report import log_section
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.node_workers import node_api  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
-from tests.support.prefect_server import prefect_api  # noqa: F401
+from tests.support.prefect_server import new_prefect_home, prefect_api  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
 
