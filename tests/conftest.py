@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
+from tests.support.harvest_command import tell  # noqa: F401
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.node_workers import node_api  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
@@ -24,6 +25,8 @@ WORKER_MODULES = {
     "tests/e2e/test_prefect_deployments.py",
     "tests/faults/test_lost_node.py",
 }
+WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
+"""Modules of faults whose tests share finished runs, each of which would be made once per process."""
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -100,7 +103,7 @@ def group_of(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
     if module in WORKER_MODULES:
         return WORKERS
-    return nodeid if module.startswith("tests/faults/") else module
+    return nodeid if module.startswith("tests/faults/") and module not in WHOLE_MODULES else module
 
 
 @pytest.hookimpl(wrapper=True)
