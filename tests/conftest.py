@@ -27,6 +27,13 @@ WORKER_MODULES = {
 }
 WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
 """Modules of faults whose tests share finished runs, each of which would be made once per process."""
+LONGEST = {
+    "tests/e2e/test_equivalence_engine.py",
+    "tests/faults/test_engine_deaths.py",
+    "tests/faults/test_out_of_memory.py",
+    "tests/faults/test_random_kills.py",
+}
+"""Modules with parts of a minute and more that one process must run."""
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -76,9 +83,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, bool]:
-    """Put slow tests before quick ones, and first of all the longest part that one process must run."""
-    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS
+def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """Put slow tests before quick ones, and first of all the longest parts that one process must run."""
+    module = item.nodeid.partition("::")[0]
+    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS, module not in LONGEST
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
