@@ -38,16 +38,18 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def die_with_spawning_parent() -> None:
+def die_with_spawning_parent() -> bool:
     """Die with the process that ``PARENT_VARIABLE`` names, and set it to this process for those that it spawns.
 
     Blocks Ctrl-C, for which vLLM's engine core has a handler that aborts its requests; only the parent of the replicas
-    acts on it. Does nothing in a process that ``multiprocessing`` did not spawn: a thread may start a process and end
-    before it.
+    acts on it. Does nothing, and returns False, in a process that ``multiprocessing`` did not spawn: a thread may start
+    a process and end before it.
     """
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None and "--multiprocessing-fork" in sys.orig_argv:
-        die_as_engine(int(parent))
+    if parent is None or "--multiprocessing-fork" not in sys.orig_argv:
+        return False
+    die_as_engine(int(parent))
+    return True
 
 
 class ForkGuard:

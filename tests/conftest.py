@@ -12,10 +12,11 @@ from xdist.scheduler import LoadScopeScheduling
 from tasks.node.engine_caches import CACHE_VARIABLE
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
+from tests.support.harvest_command import tell  # noqa: F401
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.node_workers import node_api  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
-from tests.support.prefect_server import prefect_api  # noqa: F401
+from tests.support.prefect_server import new_prefect_home, prefect_api  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
 
@@ -26,6 +27,15 @@ WORKER_MODULES = {
     "tests/e2e/test_prefect_deployments.py",
     "tests/faults/test_lost_node.py",
 }
+WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
+"""Modules of faults whose tests share finished runs, each of which would be made once per process."""
+LONGEST = {
+    "tests/e2e/test_equivalence_engine.py",
+    "tests/faults/test_engine_deaths.py",
+    "tests/faults/test_out_of_memory.py",
+    "tests/faults/test_random_kills.py",
+}
+"""Modules with parts of a minute and more that one process must run."""
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -80,9 +90,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, bool]:
-    """Put slow tests before quick ones, and first of all the longest part that one process must run."""
-    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS
+def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """Put slow tests before quick ones, and first of all the longest parts that one process must run."""
+    module = item.nodeid.partition("::")[0]
+    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS, module not in LONGEST
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
@@ -107,7 +118,7 @@ def group_of(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
     if module in WORKER_MODULES:
         return WORKERS
-    return nodeid if module.startswith("tests/faults/") else module
+    return nodeid if module.startswith("tests/faults/") and module not in WHOLE_MODULES else module
 
 
 @pytest.hookimpl(wrapper=True)

@@ -117,25 +117,25 @@ def publish_card(run_dir: Path) -> Path:
 
 def build_run_card(run_dir: Path) -> str:
     """Return the card of a run directory: the Hub's card, the configurations, how to load them, columns, provenance."""
-    from huggingface_hub import DatasetCard
-
     check_scored(run_dir)
-    card = DatasetCard(build_hub_card(run_dir))
-    card.data.configs = [
-        {
-            "config_name": folder,
-            "data_files": [{"split": "train", "path": f"{folder}/shard-*.parquet"}],
-            **({"default": True} if folder == "rollouts" else {}),
-        }
-        for folder in FOLDERS
-    ]
-    card.text = (
-        "\n".join(
-            [card.text.rstrip(), _LOAD.format(run_id=run_dir.resolve().name), *_schema(run_dir), *_provenance(run_dir)]
-        )
-        + "\n"
-    )
-    return visible(str(card))
+    header, text = build_hub_card(run_dir).split("\n---\n", 1)
+    parts = [text.rstrip(), _LOAD.format(run_id=run_dir.resolve().name), *_schema(run_dir), *_provenance(run_dir)]
+    return visible("\n".join([header, *_configurations(), "---", *parts]) + "\n")
+
+
+def _configurations() -> list[str]:
+    """YAML of the dataset's configurations, written here because a library for cards takes longer to import."""
+    lines = ["configs:"]
+    for folder in FOLDERS:
+        lines += [
+            f"- config_name: {folder}",
+            "  data_files:",
+            "  - split: train",
+            f"    path: {folder}/shard-*.parquet",
+        ]
+        if folder == next(iter(FOLDERS)):
+            lines.append("  default: true")
+    return lines
 
 
 def _schema(run_dir: Path) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.plan.prompts import ChatTokenizer
-from tests.support.harvest_command import Outcome, harvest
+from tests.support.harvest_command import Outcome, harvest, harvest_here
 
 pytestmark = pytest.mark.slow
 
@@ -43,23 +43,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
-def run(model: Path, *options: str, **variables: str) -> Outcome:
+def options(model: Path) -> tuple[str | Path, ...]:
     profile = model.parent / "profile.toml"
     profile.write_text(PROFILE)
-    asked = ("--profile", profile, "--model", model, "--questions", 3, "--max-tokens", 24)
-    return harvest("run", *asked, "--runs-dir", model.parent / "runs", "--json", *options, **variables)
+    asked = ("--profile", profile, "--model", model, "--questions", "3", "--max-tokens", "24")
+    return (*asked, "--runs-dir", model.parent / "runs", "--json")
 
 
 @pytest.fixture(scope="module")
 def finished(model: Path, prefect_api: str) -> Outcome:
     stops = [part for stop in STOP for part in ("--stop", stop)]
     as_text = ("--prompt-format", "plain", "--prompt-template", "Q: {question}\nA:")
-    return run(model, *as_text, *stops, PREFECT_API_URL=prefect_api)
+    return harvest("run", *options(model), *as_text, *stops, PREFECT_API_URL=prefect_api)
 
 
-def test_a_base_model_is_refused_for_chat(model: Path) -> None:
-    refused = run(model)
-    assert (refused.code, "--prompt-format plain" in refused.stderr) == (2, True)
+def test_a_base_model_is_refused_for_chat(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here("run", *options(model)) == 2
+    assert "--prompt-format plain" in capsys.readouterr().err
 
 
 def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, model: Path) -> None:

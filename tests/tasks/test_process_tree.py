@@ -66,6 +66,7 @@ from tasks.parent_death import die_with_parent
 die_with_parent(1 if __import__("os").getppid() != 1 else 2)
 print("still here")
 """
+SPAWNED = "import gc; print('collects rarely' if gc.get_threshold()[0] > 1000 else 'collects')"
 
 
 @pytest.fixture
@@ -160,17 +161,18 @@ def _open_files(pid: int) -> list[Path]:
     return [file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()]
 
 
-def test_a_spawned_process_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
+def test_a_spawned_process_starts_faster_and_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
-    # the parent that is named is not the one that it has: as when the replica died a moment ago
-    spawned = subprocess.run(
-        [sys.executable, "-c", "print('still here')", "--multiprocessing-fork"],
-        env={**os.environ, "PYTHONPATH": paths, PARENT_VARIABLE: "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (spawned.returncode, spawned.stdout) == (1, "")
+    # the parent that is named first is not the one that it has: as when the replica died a moment ago
+    for parent, expected in ((1, (1, "")), (os.getpid(), (0, "collects rarely\n"))):
+        spawned = subprocess.run(
+            [sys.executable, "-c", SPAWNED, "--multiprocessing-fork"],
+            env={**os.environ, "PYTHONPATH": paths, PARENT_VARIABLE: str(parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (spawned.returncode, spawned.stdout) == expected
 
 
 def test_the_users_own_sitecustomize_still_runs(tmp_path: Path) -> None:

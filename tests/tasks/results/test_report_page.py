@@ -23,7 +23,7 @@ from tasks.results.report_page import publish_page
 from tasks.results.run_report import read_report
 from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.run_files import published_files
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import Tell
 from tests.support.report_run import HOSTILE, write_report_run
 from tests.support.synthetic import write_run
 
@@ -224,9 +224,8 @@ def test_the_command_makes_the_same_configuration(parameters: dict[str, object])
     assert build_config(json.loads(config.model_dump_json())) == config
 
 
-@pytest.mark.slow
-def test_command(run: RunPaths) -> None:
-    made = harvest("report", run.root, "--json")
+def test_command(run: RunPaths, tell: Tell) -> None:
+    made = tell("report", run.root, "--json")
     assert made.report == {"report": str(run.report_html), "bytes": run.report_html.stat().st_size}, made.stderr
     assert (run.root / "README.md").is_file()
-    assert harvest("report", "nowhere").code == 2
+    assert tell("report", "nowhere").code == 2
