@@ -76,7 +76,7 @@ class ReplicaSupervisor:
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(model_path=self._plan.model.path, settings=settings),
+                engine=EngineSpec.of(self._plan, settings),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,

@@ -12,6 +12,7 @@ from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.rung_state import RungState
 from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
+from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
@@ -70,6 +71,8 @@ def build_report(run_dir: Path) -> RunReport:
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
         equivalence=_equivalence(run_dir),
         batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
+        warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
+        model_sampling=config.get("model_sampling"),
     )
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from tasks.errors import DamagedFile
 from tasks.files import file_identity
 from tasks.plain_text import one_line
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
+from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
 
 SHARD_SCHEMAS = {"questions": QUESTION_SCHEMA, "rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA}
 """By the folder of a shard file."""
@@ -41,6 +41,9 @@ def _wrong_column(path: Path, identity: tuple[int, ...]) -> str | None:
         if name not in found:
             return f"it has no column {name}"
         if found[name] != kind:
+            return f"its column {name} holds {one_line(str(found[name]), 200)}, not {kind}"
+    for name, kind in LATER_ROLLOUT_COLUMNS.items() if folder == "rollouts" else ():
+        if name in found and found[name] != kind:
             return f"its column {name} holds {one_line(str(found[name]), 200)}, not {kind}"
     return next((f"its column {name} has nulls" for name in sorted(_with_nulls(path) & _NEVER_NULL[folder])), None)
 
