@@ -50,8 +50,8 @@ class PartialCompletion:
     def append_stored(self, mask: Any, experts: Array | None) -> None:
         """Add what the engine tells of one step beside tokens; None for what was not asked for.
 
-        ``mask`` has vLLM's arrays ``token_ids``, the sets of the step's tokens one after the other, and ``offsets``, which
-        is None for one token. ``experts`` has shape (tokens, layers, experts per token).
+        ``mask`` has vLLM's arrays ``token_ids``, the sets of the step's tokens one after the other, and ``offsets``,
+        which is None for one token. ``experts`` has shape (tokens, layers, experts per token).
         """
         if mask is not None:
             ids = np.array(mask.token_ids, dtype=np.int32)

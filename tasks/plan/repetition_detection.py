@@ -7,8 +7,8 @@ from tasks.errors import ConfigError
 
 
 class RepetitionDetection(Settings):
-    """A completion ends, with finish reason "repetition", when one pattern of tokens stands ``min_count`` times in a row
-    at its end. The names and bounds are those of vLLM's ``RepetitionDetectionParams``."""
+    """A completion ends, with finish reason "repetition", when one pattern of tokens stands ``min_count`` times in a
+    row at its end. The names and bounds are those of vLLM's ``RepetitionDetectionParams``."""
 
     max_pattern_size: int = Field(ge=1, le=MOST_TOKENS)
     """Longest pattern that is looked for, in tokens."""
@@ -35,8 +35,8 @@ def parse_repetition(text: str) -> RepetitionDetection:
         return RepetitionDetection(max_pattern_size=most, min_count=count, min_pattern_size=least[0] if least else 1)
     except ValueError:
         raise ConfigError(
-            f"repetition_detection is {text!r}; give MAX_PATTERN_SIZE:MIN_COUNT, the longest pattern in tokens (at least "
-            "1) and how often it must stand in a row (at least 2), such as 20:8, and if need be :MIN_PATTERN_SIZE"
+            f"repetition_detection is {text!r}; give MAX_PATTERN_SIZE:MIN_COUNT, the longest pattern in tokens (at "
+            "least 1) and how often it must stand in a row (at least 2), such as 20:8, and if need be :MIN_PATTERN_SIZE"
         ) from None
 
 

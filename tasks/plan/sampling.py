@@ -138,8 +138,8 @@ class Sampling(Settings):
         greedy = self.greedy_by
         if greedy and self.samples_per_arm > 1:
             return (
-                f"samples_per_arm is {self.samples_per_arm} at {greedy}, which gives the same completion each time. Set "
-                "samples_per_arm to 1 or raise the temperature"
+                f"samples_per_arm is {self.samples_per_arm} at {greedy}, which gives the same completion each time. "
+                "Set samples_per_arm to 1 or raise the temperature"
                 + ("" if self.temperature == 0 else f" and leave out {greedy.split()[0]}")
             )
         if self.sampling_mask and (self.temperature == 0 or self.top_k == 0):
@@ -194,11 +194,11 @@ def truncated_by(sampling: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def truncation_warning(sampling: Mapping[str, Any]) -> str | None:
-    """Return why a trainer may not take the logprobs of a run with the dump ``sampling`` as they are; None if it may."""
+    """Return why a trainer may not take the logprobs of a run with the dump ``sampling`` as they are, or None."""
     cut = truncated_by(sampling)
     if not cut or sampling.get("sampling_mask"):
         return None
     return (
-        f"logprobs are of the distribution that {', '.join(cut)} truncates, so that importance ratios against a trainer's "
-        "full distribution are biased; --sampling-mask stores what a trainer needs to correct it"
+        f"logprobs are of the distribution that {', '.join(cut)} truncates, so that importance ratios against a "
+        "trainer's full distribution are biased; --sampling-mask stores what a trainer needs to correct it"
     )
