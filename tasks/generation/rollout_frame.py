@@ -167,14 +167,14 @@ def _nested_lists(items: Sequence[tuple[_Array, _Array] | None], dtype: type[np.
 
 def _routes(items: Sequence[list[Any] | None]) -> pl.Series:
     """Return the tokens, layers and experts of each item: layers, experts per token, and the packed ids."""
-    shaped = [item and (item[0], item[1], unpack(item[2], "u2")) for item in items]
-    flat = np.concatenate([np.empty(0, dtype=np.uint16), *[item[2] for item in shaped if item]])
-    each = np.concatenate([np.empty(0, dtype=np.int64), *[_rows(item[1], item[2])[0] for item in shaped if item]])
-    experts = pa.LargeListArray.from_arrays(_offsets(each), _arrow(flat, np.uint16))
-    lengths = [None if item is None else len(item[2]) // (item[0] * item[1]) for item in shaped]
-    layers = np.concatenate(
-        [np.empty(0, dtype=np.int64), *[np.full(n, item[0]) for n, item in zip(lengths, shaped, strict=True) if item]]
-    )
+    arrays = [None if item is None else unpack(item[2], "u2").reshape(-1, item[0], item[1]) for item in items]
+    known = [array for array in arrays if array is not None]
+    nothing = np.empty(0, dtype=np.int64)
+    flat = np.concatenate([np.empty(0, dtype=np.uint16), *[array.ravel() for array in known]])
+    widths = np.concatenate([nothing, *[np.full(array[:, :, 0].size, array.shape[2]) for array in known]])
+    layers = np.concatenate([nothing, *[np.full(len(array), array.shape[1]) for array in known]])
+    experts = pa.LargeListArray.from_arrays(_offsets(widths), _arrow(flat, np.uint16))
+    lengths = [None if array is None else len(array) for array in arrays]
     return _outer_lists(lengths, pa.LargeListArray.from_arrays(_offsets(layers), experts))
 
 

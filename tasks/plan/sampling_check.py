@@ -35,8 +35,9 @@ def check_sampling(sampling: Sampling, profile: Profile, model_path: Path) -> No
 
 def _check_stop_tokens(sampling: Sampling, config: Mapping[str, Any], model_path: Path) -> None:
     vocabulary = _text_config(config).get("vocab_size")
-    outside = [token for token in sampling.stop_token_ids if isinstance(vocabulary, int) and token >= vocabulary]
-    if outside:
+    if not isinstance(vocabulary, int):
+        return
+    if outside := [token for token in sampling.stop_token_ids if token >= vocabulary]:
         raise ConfigError(
             f"stop_token_ids has {', '.join(map(str, outside))}, but the vocabulary of {model_path} has {vocabulary:,} "
             f"tokens. Give ids from 0 to {vocabulary - 1}"
