@@ -77,13 +77,40 @@ after = {"stop_token_ids": {"temperature": 0.0, "stop_token_ids": [token]},
          "min_tokens over stop_token_ids":
              {"temperature": 0.0, "stop_token_ids": [token], "min_tokens": greedy["ids"].index(token) + 2},
          "bad_words": {"temperature": 0.0, "bad_words": [word]}}
-print(json.dumps([made | generate(after), token, word]), flush=True)
+made |= generate(after)
+# what only a GPU's engine core tells: its outputs, made by hand, through the engine and vLLM's own output processor
+import numpy as np
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.outputs import SamplingMaskLists
+for name, way in {"held back": {}, "with a stop string": {"stop": ("zebra",)}}.items():
+    engine.add(build_request(name, ids, Sampling(**way), "q", "a", 0))
+running = [*engine._engine.output_processor.request_states]
+experts = np.arange(20, dtype=np.uint8).reshape(5, 2, 2)
+steps = [
+    ([23], SamplingMaskLists(np.array([23, 4], dtype=np.int32)), experts[:3], None),
+    ([302, 19], SamplingMaskLists(np.array([302, 19, 2], dtype=np.int32), np.array([0, 1, 3])), experts[3:], None),
+    ([2], SamplingMaskLists(np.array([2], dtype=np.int32)), None, FinishReason.STOP),
+]
+told = {}
+for tokens, mask, routes, reason in steps:
+    outputs = [
+        EngineCoreOutput(
+            request_id=name, new_token_ids=[*tokens], new_sampling_mask=mask, routed_experts=routes,
+            finish_reason=reason,
+        )
+        for name in running
+    ]
+    for output in engine._process(EngineCoreOutputs(outputs=outputs)):
+        masks = output.sampling_mask
+        told[output.request_id] = [output.completion_ids, masks.counts.tolist(), masks.ids.tolist(),
+                                   output.routed_experts.tolist()]
+print(json.dumps([made, token, word, told]), flush=True)
 os._exit(0)
 """
 
 _ROOT = Path(__file__).parents[3]
 
-Made = tuple[dict[str, dict[str, Any]], int, str]
+Made = tuple[dict[str, dict[str, Any]], int, str, dict[str, list[Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +167,7 @@ def test_nothing_ends_a_completion_before_min_tokens(made: Made) -> None:
 
 
 def test_a_stop_token_ends_a_completion_and_is_its_last(made: Made) -> None:
-    outputs, token, _ = made
+    outputs, token, *_ = made
     stopped, greedy = outputs["stop_token_ids/0"], ids_of(made, "greedy")[0]
     assert stopped["ids"] == greedy[: greedy.index(token) + 1]
     assert stopped["ends"] == ["stop", str(token)]
@@ -150,7 +177,7 @@ def test_a_stop_token_ends_a_completion_and_is_its_last(made: Made) -> None:
 
 
 def test_bad_words_never_appear(made: Made) -> None:
-    outputs, _, word = made
+    outputs, _, word, _ = made
     assert word in outputs["greedy/0"]["text"]
     assert word not in outputs["bad_words/0"]["text"]
 
@@ -160,3 +187,9 @@ def test_a_completion_that_repeats_itself_is_ended(made: Made) -> None:
     assert found["ends"][0] == "repetition"
     assert 30 <= len(found["ids"]) < 80
     assert len({*found["ids"][-3:]}) == 1
+
+
+def test_masks_and_experts_of_all_steps_reach_the_output(made: Made) -> None:
+    experts = [[[4 * token + 2 * layer, 4 * token + 2 * layer + 1] for layer in range(2)] for token in range(5)]
+    expected = [[23, 302, 19, 2], [2, 1, 2, 1], [23, 4, 302, 19, 2, 2], experts]
+    assert made[3] == {"held back": expected, "with a stop string": expected}
