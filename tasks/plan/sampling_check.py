@@ -6,7 +6,7 @@ from typing import Any
 
 from profiles.schema import Profile
 from tasks.errors import ConfigError
-from tasks.plan.model_config import read_model_config
+from tasks.plan.model_config import read_model_config, text_config
 from tasks.plan.model_shape import EXPERT_COUNTS
 from tasks.plan.sampling import Sampling
 
@@ -34,7 +34,7 @@ def check_sampling(sampling: Sampling, profile: Profile, model_path: Path) -> No
 
 
 def _check_stop_tokens(sampling: Sampling, config: Mapping[str, Any], model_path: Path) -> None:
-    vocabulary = _text_config(config).get("vocab_size")
+    vocabulary = text_config(config).get("vocab_size")
     if not isinstance(vocabulary, int):
         return
     if outside := [token for token in sampling.stop_token_ids if token >= vocabulary]:
@@ -54,7 +54,7 @@ def _check_bad_words(words: tuple[str, ...], encode: Callable[[str], list[int]],
 
 
 def _check_experts(config: Mapping[str, Any], profile: Profile, model_path: Path) -> None:
-    if not any(_text_config(config).get(name) for name in EXPERT_COUNTS):
+    if not any(text_config(config).get(name) for name in EXPERT_COUNTS):
         raise ConfigError(
             f"routed_experts needs a mixture of experts, and {model_path} is a dense model: its config.json names no "
             "number of experts. Leave out --routed-experts"
@@ -64,12 +64,6 @@ def _check_experts(config: Mapping[str, Any], profile: Profile, model_path: Path
             f"routed_experts needs prefix caching, which profile {profile.name} turns off. Set enable_prefix_caching = "
             "true, or leave out --routed-experts"
         )
-
-
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a model's config.json that is about text, if it has such a part."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
 
 
 def _encoder(model_path: Path, profile: Profile) -> Callable[[str], list[int]]:
