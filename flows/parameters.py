@@ -24,7 +24,8 @@ _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 _FORM_ORDER = (
     *("profile", "model", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
-    *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
+    *("temperature", "top_p", "top_k", "min_p", "sampling", "max_tokens", "seed", "arms"),
+    *("scorer", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
     *("skip_finished", "name", "nodes", "shared", "runs_dir"),
@@ -161,7 +162,8 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     if get_origin(kind) is list:
-        return {"action": "append", "metavar": "TEXT"}
+        item = get_args(kind)[0]
+        return {"action": "append", "type": item, "metavar": "N" if item is int else "TEXT"}
     if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
         return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
     if kind in (int, float):

@@ -27,7 +27,7 @@ from tasks.plan.model_source import find_model
 from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths
+from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SHARD_NAME, RunPaths, are_rollouts
 from tasks.storage.destination import check_destination, open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
@@ -119,7 +119,7 @@ def receive_order(store: ObjectStore, run_id: str, scratch: Path) -> SharedOrder
     comparable = comparable_settings(config, arms, model, asked) | {"dataset": planned["comparable"]["dataset"]}
     tested = tested_settings(profile, planned["shard_size"])
     _refuse_difference(planned, comparable, tested)
-    digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
+    digest = fingerprint(comparable, tested, config.sampling)
     plan = RunPlan(
         config=config,
         profile=profile,
@@ -170,7 +170,7 @@ def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
     """Return what is wrong with the columns, number or keys of a shard's rollouts; None when they are right."""
     try:
         lazy = pl.scan_parquet(path, glob=False)
-        if lazy.collect_schema() != ROLLOUT_SCHEMA:
+        if not are_rollouts(lazy.collect_schema()):
             return "its columns are not those of rollouts"
         found = lazy.select("run_id", *ROLLOUT_KEY).collect()
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from profiles.arm_schema import Arm
 from tasks.generation.oom_ladder import Rung
-from tasks.plan.run_config import Sampling
+from tasks.plan.sampling import Sampling
 from tasks.records import RunPaths
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def reference_plan(
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
     if order_seed is not None:
         tested["order_seed"] = order_seed
-    digest = fingerprint(plan.comparable, tested, plan.config.sampling.top_logprobs)
+    digest = fingerprint(plan.comparable, tested, plan.config.sampling)
     root = runs_dir / f"{name}-{digest[:10]}"
     return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=replace(plan.paths, root=root))
 
@@ -75,7 +75,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     timing_path = paths.state / "timing.json"
     job = ReferenceJob(
         loop=loop,
-        engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
+        engine=EngineSpec.of(plan, plan.profile.engine),
         generation=GenerationSpec.of(
             plan,
             Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),

@@ -91,9 +91,7 @@ class ReplicaSupervisor:
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(
-                    model_path=self._plan.model.path, settings=settings, kv_cache_bytes=self.planned_cache_bytes(rung)
-                ),
+                engine=EngineSpec.of(self._plan, settings, kv_cache_bytes=self.planned_cache_bytes(rung)),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,

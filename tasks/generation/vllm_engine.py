@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from profiles.schema import EngineSettings
-from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, sampling_values
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.generation.token_sets import token_sets
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
 
@@ -143,6 +144,7 @@ class VllmEngine:
         if partial is None:
             return False
         partial.append(output.new_token_ids, output.new_logprobs)
+        partial.append_stored(output.new_sampling_mask, output.routed_experts)
         if output.finish_reason is None:
             return True
         output.new_token_ids, output.new_logprobs = partial.completion_ids, None
@@ -222,24 +224,27 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         chosen["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     # left to vLLM, it would be another number on each device
     chosen["max_num_seqs"] = settings.sequences
+    if spec.sampling_mask:
+        chosen["return_sampling_mask"] = True
+    if spec.routed_experts:
+        chosen["enable_return_routed_experts"] = True
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
 
 
 def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
+    values = sampling_values(request)
+    if repetition := values.get("repetition_detection"):
+        values["repetition_detection"] = RepetitionDetectionParams(**repetition)
     return SamplingParams(
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
+        **values,
         seed=None if only_ids else request.seed,
-        ignore_eos=request.ignore_eos,
         logprobs=None if only_ids else request.top_logprobs,
         flat_logprobs=True,
         # vLLM looks for stop strings in the decoded text
         detokenize=detokenize or bool(request.stop),
-        stop=list(request.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
@@ -254,6 +259,8 @@ def _from_partial(output: Any, partial: PartialCompletion) -> EngineOutput:
         logprobs=partial.logprobs,
         top_ids=top_ids,
         top_logprobs=top_logprobs,
+        sampling_mask=partial.sampling_mask,
+        routed_experts=partial.routed_experts,
         **_finish(completion),
     )
 
@@ -272,6 +279,8 @@ def _from_vllm(output: Any) -> EngineOutput:
         top_logprobs=[flat.logprobs[start + 1 : end] for start, end in zip(starts, ends, strict=True)]
         if has_top
         else None,
+        sampling_mask=None if completion.sampling_mask is None else token_sets(completion.sampling_mask.token_ids),
+        routed_experts=completion.routed_experts,
         **_finish(completion),
     )
 

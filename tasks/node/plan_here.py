@@ -22,8 +22,9 @@ from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import torch_cuda_version
 from tasks.node.prompt_check import find_prompts
 from tasks.plan.model_source import locate_model
-from tasks.plan.run_config import CPU_PROFILE, RunConfig, Sampling
+from tasks.plan.run_config import CPU_PROFILE, RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run, with_profile
+from tasks.plan.sampling import Sampling
 
 CudaBuild = Callable[[], tuple[int, int] | None]
 """Returns the CUDA version that torch was built for; None for a build without CUDA."""
@@ -57,11 +58,11 @@ def plan_here(
     if found.profile.expect.device == "cpu":
         # the command that makes the run again names it
         plan = plan_run(config.model_copy(update={"profile": found.profile.name}), runs_dir)
-        return replace(plan, choices=found.notes)
+        return replace(plan, choices=(*plan.choices, *found.notes))
     plan = plan_run(config, runs_dir, found.profile)
     lengths = find_prompts(plan).lengths
     if lengths is None:
-        return replace(plan, choices=found.notes)
+        return replace(plan, choices=(*plan.choices, *found.notes))
     needed = most + lengths.longest
     if needed > USUAL_MODEL_LEN:
         length = -(-needed // LENGTH_STEP) * LENGTH_STEP
@@ -70,7 +71,7 @@ def plan_here(
     if needed > USUAL_MODEL_LEN:
         told = f"max_model_len is {found.profile.engine.max_model_len:,}: prompts and max_tokens need {needed:,}"
         found = replace(found, notes=(*found.notes, told))
-    return replace(plan, choices=found.notes)
+    return replace(plan, choices=(*plan.choices, *found.notes))
 
 
 def profile_here(

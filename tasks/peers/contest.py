@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import atomic_path, publish_json
-from tasks.generation.engine import EngineRequest, EngineSpec
+from tasks.generation.engine import EngineRequest, EngineSpec, sampling_values
 from tasks.parent_death import PARENT_VARIABLE, die_as_engine, die_with_parent
 from tasks.process_tree import descendants, kill_all
 
@@ -70,14 +70,7 @@ def read_requests(path: Path) -> list[EngineRequest]:
 
 def sampling_of(request: EngineRequest) -> dict[str, Any]:
     """Return the sampling parameters of ``request`` under vLLM's names, with its seed, without logprobs."""
-    return {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "ignore_eos": request.ignore_eos,
-        "seed": request.seed,
-        **({"stop": list(request.stop)} if request.stop else {}),
-    }
+    return {**sampling_values(request), "seed": request.seed}
 
 
 def compete(contest: Callable[[PeerJob], PeerResult]) -> None:

@@ -14,6 +14,7 @@ from tasks.comparison.mismatch_report import distributions
 from tasks.files import publish_text
 from tasks.plain_text import clock, one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
+from tasks.plan.sampling import STORED_FIELDS, run_sampling
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import significant_contrasts
 from tasks.results.metrics import ArmMetrics
@@ -88,7 +89,8 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
         for name, value in config.get(part, {}).items():
             items = value.items() if isinstance(value, dict) else [("", value)]
             flat += [(f"{name} {key}".strip(), _line(item, 200)) for key, item in items]
-    return flat
+    flat += [(f"{name} of the model", _line(value)) for name, value in config.get("model_sampling", {}).items()]
+    return flat + [(name, "stored") for name in STORED_FIELDS if run_sampling(config).get(name)]
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -136,6 +136,10 @@ class RunReport:
     """None in a report of an earlier release."""
     mismatch: MismatchOutcome | None = None
     """None when ``harvest mismatch`` was not called."""
+    warnings: tuple[str, ...] = ()
+    """What a trainer must know of the rollouts; a sentence each."""
+    model_sampling: dict[str, float] | None = None
+    """What was taken from the model's own generation_config.json, by name; None if that was not asked for."""
 
     @property
     def num_unscored(self) -> int:
@@ -151,9 +155,8 @@ class RunReport:
         """Return the record as JSON values."""
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
         values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
-        for name in ("batch", "mismatch"):
-            if values[name] is None:
-                del values[name]
+        unset = {"batch": None, "warnings": (), "model_sampling": None, "mismatch": None}
+        values = {name: value for name, value in values.items() if name not in unset or value != unset[name]}
         for session in values["generation"]["sessions"]:
             if session["start_kind"] is None:
                 del session["start_kind"]

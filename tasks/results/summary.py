@@ -13,6 +13,7 @@ from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.rung_state import RungState
 from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
+from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
@@ -73,6 +74,8 @@ def build_report(run_dir: Path) -> RunReport:
         equivalence=_equivalence(run_dir),
         batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
         mismatch=mismatch_outcome(run_dir),
+        warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
+        model_sampling=config.get("model_sampling"),
     )
 
 

@@ -11,8 +11,9 @@ import pytest
 from tasks.errors import ConfigError
 from tasks.fleet.ledger import RUN, Ledger, finished_key, rollouts_key
 from tasks.fleet.shared_run import check_nodes, fetch_shard, publish_order, receive_order, unpack_questions
-from tasks.plan.run_config import RunConfig, Sampling
+from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.sampling import Sampling
 from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 from tasks.records import ROLLOUT_SCHEMA
 from tasks.storage.destination import open_store

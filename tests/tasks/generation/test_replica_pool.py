@@ -16,8 +16,9 @@ from tasks.generation.rung_state import RungState
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.prompts import request_seed
-from tasks.plan.run_config import RunConfig, Sampling
+from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.sampling import Sampling
 from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 from tasks.time_limits import time_limit
 from tests.support.fake_engines import StragglingEngine
