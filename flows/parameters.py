@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from profiles.schema import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
+from tasks.plan.engine_options import read_engine_options
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
@@ -24,7 +25,8 @@ _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 _FORM_ORDER = (
     *("profile", "model", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
-    *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
+    *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "engine", "question_batch_size"),
+    "shard_size",
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
     *("skip_finished", "name", "nodes", "shared", "runs_dir"),
@@ -125,8 +127,11 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 
 def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters that were given as options, by name."""
-    return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
+    """Return the parameters that were given as options, by name. Raises ConfigError for one that cannot be read."""
+    given = {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
+    if "engine" in given:
+        given["engine"] = read_engine_options(given["engine"])
+    return given
 
 
 def _shown(parameter: Parameter) -> Any:
@@ -145,7 +150,7 @@ def _help(parameter: Parameter) -> str:
     text = text if text[1].isupper() else text[0].lower() + text[1:]
     if isinstance(parameter.default, str | int | float) and parameter.default is not False:
         text = f"{text} (default {parameter.default})"
-    if any(get_origin(kind) is list for kind in parameter.kinds()):
+    if parameter.is_table or any(get_origin(kind) is list for kind in parameter.kinds()):
         text += "; may be repeated"
     return text.replace("%", "%%")
 
@@ -160,8 +165,8 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
         return {"action": "store_const", "const": True}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
-    if get_origin(kind) is list:
-        return {"action": "append", "metavar": "TEXT"}
+    if get_origin(kind) is list or parameter.is_table:
+        return {"action": "append", "metavar": "KEY=VALUE" if parameter.is_table else "TEXT"}
     if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
         return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
     if kind in (int, float):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.generation.warm_start import WarmStart
     from tasks.plan.run_plan import RunPlan
 
-_PREFLIGHT_PARAMETERS = ("profile", "model", "upload", "aws_credentials_block", "runs_dir")
+_PREFLIGHT_PARAMETERS = ("profile", "model", "engine", "upload", "aws_credentials_block", "runs_dir")
 
 
 def add(commands: Any) -> None:
@@ -56,7 +56,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_preflight(options: argparse.Namespace) -> int:
-    from flows.parameters import PARAMETERS
+    from flows.parameters import PARAMETERS, given_parameters
     from profiles.load import load_arms
     from tasks.errors import HarvestError
     from tasks.node.node_checks import check_node
@@ -66,7 +66,8 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     run = _run_to_warm(options, runs_dir)
-    chosen = profile_here(options.profile or PARAMETERS["profile"].default, options.model)
+    engine = given_parameters(options).get("engine")
+    chosen = profile_here(options.profile or PARAMETERS["profile"].default, options.model, engine=engine)
     profile = chosen.profile if run is None else run.profile
     _tell(chosen.notes if run is None else run.choices)
     report = check_node(

@@ -70,12 +70,12 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
 
 
 def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
-    """Check the room in /dev/shm, which the processes of a tensor-parallel engine share; ``free`` is in bytes."""
+    """Check the room in /dev/shm, which the processes of an engine of several GPUs share; ``free`` is in bytes."""
     if free is None:
         return CheckResult(name="shared memory", status="skipped", value=f"{SHARED_MEMORY} cannot be read")
     status: Status = "pass"
     if free < SHM_COMFORTABLE:
-        needs_it = profile.engine.tensor_parallel_size > 1 and free < SHM_LEAST
+        needs_it = profile.engine.gpus > 1 and free < SHM_LEAST
         status = "fail" if needs_it else "warn" if profile.expect.device == "cuda" else "pass"
     return CheckResult(
         name="shared memory",
