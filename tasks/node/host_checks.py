@@ -56,7 +56,7 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
         status, remedy = "fail", f"Raise the {memory.limited_by}'s memory, or use a profile for a smaller node"
     elif host_bytes is not None and memory.available < host_bytes:
         status = "fail" if profile.expect.device == "cpu" else "warn"
-        remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
+        remedy = "Stop other programs, or lower replicas, kv_cache_space_gib or what is offloaded"
     limits = [f"{format_gib(floor)} in all"] if floor else []
     if host_bytes is not None:
         limits.append(f"{format_gib(host_bytes)} free")
