@@ -88,10 +88,10 @@ def check_keys(table: Mapping[str, Any], own: Iterable[str]) -> None:
     for key, value in table.items():
         if key in RETIRED_ENGINE_KEYS:
             raise ValueError(f"{key} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}")
-        if key in own:
-            raise ValueError(f"{key} is a setting of its own. Put it into [engine]")
         if (why := why_refused(key)) is not None:
             raise ValueError(f"{key} is not passed on: {why}")
+        if key in own:
+            raise ValueError(f"{key} is a setting of its own. Put it into [engine]")
         for inner in value if isinstance(value, dict) else ():
             if (setting := _NESTED.get((key, inner))) is not None:
                 raise ValueError(f"{inner} in {key} is a setting of its own. Put {setting} into [engine]")

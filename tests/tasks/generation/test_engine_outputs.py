@@ -26,7 +26,7 @@ from tasks.generation.journal import pack
 from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
-    max_num_seqs=4, kv_cache_space_gib=1,
+    max_num_seqs=4, kv_cache_space_gib=1, vllm={"stream_interval": 7, "additional_config": {"told": 1}},
 )
 os.environ |= engine_environment(settings, os.environ, on_gpu=False)
 from tasks.plan.prompts import ChatTokenizer, build_messages
@@ -78,9 +78,12 @@ engine._engine.engine_core.shutdown()
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 batch = VllmBatchEngine(spec)
 expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
-inside = generate(VllmEngine(spec))
+engine = VllmEngine(spec)
+inside = generate(engine)
+config = engine._engine.vllm_config
+passed_on = [config.scheduler_config.stream_interval, config.additional_config]
 assert not multiprocessing.active_children()
-print(json.dumps([expected, inside, outside, ended]), flush=True)
+print(json.dumps([expected, inside, outside, ended, passed_on]), flush=True)
 os._exit(0)
 """
 
@@ -89,7 +92,7 @@ _ROOT = Path(__file__).parents[3]
 
 Told = dict[str, dict[str, object]]
 Generated = tuple[Told, list[int], tuple[int, int]]
-Compared = tuple[Told, Generated, Generated, str]
+Compared = tuple[Told, Generated, Generated, str, list[object]]
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +108,13 @@ def compared() -> Compared:
 @pytest.mark.parametrize("core_process", [False, True])
 @pytest.mark.parametrize("request_id", [f"r{number}" for number in range(7)])
 def test_a_completion_is_the_same_as_of_one_call(compared: Compared, request_id: str, core_process: bool) -> None:
-    expected, inside, outside, _ = compared
+    expected, inside, outside, *_ = compared
     found, _, _ = outside if core_process else inside
     assert found[request_id] == expected[request_id]
 
 
 def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: Compared) -> None:
-    _, inside, outside, _ = compared
+    _, inside, outside, *_ = compared
     for _, left, (counted, made) in (inside, outside):
         assert left == [0, 0]
         assert counted == made
@@ -119,3 +122,7 @@ def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: C
 
 def test_a_completion_that_the_engine_gives_up_is_none(compared: Compared) -> None:
     assert compared[3] == "the engine gave a request up, with finish reason abort"
+
+
+def test_what_the_profile_passes_on_arrives_in_vllm(compared: Compared) -> None:
+    assert compared[4] == [7, {"told": 1}]
