@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from profiles.arm_schema import ArmSet
 from profiles.regular_files import read_regular_text
-from profiles.schema import EngineSettings, Profile, Settings
+from profiles.schema import FROM_USER, EngineSettings, Profile, Settings
 from profiles.vllm_keys import RETIRED_ENGINE_KEYS, is_vllm_key, nearest_keys, why_refused
 
 PROFILES_DIR = Path(__file__).parent
@@ -84,7 +84,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
 def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
     """``values`` as a ``kind``. Raises SettingsError: one line that names ``origin`` and its first wrong field."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context=FROM_USER)
     except ValidationError as error:
         raise SettingsError(f"{origin}: {explain(error, kind)}") from None
 

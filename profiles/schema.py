@@ -38,6 +38,9 @@ node's GPUs."""
 STATED_BATCH_SEQS = 256
 """Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
 
+FROM_USER = "from a user"
+"""Context of a validation in which fields of vLLM are checked. A stored run may be of another version of vLLM."""
+
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_SEQUENCES)])
 
 
@@ -123,8 +126,9 @@ class EngineSettings(Settings):
 
     @field_validator("vllm")
     @classmethod
-    def _passed_on(cls, table: dict[str, Any]) -> dict[str, Any]:
-        check_keys(table, own=cls.model_fields)
+    def _passed_on(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.context == FROM_USER:
+            check_keys(table, own=cls.model_fields)
         return table
 
     @property

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from profiles.load import PROFILES_DIR, SettingsError, load_profile
+from profiles.load import PROFILES_DIR, SettingsError, load_profile, parse_settings
 from profiles.profile_text import profile_text
-from profiles.schema import EngineSettings
+from profiles.schema import EngineSettings, Profile
 from profiles.vllm_arguments import Argument, installed_arguments
 from profiles.vllm_keys import REFUSED, RETIRED_ENGINE_KEYS, check_keys, why_refused
 
@@ -104,6 +104,13 @@ def test_each_refusal_says_what_to_do(key: str) -> None:
     why = why_refused(key)
     assert why is not None
     assert any(word in why for word in ("ive ", "et ", "se ", "Put ", "Leave ", "always")), why
+
+
+def test_a_stored_profile_of_another_vllm_can_be_read() -> None:
+    stored = load_profile("cpu-demo").model_dump() | {"engine": {"vllm": {"a_field_of_before": 3}}}
+    assert Profile.model_validate(stored).engine.vllm == {"a_field_of_before": 3}
+    with pytest.raises(SettingsError, match="a_field_of_before is no field of EngineArgs"):
+        parse_settings(stored, Profile, "own.toml")
 
 
 def test_the_guide_names_what_is_refused() -> None:
