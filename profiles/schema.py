@@ -280,6 +280,16 @@ class Profile(Settings):
         return self.replicas * self.engine.gpus // self.replicas_per_gpu
 
     @model_validator(mode="after")
+    def _stages_are_on_gpus(self) -> "Profile":
+        if self.expect.device == "cpu" and self.engine.pipeline_parallel_size > 1:
+            raise ValueError(
+                f'pipeline_parallel_size is {self.engine.pipeline_parallel_size}, but expect.device is "cpu": vLLM\'s '
+                "engine for CPUs fails in its first step when a stage was not warmed up, as with a KV cache of stated "
+                "size. Leave pipeline_parallel_size out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gpus_can_be_shared(self) -> "Profile":
         count = self.replicas_per_gpu
         if count == 1:

@@ -57,6 +57,7 @@ def test_values_are_read_as_json_or_toml_or_are_words(text: str, value: Any) -> 
         (["async_scheduling=True"], "async_scheduling is 'True'; vLLM [0-9.]+ takes true or false"),
         (["max_num_seqs=0"], "--engine, with profile cpu-demo: engine.max_num_seqs is 0"),
         (["dtype=null"], "engine.dtype is None"),
+        (["pipeline_parallel_size=2"], 'pipeline_parallel_size is 2, but expect.device is "cpu"'),
         (["vllm={}"], "Give its fields one by one"),
         (["pipeline_parallel_size=2", "core_process=false"], "core_process is false, but pipeline_parallel_size is 2"),
     ],
@@ -87,8 +88,16 @@ def test_a_run_is_another_by_what_is_passed_on_and_the_same_without(tmp_path: Pa
     assert "vllm" not in default.tested
     assert "pipeline_parallel_size" not in default.tested
     assert plan(tmp_path, engine={}).fingerprint == default.fingerprint
-    others = [["block_size=32"], ["block_size=64"], ["max_num_seqs=4"], ["pipeline_parallel_size=2"]]
+    others = [["block_size=32"], ["block_size=64"], ["max_num_seqs=4"], ["async_scheduling=false"]]
     assert len({default.fingerprint, *(plan(tmp_path, *given).fingerprint for given in others)}) == 5
+
+
+def test_stages_are_part_of_the_run(tmp_path: Path) -> None:
+    stages = [f"pipeline_parallel_size={count}" for count in (1, 2)]
+    one, two = (plan(tmp_path, text, "tensor_parallel_size=4", profile="h100x8", model="demo") for text in stages)
+    assert "pipeline_parallel_size" not in one.tested
+    assert two.tested["pipeline_parallel_size"] == 2
+    assert one.fingerprint != two.fingerprint
 
 
 def test_a_profile_that_states_it_is_the_same_run(tmp_path: Path) -> None:
