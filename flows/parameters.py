@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from profiles.schema import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
+from tasks.errors import ConfigError
 from tasks.plan.engine_options import read_engine_options
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
@@ -127,11 +128,24 @@ def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 
 def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters that were given as options, by name. Raises ConfigError for one that cannot be read."""
-    given = {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
-    if "engine" in given:
-        given["engine"] = read_engine_options(given["engine"])
-    return given
+    """Return the parameters that were given as options, by name."""
+    return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
+
+
+class _Pair(argparse.Action):
+    """Adds KEY=VALUE to the table of those that were given before."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        table = getattr(namespace, self.dest) or {}
+        try:
+            pair = read_engine_options([values]) or {}
+        except ConfigError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if given := table.keys() & pair.keys():
+            raise argparse.ArgumentError(self, f"{given.pop()} is given twice. Give it once")
+        setattr(namespace, self.dest, table | pair)
 
 
 def _shown(parameter: Parameter) -> Any:
@@ -165,8 +179,10 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
         return {"action": "store_const", "const": True}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
-    if get_origin(kind) is list or parameter.is_table:
-        return {"action": "append", "metavar": "KEY=VALUE" if parameter.is_table else "TEXT"}
+    if parameter.is_table:
+        return {"action": _Pair, "metavar": "KEY=VALUE"}
+    if get_origin(kind) is list:
+        return {"action": "append", "metavar": "TEXT"}
     if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
         return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
     if kind in (int, float):

@@ -56,7 +56,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute_preflight(options: argparse.Namespace) -> int:
-    from flows.parameters import PARAMETERS, given_parameters
+    from flows.parameters import PARAMETERS
     from profiles.load import load_arms
     from tasks.errors import HarvestError
     from tasks.node.node_checks import check_node
@@ -66,8 +66,8 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     run = _run_to_warm(options, runs_dir)
-    engine = given_parameters(options).get("engine")
-    chosen = profile_here(options.profile or PARAMETERS["profile"].default, options.model, engine=engine)
+    profile_name = options.profile or PARAMETERS["profile"].default
+    chosen = profile_here(profile_name, options.model, engine=options.engine)
     profile = chosen.profile if run is None else run.profile
     _tell(chosen.notes if run is None else run.choices)
     report = check_node(

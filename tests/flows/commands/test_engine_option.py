@@ -16,6 +16,7 @@ RUN = ("--profile", "cpu-demo", "--questions", "2", "--max-tokens", "8")
     [
         ("run", "kv_cache_dtyp=fp8", "kv_cache_dtyp is no field of EngineArgs"),
         ("run", "max_num_seqs", "has no value. Give KEY=VALUE"),
+        ("run", "speculative_config={'method'", "neither JSON nor TOML"),
         ("run", "data_parallel_size=2", "replicas = N"),
         ("plan", "seed=3", "Give --seed"),
         ("run", "swap_space=4", "no longer an engine argument"),
