@@ -140,6 +140,6 @@ def _log_session(plan: RunPlan, timing: ReferenceTiming) -> None:
             rollouts=timing.rollouts,
             restarts=0,
             replicas=1,
-            gpus=plan.profile.engine.tensor_parallel_size if on_gpu else 0,
+            gpus=plan.profile.engine.gpus if on_gpu else 0,
         ),
     )

@@ -216,8 +216,8 @@ class VllmBatchEngine:
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for ``spec``. A setting that is None is left to vLLM."""
     settings = spec.settings
-    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend"}
-    chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
+    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend", "vllm"}
+    chosen = {**settings.vllm, **settings.model_dump(exclude=not_arguments, exclude_none=True)}
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
     if spec.kv_cache_bytes is not None:

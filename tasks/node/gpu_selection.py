@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 
-from profiles.schema import Profile
+from profiles.schema import Profile, parallel_words
 from tasks.errors import ConfigError
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.nvml import PynvmlReader
@@ -109,7 +109,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
     not set. Raises ConfigError when it names too few GPUs, or one twice.
     """
     profile, needed = plan.profile, plan.profile.gpus
-    replicas, width, sharing = profile.replicas, profile.engine.tensor_parallel_size, profile.replicas_per_gpu
+    replicas, width, sharing = profile.replicas, profile.engine.gpus, profile.replicas_per_gpu
     if profile.expect.device == "cpu":
         return [None] * replicas
     devices = [str(index) for index in range(needed)]
@@ -118,7 +118,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
         if repeated := next((device for device in devices if devices.count(device) > 1), None):
             raise _named_twice(repeated, visible)
     if len(devices) < needed:
-        each = f"tensor_parallel_size {width}" if sharing == 1 else f"1 GPU, {sharing} on each"
+        each = parallel_words(profile.engine) if sharing == 1 else f"1 GPU, {sharing} on each"
         raise ConfigError(
             f"profile {profile.name} needs {needed} GPUs ({replicas} replicas x {each}), but CUDA_VISIBLE_DEVICES "
             f"names {len(devices)}: {visible!r}. Name more, or take another profile"

@@ -19,14 +19,15 @@ def planned_cache_bytes(
     """Return the bytes for the KV cache of each engine with settings ``engine`` (those of the GPU as a whole).
 
     The plan's reserve is the margin: it was 1% of the cache more than vLLM measured (infra/gpu-bench/RESULTS.md). None
-    where it was never compared: for models that are not dense or are quantized, and where weights or memory are
-    unknown; also when the plan leaves no room for one longest sequence. Such engines measure, one after the other.
+    where it was never compared: for models that are not dense or are quantized, with settings passed on to vLLM, and
+    where weights or memory are unknown; also when the plan leaves no room for one longest sequence. Such engines
+    measure, one after the other.
     """
     try:
         memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name)
     except (UnknownLayoutError, ConfigError):
         return None
-    if engine.backend != "vllm" or not memory.shape.is_dense or memory.shape.quantized:
+    if engine.backend != "vllm" or engine.vllm or not memory.shape.is_dense or memory.shape.quantized:
         return None
     cache = memory.cache(engine)
     if cache is None or not cache.sequences(engine.max_model_len):

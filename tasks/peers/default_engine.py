@@ -20,8 +20,10 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
     stated = {
         *("tensor_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization"),
         *("quantization", "load_format", "trust_remote_code"),
+        *(("pipeline_parallel_size",) if settings.pipeline_parallel_size > 1 else ()),
     }
-    chosen = settings.model_dump(include=stated, exclude_none=True)
+    # what the user says to vLLM by name is said to all
+    chosen = {**settings.vllm, **settings.model_dump(include=stated, exclude_none=True)}
     if settings.kv_cache_space_gib is not None:
         # compiling takes a minute on a CPU, so that a profile says whether it is wanted
         chosen["enforce_eager"] = settings.enforce_eager

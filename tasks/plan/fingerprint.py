@@ -63,8 +63,11 @@ def recorded_engine(profile: Profile) -> dict[str, Any]:
     """
     # a setting that came later is left out where it is not stated, so that finished runs keep their fingerprints
     unstated = {"cudagraph_capture_sizes"} if profile.engine.cudagraph_capture_sizes is None else set()
+    if profile.engine.pipeline_parallel_size == 1:
+        unstated.add("pipeline_parallel_size")
     # the process in which the engine's core runs changes no output
-    settings = profile.engine.model_dump(mode="json", exclude=unstated | {"core_process"})
+    settings = profile.engine.model_dump(mode="json", exclude=unstated | {"core_process", "vllm"})
+    settings |= profile.engine.vllm
     if profile.question_batch_size != AUTO:
         settings["max_num_seqs"] = profile.engine.sequences
     return settings

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 
 from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import AUTO, Identifier, QuestionBatch, Settings
+from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch, Settings
+from profiles.vllm_keys import check_keys
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
+from tasks.plan.engine_options import read_engine_options
 from tasks.plan.output_lengths import parse_lengths
 from tasks.plan.parameters import AsGiven, parameters_of
 from tasks.plan.repetition_detection import parse_repetition, repetition_text
@@ -83,6 +85,8 @@ class RunConfig(Settings):
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
     sampling: Sampling = Sampling()
+    engine: Annotated[dict[str, Any] | None, AsGiven(type=dict[str, Any] | None)] = Field(None, title="Engine settings")
+    """Engine settings of the profile, or any fields of vLLM's EngineArgs, as KEY=VALUE; by default the profile's."""
     question_batch_size: QuestionBatch | None = Field(None, title="Question batch size")
     """Questions in flight per replica, or auto for as many as the memory holds; by default the profile's."""
     shard_size: _Rows | None = Field(None, title="Questions per shard")
@@ -98,6 +102,15 @@ class RunConfig(Settings):
     """Arguments for the chat template, added to those of each arm, as JSON such as {"enable_thinking": false}."""
     name: Annotated[Identifier | None, AsGiven(type=_NameWithDate | None)] = Field(None, title="Name")
     """Readable start of the run id."""
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_takes_it(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        # the profile checks our own settings; these need none
+        own = EngineSettings.model_fields.keys() - {"vllm"}
+        passed_on = {key: value for key, value in (given or {}).items() if key not in own and value is not None}
+        check_keys(passed_on, own)
+        return given
 
 
 CONFIG_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(RunConfig)}
@@ -139,6 +152,7 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
         sampling.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
     values["prompt_template"] = _template(parameters.get("prompt_template"))
     values["chat_template_kwargs"] = _template_kwargs(parameters.get("chat_template_kwargs"))
+    values["engine"] = read_engine_options(parameters.get("engine"))
     return build_config(values)
 
 

@@ -14,6 +14,7 @@ from profiles.arm_schema import ArmSet
 from profiles.load import SettingsError, load_arms, load_profile, parse_settings
 from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
+from tasks.plan.engine_options import changed_profile
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.gold_check import check_golds
 from tasks.plan.model_sampling import told_sampling, with_model_sampling
@@ -110,7 +111,7 @@ def plan_run(config: RunConfig, runs_dir: Path, chosen: Profile | None = None) -
         arms = arms_as_asked(load_arms(config.arms), config)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    profile = _with_batch(profile, config.question_batch_size)
+    profile = _as_asked(profile, config)
     model_name = profile.model if config.model is None else config.model
     if model_name is None:
         raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
@@ -127,7 +128,7 @@ def plan_run(config: RunConfig, runs_dir: Path, chosen: Profile | None = None) -
 
 def with_profile(plan: RunPlan, profile: Profile) -> RunPlan:
     """Return ``plan`` with another profile. Raises ConfigError when the profile cannot do what is asked."""
-    profile = _with_batch(profile, plan.config.question_batch_size)
+    profile = _as_asked(profile, plan.config)
     _check_context(plan.config, profile)
     found = _resolved(plan.config, profile, plan.arms, plan.model, plan.questions, plan.paths.root.parent)
     return replace(found, model_sampling=plan.model_sampling, choices=plan.choices)
@@ -171,10 +172,11 @@ def default_shard_size(
     return max(MIN_SHARD_SIZE, batch, -(-num_questions // DEFAULT_SHARDS))
 
 
-def _with_batch(profile: Profile, question_batch_size: int | Literal["auto"] | None) -> Profile:
-    if question_batch_size is None:
+def _as_asked(profile: Profile, config: RunConfig) -> Profile:
+    profile = changed_profile(profile, config.engine)
+    if config.question_batch_size is None:
         return profile
-    values = profile.model_dump() | {"question_batch_size": question_batch_size}
+    values = profile.model_dump() | {"question_batch_size": config.question_batch_size}
     try:
         return parse_settings(values, Profile, f"profile {profile.name}")
     except SettingsError as error:

@@ -34,7 +34,7 @@ from tasks.generation.journal import pack
 from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
-    max_num_seqs=4, kv_cache_space_gib=1,
+    max_num_seqs=4, kv_cache_space_gib=1, vllm={"stream_interval": 7, "additional_config": {"told": 1}},
 )
 os.environ |= engine_environment(settings, os.environ, on_gpu=False)
 from tasks.plan.prompts import ChatTokenizer, build_messages
@@ -94,7 +94,10 @@ engine._engine.engine_core.shutdown()
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 batch = VllmBatchEngine(spec)
 expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
-inside = generate(VllmEngine(spec))
+engine = VllmEngine(spec)
+inside = generate(engine)
+config = engine._engine.vllm_config
+passed_on = [config.scheduler_config.stream_interval, config.additional_config]
 class HungryEngine(VllmEngine):
     def arguments(self):
         return {**super().arguments(), "logits_processors": ["tests.support.hungry_logits:HungryLogits"]}
@@ -102,7 +105,7 @@ hungry = HungryEngine(spec)
 hungry.add(requests[0])
 used_up = failure(hungry.step)
 assert not multiprocessing.active_children()
-print(json.dumps([expected, inside, outside, ended, {"start": too_large, "run": used_up}]), flush=True)
+print(json.dumps([expected, inside, outside, ended, {"start": too_large, "run": used_up}, passed_on]), flush=True)
 os._exit(0)
 """
 
@@ -111,8 +114,9 @@ _ROOT = Path(__file__).parents[3]
 
 Told = dict[str, dict[str, object]]
 Generated = tuple[Told, list[int], tuple[int, int]]
-Compared = tuple[Told, Generated, Generated, str, dict[Phase, str]]
-"""What one call gives, and the steps with the core in either place; why a request was given up; failures by phase."""
+Compared = tuple[Told, Generated, Generated, str, dict[Phase, str], list[object]]
+"""What one call gives, and the steps with the core in either place; why a request was given up; failures by phase; what
+the profile passed on."""
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +168,7 @@ def test_host_memory_that_runs_out_is_told_from_what_vllm_raises(
     assert isinstance(found, OutOfMemory)
     assert (found.kind, found.phase, found.curable) == ("host", phase, curable)
     assert told in found.reason
+
+
+def test_what_the_profile_passes_on_arrives_in_vllm(compared: Compared) -> None:
+    assert compared[5] == [7, {"told": 1}]

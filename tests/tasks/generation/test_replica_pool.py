@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -255,8 +255,13 @@ def test_waking_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path
         pytest.param("0,1,2,0", "names 0 twice. Name each GPU once", id="one twice"),
     ],
 )
-def test_each_replica_has_gpus_of_its_own(tmp_path: Path, visible: str | None, expected: list[list[str]] | str) -> None:
-    plan = make_plan(tmp_path, replicas=2, width=2, device="cuda")
+@pytest.mark.parametrize("stages", [1, 2])
+def test_each_replica_has_gpus_of_its_own(
+    tmp_path: Path, visible: str | None, expected: list[list[str]] | str, stages: int
+) -> None:
+    plan = make_plan(tmp_path, replicas=2, width=2 // stages, device="cuda")
+    engine = plan.profile.engine.model_copy(update={"pipeline_parallel_size": stages})
+    plan = replace(plan, profile=plan.profile.model_copy(update={"engine": engine}))
     if isinstance(expected, str):
         with pytest.raises(ConfigError, match=expected):
             gpus_per_replica(plan, visible)
