@@ -58,7 +58,7 @@ def execute(options: argparse.Namespace) -> int:
 
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
-    plan = check_input(parameters, runs_dir)
+    plan, *_ = check_input(parameters, runs_dir)
     # last, as it starts a process
     check_rendered(plan)
     if options.forget_oom_rung:
@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
         from flows.collect import collect_rollouts
         from flows.reporting.progress import console_output
         from tasks.errors import HarvestError
-        from tasks.results.run_report import RunReport
+        from tasks.results.collected import Collected
 
     if server is not None:
         server.wait_until_ready()
@@ -91,7 +91,7 @@ def execute(options: argparse.Namespace) -> int:
     end_without_server(partial(_end, options))
     # the user at the terminal decides whether to try again
     try:
-        report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
+        result = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
     except Exception as error:
         if interruption.was_signalled:
             # Prefect made another error of the interrupt
@@ -106,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
             return _show(options, error)
         warn(f"the Prefect server {url} does not know how the run ended: {type(error).__name__}: {error}")
         _end(options, outcome)
-    return _show(options, RunReport.from_json(report))
+    return _show(options, Collected.from_json(result))
 
 
 def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
@@ -126,7 +126,8 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     if options.json:
         print_json(outcome.to_json())
     else:
-        print_summary(outcome)
+        for report in outcome.reports:
+            print_summary(report, named=len(outcome.reports) > 1)
     sys.stdout.flush()
     return 0
 
@@ -144,10 +145,11 @@ def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
     os._exit(code)
 
 
-def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
-    """Return the plan of a run. Needs neither Prefect, whose import takes seconds, nor a run directory.
+def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, ...]":
+    """Return the plan of each run of a collection.
 
-    Raises ConfigError for bad input, PreflightFailed for a destination or a disk that cannot be used.
+    Needs neither Prefect, whose import takes seconds, nor a run directory. Raises ConfigError for bad input,
+    PreflightFailed for a destination or a disk that cannot be used.
     """
     from flows.parameters import flow_parameters, run_config
     from tasks.comparison.baseline import check_baseline
@@ -155,6 +157,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
     from tasks.fleet.shared_run import check_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
+    from tasks.plan.policies import plan_policies
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
@@ -162,9 +165,11 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
 
     config = run_config(parameters)
     asked = flow_parameters(parameters)
-    plan = plan_here(config, runs_dir)
+    plans = plan_policies(plan_here(config, runs_dir))
+    plan = plans[0]
     load_scorer(config.scorer)
-    check_baseline(asked.baseline, plan)
+    for each in plans:
+        check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
     check_nodes(asked.nodes, asked.shared, asked.baseline, check)
@@ -176,9 +181,10 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
         except UploadError as error:
             raise PreflightFailed(str(error)) from None
     check_settings(plan)
-    check_output_fits(plan)
-    check_directory(plan.paths.state, "the run's directory")
-    return plan
+    check_output_fits(*plans)
+    for each in plans:
+        check_directory(each.paths.state, "the run's directory")
+    return plans
 
 
 def need_server(why: str = "") -> None:

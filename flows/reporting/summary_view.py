@@ -12,15 +12,16 @@ from tasks.results.run_report import RunReport
 _MAX_ERROR_CHARS = 2_000
 
 
-def print_summary(report: RunReport) -> None:
-    """Print the per-arm table and the run's figures to standard output."""
+def print_summary(report: RunReport, *, named: bool = False) -> None:
+    """Print the per-arm table and the run's figures to standard output. ``named``: with the run's id above them."""
     from rich.table import Table
 
     from flows.console import PlainConsole
 
     console = PlainConsole(soft_wrap=True)
+    name = f"{report.run_id}: " if named else ""
     table = Table(
-        title=f"{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
+        title=f"{name}{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
     )
     table.add_column("arm")
     for name in ("mean reward", "95% interval", "truncated", "unread", "tokens"):

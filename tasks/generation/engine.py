@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from profiles.schema import EngineSettings
 from tasks.generation.partial_completion import Array
+from tasks.generation.policy import Adapter
 from tasks.user_code import user_code
 
 _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
@@ -38,6 +39,7 @@ class EngineRequest:
     top_logprobs: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.oom_ladder import Rung
+from tasks.generation.policy import policies_of
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
 from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.vllm_engine import engine_environment
@@ -73,6 +74,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     record_prompts(plan)
     shards = shard_dataset(plan)
     timing_path = paths.state / "timing.json"
+    (policy,) = policies_of([plan])
     job = ReferenceJob(
         loop=loop,
         engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
@@ -80,7 +82,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
             plan,
             Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),
         ),
-        shards=tuple(ShardWork.of(paths, shard.index) for shard in shards),
+        shards=tuple(ShardWork.of(policy, paths, shard.index) for shard in shards),
         timing=timing_path,
         order_seed=order_seed,
     )

@@ -129,7 +129,7 @@ class Replica:
                     return
                 assert isinstance(message, AddShard)
                 feed = self._loop.add_shard(message.work)
-                self._connection.send(ShardStarted(index=message.work.index, num_resumed=feed.num_resumed))
+                self._connection.send(ShardStarted(key=message.work.key, num_resumed=feed.num_resumed))
             for work in self._loop.step():
                 self._recorder.publish(work, self._facts)
             self._report()
@@ -147,10 +147,11 @@ class Replica:
                     num_finished=self._loop.num_finished,
                     first_admitted_at=self._loop.first_admitted_at,
                     last_finished_at=self._loop.last_finished_at,
+                    runs=self._loop.runs,
                 )
             )
         for shard in published:
-            self._connection.send(ShardGenerated(index=shard.work.index, num_errors=shard.num_errors))
+            self._connection.send(ShardGenerated(key=shard.work.key, num_errors=shard.num_errors))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Defines the messages between a replica and its parent: pickled records over one socket pair."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tasks.generation.engine import EngineSpec, EngineStats
-from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardKey, ShardWork
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
 from tasks.process_tree import ProcessRecord
 
@@ -49,13 +50,15 @@ class Heartbeat:
     first_admitted_at: float | None = None
     last_finished_at: float | None = None
     """In seconds on the node's monotonic clock. Throughput is measured with both, as heartbeats are too coarse."""
+    runs: dict[str, RunCounters] = field(default_factory=dict)
+    """By run id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStarted:
     """From the replica: it has opened the shard's journal, which holds ``num_resumed`` of its rollouts."""
 
-    index: int
+    key: ShardKey
     num_resumed: int
 
 
@@ -63,7 +66,7 @@ class ShardStarted:
 class ShardGenerated:
     """From the replica: the shard's rollouts are published; ``num_errors`` of them are error rows."""
 
-    index: int
+    key: ShardKey
     num_errors: int
 
 

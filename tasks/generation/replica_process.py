@@ -14,6 +14,7 @@ from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartErr
 from tasks.generation.engine import EngineStats
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
+from tasks.generation.generation_spec import ShardKey
 from tasks.generation.replica_messages import (
     Failed,
     FromReplica,
@@ -25,6 +26,7 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.run_counters import RunCounters
 from tasks.generation.vllm_engine import engine_environment
 from tasks.idleness import Silence
 from tasks.node.engine_caches import StartKind, cached_environment
@@ -68,10 +70,11 @@ class ReplicaProcess:
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        self.runs: dict[str, RunCounters] = {}
         self.batch_rollouts = start.generation.batch_rollouts
         self._num_assigned = 0
-        self.shards: set[int] = set()
-        self.started_shards: set[int] = set()
+        self.shards: set[ShardKey] = set()
+        self.started_shards: set[ShardKey] = set()
         """The shards whose journal the replica has opened."""
         self._pid_path = pid_path
         self._stall_timeout_s = stall_timeout_s
@@ -187,11 +190,11 @@ class ReplicaProcess:
                 "in the profile if steps take longer",
             )
 
-    def assign(self, shard: Shard) -> None:
-        """Count a shard as this replica's. The time limit for its first token starts now."""
+    def assign(self, key: ShardKey, shard: Shard) -> None:
+        """Count the shard ``key`` as this replica's. The time limit for its first token starts now."""
         if not self.shards:
             self._silence.end()
-        self.shards.add(shard.index)
+        self.shards.add(key)
         self._num_assigned += shard.num_rollouts
 
     def end(self, *, graceful: bool = False) -> None:
@@ -216,7 +219,7 @@ class ReplicaProcess:
             record_processes(self._pid_path, self._processes)
         elif isinstance(message, Heartbeat):
             self.stats, self.num_finished = message.stats, message.num_finished
-            self._in_flight = message.in_flight
+            self._in_flight, self.runs = message.in_flight, message.runs
             self.first_admitted_at, self.last_finished_at = message.first_admitted_at, message.last_finished_at
             counters = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
             # without requests no token is due: the replica may be reading or publishing a shard
@@ -224,10 +227,10 @@ class ReplicaProcess:
                 self._counters = counters
                 self._silence.end()
         elif isinstance(message, ShardStarted):
-            self.started_shards.add(message.index)
+            self.started_shards.add(message.key)
             self._num_assigned -= message.num_resumed
         elif isinstance(message, ShardGenerated):
-            self.started_shards.discard(message.index)
+            self.started_shards.discard(message.key)
 
     def _classify_report(self, failed: Failed) -> HarvestError:
         if failed.kind == "config":

@@ -18,15 +18,16 @@ from tasks.plan.run_plan import RunPlan
 class ReplicaStarts:
     """Starts the ``replicas`` of a pool. Call ``start`` again and again, from one thread."""
 
-    def __init__(self, plan: RunPlan, replicas: Sequence[ReplicaSupervisor], neighbours: GpuNeighbours) -> None:
-        self._plan = plan
+    def __init__(
+        self, plans: Sequence[RunPlan], replicas: Sequence[ReplicaSupervisor], neighbours: GpuNeighbours
+    ) -> None:
+        plan = self._plan = plans[0]
         self._replicas = replicas
         self._neighbours = neighbours
         self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
         self._weights: threading.Thread | None = None
         self._ever_started = False
-        published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
-        self._to_make = max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
+        self._to_make = sum(map(_to_make, plans))
         self.ever_ready = False
 
     def ready(self, rung: Rung, kind: StartKind) -> None:
@@ -69,6 +70,11 @@ class ReplicaStarts:
             to_make=self._to_make,
             batch=sum(process.batch_rollouts for process in beside),
         )
+
+
+def _to_make(plan: RunPlan) -> int:
+    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
+    return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
 
 
 def start_pays(*, start_seconds: float, seconds: float, finished: int, to_make: int, batch: int) -> bool:

@@ -10,6 +10,7 @@ from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
+from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
 from tasks.node.gpu_sharing import share_gpu
 from tasks.plan.run_plan import RunPlan
@@ -47,6 +48,7 @@ class ReplicaSupervisor:
         self._start_seconds = 0.0
         self._ended_tokens = 0
         self._ended_rollouts = 0
+        self._ended_runs: dict[str, RunCounters] = {}
 
     @property
     def start_seconds(self) -> float:
@@ -60,6 +62,11 @@ class ReplicaSupervisor:
     @property
     def may_start(self) -> bool:
         return self.process is None and not self.retired and time.monotonic() >= self._not_before
+
+    def counters_of(self, run_id: str) -> RunCounters:
+        """Return what was done for a run, over all processes."""
+        here = self.process.runs.get(run_id) if self.process else None
+        return self._ended_runs.get(run_id, RunCounters()) + (here or RunCounters())
 
     def shares_gpu_with(self, other: "ReplicaSupervisor") -> bool:
         """Return whether ``other`` is another replica on a GPU of this one."""
@@ -104,6 +111,7 @@ class ReplicaSupervisor:
             self.process.end(graceful=graceful)
             self._start_seconds += self.process.start_seconds
             self._ended_tokens, self._ended_rollouts = self.num_tokens, self.num_rollouts
+            self._ended_runs = {run_id: self.counters_of(run_id) for run_id in {*self._ended_runs, *self.process.runs}}
             self.process = None
 
     def _count(self, process: ReplicaProcess) -> None:
