@@ -101,8 +101,8 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Reloading(Protocol):
-    """What an engine has besides, if it can take the weights of another checkpoint without a new start."""
+class ReloadingEngine(Engine, Protocol):
+    """An engine that can take the weights of another checkpoint without a new start."""
 
     def load_weights(self, path: Path) -> None:
         """Replace all weights by those at ``path``, and forget what was computed with the ones before.

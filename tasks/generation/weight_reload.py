@@ -3,8 +3,8 @@
 A reload counts only when three things hold, for each worker:
 
 - A load of changed tensors changes every parameter, also those that a kernel has packed, and a reload of the weights
-  that the engine started with makes each of them again what it was, byte for byte and, on a GPU, at its address. So a reload does
-  what a cold start does. This is shown once per engine, which costs two loads.
+  that the engine started with makes each of them again what it was, byte for byte and, on a GPU, at its address. So a
+  reload does what a cold start does. This is shown once per engine, which costs two loads.
 - vLLM's loader was given the same tensors as then, by name, type and shape: none is missing.
 - Each of these tensors has the bytes that stand in the checkpoint's files, as far as samples show.
 """
