@@ -1,0 +1,20 @@
+"""The plans of all runs that a flow collects on the same engines: of several checkpoints, or of adapters of a model."""
+
+from flows.parameters import FlowParameters
+from tasks.errors import ConfigError
+from tasks.plan.checkpoints import plan_checkpoints
+from tasks.plan.policies import plan_policies
+from tasks.plan.run_plan import RunPlan
+
+
+def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
+    """Return the plan of each run, with that of the first model's, ``plan``. Raises ConfigError."""
+    plans = plan_checkpoints(plan, asked.checkpoints)
+    if len(plans) == 1:
+        return plan_policies(plan)
+    if asked.nodes > 1 or asked.shared is not None:
+        raise ConfigError(
+            f"the pattern of the model means {len(plans)} checkpoints, and several are collected on one node. Leave "
+            "out nodes and shared, or give --checkpoints newest"
+        )
+    return plans
