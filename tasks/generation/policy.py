@@ -35,6 +35,7 @@ class Policy:
 
 def policies_of(plans: "Sequence[RunPlan]") -> tuple[Policy, ...]:
     """Return the policy of each of the ``plans`` that one engine serves, in their order."""
+    adapters = _adapters(plans)
     return tuple(
         Policy(
             run_id=plan.run_id,
@@ -42,6 +43,15 @@ def policies_of(plans: "Sequence[RunPlan]") -> tuple[Policy, ...]:
             model_revision=plan.model.revision,
             weights=plan.model.path,
             weights_digest=plan.model.weights_digest,
+            adapter=adapters.get(plan.run_id),
         )
         for plan in plans
     )
+
+
+def _adapters(plans: "Sequence[RunPlan]") -> dict[str, Adapter]:
+    found = [(plan.run_id, plan.adapter) for plan in plans if plan.adapter is not None]
+    return {
+        run_id: Adapter(name=adapter.name, path=adapter.path, number=number)
+        for number, (run_id, adapter) in enumerate(found, start=1)
+    }

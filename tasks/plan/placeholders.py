@@ -1,4 +1,4 @@
-"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model directories.
+"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model and adapter directories.
 
 The parameters of a schedule keep their placeholders, so that each of its runs gets its own day and the
 checkpoints that are there then.
@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.errors import ConfigError
+from tasks.plan.adapter_files import is_adapter_pattern, matching_adapters
 from tasks.plan.checkpoints import find_checkpoints, is_model_pattern
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
-WITH_DATE = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
+WITH_DATE = ("model", "adapters", "dataset", "arms", "name", "upload", "baseline", "seed")
 """Parameters in which ``{date}`` is replaced."""
 
 
@@ -23,12 +24,21 @@ CHECKPOINTS = "checkpoints"
 
 def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
     """Return whether the value of the parameter ``name`` depends on the time at which it is filled in."""
-    value = parameters.get(name)
     if name == CHECKPOINTS:
-        return isinstance(value, str) and has_placeholder(parameters, "model")
-    if not isinstance(value, str) or name not in WITH_DATE:
+        return isinstance(parameters.get(name), str) and has_placeholder(parameters, "model")
+    if name not in WITH_DATE:
         return False
-    return bool(_DATE.search(value)) or (name == "model" and is_model_pattern(value))
+    is_pattern = _PATTERNS.get(name)
+    values = _texts(parameters.get(name))
+    return any(_DATE.search(value) or (is_pattern is not None and is_pattern(value)) for value in values)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in the value of a parameter, which may be a list of them."""
+    return [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
+
+
+_PATTERNS: Mapping[str, Callable[[str], bool]] = {"model": is_model_pattern, "adapters": is_adapter_pattern}
 
 
 def fill_placeholders(
@@ -40,12 +50,16 @@ def fill_placeholders(
     YYYYMMDD. With ``checkpoints`` among the parameters, that becomes the complete model directories that match a model
     pattern with ``*``, ``?`` or ``[``, in the order of their steps, or the one with the newest weights; the model
     becomes the first of them. Without it, the model becomes the newest. ``tell`` gets a sentence about each directory
-    that is left out. Raises ConfigError when no complete model matches, or a seed is not a number.
+    that is left out. An adapter pattern becomes all complete adapters that match. Raises ConfigError when none
+    matches, or a seed is no number.
     """
     resolved = dict(parameters)
     for name in WITH_DATE:
         if has_placeholder(resolved, name):
-            resolved[name] = _dated(resolved[name], day, "%Y%m%d" if name == "seed" else "%Y-%m-%d")
+            usual, value = "%Y%m%d" if name == "seed" else "%Y-%m-%d", resolved[name]
+            resolved[name] = (
+                _dated(value, day, usual) if isinstance(value, str) else [_dated(text, day, usual) for text in value]
+            )
     if isinstance(resolved.get("seed"), str):
         resolved["seed"] = _number(resolved["seed"])
     if has_placeholder(resolved, "model"):
@@ -56,6 +70,8 @@ def fill_placeholders(
         resolved["model"] = str(chosen[0])
         if CHECKPOINTS in resolved:
             resolved[CHECKPOINTS] = [str(path) for path in chosen]
+    if has_placeholder(resolved, "adapters"):
+        resolved["adapters"] = [found for text in resolved["adapters"] for found in matching_adapters(text)]
     return resolved
 
 
