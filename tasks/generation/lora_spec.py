@@ -26,6 +26,11 @@ class LoraSpec:
     def of(cls, policies: Iterable[Policy], room: "LoraSlots | None") -> "LoraSpec | None":
         """Return the adapters of ``policies`` and the ``room`` for them; None without adapters."""
         adapters = tuple(policy.adapter for policy in policies if policy.adapter is not None)
-        if room is None or not adapters:
+        return cls.with_room(room, adapters) if adapters else None
+
+    @classmethod
+    def with_room(cls, room: "LoraSlots | None", adapters: tuple[Adapter, ...] = ()) -> "LoraSpec | None":
+        """Return ``room``, with no adapters or with ``adapters``; None without room."""
+        if room is None:
             return None
         return cls(adapters=adapters, slots=room.slots, held=room.held, rank=room.rank)
