@@ -2,7 +2,7 @@
 
 from flows.parameters import FlowParameters
 from tasks.errors import ConfigError
-from tasks.plan.checkpoints import plan_checkpoints
+from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import check_places, plan_policies
 from tasks.plan.run_plan import RunPlan
 

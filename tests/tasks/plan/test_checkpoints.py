@@ -9,7 +9,8 @@ import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError
-from tasks.plan.checkpoints import find_checkpoints, plan_checkpoints, step_key, steps_of
+from tasks.plan.checkpoint_plans import plan_checkpoints
+from tasks.plan.checkpoints import find_checkpoints, step_key, steps_of
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
 
