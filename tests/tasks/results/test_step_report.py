@@ -73,7 +73,7 @@ def test_a_pattern_names_finished_runs(runs: Path) -> None:
 
 
 def test_the_plot_has_a_panel_per_arm_with_points_and_intervals() -> None:
-    interval = Interval(low=0.2, high=0.6)
+    interval = Interval(low=0.2, high=0.6, method="wilson")
     series = [
         StepSeries(name="all", points=((900, 0.4, interval), (1000, 0.5, None))),
         StepSeries(name="<b>", points=((1000, 0.7, interval),)),
