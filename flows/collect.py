@@ -66,7 +66,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         if asked.nodes > 1:
             check_profile_of_nodes(config, first)
         reporter.describe_flow_run(
-            name=planned_flow_run_name(first),
+            name=planned_flow_run_name(*plans),
             tags=set().union(*map(flow_run_tags, plans)),
             parameters=changed_parameters(given, resolved),
         )
