@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def read_steps(run_dirs: Sequence[Path]) -> StepReport:
         if report is None or not config:
             raise ConfigError(f"{run_dir} has no report.json, so the run is not finished. Finish it, or leave it out")
         found.append(report)
-        paths.append(str(config.get("model", {}).get("path", run_dir)))
+        paths.append(str(Path(config.get("model", {}).get("path", run_dir)).absolute()))
     runs = [
         StepRun(step=step, checkpoint=path, report=report)
         for step, path, report in zip(steps_of(paths), paths, found, strict=True)
@@ -108,7 +109,7 @@ def _points(steps: StepReport, arm: str) -> tuple[tuple[int, float, Interval | N
 
 def _key(paths: Sequence[str], config: dict[str, Any]) -> str:
     """A name for the checkpoints of one training under these settings, whichever of them are there."""
-    folder = Path(paths[0]).parent
+    folder = Path(os.path.commonpath(paths))
     settings = {name: value for name, value in config.get("comparable", {}).items() if name not in _UNLIKE}
     text = json.dumps([str(folder), settings, config.get("tested")], sort_keys=True, default=str)
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.name).strip("-.") or "checkpoints"

@@ -1,4 +1,4 @@
-"""Placeholders become the day, in any format, and the newest complete model."""
+"""Placeholders become the day, in any format, and the complete models that match."""
 
 import datetime
 import os
@@ -54,6 +54,10 @@ def test_a_pattern_means_all_complete_models_or_the_newest(tmp_path: Path) -> No
     models = [str(tmp_path / f"step-{step}") for step in (900, 1000, 1100)]
     assert filled == {"model": models[0], "checkpoints": models}
     assert fill_placeholders(filled, DAY) == filled
+    # a retry of a flow run takes both as they were recorded
+    given = {"model": pattern, "checkpoints": "all"}
+    assert [name for name in given if has_placeholder(given, name)] == ["model", "checkpoints"]
+    assert not [name for name in filled if has_placeholder(filled, name)]
     assert [text.partition("complete: ")[2].partition(":")[0] for text in told] == ["step-1200", "step-1300"]
 
 
