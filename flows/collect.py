@@ -1,7 +1,8 @@
 """collect_rollouts, the main flow: its body shows the stages of the pipeline in order."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
@@ -10,7 +11,8 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
-from flows.reporting.artifacts import report_equivalence, report_preflight, report_run, report_upload
+from flows.plan_collection import plan_collection
+from flows.reporting.artifacts import report_preflight
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planned_flow_run_name
 from flows.reporting.progress import log_and_print
@@ -20,7 +22,9 @@ from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
 from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
+from flows.shards.finished_runs import finish_runs
 from flows.shards.local_generation import generate_locally
+from flows.shards.step_report import show_steps
 from tasks.comparison.baseline import AUTO
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
@@ -31,10 +35,10 @@ from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
+from tasks.results.collected import Collected
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
 from tasks.results.run_report import RunReport
-from tasks.storage.run_files import write_manifest
 from tasks.time_limits import time_limit
 from tasks.user_paths import check_directory, user_path
 
@@ -57,84 +61,113 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         check_fan_out(asked.nodes, asked.shared, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
-        plan = plan_here(config, user_path(asked.runs_dir))
+        plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
+        first = plans[0]
         if asked.nodes > 1:
-            check_profile_of_nodes(config, plan)
+            check_profile_of_nodes(config, first)
         reporter.describe_flow_run(
-            name=planned_flow_run_name(plan), tags=flow_run_tags(plan), parameters=changed_parameters(given, resolved)
+            name=planned_flow_run_name(*plans),
+            tags=set().union(*map(flow_run_tags, plans)),
+            parameters=changed_parameters(given, resolved),
         )
         if asked.aws_credentials_block is not None:
             load_credentials(asked.aws_credentials_block)  # refuses a wrong name before anything is written
-        required = asked.require if asked.baseline else None
-        if asked.skip_finished and (known := finished_report(plan, upload_url=asked.upload, require=required)):
-            flow_run.report = known
-            return Completed(message=f"Nothing to do: run {plan.run_id} was finished before", data=known.to_json())
-        check_settings(plan)
-        check_rendered(plan)
-        report = flow_run.report = _collect(plan, asked, reporter)
-    return Completed(message=_outcome(report), data=report.to_json())
+        known = _finished(plans, asked) if asked.skip_finished or len(plans) > 1 else {}
+        left = [plan for plan in plans if plan.run_id not in known]
+        if not left:
+            collected = flow_run.collected = Collected(reports=tuple(known.values()))
+            show_steps(plans, reporter)
+            return Completed(message=f"Nothing to do: {_names(plans)} finished before", data=collected.to_json())
+        for run_id in known:
+            log_and_print(f"skipping {run_id}, which was finished before")
+        check_settings(left[0])
+        check_rendered(left[0])
+        made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        collected = flow_run.collected = Collected(reports=tuple((known | made)[plan.run_id] for plan in plans))
+        show_steps(plans, reporter)
+    return Completed(message=_outcome(collected), data=collected.to_json())
 
 
-def _collect(plan: RunPlan, asked: FlowParameters, reporter: Reporter) -> RunReport:
+def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> dict[str, RunReport]:
+    """Return the reports of the finished runs, by run id."""
+    required = asked.require if asked.baseline else None
+    found = {plan.run_id: finished_report(plan, upload_url=asked.upload, require=required) for plan in plans}
+    return {run_id: report for run_id, report in found.items() if report is not None}
+
+
+def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter) -> Collected:
     baseline, shared, upload = asked.baseline, asked.shared, asked.upload
-    check_directory(plan.paths.state, "the run's directory")
-    with run_lock(plan.paths.state / "lock"):
-        for told in set_aside_damaged(plan):
-            log_and_print(f"warning: {told}")
-        for pid in open_run(plan):
-            get_run_logger().warning("ended process %d, left over from a killed run", pid)
-        prompts = record_prompts(plan)
+    plan = plans[0]
+    with contextlib.ExitStack() as locks:
+        for each in plans:
+            check_directory(each.paths.state, "the run's directory")
+        # in one order everywhere, so that two collections cannot wait for each other
+        for each in sorted(plans, key=lambda one: one.run_id):
+            locks.enter_context(run_lock(each.paths.state / "lock"))
+        for each in plans:
+            _open(each)
         for told in plan.choices:
             log_and_print(told)
+        prompts = record_prompts(plan, *plans[1:])
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
-        shards = stages.shard_dataset(plan)
+        shards = {each.run_id: stages.shard_dataset(each) for each in plans}
         if shared is not None and asked.nodes > 1:
-            baseline_dir = stages.baseline(plan, baseline) if baseline else None
-            generate_on_nodes(plan, shards, upload, reporter, nodes=asked.nodes, shared=shared)
+            baselines = _baselines(plans, baseline)
+            generate_on_nodes(plan, shards[plan.run_id], upload, reporter, nodes=asked.nodes, shared=shared)
         else:
             if shared is not None:
-                fetch_finished(plan, shards, shared)
-            with _gpus_if_needed(plan, shards, baseline) as has_gpus:
+                fetch_finished(plan, shards[plan.run_id], shared)
+            with _gpus_if_needed(plans, shards, baseline) as has_gpus:
                 if has_gpus:
                     try:
                         limit = time_limit(stages.PREFLIGHT_SECONDS)
-                        stages.preflight.with_options(timeout_seconds=limit)(plan, upload)
+                        stages.preflight.with_options(timeout_seconds=limit)(plans, upload)
                     finally:
                         report_preflight(reporter, plan.paths)
-                baseline_dir = stages.baseline(plan, baseline) if baseline else None
-                generate_locally(plan, shards, upload, reporter)
+                baselines = _baselines(plans, baseline)
+                generate_locally(plans, shards, upload, reporter)
         if shared is not None:
             close_shared(plan, shared)
             report_preflight(reporter, plan.paths)
-        verdict = stages.validate(plan.paths.root, baseline_dir, asked.require, asked.epsilon) if baseline_dir else None
-        report = stages.summarize(plan.paths.root)
-        write_manifest(plan.paths.root)
-        if upload is not None:
-            report_upload(reporter, stages.upload(plan.paths.root, upload))
-        report_equivalence(reporter, plan.paths)
-        report_run(reporter, report, upload)
-        if verdict is not None and not verdict.meets(asked.require):
-            reporter.event(
-                "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}
-            )
-            verdict.raise_if_below(asked.require)
-    return report
+        return finish_runs(plans, baselines, asked, reporter)
+
+
+def _open(plan: RunPlan) -> None:
+    for told in set_aside_damaged(plan):
+        log_and_print(f"warning: {told}")
+    for pid in open_run(plan):
+        get_run_logger().warning("ended process %d, left over from a killed run", pid)
+
+
+def _baselines(plans: Sequence[RunPlan], name: str | None) -> dict[str, Path]:
+    return {plan.run_id: stages.baseline(plan, name) for plan in plans} if name else {}
 
 
 @contextlib.contextmanager
-def _gpus_if_needed(plan: RunPlan, shards: list[Shard], baseline: str | None) -> Iterator[bool]:
+def _gpus_if_needed(
+    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], baseline: str | None
+) -> Iterator[bool]:
     """Lock this node's GPUs and yield True; yield False without a lock when nothing is left to generate.
 
     Any machine can do the rest of a run, such as a comparison or an upload.
     """
-    if baseline != AUTO and not find_remaining(plan, shards).to_generate:
+    if baseline != AUTO and not any(find_remaining(plan, shards[plan.run_id]).to_generate for plan in plans):
         yield False
         return
-    with lock_gpus(gpus_of_run(plan), run_id=plan.run_id, on_wait=log_and_print):
+    with lock_gpus(gpus_of_run(plans[0]), run_id=plans[0].run_id, on_wait=log_and_print):
         yield True
 
 
-def _outcome(report: RunReport) -> str:
+def _names(plans: Sequence[RunPlan]) -> str:
+    one = len(plans) == 1
+    return f"run{'' if one else 's'} {', '.join(plan.run_id for plan in plans)} {'was' if one else 'were'}"
+
+
+def _outcome(collected: Collected) -> str:
+    return "; ".join(map(_outcome_of, collected.reports))
+
+
+def _outcome_of(report: RunReport) -> str:
     mean = "no rewards" if report.mean_reward is None else f"mean reward {report.mean_reward:.3f}"
     return f"{report.num_rollouts:,} rollouts, {report.num_errors:,} errors, {mean}: {report.run_id}"

@@ -119,7 +119,7 @@ class _Node:
         plan, status = self._plan, self._status
         shards = {shard.index: shard for shard in self._order.shards}
         with generation_session(
-            plan, listener=lambda event: report_pool_event(event, plan.run_id, self._reporter), log=self._log.info
+            [plan], listener=lambda event: report_pool_event(event, plan.run_id, self._reporter), log=self._log.info
         ) as pool:
             status.generating(pool, plan.profile.gpus)
             supply = ShardSupply(

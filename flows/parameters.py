@@ -24,13 +24,13 @@ from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
 _FORM_ORDER = (
-    *("profile", "model", "dataset", "questions", "samples_per_arm"),
+    *("profile", "model", "adapters", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
     *("temperature", "top_p", "top_k", "min_p", "sampling", "max_tokens", "seed", "arms"),
     *("scorer", "engine", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
-    *("skip_finished", "name", "nodes", "shared", "runs_dir"),
+    *("checkpoints", "skip_finished", "name", "nodes", "shared", "runs_dir"),
 )
 """Names of the parameters in the order of the form: first those that most runs set. All others come last."""
 
@@ -56,6 +56,9 @@ class FlowParameters(Settings):
     """The weakest verdict that passes."""
     epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
     """For statistical equivalence: mean rewards that differ by less than this count as equal."""
+    checkpoints: Literal["all", "newest"] | list[str] = Field("all", title="Checkpoints")
+    """What a pattern as the model means: "all" complete checkpoints, each a run of its own, or the "newest" one; a flow
+    run records their directories here."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when the run with this fingerprint is finished."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
@@ -76,6 +79,8 @@ PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
+MEASURED_PARAMETERS = tuple(name for name in RUN_PARAMETERS if name != "adapters")
+"""Those of a run of one policy, by which the engine is measured."""
 
 
 def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:
@@ -164,7 +169,7 @@ def _help(parameter: Parameter) -> str:
     text = text if text[1].isupper() else text[0].lower() + text[1:]
     if isinstance(parameter.default, str | int | float) and parameter.default is not False:
         text = f"{text} (default {parameter.default})"
-    if parameter.is_table or any(get_origin(kind) is list for kind in parameter.kinds()):
+    if parameter.is_table or all(get_origin(kind) is list for kind in parameter.kinds()):
         text += "; may be repeated"
     return text.replace("%", "%%")
 

@@ -66,6 +66,7 @@ REFUSED = {
     "vllm": "it is the table itself. Give its fields one by one, such as kv_cache_dtype",
     "max_num_active_seqs": "max_num_seqs says how many run at once. Put it into [engine]",
     "max_num_scheduled_tokens": "max_num_batched_tokens says how many a step has. Put it into [engine]",
+    "worker_extension_cls": "a worker loads further checkpoints with an extension of ours. Leave it out",
     "device_ids": "each engine gets GPUs of its own. Set CUDA_VISIBLE_DEVICES to those that the run may use",
 }
 """Why a field is not passed on, and what to give instead."""

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from flows.terminal import print_json
+from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
     from flows.server.server_loss import Outcome
@@ -55,17 +55,18 @@ def execute(options: argparse.Namespace) -> int:
         from tasks.generation.early_replicas import begun_early
         from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
-        from tasks.plan.placeholders import fill_placeholders
+        from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
         from tasks.user_paths import user_path
 
-    parameters = fill_placeholders(given_parameters(options), datetime.date.today())
+    given = {CHECKPOINTS: "all", **given_parameters(options)}
+    parameters = fill_placeholders(given, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
-    plan = check_input(parameters, runs_dir)
-    with begun_early(plan) if parameters.get("nodes", 1) == 1 else contextlib.nullcontext():
+    plans = check_input(parameters, runs_dir)
+    with begun_early(plans) if parameters.get("nodes", 1) == 1 else contextlib.nullcontext():
         # last, as it starts a process
-        check_rendered(plan)
+        check_rendered(plans[0])
         if options.forget_oom_rung:
-            forget_rung(plan)
+            forget_rung(plans[0])
         if (nodes := parameters.get("nodes", 1)) > 1:
             need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
         return _collect(options, parameters, runs_dir)
@@ -88,7 +89,7 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
         from flows.collect import collect_rollouts
         from flows.reporting.progress import console_output
         from tasks.errors import HarvestError
-        from tasks.results.run_report import RunReport
+        from tasks.results.collected import Collected
 
     if server is not None:
         server.wait_until_ready()
@@ -98,7 +99,7 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
     end_without_server(partial(_end, options))
     # the user at the terminal decides whether to try again
     try:
-        report = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
+        result = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
     except Exception as error:
         if interruption.was_signalled:
             # Prefect made another error of the interrupt
@@ -113,7 +114,7 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
             return _show(options, error)
         warn(f"the Prefect server {url} does not know how the run ended: {type(error).__name__}: {error}")
         _end(options, outcome)
-    return _show(options, RunReport.from_json(report))
+    return _show(options, Collected.from_json(result))
 
 
 def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
@@ -133,7 +134,8 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     if options.json:
         print_json(outcome.to_json())
     else:
-        print_summary(outcome)
+        for report in outcome.reports:
+            print_summary(report, named=len(outcome.reports) > 1)
     sys.stdout.flush()
     return 0
 
@@ -151,12 +153,14 @@ def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
     os._exit(code)
 
 
-def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
-    """Return the plan of a run. Needs neither Prefect, whose import takes seconds, nor a run directory.
+def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, ...]":
+    """Return the plan of each run of a collection.
 
-    Raises ConfigError for bad input, PreflightFailed for a destination or a disk that cannot be used.
+    Needs neither Prefect, whose import takes seconds, nor a run directory. Raises ConfigError for bad input,
+    PreflightFailed for a destination or a disk that cannot be used.
     """
     from flows.parameters import flow_parameters, run_config
+    from flows.plan_collection import plan_collection
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.shared_run import check_nodes
@@ -169,9 +173,11 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
 
     config = run_config(parameters)
     asked = flow_parameters(parameters)
-    plan = plan_here(config, runs_dir)
+    plans = plan_collection(plan_here(config, runs_dir), asked)
+    plan = plans[0]
     load_scorer(config.scorer)
-    check_baseline(asked.baseline, plan)
+    for each in plans:
+        check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
     check_nodes(asked.nodes, asked.shared, asked.baseline, check)
@@ -183,9 +189,10 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "RunPlan":
         except UploadError as error:
             raise PreflightFailed(str(error)) from None
     check_settings(plan)
-    check_output_fits(plan)
-    check_directory(plan.paths.state, "the run's directory")
-    return plan
+    check_output_fits(*plans)
+    for each in plans:
+        check_directory(each.paths.state, "the run's directory")
+    return plans
 
 
 def need_server(why: str = "") -> None:

@@ -33,9 +33,9 @@ def add(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import RUN_PARAMETERS, add_options
+    from flows.parameters import MEASURED_PARAMETERS, add_options
 
-    add_options(parser, RUN_PARAMETERS)
+    add_options(parser, MEASURED_PARAMETERS)
     parser.add_argument(
         "--minutes",
         type=float,
@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
         raise ConfigError(f"--minutes is {options.minutes:g}; it must be above 0 and at most {MOST_MINUTES:g}")
     check_profile_file(options.save, force=options.force)
     parameters = fill_placeholders(given_parameters(options), datetime.date.today())
-    plan = check_input(parameters, user_path(parameters.setdefault("runs_dir", "runs")))
+    plan, *_ = check_input(parameters, user_path(parameters.setdefault("runs_dir", "runs")))
     check_rendered(plan)
     for told in plan.choices:
         _say(told)

@@ -17,7 +17,7 @@ from flows.server.interruption import set_interruptible_flow
 from flows.server.server_loss import body_ended, is_lost
 from tasks.errors import ConfigError, NotEquivalent, OutOfMemory
 from tasks.plain_text import visible
-from tasks.results.run_report import RunReport
+from tasks.results.collected import Collected
 from tasks.storage.transfer_scope import TransferScope
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _FINAL = (ConfigError, NotEquivalent, OutOfMemory)
 def explain_failures() -> Iterator["RunningFlow"]:
     """Run a flow's body. A failure gets the engine's last log lines, no useless retry, and a final state on the server.
 
-    The flow notes what it returns as the ``report`` of the object that is yielded: if the server is lost, the command
+    The flow notes what it returns as ``collected`` of the object that is yielded: if the server is lost, the command
     ends with that. When a signal or an interrupt ends the flow, Prefect waits for its tasks' threads, so their
     transfers are stopped.
     """
@@ -59,8 +59,8 @@ def explain_failures() -> Iterator["RunningFlow"]:
             _disable_retries()
         body_ended(error)
         raise
-    if flow_run.report is not None:
-        body_ended(flow_run.report)
+    if flow_run.collected is not None:
+        body_ended(flow_run.collected)
 
 
 def log_last_lines(path: Path) -> None:
@@ -78,7 +78,7 @@ class RunningFlow:
     def __init__(self, flow_run_id: UUID | None) -> None:
         self._flow_run_id = flow_run_id
         self.is_running = False
-        self.report: RunReport | None = None
+        self.collected: Collected | None = None
 
     def report_crashed(self, timeout: float) -> None:
         """Tell the server that the flow run is over; give up after ``timeout`` seconds. Any thread may call it."""

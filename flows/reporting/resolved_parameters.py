@@ -8,8 +8,10 @@ from prefect import runtime
 from prefect.context import FlowRunContext
 
 from flows.parameters import run_config
+from flows.reporting.progress import log_and_print
 from tasks.node.plan_here import plan_here
 from tasks.plan.placeholders import fill_placeholders, has_placeholder
+from tasks.plan.policies import plan_policies
 from tasks.results.finished_run import unfinished_name
 from tasks.user_paths import user_path
 
@@ -27,10 +29,10 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         resolved |= {name: recorded[name] for name in _with_placeholder(resolved) if name in recorded}
     unresolved = _with_placeholder(resolved)
     if unresolved:
-        resolved = fill_placeholders(resolved, scheduled_day())
+        resolved = fill_placeholders(resolved, scheduled_day(), log_and_print)
     if "name" in unresolved:
-        plan = plan_here(run_config(resolved), user_path(resolved["runs_dir"]))
-        resolved["name"] = unfinished_name(plan) or resolved["name"]
+        plans = plan_policies(plan_here(run_config(resolved), user_path(resolved["runs_dir"])))
+        resolved["name"] = next(filter(None, map(unfinished_name, plans)), resolved["name"])
     return resolved
 
 

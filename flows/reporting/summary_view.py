@@ -12,15 +12,16 @@ from tasks.results.run_report import RunReport
 _MAX_ERROR_CHARS = 2_000
 
 
-def print_summary(report: RunReport) -> None:
-    """Print the per-arm table and the run's figures to standard output."""
+def print_summary(report: RunReport, *, named: bool = False) -> None:
+    """Print the per-arm table and the run's figures to standard output. ``named``: with the run's id above them."""
     from rich.table import Table
 
     from flows.console import PlainConsole
 
     console = PlainConsole(soft_wrap=True)
+    name = f"{report.run_id}: " if named else ""
     table = Table(
-        title=f"{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
+        title=f"{name}{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
     )
     table.add_column("arm")
     for name in ("mean reward", "95% interval", "truncated", "unread", "tokens"):
@@ -42,6 +43,10 @@ def print_summary(report: RunReport) -> None:
         console.print(
             f"generated {generation.tokens:,} tokens in {generation.seconds:.1f} s: {speed:,.0f} tokens/s "
             f"(engine start {generation.start_seconds:.1f} s{start}, {generation.restarts} restarts)"
+        )
+    if shared := {run_id for session in generation.sessions for run_id in session.shared_with}:
+        console.print(
+            f"the engines were shared with {', '.join(sorted(shared))}; the tokens and seconds are this run's"
         )
     if report.errors:
         console.print(

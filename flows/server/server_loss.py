@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 from flows.terminal import print_error
 
 if TYPE_CHECKING:
-    from tasks.results.run_report import RunReport
+    from tasks.results.collected import Collected
 
-    Outcome = RunReport | Exception
+    Outcome = Collected | Exception
     """How the body of a flow ended: what it returned or raised."""
 
 _lost = False

@@ -1,4 +1,6 @@
-"""Generates and scores on this node the shards that a run still lacks."""
+"""Generates and scores on this node the shards that one run still lacks, or several that share its engines."""
+
+from collections.abc import Mapping, Sequence
 
 from prefect.logging import get_run_logger
 
@@ -6,20 +8,27 @@ from flows.reporting.generation_events import GenerationEvents, report_pool_even
 from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
 from flows.shards.generation_session import generation_session
+from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 
 
-def generate_locally(plan: RunPlan, shards: list[Shard], upload_url: str | None, reporter: Reporter) -> None:
-    """Generate and score the unfinished ``shards``, and upload each to ``upload_url`` if there is one."""
-    remaining = find_remaining(plan, shards)
-    done_before = sum(shard.num_rollouts for shard in remaining.generated)
-    progress = Progress(total=plan.num_rollouts, done_before=done_before)
+def generate_locally(
+    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], upload_url: str | None, reporter: Reporter
+) -> None:
+    """Generate and score the unfinished ``shards``, which are by run id; upload each to ``upload_url`` if there is one.
+
+    The plans differ in their policies only. The first stands for all in the events.
+    """
+    remaining = {plan.run_id: find_remaining(plan, shards[plan.run_id]) for plan in plans}
+    done_before = sum(shard.num_rollouts for left in remaining.values() for shard in left.generated)
+    progress = Progress(total=sum(plan.num_rollouts for plan in plans), done_before=done_before)
     display = open_display(progress)
     log = FlowLog(display)
-    events = GenerationEvents(reporter, plan.run_id)
+    first = plans[0].run_id
+    events = GenerationEvents(reporter, first)
 
     def show_progress() -> None:
         display.refresh()
@@ -28,20 +37,26 @@ def generate_locally(plan: RunPlan, shards: list[Shard], upload_url: str | None,
 
     def on_pool_event(event: PoolEvent) -> None:
         display.print_line(f"{event.kind}: {event.message}")
-        report_pool_event(event, plan.run_id, reporter)
+        report_pool_event(event, first, reporter)
 
-    if remaining.generated:
-        log.info(f"resuming {plan.run_id}: {len(remaining.generated)} of {len(shards)} shards are finished and skipped")
-    if not remaining:
+    def on_scored(item: RunShard) -> None:
+        progress.add_scores(item.plan.paths.scores(item.shard.index))
+
+    for run_id, left in remaining.items():
+        if left.generated:
+            finished = f"{len(left.generated)} of {len(shards[run_id])} shards are finished and skipped"
+            log.info(f"resuming {run_id}: {finished}")
+    if not any(remaining.values()):
         return
+    to_generate = list(by_weights([(plan, remaining[plan.run_id].to_generate) for plan in plans]))
     # the session's messages are about generation, so a run that only scores shows none of them
-    say = log.info if remaining.to_generate else get_run_logger().debug
-    with events, generation_session(plan, listener=on_pool_event, log=say) as pool:
+    say = log.info if to_generate else get_run_logger().debug
+    with events, generation_session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = pool
-        ShardPipeline(plan, pool, upload_url, warn=log.warning).run(
-            to_generate=remaining.to_generate,
-            to_score=remaining.to_score,
-            on_scored=lambda shard: progress.add_scores(plan.paths.scores(shard.index)),
+        ShardPipeline(plans, pool, upload_url, warn=log.warning).run(
+            to_generate=to_generate,
+            to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
+            on_scored=on_scored,
             on_tick=show_progress,
         )
     display.close()

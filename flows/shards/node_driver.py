@@ -50,7 +50,7 @@ class NodeDriver:
             self._publish(shard, on_published)
             return
         self._generating.add(shard.index)
-        self._pending.add(generate_shard.submit(self._pool, shard), on_generated)
+        self._pending.add(generate_shard.submit(self._pool, self._plan, shard), on_generated)
 
     def _publish(self, shard: Shard, on_published: Callable[[Shard], None]) -> None:
         def on_result(was_first: bool) -> None:

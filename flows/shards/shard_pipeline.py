@@ -1,9 +1,10 @@
-"""Takes shards through generation, scoring and upload, each stage as soon as the one before it is done."""
+"""Takes the shards of a collection's runs through generation, scoring and upload, each stage as soon as possible."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from flows.shards.pending_tasks import PendingTasks
+from flows.shards.run_shard import RunShard
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.stages import generate_shard, score_shard
 from tasks.generation.replica_pool import ReplicaPool
@@ -17,27 +18,31 @@ OnScored = Callable[[Shard], None]
 
 
 class ShardPipeline:
-    """Submits the task runs of a run's shards, and serves the replica pool meanwhile, on the flow's main thread.
+    """Submits the task runs of shards, and serves the replica pool meanwhile, on the flow's main thread.
 
     Only a few task runs are pending at a time, so memory does not grow with the number of shards. ``warn`` gets the
     messages about uploads that an outage delays.
     """
 
     def __init__(
-        self, plan: RunPlan, pool: ReplicaPool, upload_url: str | None, *, warn: Callable[[str], None]
+        self, plans: Sequence[RunPlan], pool: ReplicaPool, upload_url: str | None, *, warn: Callable[[str], None]
     ) -> None:
-        self._plan = plan
         self._pool = pool
         self._pending = PendingTasks(pool.wake)
-        self._uploads = ShardUploads(self._pending, upload_submitter(plan, upload_url), warn)
+        self._uploads = {
+            plan.run_id: ShardUploads(self._pending, upload_submitter(plan, upload_url), warn) for plan in plans
+        }
         self._generating = 0
+        # with one run its id would only be noise
+        name = generate_shard.task_run_name if len(plans) == 1 else f"{generate_shard.task_run_name} · {{plan.run_id}}"
+        self._generate_shard = generate_shard.with_options(task_run_name=name)
 
     def run(
         self,
         *,
-        to_generate: Iterable[Shard],
-        to_score: Iterable[Shard],
-        on_scored: OnScored,
+        to_generate: Iterable[RunShard],
+        to_score: Iterable[RunShard],
+        on_scored: Callable[[RunShard], None],
         on_tick: Callable[[], None],
     ) -> None:
         """Finish every shard; those of ``to_score`` have their rollouts already.
@@ -45,8 +50,8 @@ class ShardPipeline:
         ``on_tick`` is called about every ``PUMP_SECONDS``. Raises the first failure that retries did not cure.
         """
         waiting = deque(to_generate)
-        for shard in to_score:
-            score_and_upload(self._pending, self._plan, shard, self._uploads, on_scored)
+        for item in to_score:
+            self._score(item, on_scored)
         while waiting or self._pending:
             while waiting and self._generating < self._pool.capacity:
                 self._generate(waiting.popleft(), on_scored)
@@ -54,13 +59,17 @@ class ShardPipeline:
             on_tick()
             self._pending.run_callbacks()
 
-    def _generate(self, shard: Shard, on_scored: OnScored) -> None:
+    def _generate(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         def on_generated(_: object) -> None:
             self._generating -= 1
-            score_and_upload(self._pending, self._plan, shard, self._uploads, on_scored)
+            self._score(item, on_scored)
 
         self._generating += 1
-        self._pending.add(generate_shard.submit(self._pool, shard), on_generated)
+        self._pending.add(self._generate_shard.submit(self._pool, item.plan, item.shard), on_generated)
+
+    def _score(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
+        uploads = self._uploads[item.plan.run_id]
+        score_and_upload(self._pending, item.plan, item.shard, uploads, lambda _: on_scored(item))
 
 
 def score_and_upload(

@@ -1,5 +1,6 @@
 """Declares each stage of the pipeline as a Prefect task: name, retries and time limit. ``tasks`` does the work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ PREFLIGHT_SECONDS = 900.0
 
 
 @task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False)
-def preflight(plan: RunPlan, upload_url: str | None) -> None:
-    run_preflight(plan, upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS))
+def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
+    run_preflight(plans[0], upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS), beside=plans[1:])
 
 
 @task(
@@ -73,8 +74,8 @@ def preflight(plan: RunPlan, upload_url: str | None) -> None:
     retries=ENGINE_RETRIES,
     retry_condition_fn=is_retryable,
 )
-def generate_shard(pool: ReplicaPool, shard: Shard) -> ShardResult:
-    return pool.generate(shard)
+def generate_shard(pool: ReplicaPool, plan: RunPlan, shard: Shard) -> ShardResult:
+    return pool.generate(plan, shard)
 
 
 @task(

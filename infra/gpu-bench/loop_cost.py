@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from tasks.gc_freeze import gc_frozen
 from tasks.generation.engine import EngineRequest, EngineSpec, EngineStats
-from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardKey, ShardWork
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.oom_ladder import build_ladder
+from tasks.generation.policy import policies_of
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica import SWITCH_SECONDS
 from tasks.generation.rollout_frame import EngineFacts
@@ -53,7 +55,7 @@ class Nothing:
     """A recorder that records nothing."""
 
     def __init__(self) -> None:
-        self._recorded: Counter[int] = Counter()
+        self._recorded: Counter[ShardKey] = Counter()
 
     def open(self, work: ShardWork) -> None: ...
 
@@ -61,10 +63,10 @@ class Nothing:
 
     def drain(self) -> None: ...
 
-    def record(self, rollouts: Sequence[tuple[int, FinishedRollout]]) -> None:
-        self._recorded.update(index for index, _ in rollouts)
+    def record(self, rollouts: Sequence[tuple[ShardKey, FinishedRollout]]) -> None:
+        self._recorded.update(key for key, _ in rollouts)
 
-    def take_recorded(self) -> Counter[int]:
+    def take_recorded(self) -> Counter[ShardKey]:
         recorded, self._recorded = self._recorded, Counter()
         return recorded
 
@@ -79,6 +81,7 @@ class Variants:
         engine = rung.engine
         self.root, self.plan, self.shards = root, plan, shard_dataset(plan)
         self.spec = GenerationSpec.of(plan, rung)
+        (self.policy,) = policies_of([plan])
         with gc_frozen():
             self.tokenizer = ChatTokenizer(plan.model.path)
             self.batch = VllmBatchEngine(EngineSpec(model_path=plan.model.path, settings=engine))
@@ -113,7 +116,8 @@ class Variants:
 
     def loop(self) -> Timing:
         recorder = SpawnedRecorder(self.tokenizer, self.spec, max_unrecorded=4 * max_in_flight(self.spec))
-        recorder.open(ShardWork(index=-1, questions=self.root, journal=self.root / "first.journal", rollouts=self.root))
+        first = ShardWork.of(self.policy, self.plan.paths, -1)
+        recorder.open(replace(first, journal=self.root / "first.journal"))
         recorder.drain()  # waits until the recorder has started
         try:
             return self._generate(recorder)
@@ -139,6 +143,7 @@ class Variants:
         directory = Path(tempfile.mkdtemp(dir=self.root))
         works = [
             ShardWork(
+                policy=self.policy,
                 index=shard.index,
                 questions=self.plan.paths.questions(shard.index),
                 journal=directory / f"{shard.index}.journal",

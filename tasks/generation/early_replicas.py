@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -46,14 +46,15 @@ _early: list[Spawned] = []
 
 
 @contextlib.contextmanager
-def begun_early(plan: RunPlan) -> Iterator[None]:
-    """Import vLLM for the replicas of ``plan`` meanwhile, if they are to run vLLM on GPUs and have work to do.
+def begun_early(plans: Sequence[RunPlan]) -> Iterator[None]:
+    """Import vLLM for the replicas of ``plans`` meanwhile, if they are to run vLLM on GPUs and have work to do.
 
-    A run on a CPU gains nothing: its import would take the cores from what else is prepared.
+    The first plan states the engines. A run on a CPU gains nothing: its import would take the cores from what else is
+    prepared.
     """
-    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
+    plan = plans[0]
     engine = plan.profile.engine
-    is_cuda, has_work = plan.profile.expect.device == "cuda", published < plan.num_shards
+    is_cuda, has_work = plan.profile.expect.device == "cuda", any(map(_has_work, plans))
     # caches in the run's directory must not be made before the directory is
     if is_cuda and has_work and engine.backend == "vllm" and not chosen_caches(os.environ).problem:
         for gpus in gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES")):
@@ -62,6 +63,11 @@ def begun_early(plan: RunPlan) -> Iterator[None]:
         yield
     finally:
         end_early()
+
+
+def _has_work(plan: RunPlan) -> bool:
+    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
+    return published < plan.num_shards
 
 
 def begin_with(environment: dict[str, str]) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from profiles.schema import EngineSettings
+from tasks.generation.lora_spec import LoraSpec
+from tasks.generation.policy import Adapter
 from tasks.generation.token_sets import Array, TokenSets
 from tasks.user_code import user_code
 
@@ -22,7 +24,7 @@ _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """The arguments of an engine: the model's directory and the engine settings of the current rung."""
+    """The arguments of an engine: the model's directory, the engine settings of the current rung, and its adapters."""
 
     model_path: Path
     settings: EngineSettings
@@ -32,17 +34,27 @@ class EngineSpec:
     """Whether outputs hold the tokens that each token was sampled from."""
     routed_experts: bool = False
     """Whether outputs hold the experts that each token went to."""
+    lora: LoraSpec | None = None
 
     @classmethod
-    def of(cls, plan: "RunPlan", settings: EngineSettings, *, kv_cache_bytes: int | None = None) -> "EngineSpec":
-        """Return the arguments of an engine for ``plan`` with ``settings``."""
+    def of(
+        cls,
+        plan: "RunPlan",
+        settings: EngineSettings,
+        *,
+        weights: Path | None = None,
+        lora: LoraSpec | None = None,
+        kv_cache_bytes: int | None = None,
+    ) -> "EngineSpec":
+        """Return the arguments of an engine for ``plan`` with ``settings``; None for ``weights`` means the plan's."""
         sampling = plan.config.sampling
         return cls(
-            model_path=plan.model.path,
+            model_path=weights or plan.model.path,
             settings=settings,
             kv_cache_bytes=kv_cache_bytes,
             sampling_mask=sampling.sampling_mask,
             routed_experts=sampling.routed_experts,
+            lora=lora,
         )
 
 
@@ -62,6 +74,7 @@ class EngineRequest:
     later: Mapping[str, Any] = field(default_factory=dict)
     """What else the run sets, by vLLM's names: ``LATER_FIELDS`` of ``tasks.plan.sampling`` that are not at their
     default, but for ``stop``."""
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +150,18 @@ class Engine(Protocol):
 
     def step(self) -> list[EngineOutput]:
         """Advance all running requests by one engine step, and return the completions that finished in this step."""
+
+
+@runtime_checkable
+class ReloadingEngine(Engine, Protocol):
+    """An engine that can take the weights of another checkpoint without a new start."""
+
+    def load_weights(self, path: Path) -> None:
+        """Replace all weights by those at ``path``, and forget what was computed with the ones before.
+
+        Called with no request in the engine. Raises ReloadRefused unless exactly these weights are loaded; the engine
+        is not used any more then.
+        """
 
 
 def load_engine_class(backend: str) -> type[Engine]:

@@ -10,6 +10,8 @@ from typing import Any
 from tasks.files import publish_json, read_record
 from tasks.node.engine_caches import StartKind
 
+_LATER = ("mps", "shared_with")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSession:
@@ -31,12 +33,15 @@ class GenerationSession:
     """Whether engines that shared a GPU used MPS, and why; None when none shared one."""
     start_kind: StartKind | None = None
     """Cold if one of the engines started so; None in a run of an earlier version."""
+    shared_with: tuple[str, ...] = ()
+    """Ids of other runs that the same engines served meanwhile. What is counted here is this run's own, except engine
+    starts and restarts."""
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values. ``mps`` came later, and is left out where it is None."""
-        return {name: value for name, value in asdict(self).items() if name != "mps" or value is not None}
+        """Return the record as JSON values. ``mps`` and ``shared_with`` came later, and are left out where empty."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:

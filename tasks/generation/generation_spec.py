@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiles.arm_schema import Arm
 from tasks.generation.oom_ladder import Rung
+from tasks.generation.policy import Policy
 from tasks.plan.sampling import Sampling
 from tasks.records import RunPaths
 
@@ -16,13 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSpec:
-    """The settings that are the same for every rollout of one replica process."""
+    """The settings that are the same for every rollout of one replica process, whatever its policy."""
 
-    run_id: str
     arms: tuple[Arm, ...]
     sampling: Sampling
-    model: str
-    model_revision: str
     max_model_len: int
     question_batch_size: int
     """Questions in flight; at most, when ``first_questions`` is set."""
@@ -37,11 +35,8 @@ class GenerationSpec:
     def of(cls, plan: "RunPlan", rung: Rung) -> "GenerationSpec":
         """Return the settings of ``plan`` at ``rung`` of the OOM ladder."""
         return cls(
-            run_id=plan.run_id,
             arms=plan.arms.arms,
             sampling=plan.config.sampling,
-            model=plan.model.name,
-            model_revision=plan.model.revision,
             max_model_len=rung.engine.max_model_len,
             question_batch_size=rung.question_batch_size,
             max_num_seqs=rung.engine.sequences,
@@ -60,21 +55,35 @@ class GenerationSpec:
         return self.question_batch_size * self.rollouts_per_question
 
 
+class ShardKey(NamedTuple):
+    """A shard among those of all runs that a replica pool serves."""
+
+    run_id: str
+    shard: int
+    """Its index within the run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """A shard to generate: the file of its questions, its journal, and the file of its rollouts."""
+    """A shard to generate under ``policy``: its files of questions and of rollouts, and its journal."""
 
+    policy: Policy
     index: int
     questions: Path
     journal: Path
     rollouts: Path
 
     @classmethod
-    def of(cls, paths: RunPaths, index: int) -> "ShardWork":
-        """Return the work of shard ``index`` of the run in ``paths``."""
+    def of(cls, policy: Policy, paths: RunPaths, index: int) -> "ShardWork":
+        """Return the work of shard ``index`` of the policy's run, which is in ``paths``."""
         return cls(
+            policy=policy,
             index=index,
             questions=paths.questions(index),
             journal=paths.journal(index),
             rollouts=paths.rollouts(index),
         )
+
+    @property
+    def key(self) -> ShardKey:
+        return ShardKey(self.policy.run_id, self.index)

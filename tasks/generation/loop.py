@@ -6,7 +6,7 @@ that memory does not grow with the dataset.
 """
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,13 +15,16 @@ from profiles.arm_schema import Arm
 from tasks.errors import ConfigError, PromptTooLong
 from tasks.generation.admission import Admission, Load, capacity_of
 from tasks.generation.engine import Engine, EngineOutput, EngineRequest
-from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardKey, ShardWork
 from tasks.generation.prompt_prefetcher import PromptPrefetcher
 from tasks.generation.recorder import Recorder
 from tasks.generation.rollout_request import build_request
 from tasks.generation.rollout_writer import FinishedRollout
+from tasks.generation.run_counters import RunCounters
 from tasks.generation.shard_feed import QuestionWork, ShardFeed
 from tasks.plan.prompts import ChatTokenizer, check_length
+
+_QuestionKey = tuple[ShardKey, str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +50,7 @@ class GenerationLoop:
         self._recorder = recorder
         self._feeds: deque[ShardFeed] = deque()
         self._requests: dict[str, _InFlight] = {}
-        self._requests_of: dict[tuple[int, str, int], int] = {}  # number in the engine per admitted question
+        self._requests_of: dict[_QuestionKey, int] = {}  # number in the engine per admitted question
         first, per_question = spec.first_questions, spec.rollouts_per_question
         self._admission = Admission(
             first=None if first is None else first * per_question, most=spec.batch_rollouts, per_question=per_question
@@ -59,6 +62,8 @@ class GenerationLoop:
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        self.runs: dict[str, RunCounters] = defaultdict(RunCounters)
+        """What was done for each run, by run id."""
 
     @property
     def num_in_flight(self) -> int:
@@ -78,6 +83,7 @@ class GenerationLoop:
         """Queue a shard behind the others. Rollouts that are in its journal are not generated again."""
         feed = ShardFeed(work, self._spec)
         self.num_finished += feed.num_quarantined
+        self.runs[work.policy.run_id].rollouts += feed.num_quarantined
         self._feeds.append(feed)
         self._recorder.open(work)
         return feed
@@ -155,6 +161,8 @@ class GenerationLoop:
         if not requests:
             return
         self.first_admitted_at = self.first_admitted_at or time.monotonic()
+        run = self.runs[feed.work.policy.run_id]
+        run.first_admitted_at = run.first_admitted_at or time.monotonic()
         if question.isolation:
             # a finished rollout that is not in the journal yet would share the blame for a crash
             self._recorder.drain()
@@ -188,7 +196,10 @@ class GenerationLoop:
                 self._record_error(item, str(error))
                 continue
             self._next_id += 1
-            request = build_request(str(self._next_id), prompt_ids, sampling, question.example_id, arm.id, sample_index)
+            request = build_request(
+                *(str(self._next_id), prompt_ids, sampling, question.example_id, arm.id, sample_index),
+                adapter=feed.work.policy.adapter,
+            )
             yield request, item
 
     def _record_error(self, item: _InFlight, error: str) -> None:
@@ -198,7 +209,10 @@ class GenerationLoop:
         self.last_finished_at = time.monotonic()
         finished = [(self._requests.pop(output.request_id), output, None) for output in outputs]
         self._record(finished)
-        for item, _, _ in finished:
+        for item, output, _ in finished:
+            run = self.runs[item.feed.work.policy.run_id]
+            run.tokens += len(output.completion_ids)
+            run.last_finished_at = self.last_finished_at
             key = _question_key(item)
             self._requests_of[key] -= 1
             if self._requests_of[key] == 0:
@@ -209,7 +223,7 @@ class GenerationLoop:
         self._recorder.record(
             [
                 (
-                    item.feed.work.index,
+                    item.feed.work.key,
                     FinishedRollout(
                         example_id=item.question.example_id,
                         arm_id=item.arm.id,
@@ -224,16 +238,18 @@ class GenerationLoop:
             ]
         )
         self.num_finished += len(finished)
+        for item, _, _ in finished:
+            self.runs[item.feed.work.policy.run_id].rollouts += 1
 
     def _take_complete(self) -> Iterator[ShardWork]:
         recorded = self._recorder.take_recorded()
         for feed in self._feeds:
-            feed.num_unfinished -= recorded[feed.work.index]
+            feed.num_unfinished -= recorded[feed.work.key]
         for feed in [feed for feed in self._feeds if feed.num_unfinished == 0]:
             self._feeds.remove(feed)
             feed.journal.close()
             yield feed.work
 
 
-def _question_key(item: _InFlight) -> tuple[int, str, int]:
-    return item.feed.work.index, item.question.example_id, item.question.isolation
+def _question_key(item: _InFlight) -> _QuestionKey:
+    return item.feed.work.key, item.question.example_id, item.question.isolation

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from tasks.errors import StorageError
-from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.generation_spec import GenerationSpec, ShardKey, ShardWork
 from tasks.generation.journal import JournalWriter
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
 from tasks.generation.rollout_writer import Decoder, FinishedRollout, RolloutWriter
@@ -43,7 +43,7 @@ class _Open:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Record:
-    rollouts: list[tuple[int, FinishedRollout]]
+    rollouts: list[tuple[ShardKey, FinishedRollout]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +54,9 @@ class _Publish:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Recorded:
-    """How many rollouts were just written to journals, by shard index."""
+    """How many rollouts were just written to journals, by shard."""
 
-    counts: dict[int, int]
+    counts: dict[ShardKey, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +105,7 @@ class Recorder:
         theirs.close()
         self._max_unrecorded = max_unrecorded
         self._num_unrecorded = self._num_unanswered = 0
-        self._recorded: Counter[int] = Counter()
+        self._recorded: Counter[ShardKey] = Counter()
         self._published: list[Published] = []
         self.num_publishing = 0
 
@@ -117,8 +117,8 @@ class Recorder:
         """Get ready for the rollouts of a shard. Its journal must exist."""
         self._send(_Open(work=work))
 
-    def record(self, rollouts: Sequence[tuple[int, FinishedRollout]]) -> None:
-        """Queue rollouts for their journals, each with the index of its shard. Waits while too many are queued."""
+    def record(self, rollouts: Sequence[tuple[ShardKey, FinishedRollout]]) -> None:
+        """Queue rollouts for their journals, each with the key of its shard. Waits while too many are queued."""
         self._num_unrecorded += len(rollouts)
         self._send(_Record(rollouts=list(rollouts)))
         while self._num_unrecorded > self._max_unrecorded:
@@ -129,8 +129,8 @@ class Recorder:
         self.num_publishing += 1
         self._send(_Publish(work=work, facts=facts))
 
-    def take_recorded(self) -> Counter[int]:
-        """Return how many rollouts were written to journals since the last call, by shard index."""
+    def take_recorded(self) -> Counter[ShardKey]:
+        """Return how many rollouts were written to journals since the last call, by shard."""
         self._take_answers()
         recorded, self._recorded = self._recorded, Counter()
         return recorded
@@ -208,7 +208,7 @@ def _run(
         inherited.close()
     gc.freeze()
     gc.enable()
-    writers: dict[int, RolloutWriter] = {}
+    writers: dict[ShardKey, RolloutWriter] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.send(_handle(connection.recv(), writers, decoder, spec))
@@ -217,22 +217,22 @@ def _run(
 
 
 def _handle(
-    message: _Open | _Record | _Publish, writers: dict[int, RolloutWriter], decoder: Decoder, spec: GenerationSpec
+    message: _Open | _Record | _Publish, writers: dict[ShardKey, RolloutWriter], decoder: Decoder, spec: GenerationSpec
 ) -> _Recorded | Published | _Failed:
     try:
         match message:
             case _Open(work=work):
                 # the replica, which appends too, has repaired the journal
-                writers[work.index] = RolloutWriter(JournalWriter(work.journal, repair=False), spec, decoder)
+                writers[work.key] = RolloutWriter(JournalWriter(work.journal, repair=False), spec, decoder)
             case _Record(rollouts=rollouts):
-                by_shard: dict[int, list[FinishedRollout]] = {}
-                for index, rollout in rollouts:
-                    by_shard.setdefault(index, []).append(rollout)
-                for index, of_shard in by_shard.items():
-                    writers[index].write(of_shard)
-                return _Recorded(counts={index: len(of_shard) for index, of_shard in by_shard.items()})
+                by_shard: dict[ShardKey, list[FinishedRollout]] = {}
+                for key, rollout in rollouts:
+                    by_shard.setdefault(key, []).append(rollout)
+                for key, of_shard in by_shard.items():
+                    writers[key].write(of_shard)
+                return _Recorded(counts={key: len(of_shard) for key, of_shard in by_shard.items()})
             case _Publish(work=work, facts=facts):
-                writers.pop(work.index).close()
+                writers.pop(work.key).close()
                 return Published(work=work, num_errors=publish_rollouts(work, spec, facts))
     except StorageError as error:
         return _Failed(storage=True, message=str(error))

@@ -17,7 +17,9 @@ from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
+from tasks.generation.policy import policies_of
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
 from tasks.generation.vllm_engine import engine_environment
 from tasks.node.auto_batch import auto_engine
@@ -73,14 +75,15 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     record_prompts(plan)
     shards = shard_dataset(plan)
     timing_path = paths.state / "timing.json"
+    (policy,) = policies_of([plan])
     job = ReferenceJob(
         loop=loop,
-        engine=EngineSpec.of(plan, plan.profile.engine),
+        engine=EngineSpec.of(plan, plan.profile.engine, lora=LoraSpec.of([policy], plan.lora)),
         generation=GenerationSpec.of(
             plan,
             Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),
         ),
-        shards=tuple(ShardWork.of(paths, shard.index) for shard in shards),
+        shards=tuple(ShardWork.of(policy, paths, shard.index) for shard in shards),
         timing=timing_path,
         order_seed=order_seed,
     )

@@ -1,4 +1,6 @@
-"""Runs all replicas of a node: starts them, gives them shards, reads their messages, and replaces those that fail.
+"""Runs all replicas of a node, for one run or several that share them.
+
+It starts them, gives them shards, reads their messages, and replaces those that fail.
 
 Task threads call ``generate`` and wait. The flow's main thread calls ``pump``, which does all the work: a replica dies
 with the thread that started it, so only that thread starts replicas.
@@ -12,21 +14,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
+from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, ReloadRefused
 from tasks.generation.early_replicas import end_early
 from tasks.generation.engine import EngineStats
-from tasks.generation.generation_spec import ShardWork
+from tasks.generation.generation_spec import ShardKey, ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import record_crash
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
+from tasks.generation.policy import policies_of
 from tasks.generation.recovery import PoolEvent, Recovery
-from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
+from tasks.generation.replica_messages import AddShard, FromReplica, Ready, Reloaded, ShardGenerated, ShardStarted, Stop
 from tasks.generation.replica_process import ReplicaProcess
-from tasks.generation.replica_starts import ReplicaStarts
+from tasks.generation.replica_starts import ReplicaStarts, left_to_make
 from tasks.generation.replica_supervisor import ReplicaSupervisor
+from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.node.engine_caches import START_WORDS, StartKind, coldest
@@ -60,14 +66,20 @@ class ReplicaPool:
 
     def __init__(
         self,
-        plan: RunPlan,
+        plans: Sequence[RunPlan],
         *,
         rung: RungState,
         listener: Callable[[PoolEvent], None] = lambda event: None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """``variables`` are more environment for the replicas."""
-        self._plan = plan
+        """``plans`` differ in their policies only. The first gives the profile, and the place of logs and of the rung.
+
+        ``variables`` are more environment for the replicas.
+        """
+        plan = self._plan = plans[0]
+        self._plans = {each.run_id: each for each in plans}
+        self._policies = {policy.run_id: policy for policy in policies_of(plans)}
+        lora = LoraSpec.of(self._policies.values(), plan.lora)
         self._listener = listener
         self.auto = choose_run_batch(plan)
         """The chosen question batch; None when the profile states it."""
@@ -75,12 +87,12 @@ class ReplicaPool:
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         gpu_bytes = read_gpu_bytes(plan.profile, PynvmlReader()) if plan.profile.replicas_per_gpu > 1 else None
         self._replicas = [
-            ReplicaSupervisor(index, own, plan, gpu_bytes=gpu_bytes, variables=variables)
+            ReplicaSupervisor(index, own, plan, lora=lora, gpu_bytes=gpu_bytes, variables=variables)
             for index, own in enumerate(gpus)
         ]
         self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))
         self._queue = ShardQueue(self.wake)
-        self._starts = ReplicaStarts(plan, self._replicas, self._neighbours)
+        self._starts = ReplicaStarts(plans, self._replicas, self._neighbours)
         self._broken = False
         # sockets, not a pipe: a task thread may wake a closed pool, when its descriptors may belong to other files
         self._wake_out, self._wake_in = socket.socketpair()
@@ -154,12 +166,17 @@ class ReplicaPool:
             if (process := replica.process) is not None
         ]
 
-    def generate(self, shard: Shard) -> ShardResult:
-        """Generate ``shard`` and wait for it. Task threads call this; ``pump`` on the main thread does the work.
+    def counters_of(self, run_id: str) -> RunCounters:
+        """Return what this session generated for one of the runs."""
+        return sum((replica.counters_of(run_id) for replica in self._replicas), RunCounters())
 
-        Raises an EngineError (retryable: call again), StorageError or ConfigError.
+    def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
+        """Generate ``shard`` of one of the pool's plans, and wait for it.
+
+        Task threads call this; ``pump`` on the main thread does the work. Raises an
+        EngineError (retryable: call again), StorageError or ConfigError.
         """
-        return self._queue.wait_for(shard)
+        return self._queue.wait_for(ShardKey(plan.run_id, shard.index), shard)
 
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread, also after ``close``."""
@@ -172,7 +189,7 @@ class ReplicaPool:
         Raises StorageError when the state of the run cannot be written.
         """
         if self._queue.busy and not self._broken:
-            self._starts.start(self.rung)
+            self._starts.start(self.rung, self._next_weights())
         self._assign()
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
@@ -233,19 +250,42 @@ class ReplicaPool:
             processes = [replica.process for replica in self._replicas if replica.process and replica.process.ready]
             # counts rollouts, not shards: a shard that waits for its longest completions does not fill a batch
             free = [process for process in processes if process.num_unfinished < self._most_assigned(process)]
-            shard = self._queue.take() if free else None
-            if shard is None:
+            if not any(map(self._assign_one, sorted(free, key=lambda candidate: candidate.num_unfinished))):
                 return
-            process = min(free, key=lambda candidate: candidate.num_unfinished)
-            process.assign(shard)
-            process.send(AddShard(work=ShardWork.of(self._plan.paths, shard.index)))
+
+    def _assign_one(self, process: ReplicaProcess) -> bool:
+        """Give ``process`` a shard of its weights; one of others when it is drained. Return whether there was one."""
+        taken = self._queue.take(lambda key: self._policies[key.run_id].weights == process.weights)
+        if taken is None and process.drained:
+            taken = self._queue.take(rank=self._rank)
+        if taken is None:
+            return False
+        key, shard = taken
+        policy = self._policies[key.run_id]
+        process.assign(key, shard, policy.weights)
+        process.send(AddShard(work=ShardWork.of(policy, self._plans[key.run_id].paths, key.shard)))
+        return True
+
+    def _rank(self, key: ShardKey) -> int:
+        return list(self._plans).index(key.run_id)
+
+    def _next_weights(self) -> Path | None:
+        """The weights with which an engine that starts now has something to do."""
+        if self._starts.ever_ready and (key := self._queue.first(self._rank)) is not None:
+            return self._policies[key.run_id].weights
+        # the first shards may not be queued yet
+        return next((plan.model.path for plan in self._plans.values() if left_to_make(plan)), None)
 
     def _most_assigned(self, process: ReplicaProcess) -> int:
         """Unfinished rollouts at which a replica gets no further shard: two batches."""
         if self.auto is None:
             return 2 * process.batch_rollouts
         # a chosen batch may be as large as the work, which the other replicas shall share once they are ready
-        return min(2 * process.batch_rollouts, math.ceil(self._plan.num_rollouts / len(self._replicas)))
+        return min(2 * process.batch_rollouts, math.ceil(self._num_rollouts / len(self._replicas)))
+
+    @property
+    def _num_rollouts(self) -> int:
+        return sum(plan.num_rollouts for plan in self._plans.values())
 
     def _handle(self, replica: ReplicaSupervisor, message: FromReplica) -> None:
         process = replica.process
@@ -255,14 +295,20 @@ class ReplicaPool:
                 self._starts.ready(self.rung, message.start_kind)
                 how = START_WORDS[message.start_kind]
                 self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s ({how})")
-            case ShardStarted(index=index, num_resumed=num_resumed):
-                if self._queue.started(index, num_resumed) and num_resumed:
-                    self._tell("resumed", f"shard {index}: {num_resumed} rollouts were already in its journal")
-            case ShardGenerated(index=index, num_errors=num_errors):
-                record_published(self._plan.paths.rollouts(index))
-                self._plan.paths.journal(index).unlink(missing_ok=True)
-                process.shards.discard(index)
-                if self._queue.finished(index, num_errors).num_completed:
+            case Reloaded():
+                took = f"after {message.seconds:.1f} s"
+                self._tell("reloaded", f"replica {replica.index} has the weights of {message.weights.name} {took}")
+            case ShardStarted(key=key, num_resumed=num_resumed):
+                if self._queue.started(key, num_resumed) and num_resumed:
+                    self._tell(
+                        "resumed", f"shard {self._name(key)}: {num_resumed} rollouts were already in its journal"
+                    )
+            case ShardGenerated(key=key, num_errors=num_errors):
+                paths = self._plans[key.run_id].paths
+                record_published(paths.rollouts(key.shard))
+                paths.journal(key.shard).unlink(missing_ok=True)
+                process.shards.discard(key)
+                if self._queue.finished(key, num_errors).num_completed:
                     replica.budget.progressed()
 
     def _fail(self, replica: ReplicaSupervisor, error: HarvestError, *, together: bool = False) -> None:
@@ -273,14 +319,17 @@ class ReplicaPool:
         replica.end()
         has_suspects = False
         if isinstance(error, EngineStalled | EngineCrashed):
-            for index in started:
+            for run_id, index in started:
                 # the journal is up to date, while the last heartbeat can be half a second old
-                state = record_crash(self._plan.paths.journal(index), self._plan.run_id, together=together)
+                state = record_crash(self._plans[run_id].paths.journal(index), run_id, together=together)
                 if state.num_completed:
                     replica.budget.progressed()
                 has_suspects |= bool(state.in_flight)
         delay = 0.0
-        if isinstance(error, EngineError) and self._neighbours.retires(replica, error):
+        if isinstance(error, ReloadRefused):
+            message = f"replica {replica.index} starts a new engine for the next weights: {error.reason}"
+            self._tell("renewed", message)
+        elif isinstance(error, EngineError) and self._neighbours.retires(replica, error):
             error.retryable = True
         else:
             error, delay = self._recovery.decide(
@@ -298,6 +347,9 @@ class ReplicaPool:
         else:
             self._broken = True
             self._queue.close(error)
+
+    def _name(self, key: ShardKey) -> str:
+        return str(key.shard) if len(self._plans) == 1 else f"{key.shard} of {key.run_id}"
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))

@@ -7,22 +7,35 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
+from tasks.errors import (
+    ConfigError,
+    EngineError,
+    EngineStalled,
+    EngineStartError,
+    HarvestError,
+    Phase,
+    ReloadRefused,
+    StorageError,
+)
 from tasks.generation.early_replicas import SPARE_CACHES, replica_environment, spawn, take_early
 from tasks.generation.engine import EngineStats
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
+from tasks.generation.generation_spec import ShardKey
 from tasks.generation.replica_messages import (
     Failed,
     FromReplica,
     Heartbeat,
     Ready,
+    Reloaded,
+    Reloading,
     ShardGenerated,
     ShardStarted,
     Start,
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.run_counters import RunCounters
 from tasks.idleness import Silence
 from tasks.node.engine_caches import StartKind
 from tasks.node.host_memory import count_oom_kills
@@ -61,10 +74,14 @@ class ReplicaProcess:
         self.num_finished = 0
         self.first_admitted_at: float | None = None
         self.last_finished_at: float | None = None
+        self.runs: dict[str, RunCounters] = {}
         self.batch_rollouts = start.generation.batch_rollouts
         self._num_assigned = 0
-        self.shards: set[int] = set()
-        self.started_shards: set[int] = set()
+        self.weights = start.engine.model_path
+        """Those of the shard that was assigned last; the engine's own before."""
+        self._reloading = False
+        self.shards: set[ShardKey] = set()
+        self.started_shards: set[ShardKey] = set()
         """The shards whose journal the replica has opened."""
         self._pid_path = pid_path
         self._stall_timeout_s = stall_timeout_s
@@ -120,6 +137,11 @@ class ReplicaProcess:
         return {self.pid, *(record.pid for record in self._processes)}
 
     @property
+    def drained(self) -> bool:
+        """Whether nothing that was assigned is left to generate."""
+        return not self.shards or self.num_unfinished <= 0
+
+    @property
     def num_unfinished(self) -> int:
         """How many assigned rollouts were not finished at the last heartbeat."""
         return self._num_assigned - self.num_finished
@@ -157,6 +179,13 @@ class ReplicaProcess:
                     log_path=self.log_path,
                     remedy="See where the log stops; raise start_timeout_s in the profile if loading takes longer",
                 )
+        elif self._reloading:
+            if waited > self._start_timeout_s:
+                raise EngineStalled(
+                    f"other weights were not loaded after {self._start_timeout_s:g} s",
+                    log_path=self.log_path,
+                    remedy="The replica was ended; raise start_timeout_s in the profile if loading takes longer",
+                )
         elif (self.shards or self._in_flight) and waited > self._stall_timeout_s:
             raise EngineStalled(
                 f"no new token for {self._stall_timeout_s:g} s with {self._in_flight} requests in flight",
@@ -165,11 +194,12 @@ class ReplicaProcess:
                 "in the profile if steps take longer",
             )
 
-    def assign(self, shard: Shard) -> None:
-        """Count a shard as this replica's. The time limit for its first token starts now."""
+    def assign(self, key: ShardKey, shard: Shard, weights: Path) -> None:
+        """Count the shard ``key`` as this replica's. The time limit for its first token starts now."""
+        self.weights = weights
         if not self.shards:
             self._silence.end()
-        self.shards.add(shard.index)
+        self.shards.add(key)
         self._num_assigned += shard.num_rollouts
 
     def end(self, *, graceful: bool = False) -> None:
@@ -194,24 +224,29 @@ class ReplicaProcess:
             record_processes(self._pid_path, self._processes)
         elif isinstance(message, Heartbeat):
             self.stats, self.num_finished = message.stats, message.num_finished
-            self._in_flight = message.in_flight
+            self._in_flight, self.runs = message.in_flight, message.runs
             self.first_admitted_at, self.last_finished_at = message.first_admitted_at, message.last_finished_at
             counters = (message.stats.generation_tokens + message.stats.prompt_tokens, message.num_finished)
             # without requests no token is due: the replica may be reading or publishing a shard
             if counters != self._counters or not message.in_flight:
                 self._counters = counters
                 self._silence.end()
+        elif isinstance(message, Reloading | Reloaded):
+            self._reloading = isinstance(message, Reloading)
+            self._silence.end()
         elif isinstance(message, ShardStarted):
-            self.started_shards.add(message.index)
+            self.started_shards.add(message.key)
             self._num_assigned -= message.num_resumed
         elif isinstance(message, ShardGenerated):
-            self.started_shards.discard(message.index)
+            self.started_shards.discard(message.key)
 
     def _classify_report(self, failed: Failed) -> HarvestError:
         if failed.kind == "config":
             return ConfigError(failed.message)
         if failed.kind == "storage":
             return StorageError(failed.message)
+        if failed.kind == "reload":
+            return ReloadRefused(failed.message, log_path=self.log_path)
         phase: Phase = "start" if failed.starting else "run"
         return classify_report(
             failed.text, self._exit_code(), self.log_path, phase, oom_kills=count_oom_kills() - self._oom_kills

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.filled_caches import FilledCaches
@@ -18,15 +19,16 @@ from tasks.plan.run_plan import RunPlan
 class ReplicaStarts:
     """Starts the ``replicas`` of a pool. Call ``start`` again and again, from one thread."""
 
-    def __init__(self, plan: RunPlan, replicas: Sequence[ReplicaSupervisor], neighbours: GpuNeighbours) -> None:
-        self._plan = plan
+    def __init__(
+        self, plans: Sequence[RunPlan], replicas: Sequence[ReplicaSupervisor], neighbours: GpuNeighbours
+    ) -> None:
+        plan = self._plan = plans[0]
         self._replicas = replicas
         self._neighbours = neighbours
         self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
         self._weights: threading.Thread | None = None
         self._ever_started = False
-        published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
-        self._to_make = max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
+        self._to_make = sum(map(left_to_make, plans))
         self.ever_ready = False
 
     def ready(self, rung: Rung, kind: StartKind) -> None:
@@ -34,8 +36,8 @@ class ReplicaStarts:
         self.ever_ready = True
         self._filled.add(rung.engine, kind)
 
-    def start(self, rung: Rung) -> None:
-        """Start the replicas that may start now.
+    def start(self, rung: Rung, weights: Path | None = None) -> None:
+        """Start the replicas that may start now, with ``weights``: those of the shard that waits first.
 
         Raises StorageError when a log or a process record cannot be written.
         """
@@ -49,7 +51,7 @@ class ReplicaStarts:
         idle = [replica for replica in self._replicas if replica.may_start]
         for replica in idle[:1] if is_first else idle:
             if self._neighbours.may_start(replica, rung) and self._pays(replica, rung):
-                replica.start(rung)
+                replica.start(rung, weights)
 
     def close(self) -> None:
         """Wait for the thread that reads weights."""
@@ -73,6 +75,11 @@ class ReplicaStarts:
             to_make=self._to_make,
             batch=batch,
         )
+
+
+def left_to_make(plan: RunPlan) -> int:
+    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
+    return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
 
 
 def start_pays(*, start_seconds: float, seconds: float, finished: int, to_make: int, batch: int) -> bool:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
 from tasks.generation.replica_process import ReplicaProcess
+from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
 from tasks.node.gpu_sharing import share_gpu
 from tasks.node.shared_cache import planned_cache_bytes
@@ -26,10 +28,14 @@ class ReplicaSupervisor:
         gpus: list[str] | None,
         plan: RunPlan,
         *,
+        lora: LoraSpec | None = None,
         gpu_bytes: int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """``gpu_bytes`` is the memory of a GPU that engines share, ``variables`` more environment of the processes."""
+        """``lora`` are the engine's adapters, ``gpu_bytes`` is the memory of a GPU that engines share.
+
+        ``variables`` are more environment of the processes.
+        """
         self.index = index
         self.gpus = gpus
         self.budget = RestartBudget()
@@ -42,6 +48,7 @@ class ReplicaSupervisor:
         """Whether it starts no more: others on its GPU go on without it."""
         self.start_kinds: set[StartKind] = set()
         self._plan = plan
+        self._lora = lora
         self._gpu_bytes = gpu_bytes
         self._variables = dict(variables or {})
         self._planned: int | None = None
@@ -49,6 +56,7 @@ class ReplicaSupervisor:
         self._start_seconds = 0.0
         self._ended_tokens = 0
         self._ended_rollouts = 0
+        self._ended_runs: dict[str, RunCounters] = {}
 
     @property
     def start_seconds(self) -> float:
@@ -63,6 +71,11 @@ class ReplicaSupervisor:
     def may_start(self) -> bool:
         return self.process is None and not self.retired and time.monotonic() >= self._not_before
 
+    def counters_of(self, run_id: str) -> RunCounters:
+        """Return what was done for a run, over all processes."""
+        here = self.process.runs.get(run_id) if self.process else None
+        return self._ended_runs.get(run_id, RunCounters()) + (here or RunCounters())
+
     def shares_gpu_with(self, other: "ReplicaSupervisor") -> bool:
         """Return whether ``other`` is another replica on a GPU of this one."""
         return other is not self and not set(self.gpus or ()).isdisjoint(other.gpus or ())
@@ -70,10 +83,10 @@ class ReplicaSupervisor:
     def planned_cache_bytes(self, rung: Rung) -> int | None:
         """Return the size of the KV cache that an engine at ``rung`` is told; None when it measures.
 
-        Told are only engines that share a GPU, and no more once memory ran out.
+        Told are only engines that share a GPU, without adapters, and no more once memory ran out.
         """
         profile = self._plan.profile
-        if profile.replicas_per_gpu == 1 or rung.index:
+        if profile.replicas_per_gpu == 1 or self._lora is not None or rung.index:
             return None
         if self._planned is None:
             found = planned_cache_bytes(profile, self._plan.model.path, rung.engine, gpu_bytes=self._gpu_bytes)
@@ -84,14 +97,23 @@ class ReplicaSupervisor:
         """Allow no start for the next ``seconds``."""
         self._not_before = time.monotonic() + seconds
 
-    def start(self, rung: Rung) -> None:
-        """Start a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
+    def start(self, rung: Rung, weights: Path | None = None) -> None:
+        """Start a process at ``rung`` with ``weights``, by default those of the first plan.
+
+        Raises StorageError when its log or its process record cannot be written.
+        """
         profile, paths = self._plan.profile, self._plan.paths
         settings = share_gpu(rung.engine, profile.replicas_per_gpu, self._gpu_bytes)
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec.of(self._plan, settings, kv_cache_bytes=self.planned_cache_bytes(rung)),
+                engine=EngineSpec.of(
+                    self._plan,
+                    settings,
+                    weights=weights,
+                    lora=self._lora,
+                    kv_cache_bytes=self.planned_cache_bytes(rung),
+                ),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,
@@ -119,6 +141,7 @@ class ReplicaSupervisor:
             self.process.end(graceful=graceful)
             self._start_seconds += self.process.start_seconds
             self._ended_tokens, self._ended_rollouts = self.num_tokens, self.num_rollouts
+            self._ended_runs = {run_id: self.counters_of(run_id) for run_id in {*self._ended_runs, *self.process.runs}}
             self.process = None
 
     def _count(self, process: ReplicaProcess) -> None:

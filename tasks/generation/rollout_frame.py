@@ -13,6 +13,7 @@ from tasks.errors import StorageError
 from tasks.files import publish_parquet
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key, read_journal, unpack
+from tasks.generation.policy import Policy
 from tasks.generation.rollout_request import completion_limit
 from tasks.generation.shard_feed import read_questions
 from tasks.plan.prompts import Message, build_messages, request_seed
@@ -35,7 +36,7 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
 
     Raises StorageError when the file cannot be written, or when the journal has lost a rollout.
     """
-    finished = read_journal(work.journal, spec.run_id).finished
+    finished = read_journal(work.journal, work.policy.run_id).finished
     questions = list(read_questions(work.questions).iter_rows())
     prompts: list[list[Message]] = []
     truths: list[str] = []
@@ -53,7 +54,7 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
                 records.append(finished[key])
                 prompts.append(messages)
                 truths.append(ground_truth)
-    frame = _frame(records, prompts, truths, spec, facts)
+    frame = _frame(records, prompts, truths, work.policy, spec, facts)
     publish_parquet(frame, work.rollouts)
     return int(frame["error"].is_not_null().sum())
 
@@ -62,19 +63,20 @@ def _frame(
     records: list[dict[str, Any]],
     prompts: list[list[Message]],
     truths: list[str],
+    policy: Policy,
     spec: GenerationSpec,
     facts: EngineFacts,
 ) -> pl.DataFrame:
     keys: list[Key] = [(record["example_id"], record["arm_id"], record["sample_index"]) for record in records]
     seeds = [request_seed(spec.sampling.seed, *key) for key in keys]
-    groups = [f"{spec.run_id}/{example_id}/{arm_id}" for example_id, arm_id, _ in keys]
+    groups = [f"{policy.run_id}/{example_id}/{arm_id}" for example_id, arm_id, _ in keys]
     prompt_ids = [unpack(record["prompt_ids"], "i4") for record in records]
     completion_ids = [unpack(record.get("completion_ids", ""), "i4") for record in records]
     top = [record.get("top") for record in records]
     finish_reasons = [record.get("finish_reason") for record in records]
     columns = {
         "rollout_id": [f"{group}/{key[2]}" for group, key in zip(groups, keys, strict=True)],
-        "run_id": spec.run_id,
+        "run_id": policy.run_id,
         "group_id": groups,
         "example_id": [key[0] for key in keys],
         "arm_id": [key[1] for key in keys],
@@ -97,8 +99,8 @@ def _frame(
         "top_p": spec.sampling.top_p,
         "max_tokens": [completion_limit(spec.sampling, seed) for seed in seeds],
         "seed": seeds,
-        "model": spec.model,
-        "model_revision": spec.model_revision,
+        "model": policy.model,
+        "model_revision": policy.model_revision,
         "engine_version": facts.version,
         "dtype": facts.dtype,
         "question_batch_size": [record["question_batch_size"] for record in records],

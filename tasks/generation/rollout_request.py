@@ -1,14 +1,23 @@
 """Builds the engine request of a rollout, in the same way for the generation loop and the reference loops."""
 
 from tasks.generation.engine import EngineRequest
+from tasks.generation.policy import Adapter
 from tasks.plan.prompts import request_seed
 from tasks.plan.sampling import Sampling, set_fields
 
 
 def build_request(
-    request_id: str, prompt_ids: list[int], sampling: Sampling, example_id: str, arm_id: str, sample_index: int
+    request_id: str,
+    prompt_ids: list[int],
+    sampling: Sampling,
+    example_id: str,
+    arm_id: str,
+    sample_index: int,
+    *,
+    adapter: Adapter | None = None,
 ) -> EngineRequest:
-    """Return the request of one rollout. Its seed, and its drawn length if any, depend only on the rollout's key."""
+    """Return the request of one rollout. Its seed, and its drawn length if any, depend only on the rollout's key,
+    so that each policy gets the same."""
     seed = request_seed(sampling.seed, example_id, arm_id, sample_index)
     return EngineRequest(
         request_id=request_id,
@@ -21,6 +30,7 @@ def build_request(
         ignore_eos=sampling.lengths is not None,
         stop=sampling.stop,
         later={name: value for name, value in set_fields(sampling).items() if name != "stop"},
+        adapter=adapter,
     )
 
 

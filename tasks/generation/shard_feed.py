@@ -35,9 +35,10 @@ class ShardFeed:
         self.work = work
         self._spec = spec
         self._questions = read_questions(work.questions)
-        state = read_journal(work.journal, spec.run_id, keep_rollouts=False)
+        run_id = work.policy.run_id
+        state = read_journal(work.journal, run_id, keep_rollouts=False)
         self.journal = JournalWriter(work.journal)
-        self.journal.append({"kind": "open", "oom_rung": spec.oom_rung, "run_id": spec.run_id})
+        self.journal.append({"kind": "open", "oom_rung": spec.oom_rung, "run_id": run_id})
         self.pending = deque(self._missing(state))
         self.num_unfinished = sum(len(question.rollouts) for question in self.pending)
         self.num_resumed = self._num_rollouts - self.num_unfinished

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from tasks.errors import HarvestError
+from tasks.generation.generation_spec import ShardKey
 from tasks.plan.shards import Shard
 
 
@@ -42,9 +43,9 @@ class ShardQueue:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._waiting: dict[int, _Waiting] = {}
-        self._next: deque[Shard] = deque()
-        self._resumed: dict[int, int] = {}
+        self._waiting: dict[ShardKey, _Waiting] = {}
+        self._next: deque[ShardKey] = deque()
+        self._resumed: dict[ShardKey, int] = {}
         self._closed: HarvestError | None = None
 
     @property
@@ -57,46 +58,57 @@ class ShardQueue:
         """How many rollouts were in the journals when this session first opened them."""
         return sum(self._resumed.values())
 
-    def wait_for(self, shard: Shard) -> ShardResult:
-        """Queue ``shard`` and wait until it is finished. Raises the shard's error when it failed."""
+    def wait_for(self, key: ShardKey, shard: Shard) -> ShardResult:
+        """Queue ``shard`` as ``key`` and wait until it is finished. Raises the shard's error when it failed."""
         with self._lock:
             if self._closed is not None:
                 raise self._closed
-            assert shard.index not in self._waiting
-            waiting = self._waiting[shard.index] = _Waiting(shard=shard, future=Future())
-            self._next.append(shard)
+            assert key not in self._waiting
+            waiting = self._waiting[key] = _Waiting(shard=shard, future=Future())
+            self._next.append(key)
         self._wake()
         return waiting.future.result()
 
-    def take(self) -> Shard | None:
-        """Return the next shard for a replica, or None."""
+    def first(self, rank: Callable[[ShardKey], int]) -> ShardKey | None:
+        """Return the shard of the lowest ``rank`` that is next for a replica, or None."""
         with self._lock:
-            return self._next.popleft() if self._next else None
+            return min(self._next, key=rank, default=None)
 
-    def started(self, index: int, num_in_journal: int) -> bool:
+    def take(
+        self, fits: Callable[[ShardKey], bool] = lambda key: True, rank: Callable[[ShardKey], int] = lambda key: 0
+    ) -> tuple[ShardKey, Shard] | None:
+        """Return the next shard for a replica that ``fits``, of the lowest ``rank``, or None."""
+        with self._lock:
+            key = min(filter(fits, self._next), key=rank, default=None)
+            if key is None:
+                return None
+            self._next.remove(key)
+            return key, self._waiting[key].shard
+
+    def started(self, key: ShardKey, num_in_journal: int) -> bool:
         """Note the rollouts in a shard's journal. Return False when this session noted them before."""
-        if index in self._resumed:
+        if key in self._resumed:
             return False
-        self._resumed[index] = num_in_journal
+        self._resumed[key] = num_in_journal
         return True
 
-    def finished(self, index: int, num_errors: int) -> ShardResult:
+    def finished(self, key: ShardKey, num_errors: int) -> ShardResult:
         """Make the shard's result, hand it to the waiting thread, and return it."""
         with self._lock:
-            waiting = self._waiting.pop(index)
+            waiting = self._waiting.pop(key)
         result = ShardResult(
-            index=index,
+            index=key.shard,
             num_rollouts=waiting.shard.num_rollouts,
             num_errors=num_errors,
-            num_resumed=self._resumed.get(index, 0),
+            num_resumed=self._resumed.get(key, 0),
         )
         waiting.future.set_result(result)
         return result
 
-    def failed(self, indices: Iterable[int], error: HarvestError) -> None:
+    def failed(self, keys: Iterable[ShardKey], error: HarvestError) -> None:
         """Raise ``error`` in the threads that wait for these shards. A thread may queue its shard again."""
         with self._lock:
-            lost = [self._waiting.pop(index) for index in indices if index in self._waiting]
+            lost = [self._waiting.pop(key) for key in keys if key in self._waiting]
         for waiting in lost:
             waiting.future.set_exception(error)
 

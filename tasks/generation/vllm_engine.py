@@ -1,4 +1,5 @@
-"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports vllm.
+"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports
+vllm, but for ``weight_reload``, which vLLM's workers run.
 
 Functions import vllm when they need it: the import takes seconds, and the parent of the replicas does not need it.
 """
@@ -6,14 +7,19 @@ Functions import vllm when they need it: the import takes seconds, and the paren
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from profiles.schema import EngineSettings
+from tasks.errors import ConfigError, ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, sampling_values
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.generation.policy import Adapter
 from tasks.generation.token_sets import token_sets
+from tasks.generation.weight_reload import EXTENSION
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
+from tasks.user_code import text_of
 
 READY_SECONDS = 86400
 """Within these seconds an engine core in its own process must be ready. The profile has the real limit. This one is the
@@ -73,11 +79,21 @@ class VllmEngine:
     spec: EngineSpec
     stats: EngineStats = field(default_factory=EngineStats)
     _partial: dict[str, PartialCompletion] = field(default_factory=dict)
+    _loaded: list[str] | None = None
+    """Of each worker, a digest of the tensors that it loads; None before the first other weights."""
 
     def __post_init__(self) -> None:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._engine = LLMEngine.from_vllm_config(self.configure())
+        # here a failure is that of a start, and not of the requests in flight
+        for adapter in self.spec.lora.adapters if self.spec.lora else ():
+            try:
+                self._engine.add_lora(_lora_request(adapter))
+            except Exception as error:
+                raise ConfigError(
+                    f"vLLM refuses the adapter {adapter.path}: {error}. Train it on this model"
+                ) from error
 
     def configure(self) -> Any:
         """Return vLLM's whole configuration of the engine."""
@@ -89,7 +105,8 @@ class VllmEngine:
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one
-        return {**engine_arguments(self.spec), "cudagraph_metrics": not self.spec.settings.enforce_eager}
+        graphs = {"cudagraph_metrics": not self.spec.settings.enforce_eager}
+        return {"worker_extension_cls": EXTENSION, **engine_arguments(self.spec), **graphs}
 
     @property
     def version(self) -> str:
@@ -101,10 +118,33 @@ class VllmEngine:
     def dtype(self) -> str:
         return str(self._engine.model_config.dtype).removeprefix("torch.")
 
+    def load_weights(self, path: Path) -> None:
+        try:
+            if self._loaded is None:
+                self._loaded = self._in_workers("harvest_prove_reload", self.spec.model_path)
+            if self._in_workers("harvest_reload", path) != self._loaded:
+                raise ReloadRefused(f"the tensors of {path} are not those of {self.spec.model_path} by name or shape")
+            if not self._engine.reset_prefix_cache(reset_connector=True):
+                raise ReloadRefused("vLLM did not forget what it had computed with the weights of before")
+        except ReloadRefused:
+            raise
+        except Exception as error:  # what a worker raises arrives as another type
+            raise ReloadRefused(f"vLLM did not load {path}: {text_of(error)}") from error
+
+    def _in_workers(self, method: str, path: Path) -> list[str]:
+        """Call a method of ReloadingWorker; return its digest from each worker."""
+        digests: list[str] = self._engine.collective_rpc(method, args=(os.fspath(path),))
+        return digests
+
     def add(self, request: EngineRequest) -> None:
         # the recorder decodes the text once, when the completion is finished
         params = _sampling_params(request, detokenize=False)
-        internal_id = self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
+        internal_id = self._engine.add_request(
+            request.request_id,
+            {"prompt_token_ids": request.prompt_ids},
+            params,
+            lora_request=_lora_request(request.adapter),
+        )
         if not request.stop:
             self._partial[internal_id] = PartialCompletion(
                 request_id=request.request_id, top_logprobs=request.top_logprobs
@@ -198,7 +238,9 @@ class VllmBatchEngine:
         """
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
         params = [_sampling_params(request, detokenize=text, only_ids=only_ids) for request in requests]
-        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
+        adapters = [_lora_request(request.adapter) for request in requests]
+        lora = adapters if any(adapters) else None
+        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
         return outputs
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
@@ -228,7 +270,17 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         chosen["return_sampling_mask"] = True
     if spec.routed_experts:
         chosen["enable_return_routed_experts"] = True
+    if (lora := spec.lora) is not None:
+        chosen |= {"enable_lora": True, "max_loras": lora.slots, "max_cpu_loras": lora.held, "max_lora_rank": lora.rank}
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
+
+
+def _lora_request(adapter: Adapter | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.name, adapter.number, os.fspath(adapter.path))
 
 
 def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:

@@ -13,7 +13,8 @@ from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
 from tasks.node.gpu_sharing import share_gpu
 from tasks.node.host_memory import read_host_memory
 from tasks.node.passed_on_memory import offloaded_weights, quantizes_to_fp8, stated_kv_bytes
-from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
+from tasks.node.weight_memory import dense_tensors, lora_bytes_per_gpu, weight_bytes_per_gpu
+from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
 from tasks.plan.model_shape import ModelShape, read_shape
@@ -38,14 +39,17 @@ class Budget:
 class MemoryBudget:
     """The memory of ``profile``'s device with the model in ``model_path``. It loads no weights.
 
-    Raises UnknownLayoutError when the model's layers are not known, and ConfigError when its files cannot be read.
+    ``lora`` is the room for adapters, which counts as weights. Raises UnknownLayoutError when the model's layers are
+    not known, and ConfigError when its files cannot be read.
     """
 
-    def __init__(self, profile: Profile, model_path: Path, gpu_bytes: int | None, gpu_name: str) -> None:
+    def __init__(
+        self, profile: Profile, model_path: Path, gpu_bytes: int | None, gpu_name: str, lora: LoraSlots | None = None
+    ) -> None:
         self._profile, self._gpu_bytes, self._gpu_name = profile, gpu_bytes, gpu_name
         self.shape = read_shape(read_model_config(model_path), profile.engine)
         self.draft = draft_memory(profile.engine)
-        weights = _weights(model_path, self.shape, profile)
+        weights = _weights(model_path, self.shape, profile, lora)
         if weights is not None:
             weights = max(0, weights + self.draft.weight_bytes - offloaded_weights(profile.engine))
         self.weight_bytes = weights
@@ -90,11 +94,12 @@ class MemoryBudget:
         return kv_cache(self.shape, engine, budget, device=device, draft_per_token=beside)
 
 
-def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> int | None:
+def _weights(model_path: Path, shape: ModelShape, profile: Profile, lora: LoraSlots | None) -> int | None:
     tensors = read_weights(model_path)
     as_stored = profile.engine.quantization is None or quantizes_to_fp8(profile.engine)
     if not tensors and shape.is_dense and not shape.quantized and as_stored:
         tensors = tuple(dense_tensors(shape))
     if not tensors:
         return None
-    return weight_bytes_per_gpu(tensors, shape, profile.engine)
+    own = weight_bytes_per_gpu(tensors, shape, profile.engine)
+    return own + (0 if lora is None else lora_bytes_per_gpu(tensors, shape, lora))

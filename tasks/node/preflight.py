@@ -1,4 +1,9 @@
-"""Checks the node for a planned run, writes preflight.json, and stops the run when a check fails."""
+"""Checks the node for a planned run, or for several on the same engines.
+
+It writes preflight.json, and stops the run when a check fails.
+"""
+
+from collections.abc import Sequence
 
 from tasks.errors import ConfigError, DamagedFile, PreflightFailed
 from tasks.node.gpu_memory_release import wait_for_free_memory
@@ -29,14 +34,22 @@ exceed this share, unless most of their answers are cut off."""
 
 
 def run_preflight(
-    plan: RunPlan, upload_url: str | None, transfer: TransferSettings | None = None, *, reader: NvmlReader | None = None
+    plan: RunPlan,
+    upload_url: str | None,
+    transfer: TransferSettings | None = None,
+    *,
+    reader: NvmlReader | None = None,
+    beside: Sequence[RunPlan] = (),
 ) -> PreflightReport:
     """Check the node for ``plan``, publish preflight.json, and return the report.
 
+    ``beside`` are the plans of other runs on the same engines; they get the same report.
+
     Raises PreflightFailed when a check fails, or ConfigError when the user's input is at fault.
     """
-    report = check_node_for(plan, upload_url, transfer, reader=reader)
-    publish_preflight(report, plan.paths.root)
+    report = check_node_for(plan, upload_url, transfer, reader=reader, beside=beside)
+    for each in (plan, *beside):
+        publish_preflight(report, each.paths.root)
     report.raise_if_failed()
     return report
 
@@ -47,6 +60,7 @@ def check_node_for(
     transfer: TransferSettings | None = None,
     *,
     reader: NvmlReader | None = None,
+    beside: Sequence[RunPlan] = (),
 ) -> PreflightReport:
     """Return what the checks of the node for ``plan`` found; writes nothing. Raises ConfigError for bad input."""
     # the engines of a killed run end with it, and the driver frees their memory a moment later
@@ -56,7 +70,7 @@ def check_node_for(
         plan.profile,
         model_path=plan.model.path,
         runs_dir=plan.paths.root.parent,
-        output=output_size(plan),
+        output=output_size(plan, *beside),
         upload_url=upload_url,
         transfer=transfer,
         reader=reader,
@@ -64,20 +78,26 @@ def check_node_for(
         samples=plan.config.sampling.samples_per_arm,
         prompts=prompts,
         max_tokens=plan.config.sampling.max_tokens,
+        lora=plan.lora,
     )
 
 
-def check_output_fits(plan: RunPlan) -> None:
-    """Raise PreflightFailed when the rollouts that ``plan`` still has to make will not fit the disk. Takes no time."""
+def check_output_fits(plan: RunPlan, *beside: RunPlan) -> None:
+    """Raise PreflightFailed when the rollouts that the plans still have to make will not fit the disk.
+
+    Takes no time. The plans differ in their policies only.
+    """
     try:
-        output = output_size(plan)
+        output = output_size(plan, *beside)
     except DamagedFile:
         return  # the run sets it aside, and preflight checks the disk
     check = check_disk(plan.paths.root.parent, output)
     if output.expected and check.status == "fail":
+        policies = f"{1 + len(beside)} policies x " if beside else ""
         raise PreflightFailed(
-            f"{plan.num_questions:,} questions x {len(plan.arms.arms)} arms x {plan.config.sampling.samples_per_arm:,} "
-            f"samples_per_arm = {plan.num_rollouts:,} rollouts. {check}"
+            f"{policies}{plan.num_questions:,} questions x {len(plan.arms.arms)} arms x "
+            f"{plan.config.sampling.samples_per_arm:,} samples_per_arm = {plan.num_rollouts * (1 + len(beside)):,} "
+            f"rollouts. {check}"
         )
 
 
@@ -93,8 +113,13 @@ def check_settings(plan: RunPlan) -> None:
         raise ConfigError(f"profile {plan.profile.name} cannot run {plan.model.path}: {'; '.join(problems)}")
 
 
-def output_size(plan: RunPlan) -> OutputSize:
-    """Bytes that the run's unfinished shards will take on disk."""
+def output_size(*plans: RunPlan) -> OutputSize:
+    """Bytes that the unfinished shards of the plans' runs will take on disk."""
+    most = sum(map(_most_bytes, plans))
+    return OutputSize(expected=int(most * USUAL_COMPLETION), most=most)
+
+
+def _most_bytes(plan: RunPlan) -> int:
     finished = len(known_shards(plan.paths.root, "rollouts"))
     questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
     sampling = plan.config.sampling
@@ -104,8 +129,7 @@ def output_size(plan: RunPlan) -> OutputSize:
         per_token += BYTES_PER_ID * min(sampling.top_k, USUAL_MASK)
     if sampling.routed_experts:
         per_token += BYTES_PER_EXPERT * _experts_per_token(plan)
-    most = tokens * per_token
-    return OutputSize(expected=int(most * USUAL_COMPLETION), most=most)
+    return tokens * per_token
 
 
 def _experts_per_token(plan: RunPlan) -> int:

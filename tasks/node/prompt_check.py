@@ -54,11 +54,15 @@ def find_prompts(plan: RunPlan) -> PromptSample:
     return known or sample_prompts(order_of(plan), str(plan.comparable))
 
 
-def record_prompts(plan: RunPlan) -> PromptSample:
-    """Publish prompts.json of the run, unless it is there, and return its content. Raises ConfigError."""
+def record_prompts(plan: RunPlan, *beside: RunPlan) -> PromptSample:
+    """Publish prompts.json of the run, unless it is there, and return its content. Raises ConfigError.
+
+    The runs ``beside`` it on its engines have the same prompts, so they get the same file.
+    """
     known = find_prompts(plan)
-    if not plan.paths.prompts.is_file():
-        publish_json(asdict(known), plan.paths.prompts, recorded_path)
+    for paths in (each.paths for each in (plan, *beside)):
+        if not paths.prompts.is_file():
+            publish_json(asdict(known), paths.prompts, recorded_path)
     return known
 
 

@@ -81,13 +81,13 @@ def collect_alone(plan: RunPlan) -> None:
     rung = RungState(plan.paths.state / "oom_ladder.json")
 
     def collect(pool: ReplicaPool, shard: Shard) -> None:
-        pool.generate(shard)
+        pool.generate(plan, shard)
         paths, index = plan.paths, shard.index
         scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
         record_published(scores, made_from=scores_made_from(paths, index, scorer))
         pool.wake()
 
-    with ReplicaPool(plan, rung=rung) as pool, ThreadPoolExecutor(MAX_SHARD_TASKS) as threads:
+    with ReplicaPool([plan], rung=rung) as pool, ThreadPoolExecutor(MAX_SHARD_TASKS) as threads:
         futures = [threads.submit(collect, pool, shard) for shard in shard_dataset(plan)]
         while not all(future.done() for future in futures):
             pool.pump(0.5)

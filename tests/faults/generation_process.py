@@ -49,8 +49,8 @@ def generate_missing(plan: RunPlan) -> dict[str, Any]:
         leftovers = open_run(plan)
         missing = [shard for shard in shard_dataset(plan) if not rollouts_finished(plan.paths, shard)]
         rung = RungState(plan.paths.state / "oom_ladder.json")
-        with ThreadPoolExecutor(64) as threads, ReplicaPool(plan, rung=rung, listener=events.append) as pool:
-            futures = [threads.submit(_generate, pool, shard) for shard in missing]
+        with ThreadPoolExecutor(64) as threads, ReplicaPool([plan], rung=rung, listener=events.append) as pool:
+            futures = [threads.submit(_generate, pool, plan, shard) for shard in missing]
             while not all(future.done() for future in futures):
                 pool.pump(0.2)
                 for future in futures:
@@ -69,10 +69,10 @@ def generate_missing(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def _generate(pool: ReplicaPool, shard: Shard) -> ShardResult:
+def _generate(pool: ReplicaPool, plan: RunPlan, shard: Shard) -> ShardResult:
     while True:
         try:
-            return pool.generate(shard)
+            return pool.generate(plan, shard)
         except HarvestError as error:
             if not error.retryable:
                 raise

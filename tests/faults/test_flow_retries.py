@@ -108,7 +108,7 @@ class DyingPool:
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
 
-    def generate(self, shard: Shard) -> ShardResult:
+    def generate(self, plan: None, shard: Shard) -> ShardResult:
         if self.deaths:
             self.deaths -= 1
             raise EngineCrashed("boom")
@@ -121,7 +121,7 @@ def test_prefect_retries_for_as_long_as_the_pool_goes_on(prefect_api: str) -> No
 
     @flow
     def generate() -> ShardResult:
-        return generate_shard(pool, Shard(index=0, num_questions=1, num_rollouts=8))  # type: ignore[arg-type]
+        return generate_shard(pool, None, Shard(index=0, num_questions=1, num_rollouts=8))  # type: ignore[arg-type]
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         assert generate().num_rollouts == 8

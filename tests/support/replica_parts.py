@@ -9,12 +9,14 @@ from profiles.arm_schema import Arm
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.policy import Policy
 from tasks.plan.prompts import Message
 from tasks.plan.sampling import Sampling
 from tasks.records import QUESTION_SCHEMA
 from tests.support.fake_engines import FakeEngine
 
 ARMS = tuple(Arm(id=name, system_prompt=f"Answer {name}.") for name in ("plain", "short", "steps"))
+POLICY = Policy(run_id="run", model="model", model_revision="1", weights=Path("unused"), weights_digest="1")
 ENGINE_SPEC = EngineSpec(model_path=Path("unused"), settings=EngineSettings())
 
 
@@ -41,11 +43,8 @@ def make_spec(
     batch_barrier: bool = False,
 ) -> GenerationSpec:
     return GenerationSpec(
-        run_id="run",
         arms=ARMS,
         sampling=Sampling(max_tokens=max_tokens, samples_per_arm=samples),
-        model="model",
-        model_revision="1",
         max_model_len=max_model_len,
         question_batch_size=batch,
         first_questions=first,
@@ -55,9 +54,10 @@ def make_spec(
     )
 
 
-def make_shard(folder: Path, index: int, questions: list[str]) -> ShardWork:
+def make_shard(folder: Path, index: int, questions: list[str], policy: Policy = POLICY) -> ShardWork:
     """Write a shard with these questions; their ids are q0, q1, ... of the shard."""
     work = ShardWork(
+        policy=policy,
         index=index,
         questions=folder / f"questions-{index}.parquet",
         journal=folder / "journal" / f"{index}.jsonl",

@@ -36,7 +36,7 @@ def test_a_shard_size_too_small_for_the_question_batch_is_logged(
         {"profile": str(profile), "dataset": {"path": str(dataset)}, "shard_size": shard_size}
     )
     said: list[str] = []
-    with generation_session(plan_run(config, tmp_path / "runs"), listener=lambda event: None, log=said.append):
+    with generation_session([plan_run(config, tmp_path / "runs")], listener=lambda event: None, log=said.append):
         pass
     assert len(said) == (told is not None)
     assert told is None or told in said[0]
@@ -73,9 +73,9 @@ def test_engines_that_share_a_gpu_get_their_part_of_it_and_the_daemon_of_the_run
     shards, said = shard_dataset(plan), list[str]()
     with (
         ThreadPoolExecutor(8) as threads,
-        generation_session(plan, listener=lambda event: None, log=said.append) as pool,
+        generation_session([plan], listener=lambda event: None, log=said.append) as pool,
     ):
-        futures = [threads.submit(pool.generate, shard) for shard in shards]
+        futures = [threads.submit(pool.generate, plan, shard) for shard in shards]
         while not all(future.done() for future in futures):
             pool.pump(0.2)
     assert said == ["2 engines share each GPU, with MPS on: a daemon of the run's own"]

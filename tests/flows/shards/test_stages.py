@@ -1,7 +1,7 @@
 """Prefect's part of the stages: which errors are retried, what tasks are given, what an interrupt leaves."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
@@ -56,7 +56,7 @@ def test_stages_that_use_remote_storage_have_retries() -> None:
 
 
 def test_no_task_parameter_can_hold_a_secret() -> None:
-    plain = (RunPlan, Shard, ReplicaPool, Path, str, str | None, Tier, float)
+    plain = (RunPlan, Sequence[RunPlan], Shard, ReplicaPool, Path, str, str | None, Tier, float)
     for step in (value for value in vars(stages).values() if isinstance(value, Task)):
         taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
         assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name

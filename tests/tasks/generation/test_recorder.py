@@ -56,11 +56,11 @@ def test_the_queue_is_bounded_and_every_rollout_is_recorded(work: ShardWork, mak
     recorder.open(work)
     recorded = 0
     for number in range(30):
-        recorder.record([(work.index, rollout(number))])
+        recorder.record([(work.key, rollout(number))])
         assert len(read_journal(work.journal).finished) >= number + 1 - 5
-        recorded += recorder.take_recorded()[work.index]
+        recorded += recorder.take_recorded()[work.key]
     recorder.drain()
-    assert recorded + recorder.take_recorded()[work.index] == 30
+    assert recorded + recorder.take_recorded()[work.key] == 30
     assert len(read_journal(work.journal).finished) == 30
 
 
@@ -75,7 +75,7 @@ def test_the_end_of_the_process_is_an_error(work: ShardWork, make: Make) -> None
 
 def record_for_ever(recorder: Recorder, work: ShardWork) -> None:
     for number in itertools.count():
-        recorder.record([(work.index, rollout(number))])
+        recorder.record([(work.key, rollout(number))])
 
 
 def test_a_journal_that_cannot_be_written_is_a_storage_error(work: ShardWork, make: Make) -> None:

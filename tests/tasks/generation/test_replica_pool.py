@@ -83,18 +83,16 @@ class Outcome:
     pool: ReplicaPool
 
 
-def generate(
-    plan: RunPlan, *, watch: Callable[[ReplicaPool], None] = lambda pool: None, retry: bool = False
-) -> Outcome:
-    """Generate all shards of ``plan``; the first failure ends it, with ``retry`` the first that cannot be retried.
+def generate(*plans: RunPlan, watch: Callable[[ReplicaPool], None] = lambda pool: None, retry: bool = False) -> Outcome:
+    """Generate all shards of ``plans``; the first failure ends it, with ``retry`` the first that cannot be retried.
 
     ``watch`` is called all the while.
     """
-    shards = shard_dataset(plan)
+    work = [(plan, shard) for plan in plans for shard in shard_dataset(plan)]
     events: list[PoolEvent] = []
-    rung = RungState(plan.paths.state / "oom.json")
-    with ThreadPoolExecutor(16) as threads, ReplicaPool(plan, rung=rung, listener=events.append) as pool:
-        futures = [threads.submit(_generate, pool, shard, retry=retry) for shard in shards]
+    rung = RungState(plans[0].paths.state / "oom.json")
+    with ThreadPoolExecutor(16) as threads, ReplicaPool(plans, rung=rung, listener=events.append) as pool:
+        futures = [threads.submit(_generate, pool, plan, shard, retry=retry) for plan, shard in work]
         outcome = Outcome(pool=pool, events=events)
         try:
             while not all(future.done() for future in futures):
@@ -106,10 +104,10 @@ def generate(
     return outcome
 
 
-def _generate(pool: ReplicaPool, shard: Shard, *, retry: bool) -> ShardResult:
+def _generate(pool: ReplicaPool, plan: RunPlan, shard: Shard, *, retry: bool) -> ShardResult:
     while True:
         try:
-            return pool.generate(shard)
+            return pool.generate(plan, shard)
         except HarvestError as error:
             if not (retry and error.retryable):
                 raise
@@ -233,7 +231,7 @@ def test_a_state_that_cannot_be_written_is_a_storage_error_and_leaves_no_process
 
 
 def test_waking_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path: Path) -> None:
-    pool = ReplicaPool(make_plan(tmp_path), rung=RungState(tmp_path / "oom.json"))
+    pool = ReplicaPool([make_plan(tmp_path)], rung=RungState(tmp_path / "oom.json"))
     pool.close()
     with contextlib.ExitStack() as stack:
         # the lowest free numbers are given out first: these files have those that the pool had
@@ -267,3 +265,25 @@ def test_each_replica_has_gpus_of_its_own(
             gpus_per_replica(plan, visible)
     else:
         assert gpus_per_replica(plan, visible) == expected
+
+
+def test_two_runs_share_the_engines_and_each_gets_its_own_rollouts_and_counters(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    other = replace(plan, paths=replace(plan.paths, root=plan.paths.root.with_name("other-0123456789")))
+    outcome = generate(plan, other)
+    assert outcome.error is None
+    assert sum(result.num_rollouts for result in outcome.results) == 2 * plan.num_rollouts
+    frames = []
+    for each in (plan, other):
+        assert all(rollouts_finished(each.paths, shard) for shard in shard_dataset(each))
+        frame = pl.read_parquet(each.paths.root / "rollouts" / "*.parquet").sort("rollout_id")
+        assert frame["run_id"].unique().to_list() == [each.run_id]
+        counters = outcome.pool.counters_of(each.run_id)
+        assert (counters.rollouts, counters.tokens) == (frame.height, frame["num_completion_tokens"].sum())
+        assert None not in (counters.first_admitted_at, counters.last_finished_at)
+        frames.append(frame)
+    # seeds are those of the rollout's key, whatever its run
+    assert frames[0]["completion"].equals(frames[1]["completion"])
+    # one replica served both
+    assert len(list((plan.paths.logs).glob("*.log"))) == 1
+    assert not other.paths.logs.exists()

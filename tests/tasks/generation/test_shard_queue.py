@@ -6,9 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tasks.errors import EngineCrashed, HarvestError, StorageError
+from tasks.generation.generation_spec import ShardKey
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.plan.shards import Shard
 from tests.support.patience import HANG_SECONDS, scaled
+
+
+def key(index: int) -> ShardKey:
+    return ShardKey("run", index)
 
 
 def shard(index: int) -> Shard:
@@ -24,7 +29,7 @@ class Waiters:
         self._threads = threads
 
     def wait_for(self, index: int) -> "Future[ShardResult]":
-        future = self._threads.submit(self.queue.wait_for, shard(index))
+        future = self._threads.submit(self.queue.wait_for, key(index), shard(index))
         assert self._arrived.acquire(timeout=scaled(HANG_SECONDS))
         return future
 
@@ -40,12 +45,12 @@ def waiters():  # type: ignore[no-untyped-def]
 def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters) -> None:
     futures = [waiters.wait_for(index) for index in (3, 1)]
     queue = waiters.queue
-    assert [queue.take(), queue.take(), queue.take()] == [shard(3), shard(1), None]
-    assert queue.started(1, 5)
-    queue.finished(1, 2)
+    assert [queue.take(), queue.take(), queue.take()] == [(key(3), shard(3)), (key(1), shard(1)), None]
+    assert queue.started(key(1), 5)
+    queue.finished(key(1), 2)
     assert futures[1].result() == ShardResult(index=1, num_rollouts=16, num_errors=2, num_resumed=5)
     assert queue.busy
-    queue.finished(3, 0)
+    queue.finished(key(3), 0)
     assert futures[0].result().num_resumed == 0
     assert not queue.busy
 
@@ -54,15 +59,15 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
     first = waiters.wait_for(0)
     queue = waiters.queue
     queue.take()
-    assert queue.started(0, 4)
-    queue.failed([0], EngineCrashed("boom"))
+    assert queue.started(key(0), 4)
+    queue.failed([key(0)], EngineCrashed("boom"))
     with pytest.raises(EngineCrashed):
         first.result()
     second = waiters.wait_for(0)
-    assert queue.take() == shard(0)
+    assert queue.take() == (key(0), shard(0))
     # rollouts that this session itself has generated do not count as resumed
-    assert not queue.started(0, 11)
-    queue.finished(0, 0)
+    assert not queue.started(key(0), 11)
+    queue.finished(key(0), 0)
     assert second.result().num_resumed == 4
     assert queue.num_resumed == 4
 
@@ -77,6 +82,6 @@ def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(waiters:
         with pytest.raises(StorageError):
             future.result()
     with pytest.raises(StorageError):
-        queue.wait_for(shard(2))
+        queue.wait_for(key(2), shard(2))
     assert queue.take() is None
     assert not queue.busy

@@ -34,6 +34,7 @@ def planned(folder: Path, config: dict[str, Any], gpu_bytes: int | None, **engin
         pytest.param(QWEN_7B, 16 * GIB, {}, id="no room"),
         pytest.param(LLAMA_70B, H200, {}, id="weights larger than the part"),
         pytest.param(QWEN_7B, H200, {"quantization": "fp8"}, id="quantized"),
+        pytest.param(QWEN_7B, H200, {"vllm": {"kv_cache_memory_bytes": GIB}}, id="the profile passes settings on"),
         pytest.param(QWEN_7B, H200, {"backend": "a.b:C"}, id="another engine"),
         pytest.param(QWEN_7B | {"architectures": ["Unknown"], "layer_types": ["mamba"]}, H200, {}, id="layers unknown"),
     ],

@@ -1,0 +1,23 @@
+"""The plans of all runs that a flow collects on the same engines: of several checkpoints, or of adapters of a model."""
+
+from flows.parameters import FlowParameters
+from tasks.errors import ConfigError
+from tasks.plan.checkpoint_plans import plan_checkpoints
+from tasks.plan.policies import check_places, plan_policies
+from tasks.plan.run_plan import RunPlan
+
+
+def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
+    """Return the plan of each run, with that of the first model's, ``plan``. Raises ConfigError."""
+    plans = plan_checkpoints(plan, asked.checkpoints)
+    if len(plans) == 1:
+        plans = plan_policies(plan)
+        check_places(plans, nodes=asked.nodes, shared=asked.shared, baseline=asked.baseline)
+        return plans
+    if asked.nodes > 1 or asked.shared is not None or plan.config.adapters:
+        raise ConfigError(
+            f"the pattern of the model means {len(plans)} checkpoints, and several are collected on one node, without "
+            "adapters. Leave out nodes, shared and adapters, or give --checkpoints newest"
+        )
+    check_places(plans, nodes=1, shared=None, baseline=asked.baseline)
+    return plans

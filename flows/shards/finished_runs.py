@@ -1,0 +1,53 @@
+"""What follows generation, for each run of a collection: comparison, report, manifest and upload."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows.parameters import FlowParameters
+from flows.reporting.artifacts import report_equivalence, report_run, report_upload
+from flows.reporting.progress import log_and_print
+from flows.reporting.reporter import Reporter
+from flows.shards import stages
+from tasks.errors import HarvestError
+from tasks.plan.run_plan import RunPlan
+from tasks.results.collected import Collected
+from tasks.results.run_report import RunReport
+from tasks.storage.run_files import write_manifest
+
+
+def finish_runs(
+    plans: Sequence[RunPlan], baselines: Mapping[str, Path], asked: FlowParameters, reporter: Reporter
+) -> Collected:
+    """Compare each run with its baseline, which is by run id, if it has one; report, seal and upload it.
+
+    A failure of one run does not keep the others from this. Raises the failure with the highest exit code at the end.
+    """
+    reports: list[RunReport] = []
+    failures: list[HarvestError] = []
+    for plan in plans:
+        try:
+            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter))
+        except HarvestError as error:
+            failures.append(error)
+            if len(plans) > 1:
+                log_and_print(f"run {plan.run_id} failed: {error}")
+    if failures:
+        raise max(failures, key=lambda error: error.exit_code)
+    return Collected(reports=tuple(reports))
+
+
+def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter) -> RunReport:
+    root = plan.paths.root
+    verdict = stages.validate(root, baseline, asked.require, asked.epsilon) if baseline else None
+    report = stages.summarize(root)
+    write_manifest(root)
+    if asked.upload is not None:
+        report_upload(reporter, stages.upload(root, asked.upload))
+    report_equivalence(reporter, plan.paths)
+    report_run(reporter, report, asked.upload)
+    if verdict is not None and not verdict.meets(asked.require):
+        reporter.event(
+            "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}
+        )
+        verdict.raise_if_below(asked.require)
+    return report
