@@ -146,7 +146,7 @@ def _check_finished(run_dir: Path) -> None:
 
 def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tuple[ModelSource, bool]:
     """Return the weights to recompute with, and whether they are the run's."""
-    if given is None and (more := _not_recomputed(config)):
+    if given is None and (more := not_recomputed(config)):
         raise ConfigError(
             f"the outputs of {run_dir} depend on {', '.join(more)} as well, which is not recomputed. Give weights "
             "that have it merged in with --model PATH"
@@ -167,10 +167,10 @@ def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tup
     return source, same
 
 
-def _not_recomputed(config: Mapping[str, Any]) -> list[str]:
+def not_recomputed(config: Mapping[str, Any]) -> list[str]:
     """Return what the outputs depend on beside the model: an adapter, or what a later version knows."""
     later = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
-    return [*(["an adapter"] if config.get("adapter") else []), *later]
+    return [*(["an adapter"] if config.get("model", {}).get("adapter") else []), *later]
 
 
 def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:
@@ -199,5 +199,8 @@ def _other_notes(config: Mapping[str, Any], source: ModelSource) -> tuple[str, .
     }
     return (
         *(f"{source.path} has another {what} than the run." for what, (here, then) in pairs.items() if here != then),
-        *(f"The outputs depend on {name} as well, which is not recomputed." for name in _not_recomputed(config)),
+        *(
+            f"The outputs depend on {name} as well, which counts only if {source.path} has it merged in."
+            for name in not_recomputed(config)
+        ),
     )
