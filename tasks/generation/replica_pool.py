@@ -30,7 +30,7 @@ from tasks.generation.policy import policies_of
 from tasks.generation.recovery import PoolEvent, Recovery
 from tasks.generation.replica_messages import AddShard, FromReplica, Ready, Reloaded, ShardGenerated, ShardStarted, Stop
 from tasks.generation.replica_process import ReplicaProcess
-from tasks.generation.replica_starts import ReplicaStarts, left_to_make
+from tasks.generation.replica_starts import ReplicaStarts
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
@@ -41,7 +41,7 @@ from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
 from tasks.node.nvml import PynvmlReader
 from tasks.node.run_batch import choose_run_batch
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard
+from tasks.plan.shards import Shard, rollouts_to_make
 from tasks.storage.published import record_published
 from tasks.time_limits import time_limit
 
@@ -274,7 +274,7 @@ class ReplicaPool:
         if self._starts.ever_ready and (key := self._queue.first(self._rank)) is not None:
             return self._policies[key.run_id].weights
         # the first shards may not be queued yet
-        return next((plan.model.path for plan in self._plans.values() if left_to_make(plan)), None)
+        return next((plan.model.path for plan in self._plans.values() if rollouts_to_make(plan)), None)
 
     def _most_assigned(self, process: ReplicaProcess) -> int:
         """Unfinished rollouts at which a replica gets no further shard: two batches."""

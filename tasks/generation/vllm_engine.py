@@ -1,68 +1,27 @@
-"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports
-vllm, but for ``weight_reload``, which vLLM's workers run.
+"""Puts vLLM behind the engine protocol, request by request and in whole batches.
+
+No other module imports vllm, but for ``weight_reload``, which vLLM's workers run.
 
 Functions import vllm when they need it: the import takes seconds, and the parent of the replicas does not need it.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings
 from tasks.errors import ConfigError, ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, sampling_values
 from tasks.generation.partial_completion import PartialCompletion
 from tasks.generation.policy import Adapter
 from tasks.generation.token_sets import token_sets
 from tasks.generation.weight_reload import EXTENSION
-from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
-from tasks.time_limits import time_limit
 from tasks.user_code import text_of
 
-READY_SECONDS = 86400
-"""Within these seconds an engine core in its own process must be ready. The profile has the real limit. This one is the
-same for all runs, as vLLM makes it a part of its compile cache's key."""
 _GIVEN_UP = ("abort", "error")
 """Finish reasons of requests that an engine core in its own process ends when it is told to end, or cannot take one.
 Such a part of a completion must not count as one."""
-METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
-"""vLLM's own switch: fork or spawn. It is no part of its compile cache's key."""
-STEP_SECONDS = 300.0
-"""Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
-
-
-def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *, on_gpu: bool) -> dict[str, str]:
-    """Return the environment of a process that imports vllm: the ``inherited`` one and vLLM's variables.
-
-    A value of the user wins, except over a variable that the settings decide.
-    """
-    core_process = has_core_process(settings, on_gpu=on_gpu, environment=inherited)
-    defaults = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_COLOR": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-        # an engine process that is forked has imported everything, which takes 20 s on a node with GPUs. The replica
-        # runs no threads of tokenizers, Polars or OpenMP before, and uses NVML alone: vLLM spawns by itself where CUDA
-        # is initialised. On a CPU vLLM always spawns
-        METHOD_VARIABLE: "fork" if on_gpu else "spawn",
-        # the start has its limit in the profile; vLLM's own of ten minutes would end a slow one sooner
-        "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_SECONDS),
-        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
-    }
-    chosen = {CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
-    if settings.kv_cache_space_gib is not None:
-        chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
-        # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
-        # step then takes several times as long
-        defaults["OMP_WAIT_POLICY"] = "passive"
-        if settings.enforce_eager:
-            # otherwise the first step compiles one small function (the rank of a token) for seconds, for no gain
-            defaults["TORCHDYNAMO_DISABLE"] = "1"
-    if settings.batch_invariant:
-        chosen |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    return {**defaults, **inherited, **chosen}
 
 
 def import_vllm() -> None:

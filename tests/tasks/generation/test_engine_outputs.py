@@ -29,7 +29,8 @@ from dataclasses import replace
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 from tasks.generation.journal import pack
 from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(

@@ -40,7 +40,8 @@ import json, os, sys
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
     max_num_seqs=32, kv_cache_space_gib=1,

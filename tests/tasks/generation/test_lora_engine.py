@@ -20,7 +20,8 @@ from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import Adapter
-from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 from tasks.plan.adapter_source import LoraSlots, find_adapters
 from tasks.plan.model_source import find_model
 settings = EngineSettings(

@@ -18,7 +18,8 @@ from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.errors import ReloadRefused
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.generation.vllm_engine import VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmEngine
 from tests.support.faulty_engines import OneGpuEngine
 models = [Path(name) for name in sys.argv[1:]]
 settings = EngineSettings(
