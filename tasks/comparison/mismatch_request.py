@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_config
+from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
-_APPLIED = ("temperature", "top_p", "top_k", "min_p")
 _WITHOUT_EFFECT = {
     *("max_tokens", "samples_per_arm", "seed", "source", "lengths", "stop", "stop_token_ids", "repetition_detection"),
     *("top_logprobs", "sampling_mask", "routed_experts"),
@@ -178,7 +178,7 @@ def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(
         f"The run samples with {name} {value}, which is not recomputed: it is a part of the gap."
         for name, value in sampling.items()
-        if name not in (*_APPLIED, *_WITHOUT_EFFECT) and value and (name, value) != ("repetition_penalty", 1)
+        if name not in (*SAMPLED_BY, *_WITHOUT_EFFECT) and value and (name, value) != ("repetition_penalty", 1)
     )
 
 

@@ -159,7 +159,7 @@ class Sampling(Settings):
 
 
 UNSET = Sampling().model_dump(mode="json")
-"""The dump of what is sampled by when nothing is set."""
+"""The dump of a sampling that sets nothing."""
 
 
 def set_fields(sampling: Sampling) -> dict[str, Any]:
