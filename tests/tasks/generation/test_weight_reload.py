@@ -1,17 +1,10 @@
 """A vLLM engine that takes the weights of three checkpoints gives the tokens of three cold starts, or refuses."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
+from tests.support.engine_script import run_engine_script
 
-_ROOT = Path(__file__).parents[3]
-
-# in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
 import json, os, shutil, sys
 from pathlib import Path
@@ -82,11 +75,7 @@ Compared = tuple[list[dict[str, object]], list[dict[str, object]], list[dict[str
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("checkpoints")
     models = [write_checkpoint(folder / f"step-{step}", step) for step in (1, 2, 3)]
-    ended = subprocess.run(
-        [sys.executable, "-c", _COMPARE, *map(str, models)], capture_output=True, text=True, check=False, cwd=_ROOT
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found: Compared = json.loads(ended.stdout.splitlines()[-1])
+    found: Compared = run_engine_script(_COMPARE, *models)
     return found
 
 
