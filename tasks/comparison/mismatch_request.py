@@ -12,6 +12,7 @@ from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_conf
 from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
 from tasks.plan.model_source import ModelSource, find_model
+from tasks.plan.sampling import run_sampling
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
@@ -74,7 +75,7 @@ def plan_mismatch(run_dir: Path, *, model: str | None, sample: int, seed: int, d
             f"{run_dir} was made with random weights (load_format dummy), which no file holds. Give another run"
         )
     source, same = _weights(run_dir, config, model)
-    sampling = config.get("config", {}).get("sampling", {})
+    sampling = run_sampling(config)
     return MismatchRequest(
         run_id=run_dir.name,
         model=source.path,
