@@ -20,7 +20,7 @@ from flows.server.aws_credentials import transfer_with
 from flows.server.parent_watch import ParentWatch
 from flows.shards.generation_session import generation_session
 from flows.shards.node_driver import NodeDriver
-from profiles.schema import Settings
+from profiles.settings import Settings
 from tasks.errors import HarvestError
 from tasks.fleet.ledger import Ledger
 from tasks.fleet.node_status import node_name

@@ -18,12 +18,12 @@ import polars as pl
 
 from profiles.arm_schema import ArmSet
 from profiles.schema import Profile
-from tasks.comparison.baseline import AUTO
 from tasks.errors import ConfigError
 from tasks.files import atomic_path, publish_parquet
 from tasks.fleet.ledger import RUN, Ledger, finished_key, read_object, rollouts_key
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.model_source import find_model
+from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
@@ -42,7 +42,7 @@ def check_nodes(
     nodes: int, shared: str | None, baseline: str | None, check: Callable[[str], None] = check_destination
 ) -> None:
     """Raise ConfigError or UploadError when a run cannot be spread over ``nodes`` nodes that share ``shared``."""
-    if nodes > 1 and baseline == AUTO:
+    if nodes > 1 and baseline == AUTO_BASELINE:
         raise ConfigError(
             f"baseline is auto, which is generated where the collection runs, and nodes is {nodes}. Collect the "
             "baseline first, and give its run id"
