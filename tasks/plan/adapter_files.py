@@ -2,9 +2,12 @@
 
 import glob
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from tasks.errors import ConfigError
+from tasks.plan.model_config import read_model_object
+from tasks.plan.safetensors_header import read_safetensors_header
 from tasks.user_paths import split_pattern
 
 CONFIG = "adapter_config.json"
@@ -16,23 +19,42 @@ def is_adapter_pattern(text: str) -> bool:
     return glob.has_magic(split_pattern(text)[1])
 
 
-def matching_adapters(pattern: str) -> list[str]:
+def matching_adapters(pattern: str, tell: Callable[[str], None]) -> list[str]:
     """Return the directories that match ``pattern`` and hold an adapter, in the order of the numbers in their names.
 
-    Others are left out: a trainer may be writing them. Raises ConfigError when none is left.
+    Others are left out, as a trainer may be writing them; ``tell`` gets a sentence about each. Raises ConfigError when
+    none is left.
     """
     directory, rest = split_pattern(pattern)
     if not glob.has_magic(rest):
         return [pattern]
     # unlike pathlib, glob leaves out hidden directories
     paths = [directory / name for name in glob.glob(rest, root_dir=directory)]  # noqa: PTH207
-    complete = [path for path in paths if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
+    complete = []
+    for path in sorted(filter(Path.is_dir, paths), key=_natural):
+        if lacks := _lacks(path):
+            tell(f"left for another time, as the adapter is not complete: {path.name}: {lacks}")
+        else:
+            complete.append(str(path.absolute()))
     if not complete:
         raise ConfigError(
             f"adapter {pattern!r} matches {len(paths)} paths, none of them a directory with {CONFIG} and {WEIGHTS}. "
             "Check the pattern, or name the directory"
         )
-    return [str(path.absolute()) for path in sorted(complete, key=_natural)]
+    return complete
+
+
+def _lacks(path: Path) -> str:
+    """Return why the directory ``path`` holds no whole adapter, or nothing."""
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            return f"it has no {name}"
+    try:
+        read_model_object(path / CONFIG, missing="")
+        read_safetensors_header(path / WEIGHTS)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
