@@ -120,7 +120,7 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
 def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     from httpx import HTTPError
 
-    from flows.reporting.summary_view import print_summary
+    from flows.reporting.summary_view import print_summaries
     from tasks.errors import HarvestError
 
     if isinstance(outcome, HTTPError):
@@ -134,8 +134,7 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     if options.json:
         print_json(outcome.to_json())
     else:
-        for report in outcome.reports:
-            print_summary(report, named=len(outcome.reports) > 1)
+        print_summaries(outcome.reports)
     sys.stdout.flush()
     return 0
 

@@ -170,7 +170,7 @@ def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tup
 def _not_recomputed(config: Mapping[str, Any]) -> list[str]:
     """Return what the outputs depend on beside the model: an adapter, or what a later version knows."""
     later = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
-    return [*(["an adapter"] if config.get("adapter") else []), *later]
+    return [*(["an adapter"] if config.get("model", {}).get("adapter") else []), *later]
 
 
 def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _UNLIKE = ("model", "tokenizer", "chat_template")
 
 @dataclass(frozen=True, kw_only=True)
 class StepRun:
-    """The run of one checkpoint."""
+    """The run of one checkpoint: of a model, or of an adapter beside it."""
 
     step: int
     checkpoint: str
@@ -77,7 +77,8 @@ def read_steps(run_dirs: Sequence[Path]) -> StepReport:
         if report is None or not config:
             raise ConfigError(f"{run_dir} has no report.json, so the run is not finished. Finish it, or leave it out")
         found.append(report)
-        paths.append(str(Path(config.get("model", {}).get("path", run_dir)).absolute()))
+        model = config.get("model", {})
+        paths.append(str(Path(model.get("adapter", model).get("path", run_dir)).absolute()))
     runs = [
         StepRun(step=step, checkpoint=path, report=report)
         for step, path, report in zip(steps_of(paths), paths, found, strict=True)

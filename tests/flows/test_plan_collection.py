@@ -14,6 +14,6 @@ from tasks.plan.run_plan import plan_run
 @pytest.mark.parametrize("checkpoints", [["step-1", "step-2"], ["step-1"], []])
 def test_directories_as_checkpoints_begin_with_the_model(tmp_path: Path, checkpoints: list[str]) -> None:
     plan = plan_run(RunConfig(profile="cpu-demo", model="demo"), tmp_path)
-    with pytest.raises(ConfigError, match="the model, demo, is not the first of them. Give a pattern as the model"):
+    with pytest.raises(ConfigError, match=r"the model, demo, is not the first of them\. Give a pattern"):
         plan_collection(plan, FlowParameters(checkpoints=checkpoints))
     assert plan_collection(plan, FlowParameters(checkpoints=["demo"])) == (plan,)
