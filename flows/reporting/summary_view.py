@@ -26,21 +26,21 @@ def print_summaries(reports: Sequence[RunReport]) -> None:
 def _print_table(reports: Sequence[RunReport]) -> None:
     from rich.table import Table
 
-    from flows.console import PlainConsole
+    from flows.console import console
 
-    console = PlainConsole(soft_wrap=True)
-    table = Table(title=f"{len(reports)} runs on the same engines")
-    table.add_column("run", no_wrap=True)
-    for name in ("rollouts", "errors", "mean reward", "95% interval", "truncated"):
+    shown = console()
+    table = Table(title=f"{len(reports)} runs")
+    table.add_column("run", overflow="fold")
+    for name in ("rollouts", "errors", "mean reward", "95% interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
-        _, mean, interval, truncated, *_ = _row(report.all_arms[-1])
-        table.add_row(report.run_id, f"{report.num_rollouts:,}", f"{report.num_errors:,}", mean, interval, truncated)
-    console.print(table)
+        _, mean, interval, *_ = _row(report.all_arms[-1])
+        table.add_row(report.run_id, f"{report.num_rollouts:,}", f"{report.num_errors:,}", mean, interval)
+    shown.print(table)
     for report in reports:
         for told in report.warnings:
-            console.print(f"warning: {report.run_id}: {one_line(told, _MAX_ERROR_CHARS)}")
-    console.print(f"each has its arms in its report.html, below {Path(reports[0].run_dir).parent}")
+            shown.print(f"warning: {report.run_id}: {one_line(told, _MAX_ERROR_CHARS)}", soft_wrap=True)
+    shown.print(f"each run has its arms in its report.html, below {Path(reports[0].run_dir).parent}", soft_wrap=True)
 
 
 def print_summary(report: RunReport, *, named: bool = False) -> None:

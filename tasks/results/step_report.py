@@ -13,7 +13,7 @@ from typing import Any
 from tasks.errors import ConfigError
 from tasks.files import publish_text
 from tasks.plain_text import visible
-from tasks.plan.checkpoints import steps_of
+from tasks.plan.checkpoints import step_key, steps_of
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_plots import StepSeries, step_plot
@@ -79,10 +79,10 @@ def read_steps(run_dirs: Sequence[Path]) -> StepReport:
         found.append(report)
         model = config.get("model", {})
         paths.append(str(Path(model.get("adapter", model).get("path", run_dir)).absolute()))
-    runs = [
-        StepRun(step=step, checkpoint=path, report=report)
-        for step, path, report in zip(steps_of(paths), paths, found, strict=True)
-    ]
+    # one checkpoint may have several runs, as when it changed
+    checkpoints = sorted(dict.fromkeys(paths), key=step_key)
+    step = dict(zip(checkpoints, steps_of(checkpoints), strict=True))
+    runs = [StepRun(step=step[path], checkpoint=path, report=report) for path, report in zip(paths, found, strict=True)]
     return StepReport(runs=tuple(sorted(runs, key=lambda run: run.step)), key=_key(paths, configs[0]))
 
 
