@@ -66,7 +66,9 @@ def execute(options: argparse.Namespace) -> int:
         # last, as it starts a process
         check_rendered(plans[0])
         if options.forget_oom_rung:
-            forget_rung(plans[0])
+            # engines begin where the first run that is left does
+            for plan in plans:
+                forget_rung(plan)
         if (nodes := parameters.get("nodes", 1)) > 1:
             need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
         return _collect(options, parameters, runs_dir)
