@@ -25,6 +25,7 @@ from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, ge
 from flows.shards.finished_runs import finish_runs
 from flows.shards.local_generation import generate_locally
 from flows.shards.step_report import show_steps
+from tasks.errors import HarvestError
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
@@ -82,7 +83,13 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
             log_and_print(f"skipping {run_id}, which was finished before")
         check_settings(left[0])
         check_rendered(left[0])
-        made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        try:
+            made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        except HarvestError:
+            # one run that fails its comparison does not hide the rewards of the others
+            with contextlib.suppress(HarvestError):
+                show_steps([plan for plan in plans if plan.paths.report.is_file()], reporter)
+            raise
         collected = flow_run.collected = Collected(reports=tuple((known | made)[plan.run_id] for plan in plans))
         show_steps(plans, reporter)
     return Completed(message=_outcome(collected), data=collected.to_json())
