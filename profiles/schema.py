@@ -129,6 +129,9 @@ class EngineSettings(Settings):
     def _passed_on(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if info.context == FROM_USER:
             check_keys(table, own=cls.model_fields)
+            # 4 and 4.0 are one setting, and must be one run
+            whole = {key: int(value) for key, value in table.items() if isinstance(value, float) and value.is_integer()}
+            return table | whole
         return table
 
     @property

@@ -100,11 +100,14 @@ def test_stages_are_part_of_the_run(tmp_path: Path) -> None:
     assert one.fingerprint != two.fingerprint
 
 
-def test_a_profile_that_states_it_is_the_same_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stated", "given"), [("block_size = 32", "block_size=32"), ("cpu_offload_gb = 4", "cpu_offload_gb=4.0")]
+)
+def test_a_profile_that_states_it_is_the_same_run(stated: str, given: str, tmp_path: Path) -> None:
     text = (Path("profiles") / "cpu-demo.toml").read_text()
     path = tmp_path / "own.toml"
-    path.write_text(f"{text}\n[engine.vllm]\nblock_size = 32\n")
-    assert plan(tmp_path, profile=str(path)).fingerprint == plan(tmp_path, "block_size=32").fingerprint
+    path.write_text(f"{text}\n[engine.vllm]\n{stated}\n")
+    assert plan(tmp_path, profile=str(path)).fingerprint == plan(tmp_path, given).fingerprint
 
 
 def test_the_form_takes_a_table() -> None:
