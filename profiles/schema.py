@@ -283,12 +283,17 @@ class Profile(Settings):
         return self.replicas * self.engine.gpus // self.replicas_per_gpu
 
     @model_validator(mode="after")
-    def _stages_are_on_gpus(self) -> "Profile":
+    def _cpus_can_do_it(self) -> "Profile":
         if self.expect.device == "cpu" and self.engine.pipeline_parallel_size > 1:
             raise ValueError(
                 f'pipeline_parallel_size is {self.engine.pipeline_parallel_size}, but expect.device is "cpu": vLLM\'s '
                 "engine for CPUs fails in its first step when a stage was not warmed up, as with a KV cache of stated "
                 "size. Leave pipeline_parallel_size out"
+            )
+        if self.expect.device == "cpu" and self.engine.vllm.get("kv_offloading_size"):
+            raise ValueError(
+                f'kv_offloading_size is {self.engine.vllm["kv_offloading_size"]}, but expect.device is "cpu": vLLM '
+                "moves KV cache from GPUs only. Leave kv_offloading_size out"
             )
         return self
 
