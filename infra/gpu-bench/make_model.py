@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 DEMO_MODEL = Path(__file__).parents[2] / "profiles" / "demo" / "model"
-# from the config.json of Qwen/Qwen2.5-7B-Instruct and Qwen/Qwen2.5-0.5B-Instruct
+# from the config.json of Qwen/Qwen2.5-7B-Instruct, Qwen/Qwen2.5-0.5B-Instruct and Qwen/Qwen3-30B-A3B
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
         "hidden_size": 3584,
@@ -38,6 +38,25 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 151936,
         "tie_word_embeddings": False,  # tied random embeddings would only repeat the last token
     },
+    "30b-moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+        "attention_bias": False,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
 }
 INITIAL_STD = 0.02
 LOGIT_STD = 4.0
@@ -48,17 +67,19 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(SHAPES), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, help="fewer than the shape has")
     options = parser.parse_args()
-    write_model(SHAPES[options.shape], options.out, options.seed)
+    shape = SHAPES[options.shape]
+    write_model(shape | {"num_hidden_layers": options.layers or shape["num_hidden_layers"]}, options.out, options.seed)
 
 
 def write_model(shape: dict[str, Any], out: Path, seed: int) -> None:
     """Write config, tokenizer and one safetensors file per layer to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((DEMO_MODEL / "config.json").read_text())
-    config |= shape
     for key in ("head_dim", "layer_types", "max_window_layers"):
         config.pop(key, None)
+    config |= shape
     config |= {"max_position_embeddings": 32768, "dtype": "bfloat16", "torch_dtype": "bfloat16"}
     (out / "config.json").write_text(json.dumps(config, indent=2))
     _write_tokenizer(shape["vocab_size"], out)
@@ -87,30 +108,37 @@ def _write_weights(shape: dict[str, Any], out: Path, seed: int) -> None:
     def ones(size: int) -> torch.Tensor:
         return torch.ones(size, dtype=torch.bfloat16)
 
-    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
-    head = hidden // shape["num_attention_heads"]
-    kv = head * shape["num_key_value_heads"]
+    hidden = shape["hidden_size"]
+    head = shape.get("head_dim", hidden // shape["num_attention_heads"])
     outer = {"model.norm.weight": ones(hidden)}
     outer["model.embed_tokens.weight"] = normal(shape["vocab_size"], hidden)
     outer["lm_head.weight"] = normal(shape["vocab_size"], hidden, std=LOGIT_STD / hidden**0.5)
     files = {"model-outer.safetensors": outer}
+
+    def feed_forward(at: str, wide: int) -> dict[str, torch.Tensor]:
+        return {
+            f"{at}.gate_proj.weight": normal(wide, hidden),
+            f"{at}.up_proj.weight": normal(wide, hidden),
+            f"{at}.down_proj.weight": normal(hidden, wide),
+        }
+
     for layer in range(shape["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        files[f"model-layer-{layer:02d}.safetensors"] = {
-            f"{at}.self_attn.q_proj.weight": normal(hidden, hidden),
-            f"{at}.self_attn.q_proj.bias": torch.zeros(hidden, dtype=torch.bfloat16),
-            f"{at}.self_attn.k_proj.weight": normal(kv, hidden),
-            f"{at}.self_attn.k_proj.bias": torch.zeros(kv, dtype=torch.bfloat16),
-            f"{at}.self_attn.v_proj.weight": normal(kv, hidden),
-            f"{at}.self_attn.v_proj.bias": torch.zeros(kv, dtype=torch.bfloat16),
-            f"{at}.self_attn.o_proj.weight": normal(hidden, hidden),
-            f"{at}.mlp.gate_proj.weight": normal(wide, hidden),
-            f"{at}.mlp.up_proj.weight": normal(wide, hidden),
-            f"{at}.mlp.down_proj.weight": normal(hidden, wide),
-            f"{at}.input_layernorm.weight": ones(hidden),
-            f"{at}.post_attention_layernorm.weight": ones(hidden),
-        }
-        _save(out, f"model-layer-{layer:02d}.safetensors", files[f"model-layer-{layer:02d}.safetensors"])
+        tensors = {f"{at}.input_layernorm.weight": ones(hidden), f"{at}.post_attention_layernorm.weight": ones(hidden)}
+        for name, count in (("q", "num_attention_heads"), ("k", "num_key_value_heads"), ("v", "num_key_value_heads")):
+            tensors[f"{at}.self_attn.{name}_proj.weight"] = normal(shape[count] * head, hidden)
+            if "num_experts" not in shape:
+                tensors[f"{at}.self_attn.{name}_proj.bias"] = torch.zeros(shape[count] * head, dtype=torch.bfloat16)
+        tensors[f"{at}.self_attn.o_proj.weight"] = normal(hidden, shape["num_attention_heads"] * head)
+        if "num_experts" in shape:
+            tensors |= {f"{at}.self_attn.{name}_norm.weight": ones(head) for name in "qk"}
+            tensors[f"{at}.mlp.gate.weight"] = normal(shape["num_experts"], hidden)
+            for expert in range(shape["num_experts"]):
+                tensors |= feed_forward(f"{at}.mlp.experts.{expert}", shape["moe_intermediate_size"])
+        else:
+            tensors |= feed_forward(f"{at}.mlp", shape["intermediate_size"])
+        files[f"model-layer-{layer:02d}.safetensors"] = tensors
+        _save(out, f"model-layer-{layer:02d}.safetensors", tensors)
     _save(out, "model-outer.safetensors", outer)
     weight_map = {name: file for file, tensors in files.items() for name in tensors}
     total = sum(tensor.numel() * 2 for tensors in files.values() for tensor in tensors.values())

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch shared start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split.
+# Steps: models preflight bench batch shared start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split
+# adapters adapter-cost reload reload-cost masks mask-cost experts expert-parallel.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
 set -u
@@ -44,6 +45,7 @@ keep_logs() { # run name: keep the ends of the run's engine logs
     done >"$out/$2.log" 2>/dev/null
 }
 
+small="s/^gpu_memory_utilization.*/gpu_memory_utilization = ${SMALL:-0.2}/"
 eager='s/^enforce_eager.*/enforce_eager = true/'
 generate="--runs-dir $work/runs --lengths $lengths --max-tokens $max_tokens"
 for wanted in "$@"; do
@@ -152,6 +154,90 @@ for wanted in "$@"; do
             keep_logs split-$kind split-$kind-engine
             cp "$work"/runs/split-$kind-*/telemetry.parquet "$out/split-$kind-telemetry.parquet"
             python3 $here/rate.py "$out/split-$kind-telemetry.parquet" >"$out/split-$kind-rate.txt" 2>&1
+        done
+        ;;
+    adapters) # the demo model and two adapters in the same batches, each checked by transformers with the merged model
+        mkdir -p "$work/adapters"
+        for one in a b; do
+            [ -d "$work/adapters/$one" ] || python3 $here/make_adapter.py profiles/demo/model "$work/adapters/$one" --seed $(printf %d "'$one") --merged "$work/merged-$one"
+        done
+        chosen=$(variant adapters "$profile" -e "$eager" -e "$small")
+        step adapters $harvest run --profile "$chosen" --questions 64 --runs-dir "$work/runs" --model demo --adapter "$work/adapters/*" --json
+        keep_logs adapters-demo adapters-engine
+        for one in a b; do
+            for other in a b; do
+                step adapters-$one-merged-$other $harvest mismatch "$work"/runs/adapters-demo-demo-$one-* --model "$work/merged-$other"
+            done
+        done
+        ;;
+    adapter-cost) # as many rollouts of the 7B shape alone, and of it and two adapters in the same batches
+        for name in c d; do
+            [ -d "$work/cost/$name" ] || python3 $here/make_adapter.py "$models/7b" "$work/cost/$name" --seed $(printf %d "'$name")
+        done
+        chosen=$(variant adapter-cost "$profile")
+        step adapter-cost-none $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --name adapter-cost-none --json
+        step adapter-cost-two $harvest run --profile "$chosen" --model "$models/7b" --adapter "$work/cost/*" --questions $((questions / 3)) $generate --json
+        keep_logs adapter-cost-7b adapter-cost-two-engine
+        for kind in none 7b; do
+            python3 $here/rate.py "$work"/runs/adapter-cost-$kind-*/telemetry.parquet >"$out/adapter-cost-$kind-rate.txt" 2>&1
+        done
+        ;;
+    reload) # three checkpoints in one engine with batch-invariant kernels, beside a cold start of each
+        for seed in 1 2 3; do
+            [ -d "$work/checkpoints/step-$seed" ] || python3 $here/make_model.py --shape 0.5b --seed $seed --out "$work/checkpoints/step-$seed"
+        done
+        chosen=$(variant reload "$profile-strict" -e "$eager" -e "$small")
+        asked="--profile $chosen --questions 24 --runs-dir $work/runs --max-tokens 64"
+        step reload $harvest run $asked --model "$work/checkpoints/step-*" --json
+        keep_logs reload reload-engine
+        for seed in 1 2 3; do
+            step cold-$seed $harvest run $asked --model "$work/checkpoints/step-$seed" --name cold-$seed --runs-dir "$work/cold" --json
+            step reload-verdict-$seed python3 $here/same_rollouts.py "$work"/runs/reload-step-$seed-* "$work"/cold/cold-$seed-*
+        done
+        ;;
+    reload-cost) # two checkpoints of the 7B shape: seconds of a reload; the cold start of the second is in its log
+        [ -d "$work/seven/step-2" ] || { mkdir -p "$work/seven" && ln -s "$models/7b" "$work/seven/step-1" && python3 $here/make_model.py --shape 7b --seed 2 --out "$work/seven/step-2"; }
+        chosen=$(variant reload-cost "$profile")
+        step reload-cost $harvest run --profile "$chosen" --model "$work/seven/step-*" --questions 100 $generate --json
+        keep_logs reload-cost-step reload-cost-engine
+        step reload-cost-cold $harvest run --profile "$chosen" --model "$work/seven/step-2" --questions 100 $generate --name reload-cost-cold --runs-dir "$work/cold" --json
+        ;;
+    masks) # the mask of each token, checked by transformers' logprobs over it
+        chosen=$(variant masks "$profile" -e "$eager" -e "$small")
+        for kind in without with; do
+            [ $kind = with ] && flag=--sampling-mask || flag=
+            step masks-$kind $harvest run --profile "$chosen" --model demo --questions 64 --runs-dir "$work/runs" --temperature 1 --samples-per-arm 2 --top-k 8 --top-p 0.9 $flag --name masks-$kind --json
+            keep_logs masks-$kind masks-$kind-engine
+            step mismatch-$kind $harvest mismatch "$work"/runs/masks-$kind-*
+        done
+        step masks-same python3 $here/same_rollouts.py "$work"/runs/masks-without-* "$work"/runs/masks-with-*
+        step masks-export $harvest export "$work"/runs/masks-with-* --to prime-rl --out "$work/masks-export"
+        ;;
+    mask-cost) # top-k 20 with the 7B shape: without masks, and with them
+        chosen=$(variant mask-cost "$profile")
+        for kind in without with; do
+            [ $kind = with ] && flag=--sampling-mask || flag=
+            step mask-cost-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --top-k 20 $flag --name mask-cost-$kind --json
+        done
+        ;;
+    experts) # routed experts, beside those that transformers computes, and what storing them costs
+        [ -d "$models/moe" ] || python3 $here/make_model.py --shape 30b-moe --layers "${MOE_LAYERS:-6}" --out "$models/moe"
+        chosen=$(variant experts "$profile" -e "$small")
+        for kind in without with; do
+            [ $kind = with ] && flag=--routed-experts || flag=
+            step experts-$kind $harvest run --profile "$chosen" --model "$models/moe" --questions 100 $generate $flag --name experts-$kind --json
+            keep_logs experts-$kind experts-$kind-engine
+        done
+        step experts-verdict python3 $here/check_routes.py "$work"/runs/experts-with-* "$models/moe"
+        step experts-export $harvest export "$work"/runs/experts-with-* --to prime-rl --out "$work/experts-export"
+        ;;
+    expert-parallel) # the same model on two GPUs: experts split, layers split, and each layer's tensors split
+        [ -d "$models/moe" ] || python3 $here/make_model.py --shape 30b-moe --layers "${MOE_LAYERS:-6}" --out "$models/moe"
+        chosen=$(variant expert-parallel "$profile" -e "s/^gpu_count.*/gpu_count = 2/" -e "$small")
+        for how in "tensor_parallel_size=2" "tensor_parallel_size=2 enable_expert_parallel=true" "pipeline_parallel_size=2"; do
+            name=moe-$(echo "$how" | tr -dc 'a-z' | cut -c1-40)
+            step $name $harvest run --profile "$chosen" $(for one in $how; do echo "--engine $one"; done) --model "$models/moe" --questions 100 $generate --name $name --json
+            keep_logs $name $name-engine
         done
         ;;
     *) echo "unknown step $wanted" && exit 2 ;;

@@ -21,8 +21,15 @@ def plan_policies(plan: RunPlan) -> tuple[RunPlan, ...]:
     names = plan.config.adapters
     if not names:
         return (plan,)
+    on_gpu = plan.profile.expect.device == "cuda"
+    if on_gpu and plan.profile.engine.dtype == "float32":
+        # _lora_shrink in vllm/lora/ops/triton_ops/lora_shrink_op.py
+        raise ConfigError(
+            "dtype is float32 and adapters are given, which vLLM adds in half precision only on a GPU. Give dtype "
+            "bfloat16 or float16, or merge each adapter into the model and collect it by itself"
+        )
     adapters = find_adapters(names, plan.model)
-    lora = LoraSlots.of(adapters, on_gpu=plan.profile.expect.device == "cuda")
+    lora = LoraSlots.of(adapters, on_gpu=on_gpu)
     base = replace(plan, config=plan.config.model_copy(update={"adapters": ()}), lora=lora)
     return (base, *(_beside(base, adapter) for adapter in adapters))
 

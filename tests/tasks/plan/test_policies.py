@@ -4,7 +4,10 @@ import datetime
 import json
 from pathlib import Path
 
+import pytest
+
 from tasks.comparison.mismatch_request import not_recomputed
+from tasks.errors import ConfigError
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import policies_of
 from tasks.node.memory_plan import plan_memory
@@ -83,6 +86,19 @@ def test_the_room_for_adapters_counts_in_the_memory_plan(tmp_path: Path) -> None
     # two slots of rank 8 in float32, over the seven projections of each of four layers
     projections = 2 * (128 + 128) + 2 * (64 + 128) + 3 * (384 + 128)
     assert room - without == 2 * 8 * 4 * projections * 4
+
+
+def test_adapters_in_float32_are_only_for_a_cpu(tmp_path: Path) -> None:
+    adapter = str(write_adapter(tmp_path / "a"))
+    for profile, runs in (("cpu-demo", 2), ("h200x1", None)):
+        given = PARAMETERS | {"profile": profile, "model": "demo", "adapters": [adapter]}
+        given["engine"] = {"dtype": "float32"}
+        plan = plan_run(config_from_parameters(given), tmp_path)
+        if runs is None:
+            with pytest.raises(ConfigError, match=r"dtype is float32 .* Give dtype bfloat16 or float16"):
+                plan_policies(plan)
+        else:
+            assert len(plan_policies(plan)) == runs
 
 
 def test_dates_and_patterns_of_adapters_are_filled_in_once(tmp_path: Path) -> None:
