@@ -10,6 +10,7 @@ PreflightFailed     2    the node or the destination cannot do the job; nothing 
 RunLocked           1    another process works on this run; it is named; nothing was touched
 OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first
 EngineStartError    1    the engine never became ready; the reason was not memory
+SettingRefused      2    vLLM refused a setting before it started an engine core
 EngineStalled       1    the engine is alive but makes no token; it was killed; retried with the same settings
 EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
 ReloadRefused       1    an engine did not take the weights of another checkpoint; a new one starts with them
@@ -167,6 +168,12 @@ class OutOfMemory(EngineError):
 
 class EngineStartError(EngineError):
     """The engine did not become ready."""
+
+
+class SettingRefused(EngineStartError):
+    """vLLM's configuration refused a setting, before an engine core started."""
+
+    exit_code = 2
 
 
 class EngineStalled(EngineError):

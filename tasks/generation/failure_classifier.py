@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import EngineCrashed, EngineError, EngineStartError, MemoryKind, OutOfMemory, Phase
+from tasks.errors import EngineCrashed, EngineError, EngineStartError, MemoryKind, OutOfMemory, Phase, SettingRefused
 
 _LOG_TAIL_BYTES = 2_000_000
 _PREFIX = re.compile(
@@ -116,8 +116,9 @@ def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: st
     causes = [line for line in lines if _ERROR_LINE.match(line) and not _NOT_A_CAUSE.search(line)]
     if not causes:
         return None
-    cause = _refused_setting(text, causes[0]) or causes[0]
-    return (EngineStartError if phase == "start" else EngineCrashed)(cause[:500], log_path=log_path)
+    if phase == "start" and (refused := _refused_setting(text, causes[0])):
+        return SettingRefused(refused[:500], log_path=log_path)
+    return (EngineStartError if phase == "start" else EngineCrashed)(causes[0][:500], log_path=log_path)
 
 
 def classify_report(text: str, exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
@@ -180,6 +181,8 @@ def _refused_setting(text: str, cause: str) -> str | None:
     found = [_PREFIX.sub("", line).strip() for line in text.partition(cause)[2].splitlines()[1:3]]
     if len(found) < 2:
         return None
+    if found[0].startswith("Value error, "):  # of several settings together: no line names one
+        return f"vLLM refuses settings of its {refused['of']}: {_INPUT.sub('', found[0]).removeprefix('Value error, ')}"
     said = _INPUT.sub(lambda match: f", which is {match['value']}" if match["value"] else "", found[1])
     return f"vLLM refuses {found[0]} of its {refused['of']}: {said}"
 

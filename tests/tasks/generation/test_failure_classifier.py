@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import EngineCrashed, EngineError, EngineStartError, OutOfMemory, Phase
+from tasks.errors import EngineCrashed, EngineError, EngineStartError, OutOfMemory, Phase, SettingRefused
 from tasks.generation.failure_classifier import classify_exit, classify_report
 from tasks.node.host_memory import count_oom_kills
 
@@ -117,6 +117,32 @@ def test_memory_failures_are_told_apart(
 
 
 @pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        pytest.param(REFUSED, "block_size of its CacheConfig: Input should be greater than 0, which is 0", id="one"),
+        pytest.param(
+            "".join(f"{CORE}{line}\n" for line in REFUSED.splitlines()) + HIDDEN,
+            "block_size of its CacheConfig: Input should be greater than 0, which is 0",
+            id="in the core",
+        ),
+        pytest.param(
+            TRACEBACK + "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+            "  Value error, Unknown quantization method: foo. Must be one of ['awq']. [type=value_error, "
+            "input_value=ArgsKwargs((), {'model': ...}), input_type=ArgsKwargs]\n"
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n",
+            "settings of its ModelConfig: Unknown quantization method: foo. Must be one of ['awq'].",
+            id="several together",
+        ),
+    ],
+)
+def test_a_setting_that_vllm_refuses_is_bad_input(log: str, reason: str, tmp_path: Path) -> None:
+    told = classify(log, "start", tmp_path)
+    assert isinstance(told, SettingRefused)
+    assert told.exit_code == 2
+    assert told.reason == f"vLLM refuses {reason}"
+
+
+@pytest.mark.parametrize(
     ("log", "phase", "reason"),
     [
         pytest.param(CORE + "ImportError: libcudart.so\n" + HIDDEN, "start", "ImportError: libcudart.so", id="cause"),
@@ -154,13 +180,6 @@ def test_memory_failures_are_told_apart(
             id="but not when they repeat a worker's",
         ),
         pytest.param(TRACEBACK + "Exception: only on GPUs\n", "start", "Exception: only on GPUs", id="bare exception"),
-        pytest.param(REFUSED, "start", "vLLM refuses block_size of its CacheConfig: Input should", id="wrong setting"),
-        pytest.param(
-            "".join(f"{CORE}{line}\n" for line in REFUSED.splitlines()) + HIDDEN,
-            "start",
-            "greater than 0, which is 0",
-            id="wrong setting in the core",
-        ),
         pytest.param("nothing of note", "run", "exit code 1", id="no error"),
         pytest.param("", "start", "the log names no error", id="empty log"),
     ],
