@@ -1,8 +1,9 @@
 """Chooses the rollouts that the report page shows: a few of every arm and outcome, and questions under every arm."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
@@ -15,6 +16,7 @@ from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
 
 Kind = Literal["right", "wrong", "truncated", "error", "not scored"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST = 2
 """Of each arm and outcome."""
 MOST_SAMPLES = 160
@@ -140,15 +142,18 @@ def _sides(rows: pl.DataFrame) -> pl.DataFrame:
     return apart.join(firsts, on="example_id", maintain_order="left").select(rows.columns)
 
 
-def read_samples(run_dir: Path, chosen: pl.DataFrame) -> Samples:
-    """Return the rollouts of ``chosen``, which has ``rollout_id`` and ``kind``, with their texts."""
+def read_samples(run_dir: Path, chosen: pl.DataFrame, *, shards: Iterable[int] | None = None) -> Samples:
+    """Return the rollouts of ``chosen``, which has ``rollout_id`` and ``kind``, with their texts.
+
+    They are in the order of the run. ``shards`` are those that they are in, if that is known.
+    """
     wanted = chosen.lazy().select("rollout_id", "kind")
     paths = RunPaths(root=run_dir)
     questions, scores = known_shards(run_dir, "questions"), known_shards(run_dir, "scores")
     tokenizer = find_tokenizer(str((read_config(run_dir).get("model") or {}).get("path") or ""))
     samples: list[Sample] = []
     # one shard at a time: a scan over all shards would hold every text of the run at once
-    for index in known_shards(run_dir, "rollouts"):
+    for index in known_shards(run_dir, "rollouts") if shards is None else shards:
         frame = (
             scan_shard(paths.rollouts(index))
             .select(
@@ -164,6 +169,7 @@ def read_samples(run_dir: Path, chosen: pl.DataFrame) -> Samples:
                 "ground_truth",
                 "num_completion_tokens",
             )
+            .filter(pl.col("rollout_id").is_in(chosen["rollout_id"].implode()))
             .join(wanted, on="rollout_id", how="inner", maintain_order="left")
         )
         if index in scores:

@@ -23,6 +23,7 @@ from tasks.results.page_plots import (
     startup_plot,
     timeline_plots,
 )
+from tasks.results.page_samples import KINDS
 from tasks.results.page_template import Links, page_template
 from tasks.storage.published import recorded_path
 
@@ -48,6 +49,7 @@ def render_page(data: PageData, *, links: Links = ()) -> str:
         links=links,
         cards=cards_of(report),
         arms=arms,
+        kinds=KINDS,
         reward_plot=reward_plot(arm_points(arms)),
         arm_length_plot=arm_length_plot([_lengths(data, arm) for arm in arms]),
         length_plot=length_plot(data.lengths),
@@ -60,7 +62,7 @@ def render_page(data: PageData, *, links: Links = ()) -> str:
         ratios=distributions(data.mismatch) if data.mismatch else {},
         examples=data.equivalence.examples[:_LISTED_EXAMPLES] if data.equivalence else (),
         command=_command(data.config),
-        settings=_settings(data.config),
+        settings=settings_of(data.config),
     )
     return visible(page)
 
@@ -91,7 +93,7 @@ def _command(config: dict[str, Any]) -> str | None:
         return None
 
 
-def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+def settings_of(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the settings that decide the outputs, flat, by name."""
     flat: list[tuple[str, str]] = []
     for part in ("comparable", "tested"):

@@ -29,19 +29,24 @@
     button.append(...head.childNodes);
     head.append(button);
     button.addEventListener("click", () => {
-      const body = table.tBodies[0], rows = [...body.rows];
-      const isText = rows.some(row => typeof valueOf(row, column) === "string");
+      const isText = [...table.tBodies[0].rows].some(row => typeof valueOf(row, column) === "string");
       const was = head.getAttribute("aria-sort"), up = was ? was === "descending" : isText;
       inside(table, "[aria-sort]", other => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      rows.sort((first, second) => {
-        const [a, b] = [valueOf(first, column), valueOf(second, column)];
-        // what has no value is last, either way
-        return a === null || b === null ? (a === null) - (b === null) : up ? compare(a, b) : compare(b, a);
-      });
-      body.append(...rows);
+      order(table);
     });
   });
+  const order = table => {
+    const head = table.querySelector("[aria-sort]"), body = table.tBodies[0];
+    if (!head) return;
+    const column = head.cellIndex, up = head.getAttribute("aria-sort") === "ascending";
+    const rows = [...body.rows].sort((first, second) => {
+      const [a, b] = [valueOf(first, column), valueOf(second, column)];
+      // what has no value is last, either way
+      return a === null || b === null ? (a === null) - (b === null) : up ? compare(a, b) : compare(b, a);
+    });
+    body.append(...rows);
+  };
 
   const filter = bar => {
     const search = bar.querySelector("input[type=search]"), count = bar.querySelector("output");
@@ -62,31 +67,35 @@
     return apply;
   };
 
+  const refresh = (part, fresh) => {
+    const chosen = new Set([...part.querySelectorAll(":checked")].map(box => box.value));
+    part.replaceChildren(...fresh.childNodes);
+    inside(part, "input[type=checkbox]", box => { box.checked = chosen.has(box.value); });
+    if (part.matches("table.sortable > tbody")) order(part.closest("table"));
+  };
+
   addEventListener("DOMContentLoaded", () => {
     inside(document, "button.theme", themeButton);
     inside(document, "table.sortable", sortable);
     const filters = [...document.querySelectorAll(".filter[data-for]")].map(filter);
     const live = [...document.querySelectorAll("[data-live]")];
     if (!live.length) return;
-    // one request at a time, and none while nobody looks; the server stopping ends it
+    const wait = () => setTimeout(follow, 1000 * live[0].dataset.every);
+    // one request at a time, and none while nobody looks
     const follow = async () => {
-      const isOn = document.querySelector("#follow")?.checked ?? true;
-      if (!document.hidden && isOn) {
-        const answer = await fetch(location.href, { cache: "no-store" }).catch(() => null);
-        const note = document.querySelector("#connection");
-        if (note) note.textContent = answer ? "" : "The server does not answer; this page is as it was.";
+      if (!document.hidden && (document.querySelector("#follow")?.checked ?? true)) {
+        const answer = await fetch(location.href).catch(() => null);
+        document.querySelector("#connection").textContent = answer ? "" : "The server does not answer. This page is as it was.";
         if (answer) {
           const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-          for (const part of document.querySelectorAll("[data-live]")) {
-            const fresh = page.getElementById(part.id);
-            if (!fresh) { if (answer.status >= 400 || part.dataset.live === "run") return location.reload(); continue; }
-            if (fresh.innerHTML !== part.innerHTML) part.replaceChildren(...fresh.childNodes);
-          }
+          // the run has ended, or is gone: its address has another page now
+          if (live.some(part => !page.getElementById(part.id))) return location.reload();
+          live.forEach(part => refresh(part, page.getElementById(part.id)));
           filters.forEach(apply => apply());
         }
       }
-      setTimeout(follow, 3000);
+      wait();
     };
-    setTimeout(follow, 3000);
+    wait();
   });
 })();

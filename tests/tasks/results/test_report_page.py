@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
 
 import polars as pl
@@ -27,40 +26,12 @@ from tasks.results.run_report import read_report
 from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.run_files import published_files
 from tests.support.harvest_command import Tell
+from tests.support.html_page import Page
 from tests.support.report_run import HOSTILE, write_report_run
 from tests.support.synthetic import write_run
 
 ARM = "algebra\"'><img src=x onerror=alert(1)>\u202e"
 """The id of an arm in a run of somebody else."""
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Elements and text of a page; raises when elements do not nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
 
 
 @pytest.fixture(scope="module")
