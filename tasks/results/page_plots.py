@@ -12,6 +12,8 @@ from tasks.results.reward_interval import Interval
 from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
 
 WIDTH = 520
+_PANEL_WIDTH = 420
+"""Three of them stand beside each other."""
 _ROW = 26
 _PANEL = 110
 
@@ -120,7 +122,7 @@ def timeline_plots(timeline: Timeline) -> list[Markup]:
 
 
 def _panel_plot(timeline: Timeline, panel: Panel) -> Markup:
-    x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=WIDTH - 14)
+    x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=_PANEL_WIDTH - 14)
     y = Scale(low=0.0, high=panel.highest or 1.0, start=154, end=24)
     parts = [_grid_y(y, tick, x) for tick in ticks(0.0, panel.highest or 1.0, 4)]
     parts += [_curve([(x(at), y(value)) for at, value in run]) for run in panel.runs()]
@@ -134,7 +136,7 @@ def _panel_plot(timeline: Timeline, panel: Panel) -> Markup:
     parts += [text(x(tick), 172, words, "middle", GREY) for words, tick in times.items()]
     parts.append(text((x.start + x.end) / 2, 192, "time of generating", "middle", GREY))
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
-    return svg(WIDTH, 200, f"{panel.name}, over {clock(timeline.seconds)}{marked}", parts)
+    return svg(_PANEL_WIDTH, 200, f"{panel.name}, over {clock(timeline.seconds)}{marked}", parts)
 
 
 def step_plot(series: Sequence[StepSeries]) -> Markup:

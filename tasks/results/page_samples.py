@@ -19,9 +19,9 @@ Kind = Literal["right", "wrong", "truncated", "error", "not scored"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST = 2
 """Of each arm and outcome."""
-MOST_SAMPLES = 160
+MOST_SAMPLES = 120
 MOST_QUESTIONS = 8
-MOST_SIDES = 160
+MOST_SIDES = 120
 """Rollouts of all questions that are shown under every arm."""
 TEXT_CHARACTERS = 1_500
 _VALUE_CHARACTERS = 200
@@ -220,4 +220,5 @@ def _value(value: str | None) -> str | None:
 
 
 def _text(value: str | None) -> str:
-    return visible(shortened(value or "", TEXT_CHARACTERS))
+    # names of control characters are long
+    return shortened(visible(shortened(value or "", TEXT_CHARACTERS)), 2 * TEXT_CHARACTERS)

@@ -1,17 +1,21 @@
 """The tokens of a completion as pieces of its text, each with its logprob, to show where a model was unsure."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from tasks.plain_text import visible
+from tasks.files import file_identity
+from tasks.plain_text import shortened, visible
 
 TINTS = ((0.9, 0), (0.5, 1), (0.1, 2), (0.0, 3))
 """Least probability of a token, and its tint: 0 is none, 3 the strongest."""
+MOST_TINTED = 200
+Token = tuple[int, float]
+"""Id and logprob."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,14 @@ def find_tokenizer(model_path: str) -> Tokenizer | None:
     """Return the tokenizer in the model's directory, if it is still there and holds one that can be read."""
     path = Path(model_path) / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(path)) if model_path and path.is_file() else None
+        return _loaded(path, file_identity(path.stat())) if model_path and path.is_file() else None
     except Exception:  # the library raises nothing more exact
         return None
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: Path, identity: tuple[int, ...]) -> Tokenizer:
+    return Tokenizer.from_file(str(path))
 
 
 def pieces_of(
@@ -42,44 +51,73 @@ def pieces_of(
 ) -> tuple[Piece, ...]:
     """Return the text as pieces of at most ``most`` characters in all, control characters made visible.
 
-    Neighbours without a tint are one piece. Where the tokens do not make up the text, for instance because the
-    tokenizer is another one, all of it is one piece without a logprob.
+    Of a longer text it is the start and the end, as ``plain_text.shortened`` has them. Neighbours without a tint are
+    one piece, and only the MOST_TINTED least likely tokens have one, so that a page stays small. Where the tokens do
+    not make up the text, for instance because the tokenizer is another one, it has no tint.
     """
-    pieces = _merged(_decoded(completion, ids, logprobs, tokenizer))
-    return tuple(Piece(text=visible(piece.text), logprob=piece.logprob) for piece in _shortened(pieces, most))
+    tokens = list(zip(ids, logprobs, strict=True)) if len(ids) == len(logprobs) else []
+    if tokenizer is None or not tokens:
+        pieces = [Piece(text=shortened(completion, most))]
+    elif len(completion) <= most:
+        pieces = _start(completion, tokens, tokenizer)
+    else:
+        head = most * 2 // 3
+        left_out = Piece(text=f" … [{len(completion) - most:,} characters left out] … ")
+        end = _end(completion[head - most :], tokens, tokenizer)
+        pieces = [*_start(completion[:head], tokens, tokenizer), left_out, *end]
+    shown = [Piece(text=visible(piece.text), logprob=piece.logprob) for piece in _merged(_least_likely(pieces))]
+    # names of control characters are long
+    if sum(len(piece.text) for piece in shown) > 2 * most:
+        return (Piece(text=shortened("".join(piece.text for piece in shown), 2 * most)),)
+    return tuple(shown)
 
 
-def _decoded(
-    completion: str, ids: Sequence[int], logprobs: Sequence[float], tokenizer: Tokenizer | None
-) -> list[Piece]:
-    whole = [Piece(text=completion)]
-    if tokenizer is None or len(ids) != len(logprobs):
-        return whole
-    stream, pieces, waiting = DecodeStream(skip_special_tokens=True), list[Piece](), list[float]()
-    try:
-        for token, logprob in zip(ids, logprobs, strict=True):
-            text = stream.step(tokenizer, token)
-            waiting.append(logprob)
-            # a character of several tokens comes with the last of them
-            if text:
-                pieces.append(Piece(text=text, logprob=min(waiting)))
-                waiting.clear()
-    except Exception:  # ids that this tokenizer lacks
-        return whole
-    joined = "".join(piece.text for piece in pieces)
-    # a stop string ends the text within the tokens
-    return _cut(pieces, len(completion)) if completion and joined.startswith(completion) else whole
-
-
-def _cut(pieces: Sequence[Piece], most: int) -> list[Piece]:
-    """Return the first ``most`` characters."""
-    kept, left = list[Piece](), most
-    for piece in pieces:
-        if left <= 0:
+def _start(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Piece]:
+    """Return ``text``, which the tokens begin with, as pieces. A stop string may have cut it within a token."""
+    pieces, length = list[Piece](), 0
+    for piece in _decoded(tokens, tokenizer):
+        pieces.append(Piece(text=piece.text[: len(text) - length], logprob=piece.logprob))
+        length += len(piece.text)
+        if length >= len(text):
             break
-        kept.append(Piece(text=piece.text[:left], logprob=piece.logprob))
-        left -= len(piece.text)
-    return kept
+    return pieces if "".join(piece.text for piece in pieces) == text else [Piece(text=text)]
+
+
+def _end(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Piece]:
+    """Return ``text``, which the tokens end with, as pieces, as far as about two characters per token reach."""
+    pieces = list(_decoded(tokens[-len(text) // 2 - 1 :], tokenizer))
+    # the first ones lack what was before them
+    del pieces[:2]
+    while sum(len(piece.text) for piece in pieces) > len(text):
+        del pieces[0]
+    joined = "".join(piece.text for piece in pieces)
+    if not joined or not text.endswith(joined):
+        return [Piece(text=text)]
+    return [Piece(text=text[: -len(joined)]), *pieces]
+
+
+def _decoded(tokens: Sequence[Token], tokenizer: Tokenizer) -> Iterator[Piece]:
+    stream, waiting = DecodeStream(skip_special_tokens=True), list[float]()
+    for token, logprob in tokens:
+        try:
+            text = stream.step(tokenizer, token)
+        except Exception:  # an id that this tokenizer lacks
+            return
+        waiting.append(logprob)
+        # a character of several tokens comes with the last of them
+        if text:
+            yield Piece(text=text, logprob=min(waiting))
+            waiting.clear()
+
+
+def _least_likely(pieces: Sequence[Piece]) -> list[Piece]:
+    ranked = sorted(piece.logprob for piece in pieces if piece.logprob is not None and piece.tint)
+    if len(ranked) <= MOST_TINTED:
+        return list(pieces)
+    return [
+        piece if piece.logprob is not None and piece.logprob < ranked[MOST_TINTED] else Piece(text=piece.text)
+        for piece in pieces
+    ]
 
 
 def _merged(pieces: Sequence[Piece]) -> list[Piece]:
@@ -87,21 +125,9 @@ def _merged(pieces: Sequence[Piece]) -> list[Piece]:
     for piece in pieces:
         if merged and piece.tint == merged[-1].tint == 0:
             merged[-1] = Piece(text=merged[-1].text + piece.text)
-        else:
+        elif piece.text:
             merged.append(piece if piece.tint else Piece(text=piece.text))
     return merged
-
-
-def _shortened(pieces: Sequence[Piece], most: int) -> list[Piece]:
-    """Return the start and the end, and how much is left out between, as ``plain_text.shortened`` does."""
-    length = sum(len(piece.text) for piece in pieces)
-    if length <= most:
-        return list(pieces)
-    head = most * 2 // 3
-    left_out = Piece(text=f" … [{length - most:,} characters left out] … ")
-    turned = [Piece(text=piece.text[::-1], logprob=piece.logprob) for piece in reversed(pieces)]
-    tail = [Piece(text=piece.text[::-1], logprob=piece.logprob) for piece in reversed(_cut(turned, most - head))]
-    return [*_cut(pieces, head), left_out, *tail]
 
 
 @functools.cache

@@ -59,13 +59,13 @@ def find_page(run_dir: Path, query: RolloutQuery) -> FoundRollouts:
 
     Raises DamagedFile, or what Polars raises when a file goes away meanwhile.
     """
-    shards = known_shards(run_dir, "rollouts")
+    shards, questions = known_shards(run_dir, "rollouts"), known_shards(run_dir, "questions")
     arms: set[str] = set()
     frames: list[pl.DataFrame] = []
     for index in shards:
         frame = scan_with_scores(RunPaths(root=run_dir), index)
         arms |= {*frame.select(pl.col("arm_id").unique()).collect()["arm_id"]}
-        matched = frame.filter(_condition(run_dir, index, query))
+        matched = frame.filter(_condition(query, questions.get(index)))
         frames.append(matched.select("rollout_id", kind_of().alias("kind"), pl.lit(index).alias("shard")).collect())
     found = pl.concat(frames) if frames else pl.DataFrame(schema=["rollout_id", "kind", "shard"])
     pages = max(1, -(-found.height // PAGE))
@@ -90,26 +90,21 @@ def find_question(run_dir: Path, example_id: str) -> tuple[QuestionSides, Sample
     return in_sides(sorted(samples.drawn, key=lambda sample: (sample.arm_id, sample.sample_index))), samples
 
 
-def _condition(run_dir: Path, shard: int, query: RolloutQuery) -> pl.Expr:
+def _condition(query: RolloutQuery, questions: Path | None) -> pl.Expr:
     wanted = pl.lit(True)
     if query.arm:
         wanted &= pl.col("arm_id") == query.arm
     if query.kind:
         wanted &= kind_of() == query.kind
     if query.text:
-        found = pl.col("example_id").is_in(_asking(run_dir, shard, query.text).implode())
+        found = pl.lit(False)
         for name in ("completion", "extracted_answer", "error"):
             found |= _holds(name, query.text).fill_null(False)
+        if questions is not None:
+            asking = scan_shard(questions).filter(_holds("question", query.text)).select("example_id").collect()
+            found |= pl.col("example_id").is_in(asking["example_id"].implode())
         wanted &= found
     return wanted
-
-
-def _asking(run_dir: Path, shard: int, text: str) -> pl.Series:
-    """Return the ids of the shard's questions that hold the text."""
-    if shard not in known_shards(run_dir, "questions"):
-        return pl.Series(dtype=pl.String)
-    questions = scan_shard(RunPaths(root=run_dir).questions(shard))
-    return questions.filter(_holds("question", text)).select("example_id").collect()["example_id"]
 
 
 def _holds(name: str, text: str) -> pl.Expr:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from profiles.demo import model
-from tasks.results.token_tints import Piece, find_tokenizer, pieces_of
+from tasks.results.token_tints import MOST_TINTED, Piece, find_tokenizer, pieces_of
 
 MODEL = Path(next(iter(model.__path__)))
 LIKELY, UNLIKELY = math.log(0.95), math.log(0.05)
@@ -65,8 +65,36 @@ def test_a_stop_string_ends_the_text_within_a_token(tokenizer: Tokenizer) -> Non
 def test_a_long_text_keeps_its_start_and_end(tokenizer: Tokenizer) -> None:
     text = " ".join(str(number) for number in range(200))
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    shown = "".join(piece.text for piece in pieces_of(text, ids, [UNLIKELY] * len(ids), tokenizer, 30))
-    assert shown == f"{text[:20]} … [{len(text) - 30:,} characters left out] … {text[-10:]}"
+    pieces = pieces_of(text, ids, [UNLIKELY] * len(ids), tokenizer, 150)
+    middle = f" … [{len(text) - 150:,} characters left out] … "
+    assert "".join(piece.text for piece in pieces) == f"{text[:100]}{middle}{text[-50:]}"
+    [left_out] = [index for index, piece in enumerate(pieces) if piece.text.startswith(middle)]
+    assert {piece.tint for piece in pieces[:left_out]} == {3}
+    assert {piece.tint for piece in pieces[left_out + 1 :]} == {3}
+    assert len(pieces) - left_out > 10
+
+
+def test_the_least_likely_tokens_are_tinted_where_all_are_unlikely(tokenizer: Tokenizer) -> None:
+    text = " ".join(str(number) for number in range(400))
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert len(ids) > 2 * MOST_TINTED
+    logprobs = [UNLIKELY - index / len(ids) for index in range(len(ids))]
+    pieces = pieces_of(text, ids, logprobs, tokenizer, len(text))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.logprob for piece in pieces if piece.tint] == logprobs[-MOST_TINTED:]
+
+
+def test_control_characters_do_not_make_a_text_long(tokenizer: Tokenizer) -> None:
+    text = "\u202e" * 1_000
+    assert sum(len(piece.text) for piece in pieces_of(text, [5], [UNLIKELY], tokenizer, 100)) < 300
+
+
+def test_the_end_of_a_text_that_a_stop_string_cut_has_no_tint(tokenizer: Tokenizer) -> None:
+    text = " ".join(str(number) for number in range(200))
+    ids = tokenizer.encode(text + " 200", add_special_tokens=False).ids
+    pieces = pieces_of(text, ids, [UNLIKELY] * len(ids), tokenizer, 300)
+    assert pieces[-1].text.endswith(f"characters left out] … {text[-100:]}")
+    assert pieces[0].tint == 3
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1]", "\x00"])
