@@ -4,12 +4,14 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from typing import TYPE_CHECKING
 
 from tasks.files import file_identity
 from tasks.plain_text import shortened, visible
+
+# it comes with vLLM, and a report is also made where no engine is
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TINTS = ((0.9, 0), (0.5, 1), (0.1, 2), (0.0, 3))
 """Least probability of a token, and its tint: 0 is none, 3 the strongest."""
@@ -32,22 +34,24 @@ class Piece:
         return next((tint for least, tint in TINTS if self.logprob >= _log(least)), TINTS[-1][1])
 
 
-def find_tokenizer(model_path: str) -> Tokenizer | None:
+def find_tokenizer(model_path: str) -> "Tokenizer | None":
     """Return the tokenizer in the model's directory, if it is still there and holds one that can be read."""
     path = Path(model_path) / "tokenizer.json"
     try:
         return _loaded(path, file_identity(path.stat())) if model_path and path.is_file() else None
-    except Exception:  # the library raises nothing more exact
+    except Exception:  # the library is not there, or raises nothing more exact
         return None
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: Path, identity: tuple[int, ...]) -> Tokenizer:
+def _loaded(path: Path, identity: tuple[int, ...]) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
     return Tokenizer.from_file(str(path))
 
 
 def pieces_of(
-    completion: str, ids: Sequence[int], logprobs: Sequence[float], tokenizer: Tokenizer | None, most: int
+    completion: str, ids: Sequence[int], logprobs: Sequence[float], tokenizer: "Tokenizer | None", most: int
 ) -> tuple[Piece, ...]:
     """Return the text as pieces of at most ``most`` characters in all, control characters made visible.
 
@@ -72,7 +76,7 @@ def pieces_of(
     return tuple(shown)
 
 
-def _start(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Piece]:
+def _start(text: str, tokens: Sequence[Token], tokenizer: "Tokenizer") -> list[Piece]:
     """Return ``text``, which the tokens begin with, as pieces. A stop string may have cut it within a token."""
     pieces, length = list[Piece](), 0
     for piece in _decoded(tokens, tokenizer):
@@ -83,7 +87,7 @@ def _start(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Pie
     return pieces if "".join(piece.text for piece in pieces) == text else [Piece(text=text)]
 
 
-def _end(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Piece]:
+def _end(text: str, tokens: Sequence[Token], tokenizer: "Tokenizer") -> list[Piece]:
     """Return ``text``, which the tokens end with, as pieces, as far as about two characters per token reach."""
     pieces = list(_decoded(tokens[-len(text) // 2 - 1 :], tokenizer))
     # the first ones lack what was before them
@@ -96,7 +100,9 @@ def _end(text: str, tokens: Sequence[Token], tokenizer: Tokenizer) -> list[Piece
     return [Piece(text=text[: -len(joined)]), *pieces]
 
 
-def _decoded(tokens: Sequence[Token], tokenizer: Tokenizer) -> Iterator[Piece]:
+def _decoded(tokens: Sequence[Token], tokenizer: "Tokenizer") -> Iterator[Piece]:
+    from tokenizers.decoders import DecodeStream
+
     stream, waiting = DecodeStream(skip_special_tokens=True), list[float]()
     for token, logprob in tokens:
         try:
