@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 """How often an upload that waits for the lock tries to take it."""
 
+_LOOKS = 5
+_LOOK_SECONDS = 0.02
 _HOLDER_BYTES = 4096
 _HOLDER_START = b'{"pid": '
 
@@ -34,7 +37,7 @@ def run_lock(path: Path) -> Iterator[None]:
     Raises ConfigError when ``path`` cannot be a lock file.
     """
     with open_lock_file(path) as descriptor:
-        if not _try_lock(descriptor, fcntl.LOCK_EX):
+        if not _lock_soon(descriptor):
             raise RunLocked(
                 f"run {path.parent.parent.name} is in use by {describe_holder(descriptor)}. Wait for it or end it; "
                 "then run the same command, which resumes"
@@ -124,6 +127,15 @@ def check_lock_file(descriptor: int, path: Path) -> None:
         if text.startswith(_HOLDER_START) or _HOLDER_START.startswith(text):
             return
     raise ConfigError(f"{path} is to be a lock file, but is something else. It was not changed: move it away")
+
+
+def _lock_soon(descriptor: int) -> bool:
+    """Try for a moment: who lists runs holds each lock for an instant, to see whether it is free."""
+    for _ in range(_LOOKS):
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:

@@ -29,6 +29,7 @@ COMMANDS = (
     "diff",
     "arms",
     "report",
+    "view",
     "export",
     "node",
     "profiles",

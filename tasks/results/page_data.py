@@ -15,8 +15,8 @@ from tasks.plain_text import one_line
 from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
-from tasks.results.page_plots import LengthBins
-from tasks.results.page_samples import Sample, pick_samples
+from tasks.results.page_lengths import ArmLengths, LengthBins, arm_lengths, length_bins
+from tasks.results.page_samples import Samples, pick_samples
 from tasks.results.page_timeline import Timeline, read_timeline
 from tasks.results.run_report import RunReport, read_report
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
@@ -43,7 +43,6 @@ class StatusItem:
         )
 
 
-BINS = 40
 LISTED_DIVERGENCES = 10
 
 
@@ -60,8 +59,11 @@ class PageData:
     mismatch: MismatchReport | None
     bench: dict[str, Any] | None
     lengths: LengthBins
+    arm_lengths: dict[str, ArmLengths]
+    overall_lengths: ArmLengths | None
+    """None when nothing is scored."""
     timeline: Timeline | None
-    samples: tuple[Sample, ...]
+    samples: Samples
 
 
 def read_page_data(run_dir: Path) -> PageData:
@@ -85,25 +87,10 @@ def read_page_data(run_dir: Path) -> PageData:
         mismatch=read_mismatch(run_dir),
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
+        arm_lengths=arm_lengths(rows),
+        overall_lengths=arm_lengths(rows.with_columns(arm_id=pl.lit("all"))).get("all"),
         timeline=read_timeline(paths.telemetry, report.oom_ladder),
         samples=pick_samples(run_dir, rows),
-    )
-
-
-def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
-    """Count the completions in ``rows`` by length, in at most ``bins`` bins of whole tokens, without error rows."""
-    done = rows.filter(pl.col("error").is_null())
-    longest = max(done["num_completion_tokens"].to_list(), default=0)
-    width = max(1, -(-(longest + 1) // bins))
-    count = -(-(longest + 1) // width)
-    table = done.group_by((pl.col("num_completion_tokens") // width).alias("bin")).agg(
-        (~pl.col("is_truncated")).sum().alias("ended"), pl.col("is_truncated").sum().alias("truncated")
-    )
-    found = {row["bin"]: row for row in table.iter_rows(named=True)}
-    return LengthBins(
-        edges=tuple(float(width * index) for index in range(count + 1)),
-        ended=tuple(found[index]["ended"] if index in found else 0 for index in range(count)),
-        truncated=tuple(found[index]["truncated"] if index in found else 0 for index in range(count)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Draws the plots of the report page: reward by arm, completion lengths, and the hardware over time."""
+"""Draws the plots of the pages: reward by arm and by step, completion lengths, and the hardware over time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tasks.plain_text import clock, one_line
-from tasks.results.page_timeline import Timeline
+from tasks.results.page_lengths import ArmLengths, LengthBins, Spread
+from tasks.results.page_timeline import Panel, Timeline
 from tasks.results.reward_interval import Interval
 from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
 
 WIDTH = 520
+_PANEL_WIDTH = 420
+"""Three of them stand beside each other."""
 _ROW = 26
 _PANEL = 110
 
@@ -30,18 +33,6 @@ class StepSeries:
 
     name: str
     points: tuple[tuple[int, float, Interval | None], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LengthBins:
-    """A histogram of completion lengths, with bins of equal width."""
-
-    edges: tuple[float, ...]
-    """Edges of the bins, in tokens: one more than there are bins."""
-    ended: tuple[int, ...]
-    """Completions per bin that ended by themselves."""
-    truncated: tuple[int, ...]
-    """Completions per bin that max_tokens cut off."""
 
 
 def reward_plot(points: Sequence[ArmPoint]) -> Markup:
@@ -88,33 +79,64 @@ def length_plot(bins: LengthBins) -> Markup:
     )
 
 
-def timeline_plot(timeline: Timeline) -> Markup:
-    """Draw one panel per measure over the time that engines were up, and mark failures and restarts."""
-    x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=WIDTH - 14)
-    parts: list[Markup] = []
-    for index, panel in enumerate(timeline.panels):
-        top = index * _PANEL + 24
-        y = Scale(low=0.0, high=panel.highest or 1.0, start=top + _PANEL - 36, end=top)
-        parts += [_grid_y(y, tick, x) for tick in ticks(0.0, panel.highest or 1.0, 3)]
-        parts += [polyline([(x(at), y(value)) for at, value in run], BLUE) for run in panel.runs()]
-    bottom = len(timeline.panels) * _PANEL
+def arm_length_plot(arms: Sequence[ArmLengths]) -> Markup:
+    """Draw how long right and wrong completions are, one row per arm, in the order given: that of ``reward_plot``."""
+    spreads = [(row, side, spread) for row, arm in enumerate(arms) for side, spread in _sides(arm)]
+    longest = max((spread.p90 for _, _, spread in spreads), default=1.0)
+    x = Scale(low=0.0, high=longest or 1.0, start=150, end=WIDTH - 20)
+    bottom = _ROW * len(arms) + 14
+    parts = [_grid_x(x, tick, 8, bottom) for tick in ticks(0.0, x.high)]
+    parts += [text(140, _ROW * row + 26, one_line(arm.arm_id, 20), "end") for row, arm in enumerate(arms)]
+    for row, side, spread in spreads:
+        y, colour = _ROW * row + (18 if side == "right" else 26), BLUE if side == "right" else ORANGE
+        parts.append(line(x(spread.p10), y, x(spread.p90), y, colour, 1.5))
+        parts.append(line(x(spread.p25), y, x(spread.p75), y, colour, 5))
+        parts.append(tag("circle", cx=x(spread.p50), cy=float(y), r=4, fill=colour))
+    parts.append(text((x.start + x.end) / 2, bottom + 34, "completion tokens", "middle", GREY))
+    parts += [*_key(8, bottom + 44, "right", BLUE), *_key(78, bottom + 44, "wrong", ORANGE)]
+    parts.append(text(150, bottom + 54, "dot: median; lines: middle half and middle 80%", fill=GREY))
+    medians = ", ".join(
+        f"{one_line(arm.arm_id, 24)} {' and '.join(f'{side} {spread.p50:,.0f}' for side, spread in _sides(arm))}"
+        for arm in arms
+    )
+    return svg(WIDTH, bottom + 62, f"Median completion tokens by arm: {medians}", parts)
+
+
+def startup_plot(timeline: Timeline) -> Markup:
+    """Draw how the time with engines up divides into starting and generating, as one bar."""
+    starting = sum(timeline.startups)
+    x = Scale(low=0.0, high=starting + timeline.seconds or 1.0, start=0, end=WIDTH)
+    words = f"start-up {clock(starting)}", f"generating {clock(timeline.seconds)}"
+    parts = [
+        tag("rect", x=0, y=0, width=x(starting), height=14, fill=ORANGE),
+        tag("rect", x=x(starting), y=0, width=WIDTH - x(starting), height=14, fill=BLUE),
+        *_key(0, 24, words[0], ORANGE),
+        *_key(200, 24, words[1], BLUE),
+    ]
+    return svg(WIDTH, 40, f"Time with engines up: {words[0]}, {words[1]}", parts)
+
+
+def timeline_plots(timeline: Timeline) -> list[Markup]:
+    """Draw each measure over the time that engines generated, with failures and restarts marked."""
+    return [_panel_plot(timeline, panel) for panel in timeline.panels]
+
+
+def _panel_plot(timeline: Timeline, panel: Panel) -> Markup:
+    x = Scale(low=0.0, high=timeline.seconds or 1.0, start=62, end=_PANEL_WIDTH - 14)
+    y = Scale(low=0.0, high=panel.highest or 1.0, start=154, end=24)
+    parts = [_grid_y(y, tick, x) for tick in ticks(0.0, panel.highest or 1.0, 4)]
+    parts += [_curve([(x(at), y(value)) for at, value in run]) for run in panel.runs()]
     for mark in timeline.marks:
-        colour = RED if mark.kind == "oom" else GREY
-        at = x(mark.seconds)
-        parts.append(
-            tag("g", Markup("").join([tag("title", mark.text), line(at, 20, at, bottom - 12, colour, 1.5, "4 3")]))
-        )
-    parts += [text(x.start, index * _PANEL + 16, panel.name) for index, panel in enumerate(timeline.panels)]
-    parts += [text(x(tick), bottom + 10, clock(tick), "middle", GREY) for tick in ticks(0.0, x.high, 6)]
-    parts.append(text((x.start + x.end) / 2, bottom + 30, "time with engines up", "middle", GREY))
-    kinds = {mark.kind for mark in timeline.marks}
-    if "oom" in kinds:
-        parts += _key(62, bottom + 40, "out of memory", RED)
-    if kinds - {"oom"}:
-        parts += _key(216, bottom + 40, "engine or session started again", GREY)
+        colour, at = RED if mark.kind == "oom" else GREY, x(mark.seconds)
+        lines = [tag("title", mark.text), line(at, 20, at, 158, colour, 1.5, "4 3")]
+        parts.append(tag("g", Markup("").join(lines)))
+    parts.append(text(x.start, 14, panel.name))
+    # a short time has several ticks in the same second
+    times = {clock(tick): tick for tick in reversed(ticks(0.0, x.high, 6))}
+    parts += [text(x(tick), 172, words, "middle", GREY) for words, tick in times.items()]
+    parts.append(text((x.start + x.end) / 2, 192, "time of generating", "middle", GREY))
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
-    names = ", ".join(panel.name for panel in timeline.panels)
-    return svg(WIDTH, bottom + (58 if kinds else 38), f"Over {clock(timeline.seconds)}: {names}{marked}", parts)
+    return svg(_PANEL_WIDTH, 200, f"{panel.name}, over {clock(timeline.seconds)}{marked}", parts)
 
 
 def step_plot(series: Sequence[StepSeries]) -> Markup:
@@ -140,6 +162,15 @@ def step_plot(series: Sequence[StepSeries]) -> Markup:
     parts.append(text((x.start + x.end) / 2, bottom + 30, "step; mean reward, 95% interval", "middle", GREY))
     names = ", ".join(one_line(each.name, 24) for each in series)
     return svg(WIDTH, bottom + 38, f"Mean reward by step: {names}", parts)
+
+
+def _curve(points: list[tuple[float, float]]) -> Markup:
+    [(left, top), *others] = points
+    return polyline(points, BLUE) if others else tag("circle", cx=left, cy=top, r=3, fill=BLUE)
+
+
+def _sides(arm: ArmLengths) -> list[tuple[str, Spread]]:
+    return [(side, spread) for side, spread in (("right", arm.right), ("wrong", arm.wrong)) if spread]
 
 
 def _grid_x(x: Scale, tick: float, top: float, bottom: float) -> Markup:

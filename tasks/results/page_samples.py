@@ -1,20 +1,30 @@
-"""Draws sample rollouts for the report page: a few of every arm and kind (right, wrong, truncated, error)."""
+"""Chooses the rollouts that the report page shows: a few of every arm and outcome, and questions under every arm."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from tasks.plain_text import one_line, shortened, visible
-from tasks.records import RunPaths
+from tasks.records import SCORE_SCHEMA, RunPaths
+from tasks.results.finished_run import read_config
+from tasks.results.token_tints import Piece, find_tokenizer, pieces_of
 from tasks.scoring.score import CORRECT_ABOVE
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
 
-Kind = Literal["right", "wrong", "truncated", "error"]
+Kind = Literal["right", "wrong", "truncated", "error", "not scored"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MOST = 2
+"""Of each arm and outcome."""
+MOST_SAMPLES = 120
+MOST_QUESTIONS = 8
+MOST_SIDES = 120
+"""Rollouts of all questions that are shown under every arm."""
 TEXT_CHARACTERS = 1_500
+_VALUE_CHARACTERS = 200
 _SEED = 0
 
 
@@ -26,21 +36,40 @@ class Sample:
     arm_id: str
     example_id: str
     sample_index: int
+    question: str
     prompt: tuple[tuple[str, str], ...]
-    completion: str
+    completion: tuple[Piece, ...]
+    """Of an error row the error."""
     reward: float | None
     extracted_answer: str | None
     extraction_method: str | None
     ground_truth: str | None
     tokens: int
+    extra: tuple[tuple[str, str], ...]
+    """What else the scorer stored, by name."""
 
 
-def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tuple[Sample, ...]:
-    """Return at most ``most`` rollouts of each kind and arm, drawn at random but the same each time.
+@dataclass(frozen=True, kw_only=True)
+class QuestionSides:
+    """One question with a rollout of each arm."""
 
-    ``rows`` has ``rollout_id``, ``arm_id``, ``reward``, ``is_truncated``, ``error``; the texts are read from the run.
-    """
-    kind = (
+    example_id: str
+    question: str
+    ground_truth: str | None
+    sides: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    drawn: tuple[Sample, ...]
+    questions: tuple[QuestionSides, ...]
+    tinted: bool
+    """Whether the model's tokenizer was there to tell the tokens apart."""
+
+
+def kind_of() -> pl.Expr:
+    """Return the outcome of a rollout, from the columns ``error``, ``is_truncated`` and ``reward``."""
+    return (
         pl.when(pl.col("error").is_not_null())
         .then(pl.lit("error"))
         .when(pl.col("is_truncated"))
@@ -49,57 +78,147 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
         .then(pl.lit("right"))
         .when(pl.col("reward").is_not_null())
         .then(pl.lit("wrong"))
+        .otherwise(pl.lit("not scored"))
     )
-    chosen = (
-        rows.select("rollout_id", "arm_id", kind.alias("kind"), pl.col("rollout_id").hash(seed=_SEED).alias("draw"))
-        .filter(pl.col("kind").is_not_null())
-        .sort("draw")
-        .group_by("arm_id", "kind")
-        .head(most)
+
+
+def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> Samples:
+    """Return rollouts drawn at random, the same each time, and the questions on which the arms differ most.
+
+    ``rows`` has ``rollout_id``, ``example_id``, ``arm_id``, ``sample_index``, ``reward``, ``is_truncated``, ``error``;
+    the texts are read from the run.
+    """
+    rows = rows.select(
+        "rollout_id",
+        "example_id",
+        "arm_id",
+        "sample_index",
+        "reward",
+        kind_of().alias("kind"),
+        pl.col("rollout_id").hash(seed=_SEED).alias("draw"),
     )
-    wanted = chosen.lazy().select("rollout_id", "arm_id", "kind")
+    drawn, sides = _drawn(rows, most), _sides(rows)
+    samples = read_samples(run_dir, pl.concat([drawn, sides]).unique())
+    by_id = {(sample.example_id, sample.arm_id, sample.sample_index): sample for sample in samples.drawn}
+    keys = ("example_id", "arm_id", "sample_index")
+    return Samples(
+        drawn=tuple(by_id[key] for key in drawn.sort("arm_id", "kind", "rollout_id").select(keys).iter_rows()),
+        questions=tuple(
+            in_sides([by_id[key] for key in group.sort("arm_id").select(keys).iter_rows()])
+            for group in sides.partition_by("example_id", maintain_order=True)
+        ),
+        tinted=samples.tinted,
+    )
+
+
+def in_sides(samples: list[Sample]) -> QuestionSides:
+    """Return the rollouts of one question, of which there is one at least, beside each other."""
+    first = samples[0]
+    return QuestionSides(
+        example_id=first.example_id, question=first.question, ground_truth=first.ground_truth, sides=tuple(samples)
+    )
+
+
+def _drawn(rows: pl.DataFrame, most: int) -> pl.DataFrame:
+    ranked = rows.sort("draw").with_columns(rank=pl.int_range(pl.len()).over("arm_id", "kind"))
+    # where there are many arms, each has one before any has two
+    return ranked.filter(pl.col("rank") < most).sort("rank", "draw").head(MOST_SAMPLES).select(rows.columns)
+
+
+def _sides(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one rollout per arm of the chosen questions, those on which the arms differ most first."""
+    arms = rows["arm_id"].n_unique()
+    if arms < 2:
+        return rows.clear()
+    means = rows.group_by("example_id", "arm_id").agg(pl.col("reward").mean())
+    apart = (
+        means.group_by("example_id")
+        .agg((pl.col("reward").max() - pl.col("reward").min()).fill_null(-1.0).alias("apart"))
+        .with_columns(pl.col("example_id").hash(seed=_SEED).alias("order"))
+        .sort("apart", "order", descending=[True, False])
+        .head(max(1, min(MOST_QUESTIONS, MOST_SIDES // arms)))
+    )
+    firsts = rows.sort("sample_index").group_by("example_id", "arm_id", maintain_order=True).first()
+    return apart.join(firsts, on="example_id", maintain_order="left").select(rows.columns)
+
+
+def read_samples(run_dir: Path, chosen: pl.DataFrame, *, shards: Iterable[int] | None = None) -> Samples:
+    """Return the rollouts of ``chosen``, which has ``rollout_id`` and ``kind``, with their texts.
+
+    They are in the order of the run. ``shards`` are those that they are in, if that is known.
+    """
+    wanted = chosen.lazy().select("rollout_id", "kind")
     paths = RunPaths(root=run_dir)
+    questions, scores = known_shards(run_dir, "questions"), known_shards(run_dir, "scores")
+    tokenizer = find_tokenizer(str((read_config(run_dir).get("model") or {}).get("path") or ""))
+    samples: list[Sample] = []
     # one shard at a time: a scan over all shards would hold every text of the run at once
-    found = pl.concat(
-        scan_shard(paths.rollouts(index))
-        .select(
-            "rollout_id",
-            "example_id",
-            "sample_index",
-            "prompt",
-            "completion",
-            "error",
-            "ground_truth",
-            "num_completion_tokens",
+    for index in known_shards(run_dir, "rollouts") if shards is None else shards:
+        frame = (
+            scan_shard(paths.rollouts(index))
+            .select(
+                "rollout_id",
+                "example_id",
+                "arm_id",
+                "sample_index",
+                "prompt",
+                "completion",
+                "completion_ids",
+                "logprobs",
+                "error",
+                "ground_truth",
+                "num_completion_tokens",
+            )
+            .filter(pl.col("rollout_id").is_in(chosen["rollout_id"].implode()))
+            .join(wanted, on="rollout_id", how="inner", maintain_order="left")
         )
-        .join(wanted, on="rollout_id", how="inner")
-        .join(
-            scan_shard(paths.scores(index)).select("rollout_id", "reward", "extracted_answer", "extraction_method"),
-            on="rollout_id",
-            how="left",
-        )
-        .collect()
-        for index in known_shards(run_dir, "rollouts")
-    ).sort("arm_id", "kind", "rollout_id")
-    return tuple(_sample(row) for row in found.iter_rows(named=True))
+        if index in scores:
+            frame = frame.join(scan_shard(paths.scores(index)), on="rollout_id", how="left", maintain_order="left")
+        if index in questions:
+            asked = scan_shard(paths.questions(index)).select("example_id", "question").unique("example_id")
+            frame = frame.join(asked, on="example_id", how="left", maintain_order="left", suffix="_asked")
+        samples += [_sample(row, tokenizer) for row in frame.collect().iter_rows(named=True)]
+    return Samples(drawn=tuple(samples), questions=(), tinted=tokenizer is not None)
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+_SHOWN = {
+    *("rollout_id", "example_id", "arm_id", "sample_index", "prompt", "completion", "completion_ids", "logprobs"),
+    *("error", "ground_truth", "num_completion_tokens", "kind", "question"),
+    *SCORE_SCHEMA,
+}
+
+
+def _sample(row: dict[str, Any], tokenizer: Any) -> Sample:
     messages = row["prompt"] or []
+    is_error = row["kind"] == "error"
+    tokens = ((), ()) if is_error else (row["completion_ids"] or (), row["logprobs"] or ())
     return Sample(
         kind=row["kind"],
         arm_id=row["arm_id"],
-        example_id=one_line(row["example_id"], 80),
+        example_id=row["example_id"],
         sample_index=row["sample_index"],
+        question=_text(row.get("question") or (messages[-1]["content"] if messages else "")),
         prompt=tuple((one_line(item["role"] or "", 20), _text(item["content"])) for item in messages),
-        completion=_text(row["error"] if row["kind"] == "error" else row["completion"]),
-        reward=row["reward"],
-        extracted_answer=None if row["extracted_answer"] is None else one_line(row["extracted_answer"], 80),
-        extraction_method=row["extraction_method"],
-        ground_truth=None if row["ground_truth"] is None else one_line(row["ground_truth"], 80),
+        completion=pieces_of(
+            (row["error"] if is_error else row["completion"]) or "", *tokens, tokenizer, TEXT_CHARACTERS
+        ),
+        reward=row.get("reward"),
+        extracted_answer=_value(row.get("extracted_answer")),
+        extraction_method=_value(row.get("extraction_method")),
+        ground_truth=_value(row["ground_truth"]),
         tokens=row["num_completion_tokens"],
+        extra=tuple(
+            (one_line(name, 60), one_line(str(value), _VALUE_CHARACTERS))
+            for name, value in row.items()
+            if name not in _SHOWN and value is not None
+        ),
     )
 
 
+def _value(value: str | None) -> str | None:
+    return None if value is None else one_line(value, 80)
+
+
 def _text(value: str | None) -> str:
-    return visible(shortened(value or "", TEXT_CHARACTERS))
+    # names of control characters are long
+    return shortened(visible(shortened(value or "", TEXT_CHARACTERS)), 2 * TEXT_CHARACTERS)

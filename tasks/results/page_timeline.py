@@ -49,16 +49,18 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The sessions of a run, one directly after the other, without the time between them."""
+    """The sessions of a run, one directly after the other, without the time between them and without their start-up."""
 
     seconds: float
+    startups: tuple[float, ...]
+    """Seconds of each session before its first sequence ran."""
     panels: tuple[Panel, ...]
     marks: tuple[Mark, ...]
 
 
 def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | None:
     """Return the timeline of the telemetry file ``path``, with the OOM rung changes ``rungs``; None without samples."""
-    frame = load_telemetry(path)
+    frame, startups = _without_startup(load_telemetry(path))
     if frame.is_empty():
         return None
     clock = _clock(frame)
@@ -77,7 +79,7 @@ def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | No
         )
     )
     on_gpu = bool((frame["source"] == "gpu").any())
-    rates = _tokens(frame).group_by("at").agg((pl.col("grown") / pl.col("since")).sum().alias("rate"))
+    rates = _tokens(frame).group_by("session", "at").agg((pl.col("grown") / pl.col("since")).sum().alias("rate"))
     tokens = rates.group_by(bucket).agg(pl.col("rate").mean().alias("tokens"))
     table = (
         pl.DataFrame({"bucket": range(points)}, schema={"bucket": pl.Int32})
@@ -96,9 +98,33 @@ def read_timeline(path: Path, rungs: Sequence[RungChange] = ()) -> Timeline | No
     ]
     return Timeline(
         seconds=seconds,
+        startups=startups,
         panels=tuple(panel for panel in panels if panel is not None),
         marks=tuple(sorted([*_starts(frame, clock), *_rungs(clock, rungs)], key=lambda mark: mark.seconds)),
     )
+
+
+def _without_startup(frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[float, ...]]:
+    """Return the samples from each session's first running sequence on, and how many seconds were before.
+
+    Where no session ran any, all of them stay.
+    """
+    runs = (pl.col("source") == "replica") & ((pl.col("running") > 0) | (pl.col("generation_tokens") > 0))
+    sessions = (
+        frame.group_by("session")
+        .agg(
+            pl.col("time").min().alias("first"),
+            pl.col("time").max().alias("last"),
+            pl.col("time").filter(runs).min().alias("busy"),
+        )
+        .sort("session")
+    )
+    if sessions["busy"].null_count() == sessions.height:
+        return frame, ()
+    startup = pl.coalesce("busy", "last") - pl.col("first")
+    seconds = sessions.select(startup.dt.total_microseconds() / 1e6).to_series().to_list()
+    busy = sessions.select("session", "busy").drop_nulls()
+    return frame.join(busy, on="session").filter(pl.col("time") >= pl.col("busy")).drop("busy"), tuple(seconds)
 
 
 def _clock(frame: pl.DataFrame) -> pl.DataFrame:

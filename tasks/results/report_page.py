@@ -1,30 +1,34 @@
-"""Makes report.html: a finished run on one page that needs no network, no script and no other file.
-
-Text of models, datasets and configurations is escaped where it enters the page, and the page's content policy forbids
-scripts and requests: nothing that a model wrote can run. Control characters are made visible on the whole page.
-"""
+"""Makes report.html: a finished run on one page that needs no network and no other file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from tasks.comparison.mismatch_report import distributions
 from tasks.files import publish_text
-from tasks.plain_text import clock, one_line, shortened, visible
+from tasks.plain_text import one_line, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.plan.sampling import STORED_FIELDS, run_sampling
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import significant_contrasts
 from tasks.results.metrics import ArmMetrics
+from tasks.results.page_cards import cards_of
 from tasks.results.page_data import LISTED_DIVERGENCES, PageData, read_page_data
-from tasks.results.page_plots import ArmPoint, length_plot, reward_plot, timeline_plot
+from tasks.results.page_lengths import ArmLengths
+from tasks.results.page_plots import (
+    ArmPoint,
+    arm_length_plot,
+    length_plot,
+    reward_plot,
+    startup_plot,
+    timeline_plots,
+)
+from tasks.results.page_samples import KINDS
+from tasks.results.page_template import Links, page_template
 from tasks.storage.published import recorded_path
 
 _LISTED_CONTRASTS = 10
 _LISTED_EXAMPLES = 6
-_EXAMPLE_CHARACTERS = 800
 
 
 def publish_page(run_dir: Path) -> Path:
@@ -34,31 +38,23 @@ def publish_page(run_dir: Path) -> Path:
     return path
 
 
-def page_template(name: str) -> Template:
-    """Return one of the templates, which escape every text that enters them."""
-    environment = Environment(
-        loader=PackageLoader("tasks.results", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=_number, nats=_nats, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
-    )
-    return environment.get_template(name)
-
-
-def render_page(data: PageData) -> str:
-    """Return the page as text."""
+def render_page(data: PageData, *, links: Links = ()) -> str:
+    """Return the page as text, for a file, or with ``links`` to other pages of ``harvest view``."""
     report = data.report
     contrasts = significant_contrasts(report.contrasts)
-    page = page_template("report.html.jinja").render(
+    arms = ranked(report.arms)
+    page = page_template("report.html.jinja", served=bool(links)).render(
         data=data,
         report=report,
-        reward_plot=reward_plot(_ranked(report.arms)),
+        links=links,
+        cards=cards_of(report),
+        arms=arms,
+        kinds=KINDS,
+        reward_plot=reward_plot(arm_points(arms)),
+        arm_length_plot=arm_length_plot([_lengths(data, arm) for arm in arms]),
         length_plot=length_plot(data.lengths),
-        timeline_plot=None if data.timeline is None else timeline_plot(data.timeline),
+        startup_plot=startup_plot(data.timeline) if data.timeline and data.timeline.startups else None,
+        timeline_plots=timeline_plots(data.timeline) if data.timeline else (),
         contrasts=contrasts[:_LISTED_CONTRASTS],
         more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
         compared=len(report.contrasts),
@@ -66,18 +62,28 @@ def render_page(data: PageData) -> str:
         ratios=distributions(data.mismatch) if data.mismatch else {},
         examples=data.equivalence.examples[:_LISTED_EXAMPLES] if data.equivalence else (),
         command=_command(data.config),
-        settings=_settings(data.config),
+        settings=settings_of(data.config),
     )
     return visible(page)
 
 
-def _ranked(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:
-    points = [
+def ranked(arms: Sequence[ArmMetrics]) -> list[ArmMetrics]:
+    """Return the arms in the order of the plots and tables: the highest mean reward first, those without one last."""
+    return sorted(arms, key=lambda arm: (arm.mean_reward is None, -(arm.mean_reward or 0.0)))
+
+
+def arm_points(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:
+    """Return the points of ``reward_plot``, in the order of ``arms``."""
+    return [
         ArmPoint(name=str(arm.arm_id), mean=arm.mean_reward, interval=arm.mean_reward_interval)
         for arm in arms
         if arm.mean_reward is not None
     ]
-    return sorted(points, key=lambda point: -point.mean)
+
+
+def _lengths(data: PageData, arm: ArmMetrics) -> ArmLengths:
+    name = str(arm.arm_id)
+    return data.arm_lengths.get(name, ArmLengths(arm_id=name, right=None, wrong=None))
 
 
 def _command(config: dict[str, Any]) -> str | None:
@@ -87,44 +93,14 @@ def _command(config: dict[str, Any]) -> str | None:
         return None
 
 
-def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+def settings_of(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the settings that decide the outputs, flat, by name."""
     flat: list[tuple[str, str]] = []
     for part in ("comparable", "tested"):
         for name, value in config.get(part, {}).items():
             items = value.items() if isinstance(value, dict) else [("", value)]
-            flat += [(f"{name} {key}".strip(), _line(item, 200)) for key, item in items]
-    flat += [(f"{name} of the model", _line(value)) for name, value in config.get("model_sampling", {}).items()]
+            flat += [(f"{name} {key}".strip(), one_line(str(item), 200)) for key, item in items]
+    flat += [
+        (f"{name} of the model", one_line(str(value), 120)) for name, value in config.get("model_sampling", {}).items()
+    ]
     return flat + [(name, "stored") for name in STORED_FIELDS if run_sampling(config).get(name)]
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _nats(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _points(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.1f} s"
-    return f"{clock(value)} {'h' if round(value) >= 3600 else 'min'}"
-
-
-def _line(value: object, most: int = 120) -> str:
-    return one_line(str(value), most)
-
-
-def _shown(value: object, most: int = _EXAMPLE_CHARACTERS) -> str:
-    return visible(shortened("" if value is None else str(value), most))

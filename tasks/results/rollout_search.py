@@ -75,7 +75,9 @@ def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, An
     """
     check_names(run_dir, wanted)
     for shard in known_shards(run_dir, "rollouts"):
-        yield from _scan(RunPaths(root=run_dir), shard).filter(wanted.condition).collect().iter_rows(named=True)
+        yield from (
+            scan_with_scores(RunPaths(root=run_dir), shard).filter(wanted.condition).collect().iter_rows(named=True)
+        )
 
 
 def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
@@ -83,7 +85,7 @@ def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
     paths = RunPaths(root=run_dir)
     # one after the other: Polars starts a thread for each file of a collection, and warns of a deadlock at 512
     counts = (
-        _scan(paths, shard).filter(wanted.condition).select(pl.len()).collect().item()
+        scan_with_scores(paths, shard).filter(wanted.condition).select(pl.len()).collect().item()
         for shard in known_shards(run_dir, "rollouts")
     )
     return sum(map(int, counts))
@@ -107,7 +109,8 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
             raise ConfigError(f"the run has no example {wanted.example!r}; its ids look like {some!r}")
 
 
-def _scan(paths: RunPaths, shard: int) -> pl.LazyFrame:
+def scan_with_scores(paths: RunPaths, shard: int) -> pl.LazyFrame:
+    """Return the lazy rollouts of a shard with the columns of their scores, which are null before scoring."""
     rollouts = scan_shard(paths.rollouts(shard)).select(_ROLLOUT_COLUMNS)
     if paths.scores(shard).exists():
         return rollouts.join(scan_shard(paths.scores(shard)), on="rollout_id", how="left", maintain_order="left")

@@ -70,13 +70,14 @@ def list_runs(runs_dir: Path) -> list[ListedRun]:
     runs = []
     for path in runs_dir.glob("*/config.json"):
         try:
-            runs.append(_listed(path.parent))
+            runs.append(listed_run(path.parent))
         except OSError as error:
             logger.warning("%s cannot be listed: %s", path.parent, error)
     return sorted(runs, key=lambda run: run.updated, reverse=True)
 
 
-def _listed(run_dir: Path) -> ListedRun:
+def listed_run(run_dir: Path) -> ListedRun:
+    """Return the line of one run, as ``list_runs`` does. Raises OSError when the directory cannot be read."""
     paths = RunPaths(root=run_dir)
     config = _undamaged(read_config, run_dir) or {}
     report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)

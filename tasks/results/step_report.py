@@ -17,7 +17,7 @@ from tasks.plan.checkpoints import step_key, steps_of
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_plots import StepSeries, step_plot
-from tasks.results.report_page import page_template
+from tasks.results.page_template import page_template
 from tasks.results.reward_interval import Interval
 from tasks.results.run_report import RunReport, read_report
 from tasks.user_paths import is_url

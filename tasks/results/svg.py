@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-BLUE, ORANGE, GREY, RED = "#1f5fa8", "#b35900", "#6b7280", "#a11212"
+BLUE, ORANGE, GREY, RED = "var(--blue,#1f5fa8)", "var(--orange,#b35900)", "var(--grey,#5f6773)", "var(--red,#a11212)"
+"""The page's own colours, which differ in light and dark; without a page the ones for light."""
+_INK, _GRID = "var(--ink,#1b1f24)", "var(--grid,#c9ced6)"
 FONT_PX = 13
 
 
@@ -44,14 +46,12 @@ def svg(width: int, height: int, title: str, parts: Iterable[Markup]) -> Markup:
     )
 
 
-def text(x: float, y: float, words: object, anchor: str = "start", fill: str = "#1b1f24") -> Markup:
+def text(x: float, y: float, words: object, anchor: str = "start", fill: str = _INK) -> Markup:
     """Return a text whose ``anchor`` ("start", "middle" or "end") is at (x, y)."""
     return tag("text", words, x=x, y=y, text_anchor=anchor, fill=fill, font_size=FONT_PX)
 
 
-def line(
-    x1: float, y1: float, x2: float, y2: float, stroke: str = "#c9ced6", width: float = 1, dash: str = ""
-) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, stroke: str = _GRID, width: float = 1, dash: str = "") -> Markup:
     extra = {"stroke_dasharray": dash} if dash else {}
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=stroke, stroke_width=width, **extra)
 

@@ -69,7 +69,10 @@ def _make_hostile(run: RunPaths, index: int) -> None:
         run.rollouts(index),
     )
     scores = pl.read_parquet(run.scores(index))
-    publish_shard(scores.with_columns(extracted_answer=pl.lit(HOSTILE)), run.scores(index))
+    noted = pl.lit(HOSTILE).alias(f"judge {HOSTILE[:60]}")
+    publish_shard(scores.with_columns(noted, extracted_answer=pl.lit(HOSTILE)), run.scores(index))
+    questions = pl.read_parquet(run.questions(index))
+    publish_shard(questions.with_columns(question=pl.lit(HOSTILE), ground_truth=pl.lit(HOSTILE)), run.questions(index))
 
 
 def _write_telemetry(run: RunPaths) -> None:

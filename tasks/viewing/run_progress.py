@@ -1,0 +1,121 @@
+"""How far a run is that has not ended, from its files: what is published, and what its journals have beside."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from tasks.errors import DamagedFile
+from tasks.records import RunPaths, shard_index
+from tasks.results.page_plots import ArmPoint
+from tasks.results.page_timeline import Timeline, read_timeline
+from tasks.results.reward_interval import Interval, mean_reward_interval
+from tasks.results.run_list import ListedRun, listed_run
+from tasks.storage.published import scan_shard
+from tasks.storage.run_files import known_shards
+
+_FINISHED = b'"kind":"rollout"'
+"""Stands in a journal's line once, and only in that of a finished rollout, as quotes within its texts are escaped."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSoFar:
+    """The scored rollouts of an arm so far."""
+
+    arm_id: str
+    rollouts: int
+    mean_reward: float
+    interval: Interval | None
+    truncation_rate: float
+    mean_tokens: float
+
+    @property
+    def point(self) -> ArmPoint:
+        return ArmPoint(name=self.arm_id, mean=self.mean_reward, interval=self.interval)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """A run in the middle."""
+
+    listed: ListedRun
+    shards: int
+    """Published ones."""
+    scored: int
+    """Those of them that are scored."""
+    journaled: int
+    """Finished rollouts of shards that are not published yet."""
+    arms: tuple[ArmSoFar, ...]
+    """The highest mean reward first."""
+    timeline: Timeline | None
+
+    @property
+    def rollouts(self) -> int:
+        """Finished rollouts, never more than planned: a shard may be published while its journal is counted."""
+        found = self.listed.rollouts + self.journaled
+        return found if self.listed.rollouts_planned is None else min(found, self.listed.rollouts_planned)
+
+
+def read_progress(run_dir: Path) -> RunProgress:
+    """Return how far the run is. Raises DamagedFile, OSError, or what Polars raises when a file goes away meanwhile."""
+    paths = RunPaths(root=run_dir)
+    rollouts, scores = known_shards(run_dir, "rollouts"), known_shards(run_dir, "scores")
+    try:
+        timeline = read_timeline(paths.telemetry)
+    except DamagedFile:
+        timeline = None  # the run itself replaces it
+    return RunProgress(
+        listed=listed_run(run_dir),
+        shards=len(rollouts),
+        scored=len(scores),
+        journaled=sum(
+            _count(path) for path in paths.journal(0).parent.glob("shard-*.jsonl") if _index(path) not in rollouts
+        ),
+        arms=_arms(paths, sorted(rollouts.keys() & scores.keys())),
+        timeline=timeline,
+    )
+
+
+def _index(journal: Path) -> int:
+    try:
+        return shard_index(journal.with_suffix(".parquet"))
+    except ValueError:
+        return -1
+
+
+def _count(journal: Path) -> int:
+    found, last = 0, b""
+    try:
+        with journal.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                found += (last + chunk).count(_FINISHED)
+                last = chunk[1 - len(_FINISHED) :]
+    except OSError:
+        return found  # its shard was published just now
+    return found
+
+
+def _arms(paths: RunPaths, shards: list[int]) -> tuple[ArmSoFar, ...]:
+    if not shards:
+        return ()
+    rows = pl.concat(
+        scan_shard(paths.rollouts(index))
+        .select("rollout_id", "example_id", "arm_id", "is_truncated", "num_completion_tokens")
+        .join(scan_shard(paths.scores(index)).select("rollout_id", "reward"), on="rollout_id")
+        .drop_nulls("reward")
+        .collect()
+        for index in shards
+    )
+    arms = [
+        ArmSoFar(
+            arm_id=str(arm),
+            rollouts=frame.height,
+            mean_reward=float(frame["reward"].cast(pl.Float64).sum()) / frame.height,
+            interval=mean_reward_interval(frame, seed=0),
+            truncation_rate=float(frame["is_truncated"].sum()) / frame.height,
+            mean_tokens=float(frame["num_completion_tokens"].sum()) / frame.height,
+        )
+        for (arm,), frame in rows.partition_by("arm_id", as_dict=True).items()
+    ]
+    return tuple(sorted(arms, key=lambda arm: -arm.mean_reward))
