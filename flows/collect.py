@@ -20,10 +20,10 @@ from flows.reporting.resolved_parameters import changed_parameters, resolve_para
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
-from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
 from flows.shards.finished_runs import finish_runs
-from flows.shards.local_generation import generate_locally
+from flows.shards.generation import generate_missing
 from tasks.comparison.baseline import AUTO
+from tasks.fleet.node_session import check_nodes, on_nodes
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
@@ -45,7 +45,7 @@ from tasks.user_paths import check_directory, user_path
 @flow(
     name="collect-rollouts",
     flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=64),  # type: ignore[arg-type]  # its type parameter cannot be inferred
+    task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]  # its type parameter cannot be inferred
     retries=1,
     retry_delay_seconds=60,
     persist_result=False,
@@ -57,12 +57,12 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     with explain_failures() as flow_run, Reporter() as reporter:
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
-        check_fan_out(asked.nodes, asked.shared, asked.baseline)
+        check_nodes(asked.nodes, asked.ray, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_policies(plan_here(config, user_path(asked.runs_dir)))
         first = plans[0]
-        if asked.nodes > 1:
+        if on_nodes(asked.nodes, asked.ray):
             check_profile_of_nodes(config, first)
         reporter.describe_flow_run(
             name=planned_flow_run_name(first),
@@ -91,7 +91,7 @@ def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> Collected | No
 
 
 def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter) -> Collected:
-    baseline, shared, upload = asked.baseline, asked.shared, asked.upload
+    baseline = asked.baseline
     plan = plans[0]
     with contextlib.ExitStack() as locks:
         for each in plans:
@@ -107,24 +107,22 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = {each.run_id: stages.shard_dataset(each) for each in plans}
-        if shared is not None and asked.nodes > 1:
+        if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline)
-            generate_on_nodes(plan, shards[plan.run_id], upload, reporter, nodes=asked.nodes, shared=shared)
+            try:
+                generate_missing(plans, shards, asked, reporter)
+            finally:
+                report_preflight(reporter, plan.paths)
         else:
-            if shared is not None:
-                fetch_finished(plan, shards[plan.run_id], shared)
             with _gpus_if_needed(plans, shards, baseline) as has_gpus:
                 if has_gpus:
                     try:
                         limit = time_limit(stages.PREFLIGHT_SECONDS)
-                        stages.preflight.with_options(timeout_seconds=limit)(plans, upload)
+                        stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)
                     finally:
                         report_preflight(reporter, plan.paths)
                 baselines = _baselines(plans, baseline)
-                generate_locally(plans, shards, upload, reporter)
-        if shared is not None:
-            close_shared(plan, shared)
-            report_preflight(reporter, plan.paths)
+                generate_missing(plans, shards, asked, reporter)
         return finish_runs(plans, baselines, asked, reporter)
 
 

@@ -11,23 +11,20 @@ from xdist.scheduler import LoadScopeScheduling
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
-from tests.support.node_workers import node_api  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
 from tests.support.prefect_server import prefect_api  # noqa: F401
+from tests.support.ray_nodes import ray_head, ray_nodes  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
 
 WORKERS = "tests with Prefect workers"
 WORKER_MODULES = {
-    "tests/e2e/test_lost_nodes.py",
-    "tests/e2e/test_nodes.py",
     "tests/e2e/test_prefect_deployments.py",
-    "tests/faults/test_lost_node.py",
 }
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
-SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket"}
+SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket", "ray_nodes"}
 """Fixtures that start a server, so that a test that uses one is ``slow``."""
 
 # several tests run at a time on two cores: whatever computes with threads must not spin while it waits

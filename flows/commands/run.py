@@ -63,8 +63,6 @@ def execute(options: argparse.Namespace) -> int:
     check_rendered(plan)
     if options.forget_oom_rung:
         forget_rung(plan)
-    if (nodes := parameters.get("nodes", 1)) > 1:
-        need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
 
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
@@ -154,7 +152,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from flows.parameters import flow_parameters, run_config
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
-    from tasks.fleet.shared_run import check_nodes
+    from tasks.fleet.node_session import check_nodes, on_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
     from tasks.plan.policies import plan_policies
@@ -172,8 +170,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
         check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
-    check_nodes(asked.nodes, asked.shared, asked.baseline, check)
-    if asked.nodes > 1:
+    check_nodes(asked.nodes, asked.ray, asked.baseline)
+    if on_nodes(asked.nodes, asked.ray):
         check_profile_of_nodes(config, plan)
     if asked.upload is not None:
         try:
@@ -187,8 +185,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     return plans
 
 
-def need_server(why: str = "") -> None:
-    """Raise ConfigError unless a Prefect server is set up that outlives this command. ``why`` begins the message.
+def need_server() -> None:
+    """Raise ConfigError unless a Prefect server is set up that outlives this command.
 
     Raises HarvestError when that server does not answer.
     """
@@ -202,7 +200,7 @@ def need_server(why: str = "") -> None:
 
     if not PREFECT_API_URL.value():
         raise ConfigError(
-            f"{why + ', but ' if why else ''}no Prefect server is set up. Start one with prefect server start, and set "
+            "no Prefect server is set up. Start one with prefect server start, and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
         )
     try:

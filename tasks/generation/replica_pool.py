@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -172,7 +173,11 @@ class ReplicaPool:
         Task threads call this; ``pump`` on the main thread does the work. Raises an
         EngineError (retryable: call again), StorageError or ConfigError.
         """
-        return self._queue.wait_for(ShardKey(plan.run_id, shard.index), shard)
+        return self.submit(plan, shard).result()
+
+    def submit(self, plan: RunPlan, shard: Shard) -> Future[ShardResult]:
+        """Queue ``shard``, and return its future. Its callbacks must not wait: they run while ``pump`` works."""
+        return self._queue.submit(ShardKey(plan.run_id, shard.index), shard)
 
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread, also after ``close``."""

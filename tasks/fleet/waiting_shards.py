@@ -1,0 +1,105 @@
+"""The shards that task threads wait for, and which node has each of them.
+
+A node that was given up may come back with a shard that another has made meanwhile. What counts is who holds the shard
+under which attempt.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from tasks.errors import HarvestError
+from tasks.fleet.node_status import MadeShard
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
+
+Holder = TypeVar("Holder")
+Key = tuple[str, int]
+"""Run id and index of a shard."""
+
+
+@dataclass(kw_only=True)
+class WaitingShard(Generic[Holder]):
+    """A shard that is not made yet. ``attempt`` counts how often it was given to a node."""
+
+    plan: RunPlan
+    shard: Shard
+    attempt: int
+    holder: Holder | None = None
+    future: "Future[tuple[Holder, MadeShard]]" = field(default_factory=Future)
+
+    @property
+    def key(self) -> Key:
+        return self.plan.run_id, self.shard.index
+
+
+class WaitingShards(Generic[Holder]):
+    """Safe from any thread. ``wake`` is called when there is a shard to take."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._all: dict[Key, WaitingShard[Holder]] = {}
+        self._next: deque[Key] = deque()
+        self._attempts: dict[Key, int] = {}
+        self._closed: HarvestError | None = None
+
+    def submit(self, plan: RunPlan, shard: Shard) -> "Future[tuple[Holder, MadeShard]]":
+        """Queue ``shard``. The future has who made it and what, once it is made."""
+        item: WaitingShard[Holder] = WaitingShard(plan=plan, shard=shard, attempt=0)
+        with self._lock:
+            if self._closed is not None:
+                raise self._closed
+            self._all[item.key] = item
+            self._next.append(item.key)
+        self._wake()
+        return item.future
+
+    def take(self, holder: Holder, most: int, begun: Collection[Key] = ()) -> list[WaitingShard[Holder]]:
+        """Give the next shards to ``holder`` until it holds ``most``; first those that it has ``begun`` before."""
+        with self._lock:
+            count = most - sum(item.holder is holder for item in self._all.values())
+            if count <= 0 or not self._next:
+                return []
+            order = sorted(self._next, key=lambda key: key not in begun) if begun else list(self._next)
+            taken = [self._all[key] for key in order[:count]]
+            for item in taken:
+                self._next.remove(item.key)
+                item.holder = holder
+                # it goes on where the shard had been before, so that no two attempts have one number
+                item.attempt = self._attempts[item.key] = self._attempts.get(item.key, 0) + 1
+            return taken
+
+    def made(self, holder: Holder, made: MadeShard) -> bool:
+        """End the wait for a shard. Return False, and do nothing, when it is not this holder's under this attempt."""
+        with self._lock:
+            item = self._all.get((made.run_id, made.index))
+            if item is None or item.holder is not holder or item.attempt != made.attempt:
+                return False
+            del self._all[item.key]
+        item.future.set_result((holder, made))
+        return True
+
+    def give_back(self, holder: Holder) -> list[int]:
+        """Put the shards of a lost holder before all others, and return their indices."""
+        with self._lock:
+            lost = [item for item in self._all.values() if item.holder is holder]
+            for item in lost:
+                item.holder = None
+            self._next.extendleft(reversed([item.key for item in lost]))
+        if lost:
+            self._wake()
+        return sorted(item.shard.index for item in lost)
+
+    def close(self, error: HarvestError) -> None:
+        """Raise ``error`` in all threads that wait now or later. Only the first call's error counts."""
+        with self._lock:
+            self._closed = self._closed or error
+            items = list(self._all.values())
+            self._all.clear()
+            self._next.clear()
+        for item in items:
+            item.future.set_exception(self._closed)

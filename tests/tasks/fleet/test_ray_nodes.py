@@ -1,0 +1,290 @@
+"""Nodes on a real Ray cluster of several raylets, with real replica pools and a fake engine in them."""
+
+import contextlib
+import random
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tasks.errors import ConfigError, NodesLost
+from tasks.fleet.node_pool import NodePool
+from tasks.fleet.ray_cluster import ray_cluster
+from tasks.generation.generation_log import read_sessions
+from tasks.generation.generation_session import generation_session
+from tasks.generation.rung_state import RungState
+from tasks.plan.run_config import RunConfig
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.shards import Shard, find_remaining, shard_dataset
+from tests.faults.runs import Rows, assert_nothing_left, read_rows
+from tests.support.fake_engines import open_gate
+from tests.support.fake_profile import write_fake_profile
+from tests.support.patience import SHORT_SECONDS, until
+from tests.support.ray_nodes import RayNodes, running_cluster
+
+pytestmark = pytest.mark.slow
+
+SHARDS, SHARD_SIZE = 8, 4
+PER_SHARD = SHARD_SIZE * 8
+ENGINE = "tests.support.fake_engines:FakeEngine"
+
+
+class Run:
+    """A run that is generated on the nodes of a cluster, by a pool in this process."""
+
+    def __init__(self, folder: Path, *, engine: str = ENGINE, gpus: int = 0, model: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        profile = write_fake_profile(folder, backend=engine)
+        if gpus:
+            text = profile.read_text().replace('device = "cpu"', f"gpu_count = {gpus}\ngpu_memory_gib = 80")
+            profile.write_text(text.replace("kv_cache_space_gib = 1\n", ""))
+        given = {"profile": str(profile), "shard_size": SHARD_SIZE, "model": model}
+        self.plan: RunPlan = plan_run(RunConfig.model_validate(given), folder / "runs")
+        open_run(self.plan)
+        self.shards: list[Shard] = shard_dataset(self.plan)
+        self.said: list[str] = []
+
+    @property
+    def rows(self) -> Rows:
+        return read_rows(self.plan.paths.root)
+
+    @property
+    def num_left(self) -> int:
+        return len(find_remaining(self.plan, self.shards).to_generate)
+
+    def generate(
+        self,
+        address: str,
+        nodes: int,
+        disturb: Callable[["Run"], None] = lambda run: None,
+        *,
+        wait_s: float = 1e6,
+        silent_s: float = 60,
+    ) -> None:
+        """Generate what is left on up to ``nodes`` nodes. ``disturb`` is called again and again meanwhile."""
+        todo = find_remaining(self.plan, self.shards).to_generate
+        with (
+            ThreadPoolExecutor(SHARDS) as threads,
+            ray_cluster(address, self.plan.paths.logs / "ray.log") as cluster,
+            NodePool(
+                [self.plan],
+                cluster,
+                nodes,
+                listener=lambda event: self.said.append(f"{event.kind}: {event.message}"),
+                log=self.said.append,
+                wait_s=wait_s,
+                silent_s=silent_s,
+            ) as pool,
+        ):
+            futures = [threads.submit(pool.generate, self.plan, shard) for shard in todo]
+
+            def done() -> bool:
+                pool.pump(SHORT_SECONDS)
+                disturb(self)
+                return all(future.done() for future in futures)
+
+            until(done, "all shards are made", logs=sorted(self.plan.paths.logs.rglob("*.log")))
+            for future in futures:
+                future.result()
+
+    def heard(self, text: str) -> bool:
+        return any(text in said for said in self.said)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """The rows of a run on this machine alone."""
+    run = Run(tmp_path_factory.mktemp("alone"))
+    with (
+        ThreadPoolExecutor(SHARDS) as threads,
+        generation_session([run.plan], listener=lambda event: None, log=lambda text: None) as pool,
+    ):
+        futures = [threads.submit(pool.generate, run.plan, shard) for shard in run.shards]
+        until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "all shards are made")
+    return run.rows
+
+
+def test_two_nodes_make_the_rows_of_one(tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows) -> None:
+    gate = tmp_path / "gate"
+    for name in ("one", "two"):
+        # each makes a shard before it may go on, so that both make some
+        ray_nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD), FAKE_GATE=str(gate))
+    run = Run(tmp_path)
+
+    def let_go(run: Run) -> None:
+        if run.heard("came from one") and run.heard("came from two"):
+            open_gate(gate)
+
+    run.generate(ray_nodes.address, 2, let_go)
+    assert run.rows == undisturbed
+    [session] = read_sessions(run.plan.paths.state / "generation.json")
+    assert sorted((node["node"], node["ended"], node["telemetry"]) for node in session.nodes) == [
+        ("one", "well", True),
+        ("two", "well", True),
+    ]
+    assert session.rollouts == SHARDS * PER_SHARD
+    assert sorted(index for node in session.nodes for index in node["shards"]) == list(range(SHARDS))
+    logs = run.plan.paths.logs
+    assert {path.parent.name for path in logs.glob("*/replica-0-001.log")} == {"node-one", "node-two"}
+    assert run.plan.paths.preflight.is_file()
+    # what a node kept for the run is gone
+    assert not [path for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*/rollouts")]
+
+
+KILLS = [pytest.param(3, id="three"), pytest.param(10, id="ten", marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_kills_at_random_moments_lose_double_and_change_nothing(
+    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows, kills: int
+) -> None:
+    slow = {"FAKE_STEP_SECONDS": "0.02"}
+    for name in ("one", "two"):
+        ray_nodes.add(name, tmp_path, **slow)
+    run, chance = Run(tmp_path), random.Random()
+    left = [("actor", "replica", "raylet")[number % 3] for number in range(kills)]
+    chance.shuffle(left)
+    waits = iter([chance.randrange(30) for _ in left])
+    due = next(waits)
+
+    def kill(run: Run) -> None:
+        nonlocal due
+        victims = [node for node in ray_nodes.nodes if node.has_replica]
+        if not left or not victims:
+            return
+        if due:
+            due -= 1
+            return
+        due, node, what = next(waits, 0), chance.choice(victims), left.pop()
+        if what == "raylet":
+            ray_nodes.kill(node)
+            ray_nodes.add(f"{node.name}+", tmp_path, **slow)
+        else:
+            victim: psutil.Process = getattr(node, what)
+            victim.kill()
+
+    run.generate(ray_nodes.address, 2, kill)
+    assert run.rows == undisturbed
+    sessions = read_sessions(run.plan.paths.state / "generation.json")
+    made = [index for session in sessions for node in session.nodes for index in node["shards"]]
+    assert sorted(made) == list(range(SHARDS)), run.said
+
+
+def test_the_only_node_is_lost_and_another_goes_on(tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows) -> None:
+    first = ray_nodes.add("first", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
+    run = Run(tmp_path)
+
+    def replace_first(run: Run) -> None:
+        if first in ray_nodes.nodes and run.heard("came from first"):
+            ray_nodes.kill(first)
+        elif first not in ray_nodes.nodes and not ray_nodes.nodes and run.heard("waiting for 1 more of 1 nodes"):
+            ray_nodes.add("second", tmp_path)
+
+    run.generate(ray_nodes.address, 1, replace_first)
+    assert run.heard("first is lost")
+    assert run.rows == undisturbed
+
+
+def test_a_run_whose_nodes_are_lost_for_good_fails_and_resumes_without_ray(
+    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
+) -> None:
+    node = ray_nodes.add("only", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
+    run = Run(tmp_path)
+
+    def lose(run: Run) -> None:
+        if ray_nodes.nodes and run.heard("came from only"):
+            ray_nodes.kill(node)
+
+    with pytest.raises(NodesLost, match=r"no node of the cluster had .* free. Lost before: only: "):
+        run.generate(ray_nodes.address, 1, lose, wait_s=0.5)
+    assert 0 < run.num_left < SHARDS
+    with (
+        ThreadPoolExecutor(SHARDS) as threads,
+        generation_session([run.plan], listener=lambda event: None, log=lambda text: None) as pool,
+    ):
+        todo = find_remaining(run.plan, run.shards).to_generate
+        futures = [threads.submit(pool.generate, run.plan, shard) for shard in todo]
+        until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "the rest is made")
+    assert run.rows == undisturbed
+
+
+def test_a_node_that_stops_answering_and_comes_back_publishes_nothing_twice(
+    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
+) -> None:
+    gate = tmp_path / "gate"
+    stopped = ray_nodes.add("stopped", tmp_path, FAKE_HOLD_AFTER=str(PER_SHARD // 2), FAKE_GATE=str(gate))
+    run = Run(tmp_path)
+    processes: list[psutil.Process] = []
+
+    def stop(run: Run) -> None:
+        if not processes and run.heard("replica 0 was ready"):
+            # as a machine that stands still, but for the replica, which makes what it has
+            processes[:] = [stopped.raylet, stopped.actor]
+            for process in processes:
+                process.suspend()
+            open_gate(gate)
+            ray_nodes.add("other", tmp_path)
+        elif processes and run.heard("came from other"):
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    run.generate(ray_nodes.address, 1, stop, silent_s=0.5)
+    assert run.heard("stopped is lost: it does not answer")
+    assert run.rows == undisturbed
+    assert_nothing_left({process.pid: process.create_time() for process in processes[1:]})
+
+
+def test_a_lost_head_ends_the_run_clearly(tmp_path: Path, undisturbed: Rows) -> None:
+    with running_cluster() as nodes:
+        nodes.add("one", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
+        run = Run(tmp_path)
+
+        def lose_head(run: Run) -> None:
+            if run.heard("came from one"):
+                for started in nodes.cluster.head_node.all_processes["gcs_server"]:
+                    started.process.kill()
+
+        with pytest.raises(NodesLost, match=r"the head of the Ray cluster, .* has not answered .* resumes"):
+            run.generate(nodes.address, 1, lose_head)
+        assert 0 < run.num_left < SHARDS
+
+
+def test_a_node_with_other_weights_or_without_gpus_is_refused(
+    tmp_path: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the same path has on two machines
+    for home in ("same", "other"):
+        shutil.copytree(DEMO_MODEL, tmp_path / home / "model")
+    [weights] = (tmp_path / "other" / "model").glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    monkeypatch.setenv("HOME", str(tmp_path / "same"))
+    run = Run(tmp_path / "run", model="~/model")
+    ray_nodes.add("other", tmp_path, HOME=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"no node can generate: other: .* model is \w+ there and \w+ here"):
+        run.generate(ray_nodes.address, 1)
+    # it says that it has a GPU
+    ray_nodes.add("claims", tmp_path, gpus=1)
+    with pytest.raises(ConfigError, match=r"no node can generate: claims: preflight failed(?s:.*)no NVIDIA driver"):
+        Run(tmp_path / "gpus", gpus=1).generate(ray_nodes.address, 1)
+    ray_nodes.add("same", tmp_path)
+    run.generate(ray_nodes.address, 2)
+    assert not (run.plan.paths.logs / "node-other").exists()
+    assert run.num_left == 0
+
+
+def test_out_of_memory_on_one_node_is_its_own_ladder(tmp_path: Path, ray_nodes: RayNodes) -> None:
+    for name, limit in (("small", 20), ("large", 1000)):
+        ray_nodes.add(name, tmp_path, MEMORY_LIMIT=str(limit), FAKE_STEP_SECONDS="0.02")
+    run = Run(tmp_path, engine="tests.support.fake_engines:CrowdedEngine")
+    run.generate(ray_nodes.address, 2)
+    changes = RungState(run.plan.paths.state / "oom_ladder.json").changes
+    assert {change.node for change in changes} == {"small"}
+    assert run.num_left == 0
