@@ -182,8 +182,9 @@ class NodePool:
             link.kill()
         for link in self._links:
             link.join(KILL_SECONDS)
-        while self._told:
-            self._told.popleft()()
+        if error is None:
+            while self._told:
+                self._told.popleft()()
         merge_nodes(self._plans, self._records)
 
     # called by the links, each from its thread

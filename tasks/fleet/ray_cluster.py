@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,11 @@ def check_address(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, log: Path) -> Iterator["RayCluster"]:
+def ray_cluster(address: str | None, log: Path, worker: Callable[[], object] = NodeWorker) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    What Ray prints meanwhile is added to ``log``. Call it on the main thread, with which a Ray of its own dies. Raises
-    ConfigError when there is no cluster, or one of another version.
+    ``worker`` is the class of the workers. What Ray prints meanwhile is added to ``log``. Call it on the main thread,
+    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
@@ -87,7 +87,7 @@ def ray_cluster(address: str | None, log: Path) -> Iterator["RayCluster"]:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"])
+            yield RayCluster(context.address_info["gcs_address"], worker)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -97,12 +97,13 @@ def ray_cluster(address: str | None, log: Path) -> Iterator["RayCluster"]:
 class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
-    def __init__(self, head: str) -> None:
+    def __init__(self, head: str, worker: Callable[[], object]) -> None:
         self.head = head
+        self._worker = worker
         self._silence = Silence()
 
     def place(self, need: Need, besides: Collection[str]) -> "RayPlacement":
-        return RayPlacement(need, besides)
+        return RayPlacement(need, besides, self._worker)
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
         import ray
@@ -130,10 +131,11 @@ class RayCluster:
 class RayPlacement:
     """A placement group of one bundle."""
 
-    def __init__(self, need: Need, besides: Collection[str]) -> None:
+    def __init__(self, need: Need, besides: Collection[str], worker: Callable[[], object]) -> None:
         from ray.util.placement_group import placement_group
 
         self._need = need
+        self._worker = worker
         elsewhere = [{"ray.io/node-id": f"!in({','.join(sorted(besides))})"}] if besides else None
         with _gone():
             self._group = placement_group([_bundle(need)], bundle_label_selector=elsewhere)
@@ -153,7 +155,7 @@ class RayPlacement:
 
         bundle = _bundle(self._need)
         with _gone():
-            actor = ray.remote(NodeWorker).options(
+            actor = ray.remote(self._worker).options(
                 num_cpus=bundle["CPU"],
                 num_gpus=bundle.get("GPU", 0),
                 max_restarts=0,
@@ -170,7 +172,7 @@ class RayPlacement:
 
 
 class RayHandle:
-    """An actor with a ``NodeWorker``."""
+    """An actor with a worker."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
