@@ -195,7 +195,7 @@ class NodePool:
 
     def claim(self, link: NodeLink, node_id: str) -> bool:
         with self._lock:
-            if node_id in self.unusable():
+            if self._over.is_set() or node_id in self.unusable():
                 return False
             link.node_id = node_id
             return True

@@ -50,6 +50,7 @@ class NodeWorker:
     """Its public methods may be called from any thread at the same time. Only ``report`` waits."""
 
     def __init__(self) -> None:
+        _forget_threads()
         self._changed = threading.Condition()
         self._status = NodeStatus()
         self._news: deque[News] = deque()
@@ -242,6 +243,13 @@ class NodeWorker:
 def scratch_directory(number: int) -> Path:
     """Return a directory on the node's disk, for the worker with this ``number`` among those of one run."""
     return user_path(os.environ.get("HARVEST_HOME") or "~/rollout-harvest") / "nodes" / str(number)
+
+
+def _forget_threads() -> None:
+    """Give the engines the number of threads that they have elsewhere: Ray sets it to the processors of the actor."""
+    given = Path("/proc/self/environ").read_bytes().split(b"\0")
+    if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in given):
+        os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def _shards_begun(plans: Sequence[RunPlan]) -> frozenset[Key]:

@@ -1,13 +1,15 @@
 """The flow over the nodes of a Ray cluster: it is ended by signals, and goes on."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tasks.generation.journal import read_journal
 from tests.faults.runs import ROLLOUTS, Rows, assert_nothing_left, only_run_dir, read_rows, start_harvest, write_profile
-from tests.support.ray_nodes import RayNodes
+from tests.support.ray_nodes import RayNode, RayNodes
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +25,11 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     # Prefect's worker sends the first to the flow run that it cancels
     for number in (signal.SIGTERM, signal.SIGKILL):
         run = start_harvest(runs_dir, profile, more=["--nodes=2", f"--ray={ray_nodes.address}"])
-        run.wait_until(lambda: all(node.has_replica for node in ray_nodes.nodes), "both nodes have a replica")
+        if number == signal.SIGTERM:
+            run.wait_until(lambda: all(_journals(node) for node in ray_nodes.nodes), "both nodes have rollouts")
+        else:
+            # what a node had not finished is not made again
+            run.wait_until(partial(_resumes, run.log), "a node resumes a shard")
         below = [process for node in ray_nodes.nodes for process in (node.actor, *node.actor.children(recursive=True))]
         seen = {process.pid: _started(process) for process in below}
         run.kill(number)
@@ -35,6 +41,14 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
     assert [node["node"] for node in report["generation"]["sessions"][-1]["nodes"]] == ["here"]
     assert_nothing_left(run.seen)
+
+
+def _journals(node: RayNode) -> bool:
+    return any(read_journal(path).finished for path in node.home.glob("nodes/*/*/state/journal/*.jsonl"))
+
+
+def _resumes(log: Path) -> bool:
+    return "were already in its journal" in log.read_text()
 
 
 def _started(process: psutil.Process) -> float:

@@ -92,6 +92,16 @@ class Run:
             for future in futures:
                 future.result()
 
+    def generate_here(self) -> None:
+        """Generate what is left on this machine, without Ray."""
+        todo = find_remaining(self.plan, self.shards).to_generate
+        with (
+            ThreadPoolExecutor(SHARDS) as threads,
+            generation_session([self.plan], listener=lambda event: None, log=lambda text: None) as pool,
+        ):
+            futures = [threads.submit(pool.generate, self.plan, shard) for shard in todo]
+            until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "all shards are made")
+
     def heard(self, text: str) -> bool:
         return any(text in said for said in self.said)
 
@@ -100,12 +110,7 @@ class Run:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """The rows of a run on this machine alone."""
     run = Run(tmp_path_factory.mktemp("alone"))
-    with (
-        ThreadPoolExecutor(SHARDS) as threads,
-        generation_session([run.plan], listener=lambda event: None, log=lambda text: None) as pool,
-    ):
-        futures = [threads.submit(pool.generate, run.plan, shard) for shard in run.shards]
-        until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "all shards are made")
+    run.generate_here()
     return run.rows
 
 
@@ -136,6 +141,17 @@ def test_two_nodes_make_the_rows_of_one(tmp_path: Path, ray_nodes: RayNodes, und
     assert not [path for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*/rollouts")]
 
 
+@pytest.mark.soak
+def test_two_nodes_with_real_engines_make_the_tokens_of_one(tmp_path: Path, ray_nodes: RayNodes) -> None:
+    alone, run = Run(tmp_path / "alone", engine="vllm"), Run(tmp_path / "nodes", engine="vllm")
+    alone.generate_here()
+    for name in ("one", "two"):
+        ray_nodes.add(name, tmp_path)
+    run.generate(ray_nodes.address, 2)
+    assert run.rows == alone.rows
+    assert {path.parent.name for path in run.plan.paths.logs.glob("*/replica-0-001.log")} == {"node-one", "node-two"}
+
+
 KILLS = [pytest.param(3, id="three"), pytest.param(10, id="ten", marks=pytest.mark.soak)]
 
 
@@ -154,11 +170,11 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
 
     def kill(run: Run) -> None:
         nonlocal due
-        victims = [node for node in ray_nodes.nodes if node.has_replica]
-        if not left or not victims:
+        if due or not left:
+            due -= bool(left) and run.heard("was ready")
             return
-        if due:
-            due -= 1
+        victims = [node for node in ray_nodes.nodes if node.has_replica]
+        if not victims:
             return
         due, node, what = next(waits, 0), chance.choice(victims), left.pop()
         if what == "raylet":
@@ -203,13 +219,7 @@ def test_a_run_whose_nodes_are_lost_for_good_fails_and_resumes_without_ray(
     with pytest.raises(NodesLost, match=r"no node of the cluster had .* free. Lost before: only: "):
         run.generate(ray_nodes.address, 1, lose, wait_s=0.5)
     assert 0 < run.num_left < SHARDS
-    with (
-        ThreadPoolExecutor(SHARDS) as threads,
-        generation_session([run.plan], listener=lambda event: None, log=lambda text: None) as pool,
-    ):
-        todo = find_remaining(run.plan, run.shards).to_generate
-        futures = [threads.submit(pool.generate, run.plan, shard) for shard in todo]
-        until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "the rest is made")
+    run.generate_here()
     assert run.rows == undisturbed
 
 
