@@ -58,11 +58,14 @@ def check_address(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str | None, log: Path, worker: Callable[[], object] = NodeWorker) -> Iterator["RayCluster"]:
+def ray_cluster(
+    address: str | None, log: Path, worker: Callable[[], object] = NodeWorker, *, head_s: float = HEAD_SECONDS
+) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    ``worker`` is the class of the workers. What Ray prints meanwhile is added to ``log``. Call it on the main thread,
-    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version.
+    ``worker`` is the class of the workers, ``head_s`` how long the head may not answer. What Ray prints meanwhile is
+    added to ``log``. Call it on the main thread, with which a Ray of its own dies. Raises ConfigError when there is no
+    cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
@@ -87,7 +90,7 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[[], object] = N
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"], worker)
+            yield RayCluster(context.address_info["gcs_address"], worker, head_s)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -97,9 +100,10 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[[], object] = N
 class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
-    def __init__(self, head: str, worker: Callable[[], object]) -> None:
+    def __init__(self, head: str, worker: Callable[[], object], head_s: float) -> None:
         self.head = head
         self._worker = worker
+        self._head_s = head_s
         self._silence = Silence()
 
     def place(self, need: Need, besides: Collection[str]) -> "RayPlacement":
@@ -116,13 +120,13 @@ class RayCluster:
         )
 
     def check_head(self) -> None:
-        """Raise ClusterLost when nothing has listened at the head's address for ``HEAD_SECONDS``."""
+        """Raise ClusterLost when nothing has listened at the head's address for ``head_s`` seconds."""
         host, _, port = self.head.rpartition(":")
         try:
             socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
             self._silence.end()
         except OSError as error:
-            if (silent := self._silence.seconds()) > HEAD_SECONDS:
+            if (silent := self._silence.seconds()) > self._head_s:
                 raise ClusterLost(
                     f"the head of the Ray cluster, {self.head}, has not answered for {silent:.0f} s: {error}"
                 ) from None

@@ -65,12 +65,13 @@ class Run:
         *,
         wait_s: float = 1e6,
         silent_s: float = 60,
+        head_s: float = 30,
     ) -> None:
         """Generate what is left on up to ``nodes`` nodes. ``disturb`` is called again and again meanwhile."""
         todo = find_remaining(self.plan, self.shards).to_generate
         with (
             ThreadPoolExecutor(SHARDS) as threads,
-            ray_cluster(address, self.plan.paths.logs / "ray.log") as cluster,
+            ray_cluster(address, self.plan.paths.logs / "ray.log", head_s=head_s) as cluster,
             NodePool(
                 [self.plan],
                 cluster,
@@ -191,33 +192,25 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
     assert sorted(made) == list(range(SHARDS)), run.said
 
 
-def test_the_only_node_is_lost_and_another_goes_on(tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows) -> None:
-    first = ray_nodes.add("first", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
-    run = Run(tmp_path)
-
-    def replace_first(run: Run) -> None:
-        if first in ray_nodes.nodes and run.heard("came from first"):
-            ray_nodes.kill(first)
-        elif first not in ray_nodes.nodes and not ray_nodes.nodes and run.heard("waiting for 1 more of 1 nodes"):
-            ray_nodes.add("second", tmp_path)
-
-    run.generate(ray_nodes.address, 1, replace_first)
-    assert run.heard("first is lost")
-    assert run.rows == undisturbed
-
-
-def test_a_run_whose_nodes_are_lost_for_good_fails_and_resumes_without_ray(
+def test_the_only_node_is_lost_another_goes_on_and_when_it_is_lost_for_good_the_run_fails_and_resumes(
     tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
 ) -> None:
-    node = ray_nodes.add("only", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
+    held = {"FAKE_HOLD_AFTER": str(2 * PER_SHARD)}
+    first = ray_nodes.add("first", tmp_path, **held)
     run = Run(tmp_path)
 
     def lose(run: Run) -> None:
-        if ray_nodes.nodes and run.heard("came from only"):
-            ray_nodes.kill(node)
+        if first in ray_nodes.nodes and run.heard("came from first"):
+            ray_nodes.kill(first)
+        elif not ray_nodes.nodes and run.heard("waiting for 1 more of 1 nodes") and not run.heard("second"):
+            ray_nodes.add("second", tmp_path, **held)
+            run.said.append("second joins")
+        elif ray_nodes.nodes and run.heard("came from second"):
+            ray_nodes.clear()
 
-    with pytest.raises(NodesLost, match=r"no node of the cluster had .* free. Lost before: only: "):
-        run.generate(ray_nodes.address, 1, lose, wait_s=0.5)
+    with pytest.raises(NodesLost, match=r"no node .* free. Lost before: second: .* also on one machine"):
+        run.generate(ray_nodes.address, 1, lose, wait_s=12)
+    assert run.heard("first is lost")
     assert 0 < run.num_left < SHARDS
     run.generate_here()
     assert run.rows == undisturbed
@@ -261,7 +254,7 @@ def test_a_lost_head_ends_the_run_clearly(tmp_path: Path, undisturbed: Rows) -> 
                     started.process.kill()
 
         with pytest.raises(NodesLost, match=r"the head of the Ray cluster, .* has not answered .* resumes"):
-            run.generate(nodes.address, 1, lose_head)
+            run.generate(nodes.address, 1, lose_head, head_s=1)
         assert 0 < run.num_left < SHARDS
 
 
