@@ -160,7 +160,9 @@ KILLS = [pytest.param(3, id="three"), pytest.param(10, id="ten", marks=pytest.ma
 def test_kills_at_random_moments_lose_double_and_change_nothing(
     tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows, kills: int
 ) -> None:
-    slow = {"FAKE_STEP_SECONDS": "0.02"}
+    gate = tmp_path / "gate"
+    # each replica stands still before the run can end, until all kills are done
+    slow = {"FAKE_STEP_SECONDS": "0.02", "FAKE_HOLD_AFTER": str(PER_SHARD // 3), "FAKE_GATE": str(gate)}
     for name in ("one", "two"):
         ray_nodes.add(name, tmp_path, **slow)
     run, chance = Run(tmp_path), random.Random()
@@ -184,8 +186,11 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
         else:
             victim: psutil.Process = getattr(node, what)
             victim.kill()
+        if not left:
+            open_gate(gate)
 
     run.generate(ray_nodes.address, 2, kill)
+    assert left == []
     assert run.rows == undisturbed
     sessions = read_sessions(run.plan.paths.state / "generation.json")
     made = [index for session in sessions for node in session.nodes for index in node["shards"]]
