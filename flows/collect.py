@@ -30,7 +30,7 @@ from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
 from tasks.node.preflight import check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
-from tasks.plan.policies import plan_policies
+from tasks.plan.policies import check_baselines, plan_policies
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
@@ -61,11 +61,12 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_policies(plan_here(config, user_path(asked.runs_dir)))
+        check_baselines(plans, asked.baseline)
         first = plans[0]
         if on_nodes(asked.nodes, asked.ray):
             check_profile_of_nodes(config, first)
         reporter.describe_flow_run(
-            name=planned_flow_run_name(first),
+            name=planned_flow_run_name(*plans),
             tags=set().union(*map(flow_run_tags, plans)),
             parameters=changed_parameters(given, resolved),
         )

@@ -22,7 +22,7 @@ from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
 _FORM_ORDER = (
-    *("profile", "model", "dataset", "questions", "samples_per_arm"),
+    *("profile", "model", "adapters", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
     *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
@@ -73,6 +73,8 @@ PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
+MEASURED_PARAMETERS = tuple(name for name in RUN_PARAMETERS if name != "adapters")
+"""Those of a run of one policy, by which the engine is measured."""
 
 
 def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:

@@ -26,10 +26,10 @@ def add(commands: Any) -> None:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     from flows.bench import DEFAULT_REPEATS
     from flows.bench_contestants import CONTESTANTS
-    from flows.parameters import RUN_PARAMETERS, add_options
+    from flows.parameters import MEASURED_PARAMETERS, add_options
     from tasks.peers.installed import PEERS
 
-    add_options(parser, RUN_PARAMETERS)
+    add_options(parser, MEASURED_PARAMETERS)
     parser.add_argument(
         "--baseline-profile", metavar="P", help="profile of the baseline (default: the profile's baseline)"
     )

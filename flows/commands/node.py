@@ -109,8 +109,9 @@ def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
     from tasks.node.prompt_check import check_rendered
+    from tasks.plan.policies import plan_policies
 
-    run = plan_here(run_config(given), runs_dir)
+    run, *_ = plan_policies(plan_here(run_config(given), runs_dir))
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)
@@ -142,10 +143,11 @@ def execute_plan(options: argparse.Namespace) -> int:
     from tasks.node.capacity_plan import plan_capacity
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight_view import render_plan
+    from tasks.plan.policies import plan_policies
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
-    run = plan_here(run_config(given_parameters(options)), runs_dir)
+    run, *_ = plan_policies(plan_here(run_config(given_parameters(options)), runs_dir))
     _tell(run.choices)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)

@@ -155,7 +155,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from tasks.fleet.node_session import check_nodes, on_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
-    from tasks.plan.policies import plan_policies
+    from tasks.plan.policies import check_baselines, plan_policies
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
@@ -164,6 +164,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     config = run_config(parameters)
     asked = flow_parameters(parameters)
     plans = plan_policies(plan_here(config, runs_dir))
+    check_baselines(plans, asked.baseline)
     plan = plans[0]
     load_scorer(config.scorer)
     for each in plans:

@@ -33,9 +33,9 @@ def add(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import RUN_PARAMETERS, add_options
+    from flows.parameters import MEASURED_PARAMETERS, add_options
 
-    add_options(parser, RUN_PARAMETERS)
+    add_options(parser, MEASURED_PARAMETERS)
     parser.add_argument(
         "--minutes",
         type=float,

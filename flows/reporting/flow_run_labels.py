@@ -30,9 +30,10 @@ def flow_run_name() -> str:
     return _name(Path(profile).stem, str(model or "no model"), given.get("questions") or "all", completions or "?")
 
 
-def planned_flow_run_name(plan: RunPlan) -> str:
-    """Return the name with the values that ``plan`` has settled, such as the number of questions."""
-    return _name(plan.profile.name, plan.model.name, plan.num_questions, plan.rollouts_per_question)
+def planned_flow_run_name(plan: RunPlan, *beside: RunPlan) -> str:
+    """Return the name with the values that ``plan`` has settled, and the number of runs ``beside`` it, if any."""
+    name = _name(plan.profile.name, plan.model.name, plan.num_questions, plan.rollouts_per_question)
+    return f"{name} · {1 + len(beside)} policies" if beside else name
 
 
 def flow_run_tags(plan: RunPlan) -> set[str]:

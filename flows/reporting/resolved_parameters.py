@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from flows.parameters import run_config
 from tasks.node.plan_here import plan_here
 from tasks.plan.placeholders import fill_placeholders, has_placeholder
+from tasks.plan.policies import plan_policies
 from tasks.results.finished_run import unfinished_name
 from tasks.user_paths import user_path
 
@@ -29,8 +30,8 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if unresolved:
         resolved = fill_placeholders(resolved, scheduled_day())
     if "name" in unresolved:
-        plan = plan_here(run_config(resolved), user_path(resolved["runs_dir"]))
-        resolved["name"] = unfinished_name(plan) or resolved["name"]
+        plans = plan_policies(plan_here(run_config(resolved), user_path(resolved["runs_dir"])))
+        resolved["name"] = next(filter(None, map(unfinished_name, plans)), resolved["name"])
     return resolved
 
 

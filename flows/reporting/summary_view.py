@@ -44,6 +44,10 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
             f"generated {generation.tokens:,} tokens in {generation.seconds:.1f} s: {speed:,.0f} tokens/s "
             f"(engine start {generation.start_seconds:.1f} s{start}, {generation.restarts} restarts)"
         )
+    if shared := {run_id for session in generation.sessions for run_id in session.shared_with}:
+        console.print(
+            f"the engines were shared with {', '.join(sorted(shared))}; the tokens and seconds are this run's"
+        )
     if report.errors:
         console.print(
             f"rollouts that are error rows: {report.num_errors:,}; others without a reward: {report.num_unscored:,}"

@@ -33,6 +33,9 @@ class ShardPipeline:
             plan.run_id: ShardUploads(self._pending, upload_submitter(plan, upload_url), warn) for plan in plans
         }
         self._generating = 0
+        # with one run its id would only be noise
+        name = generate_shard.task_run_name if len(plans) == 1 else f"{generate_shard.task_run_name} · {{plan.run_id}}"
+        self._generate_shard = generate_shard.with_options(task_run_name=name)
 
     def run(
         self,
@@ -62,7 +65,7 @@ class ShardPipeline:
             self._score(item, on_scored)
 
         self._generating += 1
-        self._pending.add(generate_shard.submit(self._pool, item.plan, item.shard), on_generated)
+        self._pending.add(self._generate_shard.submit(self._pool, item.plan, item.shard), on_generated)
 
     def _score(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         uploads = self._uploads[item.plan.run_id]

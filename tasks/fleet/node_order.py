@@ -6,7 +6,7 @@ A node resolves model and versions for itself and compares the fingerprint, so t
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tasks.errors import ConfigError
 from tasks.fleet.node_identity import differences
 from tasks.plan.fingerprint import comparable_settings, tested_settings
 from tasks.plan.model_source import find_model
+from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
@@ -48,8 +49,13 @@ def accept_order(order: NodeOrder, above: Path) -> tuple[RunPlan, ...]:
     Raises ConfigError when this node would generate other rollouts, because its model or a version differs, or when it
     lacks the model; PreflightFailed when its disk has no room for a model of the hub.
     """
-    questions = pl.read_parquet(io.BytesIO(order.questions))
-    return tuple(_accept(planned, questions, above) for planned in order.plans)
+    first, *others = order.plans
+    plan = _accept(first, pl.read_parquet(io.BytesIO(order.questions)), above)
+    adapters = tuple(name for planned in others for name in planned["config"]["adapters"])
+    plans = plan_policies(replace(plan, config=plan.config.model_copy(update={"adapters": adapters})))
+    for found, planned in zip(plans, order.plans, strict=True):
+        _refuse_differences(found.comparable, planned["comparable"])
+    return plans
 
 
 def _accept(planned: dict[str, Any], questions: pl.DataFrame, above: Path) -> RunPlan:
@@ -61,13 +67,7 @@ def _accept(planned: dict[str, Any], questions: pl.DataFrame, above: Path) -> Ru
     dataset = {"dataset": planned["comparable"]["dataset"]}
     comparable = comparable_settings(config, arms, model, questions) | dataset
     tested = tested_settings(profile, planned["shard_size"])
-    # through JSON, as a stored plan is
-    here = json.loads(json.dumps(comparable | tested))
-    if differing := differences(here, planned["comparable"] | planned["tested"]):
-        raise ConfigError(
-            f"it would generate other rollouts than the run was planned for: {'; '.join(differing)}. Give every node "
-            "the same model files and the same versions"
-        )
+    _refuse_differences(comparable | tested, planned["comparable"] | planned["tested"])
     return RunPlan(
         config=config,
         profile=profile,
@@ -80,3 +80,12 @@ def _accept(planned: dict[str, Any], questions: pl.DataFrame, above: Path) -> Ru
         fingerprint=planned["fingerprint"],
         paths=RunPaths(root=above / planned["run_id"]),
     )
+
+
+def _refuse_differences(there: dict[str, Any], here: dict[str, Any]) -> None:
+    # through JSON, as a stored plan is
+    if differing := differences(json.loads(json.dumps(there)), here):
+        raise ConfigError(
+            f"it would generate other rollouts than the run was planned for: {'; '.join(differing)}. Give every node "
+            "the same model files and the same versions"
+        )

@@ -158,7 +158,7 @@ class NodeWorker:
                 self._tell(f"ended process {pid}, left over from a killed run")
         first = plans[0]
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._tell))
-        run_preflight(first, None)
+        run_preflight(first, None, beside=plans[1:])
         self._plans = {plan.run_id: plan for plan in plans}
         self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=_shards_begun(plans))
         self._logs = LogTails(first.paths.logs)

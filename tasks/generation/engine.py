@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from profiles.schema import EngineSettings
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.partial_completion import Array
 from tasks.generation.policy import Adapter
 from tasks.user_code import user_code
@@ -20,10 +21,11 @@ _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """The arguments of an engine: the model's directory and the engine settings of the current rung."""
+    """The arguments of an engine: the model's directory, the engine settings of the current rung, and its adapters."""
 
     model_path: Path
     settings: EngineSettings
+    lora: LoraSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

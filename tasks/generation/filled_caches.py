@@ -24,6 +24,9 @@ class FilledCaches:
         self._directory = root / "rollout-harvest"
         # read once: the pool asks again and again while an engine starts
         self._node = [plan.model.weights_digest, engine_versions(), device_name()]
+        if plan.lora is not None:
+            # graphs with room for adapters are others
+            self._node.append(f"{plan.lora.slots} adapters of rank {plan.lora.rank}")
 
     def holds(self, engine: EngineSettings) -> bool:
         """Return whether an engine with these settings has started on this directory before."""

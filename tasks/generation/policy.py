@@ -33,12 +33,22 @@ class Policy:
 
 def policies_of(plans: "Sequence[RunPlan]") -> tuple[Policy, ...]:
     """Return the policy of each of the ``plans`` that one engine serves, in their order."""
+    adapters = _adapters(plans)
     return tuple(
         Policy(
             run_id=plan.run_id,
             model=plan.model.name,
             model_revision=plan.model.revision,
             weights=plan.model.path,
+            adapter=adapters.get(plan.run_id),
         )
         for plan in plans
     )
+
+
+def _adapters(plans: "Sequence[RunPlan]") -> dict[str, Adapter]:
+    found = [(plan.run_id, plan.adapter) for plan in plans if plan.adapter is not None]
+    return {
+        run_id: Adapter(name=adapter.name, path=adapter.path, number=number)
+        for number, (run_id, adapter) in enumerate(found, start=1)
+    }

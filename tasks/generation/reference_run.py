@@ -16,6 +16,7 @@ from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
@@ -77,7 +78,9 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     (policy,) = policies_of([plan])
     job = ReferenceJob(
         loop=loop,
-        engine=EngineSpec(model_path=plan.model.path, settings=plan.profile.engine),
+        engine=EngineSpec(
+            model_path=plan.model.path, settings=plan.profile.engine, lora=LoraSpec.of([policy], plan.lora)
+        ),
         generation=GenerationSpec.of(
             plan,
             Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),

@@ -23,6 +23,7 @@ from tasks.generation.engine import EngineStats
 from tasks.generation.generation_spec import ShardKey, ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import record_crash
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
 from tasks.generation.recovery import PoolEvent, Recovery
@@ -77,6 +78,7 @@ class ReplicaPool:
         plan = self._plan = plans[0]
         self._plans = {each.run_id: each for each in plans}
         self._policies = {policy.run_id: policy for policy in policies_of(plans)}
+        lora = LoraSpec.of(self._policies.values(), plan.lora)
         self._listener = listener
         self.auto = choose_run_batch(plan)
         """The chosen question batch; None when the profile states it."""
@@ -84,7 +86,7 @@ class ReplicaPool:
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         gpu_bytes = read_gpu_bytes(plan.profile, PynvmlReader()) if plan.profile.replicas_per_gpu > 1 else None
         self._replicas = [
-            ReplicaSupervisor(index, own, plan, gpu_bytes=gpu_bytes, variables=variables)
+            ReplicaSupervisor(index, own, plan, lora=lora, gpu_bytes=gpu_bytes, variables=variables)
             for index, own in enumerate(gpus)
         ]
         self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.recovery import RestartBudget
 from tasks.generation.replica_messages import FromReplica, Start
@@ -26,10 +27,14 @@ class ReplicaSupervisor:
         gpus: list[str] | None,
         plan: RunPlan,
         *,
+        lora: LoraSpec | None = None,
         gpu_bytes: int | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """``gpu_bytes`` is the memory of a GPU that engines share, ``variables`` more environment of the processes."""
+        """``lora`` are the engine's adapters, ``gpu_bytes`` is the memory of a GPU that engines share.
+
+        ``variables`` are more environment of the processes.
+        """
         self.index = index
         self.gpus = gpus
         self.budget = RestartBudget()
@@ -42,6 +47,7 @@ class ReplicaSupervisor:
         """Whether it starts no more: others on its GPU go on without it."""
         self.start_kinds: set[StartKind] = set()
         self._plan = plan
+        self._lora = lora
         self._gpu_bytes = gpu_bytes
         self._variables = dict(variables or {})
         self._not_before = 0.0
@@ -83,7 +89,7 @@ class ReplicaSupervisor:
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(model_path=self._plan.model.path, settings=settings),
+                engine=EngineSpec(model_path=self._plan.model.path, settings=settings, lora=self._lora),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from profiles.schema import EngineSettings
+from tasks.errors import ConfigError
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.generation.policy import Adapter
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
 
@@ -71,6 +73,14 @@ class VllmEngine:
             # vLLM's defaults for offline batches, as in its LLM class
             usage_context=UsageContext.LLM_CLASS,
         )
+        # here a failure is that of a start, and not of the requests in flight
+        for adapter in self.spec.lora.adapters if self.spec.lora else ():
+            try:
+                self._engine.add_lora(_lora_request(adapter))
+            except Exception as error:
+                raise ConfigError(
+                    f"vLLM refuses the adapter {adapter.path}: {error}. Train it on this model"
+                ) from error
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one
@@ -89,7 +99,12 @@ class VllmEngine:
     def add(self, request: EngineRequest) -> None:
         # the recorder decodes the text once, when the completion is finished
         params = _sampling_params(request, detokenize=False)
-        internal_id = self._engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids}, params)
+        internal_id = self._engine.add_request(
+            request.request_id,
+            {"prompt_token_ids": request.prompt_ids},
+            params,
+            lora_request=_lora_request(request.adapter),
+        )
         if not request.stop:
             self._partial[internal_id] = PartialCompletion(
                 request_id=request.request_id, top_logprobs=request.top_logprobs
@@ -182,7 +197,9 @@ class VllmBatchEngine:
         """
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
         params = [_sampling_params(request, detokenize=text, only_ids=only_ids) for request in requests]
-        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
+        adapters = [_lora_request(request.adapter) for request in requests]
+        lora = adapters if any(adapters) else None
+        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
         return outputs
 
     def convert_outputs(self, requests: Sequence[EngineRequest], outputs: Sequence[Any]) -> list[EngineOutput]:
@@ -206,7 +223,17 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
     # left to vLLM, it would be another number on each device
     chosen["max_num_seqs"] = settings.sequences
+    if (lora := spec.lora) is not None:
+        chosen |= {"enable_lora": True, "max_loras": lora.slots, "max_cpu_loras": lora.held, "max_lora_rank": lora.rank}
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
+
+
+def _lora_request(adapter: Adapter | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.name, adapter.number, os.fspath(adapter.path))
 
 
 def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:

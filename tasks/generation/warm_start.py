@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.errors import HarvestError, PreflightFailed
 from tasks.generation.filled_caches import FilledCaches
+from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import build_ladder
 from tasks.generation.replica_messages import Ready, Stop
 from tasks.generation.replica_supervisor import ReplicaSupervisor
@@ -58,7 +59,9 @@ def warm_caches(plan: RunPlan) -> WarmStart:
     scratch = Path(tempfile.mkdtemp(prefix=f"{plan.run_id}-", dir=above))
     ladder = build_ladder(plan.profile, plan.rollouts_per_question, choose_run_batch(plan))
     gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))[0]
-    replica = ReplicaSupervisor(0, gpus, replace(plan, paths=replace(plan.paths, root=scratch)))
+    replica = ReplicaSupervisor(
+        0, gpus, replace(plan, paths=replace(plan.paths, root=scratch)), lora=LoraSpec.with_room(plan.lora)
+    )
     rung = ladder[min(load_rung(plan), len(ladder) - 1)]
     root = chosen_caches(os.environ).root
     failed = False

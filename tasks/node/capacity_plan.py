@@ -61,6 +61,7 @@ def plan_capacity(
             max_tokens=sampling.max_tokens,
             gpu_bytes=None if smallest is None else (smallest.memory_total or 0) - (smallest.memory_reserved or 0),
             gpu_name="" if smallest is None else smallest.name or "",
+            lora=run.lora,
         )
 
     memory = plan(run.profile)

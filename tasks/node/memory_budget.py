@@ -11,7 +11,8 @@ from profiles.schema import EngineSettings, Profile
 from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
 from tasks.node.gpu_sharing import share_gpu
 from tasks.node.host_memory import read_host_memory
-from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
+from tasks.node.weight_memory import dense_tensors, lora_bytes_per_gpu, weight_bytes_per_gpu
+from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
 from tasks.plan.model_shape import ModelShape, read_shape
@@ -36,13 +37,16 @@ class Budget:
 class MemoryBudget:
     """The memory of ``profile``'s device with the model in ``model_path``. It loads no weights.
 
-    Raises UnknownLayoutError when the model's layers are not known, and ConfigError when its files cannot be read.
+    ``lora`` is the room for adapters, which counts as weights. Raises UnknownLayoutError when the model's layers are
+    not known, and ConfigError when its files cannot be read.
     """
 
-    def __init__(self, profile: Profile, model_path: Path, gpu_bytes: int | None, gpu_name: str) -> None:
+    def __init__(
+        self, profile: Profile, model_path: Path, gpu_bytes: int | None, gpu_name: str, lora: LoraSlots | None = None
+    ) -> None:
         self._profile, self._gpu_bytes, self._gpu_name = profile, gpu_bytes, gpu_name
         self.shape = read_shape(read_model_config(model_path), profile.engine)
-        self.weight_bytes = _weights(model_path, self.shape, profile)
+        self.weight_bytes = _weights(model_path, self.shape, profile, lora)
 
     def divide(self, engine: EngineSettings, *, engines: int | None = None) -> Budget:
         """Return the parts for ``engine``: the profile's settings, or changed ones.
@@ -74,10 +78,11 @@ class MemoryBudget:
         return None if budget is None else kv_cache(self.shape, engine, budget, device=device)
 
 
-def _weights(model_path: Path, shape: ModelShape, profile: Profile) -> int | None:
+def _weights(model_path: Path, shape: ModelShape, profile: Profile, lora: LoraSlots | None) -> int | None:
     tensors = read_weights(model_path)
     if not tensors and shape.is_dense and not shape.quantized:
         tensors = tuple(dense_tensors(shape))
     if not tensors:
         return None
-    return weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size)
+    own = weight_bytes_per_gpu(tensors, shape, profile.engine.tensor_parallel_size)
+    return own + (0 if lora is None else lora_bytes_per_gpu(tensors, shape, lora))

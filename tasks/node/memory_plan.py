@@ -14,6 +14,7 @@ from tasks.node.cuda_graphs import expected_graph_share, sizes_of
 from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
 from tasks.node.gpu_sharing import FURTHER_PROCESS_BYTES
 from tasks.node.memory_budget import Budget, MemoryBudget
+from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_shape import UnknownLayoutError
 from tasks.units import GIB, format_gib
 
@@ -91,13 +92,14 @@ def plan_memory(
     max_tokens: int | None = None,
     gpu_bytes: int | None = None,
     gpu_name: str = "",
+    lora: LoraSlots | None = None,
 ) -> MemoryPlan:
     """The memory plan of ``profile`` with the model in ``model_path``. It loads no weights.
 
     ``expected_length`` is the mean prompt plus completion in tokens, ``prompt_length`` that of the prompt alone, and
     ``max_tokens`` the longest completion; without them sequences count as max_model_len long. ``gpu_bytes`` is the
-    total memory of a GPU as CUDA counts it; its default is the profile's expect.gpu_memory_gib. Raises ConfigError when
-    the model's files cannot be read.
+    total memory of a GPU as CUDA counts it; its default is the profile's expect.gpu_memory_gib. ``lora`` is the room
+    for adapters. Raises ConfigError when the model's files cannot be read.
     """
     engine = profile.engine
     expected_length = min(expected_length or engine.max_model_len, engine.max_model_len)
@@ -106,7 +108,7 @@ def plan_memory(
     gpu_name = gpu_name or profile.expect.gpu_name or ""
     memory, unknown = None, ""
     try:
-        memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name)
+        memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name, lora)
     except UnknownLayoutError as error:
         unknown = f"cannot tell weights per GPU or KV cache: {error}"
     auto = None

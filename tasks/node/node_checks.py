@@ -21,6 +21,7 @@ from tasks.node.package_checks import package_checks, torch_cuda_version
 from tasks.node.preflight_report import PreflightReport
 from tasks.node.prompt_check import check_prompt_sample
 from tasks.node.prompt_sample import PromptSample
+from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_files import check_model_files
 from tasks.storage.filesystems import TransferSettings
 
@@ -39,11 +40,12 @@ def check_node(
     samples: int = 1,
     prompts: PromptSample | None = None,
     max_tokens: int | None = None,
+    lora: LoraSlots | None = None,
 ) -> PreflightReport:
     """The results of all checks for ``profile``. Takes seconds, and raises no error when a check fails.
 
-    ``arms``, ``samples``, ``prompts`` (those of the run, if it is known) and ``max_tokens`` are for the memory plan.
-    ``smoke`` adds a real computation on the GPUs.
+    ``arms``, ``samples``, ``prompts`` (those of the run, if it is known), ``max_tokens`` and ``lora`` are for the
+    memory plan. ``smoke`` adds a real computation on the GPUs.
     """
     checks = package_checks(profile)
     gpus: list[GpuReading] = []
@@ -56,7 +58,9 @@ def check_node(
         if checks[-1].status == "pass":
             lengths = None if prompts is None else prompts.lengths
             prompt = None if lengths is None else lengths.mean
-            plan = _plan(profile, model_path, gpus, arms=arms, samples=samples, prompt=prompt, max_tokens=max_tokens)
+            plan = _plan(
+                profile, model_path, gpus, arms=arms, samples=samples, prompt=prompt, max_tokens=max_tokens, lora=lora
+            )
             checks.append(check_memory_plan(plan))
     if prompts is not None:
         checks.append(check_prompt_sample(prompts))
@@ -145,6 +149,7 @@ def _plan(
     samples: int,
     prompt: float | None,
     max_tokens: int | None,
+    lora: LoraSlots | None,
 ) -> MemoryPlan:
     smallest = smallest_gpu(gpus)
     return plan_memory(
@@ -157,6 +162,7 @@ def _plan(
         max_tokens=max_tokens,
         gpu_bytes=None if smallest is None else (smallest.memory_total or 0) - (smallest.memory_reserved or 0),
         gpu_name="" if smallest is None else smallest.name or "",
+        lora=lora,
     )
 
 

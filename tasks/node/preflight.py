@@ -72,6 +72,7 @@ def check_node_for(
         samples=plan.config.sampling.samples_per_arm,
         prompts=prompts,
         max_tokens=plan.config.sampling.max_tokens,
+        lora=plan.lora,
     )
 
 

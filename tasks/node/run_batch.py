@@ -28,5 +28,6 @@ def choose_run_batch(run: RunPlan, *, reader: NvmlReader | None = None) -> AutoB
         max_tokens=run.config.sampling.max_tokens,
         gpu_bytes=None if smallest is None else (smallest.memory_total or 0) - (smallest.memory_reserved or 0),
         gpu_name="" if smallest is None else smallest.name or "",
+        lora=run.lora,
     )
     return plan.auto

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
+from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_shape import ModelShape
 from tasks.plan.safetensors_header import TensorInfo
 
@@ -23,6 +24,21 @@ _SPLIT = ("_proj", "experts.", "embed_tokens", "lm_head", "qkv", "gate_up", "c_f
 def weight_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, tensor_parallel_size: int) -> int:
     """Bytes of weights on the GPU that holds the most. The engine holds floating-point weights in its own dtype."""
     return sum(_bytes(tensor, shape, tensor_parallel_size) for tensor in tensors if _is_loaded(tensor, shape))
+
+
+def lora_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, lora: LoraSlots) -> int:
+    """Bytes of the room for LoRA adapters: in every linear layer, whether or not an adapter changes it.
+
+    vLLM's rule (lora/layers/base_linear.py): for each slot (rank, inputs) and (outputs, rank), in the engine's dtype.
+    Under tensor parallelism this is an upper bound, as it splits one of the two.
+    """
+    layers = [tensor.shape for tensor in tensors if _is_linear(tensor)]
+    return sum(lora.slots * lora.rank * (rows + columns) for rows, columns in layers) * shape.dtype_bytes
+
+
+def _is_linear(tensor: TensorInfo) -> bool:
+    vocabulary = "embed_tokens" in tensor.name or tensor.name.startswith("lm_head")
+    return len(tensor.shape) == 2 and tensor.name.endswith(".weight") and not vocabulary
 
 
 def dense_tensors(shape: ModelShape) -> list[TensorInfo]:

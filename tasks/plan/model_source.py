@@ -6,6 +6,7 @@ Models of the hub are fetched into the hub's cache, if the disk has room for wha
 import hashlib
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,8 +105,12 @@ def weights_digest(path: Path) -> str:
     Reads small files whole. Of large ones it reads the size, the first mebibyte and evenly spread samples: a training
     step changes almost every weight, and reading 140 GB would take minutes.
     """
+    return digest_files([path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))])
+
+
+def digest_files(files: Iterable[Path]) -> str:
+    """Return a hex digest of the names and contents of those of ``files`` that exist, as ``weights_digest`` reads."""
     digest = hashlib.sha256()
-    files = [path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))]
     for file in files:
         if not file.is_file():
             continue

@@ -1,4 +1,4 @@
-"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model directories.
+"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model and adapter directories.
 
 The parameters of a schedule keep their placeholders, so that each of its runs gets its own day and the newest model.
 """
@@ -6,25 +6,32 @@ The parameters of a schedule keep their placeholders, so that each of its runs g
 import datetime
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigError
+from tasks.plan.adapter_files import is_adapter_pattern, matching_adapters
 from tasks.plan.model_files import check_model_files, weight_files
 from tasks.user_paths import split_pattern
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
-WITH_DATE = ("model", "dataset", "arms", "name", "upload", "baseline", "seed")
+WITH_DATE = ("model", "adapters", "dataset", "arms", "name", "upload", "baseline", "seed")
 """Parameters in which ``{date}`` is replaced."""
 
 
 def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
     """Return whether the value of the parameter ``name`` depends on the time at which it is filled in."""
-    value = parameters.get(name)
-    if not isinstance(value, str) or name not in WITH_DATE:
+    if name not in WITH_DATE:
         return False
-    return bool(_DATE.search(value)) or (name == "model" and _is_model_pattern(value))
+    is_pattern = _PATTERNS.get(name)
+    values = _texts(parameters.get(name))
+    return any(_DATE.search(value) or (is_pattern is not None and is_pattern(value)) for value in values)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in the value of a parameter, which may be a list of them."""
+    return [text for text in (value if isinstance(value, list | tuple) else [value]) if isinstance(text, str)]
 
 
 def _is_model_pattern(model: str) -> bool:
@@ -32,21 +39,29 @@ def _is_model_pattern(model: str) -> bool:
     return glob.has_magic(rest) or (not rest and directory.is_symlink())
 
 
+_PATTERNS: Mapping[str, Callable[[str], bool]] = {"model": _is_model_pattern, "adapters": is_adapter_pattern}
+
+
 def fill_placeholders(parameters: Mapping[str, Any], day: datetime.date) -> dict[str, Any]:
     """Return ``parameters`` with each placeholder replaced by its value on ``day``. A second call changes nothing.
 
     ``{date}`` becomes an ISO 8601 date, ``{date:FORMAT}`` a date in strftime's FORMAT, and in a seed the number
-    YYYYMMDD. A model pattern with ``*``, ``?`` or ``[`` becomes the complete model directory with the newest weights.
-    Raises ConfigError when no complete model matches, or a seed is not a number.
+    YYYYMMDD. A model pattern with ``*``, ``?`` or ``[`` becomes the complete model directory with the newest weights,
+    an adapter pattern all complete adapters that match. Raises ConfigError when none matches, or a seed is no number.
     """
     resolved = dict(parameters)
     for name in WITH_DATE:
         if has_placeholder(resolved, name):
-            resolved[name] = _dated(resolved[name], day, "%Y%m%d" if name == "seed" else "%Y-%m-%d")
+            usual, value = "%Y%m%d" if name == "seed" else "%Y-%m-%d", resolved[name]
+            resolved[name] = (
+                _dated(value, day, usual) if isinstance(value, str) else [_dated(text, day, usual) for text in value]
+            )
     if isinstance(resolved.get("seed"), str):
         resolved["seed"] = _number(resolved["seed"])
     if has_placeholder(resolved, "model"):
         resolved["model"] = _newest_model(resolved["model"])
+    if has_placeholder(resolved, "adapters"):
+        resolved["adapters"] = [found for text in resolved["adapters"] for found in matching_adapters(text)]
     return resolved
 
 

@@ -117,6 +117,11 @@ class RunConfig(Settings):
     model: str | None = Field(None, title="Model")
     """A directory, a hub id or "demo"; a pattern such as checkpoints/* means the newest complete model that matches; by
     default the profile's model."""
+    adapters: Annotated[tuple[str, ...], AsGiven(type=list[str] | None, default=None, options=("--adapter",))] = Field(
+        (), title="LoRA adapters"
+    )
+    """Directories of LoRA adapters for the model, or patterns of such; each is a run of its own beside the model's, on
+    the same engines."""
     arms: str | None = Field(None, title="Arms")
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()

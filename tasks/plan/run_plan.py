@@ -14,6 +14,7 @@ from profiles.arm_schema import ArmSet
 from profiles.load import SettingsError, load_arms, load_profile, parse_settings
 from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
+from tasks.plan.adapter_source import AdapterSource, LoraSlots
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.gold_check import check_golds
 from tasks.plan.model_source import ModelSource, find_model
@@ -53,6 +54,10 @@ class RunPlan:
     tested: dict[str, Any]
     fingerprint: str
     paths: RunPaths
+    adapter: AdapterSource | None = None
+    """The LoRA adapter beside the model; ``model`` then tells both."""
+    lora: LoraSlots | None = None
+    """The room for adapters in the engines, which also a run without an adapter may share."""
 
     @property
     def run_id(self) -> str:
@@ -84,7 +89,12 @@ class RunPlan:
             "config": self.config.model_dump(mode="json"),
             "profile": self.profile.model_dump(mode="json"),
             "arms": self.arms.model_dump(mode="json")["arms"],
-            "model": {"name": self.model.name, "path": str(self.model.path), "revision": self.model.revision},
+            "model": {
+                "name": self.model.name,
+                "path": str(self.model.path),
+                "revision": self.model.revision,
+                **({} if self.adapter is None else {"adapter": self.adapter.to_json()}),
+            },
             "num_questions": self.num_questions,
             "num_rollouts": self.num_rollouts,
             "num_shards": self.num_shards,
@@ -136,8 +146,7 @@ def _resolved(
     comparable = comparable_settings(config, arms, model, questions)
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
-    # a longer name would be none that a file system takes
-    name = config.name or "-".join((profile.name, _slug(model.name), _slug(config.dataset.path)))[:_LONGEST_NAME]
+    name = config.name or name_of_run("-".join((profile.name, slug(model.name), slug(config.dataset.path))))
     return RunPlan(
         config=config,
         profile=profile,
@@ -188,6 +197,13 @@ def _check_group_sizes(config: RunConfig, arms: ArmSet) -> None:
         )
 
 
-def _slug(name: str) -> str:
+def name_of_run(name: str, end: str = "") -> str:
+    """Return ``name``, with ``-end`` if there is one, cut to a length that a file system takes."""
+    end = f"-{end[: _LONGEST_NAME // 2]}" if end else ""
+    return name[: _LONGEST_NAME - len(end)] + end
+
+
+def slug(name: str) -> str:
+    """Return ``name``, the name of a file or directory, as a part of a run id."""
     stem = Path(name).stem if name.endswith((".jsonl", ".json", ".csv", ".parquet")) else Path(name).name
     return re.sub(r"[^A-Za-z0-9_.]+", "-", stem).strip("-.").lower() or "unnamed"

@@ -9,7 +9,7 @@ from pydantic import Field
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.verdict import Tier
 from tasks.files import read_json, read_record, try_read_record
-from tasks.plan.run_plan import RunPlan
+from tasks.plan.run_plan import RunPlan, slug
 from tasks.plan.shards import Shard, find_remaining
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
@@ -59,7 +59,9 @@ def unfinished_name(plan: RunPlan) -> str | None:
         value = read_json(config)
         known = value.get("fingerprint") if isinstance(value, dict) else None
         if known == plan.fingerprint and not (root / "manifest.json").is_file():
-            return root.name.removesuffix(suffix)
+            name = root.name.removesuffix(suffix)
+            # the rest of the name tells the adapter
+            return name if plan.adapter is None else name.removesuffix(f"-{slug(plan.adapter.name)}")
     return None
 
 

@@ -110,6 +110,15 @@ def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
     )
 
 
+class AdapterEngine(FakeEngine):
+    """Completions depend on the adapter too, and differ from those of the model itself."""
+
+    def _generate(self, request: EngineRequest, tokens: list[int]) -> None:
+        super()._generate(request, tokens)
+        if request.adapter is not None:
+            tokens[-1] = 5 + (tokens[-1] + len(request.adapter.name)) % 90
+
+
 class GatedEngine(FakeEngine):
     """Generates no token before the file ``FAKE_GATE`` exists. Its version names its GPUs."""
 
