@@ -11,6 +11,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
+from flows.plan_collection import plan_collection
 from flows.reporting.artifacts import report_preflight
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planned_flow_run_name
@@ -22,6 +23,7 @@ from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
+from flows.shards.step_report import show_steps
 from tasks.comparison.baseline import AUTO
 from tasks.fleet.node_session import check_nodes, on_nodes
 from tasks.locks import run_lock
@@ -30,7 +32,6 @@ from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
 from tasks.node.preflight import check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
-from tasks.plan.policies import check_baselines, plan_policies
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
@@ -60,8 +61,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         check_nodes(asked.nodes, asked.ray, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
-        plans = plan_policies(plan_here(config, user_path(asked.runs_dir)))
-        check_baselines(plans, asked.baseline)
+        plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
         first = plans[0]
         if on_nodes(asked.nodes, asked.ray):
             check_profile_of_nodes(config, first)
@@ -72,23 +72,27 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         )
         if asked.aws_credentials_block is not None:
             load_credentials(asked.aws_credentials_block)  # refuses a wrong name before anything is written
-        if asked.skip_finished and (known := _finished(plans, asked)):
-            flow_run.collected = known
-            return Completed(message=f"Nothing to do: {_names(plans)} finished before", data=known.to_json())
-        check_settings(first)
-        check_rendered(first)
-        collected = flow_run.collected = _collect(plans, asked, reporter)
+        known = _finished(plans, asked) if asked.skip_finished or len(plans) > 1 else {}
+        left = [plan for plan in plans if plan.run_id not in known]
+        if not left:
+            collected = flow_run.collected = Collected(reports=tuple(known.values()))
+            show_steps(plans, reporter)
+            return Completed(message=f"Nothing to do: {_names(plans)} finished before", data=collected.to_json())
+        for run_id in known:
+            log_and_print(f"skipping {run_id}, which was finished before")
+        check_settings(left[0])
+        check_rendered(left[0])
+        made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        collected = flow_run.collected = Collected(reports=tuple((known | made)[plan.run_id] for plan in plans))
+        show_steps(plans, reporter)
     return Completed(message=_outcome(collected), data=collected.to_json())
 
 
-def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> Collected | None:
+def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> dict[str, RunReport]:
+    """Return the reports of the finished runs, by run id."""
     required = asked.require if asked.baseline else None
-    reports: list[RunReport] = []
-    for plan in plans:
-        if (report := finished_report(plan, upload_url=asked.upload, require=required)) is None:
-            return None
-        reports.append(report)
-    return Collected(reports=tuple(reports))
+    found = {plan.run_id: finished_report(plan, upload_url=asked.upload, require=required) for plan in plans}
+    return {run_id: report for run_id, report in found.items() if report is not None}
 
 
 def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter) -> Collected:

@@ -27,7 +27,7 @@ _FORM_ORDER = (
     *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
-    *("skip_finished", "name", "nodes", "ray", "runs_dir"),
+    *("checkpoints", "skip_finished", "name", "nodes", "ray", "runs_dir"),
 )
 """Names of the parameters in the order of the form: first those that most runs set. All others come last."""
 
@@ -53,6 +53,9 @@ class FlowParameters(Settings):
     """The weakest verdict that passes."""
     epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
     """For statistical equivalence: mean rewards that differ by less than this count as equal."""
+    checkpoints: Literal["all", "newest"] | list[str] = Field("all", title="Checkpoints")
+    """What a pattern as the model means: "all" complete checkpoints, each a run of its own, or the "newest" one; a flow
+    run records their directories here."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when the run with this fingerprint is finished."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
@@ -147,7 +150,7 @@ def _help(parameter: Parameter) -> str:
     text = text if text[1].isupper() else text[0].lower() + text[1:]
     if isinstance(parameter.default, str | int | float) and parameter.default is not False:
         text = f"{text} (default {parameter.default})"
-    if any(get_origin(kind) is list for kind in parameter.kinds()):
+    if all(get_origin(kind) is list for kind in parameter.kinds()):
         text += "; may be repeated"
     return text.replace("%", "%%")
 

@@ -12,6 +12,7 @@ OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder
 EngineStartError    1    the engine never became ready; the reason was not memory
 EngineStalled       1    the engine is alive but makes no token; it was killed; retried with the same settings
 EngineCrashed       1    the engine process ended; retried with the same settings, with back-off
+ReloadRefused       1    an engine did not take the weights of another checkpoint; a new one starts with them
 PromptTooLong       -    one prompt leaves no room for max_tokens; it becomes an error row and the run goes on
 StorageError        1    a disk or a bucket refused a write; finished files are intact, resume works
 DamagedFile         1    a file of a run cannot be read; the message names the file and what is wrong
@@ -170,6 +171,12 @@ class EngineStartError(EngineError):
 
 class EngineStalled(EngineError):
     """Requests were in flight, and no token came within the stall limit."""
+
+    retryable = True
+
+
+class ReloadRefused(EngineError):
+    """A running engine did not take the weights of another checkpoint; a new one is started with them."""
 
     retryable = True
 

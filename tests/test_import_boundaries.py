@@ -16,9 +16,10 @@ ROOMS = tuple("" if name == "tasks" else name for name in re.findall(r"^(\w+)/",
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "interpreter" not in module.parts]
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
+ENGINE = {"tasks/generation/vllm_engine.py", "tasks/generation/weight_reload.py"}
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),
-    "vllm": lambda module: module == "tasks/generation/vllm_engine.py" or module.startswith("infra/"),
+    "vllm": lambda module: module in ENGINE or module.startswith("infra/"),
     "s3fs": lambda module: module in REMOTE,
     "fsspec": lambda module: module in REMOTE,
     "aiohttp": lambda module: module == "tasks/peers/vllm_serve.py",

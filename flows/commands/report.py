@@ -12,11 +12,18 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "report",
         add_options=add_credentials_option,
-        help="make report.html of a finished run: one self-contained page",
+        help="make report.html of a finished run, or of several runs the page of rewards by step",
         description="Make report.html, and the dataset card README.md, in the run directory from the run's files. "
-        "Both are also made when a run ends.",
+        "Both are also made when a run ends. Of several runs, as of the checkpoints of one training, make one page "
+        "beside the first that plots reward by step, per arm.",
     )
-    add_run_options(parser, "run", json_help="print path and size of the page as JSON")
+    parser.add_argument(
+        "run",
+        nargs="+",
+        metavar="RUN",
+        help="a run id, a run directory or a URL; with *, ? or [, all runs with such an id",
+    )
+    add_run_options(parser, json_help="print path and size of the page as JSON")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(execute=execute)
 
@@ -25,10 +32,16 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.results.report_page import publish_page
     from tasks.results.run_card import publish_card
+    from tasks.results.step_report import matching_runs, publish_steps, read_steps
 
-    run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
-    path = publish_page(run_dir)
-    publish_card(run_dir)
+    names = [found for name in options.run for found in matching_runs(name, options.runs_dir)]
+    transfer = chosen_transfer(options, options.runs_dir)
+    run_dirs = list(dict.fromkeys(find_baseline(name, options.runs_dir, transfer) for name in names))
+    if len(run_dirs) == 1:
+        path = publish_page(run_dirs[0])
+        publish_card(run_dirs[0])
+    else:
+        path = publish_steps(read_steps(run_dirs), run_dirs[0].parent)
     if options.json:
         print_json({"report": str(path), "bytes": path.stat().st_size}, indent=None)
     else:

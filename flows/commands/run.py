@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from flows.terminal import print_json
+from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
     from flows.server.server_loss import Outcome
@@ -53,10 +53,11 @@ def execute(options: argparse.Namespace) -> int:
         from flows.parameters import given_parameters
         from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
-        from tasks.plan.placeholders import fill_placeholders
+        from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
         from tasks.user_paths import user_path
 
-    parameters = fill_placeholders(given_parameters(options), datetime.date.today())
+    given = {CHECKPOINTS: "all", **given_parameters(options)}
+    parameters = fill_placeholders(given, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     plan, *_ = check_input(parameters, runs_dir)
     # last, as it starts a process
@@ -150,12 +151,12 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     PreflightFailed for a destination or a disk that cannot be used.
     """
     from flows.parameters import flow_parameters, run_config
+    from flows.plan_collection import plan_collection
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.node_session import check_nodes, on_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
-    from tasks.plan.policies import check_baselines, plan_policies
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
     from tasks.storage.filesystems import check_url
@@ -163,8 +164,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
 
     config = run_config(parameters)
     asked = flow_parameters(parameters)
-    plans = plan_policies(plan_here(config, runs_dir))
-    check_baselines(plans, asked.baseline)
+    plans = plan_collection(plan_here(config, runs_dir), asked)
     plan = plans[0]
     load_scorer(config.scorer)
     for each in plans:

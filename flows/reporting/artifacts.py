@@ -16,6 +16,7 @@ from tasks.plain_text import markdown
 from tasks.records import RunPaths
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
+from tasks.results.step_report import StepReport
 from tasks.storage.upload_record import UploadRecord
 
 
@@ -46,6 +47,20 @@ def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) ->
     rungs = [_rung(change) for change in report.oom_ladder]
     reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report.rollouts_per_rung}")
     reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
+
+
+def report_steps(reporter: Reporter, steps: StepReport, page: Path) -> None:
+    """Show the mean rewards of several checkpoints by step, and where the page with the plot is."""
+    rows: list[TableRow] = [
+        {
+            "step": run.step,
+            **{arm: _arm(run.arms[arm])["mean reward"] if arm in run.arms else "-" for arm in steps.arms},
+            "run": run.report.run_id,
+        }
+        for run in steps.runs
+    ]
+    link = page.resolve()
+    reporter.table("harvest-steps", rows, f"Mean reward by step: [{markdown(link)}]({link.as_uri()})")
 
 
 def report_upload(reporter: Reporter, record: UploadRecord) -> None:

@@ -8,6 +8,7 @@ from prefect import runtime
 from prefect.context import FlowRunContext
 
 from flows.parameters import run_config
+from flows.reporting.progress import log_and_print
 from tasks.node.plan_here import plan_here
 from tasks.plan.placeholders import fill_placeholders, has_placeholder
 from tasks.plan.policies import plan_policies
@@ -28,7 +29,7 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         resolved |= {name: recorded[name] for name in _with_placeholder(resolved) if name in recorded}
     unresolved = _with_placeholder(resolved)
     if unresolved:
-        resolved = fill_placeholders(resolved, scheduled_day())
+        resolved = fill_placeholders(resolved, scheduled_day(), log_and_print)
     if "name" in unresolved:
         plans = plan_policies(plan_here(run_config(resolved), user_path(resolved["runs_dir"])))
         resolved["name"] = next(filter(None, map(unfinished_name, plans)), resolved["name"])

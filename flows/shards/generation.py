@@ -10,7 +10,7 @@ from flows.parameters import FlowParameters
 from flows.reporting.generation_events import GenerationEvents, report_pool_event
 from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
-from flows.shards.run_shard import RunShard, in_turn
+from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
 from tasks.fleet.node_session import node_session, on_nodes
 from tasks.generation.generation_session import generation_session
@@ -53,7 +53,7 @@ def generate_missing(
             log.info(f"resuming {run_id}: {finished}")
     if not any(remaining.values()):
         return
-    to_generate = list(in_turn([(plan, remaining[plan.run_id].to_generate) for plan in plans]))
+    to_generate = list(by_weights([(plan, remaining[plan.run_id].to_generate) for plan in plans]))
     # the session's messages are about generation, so a run that only scores shows none of them
     say = log.info if to_generate else get_run_logger().debug
     session: Callable[..., AbstractContextManager[ShardPool]] = generation_session

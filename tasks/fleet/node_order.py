@@ -49,9 +49,11 @@ def accept_order(order: NodeOrder, above: Path) -> tuple[RunPlan, ...]:
     Raises ConfigError when this node would generate other rollouts, because its model or a version differs, or when it
     lacks the model; PreflightFailed when its disk has no room for a model of the hub.
     """
-    first, *others = order.plans
-    plan = _accept(first, pl.read_parquet(io.BytesIO(order.questions)), above)
-    adapters = tuple(name for planned in others for name in planned["config"]["adapters"])
+    questions = pl.read_parquet(io.BytesIO(order.questions))
+    adapters = tuple(name for planned in order.plans for name in planned["config"]["adapters"])
+    if not adapters:
+        return tuple(_accept(planned, questions, above) for planned in order.plans)
+    plan = _accept(order.plans[0], questions, above)
     plans = plan_policies(replace(plan, config=plan.config.model_copy(update={"adapters": adapters})))
     for found, planned in zip(plans, order.plans, strict=True):
         _refuse_differences(found.comparable, planned["comparable"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from profiles.schema import EngineSettings
 from tasks.generation.lora_spec import LoraSpec
@@ -100,6 +100,18 @@ class Engine(Protocol):
 
     def step(self) -> list[EngineOutput]:
         """Advance all running requests by one engine step, and return the completions that finished in this step."""
+
+
+@runtime_checkable
+class ReloadingEngine(Engine, Protocol):
+    """An engine that can take the weights of another checkpoint without a new start."""
+
+    def load_weights(self, path: Path) -> None:
+        """Replace all weights by those at ``path``, and forget what was computed with the ones before.
+
+        Called with no request in the engine. Raises ReloadRefused unless exactly these weights are loaded; the engine
+        is not used any more then.
+        """
 
 
 def load_engine_class(backend: str) -> type[Engine]:

@@ -28,6 +28,8 @@ class Policy:
     model_revision: str
     weights: Path
     """The directory of the model, which holds the tokenizer too."""
+    weights_digest: str
+    """See ``tasks.plan.model_source``."""
     adapter: Adapter | None = None
 
 
@@ -40,6 +42,7 @@ def policies_of(plans: "Sequence[RunPlan]") -> tuple[Policy, ...]:
             model=plan.model.name,
             model_revision=plan.model.revision,
             weights=plan.model.path,
+            weights_digest=plan.model.weights_digest,
             adapter=adapters.get(plan.run_id),
         )
         for plan in plans

@@ -20,7 +20,7 @@ _NEXT_RUN = ". The same command starts at the last rung; with --forget-oom-rung 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolEvent:
-    """An event to show to the user. ``kind`` is started, resumed, oom, restarted or retired."""
+    """An event to show to the user. ``kind`` is started, resumed, oom, restarted, retired, reloaded or renewed."""
 
     kind: str
     message: str

@@ -10,21 +10,26 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from multiprocessing.connection import Connection
-from typing import Literal
 
-from tasks.errors import ConfigError, StorageError
+from tasks.errors import ConfigError, ReloadRefused, StorageError
 from tasks.gc_freeze import gc_frozen
-from tasks.generation.engine import load_engine_class
+from tasks.generation.engine import ReloadingEngine, load_engine_class
 from tasks.generation.engine_watch import EngineWatch, exit_now
+from tasks.generation.generation_spec import ShardWork
 from tasks.generation.loop import GenerationLoop, max_in_flight
+from tasks.generation.policy import Policy
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica_messages import (
     AddShard,
     Failed,
+    FailureKind,
     FromReplica,
     Heartbeat,
     Ready,
+    Reloaded,
+    Reloading,
     ShardGenerated,
     ShardStarted,
     Start,
@@ -34,6 +39,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.node.engine_caches import StartWatch
 from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.plan.model_source import weights_digest
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants, kill_all
 from tasks.user_code import in_words, text_of
@@ -77,11 +83,13 @@ def main() -> None:
 
 def _failed(error: BaseException, *, starting: bool) -> Failed:
     text = "".join(traceback.format_exception(error))
-    kind: Literal["config", "storage", "engine"] = "engine"
+    kind: FailureKind = "engine"
     if isinstance(error, ConfigError):
         kind = "config"
     elif isinstance(error, StorageError):
         kind = "storage"
+    elif isinstance(error, ReloadRefused):
+        kind = "reload"
     # the text of a SystemExit is its code alone
     message = text_of(error) if isinstance(error, Exception) else in_words(error)
     return Failed(kind=kind, message=message, text=text[-MAX_TRACEBACK_CHARS:], starting=starting)
@@ -93,6 +101,9 @@ class Replica:
     def __init__(self, connection: "Connection[FromReplica, ToReplica]", start: Start) -> None:
         self._connection = connection
         self._spec = start.generation
+        self._weights = start.engine.model_path
+        self._next: deque[ShardWork] = deque()
+        """Shards of other weights, which wait until those before them are done."""
         settings = start.engine.settings
         with gc_frozen():
             # before the tokenizer: importing the tokenizer may import torch, and a fake backend prevents that
@@ -121,6 +132,7 @@ class Replica:
 
     def _serve(self) -> None:
         while True:
+            self._begin_next()
             idle = not self._loop.busy
             publishing = self._recorder.num_publishing > 0
             if self._connection.poll(HEARTBEAT_SECONDS if idle and not publishing else 0.01 if idle else 0):
@@ -128,11 +140,43 @@ class Replica:
                 if isinstance(message, Stop):
                     return
                 assert isinstance(message, AddShard)
-                feed = self._loop.add_shard(message.work)
-                self._connection.send(ShardStarted(key=message.work.key, num_resumed=feed.num_resumed))
+                self._next.append(message.work)
+                continue
             for work in self._loop.step():
                 self._recorder.publish(work, self._facts)
             self._report()
+
+    def _begin_next(self) -> None:
+        """Begin the shards that are next: with other weights once those before are done, and never with wrong ones."""
+        while self._next:
+            work = self._next[0]
+            if work.policy.weights != self._weights:
+                if self._loop.busy:
+                    return
+                self._load(work.policy)
+            feed = self._loop.add_shard(self._next.popleft())
+            self._connection.send(ShardStarted(key=work.key, num_resumed=feed.num_resumed))
+
+    def _load(self, policy: Policy) -> None:
+        """Load the weights of ``policy``. Raises ReloadRefused, or ConfigError when they are not those of its run."""
+        began = time.monotonic()
+        self._connection.send(Reloading(weights=policy.weights))
+        try:
+            if not isinstance(self._engine, ReloadingEngine):
+                raise ReloadRefused("this engine loads no other weights")
+            self._engine.load_weights(policy.weights)
+        except ReloadRefused:
+            # else the next engine would have to load these weights again, only to publish finished shards
+            self._recorder.drain()
+            self._report()
+            raise
+        if weights_digest(policy.weights) != policy.weights_digest:
+            raise ConfigError(
+                f"the weights in {policy.weights} have changed since the run was planned. Run the same command again "
+                "when they are complete: other weights make another run"
+            )
+        self._weights = policy.weights
+        self._connection.send(Reloaded(weights=policy.weights, seconds=time.monotonic() - began))
 
     def _report(self) -> None:
         published = self._recorder.take_published()

@@ -1,6 +1,7 @@
 """Defines the messages between a replica and its parent: pickled records over one socket pair."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tasks.generation.engine import EngineSpec, EngineStats
@@ -9,6 +10,8 @@ from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
 from tasks.process_tree import ProcessRecord
+
+FailureKind = Literal["config", "storage", "reload", "engine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +74,34 @@ class ShardGenerated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reloading:
+    """From the replica: it has nothing in flight, and begins to load the weights of its next shard."""
+
+    weights: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reloaded:
+    """From the replica: its engine has these weights now, which took ``seconds``."""
+
+    weights: Path
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failed:
     """From the replica, the last message: the exception that ended it.
 
-    ``kind`` is "config" (a setting is wrong), "storage" (the disk refused a write) or "engine". ``message`` is the
+    ``kind`` is "config" (a setting is wrong), "storage" (the disk refused a write), "reload" (the engine did not take
+    the weights of its next shard) or "engine". ``message`` is the
     exception's own message, ``text`` its traceback. ``starting`` is True when the engine was not loaded yet.
     """
 
-    kind: Literal["config", "storage", "engine"]
+    kind: FailureKind
     message: str
     text: str
     starting: bool
 
 
 ToReplica = Start | AddShard | Stop
-FromReplica = Ready | Heartbeat | ShardStarted | ShardGenerated | Failed
+FromReplica = Ready | Heartbeat | ShardStarted | ShardGenerated | Reloading | Reloaded | Failed

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError
+from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, ReloadRefused
 from tasks.generation.engine import EngineStats
 from tasks.generation.generation_spec import ShardKey, ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
@@ -27,9 +28,9 @@ from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
 from tasks.generation.recovery import PoolEvent, Recovery
-from tasks.generation.replica_messages import AddShard, FromReplica, Ready, ShardGenerated, ShardStarted, Stop
+from tasks.generation.replica_messages import AddShard, FromReplica, Ready, Reloaded, ShardGenerated, ShardStarted, Stop
 from tasks.generation.replica_process import ReplicaProcess
-from tasks.generation.replica_starts import ReplicaStarts
+from tasks.generation.replica_starts import ReplicaStarts, left_to_make
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
@@ -192,7 +193,7 @@ class ReplicaPool:
         Raises StorageError when the state of the run cannot be written.
         """
         if self._queue.busy and not self._broken:
-            self._starts.start(self.rung)
+            self._starts.start(self.rung, self._next_weights())
         self._assign()
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
@@ -252,14 +253,31 @@ class ReplicaPool:
             processes = [replica.process for replica in self._replicas if replica.process and replica.process.ready]
             # counts rollouts, not shards: a shard that waits for its longest completions does not fill a batch
             free = [process for process in processes if process.num_unfinished < self._most_assigned(process)]
-            taken = self._queue.take() if free else None
-            if taken is None:
+            if not any(map(self._assign_one, sorted(free, key=lambda candidate: candidate.num_unfinished))):
                 return
-            key, shard = taken
-            process = min(free, key=lambda candidate: candidate.num_unfinished)
-            process.assign(key, shard)
-            work = ShardWork.of(self._policies[key.run_id], self._plans[key.run_id].paths, key.shard)
-            process.send(AddShard(work=work))
+
+    def _assign_one(self, process: ReplicaProcess) -> bool:
+        """Give ``process`` a shard of its weights; one of others when it is drained. Return whether there was one."""
+        taken = self._queue.take(lambda key: self._policies[key.run_id].weights == process.weights)
+        if taken is None and process.drained:
+            taken = self._queue.take(rank=self._rank)
+        if taken is None:
+            return False
+        key, shard = taken
+        policy = self._policies[key.run_id]
+        process.assign(key, shard, policy.weights)
+        process.send(AddShard(work=ShardWork.of(policy, self._plans[key.run_id].paths, key.shard)))
+        return True
+
+    def _rank(self, key: ShardKey) -> int:
+        return list(self._plans).index(key.run_id)
+
+    def _next_weights(self) -> Path | None:
+        """The weights with which an engine that starts now has something to do."""
+        if self._starts.ever_ready and (key := self._queue.first(self._rank)) is not None:
+            return self._policies[key.run_id].weights
+        # the first shards may not be queued yet
+        return next((plan.model.path for plan in self._plans.values() if left_to_make(plan)), None)
 
     def _most_assigned(self, process: ReplicaProcess) -> int:
         """Unfinished rollouts at which a replica gets no further shard: two batches."""
@@ -280,6 +298,9 @@ class ReplicaPool:
                 self._starts.ready(self.rung, message.start_kind)
                 how = START_WORDS[message.start_kind]
                 self._tell("started", f"replica {replica.index} was ready after {process.start_seconds:.1f} s ({how})")
+            case Reloaded():
+                took = f"after {message.seconds:.1f} s"
+                self._tell("reloaded", f"replica {replica.index} has the weights of {message.weights.name} {took}")
             case ShardStarted(key=key, num_resumed=num_resumed):
                 if self._queue.started(key, num_resumed) and num_resumed:
                     self._tell(
@@ -308,7 +329,10 @@ class ReplicaPool:
                     replica.budget.progressed()
                 has_suspects |= bool(state.in_flight)
         delay = 0.0
-        if isinstance(error, EngineError) and self._neighbours.retires(replica, error):
+        if isinstance(error, ReloadRefused):
+            message = f"replica {replica.index} starts a new engine for the next weights: {error.reason}"
+            self._tell("renewed", message)
+        elif isinstance(error, EngineError) and self._neighbours.retires(replica, error):
             error.retryable = True
         else:
             error, delay = self._recovery.decide(

@@ -10,7 +10,16 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tasks.errors import ConfigError, EngineError, EngineStalled, EngineStartError, HarvestError, Phase, StorageError
+from tasks.errors import (
+    ConfigError,
+    EngineError,
+    EngineStalled,
+    EngineStartError,
+    HarvestError,
+    Phase,
+    ReloadRefused,
+    StorageError,
+)
 from tasks.generation.engine import EngineStats
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
@@ -20,6 +29,8 @@ from tasks.generation.replica_messages import (
     FromReplica,
     Heartbeat,
     Ready,
+    Reloaded,
+    Reloading,
     ShardGenerated,
     ShardStarted,
     Start,
@@ -73,6 +84,9 @@ class ReplicaProcess:
         self.runs: dict[str, RunCounters] = {}
         self.batch_rollouts = start.generation.batch_rollouts
         self._num_assigned = 0
+        self.weights = start.engine.model_path
+        """Those of the shard that was assigned last; the engine's own before."""
+        self._reloading = False
         self.shards: set[ShardKey] = set()
         self.started_shards: set[ShardKey] = set()
         """The shards whose journal the replica has opened."""
@@ -145,6 +159,11 @@ class ReplicaProcess:
         return {self.pid, *(record.pid for record in self._processes)}
 
     @property
+    def drained(self) -> bool:
+        """Whether nothing that was assigned is left to generate."""
+        return not self.shards or self.num_unfinished <= 0
+
+    @property
     def num_unfinished(self) -> int:
         """How many assigned rollouts were not finished at the last heartbeat."""
         return self._num_assigned - self.num_finished
@@ -182,6 +201,13 @@ class ReplicaProcess:
                     log_path=self.log_path,
                     remedy="See where the log stops; raise start_timeout_s in the profile if loading takes longer",
                 )
+        elif self._reloading:
+            if waited > self._start_timeout_s:
+                raise EngineStalled(
+                    f"other weights were not loaded after {self._start_timeout_s:g} s",
+                    log_path=self.log_path,
+                    remedy="The replica was ended; raise start_timeout_s in the profile if loading takes longer",
+                )
         elif (self.shards or self._in_flight) and waited > self._stall_timeout_s:
             raise EngineStalled(
                 f"no new token for {self._stall_timeout_s:g} s with {self._in_flight} requests in flight",
@@ -190,8 +216,9 @@ class ReplicaProcess:
                 "in the profile if steps take longer",
             )
 
-    def assign(self, key: ShardKey, shard: Shard) -> None:
+    def assign(self, key: ShardKey, shard: Shard, weights: Path) -> None:
         """Count the shard ``key`` as this replica's. The time limit for its first token starts now."""
+        self.weights = weights
         if not self.shards:
             self._silence.end()
         self.shards.add(key)
@@ -226,6 +253,9 @@ class ReplicaProcess:
             if counters != self._counters or not message.in_flight:
                 self._counters = counters
                 self._silence.end()
+        elif isinstance(message, Reloading | Reloaded):
+            self._reloading = isinstance(message, Reloading)
+            self._silence.end()
         elif isinstance(message, ShardStarted):
             self.started_shards.add(message.key)
             self._num_assigned -= message.num_resumed
@@ -237,6 +267,8 @@ class ReplicaProcess:
             return ConfigError(failed.message)
         if failed.kind == "storage":
             return StorageError(failed.message)
+        if failed.kind == "reload":
+            return ReloadRefused(failed.message, log_path=self.log_path)
         phase: Phase = "start" if failed.starting else "run"
         return classify_report(
             failed.text, self._exit_code(), self.log_path, phase, oom_kills=count_oom_kills() - self._oom_kills

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.gpu_neighbours import GpuNeighbours
@@ -27,7 +28,7 @@ class ReplicaStarts:
         self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
         self._weights: threading.Thread | None = None
         self._ever_started = False
-        self._to_make = sum(map(_to_make, plans))
+        self._to_make = sum(map(left_to_make, plans))
         self.ever_ready = False
 
     def ready(self, rung: Rung, kind: StartKind) -> None:
@@ -35,8 +36,8 @@ class ReplicaStarts:
         self.ever_ready = True
         self._filled.add(rung.engine, kind)
 
-    def start(self, rung: Rung) -> None:
-        """Start the replicas that may start now.
+    def start(self, rung: Rung, weights: Path | None = None) -> None:
+        """Start the replicas that may start now, with ``weights``: those of the shard that waits first.
 
         Raises StorageError when a log or a process record cannot be written.
         """
@@ -50,7 +51,7 @@ class ReplicaStarts:
         idle = [replica for replica in self._replicas if replica.may_start]
         for replica in idle[:1] if is_first else idle:
             if self._neighbours.may_start(replica) and self._pays(replica, rung):
-                replica.start(rung)
+                replica.start(rung, weights)
 
     def close(self) -> None:
         """Wait for the thread that reads weights."""
@@ -72,7 +73,7 @@ class ReplicaStarts:
         )
 
 
-def _to_make(plan: RunPlan) -> int:
+def left_to_make(plan: RunPlan) -> int:
     published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
     return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
 

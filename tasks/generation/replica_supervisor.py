@@ -82,14 +82,17 @@ class ReplicaSupervisor:
         """Allow no start for the next ``seconds``."""
         self._not_before = time.monotonic() + seconds
 
-    def start(self, rung: Rung) -> None:
-        """Start a process at ``rung``. Raises StorageError when its log or its process record cannot be written."""
+    def start(self, rung: Rung, weights: Path | None = None) -> None:
+        """Start a process at ``rung`` with ``weights``, by default those of the first plan.
+
+        Raises StorageError when its log or its process record cannot be written.
+        """
         profile, paths = self._plan.profile, self._plan.paths
         settings = share_gpu(rung.engine, profile.replicas_per_gpu, self._gpu_bytes)
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(model_path=self._plan.model.path, settings=settings, lora=self._lora),
+                engine=EngineSpec(model_path=weights or self._plan.model.path, settings=settings, lora=self._lora),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,

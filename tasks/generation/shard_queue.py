@@ -69,12 +69,20 @@ class ShardQueue:
         self._wake()
         return waiting.future
 
-    def take(self) -> tuple[ShardKey, Shard] | None:
-        """Return the next shard for a replica, or None."""
+    def first(self, rank: Callable[[ShardKey], int]) -> ShardKey | None:
+        """Return the shard of the lowest ``rank`` that is next for a replica, or None."""
         with self._lock:
-            if not self._next:
+            return min(self._next, key=rank, default=None)
+
+    def take(
+        self, fits: Callable[[ShardKey], bool] = lambda key: True, rank: Callable[[ShardKey], int] = lambda key: 0
+    ) -> tuple[ShardKey, Shard] | None:
+        """Return the next shard for a replica that ``fits``, of the lowest ``rank``, or None."""
+        with self._lock:
+            key = min(filter(fits, self._next), key=rank, default=None)
+            if key is None:
                 return None
-            key = self._next.popleft()
+            self._next.remove(key)
             return key, self._waiting[key].shard
 
     def started(self, key: ShardKey, num_in_journal: int) -> bool:

@@ -1,4 +1,5 @@
-"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports vllm.
+"""Puts vLLM behind the engine protocol, request by request and in whole batches. No other module imports
+vllm, but for ``weight_reload``, which vLLM's workers run.
 
 Functions import vllm when they need it: the import takes seconds, and the parent of the replicas does not need it.
 """
@@ -6,15 +7,18 @@ Functions import vllm when they need it: the import takes seconds, and the paren
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from profiles.schema import EngineSettings
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.generation.partial_completion import PartialCompletion
 from tasks.generation.policy import Adapter
+from tasks.generation.weight_reload import EXTENSION
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
+from tasks.user_code import text_of
 
 READY_SECONDS = 86400
 """Within these seconds an engine core in its own process must be ready. The profile has the real limit. This one is the
@@ -62,6 +66,8 @@ class VllmEngine:
     spec: EngineSpec
     stats: EngineStats = field(default_factory=EngineStats)
     _partial: dict[str, PartialCompletion] = field(default_factory=dict)
+    _loaded: list[str] | None = None
+    """Of each worker, a digest of the tensors that it loads; None before the first other weights."""
 
     def __post_init__(self) -> None:
         from vllm.engine.arg_utils import EngineArgs
@@ -84,7 +90,8 @@ class VllmEngine:
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one
-        return {**engine_arguments(self.spec), "cudagraph_metrics": not self.spec.settings.enforce_eager}
+        graphs = {"cudagraph_metrics": not self.spec.settings.enforce_eager}
+        return {"worker_extension_cls": EXTENSION, **engine_arguments(self.spec), **graphs}
 
     @property
     def version(self) -> str:
@@ -95,6 +102,24 @@ class VllmEngine:
     @property
     def dtype(self) -> str:
         return str(self._engine.model_config.dtype).removeprefix("torch.")
+
+    def load_weights(self, path: Path) -> None:
+        try:
+            if self._loaded is None:
+                self._loaded = self._in_workers("harvest_prove_reload", self.spec.model_path)
+            if self._in_workers("harvest_reload", path) != self._loaded:
+                raise ReloadRefused(f"the tensors of {path} are not those of {self.spec.model_path} by name or shape")
+            if not self._engine.reset_prefix_cache(reset_connector=True):
+                raise ReloadRefused("vLLM did not forget what it had computed with the weights of before")
+        except ReloadRefused:
+            raise
+        except Exception as error:  # what a worker raises arrives as another type
+            raise ReloadRefused(f"vLLM did not load {path}: {text_of(error)}") from error
+
+    def _in_workers(self, method: str, path: Path) -> list[str]:
+        """Call a method of ReloadingWorker; return its digest from each worker."""
+        digests: list[str] = self._engine.collective_rpc(method, args=(os.fspath(path),))
+        return digests
 
     def add(self, request: EngineRequest) -> None:
         # the recorder decodes the text once, when the completion is finished

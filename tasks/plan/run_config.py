@@ -115,8 +115,8 @@ class RunConfig(Settings):
     """Hardware target and engine settings: auto for what suits the node's GPUs and the model (cpu-demo without GPUs), a
     shipped profile, or the path of a TOML file."""
     model: str | None = Field(None, title="Model")
-    """A directory, a hub id or "demo"; a pattern such as checkpoints/* means the newest complete model that matches; by
-    default the profile's model."""
+    """A directory, a hub id or "demo"; a pattern such as checkpoints/* means every complete model that matches, each
+    a run of its own; by default the profile's model."""
     adapters: Annotated[tuple[str, ...], AsGiven(type=list[str] | None, default=None, options=("--adapter",))] = Field(
         (), title="LoRA adapters"
     )

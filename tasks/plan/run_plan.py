@@ -4,7 +4,7 @@ Every wrong input is found here, before an engine starts and before anything is 
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,6 +131,14 @@ def with_profile(plan: RunPlan, profile: Profile) -> RunPlan:
     profile = _with_batch(profile, plan.config.question_batch_size)
     _check_context(plan.config, profile)
     return _resolved(plan.config, profile, plan.arms, plan.model, plan.questions, plan.paths.root.parent)
+
+
+def with_model(plan: RunPlan, name: str) -> RunPlan:
+    """Return ``plan`` with another model; everything else stays. Raises ConfigError when it is not complete."""
+    config = plan.config.model_copy(update={"model": name})
+    model = find_model(name, load_format=plan.profile.engine.load_format)
+    other = _resolved(config, plan.profile, plan.arms, model, plan.questions, plan.paths.root.parent)
+    return replace(other, choices=plan.choices)
 
 
 def _resolved(

@@ -19,12 +19,14 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """One stored tensor. ``nbytes`` is its size in the file."""
+    """One stored tensor. ``nbytes`` is its size in ``file``, and ``offset`` where it begins there."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    file: Path = Path()
+    offset: int = 0
 
     @property
     def elements(self) -> int:
@@ -64,6 +66,8 @@ def _parse(path: Path, text: bytes) -> tuple[tuple[TensorInfo, ...], int]:
                 dtype=entry["dtype"],
                 shape=tuple(entry["shape"]),
                 nbytes=entry["data_offsets"][1] - entry["data_offsets"][0],
+                file=path,
+                offset=_LENGTH_BYTES + len(text) + entry["data_offsets"][0],
             )
             for name, entry in header.items()
         )

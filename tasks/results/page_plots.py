@@ -25,6 +25,14 @@ class ArmPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepSeries:
+    """The mean rewards of one arm, with their intervals, by step."""
+
+    name: str
+    points: tuple[tuple[int, float, Interval | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LengthBins:
     """A histogram of completion lengths, with bins of equal width."""
 
@@ -107,6 +115,31 @@ def timeline_plot(timeline: Timeline) -> Markup:
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
     names = ", ".join(panel.name for panel in timeline.panels)
     return svg(WIDTH, bottom + (58 if kinds else 38), f"Over {clock(timeline.seconds)}: {names}{marked}", parts)
+
+
+def step_plot(series: Sequence[StepSeries]) -> Markup:
+    """Draw the mean reward of each arm over the steps, one panel per arm, all with the same scales."""
+    points = [point for each in series for point in each.points]
+    ends = [end for _, _, interval in points if interval for end in (interval.low, interval.high)]
+    means, steps = [mean for _, mean, _ in points], [step for step, _, _ in points]
+    low, high = min([0.0, *ends, *means]), max([1.0, *ends, *means])
+    x = Scale(low=min(steps, default=0), high=max(steps, default=1), start=62, end=WIDTH - 24)
+    parts: list[Markup] = []
+    for index, each in enumerate(series):
+        top = index * _PANEL + 24
+        y = Scale(low=low, high=high, start=top + _PANEL - 36, end=top)
+        parts += [_grid_y(y, tick, x) for tick in ticks(low, high, 3)]
+        parts.append(text(x.start, top - 8, one_line(each.name, 40)))
+        parts.append(polyline([(x(step), y(mean)) for step, mean, _ in each.points], BLUE))
+        for step, mean, interval in each.points:
+            if interval:
+                parts.append(line(x(step), y(interval.low), x(step), y(interval.high), BLUE, 2))
+            parts.append(tag("circle", cx=x(step), cy=y(mean), r=4, fill=BLUE))
+    bottom = len(series) * _PANEL
+    parts += [text(x(tick), bottom + 10, label(tick), "middle", GREY) for tick in ticks(x.low, x.high, 6)]
+    parts.append(text((x.start + x.end) / 2, bottom + 30, "step; mean reward, 95% interval", "middle", GREY))
+    names = ", ".join(one_line(each.name, 24) for each in series)
+    return svg(WIDTH, bottom + 38, f"Mean reward by step: {names}", parts)
 
 
 def _grid_x(x: Scale, tick: float, top: float, bottom: float) -> Markup:

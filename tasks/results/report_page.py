@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tasks.files import publish_text
 from tasks.plain_text import clock, one_line, shortened, visible
@@ -32,8 +32,8 @@ def publish_page(run_dir: Path) -> Path:
     return path
 
 
-def render_page(data: PageData) -> str:
-    """Return the page as text."""
+def page_template(name: str) -> Template:
+    """Return one of the templates, which escape every text that enters them."""
     environment = Environment(
         loader=PackageLoader("tasks.results", "templates"),
         autoescape=True,
@@ -44,9 +44,14 @@ def render_page(data: PageData) -> str:
     environment.filters.update(
         number=_number, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
     )
+    return environment.get_template(name)
+
+
+def render_page(data: PageData) -> str:
+    """Return the page as text."""
     report = data.report
     contrasts = significant_contrasts(report.contrasts)
-    page = environment.get_template("report.html.jinja").render(
+    page = page_template("report.html.jinja").render(
         data=data,
         report=report,
         reward_plot=reward_plot(_ranked(report.arms)),

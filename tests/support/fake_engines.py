@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from tasks.errors import ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.node.engine_caches import cache_root
 from tests.support.patience import pause
@@ -108,6 +109,40 @@ def _output(request: EngineRequest, tokens: list[int]) -> EngineOutput:
         logprobs=[-0.5] * len(tokens),
         finish_reason="stop" if len(tokens) < request.max_tokens else "length",
     )
+
+
+class ReloadingEngine(FakeEngine):
+    """Completions are one token, ``token_of`` the weights, again and again.
+
+    Each engine adds a line to the file ``FAKE_LOADS`` for its start and for each load, with its process id. It refuses
+    to load the weights whose directory ``FAKE_REFUSES`` names. The first to load those of ``FAKE_DIES_AT`` dies.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._path = spec.model_path
+        self._tell("start", spec.model_path)
+
+    @staticmethod
+    def token_of(weights: Path) -> int:
+        return 10 + int(weights.name.rpartition("-")[2])
+
+    def load_weights(self, path: Path) -> None:
+        assert not self.running, "requests are in flight"
+        if path.name == os.environ.get("FAKE_REFUSES"):
+            raise ReloadRefused("these weights are refused")
+        self._tell("load", path)
+        self._path = path
+        if path.name == os.environ.get("FAKE_DIES_AT") and "died" not in Path(os.environ["FAKE_LOADS"]).read_text():
+            self._tell("died", path)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _tell(self, what: str, path: Path) -> None:
+        with Path(os.environ["FAKE_LOADS"]).open("a") as file:
+            file.write(f"{what} {path.name} {os.getpid()}\n")
+
+    def _generate(self, request: EngineRequest, tokens: list[int]) -> None:
+        tokens.append(self.token_of(self._path))
 
 
 class AdapterEngine(FakeEngine):

@@ -16,7 +16,7 @@ from tasks.records import QUESTION_SCHEMA
 from tests.support.fake_engines import FakeEngine
 
 ARMS = tuple(Arm(id=name, system_prompt=f"Answer {name}.") for name in ("plain", "short", "steps"))
-POLICY = Policy(run_id="run", model="model", model_revision="1", weights=Path("unused"))
+POLICY = Policy(run_id="run", model="model", model_revision="1", weights=Path("unused"), weights_digest="1")
 ENGINE_SPEC = EngineSpec(model_path=Path("unused"), settings=EngineSettings())
 
 

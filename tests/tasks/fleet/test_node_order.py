@@ -9,10 +9,11 @@ import pytest
 from tasks.errors import ConfigError
 from tasks.fleet.node_identity import differences
 from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
-from tests.support.lora_adapters import write_adapter
+from tests.support.lora_adapters import merge_adapter, write_adapter
 
 
 def plans_of(folder: Path, **more: Any) -> tuple[RunPlan, ...]:
@@ -28,6 +29,15 @@ def test_a_node_plans_the_same_runs_in_a_place_of_its_own(tmp_path: Path) -> Non
     assert [plan.adapter for plan in accepted] == [plan.adapter for plan in plans]
     assert {plan.paths.root.parent for plan in accepted} == {tmp_path / "scratch"}
     assert accepted[0].lora == plans[0].lora
+
+
+def test_a_node_plans_the_runs_of_several_checkpoints(tmp_path: Path) -> None:
+    adapters = [write_adapter(tmp_path / f"lora-{seed}", seed=seed) for seed in (1, 2)]
+    models = [str(merge_adapter(adapter, tmp_path / f"step-{number}")) for number, adapter in enumerate(adapters)]
+    [first] = plans_of(tmp_path, model=models[0])
+    plans = plan_checkpoints(first, models)
+    accepted = accept_order(NodeOrder.of(plans), tmp_path / "scratch")
+    assert [(plan.run_id, plan.model.path) for plan in accepted] == [(plan.run_id, plan.model.path) for plan in plans]
 
 
 @pytest.mark.parametrize(

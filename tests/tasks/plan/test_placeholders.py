@@ -1,4 +1,4 @@
-"""Placeholders become the day, in any format, and the newest complete model."""
+"""Placeholders become the day, in any format, and the complete models that match."""
 
 import datetime
 import os
@@ -37,7 +37,7 @@ def test_a_seed_must_become_a_number() -> None:
         fill_placeholders({"seed": "7x"}, DAY)
 
 
-def test_the_newest_complete_model_is_taken(tmp_path: Path) -> None:
+def test_a_pattern_means_all_complete_models_or_the_newest(tmp_path: Path) -> None:
     for age, step in enumerate(("step-1000", "step-900", "step-1100")):
         _model(tmp_path / step, written=2_000_000_000 - 60 * age)
     (tmp_path / "step-1200").mkdir()
@@ -47,6 +47,18 @@ def test_the_newest_complete_model_is_taken(tmp_path: Path) -> None:
     pattern = str(tmp_path / "step-*")
     assert has_placeholder({"model": pattern}, "model")
     assert fill_placeholders({"model": pattern}, DAY)["model"] == str(tmp_path / "step-1000")
+    newest = fill_placeholders({"model": pattern, "checkpoints": "newest"}, DAY)
+    assert newest == {"model": str(tmp_path / "step-1000"), "checkpoints": [str(tmp_path / "step-1000")]}
+    told: list[str] = []
+    filled = fill_placeholders({"model": pattern, "checkpoints": "all"}, DAY, told.append)
+    models = [str(tmp_path / f"step-{step}") for step in (900, 1000, 1100)]
+    assert filled == {"model": models[0], "checkpoints": models}
+    assert fill_placeholders(filled, DAY) == filled
+    # a retry of a flow run takes both as they were recorded
+    given = {"model": pattern, "checkpoints": "all"}
+    assert [name for name in given if has_placeholder(given, name)] == ["model", "checkpoints"]
+    assert not [name for name in filled if has_placeholder(filled, name)]
+    assert [text.partition("complete: ")[2].partition(":")[0] for text in told] == ["step-1200", "step-1300"]
 
 
 def test_a_model_whose_name_exists_is_no_pattern(tmp_path: Path) -> None:

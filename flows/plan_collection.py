@@ -1,0 +1,23 @@
+"""The plans of all runs that a flow collects on the same engines: of several checkpoints, or of adapters of a model."""
+
+from flows.parameters import FlowParameters
+from tasks.errors import ConfigError
+from tasks.plan.checkpoint_plans import plan_checkpoints
+from tasks.plan.policies import check_baselines, plan_policies
+from tasks.plan.run_plan import RunPlan
+
+
+def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
+    """Return the plan of each run, with that of the first model's, ``plan``. Raises ConfigError."""
+    plans = plan_checkpoints(plan, asked.checkpoints)
+    if len(plans) == 1:
+        plans = plan_policies(plan)
+        check_baselines(plans, asked.baseline)
+        return plans
+    if plan.config.adapters:
+        raise ConfigError(
+            f"the pattern of the model means {len(plans)} checkpoints, and several are collected without adapters. "
+            "Leave out adapters, or give --checkpoints newest"
+        )
+    check_baselines(plans, asked.baseline)
+    return plans

@@ -1,0 +1,116 @@
+"""The rewards of several runs by the step of their checkpoints, and the page that shows them."""
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError
+from tasks.files import publish_text
+from tasks.plain_text import visible
+from tasks.plan.checkpoints import steps_of
+from tasks.results.finished_run import read_config
+from tasks.results.metrics import ArmMetrics
+from tasks.results.page_plots import StepSeries, step_plot
+from tasks.results.report_page import page_template
+from tasks.results.reward_interval import Interval
+from tasks.results.run_report import RunReport, read_report
+from tasks.user_paths import is_url
+
+_UNLIKE = ("model", "tokenizer", "chat_template")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRun:
+    """The run of one checkpoint."""
+
+    step: int
+    checkpoint: str
+    report: RunReport
+
+    @property
+    def arms(self) -> dict[str, ArmMetrics]:
+        """Each arm, and all arms together, by name."""
+        return {str(arm.arm_id): arm for arm in self.report.all_arms}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Finished runs in the order of their steps. ``key`` is the same for all collections of these checkpoints."""
+
+    runs: tuple[StepRun, ...]
+    key: str
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms of any run; that of all arms together is the first."""
+        names = dict.fromkeys(name for run in self.runs for name in reversed(run.arms))
+        first, *others = names
+        return (first, *reversed(others))
+
+
+def matching_runs(name: str, runs_dir: Path) -> list[str]:
+    """Return the ids of the runs that match ``name``, if it is a pattern and no run; else ``name`` alone.
+
+    Raises ConfigError when none matches.
+    """
+    if is_url(name) or not glob.has_magic(name) or (runs_dir / name).exists() or Path(name).exists():
+        return [name]
+    found = sorted(path.parent.name for path in runs_dir.glob(f"{name}/report.json"))
+    if not found:
+        raise ConfigError(f"no finished run in {runs_dir} matches {name!r}. harvest runs lists them")
+    return found
+
+
+def read_steps(run_dirs: Sequence[Path]) -> StepReport:
+    """Read the reports of two or more finished runs. Raises ConfigError when one is not finished, or DamagedFile."""
+    configs = [read_config(run_dir) for run_dir in run_dirs]
+    reports = [read_report(run_dir) for run_dir in run_dirs]
+    paths: list[str] = []
+    found: list[RunReport] = []
+    for run_dir, config, report in zip(run_dirs, configs, reports, strict=True):
+        if report is None or not config:
+            raise ConfigError(f"{run_dir} has no report.json, so the run is not finished. Finish it, or leave it out")
+        found.append(report)
+        paths.append(str(Path(config.get("model", {}).get("path", run_dir)).absolute()))
+    runs = [
+        StepRun(step=step, checkpoint=path, report=report)
+        for step, path, report in zip(steps_of(paths), paths, found, strict=True)
+    ]
+    return StepReport(runs=tuple(sorted(runs, key=lambda run: run.step)), key=_key(paths, configs[0]))
+
+
+def publish_steps(steps: StepReport, runs_dir: Path) -> Path:
+    """Make and publish the page of ``steps`` beside the runs, and return its path."""
+    path = runs_dir / f"steps-{steps.key}.html"
+    publish_text(render_steps(steps), path)
+    return path
+
+
+def render_steps(steps: StepReport) -> str:
+    """Return the page as text."""
+    series = [StepSeries(name=arm, points=_points(steps, arm)) for arm in steps.arms]
+    return visible(page_template("steps.html.jinja").render(steps=steps, plot=step_plot(series)))
+
+
+def _points(steps: StepReport, arm: str) -> tuple[tuple[int, float, Interval | None], ...]:
+    found = [(run.step, run.arms[arm]) for run in steps.runs if arm in run.arms]
+    return tuple(
+        (step, metrics.mean_reward, metrics.mean_reward_interval)
+        for step, metrics in found
+        if metrics.mean_reward is not None
+    )
+
+
+def _key(paths: Sequence[str], config: dict[str, Any]) -> str:
+    """A name for the checkpoints of one training under these settings, whichever of them are there."""
+    folder = Path(os.path.commonpath(paths))
+    settings = {name: value for name, value in config.get("comparable", {}).items() if name not in _UNLIKE}
+    text = json.dumps([str(folder), settings, config.get("tested")], sort_keys=True, default=str)
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.name).strip("-.") or "checkpoints"
+    return f"{name[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -1,0 +1,112 @@
+"""Several checkpoints on the same replicas: real replica processes, with a fake engine in them."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from profiles.load import DEMO_MODEL
+from tasks.plan.model_source import find_model
+from tasks.plan.run_plan import RunPlan, with_model
+from tests.support.fake_engines import ReloadingEngine
+from tests.tasks.generation.test_replica_pool import Outcome, generate, make_plan
+
+pytestmark = pytest.mark.slow
+
+BACKEND = "tests.support.fake_engines:ReloadingEngine"
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARVEST_CACHE_DIR", str(tmp_path / "caches"))
+    monkeypatch.setenv("FAKE_LOADS", str(tmp_path / "loads"))
+
+
+def make_plans(folder: Path, *, backend: str = BACKEND, replicas: int = 1) -> list[RunPlan]:
+    plan = make_plan(folder, backend=backend, replicas=replicas)
+    plan = replace(plan, questions=plan.questions.head(12))
+    models = [shutil.copytree(DEMO_MODEL, folder / f"step-{step}") for step in (1, 2, 3)]
+    for model in models:
+        # so that each has a digest of its own
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n" * int(model.name[-1]))
+    return [with_model(plan, str(model)) for model in models]
+
+
+def check(plans: list[RunPlan], outcome: Outcome) -> None:
+    """Every rollout was made with the weights of its run."""
+    assert outcome.error is None
+    for plan in plans:
+        rows = pl.read_parquet(plan.paths.root / "rollouts" / "*.parquet")
+        assert rows.height == plan.num_rollouts
+        assert set(rows["completion_ids"].explode()) == {ReloadingEngine.token_of(plan.model.path)}
+        assert set(rows["model"]) == {plan.model.name}
+
+
+def loads(folder: Path) -> list[str]:
+    """What the engines loaded, in order, and by the number of the engine."""
+    lines = [line.split() for line in (folder / "loads").read_text().splitlines()]
+    numbers = {pid: number for number, pid in enumerate(dict.fromkeys(pid for _, _, pid in lines))}
+    return [f"{numbers[pid]} {what} {name}" for what, name, pid in lines]
+
+
+def test_one_engine_serves_the_checkpoints_one_after_the_other(tmp_path: Path) -> None:
+    plans = make_plans(tmp_path)
+    outcome = generate(*plans)
+    check(plans, outcome)
+    assert loads(tmp_path) == ["0 start step-1", "0 load step-2", "0 load step-3"]
+    assert [event.message for event in outcome.events if event.kind == "reloaded"]
+    assert outcome.pool.restarts == 0
+
+
+def test_an_engine_that_refuses_is_replaced_without_counting_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_REFUSES", "step-2")
+    plans = make_plans(tmp_path)
+    outcome = generate(*plans, retry=True)
+    check(plans, outcome)
+    assert loads(tmp_path) == ["0 start step-1", "1 start step-2", "1 load step-3"]
+    assert outcome.pool.restarts == 0
+    (told,) = [event.message for event in outcome.events if event.kind == "renewed"]
+    assert told == "replica 0 starts a new engine for the next weights: these weights are refused"
+
+
+def test_an_engine_without_load_weights_starts_anew_for_each_checkpoint(tmp_path: Path) -> None:
+    plans = make_plans(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    outcome = generate(*plans, retry=True)
+    assert outcome.error is None
+    assert outcome.pool.restarts == 0
+    assert sum(event.kind == "renewed" for event in outcome.events) == 2
+    assert all(len(list(plan.paths.root.glob("rollouts/*.parquet"))) == plan.num_shards for plan in plans)
+
+
+def test_a_killed_replica_starts_again_with_the_weights_that_are_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_DIES_AT", "step-2")
+    plans = make_plans(tmp_path)
+    outcome = generate(*plans, retry=True)
+    check(plans, outcome)
+    assert loads(tmp_path)[:3] == ["0 start step-1", "0 load step-2", "0 died step-2"]
+    assert "1 start step-1" not in loads(tmp_path)
+    assert outcome.pool.restarts == 1
+
+
+def test_replicas_may_have_the_weights_of_different_checkpoints(tmp_path: Path) -> None:
+    plans = make_plans(tmp_path, replicas=2)
+    check(plans, generate(*plans))
+
+
+def test_weights_that_changed_since_the_run_was_planned_are_refused(tmp_path: Path) -> None:
+    plans = make_plans(tmp_path)
+    weights = plans[1].model.path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert find_model(str(plans[1].model.path)).weights_digest != plans[1].model.weights_digest
+    outcome = generate(*plans)
+    assert outcome.error is not None
+    assert f"the weights in {plans[1].model.path} have changed since the run was planned" in str(outcome.error)
+    assert not list(plans[1].paths.root.glob("rollouts/*.parquet"))

@@ -1,0 +1,87 @@
+"""The page of rewards by step: every run, arm and interval, in the order of the steps, and escaped."""
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tasks.errors import ConfigError
+from tasks.files import publish_json
+from tasks.results.page_plots import StepSeries, step_plot
+from tasks.results.reward_interval import Interval
+from tasks.results.run_report import publish_report
+from tasks.results.step_report import matching_runs, publish_steps, read_steps
+from tasks.results.summary import summarize_run
+from tests.support.synthetic import write_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the checkpoints of steps 1000, 900 and 1100, whose names are no steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    for number, step in enumerate((1000, 900, 1100)):
+        run = write_run(folder / f"run-{'abc'[number]}", variant=number)
+        report = summarize_run(run.root)
+        if step == 1100:
+            # an arm that came later
+            report = replace(report, dataset="<script>alert(1)</script>")
+        publish_report(report, run.root)
+        config = {"fingerprint": "f", "model": {"path": f"/models/run7/step-{step}"}, "tested": {}, "comparable": {}}
+        publish_json(config, run.config)
+    return folder
+
+
+def test_runs_are_in_the_order_of_their_steps(runs: Path) -> None:
+    steps = read_steps([runs / "run-a", runs / "run-b", runs / "run-c"])
+    assert [(run.step, run.report.run_id) for run in steps.runs] == [
+        (900, steps.runs[0].report.run_id),
+        (1000, steps.runs[1].report.run_id),
+        (1100, steps.runs[2].report.run_id),
+    ]
+    assert [Path(run.report.run_dir).name for run in steps.runs] == ["run-b", "run-a", "run-c"]
+    assert steps.arms[0] == "all"
+    assert set(steps.arms[1:]) == {str(arm.arm_id) for arm in steps.runs[0].report.arms}
+
+
+def test_the_page_stands_alone_and_has_each_reward(runs: Path, tmp_path: Path) -> None:
+    steps = read_steps([runs / "run-c", runs / "run-a"])
+    page = publish_steps(steps, tmp_path)
+    text = page.read_text()
+    assert page.name == f"steps-{steps.key}.html"
+    assert "<script" not in text
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    for run in steps.runs:
+        assert f">{run.step:,}<" in text
+        for arm in run.arms.values():
+            assert f"{arm.mean_reward:,.3f}" in text
+    # the same checkpoints under the same settings have one page, whichever of them are there
+    assert read_steps([runs / "run-a", runs / "run-b"]).key == steps.key
+
+
+def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no report\.json"):
+        read_steps([runs / "run-a", tmp_path])
+
+
+def test_a_pattern_names_finished_runs(runs: Path) -> None:
+    assert matching_runs("run-[ab]", runs) == ["run-a", "run-b"]
+    assert matching_runs("run-a", runs) == ["run-a"]
+    assert matching_runs("s3://bucket/run-*", runs) == ["s3://bucket/run-*"]
+    with pytest.raises(ConfigError, match="no finished run in "):
+        matching_runs("step-*", runs)
+
+
+def test_the_plot_has_a_panel_per_arm_with_points_and_intervals() -> None:
+    interval = Interval(low=0.2, high=0.6, method="wilson")
+    series = [
+        StepSeries(name="all", points=((900, 0.4, interval), (1000, 0.5, None))),
+        StepSeries(name="<b>", points=((1000, 0.7, interval),)),
+        StepSeries(name="none", points=()),
+    ]
+    root = ElementTree.fromstring(str(step_plot(series)))
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findall(f"{space}circle")) == 3
+    assert [each.text for each in root.findall(f"{space}text") if each.text in ("all", "<b>", "none")] == [
+        *("all", "<b>", "none")
+    ]
