@@ -126,7 +126,8 @@ class Bench:
                 f"profile {self._plan.profile.name} names no baseline profile. Give --baseline-profile, or leave the "
                 "baseline out with --only"
             )
-        values = {**self._given, "profile": self._baseline_profile, "model": self._plan.model.name}
+        # the baseline has the settings of its own profile
+        values = {**self._given, "profile": self._baseline_profile, "model": self._plan.model.name, "engine": None}
         return plan_run(config_from_parameters(values), self._runs_dir)
 
     def _measure(self, contestant: str, repeat: int, watch: GpuUseSampler) -> Measurement:

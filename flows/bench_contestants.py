@@ -112,7 +112,7 @@ def run_contest(plan: RunPlan, contestant: str, requests: Requests, directory: P
         rollouts=result.rollouts,
         tokens=result.tokens,
         prompt_tokens=requests.prompt_tokens,
-        gpus=engine.settings.tensor_parallel_size,
+        gpus=engine.settings.gpus,
     )
 
 
@@ -120,7 +120,7 @@ def run_loop(plan: RunPlan, loop: LoopName, directory: Path) -> Ran:
     """Run ``loop`` with the settings of ``plan``, as a run in ``directory``. Raises EngineError."""
     run = run_reference(reference_plan(plan, loop, directory, name=loop), loop)
     finished = run.timing.finished + time.time() - time.monotonic()
-    return _stored(run.plan.paths, finished, run.process_seconds, run.plan.profile.engine.tensor_parallel_size)
+    return _stored(run.plan.paths, finished, run.process_seconds, run.plan.profile.engine.gpus)
 
 
 def run_pipeline(plan: RunPlan, given: Mapping[str, Any], directory: Path) -> Ran:

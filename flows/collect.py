@@ -25,7 +25,7 @@ from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
 from tasks.comparison.baseline import AUTO
-from tasks.fleet.node_session import check_nodes, on_nodes
+from tasks.fleet.ray_address import check_nodes, on_nodes
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run

@@ -15,6 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from profiles.schema import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
+from tasks.errors import ConfigError
+from tasks.plan.engine_options import read_engine_options
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
@@ -24,7 +26,8 @@ _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 _FORM_ORDER = (
     *("profile", "model", "adapters", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
-    *("temperature", "top_p", "max_tokens", "seed", "arms", "scorer", "question_batch_size", "shard_size"),
+    *("temperature", "top_p", "top_k", "min_p", "sampling", "max_tokens", "seed", "arms"),
+    *("scorer", "engine", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
     *("checkpoints", "skip_finished", "name", "nodes", "ray", "runs_dir"),
@@ -134,6 +137,22 @@ def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
 
 
+class _Pair(argparse.Action):
+    """Adds KEY=VALUE to the table of those that were given before."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        table = getattr(namespace, self.dest) or {}
+        try:
+            pair = read_engine_options([values]) or {}
+        except ConfigError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        if given := table.keys() & pair.keys():
+            raise argparse.ArgumentError(self, f"{given.pop()} is given twice. Give it once")
+        setattr(namespace, self.dest, table | pair)
+
+
 def _shown(parameter: Parameter) -> Any:
     """Return the field that gives ``parameter`` its title and description in Prefect's form.
 
@@ -150,7 +169,7 @@ def _help(parameter: Parameter) -> str:
     text = text if text[1].isupper() else text[0].lower() + text[1:]
     if isinstance(parameter.default, str | int | float) and parameter.default is not False:
         text = f"{text} (default {parameter.default})"
-    if all(get_origin(kind) is list for kind in parameter.kinds()):
+    if parameter.is_table or all(get_origin(kind) is list for kind in parameter.kinds()):
         text += "; may be repeated"
     return text.replace("%", "%%")
 
@@ -165,8 +184,11 @@ def _reader(parameter: Parameter) -> dict[str, Any]:
         return {"action": "store_const", "const": True}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
+    if parameter.is_table:
+        return {"action": _Pair, "metavar": "KEY=VALUE"}
     if get_origin(kind) is list:
-        return {"action": "append", "metavar": "TEXT"}
+        item = get_args(kind)[0]
+        return {"action": "append", "type": item, "metavar": "N" if item is int else "TEXT"}
     if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
         return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
     if kind in (int, float):

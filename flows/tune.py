@@ -53,8 +53,8 @@ class Tuner:
     def __init__(self, plan: RunPlan, given: Mapping[str, Any], *, minutes: float, log: Callable[[str], None]) -> None:
         """``given`` are the parameters of ``plan``. Raises ConfigError when the model's files cannot be read."""
         self._plan, self._minutes, self._log = plan, minutes, log
-        # the batch is part of each candidate's profile
-        self._given = {name: value for name, value in given.items() if name != "question_batch_size"}
+        # the batch and the engine's settings are part of each candidate's profile
+        self._given = {name: value for name, value in given.items() if name not in ("question_batch_size", "engine")}
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         self.directory = plan.paths.root.parent / f"{NAME}-{plan.profile.name}-{stamp}"
         self.trials: list[Trial] = []

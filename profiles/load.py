@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from profiles.arm_schema import ArmSet
 from profiles.regular_files import read_regular_text
-from profiles.schema import RETIRED_ENGINE_KEYS, Profile, Settings
+from profiles.schema import FROM_USER, EngineSettings, Profile, Settings
+from profiles.vllm_keys import RETIRED_ENGINE_KEYS, is_vllm_key, nearest_keys, why_refused
 
 PROFILES_DIR = Path(__file__).parent
 DEMO_MODEL = PROFILES_DIR / "demo" / "model"
@@ -83,7 +84,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
 def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
     """``values`` as a ``kind``. Raises SettingsError: one line that names ``origin`` and its first wrong field."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context=FROM_USER)
     except ValidationError as error:
         raise SettingsError(f"{origin}: {explain(error, kind)}") from None
 
@@ -102,8 +103,10 @@ def explain(error: ValidationError, kind: type[Settings]) -> str:
         key = str(first["loc"][-1])
         if key in RETIRED_ENGINE_KEYS:
             return f"{where} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}{more}"
-        allowed = ", ".join(_fields_at(kind, first["loc"][:-1]))
-        return f"unknown key {where}; allowed here: {allowed}{more}"
+        allowed = _fields_at(kind, first["loc"][:-1])
+        if allowed == sorted(EngineSettings.model_fields):
+            return f"{_unknown_engine_key(key, where, allowed)}{more}"
+        return f"unknown key {where}; allowed here: {', '.join(allowed)}{more}"
     if first["type"] == "missing":
         return f"{where} is missing{more}"
     if first["type"] == "value_error":
@@ -111,6 +114,16 @@ def explain(error: ValidationError, kind: type[Settings]) -> str:
         return f"{where}: {message}{more}" if where else f"{message}{more}"
     message = first["msg"]
     return f"{where} is {short_repr(first['input'])}: {message[:1].lower()}{message[1:]}{more}"
+
+
+def _unknown_engine_key(key: str, where: str, own: list[str]) -> str:
+    if is_vllm_key(key):
+        if (why := why_refused(key)) is not None:
+            return f"{where} is not passed on: {why}"
+        return f"{where} is a field of vLLM's EngineArgs. Put it into the table [engine.vllm]"
+    near = nearest_keys(key, own)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown key {where}; {hint}allowed here: {', '.join(own)}; other fields of EngineArgs in [engine.vllm]"
 
 
 def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:

@@ -6,20 +6,26 @@ from typing import Any
 
 from profiles.schema import Profile
 
+_TABLES = 2
+"""Tables within tables that have headings: [engine.vllm] is the deepest."""
+
 
 def profile_text(profile: Profile, comments: Sequence[str] = ()) -> str:
     """Return ``profile`` as TOML, with every setting that has a value, below ``comments`` of one line each."""
     lines = [f"# {_comment(comment)}" for comment in comments]
-    tables: dict[str, Mapping[str, Any]] = {}
-    for name, value in profile.model_dump(mode="json", exclude_none=True).items():
-        if isinstance(value, dict):
-            tables[name] = value
-        else:
-            lines.append(_line(name, value))
-    for name, table in tables.items():
-        if table:
-            lines += ["", f"[{name}]", *(_line(key, value) for key, value in table.items())]
+    lines += _table("", profile.model_dump(mode="json", exclude_none=True), _TABLES)
     return "\n".join(lines) + "\n"
+
+
+def _table(name: str, values: Mapping[str, Any], deeper: int) -> list[str]:
+    """Return the lines of a table's own values, then those of the tables in it; those that are too deep are values."""
+    tables = {key: value for key, value in values.items() if isinstance(value, dict) and deeper}
+    lines = [_line(key, value) for key, value in values.items() if key not in tables]
+    if name and lines:
+        lines = ["", f"[{name}]", *lines]
+    for key, table in tables.items():
+        lines += _table(f"{name}.{key}".lstrip("."), table, deeper - 1)
+    return lines
 
 
 def _comment(text: str) -> str:
@@ -28,5 +34,20 @@ def _comment(text: str) -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    # JSON's strings, numbers, flags and lists are TOML's too, but for a character that TOML wants escaped
-    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+    return f"{key} = {toml_value(value)}"
+
+
+def toml_value(value: Any) -> str:
+    """Return a value that JSON can hold as TOML."""
+    if isinstance(value, dict):
+        pairs = (f"{_string(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {', '.join(pairs)} }}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    # JSON's numbers and flags are TOML's too
+    return _string(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _string(text: str) -> str:
+    # so are its strings, but for a character that TOML wants escaped
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

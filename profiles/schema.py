@@ -1,7 +1,7 @@
 """The keys of profiles: type, bounds, unit and meaning of each. An unknown key is an error.
 
-A profile describes one hardware target. Engine arguments have vLLM's own names. A key that vLLM 0.32 no longer takes is
-refused with the name of its replacement.
+A profile describes one hardware target. Engine arguments have vLLM's own names, and those that are no settings of ours
+are passed on as they are: see profiles/vllm_keys.py.
 """
 
 import re
@@ -21,14 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-RETIRED_ENGINE_KEYS = {
-    "swap_space": "vLLM has no CPU swap any more: preempted sequences are recomputed. Remove the key; "
-    "to offload KV cache to CPU memory see vLLM's kv_offloading_size",
-    "use_v2_block_manager": "the block manager is not selectable any more. Remove the key",
-    "num_scheduler_steps": "multi-step scheduling was replaced by async scheduling, which is on by default. Remove it",
-    "max_seq_len_to_capture": "use max_cudagraph_capture_size, which counts sequences, not tokens",
-    "device": "vLLM takes the device from the installed build: install the cpu or the gpu extra",
-}
+from profiles.vllm_keys import check_keys
 
 # bounds that only a slip of the pen exceeds, which is then refused before anything is multiplied by it
 MOST_GPUS = 1024
@@ -44,6 +37,9 @@ AUTO: Literal["auto"] = "auto"
 node's GPUs."""
 STATED_BATCH_SEQS = 256
 """Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
+
+FROM_USER = "from a user"
+"""Context of a validation in which fields of vLLM are checked. A stored run may be of another version of vLLM."""
 
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_SEQUENCES)])
 
@@ -84,7 +80,9 @@ class EngineSettings(Settings):
     """Engine arguments of one replica, under vLLM's names."""
 
     tensor_parallel_size: int = Field(1, ge=1, le=MOST_GPUS)
-    """GPUs per replica."""
+    """GPUs that share each layer of a replica's model."""
+    pipeline_parallel_size: int = Field(1, ge=1, le=MOST_GPUS)
+    """Groups of such GPUs in a replica, each with a part of the layers: for a model too large for the other size."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     """Number format of weights and activations; "auto" takes the one in the model's config."""
     max_model_len: int = Field(2048, ge=16, le=MOST_TOKENS)
@@ -123,6 +121,20 @@ class EngineSettings(Settings):
     """Run vLLM's engine core in a process of its own; None does so on GPUs, and not on a CPU. Several GPUs need one."""
     backend: str = Field("vllm", pattern=r"^(vllm|[\w.]+:\w+)$")
     """"vllm", or ``module:Class`` of another engine."""
+    vllm: dict[str, Any] = Field(default_factory=dict)
+    """Any other fields of vLLM's EngineArgs, under their own names."""
+
+    @field_validator("vllm")
+    @classmethod
+    def _passed_on(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.context == FROM_USER:
+            check_keys(table, own=cls.model_fields)
+        return table
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
     def sequences(self) -> int:
@@ -137,10 +149,11 @@ class EngineSettings(Settings):
 
     @model_validator(mode="after")
     def _several_gpus_have_a_core_process(self) -> "EngineSettings":
-        if self.core_process is False and self.tensor_parallel_size > 1:
+        if self.core_process is False and self.gpus > 1:
+            size = "tensor_parallel_size" if self.tensor_parallel_size > 1 else "pipeline_parallel_size"
             raise ValueError(
-                f"core_process is false, but tensor_parallel_size is {self.tensor_parallel_size}: an engine of several "
-                "GPUs has its core in a process of its own. Leave core_process out, or use tensor_parallel_size 1"
+                f"core_process is false, but {size} is {getattr(self, size)}: an engine of several "
+                f"GPUs has its core in a process of its own. Leave core_process out, or use {size} 1"
             )
         return self
 
@@ -156,6 +169,12 @@ class EngineSettings(Settings):
                 "while enable_chunked_prefill is false: a prompt must fit in one step. Raise max_num_batched_tokens"
             )
         return self
+
+
+def parallel_words(engine: EngineSettings) -> str:
+    """Return how an engine is spread over its GPUs, in the settings' own words."""
+    stages = f" x pipeline_parallel_size {engine.pipeline_parallel_size}" if engine.pipeline_parallel_size > 1 else ""
+    return f"tensor_parallel_size {engine.tensor_parallel_size}{stages}"
 
 
 def _regular_expression(text: str) -> str:
@@ -208,10 +227,10 @@ class Profile(Settings):
     model: str | None = None
     """The model when --model is not given; "demo" is the embedded one."""
     replicas: int = Field(1, ge=1, le=MOST_GPUS)
-    """Engines on the node in all, each with tensor_parallel_size GPUs of its own unless replicas_per_gpu is above 1."""
+    """Engines on the node in all, each with GPUs of its own unless replicas_per_gpu is above 1."""
     replicas_per_gpu: int = Field(1, ge=1, le=MOST_REPLICAS_PER_GPU)
     """Engines that share each GPU and its gpu_memory_utilization, for models that fit more than once: replicas = 2 with
-    replicas_per_gpu = 2 uses one GPU. Needs tensor_parallel_size 1, and divides replicas."""
+    replicas_per_gpu = 2 uses one GPU. Needs engines of one GPU, and divides replicas."""
     question_batch_size: QuestionBatch = 16
     """Questions in flight per replica; sequences in flight = questions x arms x samples. With "auto" as many as the
     memory holds, see tasks/node/auto_batch.py."""
@@ -258,16 +277,26 @@ class Profile(Settings):
         """GPUs that all replicas take together; 0 for a CPU profile."""
         if self.expect.device == "cpu":
             return 0
-        return self.replicas * self.engine.tensor_parallel_size // self.replicas_per_gpu
+        return self.replicas * self.engine.gpus // self.replicas_per_gpu
+
+    @model_validator(mode="after")
+    def _stages_are_on_gpus(self) -> "Profile":
+        if self.expect.device == "cpu" and self.engine.pipeline_parallel_size > 1:
+            raise ValueError(
+                f'pipeline_parallel_size is {self.engine.pipeline_parallel_size}, but expect.device is "cpu": vLLM\'s '
+                "engine for CPUs fails in its first step when a stage was not warmed up, as with a KV cache of stated "
+                "size. Leave pipeline_parallel_size out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpus_can_be_shared(self) -> "Profile":
-        count, size = self.replicas_per_gpu, self.engine.tensor_parallel_size
+        count = self.replicas_per_gpu
         if count == 1:
             return self
-        if self.expect.device != "cuda" or size != 1:
+        if self.expect.device != "cuda" or self.engine.gpus != 1:
             raise ValueError(
-                f"replicas_per_gpu is {count}, with tensor_parallel_size {size} and expect.device "
+                f"replicas_per_gpu is {count}, with {parallel_words(self.engine)} and expect.device "
                 f'"{self.expect.device}". Engines share a GPU only with tensor_parallel_size 1 and device "cuda". '
                 "Leave replicas_per_gpu out"
             )
@@ -283,7 +312,7 @@ class Profile(Settings):
         if 0 < self.expect.gpu_count < self.gpus:
             shared = f", {self.replicas_per_gpu} on each GPU," if self.replicas_per_gpu > 1 else ""
             raise ValueError(
-                f"{self.replicas} replicas of tensor_parallel_size {self.engine.tensor_parallel_size}{shared} need "
+                f"{self.replicas} replicas of {parallel_words(self.engine)}{shared} need "
                 f"{self.gpus} GPUs, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or "
                 "tensor_parallel_size"
             )

@@ -58,6 +58,33 @@ distribution (vLLM ``processed_logprobs``), as long as ``completion_ids``. ``top
 the k most likely tokens per position, or null when the run did not store them. An error row has ``error`` set,
 ``completion`` null, empty token lists and a null ``finish_reason``."""
 
+SAMPLING_COLUMNS: _Types = {
+    "top_k": pl.Int32,
+    "min_p": pl.Float64,
+    "repetition_penalty": pl.Float64,
+    "presence_penalty": pl.Float64,
+    "frequency_penalty": pl.Float64,
+    "min_tokens": pl.Int32,
+    "stop_token_ids": pl.List(pl.Int32),
+    "bad_words": pl.List(pl.String),
+}
+STORED_COLUMNS: _Types = {
+    "sampling_mask": pl.List(pl.List(pl.Int32)),
+    "routed_experts": pl.List(pl.List(pl.List(pl.UInt16))),
+}
+LATER_ROLLOUT_COLUMNS = SAMPLING_COLUMNS | STORED_COLUMNS
+"""Columns of rollouts, after all others, that a run has only if it sets what they tell: ``SAMPLING_COLUMNS`` where they
+are not at their default, ``STORED_COLUMNS`` where the run stores them. So the files of a run are alike, also when an
+earlier version began it. ``sampling_mask`` has for each token of the completion the ids that it was sampled from, and
+``routed_experts`` has shape (tokens, layers, experts per token); both are null for an error row."""
+
+
+def are_rollouts(schema: pl.Schema) -> bool:
+    """Return whether the columns are those of a run's rollouts, in order, with or without the later ones."""
+    found = {name: kind for name, kind in LATER_ROLLOUT_COLUMNS.items() if name in schema}
+    return list(schema.items()) == list(pl.Schema(_ROLLOUT_TYPES | found).items())
+
+
 SCORE_SCHEMA = pl.Schema(
     {
         "rollout_id": pl.String,
@@ -104,6 +131,10 @@ class RunPaths:
     @property
     def equivalence(self) -> Path:
         return self.root / "equivalence.json"
+
+    @property
+    def mismatch(self) -> Path:
+        return self.root / "mismatch.json"
 
     @property
     def report(self) -> Path:

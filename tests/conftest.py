@@ -3,24 +3,34 @@
 import gc
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tasks.node.engine_caches import CACHE_VARIABLE
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
+from tests.support.harvest_command import tell  # noqa: F401
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
-from tests.support.prefect_server import prefect_api  # noqa: F401
+from tests.support.prefect_server import new_prefect_home, prefect_api  # noqa: F401
 from tests.support.ray_nodes import ray_head, ray_nodes  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
 
 WORKERS = "tests with Prefect workers"
-WORKER_MODULES = {
-    "tests/e2e/test_prefect_deployments.py",
+WORKER_MODULES = {"tests/e2e/test_prefect_deployments.py"}
+WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
+"""Modules of faults whose tests share finished runs, each of which would be made once per process."""
+LONGEST = {
+    "tests/e2e/test_equivalence_engine.py",
+    "tests/faults/test_engine_deaths.py",
+    "tests/faults/test_out_of_memory.py",
+    "tests/faults/test_random_kills.py",
 }
+"""Modules with parts of a minute and more that one process must run."""
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -39,6 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if SLOWNESS_VARIABLE not in os.environ:
         measure_slowness()
+    if CACHE_VARIABLE not in os.environ:
+        # engines of tests, fake ones too, record that they filled a cache: not in the user's
+        caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
+        os.environ[CACHE_VARIABLE] = caches.name
+        config.add_cleanup(caches.cleanup)
     # the product, in this process and its children, must not take a slow machine for a failure
     os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 
@@ -70,9 +85,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, bool]:
-    """Put slow tests before quick ones, and first of all the longest part that one process must run."""
-    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS
+def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """Put slow tests before quick ones, and first of all the longest parts that one process must run."""
+    module = item.nodeid.partition("::")[0]
+    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS, module not in LONGEST
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
@@ -97,7 +113,7 @@ def group_of(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
     if module in WORKER_MODULES:
         return WORKERS
-    return nodeid if module.startswith("tests/faults/") else module
+    return nodeid if module.startswith("tests/faults/") and module not in WHOLE_MODULES else module
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,7 +14,7 @@ from flows.terminal import print_error
 from tasks.last_read import last_read
 from tasks.parent_death import die_with_parent
 
-READERS = frozenset({"arms", "compare", "diff", "export", "push", "report", "runs", "score", "show"})
+READERS = frozenset({"arms", "compare", "diff", "export", "mismatch", "push", "report", "runs", "score", "show"})
 """The commands that read runs."""
 
 _ABORTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}

@@ -20,6 +20,7 @@ from tasks.last_read import last_read
 COMMANDS = (
     "run",
     "compare",
+    "mismatch",
     "bench",
     "tune",
     "score",

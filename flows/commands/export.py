@@ -71,4 +71,6 @@ def execute(options: argparse.Namespace) -> int:
     )
     for reason, count in report.dropped.items():
         print_line(f"  left out: {count:,} ({reason})")
+    for told in report.warnings:
+        print_line(f"  warning: {told}")
     return 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.generation.warm_start import WarmStart
     from tasks.plan.run_plan import RunPlan
 
-_PREFLIGHT_PARAMETERS = ("profile", "model", "upload", "aws_credentials_block", "runs_dir")
+_PREFLIGHT_PARAMETERS = ("profile", "model", "engine", "upload", "aws_credentials_block", "runs_dir")
 
 
 def add(commands: Any) -> None:
@@ -66,7 +66,8 @@ def execute_preflight(options: argparse.Namespace) -> int:
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
     run = _run_to_warm(options, runs_dir)
-    chosen = profile_here(options.profile or PARAMETERS["profile"].default, options.model)
+    profile_name = options.profile or PARAMETERS["profile"].default
+    chosen = profile_here(profile_name, options.model, engine=options.engine)
     profile = chosen.profile if run is None else run.profile
     _tell(chosen.notes if run is None else run.choices)
     report = check_node(

@@ -1,6 +1,7 @@
 """``harvest run``: collect rollouts in this process, on Prefect's embedded server or the one that is set up."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -51,6 +52,8 @@ def execute(options: argparse.Namespace) -> int:
 
     with gc_frozen():
         from flows.parameters import given_parameters
+        from tasks.fleet.ray_address import on_nodes
+        from tasks.generation.early_replicas import begun_early
         from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
@@ -59,16 +62,22 @@ def execute(options: argparse.Namespace) -> int:
     given = {CHECKPOINTS: "all", **given_parameters(options)}
     parameters = fill_placeholders(given, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
-    plan, *_ = check_input(parameters, runs_dir)
-    # last, as it starts a process
-    check_rendered(plan)
-    if options.forget_oom_rung:
-        forget_rung(plan)
+    plans = check_input(parameters, runs_dir)
+    here = not on_nodes(parameters.get("nodes", 1), parameters.get("ray"))
+    with begun_early(plans) if here else contextlib.nullcontext():
+        # last, as it starts a process
+        check_rendered(plans[0])
+        if options.forget_oom_rung:
+            forget_rung(plans[0])
+        return _collect(options, parameters, runs_dir)
 
+
+def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: Path) -> int:
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
     from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
     from flows.server.server_loss import end_without_server, known_outcome, warn
+    from tasks.gc_freeze import gc_frozen
 
     server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
     interruption = Interruption(RESUMES)
@@ -154,7 +163,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from flows.plan_collection import plan_collection
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
-    from tasks.fleet.node_session import check_nodes, on_nodes
+    from tasks.fleet.ray_address import check_nodes, on_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
     from tasks.scoring.scorers import load_scorer

@@ -58,6 +58,8 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
         console.print(f"out of memory {len(report.oom_ladder)} times; rollouts per rung: {report.rollouts_per_rung}")
     if report.equivalence:
         console.print(f"equivalence: {report.equivalence.verdict}: {report.equivalence.reason}")
+    for told in report.warnings:
+        console.print(f"warning: {one_line(told, _MAX_ERROR_CHARS)}")
     console.print(f"run directory: {report.run_dir}")
 
 

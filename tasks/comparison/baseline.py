@@ -132,6 +132,8 @@ def _sample_plan(plan: RunPlan) -> RunPlan:
     sample = replace(
         plan,
         profile=profile,
+        # the baseline has the settings of its own profile
+        config=plan.config.model_copy(update={"engine": None}),
         questions=questions,
         shard_size=default_shard_size(questions.height, profile.question_batch_size, plan.rollouts_per_question),
         comparable=plan.comparable | {"dataset": dataset_digest(questions)},

@@ -134,6 +134,8 @@ def _noise_floor_path(run_dir: Path, runs_dir: Path) -> Path:
         "model": config["comparable"]["model"],
         "device": device_name(),
         **{name: tested.get(name) for name in ("dtype", "quantization", "batch_invariant", "versions")},
+        # what came later is left out where it is not stated, so that stored floors are found
+        **{name: tested[name] for name in ("kv_cache_dtype", "quantization_config") if name in tested},
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return runs_dir / ".memory" / f"noise-floor-{digest}.json"

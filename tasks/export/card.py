@@ -22,7 +22,7 @@ tags:
 token ids are as they were sampled. Fingerprint of the run: {fingerprint}.
 
 Left out: {dropped}. Filters: {filters}.
-
+{warnings}
 {usage}
 """
 
@@ -38,6 +38,7 @@ def export_card(manifest: dict[str, Any], suffix: str) -> str:
                 ", ".join(f"{count} ({reason})" for reason, count in manifest["dropped"].items()) or "nothing"
             ),
             "filters": markdown(", ".join(f"{name}={value}" for name, value in filters.items()) or "none"),
+            "warnings": "".join(f"\n**Warning:** {markdown(told)}.\n" for told in manifest["warnings"]),
             "usage": usage(manifest),
         }
     )

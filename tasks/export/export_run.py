@@ -29,8 +29,9 @@ from tasks.export.formats import FORMATS, ExportFormat
 from tasks.export.prompt_check import ArmPrompts, check_prompts
 from tasks.files import is_temporary
 from tasks.plan.prompts import TEXT
+from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.results.finished_run import read_config
-from tasks.results.scored_rollouts import SCORED_ROLLOUT_COLUMNS, check_scored, scored_shards
+from tasks.results.scored_rollouts import check_scored, scored_rollout_columns, scored_shards
 from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
 from tasks.storage.filesystems import TransferSettings
@@ -82,6 +83,8 @@ class ExportManifest:
     """To configure in a trainer that gives prompts to the chat template. Empty for other targets."""
     dropped: dict[str, int]
     """Rollouts left out, by reason."""
+    warnings: tuple[str, ...]
+    """What a trainer must know of the rollouts; a sentence each."""
     files: tuple[ExportFile, ...]
 
 
@@ -144,6 +147,7 @@ def export_run(
         rollouts_per_group=size,
         chat_template_kwargs=template_kwargs,
         dropped=counts.dropped,
+        warnings=_warnings(run_dir),
         files=tuple(files),
     )
     for name in earlier - {file.path for file in files} - {CARD}:
@@ -206,7 +210,7 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
 def _filtered(
     run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    for index, scored in scored_shards(run_dir, SCORED_ROLLOUT_COLUMNS):
+    for index, scored in scored_shards(run_dir, scored_rollout_columns(run_dir)):
         # before the filters, because an advantage is relative to the whole group
         rollouts = group_advantages(scored) if chosen.advantages else scored
         rollouts = apply_filters(rollouts, filters, counts)
@@ -232,6 +236,11 @@ def _data_source(run_dir: Path) -> str:
     dataset = read_config(run_dir).get("config", {}).get("dataset")
     path = dataset.get("path") if isinstance(dataset, dict) else None
     return str(path or run_dir.resolve().name)
+
+
+def _warnings(run_dir: Path) -> tuple[str, ...]:
+    told = truncation_warning(run_sampling(read_config(run_dir)))
+    return () if told is None else (told,)
 
 
 def _write(frame: pl.DataFrame, staged: Path, store: ObjectStore) -> ExportFile:

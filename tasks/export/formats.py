@@ -8,7 +8,8 @@ and the code of the cards were checked against these sources:
 - TRL 1.16.0: ``trl/trainer/grpo_trainer.py`` (``RolloutFunc``, ``GRPOTrainer._generate``).
 - OpenRLHF 0.11.2: ``openrlhf/trainer/ppo_utils/experience.py`` (``Experience``), ``experience_maker.py``,
   ``samples_generator.py``, and ``openrlhf/trainer/ppo_trainer.py`` (``train_step``).
-- prime-rl at commit 0f59b24: ``src/prime_rl/transports/batch/types.py`` (``TrainingSample``).
+- prime-rl at commit 0f59b24: ``src/prime_rl/transports/batch/types.py`` (``TrainingSample``, ``SamplingMask``,
+  ``RoutedExperts``), and ``orchestrator/trajectories.py``, which pads both to the length of ``token_ids``.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Literal
 import polars as pl
 
 from tasks.plan.prompts import TEXT
+from tasks.records import STORED_COLUMNS
 
 PromptUse = Literal["ids", "one kind", "messages"]
 """What a trainer does with prompts: takes their token ids; the same, but its column holds either chats or texts; or
@@ -114,6 +116,7 @@ def _prime_rl(rollouts: pl.DataFrame, data_source: str) -> pl.DataFrame:
             _repeat(0.0, prompt, pl.Float32), pl.col("advantage").cast(pl.Float32).repeat_by(completion)
         ),
         reward="reward",
+        **{name: name for name in STORED_COLUMNS if name in rollouts.columns},
     )
 
 

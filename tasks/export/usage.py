@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from tasks.records import STORED_COLUMNS
+
 _TRL = """\
 `prompt_ids`, `completion_ids` and `logprobs` are what a `rollout_func` returns: TRL takes these ids as they are. Rows
 of a group follow each other. To train on them with `GRPOTrainer`, run from this directory:
@@ -120,8 +122,7 @@ def experience(row):
 _PRIME_RL = """\
 Each row has the fields of a `TrainingSample`: prime-rl takes these ids as they are. All lists are as long as
 `token_ids`; on prompt tokens `mask` is false and `logprobs` and `advantages` are 0. `advantages` are relative to the
-group, over all of its rollouts, exported or not. `reward` is for the reader: a `TrainingSample` has none. Rollouts
-sampled with top_p below 1 need prime-rl's sampling mask, which is not stored.
+group, over all of its rollouts, exported or not. `reward` is for the reader: a `TrainingSample` has none.
 
 ```python
 from datasets import load_dataset
@@ -137,6 +138,42 @@ def training_sample(row):
 
 `prepare_batch` in `prime_rl.trainer.batch` packs such samples. In v0.8.0 the type is in `prime_rl.transport.types`."""
 
+_PRIME_RL_REPLAY = (
+    _PRIME_RL.replace(
+        """reader: a `TrainingSample` has none.
+""",
+        """reader: a `TrainingSample` has none.
+`sampling_mask` has for each token of the completion the ids that it was sampled from, and `routed_experts` the experts
+of each token but the last, by layer; a run has those that it stored. The code makes what prime-rl replays of them.
+""",
+    )
+    .replace(
+        """from datasets import load_dataset
+from prime_rl.transports.batch.types import TrainingSample
+""",
+        """import numpy as np
+from datasets import load_dataset
+from prime_rl.transports.batch.types import RoutedExperts, SamplingMask, TrainingSample
+""",
+    )
+    .replace(
+        """    return TrainingSample(**{name: row[name] for name in FIELDS})
+""",
+        """    sample, length = TrainingSample(**{name: row[name] for name in FIELDS}), len(row["token_ids"])
+    if (sets := row.get("sampling_mask")) is not None:
+        counts = np.zeros(length, dtype=np.int32)  # 0 for tokens that were not sampled
+        counts[length - len(sets) :] = [len(ids) for ids in sets]
+        ids = np.array([token for ids in sets for token in ids], dtype=np.int32)
+        sample.sampling_mask = SamplingMask(ids=ids.tobytes(), counts=counts.tobytes())
+    if (known := row.get("routed_experts")) is not None:
+        experts = np.zeros((length, *np.shape(known)[1:]), dtype=np.uint16)  # no layer has seen the last token
+        experts[: len(known)] = known
+        sample.routed_experts = RoutedExperts(data=experts.tobytes(), shape=list(experts.shape), dtype="uint16")
+    return sample
+""",
+    )
+)
+
 _ALL = """Every column of the run's rollouts, with their scores."""
 _ADVANTAGE = """
 `advantage` is (reward - mean) / (standard deviation + 1e-4) within the group: the rollouts of one question under one
@@ -148,6 +185,8 @@ _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_
 def usage(manifest: dict[str, Any]) -> str:
     """Return what to do with an export, as Markdown, from the fields of its manifest."""
     text = _USAGE[manifest["to"]]
+    if text is _PRIME_RL and {*STORED_COLUMNS} & {*manifest["columns"]}:
+        text = _PRIME_RL_REPLAY
     if "```" in text:
         text += f"\n\nThe code was tried with {manifest['source']}."
     text = text.replace("GROUP_SIZE", str(manifest["rollouts_per_group"]))

@@ -3,29 +3,10 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from tasks.comparison.baseline import AUTO
-from tasks.errors import ConfigError
 from tasks.fleet.node_pool import NodePool
-from tasks.fleet.ray_cluster import check_address, ray_cluster
+from tasks.fleet.ray_cluster import ray_cluster
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
-
-
-def check_nodes(nodes: int, ray: str | None, baseline: str | None) -> None:
-    """Raise ConfigError when a run cannot be generated on ``nodes`` nodes of the Ray cluster at ``ray``."""
-    if not on_nodes(nodes, ray):
-        return
-    if baseline == AUTO:
-        raise ConfigError(
-            "baseline is auto, which is generated where the collection runs, and the run is on nodes. Collect the "
-            "baseline first, and give its run id"
-        )
-    check_address(ray)
-
-
-def on_nodes(nodes: int, ray: str | None) -> bool:
-    """Return whether Ray is asked for: by several nodes, or by a cluster."""
-    return nodes > 1 or ray is not None
 
 
 @contextlib.contextmanager

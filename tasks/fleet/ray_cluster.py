@@ -6,7 +6,6 @@ checked, and may be on another node: so actors have no restarts.
 """
 
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -19,42 +18,17 @@ from typing import Any
 from tasks.errors import ConfigError
 from tasks.fleet.cluster import ClusterLost, Need, NodeGone
 from tasks.fleet.node_worker import NodeWorker
+from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL
 from tasks.idleness import Silence
 
-AUTO, LOCAL = "auto", "local"
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 HEAD_SECONDS = 30.0
 """How long nothing may listen at the head's address, however slow the machines are: after 60 s Ray itself would end
 this process, without a word to the user."""
-ANSWER_SECONDS = 5.0
 END_SECONDS = 10.0
 """How long the connection may take to close; without its head a cluster does not answer."""
 CONCURRENCY = 16
 """Calls that a worker handles at the same time: one report, shards that come in, and fetches."""
-
-
-def check_address(address: str | None) -> None:
-    """Raise ConfigError when Ray is not installed, or nothing listens at ``address``. Imports no Ray."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "several nodes are joined by Ray, which is not installed here. Install it: pip install "
-            "'rollout-harvest[ray]'"
-        )
-    if address in (None, AUTO, LOCAL):
-        return
-    host, _, port = str(address).rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        raise ConfigError(
-            f"ray is {address!r}. Give HOST:PORT of the cluster's head, {AUTO} for the cluster that this machine is "
-            "part of, or nothing for a Ray on this machine alone"
-        )
-    try:
-        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}. Start one with ray start --head, and "
-            f"join this machine to it with ray start --address={address}"
-        ) from None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from tasks.files import atomic_path
 from tasks.fleet.node_status import MadeShard
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
-from tasks.records import ROLLOUT_KEY, ROLLOUT_SCHEMA
+from tasks.records import ROLLOUT_KEY, ROLLOUT_SCHEMA, are_rollouts
 from tasks.storage.published import record_published
 
 CHUNK_BYTES = 4 << 20
@@ -47,7 +47,7 @@ def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
     """Return what is wrong with the columns, number or keys of a shard's rollouts; None when they are right."""
     try:
         lazy = pl.scan_parquet(path, glob=False)
-        if lazy.collect_schema() != ROLLOUT_SCHEMA:
+        if not are_rollouts(lazy.collect_schema()):
             return "its columns are not those of rollouts"
         found = lazy.select("run_id", *ROLLOUT_KEY).collect()
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -3,17 +3,20 @@
 The loop uses only this protocol, so a test or a profile can name another engine than vLLM.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from profiles.schema import EngineSettings
 from tasks.generation.lora_spec import LoraSpec
-from tasks.generation.partial_completion import Array
 from tasks.generation.policy import Adapter
+from tasks.generation.token_sets import Array, TokenSets
 from tasks.user_code import user_code
+
+if TYPE_CHECKING:
+    from tasks.plan.run_plan import RunPlan
 
 _BUILT_IN = {"vllm": "tasks.generation.vllm_engine:VllmEngine"}
 """``module:Class`` by backend name. It is imported on demand, because that module imports this one."""
@@ -25,7 +28,34 @@ class EngineSpec:
 
     model_path: Path
     settings: EngineSettings
+    kv_cache_bytes: int | None = None
+    """Size of the KV cache on each GPU; None when the engine measures it."""
+    sampling_mask: bool = False
+    """Whether outputs hold the tokens that each token was sampled from."""
+    routed_experts: bool = False
+    """Whether outputs hold the experts that each token went to."""
     lora: LoraSpec | None = None
+
+    @classmethod
+    def of(
+        cls,
+        plan: "RunPlan",
+        settings: EngineSettings,
+        *,
+        weights: Path | None = None,
+        lora: LoraSpec | None = None,
+        kv_cache_bytes: int | None = None,
+    ) -> "EngineSpec":
+        """Return the arguments of an engine for ``plan`` with ``settings``; None for ``weights`` means the plan's."""
+        sampling = plan.config.sampling
+        return cls(
+            model_path=weights or plan.model.path,
+            settings=settings,
+            kv_cache_bytes=kv_cache_bytes,
+            sampling_mask=sampling.sampling_mask,
+            routed_experts=sampling.routed_experts,
+            lora=lora,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +71,9 @@ class EngineRequest:
     top_logprobs: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
+    later: Mapping[str, Any] = field(default_factory=dict)
+    """What else the run sets, by vLLM's names: ``LATER_FIELDS`` of ``tasks.plan.sampling`` that are not at their
+    default, but for ``stop``."""
     adapter: Adapter | None = None
 
 
@@ -59,6 +92,11 @@ class EngineOutput:
     top_logprobs: Sequence[Sequence[float]] | Array | None = None
     finish_reason: str
     stop_reason: str | None = None
+    sampling_mask: TokenSets | None = None
+    """The tokens that each token was sampled from."""
+    routed_experts: Array | None = None
+    """Of shape (tokens, layers, experts per token), for the prompt and the completion but its last token, which no
+    layer sees."""
 
 
 @dataclass(kw_only=True)
@@ -80,6 +118,18 @@ class EngineStats:
     """Steps of which the engine told whether they ran in a CUDA graph."""
     graph_steps: int = 0
     """Those of ``steps`` that did."""
+
+
+def sampling_values(request: EngineRequest) -> dict[str, Any]:
+    """Return what ``request`` samples by under vLLM's names, without its seed and logprobs."""
+    return {
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "ignore_eos": request.ignore_eos,
+        **({"stop": list(request.stop)} if request.stop else {}),
+        **request.later,
+    }
 
 
 class Engine(Protocol):

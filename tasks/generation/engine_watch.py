@@ -45,7 +45,8 @@ class EngineWatch:
 
     def _watch(self) -> None:
         while all(core.exitcode is None for core in self._cores):
-            time.sleep(0.5)
+            # of a core that ends before it was seen nothing can be told
+            time.sleep(0.5 if self._cores else 0.05)
             self._look()
         time.sleep(ENGINE_REPORT_SECONDS)
         self._tell()

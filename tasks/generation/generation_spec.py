@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from profiles.arm_schema import Arm
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import Policy
-from tasks.plan.run_config import Sampling
+from tasks.plan.sampling import Sampling
 from tasks.records import RunPaths
 
 if TYPE_CHECKING:

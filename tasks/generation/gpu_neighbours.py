@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from tasks.errors import EngineError, OutOfMemory
+from tasks.generation.oom_ladder import Rung
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 
 TOGETHER_SECONDS = 2.0
@@ -23,9 +24,14 @@ class GpuNeighbours:
         self._tokens: dict[ReplicaSupervisor, int] = {}
         """Of each replica beside a dead one, its tokens at that moment: a fault shows when it computes again."""
 
-    def may_start(self, replica: ReplicaSupervisor) -> bool:
-        """Return whether no other starts on the GPU: an engine that starts measures what changes in its memory."""
-        return not any(other.is_starting for other in self._replicas if other.shares_gpu_with(replica))
+    def may_start(self, replica: ReplicaSupervisor, rung: Rung) -> bool:
+        """Return whether no other starts on the GPU that measures its memory, or is measured with it.
+
+        An engine that starts takes for its own what changes meanwhile, unless it is told the size of its cache.
+        """
+        starting = [other for other in self._replicas if other.is_starting and other.shares_gpu_with(replica)]
+        told = replica.planned_cache_bytes(rung) is not None
+        return not starting or (told and all(other.process and other.process.rung == rung.index for other in starting))
 
     def alive_beside(self, failed: Collection[ReplicaSupervisor]) -> list[ReplicaSupervisor]:
         """Return the replicas that run on a GPU of a failed one and have not failed."""

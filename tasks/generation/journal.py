@@ -116,7 +116,7 @@ class JournalWriter:
 
 
 def pack(values: Sequence[Any] | np.ndarray[Any, Any], dtype: str) -> str:
-    """Return ``values`` as base64 of a flat little-endian array of ``dtype`` ("i4" or "f4")."""
+    """Return ``values`` as base64 of a flat little-endian array of ``dtype`` ("i4", "u2" or "f4")."""
     return base64.b64encode(np.asarray(values, dtype=f"<{dtype}").tobytes()).decode("ascii")
 
 

@@ -15,6 +15,9 @@ from tasks.units import GIB
 UTILIZATION_STEP = 0.05
 MIN_UTILIZATION = 0.30
 SMALL_CAPTURE_SIZE = 64
+_STATED_CACHES = {"kv_cache_memory_bytes": GIB // 4, "num_gpu_blocks_override": 64}
+"""Fields of vLLM that state the size of the KV cache, so that gpu_memory_utilization frees nothing, and the smallest
+value to which a rung lowers each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Rung:
             "max_cudagraph_capture_size": self.engine.max_cudagraph_capture_size
             or max(self.engine.cudagraph_capture_sizes or (), default=None),
             "enforce_eager": self.engine.enforce_eager,
+            **{name: self.engine.vllm[name] for name in _STATED_CACHES if name in self.engine.vllm},
         }
 
 
@@ -102,6 +106,12 @@ def _halved(rung: Rung, profile: Profile) -> Rung:
         changes["max_num_batched_tokens"] = default_batched_tokens(int(memory * GIB), name) // 2
     if engine.kv_cache_space_gib is not None:
         changes["kv_cache_space_gib"] = max(1, engine.kv_cache_space_gib // 2)
+    if halved := {
+        name: max(min(least, engine.vllm[name]), engine.vllm[name] // 2)
+        for name, least in _STATED_CACHES.items()
+        if name in engine.vllm
+    }:
+        changes["vllm"] = {**engine.vllm, **halved}
     if not engine.enforce_eager:
         changes |= _fewer_graphs(engine, index, changes.get("max_num_batched_tokens"))
     return Rung(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from tasks.generation.token_sets import Array, TokenSets
+
 INITIAL_CAPACITY = 64
 
 
@@ -21,6 +22,9 @@ class PartialCompletion:
     completion_ids: list[int] = field(default_factory=list)
     _ids: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.int32))
     _logprobs: Array = field(default_factory=lambda: np.empty((0, 1), dtype=np.float32))
+    _mask_counts: list[Array] = field(default_factory=list)
+    _mask_ids: list[Array] = field(default_factory=list)
+    _experts: list[Array] = field(default_factory=list)
 
     def append(self, token_ids: list[int], step: Any) -> None:
         """Add the tokens of one step.
@@ -42,6 +46,32 @@ class PartialCompletion:
         # the step's arrays have the columns of the request that wants most
         self._ids[start:end] = step.logprob_token_ids[:, :width]
         self._logprobs[start:end] = step.logprobs[:, :width]
+
+    def append_stored(self, mask: Any, experts: Array | None) -> None:
+        """Add what the engine tells of one step beside tokens; None for what was not asked for.
+
+        ``mask`` has vLLM's arrays ``token_ids``, the sets of the step's tokens one after the other, and ``offsets``,
+        which is None for one token. ``experts`` has shape (tokens, layers, experts per token).
+        """
+        if mask is not None:
+            ids = np.array(mask.token_ids, dtype=np.int32)
+            counts = [len(ids)] if mask.offsets is None else np.diff(mask.offsets)
+            self._mask_counts.append(np.asarray(counts, dtype=np.int32))
+            self._mask_ids.append(ids)
+        if experts is not None:
+            self._experts.append(np.array(experts))
+
+    @property
+    def sampling_mask(self) -> TokenSets | None:
+        """The sets of tokens that the tokens were sampled from; None if not asked for."""
+        if not self._mask_counts:
+            return None
+        return TokenSets(counts=np.concatenate(self._mask_counts), ids=np.concatenate(self._mask_ids))
+
+    @property
+    def routed_experts(self) -> Array | None:
+        """The experts that each token went to, of shape (tokens, layers, experts per token); None if not asked for."""
+        return np.concatenate(self._experts) if self._experts else None
 
     @property
     def logprobs(self) -> Array:

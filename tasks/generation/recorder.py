@@ -88,12 +88,12 @@ class Recorder:
         The process closes its copy of ``close_in_child``, the connection to the replica's parent: while a copy is open,
         the parent does not notice that the replica has ended.
         """
-        self._connection, theirs = self.context.Pipe()
+        self.connection, theirs = self.context.Pipe()
         self._process = self.context.Process(
             target=_run,
             args=(
                 theirs,
-                [self._connection, *([close_in_child] if close_in_child else [])],
+                [self.connection, *([close_in_child] if close_in_child else [])],
                 decoder,
                 spec,
                 os.getpid(),
@@ -151,14 +151,14 @@ class Recorder:
         """End the process now. Queued work is lost."""
         self._process.kill()
         self._process.join()
-        self._connection.close()
+        self.connection.close()
 
     def _send(self, message: _Open | _Record | _Publish) -> None:
         # unread answers would fill the socket: then the process would block, and this call too
         self._take_answers()
         self._num_unanswered += 1
         with self._alive():
-            self._connection.send(message)
+            self.connection.send(message)
 
     def _take_answers(self) -> None:
         while self._num_unanswered and self._has_answer():
@@ -166,11 +166,11 @@ class Recorder:
 
     def _has_answer(self) -> bool:
         with self._alive():
-            return bool(self._connection.poll())
+            return bool(self.connection.poll())
 
     def _take_answer(self) -> None:
         with self._alive():
-            answer = self._connection.recv()
+            answer = self.connection.recv()
         self._num_unanswered -= 1
         match answer:
             case _Recorded(counts=counts):

@@ -31,7 +31,7 @@ from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
 from tasks.generation.rollout_request import build_request
 from tasks.generation.rollout_writer import FinishedRollout, RolloutWriter
 from tasks.generation.shard_feed import QuestionWork, ShardFeed
-from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.parent_death import PARENT_VARIABLE, ForkGuard, die_with_parent
 from tasks.plan.prompts import ChatTokenizer, build_messages, check_length
 from tasks.process_tree import descendants, kill_all
 
@@ -74,6 +74,7 @@ class _Prompt:
 def main() -> None:
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    _guard = ForkGuard([])
     job: ReferenceJob = pickle.load(sys.stdin.buffer)
     try:
         with EngineWatch().telling():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.files import read_json, read_record
+from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
@@ -20,7 +21,6 @@ from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
-from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.vllm_engine import engine_environment
 from tasks.node.auto_batch import auto_engine
 from tasks.node.engine_caches import cached_environment
@@ -60,7 +60,7 @@ def reference_plan(
     tested = tested_settings(profile, plan.shard_size) | {"generation": f"LLM.generate ({loop})"}
     if order_seed is not None:
         tested["order_seed"] = order_seed
-    digest = fingerprint(plan.comparable, tested, plan.config.sampling.top_logprobs)
+    digest = fingerprint(plan.comparable, tested, plan.config.sampling)
     root = runs_dir / f"{name}-{digest[:10]}"
     return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=replace(plan.paths, root=root))
 
@@ -78,9 +78,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
     (policy,) = policies_of([plan])
     job = ReferenceJob(
         loop=loop,
-        engine=EngineSpec(
-            model_path=plan.model.path, settings=plan.profile.engine, lora=LoraSpec.of([policy], plan.lora)
-        ),
+        engine=EngineSpec.of(plan, plan.profile.engine, lora=LoraSpec.of([policy], plan.lora)),
         generation=GenerationSpec.of(
             plan,
             Rung(index=0, question_batch_size=int(plan.profile.question_batch_size), engine=plan.profile.engine),
@@ -145,6 +143,6 @@ def _log_session(plan: RunPlan, timing: ReferenceTiming) -> None:
             rollouts=timing.rollouts,
             restarts=0,
             replicas=1,
-            gpus=plan.profile.engine.tensor_parallel_size if on_gpu else 0,
+            gpus=plan.profile.engine.gpus if on_gpu else 0,
         ),
     )

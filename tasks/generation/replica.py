@@ -1,7 +1,8 @@
 """Runs one engine and its generation loop, in a process that dies with its parent.
 
 The parent starts it as ``python -m tasks.generation.replica FD PARENT_PID`` and sends everything else over the socket
-with file descriptor FD. Standard output and error are the replica's log file.
+with file descriptor FD. Standard output and error are the replica's log file. With a third argument, "early", it
+imports vLLM before its first message, which then names the log file.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from tasks.generation.policy import Policy
 from tasks.generation.recorder import Recorder
 from tasks.generation.replica_messages import (
     AddShard,
+    Adopt,
     Failed,
     FailureKind,
     FromReplica,
@@ -37,8 +39,9 @@ from tasks.generation.replica_messages import (
     ToReplica,
 )
 from tasks.generation.rollout_frame import EngineFacts
+from tasks.generation.vllm_engine import import_vllm
 from tasks.node.engine_caches import StartWatch
-from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.parent_death import PARENT_VARIABLE, ForkGuard, die_with_parent
 from tasks.plan.model_source import weights_digest
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants, kill_all
@@ -56,6 +59,9 @@ MAX_TRACEBACK_CHARS = 100_000
 
 def main() -> None:
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
+    with contextlib.suppress(ImportError):
+        # finds the place of the title, by which vLLM names a forked engine core, while the environment is as it was
+        import setproctitle  # noqa: F401
     die_with_parent(parent_pid)
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     # Ctrl-C reaches the whole process group; only the parent acts on it
@@ -63,6 +69,8 @@ def main() -> None:
     connection: Connection[FromReplica, ToReplica] = Connection(descriptor)
     starting = True
     try:
+        if "early" in sys.argv[3:]:
+            _import_ahead(connection)
         start = connection.recv()
         assert isinstance(start, Start)
         replica = Replica(connection, start)
@@ -79,6 +87,22 @@ def main() -> None:
         kill_all(descendants(os.getpid()))
         exit_now(1)
     exit_now(0)
+
+
+def _import_ahead(connection: "Connection[FromReplica, ToReplica]") -> None:
+    """Import vLLM, and wait for what only the run that needs this process knows."""
+    with gc_frozen():
+        import_vllm()
+    adopt = connection.recv()
+    assert isinstance(adopt, Adopt)
+    os.environ.clear()
+    os.environ |= {**adopt.environment, PARENT_VARIABLE: str(os.getpid())}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with adopt.log_path.open("ab", buffering=0) as log:
+        log.write(os.pread(sys.stdout.fileno(), os.fstat(sys.stdout.fileno()).st_size, 0))
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
 
 
 def _failed(error: BaseException, *, starting: bool) -> Failed:
@@ -112,6 +136,8 @@ class Replica:
             # forked before the engine exists: a fork does not copy threads and cannot use the GPU
             max_unrecorded = 4 * max_in_flight(self._spec)
             self._recorder = Recorder(tokenizer, self._spec, max_unrecorded=max_unrecorded, close_in_child=connection)
+            # what is forked from here on is the engine's
+            self._guard = ForkGuard([connection, self._recorder.connection])
             self._watch = EngineWatch()
             caches = StartWatch(settings, os.environ)
             with self._watch.telling():

@@ -15,6 +15,14 @@ FailureKind = Literal["config", "storage", "reload", "engine"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """To a replica that was begun early, before ``Start``: take this environment, and write to the log at this path."""
+
+    log_path: Path
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """To the replica, the first message: build this engine and generate with these settings."""
 
@@ -103,5 +111,5 @@ class Failed:
     starting: bool
 
 
-ToReplica = Start | AddShard | Stop
+ToReplica = Adopt | Start | AddShard | Stop
 FromReplica = Ready | Heartbeat | ShardStarted | ShardGenerated | Reloading | Reloaded | Failed

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, ReloadRefused
+from tasks.generation.early_replicas import end_early
 from tasks.generation.engine import EngineStats
 from tasks.generation.generation_spec import ShardKey, ShardWork
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
@@ -215,6 +216,7 @@ class ReplicaPool:
                 replica.process.send(Stop())
         for replica in self._replicas:
             replica.end(graceful=replica.process is not None and replica.process.ready and not replica.process.shards)
+        end_early()
         self._wake_in.close()
         self._wake_out.close()
         self._starts.close()

@@ -3,11 +3,8 @@
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tasks.errors import (
@@ -20,6 +17,7 @@ from tasks.errors import (
     ReloadRefused,
     StorageError,
 )
+from tasks.generation.early_replicas import SPARE_CACHES, replica_environment, spawn, take_early
 from tasks.generation.engine import EngineStats
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
@@ -38,11 +36,9 @@ from tasks.generation.replica_messages import (
 )
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.run_counters import RunCounters
-from tasks.generation.vllm_engine import engine_environment
 from tasks.idleness import Silence
-from tasks.node.engine_caches import StartKind, cached_environment
+from tasks.node.engine_caches import StartKind
 from tasks.node.host_memory import count_oom_kills
-from tasks.parent_death import guarded_python_path
 from tasks.plan.shards import Shard
 from tasks.process_tree import ProcessRecord, kill_all, record_processes
 from tasks.time_limits import time_limit
@@ -52,9 +48,6 @@ STOP_SECONDS = 5.0
 EXIT_SECONDS = 60.0
 """How long a replica that closed its connection has to exit. Its exit code tells what it died of, and a process with
 much memory does not exit at once."""
-
-SPARE_CACHES = "engine-caches"
-"""Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 
 
 class ReplicaProcess:
@@ -99,17 +92,18 @@ class ReplicaProcess:
         self._in_flight = 0
         self._spawned_at = time.monotonic()
         self._ready_at: float | None = None
-        self.connection, child_end = Pipe()
         self._files = contextlib.ExitStack()
         try:
-            sockets = self._files.enter_context(socket_directory(os.environ))
-            own = _environment(start, gpus, variables, pid_path.parent / SPARE_CACHES) | {SOCKETS_VARIABLE: sockets}
-            self._process = self._spawn(child_end, own)
+            more = {**variables, SOCKETS_VARIABLE: self._files.enter_context(socket_directory(os.environ))}
+            own = replica_environment(start.engine.settings, gpus, more, pid_path.parent / SPARE_CACHES)
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            with log_path.open("ab") as log:
+                is_vllm = start.engine.settings.backend == "vllm"
+                spawned = (take_early(own, log_path) if is_vllm else None) or spawn(own, log)
         except OSError as error:
             self._files.close()
             raise StorageError(f"could not start a replica with its log at {log_path}: {error}") from error
-        finally:
-            child_end.close()
+        self._process, self.connection = spawned.process, spawned.connection
         self._silence, self._counters = Silence(), (0, 0)
         try:
             if record := ProcessRecord.of(self.pid):
@@ -119,22 +113,6 @@ class ReplicaProcess:
             self.end()
             raise
         self.send(start)
-
-    def _spawn(
-        self, child_end: "Connection[ToReplica, FromReplica]", environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_path.open("ab") as log:
-            # not multiprocessing's spawn, which would run the flow's main module again in the child
-            return subprocess.Popen(
-                # -P: do not import a folder named "tasks" from the user's working directory
-                [sys.executable, "-P", "-m", "tasks.generation.replica", str(child_end.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[child_end.fileno()],
-                env=environment,
-            )
 
     @property
     def ready(self) -> bool:
@@ -284,14 +262,3 @@ class ReplicaProcess:
             return self._process.wait(time_limit(EXIT_SECONDS))
         except subprocess.TimeoutExpired:
             return 0
-
-
-def _environment(
-    start: Start, gpus: list[str] | None, variables: Mapping[str, str], spare_caches: Path
-) -> dict[str, str]:
-    inherited = cached_environment(os.environ, spare_caches)
-    environment = {**engine_environment(start.engine.settings, inherited, on_gpu=gpus is not None), **variables}
-    environment["PYTHONPATH"] = guarded_python_path()
-    if gpus is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    return environment

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.gpu_neighbours import GpuNeighbours
 from tasks.generation.oom_ladder import Rung
-from tasks.generation.replica_process import SPARE_CACHES
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.weight_readahead import read_weights_ahead
 from tasks.node.engine_caches import StartKind, usable_caches
@@ -50,7 +50,7 @@ class ReplicaStarts:
             return
         idle = [replica for replica in self._replicas if replica.may_start]
         for replica in idle[:1] if is_first else idle:
-            if self._neighbours.may_start(replica) and self._pays(replica, rung):
+            if self._neighbours.may_start(replica, rung) and self._pays(replica, rung):
                 replica.start(rung, weights)
 
     def close(self) -> None:
@@ -63,13 +63,17 @@ class ReplicaStarts:
         beside = [each.process for each in self._replicas if each.shares_gpu_with(replica) and each.process]
         if not beside:
             return True
+        batch = sum(process.batch_rollouts for process in beside)
+        if not any(process.ready for process in beside):
+            # those that start at once are ready at once
+            return self._to_make > batch
         first = min((each.first_admitted_at for each in self._replicas if each.first_admitted_at), default=None)
         return start_pays(
             start_seconds=max(process.start_seconds for process in beside),
             seconds=0.0 if first is None else time.monotonic() - first,
             finished=sum(each.num_rollouts for each in self._replicas),
             to_make=self._to_make,
-            batch=sum(process.batch_rollouts for process in beside),
+            batch=batch,
         )
 
 

@@ -14,6 +14,7 @@ from tasks.generation.replica_process import ReplicaProcess
 from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
 from tasks.node.gpu_sharing import share_gpu
+from tasks.node.shared_cache import planned_cache_bytes
 from tasks.plan.run_plan import RunPlan
 from tasks.time_limits import time_limit
 
@@ -50,6 +51,7 @@ class ReplicaSupervisor:
         self._lora = lora
         self._gpu_bytes = gpu_bytes
         self._variables = dict(variables or {})
+        self._planned: int | None = None
         self._not_before = 0.0
         self._start_seconds = 0.0
         self._ended_tokens = 0
@@ -78,6 +80,19 @@ class ReplicaSupervisor:
         """Return whether ``other`` is another replica on a GPU of this one."""
         return other is not self and not set(self.gpus or ()).isdisjoint(other.gpus or ())
 
+    def planned_cache_bytes(self, rung: Rung) -> int | None:
+        """Return the size of the KV cache that an engine at ``rung`` is told; None when it measures.
+
+        Told are only engines that share a GPU, without adapters, and no more once memory ran out.
+        """
+        profile = self._plan.profile
+        if profile.replicas_per_gpu == 1 or self._lora is not None or rung.index:
+            return None
+        if self._planned is None:
+            found = planned_cache_bytes(profile, self._plan.model.path, rung.engine, gpu_bytes=self._gpu_bytes)
+            self._planned = found or 0
+        return self._planned or None
+
     def delay_start(self, seconds: float) -> None:
         """Allow no start for the next ``seconds``."""
         self._not_before = time.monotonic() + seconds
@@ -92,7 +107,13 @@ class ReplicaSupervisor:
         self.process = ReplicaProcess(
             index=self.index,
             start=Start(
-                engine=EngineSpec(model_path=weights or self._plan.model.path, settings=settings, lora=self._lora),
+                engine=EngineSpec.of(
+                    self._plan,
+                    settings,
+                    weights=weights,
+                    lora=self._lora,
+                    kv_cache_bytes=self.planned_cache_bytes(rung),
+                ),
                 generation=GenerationSpec.of(self._plan, rung),
             ),
             gpus=self.gpus,

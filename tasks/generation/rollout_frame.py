@@ -17,7 +17,8 @@ from tasks.generation.policy import Policy
 from tasks.generation.rollout_request import completion_limit
 from tasks.generation.shard_feed import read_questions
 from tasks.plan.prompts import Message, build_messages, request_seed
-from tasks.records import ROLLOUT_SCHEMA
+from tasks.plan.sampling import set_fields
+from tasks.records import LATER_ROLLOUT_COLUMNS, ROLLOUT_SCHEMA, SAMPLING_COLUMNS
 
 _Array = np.ndarray[Any, Any]
 
@@ -85,8 +86,8 @@ def _frame(
         "prompt_ids": _lists(prompt_ids, np.int32),
         "completion_ids": _lists(completion_ids, np.int32),
         "logprobs": _lists([unpack(record.get("logprobs", ""), "f4") for record in records], np.float32),
-        "top_logprob_ids": _nested_lists([item and (item[0], unpack(item[1], "i4")) for item in top], np.int32),
-        "top_logprobs": _nested_lists([item and (item[0], unpack(item[2], "f4")) for item in top], np.float32),
+        "top_logprob_ids": _nested_lists([item and _rows(item[0], unpack(item[1], "i4")) for item in top], np.int32),
+        "top_logprobs": _nested_lists([item and _rows(item[0], unpack(item[2], "f4")) for item in top], np.float32),
         "finish_reason": finish_reasons,
         "stop_reason": [record.get("stop_reason") for record in records],
         "is_truncated": [reason == "length" for reason in finish_reasons],
@@ -107,7 +108,32 @@ def _frame(
         "oom_rung": [record["oom_rung"] for record in records],
         "created_at": [datetime.datetime.fromisoformat(record["created_at"]) for record in records],
     }
-    return pl.DataFrame(columns, schema=ROLLOUT_SCHEMA, strict=True)
+    later = _sampling_columns(spec, len(records)) | _stored_columns(spec, records)
+    types = {name: kind for name, kind in LATER_ROLLOUT_COLUMNS.items() if name in later}
+    schema = pl.Schema({**ROLLOUT_SCHEMA, **types})
+    return pl.DataFrame({**columns, **{name: later[name] for name in types}}, schema=schema, strict=True)
+
+
+def _sampling_columns(spec: GenerationSpec, height: int) -> dict[str, pl.Series]:
+    """Return the columns of the sampling that the run sets."""
+    given = set_fields(spec.sampling)
+    return {
+        name: pl.Series(name, [given[name]], dtype=kind).new_from_index(0, height)
+        for name, kind in SAMPLING_COLUMNS.items()
+        if name in given
+    }
+
+
+def _stored_columns(spec: GenerationSpec, records: list[dict[str, Any]]) -> dict[str, pl.Series]:
+    """Return the columns of what the run stores beside the tokens."""
+    columns = {}
+    if spec.sampling.sampling_mask:
+        packed = [record.get("sampling_mask") for record in records]
+        masks = [item and (unpack(item[0], "i4"), unpack(item[1], "i4")) for item in packed]
+        columns["sampling_mask"] = _nested_lists(masks, np.int32)
+    if spec.sampling.routed_experts:
+        columns["routed_experts"] = _routes([record.get("routed_experts") for record in records])
+    return columns
 
 
 def _chats(prompts: Sequence[list[Message]]) -> pl.Series:
@@ -126,15 +152,39 @@ def _lists(arrays: Sequence[_Array], dtype: type[np.generic]) -> pl.Series:
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
 
 
-def _nested_lists(items: Sequence[tuple[int, _Array] | None], dtype: type[np.generic]) -> pl.Series:
-    widths = [np.full(len(item[1]) // item[0], item[0]) if item else np.empty(0, dtype=np.int64) for item in items]
+def _rows(width: int, values: _Array) -> tuple[_Array, _Array]:
+    """Return ``values`` in rows of ``width``, as ``_nested_lists`` takes them."""
+    return np.full(len(values) // width, width), values
+
+
+def _nested_lists(items: Sequence[tuple[_Array, _Array] | None], dtype: type[np.generic]) -> pl.Series:
+    """Return a list of lists for each item: the lengths of the inner lists, and their values one after the other."""
+    widths = [item[0] if item else np.empty(0, dtype=np.int64) for item in items]
     flat = np.concatenate([np.empty(0, dtype=dtype), *[item[1] for item in items if item]])
     inner = pa.LargeListArray.from_arrays(
         _offsets(np.concatenate([np.empty(0, dtype=np.int64), *widths])), _arrow(flat, dtype)
     )
-    missing = np.packbits([item is None for item in items], bitorder="little")
-    mask = pa.Array.from_buffers(pa.bool_(), len(items), [None, pa.py_buffer(missing)])
-    offsets = _offsets([len(width) for width in widths])
+    return _outer_lists([None if item is None else len(item[0]) for item in items], inner)
+
+
+def _routes(items: Sequence[list[Any] | None]) -> pl.Series:
+    """Return the tokens, layers and experts of each item: layers, experts per token, and the packed ids."""
+    arrays = [None if item is None else unpack(item[2], "u2").reshape(-1, item[0], item[1]) for item in items]
+    known = [array for array in arrays if array is not None]
+    nothing = np.empty(0, dtype=np.int64)
+    flat = np.concatenate([np.empty(0, dtype=np.uint16), *[array.ravel() for array in known]])
+    widths = np.concatenate([nothing, *[np.full(array[:, :, 0].size, array.shape[2]) for array in known]])
+    layers = np.concatenate([nothing, *[np.full(len(array), array.shape[1]) for array in known]])
+    experts = pa.LargeListArray.from_arrays(_offsets(widths), _arrow(flat, np.uint16))
+    lengths = [None if array is None else len(array) for array in arrays]
+    return _outer_lists(lengths, pa.LargeListArray.from_arrays(_offsets(layers), experts))
+
+
+def _outer_lists(lengths: Sequence[int | None], inner: pa.Array) -> pl.Series:
+    """Return lists of ``lengths`` of the values of ``inner``; null where a length is None."""
+    missing = np.packbits([length is None for length in lengths], bitorder="little")
+    mask = pa.Array.from_buffers(pa.bool_(), len(lengths), [None, pa.py_buffer(missing)])
+    offsets = _offsets([length or 0 for length in lengths])
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, inner, mask=mask)))
 
 

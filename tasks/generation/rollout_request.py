@@ -3,7 +3,7 @@
 from tasks.generation.engine import EngineRequest
 from tasks.generation.policy import Adapter
 from tasks.plan.prompts import request_seed
-from tasks.plan.run_config import Sampling
+from tasks.plan.sampling import Sampling, set_fields
 
 
 def build_request(
@@ -29,6 +29,7 @@ def build_request(
         top_logprobs=sampling.top_logprobs,
         ignore_eos=sampling.lengths is not None,
         stop=sampling.stop,
+        later={name: value for name, value in set_fields(sampling).items() if name != "stop"},
         adapter=adapter,
     )
 

@@ -70,4 +70,15 @@ class RolloutWriter:
             else [len(output.top_ids[0]), pack(output.top_ids, "i4"), pack(output.top_logprobs, "f4")],
             "finish_reason": output.finish_reason,
             "stop_reason": output.stop_reason,
+            **_stored(output),
         }
+
+
+def _stored(output: EngineOutput) -> dict[str, Any]:
+    """Return what the run stores beside the tokens, if anything."""
+    stored: dict[str, Any] = {}
+    if (mask := output.sampling_mask) is not None:
+        stored["sampling_mask"] = [pack(mask.counts, "i4"), pack(mask.ids, "i4")]
+    if (experts := output.routed_experts) is not None:
+        stored["routed_experts"] = [*experts.shape[1:], pack(experts, "u2")]
+    return stored

@@ -12,9 +12,10 @@ from typing import Any
 
 from profiles.schema import EngineSettings
 from tasks.errors import ConfigError, ReloadRefused
-from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
+from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats, sampling_values
 from tasks.generation.partial_completion import PartialCompletion
 from tasks.generation.policy import Adapter
+from tasks.generation.token_sets import token_sets
 from tasks.generation.weight_reload import EXTENSION
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
@@ -26,6 +27,8 @@ same for all runs, as vLLM makes it a part of its compile cache's key."""
 _GIVEN_UP = ("abort", "error")
 """Finish reasons of requests that an engine core in its own process ends when it is told to end, or cannot take one.
 Such a part of a completion must not count as one."""
+METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
+"""vLLM's own switch: fork or spawn. It is no part of its compile cache's key."""
 STEP_SECONDS = 300.0
 """Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
@@ -40,12 +43,15 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_COLOR": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # an engine process that is forked has imported everything, which takes 20 s on a node with GPUs. The replica
+        # runs no threads of tokenizers, Polars or OpenMP before, and uses NVML alone: vLLM spawns by itself where CUDA
+        # is initialised. On a CPU vLLM always spawns
+        METHOD_VARIABLE: "fork" if on_gpu else "spawn",
         # the start has its limit in the profile; vLLM's own of ten minutes would end a slow one sooner
         "VLLM_ENGINE_READY_TIMEOUT_S": str(READY_SECONDS),
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": f"{time_limit(STEP_SECONDS):.0f}",
     }
-    # only a spawned engine process asks the kernel to end it with its parent
-    chosen = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
+    chosen = {CORE_PROCESS_VARIABLE: "1" if core_process else "0"}
     if settings.kv_cache_space_gib is not None:
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_space_gib)
         # threads that spin while they wait take cores from the flow, its server and each other: on a busy machine a
@@ -59,6 +65,13 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
     return {**defaults, **inherited, **chosen}
 
 
+def import_vllm() -> None:
+    """Import what an engine needs, which uses no GPU and starts no engine."""
+    import vllm.engine.arg_utils
+    import vllm.v1.engine.core
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+
 @dataclass
 class VllmEngine:
     """vLLM's LLMEngine, fed request by request."""
@@ -70,15 +83,9 @@ class VllmEngine:
     """Of each worker, a digest of the tensors that it loads; None before the first other weights."""
 
     def __post_init__(self) -> None:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(
-            EngineArgs(**self.arguments()),
-            # vLLM's defaults for offline batches, as in its LLM class
-            usage_context=UsageContext.LLM_CLASS,
-        )
+        self._engine = LLMEngine.from_vllm_config(self.configure())
         # here a failure is that of a start, and not of the requests in flight
         for adapter in self.spec.lora.adapters if self.spec.lora else ():
             try:
@@ -87,6 +94,14 @@ class VllmEngine:
                 raise ConfigError(
                     f"vLLM refuses the adapter {adapter.path}: {error}. Train it on this model"
                 ) from error
+
+    def configure(self) -> Any:
+        """Return vLLM's whole configuration of the engine."""
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+
+        # vLLM's defaults for offline batches, as in its LLM class
+        return EngineArgs(**self.arguments()).create_engine_config(UsageContext.LLM_CLASS)
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one
@@ -169,6 +184,7 @@ class VllmEngine:
         if partial is None:
             return False
         partial.append(output.new_token_ids, output.new_logprobs)
+        partial.append_stored(output.new_sampling_mask, output.routed_experts)
         if output.finish_reason is None:
             return True
         output.new_token_ids, output.new_logprobs = partial.completion_ids, None
@@ -242,12 +258,18 @@ class VllmBatchEngine:
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for ``spec``. A setting that is None is left to vLLM."""
     settings = spec.settings
-    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend"}
-    chosen = settings.model_dump(exclude=not_arguments, exclude_none=True)
+    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend", "vllm"}
+    chosen = {**settings.vllm, **settings.model_dump(exclude=not_arguments, exclude_none=True)}
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
+    if spec.kv_cache_bytes is not None:
+        chosen["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     # left to vLLM, it would be another number on each device
     chosen["max_num_seqs"] = settings.sequences
+    if spec.sampling_mask:
+        chosen["return_sampling_mask"] = True
+    if spec.routed_experts:
+        chosen["enable_return_routed_experts"] = True
     if (lora := spec.lora) is not None:
         chosen |= {"enable_lora": True, "max_loras": lora.slots, "max_cpu_loras": lora.held, "max_lora_rank": lora.rank}
     return {**chosen, "model": os.fspath(spec.model_path), "logprobs_mode": "processed_logprobs"}
@@ -263,19 +285,18 @@ def _lora_request(adapter: Adapter | None) -> Any:
 
 def _sampling_params(request: EngineRequest, *, detokenize: bool, only_ids: bool = False) -> Any:
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
+    values = sampling_values(request)
+    if repetition := values.get("repetition_detection"):
+        values["repetition_detection"] = RepetitionDetectionParams(**repetition)
     return SamplingParams(
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
+        **values,
         seed=None if only_ids else request.seed,
-        ignore_eos=request.ignore_eos,
         logprobs=None if only_ids else request.top_logprobs,
         flat_logprobs=True,
         # vLLM looks for stop strings in the decoded text
         detokenize=detokenize or bool(request.stop),
-        stop=list(request.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
@@ -290,6 +311,8 @@ def _from_partial(output: Any, partial: PartialCompletion) -> EngineOutput:
         logprobs=partial.logprobs,
         top_ids=top_ids,
         top_logprobs=top_logprobs,
+        sampling_mask=partial.sampling_mask,
+        routed_experts=partial.routed_experts,
         **_finish(completion),
     )
 
@@ -308,6 +331,8 @@ def _from_vllm(output: Any) -> EngineOutput:
         top_logprobs=[flat.logprobs[start + 1 : end] for start, end in zip(starts, ends, strict=True)]
         if has_top
         else None,
+        sampling_mask=None if completion.sampling_mask is None else token_sets(completion.sampling_mask.token_ids),
+        routed_experts=completion.routed_experts,
         **_finish(completion),
     )
 

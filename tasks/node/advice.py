@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from profiles.schema import AUTO, Profile
 from tasks.node.cuda_graphs import step_tokens
 from tasks.node.memory_plan import MemoryPlan
+from tasks.node.passed_on_memory import stated_kv_bytes
 from tasks.node.prompt_lengths import PromptLengths
 from tasks.units import GIB
 
@@ -169,6 +170,8 @@ def _prefix_caching(inputs: AdviceInputs) -> Advice | None:
 def _utilization(inputs: AdviceInputs) -> Advice | None:
     engine, plan = inputs.profile.engine, inputs.plan
     if not inputs.on_gpu or plan.device_bytes is None or engine.gpu_memory_utilization >= GOOD_UTILIZATION:
+        return None
+    if stated_kv_bytes(engine) is not None:
         return None
     if inputs.free_bytes is not None and inputs.free_bytes < BEST_UTILIZATION * plan.device_bytes:
         return None

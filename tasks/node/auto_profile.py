@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings, Profile
+from profiles.load import parse_settings
+from profiles.schema import EngineSettings, Profile, parallel_words
 from tasks.errors import ConfigError
 from tasks.node.cards import Card, Cards
 from tasks.node.engines_per_gpu import engines_that_fit
 from tasks.node.memory_plan import MemoryPlan, plan_memory
+from tasks.plan.engine_options import changed_engine
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
@@ -55,28 +57,39 @@ def choose_profile(
     max_model_len: int = USUAL_MODEL_LEN,
     expected_length: int = USUAL_MODEL_LEN,
     may_share: bool = False,
+    stated: Mapping[str, Any] | None = None,
 ) -> ChosenProfile:
     """Return the profile for the model in ``model_path`` on the cards ``found``; without a model, an engine on each.
 
+    ``stated`` are engine settings that the user gives: they stay, and the others are chosen with them.
     ``max_model_len`` is lowered to what the model knows. With ``may_share`` as many engines share a GPU as each hold
     its full batch of sequences of ``expected_length`` tokens. Raises ConfigError, with the figures, when the model fits
-    no tensor-parallel size, or when its memory cannot be told.
+    no tensor-parallel size, or when its memory cannot be told, and SettingsError when ``stated`` is wrong.
     """
     cards = Cards(found)
+    stated = stated or {}
     notes: list[str] = []
     settings: dict[str, Any] = {"dtype": "bfloat16", "gpu_memory_utilization": UTILIZATION}
     if cards.oldest is not None and cards.oldest < BFLOAT16_CAPABILITY:
         settings["dtype"] = "auto"
-        notes.append("dtype is auto, as cards before compute capability 8.0 have no bfloat16")
+        if "dtype" not in stated:
+            notes.append("dtype is auto, as cards before compute capability 8.0 have no bfloat16")
     if cards.smallest.memory < SMALL_CARD_BYTES:
         settings["gpu_memory_utilization"] = SMALL_CARD_UTILIZATION
-        notes.append(
-            f"gpu_memory_utilization is below {UTILIZATION:g}, as what vLLM does not count is a larger part of a small "
-            "card"
+        if "gpu_memory_utilization" not in stated:
+            notes.append(
+                f"gpu_memory_utilization is below {UTILIZATION:g}, as what vLLM does not count is a larger part of a "
+                "small card"
+            )
+    settings = changed_engine({**settings, "max_model_len": max_model_len}, stated)
+    engine = parse_settings(settings, EngineSettings, "--engine, with profile auto")
+    if engine.gpus > len(cards):
+        raise ConfigError(
+            f"--engine asks for {parallel_words(engine)}, which are {engine.gpus} GPUs, and this node has {len(cards)} "
+            "that a run may use. Lower them"
         )
-    engine = EngineSettings(**settings, max_model_len=max_model_len)
     if model_path is not None:
-        engine, why = _Choice(cards, engine, model_path).made()
+        engine, why = _Choice(cards, engine, model_path, stated).made()
         notes.append(why)
     profile = cards.profile(engine)
     if model_path is not None and may_share:
@@ -96,23 +109,28 @@ def choose_profile(
 class _Choice:
     """The choice for one model."""
 
-    def __init__(self, cards: Cards, engine: EngineSettings, path: Path) -> None:
+    def __init__(self, cards: Cards, engine: EngineSettings, path: Path, stated: Mapping[str, Any]) -> None:
         self._cards, self._path = cards, path
         self._unknown = ""
         config = read_model_config(path)
+        most = len(cards) // engine.pipeline_parallel_size
         try:
             shape = read_shape(config, engine)
-            longest, sizes = shape.longest, shape.allowed_parallel_sizes(len(cards))
+            longest, sizes = shape.longest, shape.allowed_parallel_sizes(most)
         except UnknownLayoutError as error:
             self._unknown = str(error)
             longest, heads = (_number(config, name) for name in ("max_position_embeddings", "num_attention_heads"))
-            sizes = [size for size in range(1, len(cards) + 1) if not (heads or 0) % size]
-        length = engine.max_model_len if longest is None else min(engine.max_model_len, longest)
+            sizes = [size for size in range(1, most + 1) if not (heads or 0) % size]
+        length = engine.max_model_len
+        if longest is not None and "max_model_len" not in stated:
+            length = min(length, longest)
         self._engines = [
             engine.model_copy(update={"max_model_len": length, "tensor_parallel_size": size})
             for size in sizes
             if size & (size - 1) == 0
         ]
+        if "tensor_parallel_size" in stated:
+            self._engines = [engine.model_copy(update={"max_model_len": length})]
 
     def made(self) -> tuple[EngineSettings, str]:
         """Return the engine's settings, and why."""
@@ -138,12 +156,12 @@ class _Choice:
         smallest, last = self._cards.smallest, self._engines[-1]
         room = int(smallest.memory * last.gpu_memory_utilization * WEIGHTS_SHARE)
         for engine in self._engines:
-            if weights <= room * engine.tensor_parallel_size:
+            if weights <= room * engine.gpus:
                 return engine, f"chosen by the {format_gib(weights)} of weights alone, as {self._unknown}"
         raise ConfigError(
             f"{self._path} does not fit this node: it has {format_gib(weights)} of weights, and an engine over "
-            f"{last.tensor_parallel_size} x {smallest.name} of {format_gib(smallest.memory)} is to hold at most "
-            f"{format_gib(room * last.tensor_parallel_size)} of weights. {_REMEDY}"
+            f"{last.gpus} x {smallest.name} of {format_gib(smallest.memory)} is to hold at most "
+            f"{format_gib(room * last.gpus)} of weights. {_REMEDY}"
         )
 
     def _plan(self, engine: EngineSettings) -> MemoryPlan:
@@ -155,7 +173,7 @@ class _Choice:
         weights, reserve = (format_gib(size or 0) for size in (plan.weight_bytes, plan.reserve_bytes))
         sequence = (plan.kv_bytes_per_token or 0) * plan.max_model_len
         return ConfigError(
-            f"{self._path} does not fit this node: with tensor_parallel_size {last.tensor_parallel_size}, the largest "
+            f"{self._path} does not fit this node: with {parallel_words(last)}, the largest "
             f"here, each GPU needs {weights} for weights, {reserve} beside them and {format_gib(sequence)} for one "
             f"sequence of {plan.max_model_len} tokens. {smallest.name} has {format_gib(smallest.memory)}, of which "
             f"{last.gpu_memory_utilization:.0%} may be used. {_REMEDY}"

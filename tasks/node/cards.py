@@ -43,13 +43,16 @@ class Cards:
 
     def profile(self, engine: EngineSettings, *, per_gpu: int = 1) -> Profile:
         """Return a profile with as many replicas of ``engine`` as there are GPUs for, ``per_gpu`` on each GPU."""
-        size = engine.tensor_parallel_size
+        size, stages = engine.gpus, engine.pipeline_parallel_size
         gpus = len(self) // size * size
         replicas = gpus // size * per_gpu
+        parallel = {"TP": engine.tensor_parallel_size} | ({"PP": stages} if stages > 1 else {})
+        shape = " x ".join(f"{kind} {count}" for kind, count in parallel.items())
+        ending = "".join(f"-{kind.lower()}{count}" for kind, count in parallel.items()) if size > 1 else ""
         capability = None if self.oldest is None else float(f"{self.oldest[0]}.{self.oldest[1]}")
         return Profile(
-            name=_slug(self.smallest.name) + (f"-tp{size}" if size > 1 else ""),
-            description=f"{gpus} x {' and '.join(self.kinds)}, {replicas} x TP {size}, chosen by auto",
+            name=_slug(self.smallest.name) + ending,
+            description=f"{gpus} x {' and '.join(self.kinds)}, {replicas} x {shape}, chosen by auto",
             replicas=replicas,
             replicas_per_gpu=per_gpu,
             any_replicas=True,
@@ -65,7 +68,7 @@ class Cards:
 
     def describe(self, profile: Profile) -> Iterator[str]:
         """Yield what the user should know of how ``profile`` uses the GPUs; a sentence each."""
-        size, dtype = profile.engine.tensor_parallel_size, profile.engine.dtype
+        size, dtype = profile.engine.gpus, profile.engine.dtype
         yield (
             f"profile auto: {profile.replicas} {_plural('engine', profile.replicas)} of {size} {_plural('GPU', size)}, "
             f"{dtype}, max_model_len {profile.engine.max_model_len}, gpu_memory_utilization "

@@ -21,4 +21,4 @@ def has_core_process(settings: EngineSettings, *, on_gpu: bool, environment: Map
         return settings.core_process
     if (given := environment.get(CORE_PROCESS_VARIABLE)) is not None:
         return given.strip() != "0"
-    return on_gpu or settings.tensor_parallel_size > 1
+    return on_gpu or settings.gpus > 1

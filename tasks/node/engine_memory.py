@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from profiles.schema import EngineSettings
 from tasks.node.cuda_graphs import LARGEST_DEFAULT_CAPTURE, captured_graphs, sizes_of
+from tasks.node.passed_on_memory import kv_element_bytes
 from tasks.plan.model_shape import ModelShape
 from tasks.units import GIB
 
@@ -63,22 +64,29 @@ class KvCache:
         return -(-max(1, length) // self.block_size)
 
 
-def kv_cache(shape: ModelShape, engine: EngineSettings, budget: int, *, device: str) -> KvCache:
-    """The cache that vLLM makes from ``budget`` bytes per GPU; ``device`` is "cuda" or "cpu"."""
-    per_token = kv_bytes_per_token(shape, engine.tensor_parallel_size)
-    block_size = CPU_BLOCK_SIZE if device == "cpu" else GPU_BLOCK_SIZE
+def kv_cache(
+    shape: ModelShape, engine: EngineSettings, budget: int, *, device: str, draft_per_token: int = 0
+) -> KvCache:
+    """The cache that vLLM makes from ``budget`` bytes per GPU; ``device`` is "cuda" or "cpu".
+
+    ``draft_per_token`` are bytes of a draft model's layers.
+    """
+    per_token = kv_bytes_per_token(shape, engine) + draft_per_token
+    block_size = engine.vllm.get("block_size") or (CPU_BLOCK_SIZE if device == "cpu" else GPU_BLOCK_SIZE)
+    blocks = max(0, budget) // (per_token * block_size)
     return KvCache(
         bytes_per_token=per_token,
         block_size=block_size,
-        blocks=max(0, budget) // (per_token * block_size),
+        blocks=engine.vllm.get("num_gpu_blocks_override") or blocks,
         max_model_len=engine.max_model_len,
     )
 
 
-def kv_bytes_per_token(shape: ModelShape, tensor_parallel_size: int) -> int:
-    """Bytes per token and GPU: a key and a value vector per layer and KV head."""
-    heads = shape.kv_heads_per_gpu(tensor_parallel_size)
-    return 2 * shape.layers * heads * shape.head_dim * shape.dtype_bytes
+def kv_bytes_per_token(shape: ModelShape, engine: EngineSettings) -> int:
+    """Bytes per token and GPU: a key and a value vector per layer, of the stage with the most, and KV head."""
+    heads = shape.kv_heads_per_gpu(engine.tensor_parallel_size)
+    layers = max(shape.stages(engine.pipeline_parallel_size))
+    return 2 * layers * heads * shape.head_dim * kv_element_bytes(shape, engine)
 
 
 def default_batched_tokens(gpu_bytes: int, gpu_name: str) -> int:

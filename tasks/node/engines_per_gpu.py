@@ -26,7 +26,7 @@ def engines_that_fit(
     memory plan says whether one fits. Raises ConfigError when the model's files cannot be read.
     """
     engine = profile.engine
-    if profile.expect.device != "cuda" or engine.tensor_parallel_size > 1 or gpu_bytes is None:
+    if profile.expect.device != "cuda" or engine.gpus > 1 or gpu_bytes is None:
         return 1
     if profile.question_batch_size == AUTO:
         engine = auto_engine(profile, engine.max_num_seqs or default_sequences(gpu_bytes, gpu_name))

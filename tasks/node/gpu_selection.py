@@ -4,7 +4,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 
-from profiles.schema import Profile
+from profiles.schema import Profile, parallel_words
 from tasks.errors import ConfigError
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.nvml import PynvmlReader
@@ -91,6 +91,17 @@ def visible_gpus(uuids: Sequence[str | None], environment: Mapping[str, str] = o
     return chosen
 
 
+def first_visible_gpu(reader: NvmlReader, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The GPU that a process uses by default, named as in CUDA_VISIBLE_DEVICES; None where CUDA shows none."""
+    try:
+        uuids = [gpu.uuid for gpu in read_all_gpus(reader)]
+    except NoDriverError:
+        return None
+    return (
+        environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() if visible_gpus(uuids, environment) else None
+    )
+
+
 def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | None]:
     """The GPUs of each replica, named as in CUDA_VISIBLE_DEVICES; None for each replica of a CPU profile.
 
@@ -98,7 +109,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
     not set. Raises ConfigError when it names too few GPUs, or one twice.
     """
     profile, needed = plan.profile, plan.profile.gpus
-    replicas, width, sharing = profile.replicas, profile.engine.tensor_parallel_size, profile.replicas_per_gpu
+    replicas, width, sharing = profile.replicas, profile.engine.gpus, profile.replicas_per_gpu
     if profile.expect.device == "cpu":
         return [None] * replicas
     devices = [str(index) for index in range(needed)]
@@ -107,7 +118,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
         if repeated := next((device for device in devices if devices.count(device) > 1), None):
             raise _named_twice(repeated, visible)
     if len(devices) < needed:
-        each = f"tensor_parallel_size {width}" if sharing == 1 else f"1 GPU, {sharing} on each"
+        each = parallel_words(profile.engine) if sharing == 1 else f"1 GPU, {sharing} on each"
         raise ConfigError(
             f"profile {profile.name} needs {needed} GPUs ({replicas} replicas x {each}), but CUDA_VISIBLE_DEVICES "
             f"names {len(devices)}: {visible!r}. Name more, or take another profile"

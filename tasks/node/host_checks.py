@@ -56,7 +56,7 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
         status, remedy = "fail", f"Raise the {memory.limited_by}'s memory, or use a profile for a smaller node"
     elif host_bytes is not None and memory.available < host_bytes:
         status = "fail" if profile.expect.device == "cpu" else "warn"
-        remedy = "Stop other programs, or lower replicas or kv_cache_space_gib"
+        remedy = "Stop other programs, or lower replicas, kv_cache_space_gib or what is offloaded"
     limits = [f"{format_gib(floor)} in all"] if floor else []
     if host_bytes is not None:
         limits.append(f"{format_gib(host_bytes)} free")
@@ -70,12 +70,12 @@ def check_ram(profile: Profile, memory: HostMemory, host_bytes: int | None) -> C
 
 
 def check_shared_memory(profile: Profile, free: int | None) -> CheckResult:
-    """Check the room in /dev/shm, which the processes of a tensor-parallel engine share; ``free`` is in bytes."""
+    """Check the room in /dev/shm, which the processes of an engine of several GPUs share; ``free`` is in bytes."""
     if free is None:
         return CheckResult(name="shared memory", status="skipped", value=f"{SHARED_MEMORY} cannot be read")
     status: Status = "pass"
     if free < SHM_COMFORTABLE:
-        needs_it = profile.engine.tensor_parallel_size > 1 and free < SHM_LEAST
+        needs_it = profile.engine.gpus > 1 and free < SHM_LEAST
         status = "fail" if needs_it else "warn" if profile.expect.device == "cuda" else "pass"
     return CheckResult(
         name="shared memory",

@@ -14,6 +14,7 @@ from tasks.node.cuda_graphs import expected_graph_share, sizes_of
 from tasks.node.engine_memory import KvCache, batched_tokens, default_sequences, kv_bytes_per_token
 from tasks.node.gpu_sharing import FURTHER_PROCESS_BYTES
 from tasks.node.memory_budget import Budget, MemoryBudget
+from tasks.node.passed_on_memory import not_counted, stated_kv_bytes
 from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_shape import UnknownLayoutError
 from tasks.units import GIB, format_gib
@@ -28,7 +29,7 @@ class MemoryPlan:
     device: str
     """"cuda" or "cpu"."""
     tensor_parallel_size: int
-    """Number of GPUs of the engine."""
+    """Number of GPUs of each pipeline stage of the engine."""
     max_model_len: int
     """Most tokens of a sequence."""
     expected_length: int
@@ -37,6 +38,8 @@ class MemoryPlan:
     """Sequences in one question batch: questions x arms x samples; of a chosen batch, those at first."""
     running: int
     """Sequences of ``in_flight`` that run at once under max_num_seqs."""
+    pipeline_parallel_size: int = 1
+    """Number of the engine's stages. The figures are of the GPU that holds the most."""
     replicas_per_gpu: int = 1
     """Engines that share each GPU. The other figures are of one of them."""
     process_bytes: int | None = None
@@ -75,6 +78,8 @@ class MemoryPlan:
     """Whether ``kv_budget_bytes`` is an estimate; vLLM measures it when it starts."""
     unknown: tuple[str, ...] = ()
     """The reasons for missing figures."""
+    not_counted: tuple[str, ...] = ()
+    """Settings that move memory in a way that the plan does not know, and how far off it may be; a sentence each."""
     problems: tuple[str, ...] = ()
     """Settings that cannot work."""
     doubts: tuple[str, ...] = ()
@@ -128,6 +133,7 @@ def plan_memory(
         profile=profile.name,
         device=profile.expect.device,
         tensor_parallel_size=engine.tensor_parallel_size,
+        pipeline_parallel_size=engine.pipeline_parallel_size,
         max_model_len=engine.max_model_len,
         expected_length=expected_length,
         in_flight=in_flight,
@@ -174,19 +180,38 @@ def _with_memory(
     plan = replace(
         plan,
         weight_bytes=weights,
-        kv_bytes_per_token=kv_bytes_per_token(memory.shape, engine.tensor_parallel_size),
+        kv_bytes_per_token=kv_bytes_per_token(memory.shape, engine) + memory.draft.kv_bytes_per_token,
+        not_counted=tuple(
+            not_counted(engine, draft_unknown=memory.draft.unknown, quantized_files=memory.shape.quantized)
+        ),
         unknown=tuple(unknown),
         problems=problems,
         **asdict(budget),
     )
     if cache is None or budget.device_bytes is None:
         return plan
+    plan = replace(plan, doubts=_stated_cache_fits(plan, engine))
     return _with_cache(plan, cache, certain=_weights_exceed(budget, weights) or not budget.is_estimate)
 
 
 def _weights_exceed(budget: Budget, weights: int | None) -> bool:
     # an estimate must not stop a run that vLLM can start; the weights are exact
     return weights is not None and budget.engine_bytes is not None and weights >= budget.engine_bytes
+
+
+def _stated_cache_fits(plan: MemoryPlan, engine: EngineSettings) -> tuple[str, ...]:
+    """Return a doubt when a stated KV cache, which vLLM allocates without measuring, leaves too little for the rest."""
+    stated = stated_kv_bytes(engine)
+    if stated is None or plan.weight_bytes is None or plan.reserve_bytes is None:
+        return ()
+    each = plan.weight_bytes + plan.reserve_bytes + stated
+    needed = plan.replicas_per_gpu * each + (plan.replicas_per_gpu - 1) * (plan.process_bytes or 0)
+    if needed <= (plan.device_bytes or 0):
+        return ()
+    return (
+        f"kv_cache_memory_bytes is {format_gib(stated, 2)}: with weights and activations {format_gib(needed)} of the "
+        f"{format_gib(plan.device_bytes or 0)} are needed. Lower it, or leave it out and give gpu_memory_utilization",
+    )
 
 
 def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPlan:
@@ -213,4 +238,4 @@ def _with_cache(plan: MemoryPlan, cache: KvCache, *, certain: bool) -> MemoryPla
     )
     if certain:
         return replace(plan, problems=(*plan.problems, message))
-    return replace(plan, doubts=(message,))
+    return replace(plan, doubts=(*plan.doubts, message))

@@ -13,10 +13,8 @@ from profiles.schema import EngineSettings
 from tasks.node.weight_memory import dense_tensors
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
-from tasks.plan.model_shape import UnknownLayoutError, read_shape
+from tasks.plan.model_shape import EXPERT_COUNTS, UnknownLayoutError, read_shape
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Hugging Face's names for the number of experts of a layer."""
 _FP8_METHODS = ("fp8", "fbgemm_fp8", "deepseek_v4_fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel")
 """vLLM's names for methods whose products are in FP8."""
 
@@ -67,7 +65,7 @@ def uses_fp8(model: Path, engine: EngineSettings) -> bool:
 
 def _expert_share(config: Mapping[str, Any]) -> float | None:
     """The share of a layer's experts that a token uses: 1 without experts, None when their number is unclear."""
-    experts = next((config[name] for name in _EXPERTS if config.get(name)), None)
+    experts = next((config[name] for name in EXPERT_COUNTS if config.get(name)), None)
     if experts is None:
         return 1.0
     used = config.get("num_experts_per_tok")

@@ -18,6 +18,7 @@ from tasks.node.memory_budget import CPU_ENGINE_BYTES
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import package_checks, torch_cuda_version
+from tasks.node.passed_on_memory import host_bytes
 from tasks.node.preflight_report import PreflightReport
 from tasks.node.prompt_check import check_prompt_sample
 from tasks.node.prompt_sample import PromptSample
@@ -183,6 +184,7 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
     value = f"KV cache of {plan.kv_tokens:,} tokens{' (estimate)' if plan.is_estimate else ''}"
     if plan.auto is not None:
         value += f"; auto batch: {plan.auto.reason}"
+    value = "; ".join((value, *plan.not_counted))
     if plan.batch_fits:
         return CheckResult(name=name, status="pass", value=value, limit=f"{plan.running} sequences at once")
     return CheckResult(
@@ -195,7 +197,13 @@ def check_memory_plan(plan: MemoryPlan) -> CheckResult:
 
 
 def _host_bytes(profile: Profile, plan: MemoryPlan | None) -> int | None:
-    """Host memory that the engines of a CPU profile take, in bytes; a GPU engine takes little, which is not counted."""
-    if profile.expect.device != "cpu" or plan is None or plan.weight_bytes is None:
+    """Host memory that the engines of a CPU profile take, in bytes; a GPU engine takes little beside what it offloads.
+
+    None when it is not known, or too little to count.
+    """
+    offloaded = host_bytes(profile.engine)
+    if profile.expect.device != "cpu":
+        return profile.replicas * offloaded or None
+    if plan is None or plan.weight_bytes is None:
         return None
-    return profile.replicas * (plan.weight_bytes + (plan.kv_budget_bytes or 0) + CPU_ENGINE_BYTES)
+    return profile.replicas * (plan.weight_bytes + (plan.kv_budget_bytes or 0) + CPU_ENGINE_BYTES + offloaded)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from profiles.load import SettingsError, load_profile, profile_names
 from profiles.schema import AUTO, Profile
@@ -21,9 +22,11 @@ from tasks.node.mps import find_mps
 from tasks.node.nvml import PynvmlReader
 from tasks.node.package_checks import torch_cuda_version
 from tasks.node.prompt_check import find_prompts
+from tasks.plan.engine_options import changed_profile
 from tasks.plan.model_source import locate_model
-from tasks.plan.run_config import CPU_PROFILE, RunConfig, Sampling
+from tasks.plan.run_config import CPU_PROFILE, RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run, with_profile
+from tasks.plan.sampling import Sampling
 
 CudaBuild = Callable[[], tuple[int, int] | None]
 """Returns the CUDA version that torch was built for; None for a build without CUDA."""
@@ -49,7 +52,12 @@ def plan_here(
 
     def choose(length: int, expected_length: int) -> ChosenProfile:
         return profile_here(
-            *(AUTO, config.model), max_model_len=length, expected_length=expected_length, reader=reader, cuda=cuda
+            *(AUTO, config.model),
+            engine=config.engine,
+            max_model_len=length,
+            expected_length=expected_length,
+            reader=reader,
+            cuda=cuda,
         )
 
     length = max(USUAL_MODEL_LEN, most + 1)
@@ -57,26 +65,28 @@ def plan_here(
     if found.profile.expect.device == "cpu":
         # the command that makes the run again names it
         plan = plan_run(config.model_copy(update={"profile": found.profile.name}), runs_dir)
-        return replace(plan, choices=found.notes)
+        return replace(plan, choices=(*plan.choices, *found.notes))
     plan = plan_run(config, runs_dir, found.profile)
     lengths = find_prompts(plan).lengths
     if lengths is None:
-        return replace(plan, choices=found.notes)
+        return replace(plan, choices=(*plan.choices, *found.notes))
     needed = most + lengths.longest
+    is_stated = "max_model_len" in (config.engine or {})
     if needed > USUAL_MODEL_LEN:
         length = -(-needed // LENGTH_STEP) * LENGTH_STEP
     found = choose(length, most + round(lengths.mean))
     plan = with_profile(plan, found.profile)
-    if needed > USUAL_MODEL_LEN:
+    if needed > USUAL_MODEL_LEN and not is_stated:
         told = f"max_model_len is {found.profile.engine.max_model_len:,}: prompts and max_tokens need {needed:,}"
         found = replace(found, notes=(*found.notes, told))
-    return replace(plan, choices=found.notes)
+    return replace(plan, choices=(*plan.choices, *found.notes))
 
 
 def profile_here(
     name: str,
     model: str | None,
     *,
+    engine: Mapping[str, Any] | None = None,
     max_model_len: int = USUAL_MODEL_LEN,
     expected_length: int | None = None,
     reader: NvmlReader | None = None,
@@ -84,17 +94,19 @@ def profile_here(
 ) -> ChosenProfile:
     """Return the profile ``name``, or the one that suits this node and ``model`` if that is "auto".
 
-    ``expected_length`` is that of a prompt and its completion, in tokens; without it, that of a run's usual max_tokens.
+    ``engine`` are settings that the user gives. ``expected_length`` is that of a prompt and its completion, in tokens;
+    without it, that of a run's usual max_tokens.
     Raises ConfigError, or PreflightFailed when the disk has no room for a model of the hub.
     """
     try:
         if name != AUTO:
-            return ChosenProfile(profile=load_profile(name))
+            return ChosenProfile(profile=changed_profile(load_profile(name), engine))
         present = _present(reader or PynvmlReader())
         built = cuda() is not None
         gpus = [present[index] for index in visible_gpus([gpu.uuid for gpu in present])] if built else []
         if not gpus:
-            return ChosenProfile(profile=load_profile(CPU_PROFILE), notes=_why_not(present, built=built))
+            on_cpu = changed_profile(load_profile(CPU_PROFILE), engine)
+            return ChosenProfile(profile=on_cpu, notes=_why_not(present, built=built))
         cards = cards_of(gpus)
         if not cards:
             raise ConfigError(
@@ -110,6 +122,7 @@ def profile_here(
             max_model_len=max_model_len,
             expected_length=expected_length,
             may_share=may_share(len(cards), len(os.sched_getaffinity(0))),
+            stated=engine,
         )
         return ChosenProfile(
             profile=found.profile.model_copy(update={"baseline": _baseline(gpus)}),

@@ -53,7 +53,7 @@ def render_plan(plan: MemoryPlan, advice: Sequence[Advice], warnings: Sequence[s
 
     parts: list[RenderableType] = [_plan_table(plan)]
     parts += [Text(problem, "bold red") for problem in plan.problems]
-    parts += [Text(reason, "yellow") for reason in (*plan.doubts, *plan.unknown)]
+    parts += [Text(reason, "yellow") for reason in (*plan.doubts, *plan.unknown, *plan.not_counted)]
     parts += [Text(f"warning: {warning}", "yellow") for warning in warnings]
     for piece in advice:
         parts.append(Text(f"advice: {piece.suggestion}", "cyan"))
@@ -78,7 +78,7 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
     rows = [
         (f"memory {where}", _gib(plan.device_bytes)),
         *_shared(plan),
-        (f"weights {where}, TP {plan.tensor_parallel_size}", _gib(plan.weight_bytes)),
+        (f"weights {where}, {_parallel(plan)}", _gib(plan.weight_bytes)),
         ("activations, CUDA graphs, workspaces (estimate)", _gib(plan.reserve_bytes)),
         (f"KV cache{mark}", _gib(plan.kv_budget_bytes)),
         ("KV bytes per token", _number(plan.kv_bytes_per_token)),
@@ -100,6 +100,11 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
         rows.append(("engine core", where))
     fits = {True: "yes", False: "no: sequences will be preempted", None: "cannot tell"}[plan.batch_fits]
     return [(name, value) for name, value in rows if value] + [("question batch fits", fits)]
+
+
+def _parallel(plan: MemoryPlan) -> str:
+    stages = f" x PP {plan.pipeline_parallel_size}" if plan.pipeline_parallel_size > 1 else ""
+    return f"TP {plan.tensor_parallel_size}{stages}"
 
 
 def _shared(plan: MemoryPlan) -> list[tuple[str, str]]:

@@ -1,14 +1,18 @@
-"""Computes the weights per GPU under tensor parallelism, from safetensors headers or a dense model's config.
+"""Computes the weights per GPU of an engine of several GPUs, from safetensors headers or a dense model's config.
 
 vLLM's rule (model_executor/layers/linear.py, vocab_parallel_embedding.py): projections and embeddings are split over
 the GPUs. K and V are repeated where there are fewer KV heads than GPUs. Norms, routers and the biases of row-parallel
-layers are whole on every GPU.
+layers are whole on every GPU. With expert parallelism each GPU has whole experts instead of a part of each, and with
+pipeline parallelism each stage has some of the layers, the first the embeddings and the last the output layer.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 
+from profiles.schema import EngineSettings
+from tasks.node.passed_on_memory import quantizes_to_fp8
 from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_shape import ModelShape
 from tasks.plan.safetensors_header import TensorInfo
@@ -18,12 +22,20 @@ VOCAB_PADDING = 64
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _REPLICATED_BIASES = ("o_proj.bias", "down_proj.bias", "dense.bias", "w2.bias")
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 _SPLIT = ("_proj", "experts.", "embed_tokens", "lm_head", "qkv", "gate_up", "c_fc", "c_proj")
 
 
-def weight_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, tensor_parallel_size: int) -> int:
+def weight_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, engine: EngineSettings) -> int:
     """Bytes of weights on the GPU that holds the most. The engine holds floating-point weights in its own dtype."""
-    return sum(_bytes(tensor, shape, tensor_parallel_size) for tensor in tensors if _is_loaded(tensor, shape))
+    totals = [0] * engine.pipeline_parallel_size
+    ends = [sum(shape.stages(len(totals))[: stage + 1]) for stage in range(len(totals))]
+    for tensor in tensors:
+        if _is_loaded(tensor, shape):
+            size = _bytes(tensor, shape, engine)
+            for stage in _stages_of(tensor, shape, ends):
+                totals[stage] += size
+    return max(totals)
 
 
 def lora_bytes_per_gpu(tensors: Iterable[TensorInfo], shape: ModelShape, lora: LoraSlots) -> int:
@@ -81,20 +93,40 @@ def _is_loaded(tensor: TensorInfo, shape: ModelShape) -> bool:
     return not tensor.name.endswith("rotary_emb.inv_freq")
 
 
-def _bytes(tensor: TensorInfo, shape: ModelShape, size: int) -> int:
+def _stages_of(tensor: TensorInfo, shape: ModelShape, ends: list[int]) -> set[int]:
+    """Return the pipeline stages that hold the tensor; ``ends`` has the number of the first layer after each."""
+    first, last = 0, len(ends) - 1
+    if (layer := _LAYER.search(tensor.name)) is not None:
+        return {next((stage for stage, end in enumerate(ends) if int(layer.group(1)) < end), last)}
+    if "embed_tokens" in tensor.name:
+        return {first, last} if shape.tied_embeddings else {first}
+    return {last}
+
+
+def _bytes(tensor: TensorInfo, shape: ModelShape, engine: EngineSettings) -> int:
+    size = engine.tensor_parallel_size
     if "embed_tokens" in tensor.name or tensor.name.startswith("lm_head"):
         padded = -(-tensor.shape[0] // VOCAB_PADDING) * VOCAB_PADDING
         elements = padded * math.prod(tensor.shape[1:]) // size
     else:
-        elements = math.ceil(tensor.elements * _share(tensor, shape, size))
+        elements = math.ceil(tensor.elements * _share(tensor, shape, engine))
+        if quantizes_to_fp8(engine) and not shape.quantized and _is_projection(tensor):
+            return elements
     if tensor.dtype in _FLOATS and not shape.quantized:
         return elements * shape.dtype_bytes
     return elements * tensor.nbytes // max(1, tensor.elements)
 
 
-def _share(tensor: TensorInfo, shape: ModelShape, size: int) -> Fraction:
-    """The share of the tensor that vLLM puts on each GPU."""
+def _is_projection(tensor: TensorInfo) -> bool:
     name = tensor.name
+    return any(part in name for part in _SPLIT) and name.endswith("weight") and "norm" not in name
+
+
+def _share(tensor: TensorInfo, shape: ModelShape, engine: EngineSettings) -> Fraction:
+    """The share of the tensor that vLLM puts on each GPU of a stage."""
+    name, size = tensor.name, engine.tensor_parallel_size
+    if ".experts." in name and engine.vllm.get("enable_expert_parallel") and shape.experts:
+        return Fraction(math.ceil(shape.experts / size), shape.experts)
     if not any(part in name for part in _SPLIT) or name.endswith(_REPLICATED_BIASES) or "layernorm" in name:
         return Fraction(1)
     query, key_value = Fraction(1, size), Fraction(1, min(size, shape.kv_heads))

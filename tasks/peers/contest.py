@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.files import atomic_path, publish_json
-from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.parent_death import PARENT_VARIABLE, die_with_parent
+from tasks.generation.engine import EngineRequest, EngineSpec, sampling_values
+from tasks.parent_death import PARENT_VARIABLE, die_as_engine, die_with_parent
 from tasks.process_tree import descendants, kill_all
 
 OPEN_FILES = 65_536
@@ -70,22 +70,15 @@ def read_requests(path: Path) -> list[EngineRequest]:
 
 def sampling_of(request: EngineRequest) -> dict[str, Any]:
     """Return the sampling parameters of ``request`` under vLLM's names, with its seed, without logprobs."""
-    return {
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "ignore_eos": request.ignore_eos,
-        "seed": request.seed,
-        **({"stop": list(request.stop)} if request.stop else {}),
-    }
+    return {**sampling_values(request), "seed": request.seed}
 
 
 def compete(contest: Callable[[PeerJob], PeerResult]) -> None:
     """Run the contestant of this process: ``contest`` of the job in standard input. Does not return."""
     die_with_parent(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    # datatrove forks helpers, which would outlive this process
-    os.register_at_fork(after_in_child=lambda: die_with_parent(os.getppid()))
+    # datatrove forks helpers and vLLM its engine core, which would outlive this process
+    os.register_at_fork(after_in_child=lambda: die_as_engine(os.getppid()))
     # a client and a server have a connection, a file each, for every request in flight
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 <= most < OPEN_FILES else OPEN_FILES, most))

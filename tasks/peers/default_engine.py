@@ -6,7 +6,7 @@ from typing import Any
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import engine_environment
+from tasks.generation.vllm_engine import METHOD_VARIABLE, engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE
 
 
@@ -20,8 +20,10 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
     stated = {
         *("tensor_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization"),
         *("quantization", "load_format", "trust_remote_code"),
+        *(("pipeline_parallel_size",) if settings.pipeline_parallel_size > 1 else ()),
     }
-    chosen = settings.model_dump(include=stated, exclude_none=True)
+    # what the user says to vLLM by name is said to all
+    chosen = {**settings.vllm, **settings.model_dump(include=stated, exclude_none=True)}
     if settings.kv_cache_space_gib is not None:
         # compiling takes a minute on a CPU, so that a profile says whether it is wanted
         chosen["enforce_eager"] = settings.enforce_eager
@@ -33,8 +35,17 @@ def default_arguments(spec: EngineSpec, *, seeded: bool) -> dict[str, Any]:
     return {**chosen, "model": model, "logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
 
 
+def feature_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """Return the default arguments, but as many sequences and tokens per step as a profile states for the pipeline.
+
+    What then differs between the two is the pipeline alone. A chosen batch is not stated: both may fill vLLM's default.
+    """
+    stated = {"max_num_seqs", "max_num_batched_tokens"}
+    return default_arguments(spec, seeded=True) | spec.settings.model_dump(include=stated, exclude_none=True)
+
+
 def default_environment(settings: EngineSettings, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return ``engine_environment``, but vLLM decides itself whether the engine core has a process of its own."""
-    ours = CORE_PROCESS_VARIABLE
+    """Return ``engine_environment``, but vLLM decides itself in which processes an engine runs and how they start."""
+    ours = {CORE_PROCESS_VARIABLE, METHOD_VARIABLE}
     environment = engine_environment(settings, inherited, on_gpu=False)
-    return {name: value for name, value in environment.items() if name != ours or name in inherited}
+    return {name: value for name, value in environment.items() if name not in ours or name in inherited}

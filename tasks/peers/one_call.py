@@ -1,7 +1,7 @@
 """The engine with nothing around it: one ``LLM.generate`` call at vLLM's own defaults for the device.
 
 - limit: no seeds, no logprobs, no text, nothing but token ids;
-- features: with the seeds, logprobs and text that a run stores.
+- features: with the seeds, logprobs and text that a run stores, and as many sequences at once as its profile states.
 """
 
 import time
@@ -9,7 +9,7 @@ from functools import partial
 
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.peers.contest import PeerJob, PeerResult, compete, read_requests
-from tasks.peers.default_engine import default_arguments
+from tasks.peers.default_engine import default_arguments, feature_arguments
 
 LIMIT = "limit"
 FEATURES = "features"
@@ -18,7 +18,8 @@ FEATURES = "features"
 def generate(job: PeerJob) -> PeerResult:
     """Complete all requests in one call."""
     features = job.contestant == FEATURES
-    build_engine = load_batch_engine(job.engine.settings.backend, partial(default_arguments, seeded=features))
+    arguments = feature_arguments if features else partial(default_arguments, seeded=False)
+    build_engine = load_batch_engine(job.engine.settings.backend, arguments)
     engine = build_engine(job.engine)
     requests = read_requests(job.requests)
     started = time.time()

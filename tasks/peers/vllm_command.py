@@ -3,6 +3,7 @@
 ``python -m tasks.peers.vllm_command PARENT_PID serve MODEL OPTION...``
 """
 
+import json
 import os
 import runpy
 import shlex
@@ -25,11 +26,15 @@ def serve_options(spec: EngineSpec) -> dict[str, Any]:
 
 def as_words(options: Mapping[str, Any]) -> list[str]:
     """Return ``options`` as words of a command line; True is a bare flag, False its ``--no-`` form."""
-    switches = {True: "--{}", False: "--no-{}"}
-    return [
-        switches[value].format(name) if isinstance(value, bool) else f"--{name}={value}"
-        for name, value in options.items()
-    ]
+    return [word for name, value in options.items() for word in _words(name, value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
 def put_on_path(directory: Path) -> None:

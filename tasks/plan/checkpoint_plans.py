@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.errors import ConfigError
-from tasks.plan.model_config import read_model_config
+from tasks.plan.model_config import read_model_config, read_model_object
 from tasks.plan.model_files import read_weights
+from tasks.plan.model_sampling import FILE as GENERATION_CONFIG
 from tasks.plan.run_plan import RunPlan, with_model
 
 _WHO_WROTE_IT = ("transformers_version", "_name_or_path", "use_cache")
@@ -40,8 +41,16 @@ def plan_checkpoints(plan: RunPlan, models: str | Sequence[str]) -> tuple[RunPla
 
 def _facts(plan: RunPlan) -> dict[str, Any]:
     """What an engine and its prompts need of a model besides the weights, by words for it."""
-    config = read_model_config(plan.model.path)
-    settings = {f"{name} in config.json": value for name, value in config.items() if name not in _WHO_WROTE_IT}
+    files = {"config.json": read_model_config(plan.model.path)}
+    # the engine has its end tokens from there, and a run its sampling if it asks for that
+    if (path := plan.model.path / GENERATION_CONFIG).exists():
+        files[GENERATION_CONFIG] = read_model_object(path, missing="download the model again")
+    settings = {
+        f"{name} in {file}": value
+        for file, values in files.items()
+        for name, value in values.items()
+        if name not in _WHO_WROTE_IT
+    }
     tensors = {f"tensor {each.name}": (each.dtype, each.shape) for each in read_weights(plan.model.path)}
     prompts = {"tokenizer": plan.model.tokenizer_digest, "chat template": plan.model.chat_template_digest}
     return {**settings, **tensors, **prompts}

@@ -14,6 +14,7 @@ from profiles.arm_schema import ArmSet
 from profiles.schema import AUTO, Profile
 from tasks.plan.model_source import ModelSource
 from tasks.plan.run_config import RunConfig
+from tasks.plan.sampling import STORED_FIELDS, Sampling, recorded_sampling
 
 _RECORDED_BACKENDS = {"vllm": "tasks.engine:VllmEngine"}
 """The text that fingerprints hold for an engine's name: where its class was in the first release. Never change it."""
@@ -29,11 +30,7 @@ def comparable_settings(config: RunConfig, arms: ArmSet, model: ModelSource, que
         # defaults are left out, so that a new setting does not change the fingerprints of finished runs
         "arms": _digest(arms.model_dump(mode="json", exclude_defaults=True)),
         "dataset": dataset_digest(questions),
-        "sampling": config.sampling.model_dump(
-            mode="json",
-            exclude={"seed", "top_logprobs", *(() if config.sampling.stop else ("stop",))},
-            exclude_none=True,
-        ),
+        "sampling": recorded_sampling(config.sampling),
         "seed": config.sampling.seed,
     }
 
@@ -66,18 +63,22 @@ def recorded_engine(profile: Profile) -> dict[str, Any]:
     """
     # a setting that came later is left out where it is not stated, so that finished runs keep their fingerprints
     unstated = {"cudagraph_capture_sizes"} if profile.engine.cudagraph_capture_sizes is None else set()
+    if profile.engine.pipeline_parallel_size == 1:
+        unstated.add("pipeline_parallel_size")
     # the process in which the engine's core runs changes no output
-    settings = profile.engine.model_dump(mode="json", exclude=unstated | {"core_process"})
+    settings = profile.engine.model_dump(mode="json", exclude=unstated | {"core_process", "vllm"})
+    settings |= profile.engine.vllm
     if profile.question_batch_size != AUTO:
         settings["max_num_seqs"] = profile.engine.sequences
     return settings
 
 
-def fingerprint(comparable: dict[str, Any], tested: dict[str, Any], top_logprobs: int) -> str:
+def fingerprint(comparable: dict[str, Any], tested: dict[str, Any], sampling: Sampling) -> str:
     """Return the hex sha256 of everything that can change a stored output."""
+    stored = {"top_logprobs": sampling.top_logprobs} | {name: True for name in STORED_FIELDS if getattr(sampling, name)}
     names = {"profile"}  # the same settings under another name give the same outputs
     settings = {key: value for key, value in tested.items() if key not in names}
-    return _digest({"comparable": comparable, "tested": settings, "top_logprobs": top_logprobs}, length=64)
+    return _digest({"comparable": comparable, "tested": settings, **stored}, length=64)
 
 
 def dataset_digest(questions: pl.DataFrame) -> str:

@@ -40,6 +40,12 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a model's config.json that is about text, if it has such a part."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
 def read_model_json(path: Path) -> Any:
     """Return the JSON value in a file of a model. Raises OSError and ValueError."""
     return parse_json(read_regular(path, _JSON_BYTES).decode("utf-8"))

@@ -16,7 +16,13 @@ DENSE_FAMILIES = frozenset(
 MOE_FAMILIES = frozenset({"mixtral", "qwen2_moe", "qwen3_moe", "olmoe"})
 KNOWN_FAMILIES = DENSE_FAMILIES | MOE_FAMILIES
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Hugging Face's names for the number of experts of a layer."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Hugging Face's names for the number of experts of a layer."""
 
 
 class UnknownLayoutError(Exception):
@@ -38,6 +44,9 @@ class ModelShape:
     tied_embeddings: bool
     qkv_bias: bool
     quantized: bool
+    """Whether the weight files hold quantized numbers."""
+    experts: int
+    """Experts of a layer, 0 of a dense model."""
     longest: int | None
     dtype_bytes: int
 
@@ -48,6 +57,13 @@ class ModelShape:
     def kv_heads_per_gpu(self, tensor_parallel_size: int) -> int:
         """Return the KV heads on each GPU. vLLM splits them, and repeats them if there are fewer heads than GPUs."""
         return max(1, self.kv_heads // tensor_parallel_size)
+
+    def stages(self, count: int) -> list[int]:
+        """Return the layers of each of ``count`` pipeline stages: by vLLM (distributed/utils.py, get_pp_indices)."""
+        layers = [self.layers // count] * count
+        for index in range(self.layers % count):
+            layers[-2 - index] += 1
+        return layers
 
     def allowed_parallel_sizes(self, limit: int) -> list[int]:
         """Return the tensor-parallel sizes up to ``limit`` that split this model's heads evenly, as vLLM requires."""
@@ -66,6 +82,13 @@ class ModelShape:
                 f"tensor_parallel_size is {engine.tensor_parallel_size}, but the model has {self.heads} attention and "
                 f"{self.kv_heads} KV heads. Use one of {', '.join(map(str, allowed))}"
             )
+        if engine.pipeline_parallel_size > self.layers:
+            problems.append(
+                f"pipeline_parallel_size is {engine.pipeline_parallel_size}, but the model has {self.layers} layers. "
+                "Lower it"
+            )
+        if engine.vllm.get("enable_expert_parallel") and not self.experts:
+            problems.append("enable_expert_parallel is true, but the model has no experts. Leave it out")
         if self.longest is not None and engine.max_model_len > self.longest:
             problems.append(
                 f"max_model_len is {engine.max_model_len}, but the model knows {self.longest} positions "
@@ -96,7 +119,8 @@ def read_shape(config: Mapping[str, Any], engine: EngineSettings) -> ModelShape:
             vocab=int(config["vocab_size"]),
             tied_embeddings=bool(config.get("tie_word_embeddings", family == "gemma")),
             qkv_bias=family in ("qwen2", "qwen2_moe") or bool(config.get("attention_bias")),
-            quantized=bool(quantization) or engine.quantization is not None,
+            quantized=bool(quantization),
+            experts=next((int(config[name]) for name in EXPERT_COUNTS if config.get(name)), 0),
             longest=None if _is_stretched(config) else config.get("max_position_embeddings"),
             dtype_bytes=_dtype_bytes(config, engine),
         )

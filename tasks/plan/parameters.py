@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from profiles.schema import Settings
+from tasks.plan.engine_options import engine_options_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ class Parameter:
         """Return the plain types of a value, without bounds and None: bool, int, float, str, list[str], a Literal."""
         return [kind for kind in _alternatives(self.type) if kind is not type(None)]
 
+    @property
+    def is_table(self) -> bool:
+        """Whether the command line gives it as KEY=VALUE, once for each key."""
+        return all(get_origin(kind) is dict for kind in self.kinds())
+
 
 def parameters_of(kind: type[Settings], path: tuple[str, ...] = ()) -> Iterator[Parameter]:
     """Yield the parameters that ``kind`` declares, in order, including those of nested Settings."""
@@ -65,6 +71,8 @@ def as_options(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
         if value is True:
             arguments.append(option)
         elif value is not None and value is not False:
+            if isinstance(value, dict) and parameters[name].is_table:
+                value = engine_options_text(value)
             for item in value if isinstance(value, list) else [value]:
                 text = json.dumps(item) if isinstance(item, dict) else str(item)
                 # argparse reads a separate text that begins with a dash as an option

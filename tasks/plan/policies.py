@@ -40,7 +40,7 @@ def check_baselines(plans: Sequence[RunPlan], baseline: str | None) -> None:
 def _beside(base: RunPlan, adapter: AdapterSource) -> RunPlan:
     model = with_adapter(base.model, adapter)
     comparable = base.comparable | {"model": model.weights_digest[:16]}
-    digest = fingerprint(comparable, base.tested, base.config.sampling.top_logprobs)
+    digest = fingerprint(comparable, base.tested, base.config.sampling)
     name = name_of_run(base.paths.run_id.rpartition("-")[0], slug(adapter.name))
     return replace(
         base,

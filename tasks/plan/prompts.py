@@ -206,6 +206,10 @@ class ChatTokenizer:
         """Return the completion's text without special tokens, up to the first stop string."""
         return until_stop(str(self._tokenizer.decode(completion_ids, skip_special_tokens=True)), stop)
 
+    def encode_word(self, text: str) -> list[int]:
+        """Return the token ids of ``text`` alone, without special tokens."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def text_of(self, ids: list[int]) -> str:
         """Return the text of a prompt's token ids, special tokens included."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))

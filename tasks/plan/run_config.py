@@ -3,18 +3,22 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 
 from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import AUTO, MOST_TOKENS, Identifier, QuestionBatch, Settings
+from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch, Settings
+from profiles.vllm_keys import check_keys
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
-from tasks.plan.output_lengths import OutputLengths, parse_lengths
+from tasks.plan.engine_options import read_engine_options
+from tasks.plan.output_lengths import parse_lengths
 from tasks.plan.parameters import AsGiven, parameters_of
+from tasks.plan.repetition_detection import parse_repetition, repetition_text
+from tasks.plan.sampling import Sampling, Seed
 from tasks.scoring.scorers import SCORER_CHOICES
 
 DEFAULT_TOP_LOGPROBS = 5
@@ -25,12 +29,8 @@ CPU_PROFILE = "cpu-demo"
 
 _Settings = TypeVar("_Settings", bound=Settings)
 
-MOST_SAMPLES = 100_000
-"""The most rollouts of a question, over all arms: they are in memory together."""
-
 _NameWithDate = Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9_.{}:%-]*$", max_length=64)]
 _Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
-_Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _ProfileName = Annotated[
     str,
     WithJsonSchema(
@@ -42,42 +42,6 @@ _ProfileName = Annotated[
         }
     ),
 ]
-
-
-class Sampling(Settings):
-    """How completions are sampled. The fingerprint includes it."""
-
-    temperature: float = Field(0.7, title="Temperature", ge=0.0, le=5.0)
-    """Softmax temperature; 0 is greedy."""
-    top_p: float = Field(1.0, title="Top p", gt=0.0, le=1.0)
-    """Nucleus sampling mass."""
-    max_tokens: int = Field(512, title="Completion tokens at most", ge=1, le=MOST_TOKENS)
-    """Longest completion, in tokens."""
-    samples_per_arm: int = Field(1, title="Samples per arm", ge=1, le=MOST_SAMPLES)
-    """Completions per question and arm."""
-    seed: Annotated[int, AsGiven(type=_Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
-    """Seed of the run, from which each request's seed is made; in Prefect's form, {date} is the day as a number."""
-    top_logprobs: Annotated[int, AsGiven(type=Annotated[int, Field(ge=0, le=20)] | None, default=None)] = Field(
-        0, title="Top logprobs", ge=0, le=20
-    )
-    """How many of the most likely tokens to store per position; by default 5 for runs that are compared, else none."""
-    lengths: Annotated[OutputLengths | None, AsGiven(type=str | None)] = Field(None, title="Lengths")
-    """For benchmarks: draw completion lengths, lognormal[:MEDIAN[:SIGMA]] in tokens, and ignore end tokens."""
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AsGiven(type=list[str] | None, default=None)] = (
-        Field((), title="Stop strings")
-    )
-    """Strings that end a completion: the text is cut before them, the token ids are kept as sampled."""
-
-    @model_validator(mode="after")
-    def _greedy_is_single(self) -> "Sampling":
-        if self.temperature == 0 and self.samples_per_arm > 1:
-            raise ValueError(
-                f"samples_per_arm is {self.samples_per_arm} at temperature 0, which gives the same completion each "
-                "time. Set samples_per_arm to 1 or raise the temperature"
-            )
-        if self.stop and self.lengths is not None:
-            raise ValueError("stop strings would end completions before their drawn lengths. Give stop or lengths")
-        return self
 
 
 class DatasetSource(Settings):
@@ -102,7 +66,7 @@ class DatasetSource(Settings):
         (), title="Filters"
     )
     """Only rows that pass COLUMN OPERATOR VALUE, with = != < <= > >= or, for a regular expression, ~ !~."""
-    shuffle_seed: _Seed | None = Field(None, title="Shuffle seed")
+    shuffle_seed: Seed | None = Field(None, title="Shuffle seed")
     """Seed for a random order of the questions; by default they keep the dataset's order."""
     streaming: bool = Field(False, title="Streaming")
     """Read a hub dataset row by row, without downloading all of it."""
@@ -126,6 +90,8 @@ class RunConfig(Settings):
     """A shipped set of arms, or the path of a TOML file; by default math8."""
     dataset: DatasetSource = DatasetSource()
     sampling: Sampling = Sampling()
+    engine: Annotated[dict[str, Any] | None, AsGiven(type=dict[str, Any] | None)] = Field(None, title="Engine settings")
+    """Engine settings of the profile, or any fields of vLLM's EngineArgs, as KEY=VALUE; by default the profile's."""
     question_batch_size: QuestionBatch | None = Field(None, title="Question batch size")
     """Questions in flight per replica, or auto for as many as the memory holds; by default the profile's."""
     shard_size: _Rows | None = Field(None, title="Questions per shard")
@@ -141,6 +107,15 @@ class RunConfig(Settings):
     """Arguments for the chat template, added to those of each arm, as JSON such as {"enable_thinking": false}."""
     name: Annotated[Identifier | None, AsGiven(type=_NameWithDate | None)] = Field(None, title="Name")
     """Readable start of the run id."""
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_takes_it(cls, given: dict[str, Any] | None) -> dict[str, Any] | None:
+        # the profile checks our own settings; these need none
+        own = EngineSettings.model_fields.keys() - {"vllm"}
+        passed_on = {key: value for key, value in (given or {}).items() if key not in own and value is not None}
+        check_keys(passed_on, own)
+        return given
 
 
 CONFIG_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(RunConfig)}
@@ -176,10 +151,13 @@ def config_from_parameters(parameters: Mapping[str, Any]) -> RunConfig:
     sampling = values["sampling"]
     if "lengths" in sampling:
         sampling["lengths"] = parse_lengths(sampling["lengths"], int(sampling.get("max_tokens", Sampling().max_tokens)))
+    if "repetition_detection" in sampling:
+        sampling["repetition_detection"] = parse_repetition(sampling["repetition_detection"])
     if parameters.get("baseline") or _is_baseline(parameters.get("profile")):
         sampling.setdefault("top_logprobs", DEFAULT_TOP_LOGPROBS)
     values["prompt_template"] = _template(parameters.get("prompt_template"))
     values["chat_template_kwargs"] = _template_kwargs(parameters.get("chat_template_kwargs"))
+    values["engine"] = read_engine_options(parameters.get("engine"))
     return build_config(values)
 
 
@@ -197,6 +175,8 @@ def parameters_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
             found[parameter.name] = value
     if (lengths := found.get("lengths")) is not None:
         found["lengths"] = f"{lengths['distribution']}:{lengths['median']}:{lengths['sigma']!r}"
+    if (repetition := found.get("repetition_detection")) is not None:
+        found["repetition_detection"] = repetition_text(repetition)
     return found
 
 

@@ -4,7 +4,7 @@ Every wrong input is found here, before an engine starts and before anything is 
 """
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,16 @@ from profiles.load import SettingsError, load_arms, load_profile, parse_settings
 from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
 from tasks.plan.adapter_source import AdapterSource, LoraSlots
+from tasks.plan.engine_options import changed_profile
 from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
 from tasks.plan.gold_check import check_golds
+from tasks.plan.model_sampling import told_sampling, with_model_sampling
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.prompts import arms_as_asked, check_prompts
 from tasks.plan.questions import find_duplicates, load_questions
-from tasks.plan.run_config import MOST_SAMPLES, RunConfig
+from tasks.plan.run_config import RunConfig
+from tasks.plan.sampling import MOST_SAMPLES
+from tasks.plan.sampling_check import check_sampling
 from tasks.records import RunPaths
 
 DEFAULT_SHARDS = 95
@@ -48,7 +52,9 @@ class RunPlan:
     warnings: tuple[str, ...] = ()
     """What the user may not have meant about the questions; a sentence each."""
     choices: tuple[str, ...] = ()
-    """What was chosen for this node under profile "auto", and why; a sentence each."""
+    """What was chosen for this node under profile "auto", or taken from the model, and why; a sentence each."""
+    model_sampling: dict[str, Any] = field(default_factory=dict)
+    """What ``config`` has from the model's own generation_config.json, by name."""
     shard_size: int
     comparable: dict[str, Any]
     tested: dict[str, Any]
@@ -100,6 +106,7 @@ class RunPlan:
             "num_shards": self.num_shards,
             "shard_size": self.shard_size,
             "duplicate_questions": asdict(find_duplicates(self.questions)),
+            **({"model_sampling": self.model_sampling} if self.model_sampling else {}),
         }
 
 
@@ -114,23 +121,27 @@ def plan_run(config: RunConfig, runs_dir: Path, chosen: Profile | None = None) -
         arms = arms_as_asked(load_arms(config.arms), config)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    profile = _with_batch(profile, config.question_batch_size)
+    profile = _as_asked(profile, config)
     model_name = profile.model if config.model is None else config.model
     if model_name is None:
         raise ConfigError(f'profile {profile.name} names no model. Give --model: a directory, a hub id, or "demo"')
     model = find_model(model_name, load_format=profile.engine.load_format)
     check_prompts(arms, model.path)
+    config, taken = with_model_sampling(config, model.path)
+    check_sampling(config.sampling, profile, model.path)
     _check_context(config, profile)
     _check_group_sizes(config, arms)
     questions = load_questions(config.dataset)
-    return _resolved(config, profile, arms, model, questions, runs_dir)
+    found = _resolved(config, profile, arms, model, questions, runs_dir)
+    return replace(found, model_sampling=taken, choices=told_sampling(taken))
 
 
 def with_profile(plan: RunPlan, profile: Profile) -> RunPlan:
     """Return ``plan`` with another profile. Raises ConfigError when the profile cannot do what is asked."""
-    profile = _with_batch(profile, plan.config.question_batch_size)
+    profile = _as_asked(profile, plan.config)
     _check_context(plan.config, profile)
-    return _resolved(plan.config, profile, plan.arms, plan.model, plan.questions, plan.paths.root.parent)
+    found = _resolved(plan.config, profile, plan.arms, plan.model, plan.questions, plan.paths.root.parent)
+    return replace(found, model_sampling=plan.model_sampling, choices=plan.choices)
 
 
 def with_model(plan: RunPlan, name: str) -> RunPlan:
@@ -138,7 +149,7 @@ def with_model(plan: RunPlan, name: str) -> RunPlan:
     config = plan.config.model_copy(update={"model": name})
     model = find_model(name, load_format=plan.profile.engine.load_format)
     other = _resolved(config, plan.profile, plan.arms, model, plan.questions, plan.paths.root.parent)
-    return replace(other, choices=plan.choices)
+    return replace(other, model_sampling=plan.model_sampling, choices=plan.choices)
 
 
 def _resolved(
@@ -153,7 +164,7 @@ def _resolved(
         )
     comparable = comparable_settings(config, arms, model, questions)
     tested = tested_settings(profile, shard_size)
-    digest = fingerprint(comparable, tested, config.sampling.top_logprobs)
+    digest = fingerprint(comparable, tested, config.sampling)
     name = config.name or name_of_run("-".join((profile.name, slug(model.name), slug(config.dataset.path))))
     return RunPlan(
         config=config,
@@ -178,10 +189,11 @@ def default_shard_size(
     return max(MIN_SHARD_SIZE, batch, -(-num_questions // DEFAULT_SHARDS))
 
 
-def _with_batch(profile: Profile, question_batch_size: int | Literal["auto"] | None) -> Profile:
-    if question_batch_size is None:
+def _as_asked(profile: Profile, config: RunConfig) -> Profile:
+    profile = changed_profile(profile, config.engine)
+    if config.question_batch_size is None:
         return profile
-    values = profile.model_dump() | {"question_batch_size": question_batch_size}
+    values = profile.model_dump() | {"question_batch_size": config.question_batch_size}
     try:
         return parse_settings(values, Profile, f"profile {profile.name}")
     except SettingsError as error:

@@ -8,7 +8,7 @@ import polars as pl
 from tasks.files import publish_parquet, sha256_of
 from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
-from tasks.records import ROLLOUT_SCHEMA, RunPaths
+from tasks.records import RunPaths, are_rollouts
 from tasks.scoring.score import Scorer
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import published_record, record_published
@@ -76,7 +76,7 @@ def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
     if not is_finished(path):
         return False
     lazy = pl.scan_parquet(path, glob=False)
-    return lazy.collect_schema() == ROLLOUT_SCHEMA and lazy.select(pl.len()).collect().item() == shard.num_rollouts
+    return are_rollouts(lazy.collect_schema()) and lazy.select(pl.len()).collect().item() == shard.num_rollouts
 
 
 def scores_finished(plan: RunPlan, shard: Shard) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.comparison.equivalence_report import read_equivalence
+from tasks.comparison.mismatch_report import read_mismatch
 from tasks.errors import DamagedFile, DamagedRecord
 from tasks.files import DAMAGED, read_record, set_aside
 from tasks.generation.generation_log import read_sessions
@@ -39,6 +40,7 @@ _LOST = {
     "prompts.json": "the prompts are rendered again",
     "preflight.json": "the next preflight makes it again",
     "equivalence.json": "the next comparison makes it again",
+    "mismatch.json": "harvest mismatch makes it again",
     "upload_receipt.json": "the next upload asks the destination what it holds",
 }
 """What follows when a file is gone, of the files that this run may not make again as they were."""
@@ -116,6 +118,7 @@ def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     yield lambda: read_prompts(paths.root)
     yield lambda: read_preflight(paths.root)
     yield lambda: read_equivalence(paths.root)
+    yield lambda: read_mismatch(paths.root)
     yield lambda: read_report(paths.root)
     yield lambda: read_record(paths.manifest, Manifest)
     yield lambda: read_record(paths.upload_record, UploadRecord)

@@ -8,9 +8,11 @@ import polars as pl
 from markupsafe import Markup
 
 from tasks.comparison.equivalence_report import EquivalenceReport, read_equivalence
+from tasks.comparison.mismatch_report import MismatchReport, read_mismatch
 from tasks.files import read_json
 from tasks.node.preflight_report import PreflightReport, read_preflight
 from tasks.plain_text import one_line
+from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.page_plots import LengthBins
@@ -55,6 +57,7 @@ class PageData:
     status: tuple[StatusItem, ...]
     preflight: PreflightReport | None
     equivalence: EquivalenceReport | None
+    mismatch: MismatchReport | None
     bench: dict[str, Any] | None
     lengths: LengthBins
     timeline: Timeline | None
@@ -76,9 +79,10 @@ def read_page_data(run_dir: Path) -> PageData:
         run_id=run_dir.resolve().name,
         config=config,
         report=report,
-        status=(_health(report, preflight), _equivalence(equivalence)),
+        status=(_health(report, preflight), _equivalence(equivalence), *_logprobs(config)),
         preflight=preflight,
         equivalence=equivalence,
+        mismatch=read_mismatch(run_dir),
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
         timeline=read_timeline(paths.telemetry, report.oom_ladder),
@@ -139,6 +143,13 @@ def _equivalence(equivalence: EquivalenceReport | None) -> StatusItem:
     tone: Tone = "good" if is_met else "careful" if verdict == "inconclusive" else "bad"
     reason = f"Against {equivalence.baseline.run_id}: {equivalence.reason}"
     return StatusItem(name="Equivalence", word=verdict, tone=tone, reason=reason)
+
+
+def _logprobs(config: dict[str, Any]) -> tuple[StatusItem, ...]:
+    told = truncation_warning(run_sampling(config))
+    return (
+        () if told is None else (StatusItem(name="Logprobs", word="truncated", tone="careful", reason=f"The {told}."),)
+    )
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from tasks.comparison.mismatch_report import distributions
 from tasks.files import publish_text
 from tasks.plain_text import clock, one_line, shortened, visible
 from tasks.plan.run_directory import reproduce_command
+from tasks.plan.sampling import STORED_FIELDS, run_sampling
 from tasks.records import RunPaths
 from tasks.results.arm_contrasts import significant_contrasts
 from tasks.results.metrics import ArmMetrics
@@ -42,7 +44,7 @@ def page_template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
+        number=_number, nats=_nats, percent=_percent, line=_line, shown=_shown, seconds=_seconds, points=_points
     )
     return environment.get_template(name)
 
@@ -61,6 +63,7 @@ def render_page(data: PageData) -> str:
         more_contrasts=max(0, len(contrasts) - _LISTED_CONTRASTS),
         compared=len(report.contrasts),
         divergences=data.equivalence.tokens.worst[:LISTED_DIVERGENCES] if data.equivalence else (),
+        ratios=distributions(data.mismatch) if data.mismatch else {},
         examples=data.equivalence.examples[:_LISTED_EXAMPLES] if data.equivalence else (),
         command=_command(data.config),
         settings=_settings(data.config),
@@ -91,11 +94,16 @@ def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
         for name, value in config.get(part, {}).items():
             items = value.items() if isinstance(value, dict) else [("", value)]
             flat += [(f"{name} {key}".strip(), _line(item, 200)) for key, item in items]
-    return flat
+    flat += [(f"{name} of the model", _line(value)) for name, value in config.get("model_sampling", {}).items()]
+    return flat + [(name, "stored") for name in STORED_FIELDS if run_sampling(config).get(name)]
 
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _points(value: float | None) -> str:

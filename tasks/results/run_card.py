@@ -9,7 +9,8 @@ from tasks.comparison.equivalence_report import read_equivalence
 from tasks.files import publish_text
 from tasks.plain_text import markdown, one_line, visible
 from tasks.plan.run_directory import reproduce_command
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.plan.sampling import run_sampling, told_fields, truncation_warning
+from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.scored_rollouts import check_scored
 from tasks.storage.published import recorded_path
@@ -42,6 +43,16 @@ MEANINGS = {
     "ground_truth": "the dataset's answer",
     "temperature": "sampling temperature",
     "top_p": "nucleus sampling mass",
+    "top_k": "number of most likely tokens that were sampled from",
+    "min_p": "least likelihood of sampled tokens, relative to the most likely one",
+    "repetition_penalty": "penalty of tokens that prompt or completion have, 1 for none",
+    "presence_penalty": "taken off the logits of tokens that the completion has",
+    "frequency_penalty": "the same, for each time that it has them",
+    "min_tokens": "shortest completion allowed",
+    "stop_token_ids": "token ids that end a completion, besides the model's own",
+    "bad_words": "texts that were not generated",
+    "sampling_mask": "per token of the completion, the token ids that it was sampled from; null for an error row",
+    "routed_experts": "per token but the last, from the prompt on, and per layer, the experts; null for an error row",
     "max_tokens": "longest completion allowed",
     "seed": "the request's own seed",
     "model": "model name",
@@ -96,7 +107,7 @@ log-probabilities and a reward.
 | model | {model} |
 | engine | vLLM {engine} |
 | precision | {dtype} |
-| sampling | temperature {temperature}, top_p {top_p}, at most {max_tokens} tokens |
+| sampling | {sampling} |
 | scorer | {scorer} |
 | error rows | {errors} |
 | mean reward | {reward} |
@@ -105,7 +116,7 @@ log-probabilities and a reward.
 
 A group, as group-relative methods such as GRPO normalise over it, is the rows with the same `group_id`. `logprobs` are
 natural logarithms under the sampling distribution, one for each of `completion_ids`.
-"""
+{warning}"""
 
 
 def publish_card(run_dir: Path) -> Path:
@@ -117,25 +128,25 @@ def publish_card(run_dir: Path) -> Path:
 
 def build_run_card(run_dir: Path) -> str:
     """Return the card of a run directory: the Hub's card, the configurations, how to load them, columns, provenance."""
-    from huggingface_hub import DatasetCard
-
     check_scored(run_dir)
-    card = DatasetCard(build_hub_card(run_dir))
-    card.data.configs = [
-        {
-            "config_name": folder,
-            "data_files": [{"split": "train", "path": f"{folder}/shard-*.parquet"}],
-            **({"default": True} if folder == "rollouts" else {}),
-        }
-        for folder in FOLDERS
-    ]
-    card.text = (
-        "\n".join(
-            [card.text.rstrip(), _LOAD.format(run_id=run_dir.resolve().name), *_schema(run_dir), *_provenance(run_dir)]
-        )
-        + "\n"
-    )
-    return visible(str(card))
+    header, text = build_hub_card(run_dir).split("\n---\n", 1)
+    parts = [text.rstrip(), _LOAD.format(run_id=run_dir.resolve().name), *_schema(run_dir), *_provenance(run_dir)]
+    return visible("\n".join([header, *_configurations(), "---", *parts]) + "\n")
+
+
+def _configurations() -> list[str]:
+    """YAML of the dataset's configurations, written here because a library for cards takes longer to import."""
+    lines = ["configs:"]
+    for folder in FOLDERS:
+        lines += [
+            f"- config_name: {folder}",
+            "  data_files:",
+            "  - split: train",
+            f"    path: {folder}/shard-*.parquet",
+        ]
+        if folder == next(iter(FOLDERS)):
+            lines.append("  default: true")
+    return lines
 
 
 def _schema(run_dir: Path) -> list[str]:
@@ -143,8 +154,22 @@ def _schema(run_dir: Path) -> list[str]:
     for folder, schema in FOLDERS.items():
         rows = scan_shards(run_dir, folder).select(pl.len()).collect().item()
         lines += ["", f"### {folder}: {rows:,} rows", "", "| column | type | meaning |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {_type(kind)} | {MEANINGS[name]} |" for name, kind in schema.items()]
+        later = _later_columns(run_dir) if folder == "rollouts" else {}
+        lines += [f"| {name} | {_type(kind)} | {MEANINGS[name]} |" for name, kind in {**schema, **later}.items()]
     return lines
+
+
+def _later_columns(run_dir: Path) -> dict[str, Any]:
+    found = scan_shards(run_dir, "rollouts").collect_schema()
+    return {name: kind for name, kind in LATER_ROLLOUT_COLUMNS.items() if name in found}
+
+
+def _sampling(run_dir: Path, facts: dict[str, Any]) -> str:
+    """Return the sampling of a run in words: what every run has, and what this one sets."""
+    always = [f"temperature {facts['temperature']}", f"top_p {facts['top_p']}"]
+    return ", ".join(
+        [*always, *told_fields(run_sampling(read_config(run_dir))), f"at most {facts['max_tokens']} tokens"]
+    )
 
 
 def _provenance(run_dir: Path) -> list[str]:
@@ -185,6 +210,8 @@ def build_hub_card(run_dir: Path) -> str:
         .collect()
         .row(0, named=True)
     )
+    told = truncation_warning(run_sampling(read_config(run_dir)))
+    facts |= {"sampling": _sampling(run_dir, facts), "warning": f"\nWarning: {told}.\n" if told else ""}
     scores = scan_scores(run_dir)
     reward = None if scores is None else scores.select(pl.col("reward").mean()).collect().item()
     facts |= {

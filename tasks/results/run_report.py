@@ -79,6 +79,21 @@ class EquivalenceOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MismatchOutcome:
+    """The part of mismatch.json that a summary shows."""
+
+    verdict: str
+    same_weights: bool
+    """Whether the logprobs were recomputed with the run's own weights."""
+    kl_k3: float | None
+    """In nats per token, of the whole softmax, as are the following; None when it is infinite."""
+    outside: float
+    """Share of the tokens whose importance ratio a trainer would clip."""
+    effective_sample: float
+    """Share of the tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """report.json."""
 
@@ -119,6 +134,12 @@ class RunReport:
     """None when the run was not compared with a baseline."""
     batch: BatchInForce | None = None
     """None in a report of an earlier release."""
+    mismatch: MismatchOutcome | None = None
+    """None when ``harvest mismatch`` was not called."""
+    warnings: tuple[str, ...] = ()
+    """What a trainer must know of the rollouts; a sentence each."""
+    model_sampling: dict[str, float] | None = None
+    """What was taken from the model's own generation_config.json, by name; None if that was not asked for."""
 
     @property
     def num_unscored(self) -> int:
@@ -134,8 +155,8 @@ class RunReport:
         """Return the record as JSON values."""
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
         values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
-        if self.batch is None:
-            del values["batch"]
+        unset = {"batch": None, "warnings": (), "model_sampling": None, "mismatch": None}
+        values = {name: value for name, value in values.items() if name not in unset or value != unset[name]}
         for session in values["generation"]["sessions"]:
             if session["start_kind"] is None:
                 del session["start_kind"]

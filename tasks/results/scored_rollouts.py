@@ -6,13 +6,17 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.records import LATER_ROLLOUT_COLUMNS, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.metrics import is_repetitive
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
-SCORED_ROLLOUT_COLUMNS = (*ROLLOUT_SCHEMA, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
-"""Columns of a scored shard, in order."""
+
+def scored_rollout_columns(run_dir: Path) -> tuple[str, ...]:
+    """Return the columns of the run's scored shards, in order. Raises ConfigError as ``check_scored`` does."""
+    first = scan_shard(RunPaths(root=run_dir).rollouts(check_scored(run_dir)[0])).collect_schema()
+    later = [name for name in LATER_ROLLOUT_COLUMNS if name in first]
+    return (*ROLLOUT_SCHEMA, *later, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
 
 
 def check_scored(run_dir: Path) -> list[int]:

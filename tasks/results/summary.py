@@ -7,11 +7,13 @@ import polars as pl
 
 from profiles.schema import AUTO, Profile
 from tasks.comparison.equivalence_report import read_equivalence
+from tasks.comparison.mismatch_report import read_mismatch
 from tasks.fleet.node_totals import telemetry_scope
 from tasks.generation.generation_log import GenerationSession, read_sessions
 from tasks.generation.rung_state import RungState
 from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
+from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
@@ -20,6 +22,7 @@ from tasks.results.run_report import (
     EquivalenceOutcome,
     ErrorCount,
     GenerationTotals,
+    MismatchOutcome,
     RunReport,
     publish_report,
 )
@@ -70,6 +73,23 @@ def build_report(run_dir: Path) -> RunReport:
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
         equivalence=_equivalence(run_dir),
         batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
+        mismatch=mismatch_outcome(run_dir),
+        warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
+        model_sampling=config.get("model_sampling"),
+    )
+
+
+def mismatch_outcome(run_dir: Path) -> MismatchOutcome | None:
+    """Return what the run's report says of mismatch.json; None when there is none. Raises DamagedFile."""
+    found = read_mismatch(run_dir)
+    if found is None:
+        return None
+    return MismatchOutcome(
+        verdict=found.verdict,
+        same_weights=found.same_weights,
+        kl_k3=found.full.kl_k3,
+        outside=found.full.outside,
+        effective_sample=found.full.effective_sample,
     )
 
 

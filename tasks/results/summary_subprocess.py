@@ -4,10 +4,12 @@ Polars keeps the memory in which it has read all rollouts. The subprocess gives 
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tasks.records import RunPaths
-from tasks.results.run_report import RunReport, read_report
+from tasks.results.run_report import RunReport, publish_report, read_report
 from tasks.subprocess_call import call_in_subprocess
 
 logger = logging.getLogger(__name__)
@@ -18,13 +20,26 @@ def summarize_in_subprocess(run_dir: Path) -> RunReport:
 
     Raises HarvestError. A page or card that could not be made is logged as a warning.
     """
-    paths = RunPaths(root=run_dir)
-    log_path = paths.logs / "summary.log"
-    for name in call_in_subprocess(_summarize, f"summary of {paths.run_id}", log_path, run_dir):
-        logger.warning("%s could not be made (log: %s); make it again with harvest report", name, log_path)
+    _call(_summarize, run_dir)
     report = read_report(run_dir)
     assert report is not None  # the subprocess has just published it
     return report
+
+
+def show_mismatch_in_subprocess(run_dir: Path) -> None:
+    """Have report.json, report.html and README.md of the run show mismatch.json, where the run has a report.
+
+    Raises HarvestError. A page or card that could not be made is logged as a warning.
+    """
+    if RunPaths(root=run_dir).report.exists():
+        _call(_show_mismatch, run_dir)
+
+
+def _call(make: Callable[[Path], list[str]], run_dir: Path) -> None:
+    paths = RunPaths(root=run_dir)
+    log_path = paths.logs / "summary.log"
+    for name in call_in_subprocess(make, f"summary of {paths.run_id}", log_path, run_dir):
+        logger.warning("%s could not be made (log: %s); make it again with harvest report", name, log_path)
 
 
 def publish_page_and_card(run_dir: Path) -> list[str]:
@@ -40,6 +55,14 @@ def publish_page_and_card(run_dir: Path) -> list[str]:
             logger.exception("%s of %s failed; make it again with harvest report", name, run_dir)
             failed.append(name)
     return failed
+
+
+def _show_mismatch(run_dir: Path) -> list[str]:
+    from tasks.results.summary import mismatch_outcome
+
+    if report := read_report(run_dir):
+        publish_report(replace(report, mismatch=mismatch_outcome(run_dir)), run_dir)
+    return publish_page_and_card(run_dir)
 
 
 def _summarize(run_dir: Path) -> list[str]:

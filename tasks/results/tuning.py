@@ -67,7 +67,7 @@ def settings_of(profile: Profile, *, sequences: int, per_question: int, rollouts
     """
     found = []
     engine, on_gpu = profile.engine, profile.expect.device == "cuda"
-    if engine.tensor_parallel_size == 1:
+    if engine.gpus == 1:
         found.append(
             Setting(
                 name="engine core in its own process",
@@ -76,7 +76,7 @@ def settings_of(profile: Profile, *, sequences: int, per_question: int, rollouts
                 change=_change_core,
             )
         )
-    if on_gpu and engine.tensor_parallel_size == 1:
+    if on_gpu and engine.gpus == 1:
         now = profile.replicas_per_gpu
         values = tuple(sorted({now, *REPLICAS_PER_GPU}))
         found.append(Setting(name="engines per GPU", values=values, given=now, change=_change_sharing))

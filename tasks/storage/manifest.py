@@ -15,6 +15,7 @@ SINGLE_FILES = (
     "prompts.json",
     "preflight.json",
     "equivalence.json",
+    "mismatch.json",
     "report.json",
     "report.html",
     "telemetry.parquet",

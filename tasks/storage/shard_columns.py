@@ -8,7 +8,7 @@ import polars as pl
 from tasks.errors import DamagedFile
 from tasks.files import file_identity
 from tasks.plain_text import one_line
-from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
+from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
 
 SHARD_SCHEMAS = {"questions": QUESTION_SCHEMA, "rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA}
 """By the folder of a shard file."""
@@ -37,8 +37,11 @@ def _wrong_column(path: Path, identity: tuple[int, ...]) -> str | None:
     folder = path.parent.name
     with path.open("rb") as file:
         found = pl.read_parquet_schema(file)
-    for name, kind in SHARD_SCHEMAS[folder].items():
+    later = pl.Schema(LATER_ROLLOUT_COLUMNS if folder == "rollouts" else {})
+    for name, kind in [*SHARD_SCHEMAS[folder].items(), *later.items()]:
         if name not in found:
+            if name in later:
+                continue
             return f"it has no column {name}"
         if found[name] != kind:
             return f"its column {name} holds {one_line(str(found[name]), 200)}, not {kind}"

@@ -3,17 +3,28 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from flows.parameters import PARAMETERS
 from profiles.load import DEMO_MODEL
+from tasks.export.export_run import export_run
+from tasks.plan.parameters import as_options
 from tasks.plan.prompts import ChatTokenizer
-from tests.support.harvest_command import Outcome, harvest
+from tasks.records import LATER_ROLLOUT_COLUMNS, are_rollouts
+from tests.support.harvest_command import Outcome, harvest, harvest_here
 
 pytestmark = pytest.mark.slow
 
 STOP = (" ", "\n")
+SAMPLING: dict[str, Any] = {
+    "sampling": "model", "top_k": 150, "min_p": 0.001, "repetition_penalty": 1.01, "presence_penalty": 0.02,
+    "frequency_penalty": -0.01, "min_tokens": 2, "stop_token_ids": [40, 41], "bad_words": ["zebra"],
+    "repetition_detection": "8:6:1",
+}  # fmt: skip
+TAKEN = {"temperature": 1.0, "top_p": 0.99}
 # no multiple of the KV cache's block size, so that its rounding is seen
 MAX_MODEL_LEN = 1000
 PROFILE = f"""
@@ -40,26 +51,39 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((model / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (model / "tokenizer_config.json").write_text(json.dumps(config))
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "top_p": 0.99, "top_k": 200}))
     return model
 
 
-def run(model: Path, *options: str, **variables: str) -> Outcome:
+def options(model: Path) -> tuple[str | Path, ...]:
     profile = model.parent / "profile.toml"
     profile.write_text(PROFILE)
-    asked = ("--profile", profile, "--model", model, "--questions", 3, "--max-tokens", 24)
-    return harvest("run", *asked, "--runs-dir", model.parent / "runs", "--json", *options, **variables)
+    asked = ("--profile", profile, "--model", model, "--questions", "3", "--max-tokens", "24")
+    return (*asked, "--runs-dir", model.parent / "runs", "--json")
 
 
 @pytest.fixture(scope="module")
 def finished(model: Path, prefect_api: str) -> Outcome:
     stops = [part for stop in STOP for part in ("--stop", stop)]
     as_text = ("--prompt-format", "plain", "--prompt-template", "Q: {question}\nA:")
-    return run(model, *as_text, *stops, PREFECT_API_URL=prefect_api)
+    return harvest(
+        "run",
+        *options(model),
+        *as_text,
+        *stops,
+        *as_options(SAMPLING, PARAMETERS),
+        PREFECT_API_URL=prefect_api,
+    )
 
 
-def test_a_base_model_is_refused_for_chat(model: Path) -> None:
-    refused = run(model)
-    assert (refused.code, "--prompt-format plain" in refused.stderr) == (2, True)
+def plain(markdown: str) -> str:
+    """Return ``markdown`` without what escapes its signs."""
+    return markdown.replace("\\", "")
+
+
+def test_a_base_model_is_refused_for_chat(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here("run", *options(model)) == 2
+    assert "--prompt-format plain" in capsys.readouterr().err
 
 
 def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, model: Path) -> None:
@@ -77,6 +101,42 @@ def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, mode
         as_sampled = tokenizer.decode(row["completion_ids"])
         assert as_sampled.startswith(row["completion"] + row["stop_reason"])
         assert len(row["logprobs"]) == len(row["completion_ids"])
+
+
+def test_every_sampling_option_is_in_the_runs_files(finished: Outcome) -> None:
+    run_dir = Path(finished.report["run_dir"])
+    config = json.loads((run_dir / "config.json").read_text())
+    detection = {"max_pattern_size": 8, "min_count": 6, "min_pattern_size": 1}
+    given = SAMPLING | TAKEN | {"repetition_detection": detection, "stop": [*STOP]}
+    given.pop("sampling")
+    assert {name: config["config"]["sampling"][name] for name in given} == given
+    assert {name: config["comparable"]["sampling"][name] for name in given} == given
+    assert config["model_sampling"] == TAKEN
+    rows = pl.read_parquet(run_dir / "rollouts" / "*.parquet")
+    assert are_rollouts(rows.schema)
+    columns = [name for name in LATER_ROLLOUT_COLUMNS if name in given]
+    assert rows.select("temperature", "top_p", *columns).unique().to_dicts() == [
+        {name: given[name] for name in ("temperature", "top_p", *columns)}
+    ]
+    assert rows.filter(pl.col("num_completion_tokens") < 2).is_empty()
+    assert "sampling of the model's generation_config.json: temperature 1.0, top_p 0.99" in finished.stderr
+    (told,) = json.loads((run_dir / "report.json").read_text())["warnings"]
+    assert "top_p 0.99, top_k 150, min_p 0.001 truncates" in told
+    assert finished.report["model_sampling"] == TAKEN
+    card, page = (plain((run_dir / name).read_text()) for name in ("README.md", "report.html"))
+    assert "temperature 1.0, top_p 0.99, top_k 150, min_p 0.001, repetition_penalty 1.01" in card
+    assert "| stop_token_ids | list of int32 | token ids that end a completion, besides the model's own |" in card
+    for text in (card, page):
+        assert "--sampling-mask stores what a trainer needs" in text
+    assert '<th scope="row">temperature of the model</th>' in page
+    assert [name for name, value in SAMPLING.items() if f"sampling {name}</th>" not in page] == ["sampling"]
+
+
+def test_an_export_has_the_columns_and_the_warning(finished: Outcome, tmp_path: Path) -> None:
+    report = export_run(Path(finished.report["run_dir"]), "parquet", str(tmp_path / "out"))
+    assert {"top_k", "bad_words"} < {*report.columns}
+    (told,) = report.warnings
+    assert told in plain((tmp_path / "out" / "README.md").read_text())
 
 
 def test_the_planned_kv_tokens_are_those_that_the_engine_logs(finished: Outcome) -> None:

@@ -14,7 +14,7 @@ from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
-from tests.support.harvest_command import Outcome, harvest
+from tests.support.harvest_command import Outcome, Tell, harvest
 from tests.support.random_model import make_random_model
 from tests.support.synthetic import publish_shard
 
@@ -50,7 +50,9 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def float32(runs_dir: Path, prefect_api: str) -> Outcome:
     """A run in question batches of 16 and, generated for it, its baseline of one question per call."""
-    return _run_with_baseline(runs_dir, prefect_api)
+    options = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    command = ("run", *options, "--baseline", "auto", "--require", "bitwise", "--runs-dir", runs_dir, "--json")
+    return harvest(*command, PREFECT_API_URL=prefect_api)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +83,6 @@ def test_float32_is_bitwise_whatever_the_batch(float32: Outcome) -> None:
     equivalence = float32.report["equivalence"]
     assert equivalence["verdict"] == "bitwise"
     assert "12 of 12 questions" in float32.stderr
-
-
-def test_a_generated_baseline_is_kept(float32: Outcome, runs_dir: Path, prefect_api: str) -> None:
-    baseline = _kept_baseline(runs_dir)
-    generated = (baseline / "state" / "timing.json").stat().st_mtime_ns
-    again = _run_with_baseline(runs_dir, prefect_api)
-    assert again.code == 0, again.stderr
-    assert "generated before" in again.stderr
-    assert (baseline / "state" / "timing.json").stat().st_mtime_ns == generated
 
 
 def test_bfloat16_differs_by_rounding_alone(rounded: tuple[Path, Path]) -> None:
@@ -155,17 +148,17 @@ def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path
     assert report.questions_needed > 32
 
 
-def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path]) -> None:
-    passed = harvest("compare", *rounded, "--require", "numerical", "--json")
+def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path], tell: Tell) -> None:
+    passed = tell("compare", *rounded, "--require", "numerical", "--json")
     assert (passed.code, passed.report["verdict"]) == (0, "numerical")
-    short = harvest("compare", *rounded, "--require", "bitwise")
+    short = tell("compare", *rounded, "--require", "bitwise")
     assert short.code == 3
     assert "numerical" in short.stdout
     assert "bitwise was required" in short.stderr
 
 
-def test_runs_of_other_models_are_refused(float32: Outcome, bfloat16: tuple[Path, Path]) -> None:
-    refused = harvest("compare", float32.report["run_dir"], bfloat16[0])
+def test_runs_of_other_models_are_refused(float32: Outcome, bfloat16: tuple[Path, Path], tell: Tell) -> None:
+    refused = tell("compare", float32.report["run_dir"], bfloat16[0])
     assert refused.code == 2
     assert "model" in refused.stderr
 
@@ -189,12 +182,6 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 def _kept_baseline(runs_dir: Path) -> Path:
     (baseline,) = (runs_dir / ".baselines").glob("auto-*")
     return baseline
-
-
-def _run_with_baseline(runs_dir: Path, prefect_api: str) -> Outcome:
-    options = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = ("run", *options, "--baseline", "auto", "--require", "bitwise", "--runs-dir", runs_dir, "--json")
-    return harvest(*command, PREFECT_API_URL=prefect_api)
 
 
 def _plan(runs_dir: Path, **parameters: object) -> RunPlan:

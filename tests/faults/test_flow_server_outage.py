@@ -27,7 +27,7 @@ from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.harvest_command import harvest
 from tests.support.leaks import find_leaks
 from tests.support.patience import HTTP_SECONDS, scaled
-from tests.support.prefect_server import free_port, running_server
+from tests.support.prefect_server import NewHome, free_port, running_server
 from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
@@ -36,10 +36,11 @@ LOUD = {"PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE
 """Makes the run tell of each request that the server did not answer."""
 
 
-def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path, undisturbed_fake: Rows) -> None:
+def test_a_run_completes_through_an_outage_of_the_server(
+    tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
+) -> None:
     """It ends a Prefect server, so it needs one of its own."""
-    home, port, gate = tmp_path / "server", free_port(), tmp_path / "gate"
-    home.mkdir()
+    home, port, gate = new_prefect_home(tmp_path / "server"), free_port(), tmp_path / "gate"
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     with running_server(home, port) as url:
         variables = {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path / "client"), "FAKE_GATE": str(gate), **LOUD}
@@ -66,10 +67,10 @@ def test_a_run_completes_through_an_outage_of_the_server(tmp_path: Path, undistu
 
 
 def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
-    tmp_path: Path, undisturbed_fake: Rows
+    tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
 ) -> None:
+    home = new_prefect_home(tmp_path / "runs" / ".prefect")
     run, gate = start_and_hold(tmp_path)
-    home = tmp_path / "runs" / ".prefect"
     killed = embedded_server(run)
     assert killed is not None
     secret = killed.environ()["PREFECT_SERVER_API_AUTH_STRING"]
@@ -95,9 +96,11 @@ def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
     assert_nothing_left(run.seen)
 
 
-def test_a_run_without_its_embedded_server_ends_by_its_data(tmp_path: Path, undisturbed_fake: Rows) -> None:
+def test_a_run_without_its_embedded_server_ends_by_its_data(
+    tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
+) -> None:
+    home = new_prefect_home(tmp_path / "runs" / ".prefect")
     run, gate = start_and_hold(tmp_path)
-    home = tmp_path / "runs" / ".prefect"
     server = embedded_server(run)
     assert server is not None
     # another one cannot start

@@ -23,6 +23,7 @@ from tests.faults.runs import (
 )
 from tests.support.fake_engines import open_gate
 from tests.support.patience import is_alive, until
+from tests.support.prefect_server import NewHome
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ AFTERWARDS: dict[str, Find] = {"validation": with_words("validation of "), "summ
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_run_whose_processes_are_killed_is_completed(
-    kills: int, tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
+    kills: int, tmp_path: Path, undisturbed_fake: Rows, prefect_api: str, new_prefect_home: NewHome
 ) -> None:
     """Where the server is killed too, the run has its own."""
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
@@ -63,7 +64,7 @@ def test_a_run_whose_processes_are_killed_is_completed(
     while killed < kills:
         number += 1
         runs_dir, told = tmp_path / str(number) / "runs", ""
-        runs_dir.parent.mkdir()
+        new_prefect_home(runs_dir / ".prefect")
         first, later = draw.sample(sorted(WHILE_GENERATING), 4), draw.sample(sorted(AFTERWARDS), 2)
         for attempt in range(5):
             variables = {"HOME": str(tmp_path)} if "server" in first else shared

@@ -33,6 +33,8 @@ def test_every_shipped_profile_loads(name: str) -> None:
         ),
         ("h100x8-baseline", {"max_model_len": 8192, "enforce_eager": True, "gpu_memory_utilization": 0.90}),
         ("h100x4", {"tensor_parallel_size": 4}),
+        ("h100x2", {"tensor_parallel_size": 2}),
+        ("h100x8-moe", {"tensor_parallel_size": 8, "vllm": {"enable_expert_parallel": True}}),
         ("a100-80gb-x8", {"gpu_memory_utilization": 0.93}),
         ("a100-40gb-x8", {"gpu_memory_utilization": 0.90, "enforce_eager": True}),
         ("h100x8-replicas", {"tensor_parallel_size": 1}),
@@ -59,6 +61,8 @@ def test_engine_settings_of_the_shipped_profiles(name: str, expected: dict[str, 
         ("h100x8-replicas", AUTO, 8),
         ("h100x8-strict", 16, 1),
         ("h100x4", 24, 1),
+        ("h100x2", AUTO, 1),
+        ("h100x8-moe", AUTO, 1),
         ("a100-80gb-x8", 12, 1),
         ("a100-40gb-x8", 8, 1),
         ("h200x1", AUTO, 1),
@@ -71,17 +75,20 @@ def test_batch_of_the_shipped_profiles(name: str, questions: int | str, replicas
 
 
 @pytest.mark.parametrize(
-    ("replicas", "per_gpu", "size", "device", "gpus"),
+    ("replicas", "per_gpu", "size", "stages", "device", "gpus"),
     [
-        (1, 1, 1, "cuda", 1),
-        (2, 2, 1, "cuda", 1),
-        (6, 2, 1, "cuda", 3),
-        (2, 1, 4, "cuda", 8),
-        (3, 1, 1, "cpu", 0),
+        (1, 1, 1, 1, "cuda", 1),
+        (2, 2, 1, 1, "cuda", 1),
+        (6, 2, 1, 1, "cuda", 3),
+        (2, 1, 4, 1, "cuda", 8),
+        (2, 1, 1, 2, "cuda", 4),
+        (1, 1, 4, 2, "cuda", 8),
+        (3, 1, 1, 1, "cpu", 0),
     ],
 )
-def test_gpus_that_a_profile_takes(replicas: int, per_gpu: int, size: int, device: str, gpus: int) -> None:
-    settings = {"replicas": replicas, "replicas_per_gpu": per_gpu, "engine": {"tensor_parallel_size": size}}
+def test_gpus_that_a_profile_takes(replicas: int, per_gpu: int, size: int, stages: int, device: str, gpus: int) -> None:
+    engine = {"tensor_parallel_size": size, "pipeline_parallel_size": stages}
+    settings = {"replicas": replicas, "replicas_per_gpu": per_gpu, "engine": engine}
     assert Profile.model_validate({"name": "x", **settings, "expect": {"device": device}}).gpus == gpus
 
 
@@ -139,6 +146,18 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
             'with tensor_parallel_size 1 and device "cuda"',
         ),
         ('name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[expect]\ndevice = "cpu"', "share a GPU only with"),
+        (
+            'name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[engine]\npipeline_parallel_size = 2',
+            "replicas_per_gpu is 2, with tensor_parallel_size 1 x pipeline_parallel_size 2",
+        ),
+        (
+            'name = "x"\n[engine]\ncore_process = false\npipeline_parallel_size = 2',
+            "core_process is false, but pipeline_parallel_size is 2",
+        ),
+        (
+            'name = "x"\n[engine]\npipeline_parallel_size = 2\n[expect]\ngpu_count = 1',
+            "1 replicas of tensor_parallel_size 1 x pipeline_parallel_size 2 need 2 GPUs",
+        ),
         ("question_batch_size = 4", "name is missing"),
         ('name = "auto"', '"auto" means the profile chosen from the node'),
         ("name = ", "is not valid TOML"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tasks.generation.engine import EngineOutput, EngineSpec
-from tasks.generation.vllm_engine import VllmEngine
+from tasks.generation.vllm_engine import METHOD_VARIABLE, VllmEngine
 from tests.support.fake_engines import FakeEngine, completions_allowed
 from tests.support.patience import pause
 
@@ -34,6 +34,12 @@ class HeldEngine(VllmEngine):
     """
 
     _finished = 0
+
+    def configure(self) -> Any:
+        # on a CPU vLLM sets another than that for GPUs
+        config = super().configure()
+        os.environ[METHOD_VARIABLE] = os.environ["FAKE_METHOD"]
+        return config
 
     def step(self) -> list[EngineOutput]:
         if self._finished >= completions_allowed():

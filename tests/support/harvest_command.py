@@ -1,9 +1,10 @@
-"""The ``harvest`` command as a user runs it: a process of its own."""
+"""The ``harvest`` command as a user runs it, in a process of its own, and in this process, which costs little."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,19 @@ def harvest_here(*arguments: str | Path) -> int:
         main([*map(str, arguments)])
     assert isinstance(ended.value.code, int)
     return ended.value.code
+
+
+Tell = Callable[..., Outcome]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """``harvest_here``, and what it prints."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = harvest_here(*arguments)
+        printed = capsys.readouterr()
+        return Outcome(code=code, stdout=printed.out, stderr=printed.err)
+
+    return run

@@ -43,18 +43,23 @@ def outlives_the_test(pid: int) -> None:
 class Belongings:
     """What this process and the running test have at a moment."""
 
-    processes: dict[tuple[int, float], str] = field(default_factory=dict)
-    """Command lines by pid and start time."""
+    pids: set[int] = field(default_factory=set)
+    """All processes of the machine."""
+    processes: dict[int, str] = field(default_factory=dict)
+    """Command lines, by pid, of the test's processes."""
     threads: set[threading.Thread] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
     """Open files below the session's temporary folder."""
     ports: set[int] = field(default_factory=set)
 
     @classmethod
-    def now(cls, test: str, folder: Path) -> "Belongings":
+    def now(cls, test: str, folder: Path, before: "Belongings | None" = None) -> "Belongings":
+        """With ``before``, also the processes that the test has begun since then."""
         files, ports = _open_files(folder)
+        pids = set(psutil.pids())
         return cls(
-            processes=dict(_processes_of(test)),
+            pids=pids,
+            processes=dict(_processes_of(test, pids - before.pids)) if before else {},
             threads={thread for thread in threading.enumerate() if not thread.daemon},
             files=files,
             ports=ports,
@@ -63,10 +68,7 @@ class Belongings:
     def since(self, before: "Belongings") -> list[str]:
         """Say what is here that was not there before, a line each."""
         return [
-            *(
-                f"process {pid}: {self.processes[pid, at]}"
-                for pid, at in self.processes.keys() - before.processes.keys()
-            ),
+            *(f"process {pid}: {words}" for pid, words in self.processes.items()),
             *(f"thread {thread.name}" for thread in self.threads - before.threads),
             *(f"open file {path}" for path in self.files - before.files),
             *(f"listening port {port}" for port in self.ports - before.ports),
@@ -81,9 +83,9 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
     before = Belongings.now(test, folder)
     with _environment_kept():
         yield
-    left = until_or_limit(lambda: Belongings.now(test, folder).since(before), scaled(GRACE_SECONDS))
+    left = until_or_limit(lambda: Belongings.now(test, folder, before).since(before), scaled(GRACE_SECONDS))
     if left:
-        _end_processes(test)
+        _end_processes(test, set(psutil.pids()) - before.pids)
         pytest.fail("this test left behind:\n" + "\n".join(left), pytrace=False)
 
 
@@ -97,47 +99,27 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before | kept)
 
 
-def _processes_of(test: str) -> Iterator[tuple[tuple[int, float], str]]:
-    children, heirs = _look_at_all(test)
-    own = _below({os.getpid()}, children) | heirs
-    for pid in own - _outliving - {os.getpid()} - _below(_outliving, children):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            words = " ".join(process.cmdline())
-            if words and not any(name in words for name in _HELPERS):
-                yield (pid, process.create_time()), words[:300]
-
-
-def _look_at_all(test: str) -> tuple[dict[int, list[int]], set[int]]:
-    """The children of each process, and the processes with the variables of this process and its test.
-
-    Every test looks twice, so this is one pass over the files of ``/proc``.
-    """
+def _processes_of(test: str, pids: set[int]) -> Iterator[tuple[int, str]]:
+    """Those of the processes ``pids`` that belong to the test, with their command lines."""
     wanted = (f"PYTEST_CURRENT_TEST={test} (".encode(), f"{PROCESS_VARIABLE}={os.getpid()}\0".encode())
-    children: dict[int, list[int]] = {}
-    heirs: set[int] = set()
-    for pid in psutil.pids():
-        process = Path(f"/proc/{pid}")
-        with contextlib.suppress(OSError):
-            # the program's name, in brackets, may have any characters
-            parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
-            if parent != KERNEL_THREADS:
-                children.setdefault(parent, []).append(pid)
-                environment = (process / "environ").read_bytes()
-                if all(text in environment for text in wanted):
-                    heirs.add(pid)
-    return children, heirs
+    for pid in pids:
+        # the process may end at any moment
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            above = list(_ancestors(pid))
+            if KERNEL_THREADS in above or _outliving.intersection((pid, *above)):
+                continue
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+            if os.getpid() in above or all(text in variables for text in wanted):
+                words = " ".join(psutil.Process(pid).cmdline())
+                if words and not any(name in words for name in _HELPERS):
+                    yield pid, words[:300]
 
 
-def _below(roots: set[int], children: dict[int, list[int]]) -> set[int]:
-    """All descendants of ``roots``."""
-    found: set[int] = set()
-    todo = list(roots)
-    while todo:
-        new = set(children.get(todo.pop(), ())) - found
-        found |= new
-        todo += new
-    return found
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        # the program's name, in brackets, may have any characters
+        pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        yield pid
 
 
 def _open_files(folder: Path) -> tuple[set[str], set[int]]:
@@ -156,7 +138,7 @@ def _open_files(folder: Path) -> tuple[set[str], set[int]]:
     return files, ports
 
 
-def _end_processes(test: str) -> None:
-    for (pid, _), _words in _processes_of(test):
+def _end_processes(test: str, pids: set[int]) -> None:
+    for pid, _ in _processes_of(test, pids):
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).kill()

@@ -1,11 +1,13 @@
 """Real Prefect servers: one that the tests of a process share, and fresh ones for tests that break theirs."""
 
 import contextlib
+import fcntl
+import shutil
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +16,51 @@ from tests.support.failure_report import shared_logs
 from tests.support.harvest_command import environment
 from tests.support.left_behind import outlives_the_test
 from tests.support.patience import HTTP_SECONDS, end, scaled, until
+from tests.support.shared_process import session_folder
 
 # many flows and workers use one SQLite file: without the first line the server stops for a minute now and then
 PREFECT = """
 from flows.server.embedded_server import collect_garbage_in_thread; collect_garbage_in_thread()
 import runpy; runpy.run_module("prefect", run_name="__main__")
 """
+CREATE_TABLES = """
+import gc; gc.disable()
+import asyncio
+from prefect.server.database import provide_database_interface
+asyncio.run(provide_database_interface().create_db())
+"""
+
+NewHome = Callable[[Path], Path]
+"""Makes the directory, and returns it."""
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def new_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> NewHome:
+    """Makes homes of Prefect whose database has its tables but no row: they are half of a first server's start."""
+    first = session_folder(tmp_path_factory) / "prefect-tables"
+    with first.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (first / "made").exists():
+            variables = environment(PREFECT_HOME=str(first), PREFECT_API_URL="", DO_NOT_TRACK="1")
+            subprocess.run([sys.executable, "-c", CREATE_TABLES], env=variables, check=True)
+            (first / "made").touch()
+
+    def make(home: Path) -> Path:
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(first / "prefect.db", home)
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, new_prefect_home: NewHome) -> Iterator[str]:
     """The API URL of this test process's Prefect server.
 
-    Each process has its own, as a start takes only 6 s of processor time, and tests that share one at the same moment
+    Each process has its own, as a start takes only 3 s of processor time, and tests that share one at the same moment
     meet: an automation that one installs fires for the flows of all, and what waits for SQLite's lock waits for 60 s.
     """
-    home = tmp_path_factory.mktemp("prefect-home")
+    home = new_prefect_home(tmp_path_factory.mktemp("prefect-home"))
     server, url = start_server(home, free_port())
     shared_logs.append(home / "server.log")
     outlives_the_test(server.pid)

@@ -11,7 +11,7 @@ from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.policy import Policy
 from tasks.plan.prompts import Message
-from tasks.plan.run_config import Sampling
+from tasks.plan.sampling import Sampling
 from tasks.records import QUESTION_SCHEMA
 from tests.support.fake_engines import FakeEngine
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from profiles.load import load_profile
 from tasks.comparison.equivalence import validate_run
+from tasks.comparison.mismatch_report import publish_mismatch
 from tasks.files import publish_json, publish_parquet, read_json
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.rung_state import RungChange, RungState
@@ -17,6 +18,7 @@ from tasks.plan.run_config import RunConfig
 from tasks.records import RunPaths, shard_indices
 from tasks.results.run_report import ErrorCount, publish_report
 from tasks.results.summary import summarize_run
+from tests.support.mismatch import mismatch_report
 from tests.support.synthetic import publish_shard, write_run
 
 HOSTILE = (
@@ -37,6 +39,7 @@ def write_report_run(root: Path, **arguments: Any) -> RunPaths:
             _make_hostile(paths, index)
     _write_telemetry(run)
     validate_run(run.root, baseline.root)
+    publish_mismatch(mismatch_report(HOSTILE), run.root)
     _write_config(run)
     _write_report(run)
     _write_bench(run)

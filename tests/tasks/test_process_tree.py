@@ -1,12 +1,15 @@
 """Replicas and their descendants end with their owner, and no other process is killed."""
 
+import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,11 +39,14 @@ print(os.getpid(), flush=True)
 signal.pause()
 """
 REPLICA = """
-import os
-from tasks.parent_death import PARENT_VARIABLE
-from tests.tasks.test_process_tree import spawn_below
+import gc, os, sys
+from multiprocessing.connection import Connection
+from tasks.parent_death import PARENT_VARIABLE, ForkGuard
+from tests.tasks.test_process_tree import start_below
 os.environ[PARENT_VARIABLE] = str(os.getpid())
-spawn_below(2)
+guard = ForkGuard([Connection(int(sys.argv[1]))])
+gc.disable()
+start_below(sys.argv[2:])
 """
 SHARES_MEMORY = """
 import signal, sys
@@ -60,6 +66,7 @@ from tasks.parent_death import die_with_parent
 die_with_parent(1 if __import__("os").getppid() != 1 else 2)
 print("still here")
 """
+SPAWNED = "import gc; print('collects rarely' if gc.get_threshold()[0] > 1000 else 'collects')"
 
 
 @pytest.fixture
@@ -100,12 +107,17 @@ def _lives(pid: int) -> bool:
     return record is not None and record.process() is not None
 
 
-def spawn_below(depth: int) -> None:
-    """Spawn ``depth`` processes below this one, as an engine core spawns workers; they ask for no signal themselves."""
-    print(os.getpid(), flush=True)
-    if depth:
-        multiprocessing.get_context("spawn").Process(target=spawn_below, args=(depth - 1,)).start()
-    signal.pause()
+def start_below(methods: list[str]) -> None:
+    """Start a process below this one, and so on, as an engine core starts workers; none asks for a signal itself."""
+    # as vLLM's do
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    SharedMemory(create=True, size=64).unlink()
+    print(os.getpid(), gc.isenabled(), flush=True)
+    if methods:
+        context: Any = multiprocessing.get_context(methods[0])
+        context.Process(target=start_below, args=(methods[1:],)).start()
+    while True:
+        signal.pause()
 
 
 def test_a_replica_dies_when_its_flow_is_killed() -> None:
@@ -118,30 +130,49 @@ def test_a_replica_dies_when_its_flow_is_killed() -> None:
     wait_until_gone([pid])
 
 
-def test_all_descendants_of_a_replica_die_with_it() -> None:
+@pytest.mark.parametrize("methods", [["spawn", "spawn"], ["fork", "fork"], ["fork", "spawn"]])
+def test_what_a_replica_starts_hears_no_ctrl_c_and_dies_with_it(methods: list[str]) -> None:
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
+    _, theirs = multiprocessing.Pipe()
     replica = subprocess.Popen(
-        [sys.executable, "-c", REPLICA], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, "-c", REPLICA, str(theirs.fileno()), *methods],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        pass_fds=[theirs.fileno()],
     )
     assert replica.stdout is not None
-    pids = [int(replica.stdout.readline()) for _ in range(3)]
+    started = [replica.stdout.readline().split() for _ in range(3)]
+    pids = [int(pid) for pid, _ in started]
+    # only the replica, which works for a moment more, collects no garbage
+    assert [collects for _, collects in started] == ["False", "True", "True"]
+    # while others have it open, the other end does not notice that the replica has ended
+    connection = Path(f"/proc/self/fd/{theirs.fileno()}").readlink()
+    assert [connection in _open_files(pid) for pid in pids] == [True, False, False]
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGINT)
     assert all(_lives(pid) for pid in pids)
     replica.kill()
     replica.communicate()
     wait_until_gone(pids)
 
 
-def test_a_spawned_process_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
+def _open_files(pid: int) -> list[Path]:
+    return [file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def test_a_spawned_process_starts_faster_and_ends_before_it_imports_anything_when_its_replica_is_gone() -> None:
     paths = os.pathsep.join([str(SITECUSTOMIZE_DIRECTORY), *filter(None, sys.path)])
-    # the parent that is named is not the one that it has: as when the replica died a moment ago
-    spawned = subprocess.run(
-        [sys.executable, "-c", "print('still here')", "--multiprocessing-fork"],
-        env={**os.environ, "PYTHONPATH": paths, PARENT_VARIABLE: "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (spawned.returncode, spawned.stdout) == (1, "")
+    # the parent that is named first is not the one that it has: as when the replica died a moment ago
+    for parent, expected in ((1, (1, "")), (os.getpid(), (0, "collects rarely\n"))):
+        spawned = subprocess.run(
+            [sys.executable, "-c", SPAWNED, "--multiprocessing-fork"],
+            env={**os.environ, "PYTHONPATH": paths, PARENT_VARIABLE: str(parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (spawned.returncode, spawned.stdout) == expected
 
 
 def test_the_users_own_sitecustomize_still_runs(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from tasks.plan.placeholders import fill_placeholders
 
 pytestmark = pytest.mark.slow
 EXAMPLES = os.environ.get("ANY_INPUT_EXAMPLES")
-"""How many random examples to try, by hand; without it the same 500 each time, as chance should stop no change."""
+"""How many random examples to try, by hand; without it the same 250 each time, as chance should stop no change."""
 many = settings(
-    max_examples=int(EXAMPLES or 500),
+    max_examples=int(EXAMPLES or 250),
     derandomize=EXAMPLES is None,
     deadline=None,
     suppress_health_check=list(HealthCheck),

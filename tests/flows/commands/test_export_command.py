@@ -3,29 +3,27 @@
 from pathlib import Path
 
 import polars as pl
-import pytest
 
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import Tell
 from tests.support.synthetic import write_run
 
 
-@pytest.mark.slow
-def test_advantages_are_optional_and_need_groups(tmp_path: Path) -> None:
+def test_advantages_are_optional_and_need_groups(tmp_path: Path, tell: Tell) -> None:
     runs_dir = tmp_path / "runs"
     write_run(runs_dir / "groups", shards=1, arms=2, samples=4)
     write_run(runs_dir / "singles", shards=1, arms=2)
     command = ("export", "--runs-dir", runs_dir, "--to", "parquet", "--json")
 
-    plain = harvest(*command, "groups", "--out", tmp_path / "plain", "--drop-gold-suspects")
+    plain = tell(*command, "groups", "--out", tmp_path / "plain", "--drop-gold-suspects")
     assert (plain.code, "advantage" in plain.report["columns"]) == (0, False), plain.stderr
     assert plain.report["filters"]["drop_gold_suspects"] is True
 
-    asked = harvest(*command, "groups", "--out", tmp_path / "asked", "--advantages")
+    asked = tell(*command, "groups", "--out", tmp_path / "asked", "--advantages")
     assert asked.report["columns"] == [*plain.report["columns"], "advantage"], asked.stderr
     frame = pl.read_parquet(tmp_path / "asked" / "*.parquet")
     assert frame.group_by("group_id").agg(pl.col("advantage").sum().abs())["advantage"].max() < 1e-9  # type: ignore[operator]
 
-    refused = harvest(*command, "singles", "--out", tmp_path / "refused", "--advantages")
+    refused = tell(*command, "singles", "--out", tmp_path / "refused", "--advantages")
     assert (refused.code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert "--samples-per-arm 2 or more" in refused.stderr
     assert not (tmp_path / "refused").exists()

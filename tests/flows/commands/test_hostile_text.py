@@ -20,6 +20,7 @@ from flows.reporting.artifacts import run_markdown
 from flows.reporting.summary_view import print_summary
 from profiles.load import DEMO_MODEL
 from tasks.comparison.equivalence_report import EquivalenceReport
+from tasks.comparison.mismatch_report import MismatchReport
 from tasks.files import parse_record
 from tasks.node.preflight_report import PreflightReport
 from tasks.results.run_report import RunReport, read_report
@@ -35,7 +36,12 @@ HOSTILE = (
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 NAME = "h\x1b]0;x\x07\u202e\n#<b>\x9b"
 """Of a directory: no slash, no NUL."""
-KINDS = {"report.json": RunReport, "equivalence.json": EquivalenceReport, "preflight.json": PreflightReport}
+KINDS = {
+    "report.json": RunReport,
+    "equivalence.json": EquivalenceReport,
+    "mismatch.json": MismatchReport,
+    "preflight.json": PreflightReport,
+}
 
 
 def leaves(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -121,6 +127,7 @@ COMMANDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "export": (0, ("export", NAME, "--to", "jsonl", "--out", "OUT")),
     "export another arm": (2, ("export", NAME, "--to", "jsonl", "--out", "OUT", "--arms", "other")),
     "plan": (0, ("plan", "--after", NAME, "--questions", "2")),
+    "mismatch": (2, ("mismatch", NAME)),
     "upload": (2, ("upload", NAME, "OUT")),
     "no such run": (2, ("show", HOSTILE.replace("/", ""))),
     "no such option": (2, ("show", "run", f"--{HOSTILE}")),

@@ -23,19 +23,22 @@ __all__ = ["model"]
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_profile_passes_here(tmp_path: Path) -> None:
-    outcome = harvest("preflight", "--json", "--runs-dir", tmp_path)
-    assert outcome.code == 0, outcome.stderr
-    assert outcome.report["worst"] in ("pass", "warn")
-    assert {check["name"] for check in outcome.report["checks"]} >= {"model files", "memory plan", "disk"}
+def test_the_demo_profile_passes_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here("preflight", "--json", "--runs-dir", tmp_path) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["worst"] in ("pass", "warn")
+    assert {check["name"] for check in report["checks"]} >= {"model files", "memory plan", "disk"}
 
 
-def test_a_gpu_profile_without_a_driver_says_which_profile_fits(tmp_path: Path) -> None:
-    outcome = harvest("preflight", "--profile", "h100x8", "--runs-dir", tmp_path, COLUMNS="200")
-    if "no NVIDIA driver" not in outcome.stdout:
+def test_a_gpu_profile_without_a_driver_says_which_profile_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, told = harvest_here("preflight", "--profile", "h100x8", "--runs-dir", tmp_path), capsys.readouterr().out
+    if "no NVIDIA driver" not in told:
         pytest.skip("this machine has an NVIDIA driver")
-    assert outcome.code == 2
-    assert "use a profile that fits this node: cpu-demo" in outcome.stdout
+    assert code == 2
+    assert "use a profile that fits this node: cpu-demo" in told
 
 
 def test_options_of_a_run_are_for_warm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +137,9 @@ def test_a_faulty_gpu_fails_with_its_remedy(stub: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "damage"), [("model.safetensors", "truncate"), ("tokenizer.json", "remove")])
-def test_the_error_names_the_damaged_model_file(tmp_path: Path, name: str, damage: str) -> None:
+def test_the_error_names_the_damaged_model_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO_MODEL, model)
     if damage == "remove":
@@ -142,25 +147,22 @@ def test_the_error_names_the_damaged_model_file(tmp_path: Path, name: str, damag
     else:
         (model / name).write_bytes((model / name).read_bytes()[:-100])
     for command in ("preflight", "run"):
-        outcome = harvest(command, "--model", model, "--runs-dir", tmp_path / "runs")
-        assert outcome.code == 2
-        assert name.split(".")[0] in outcome.stdout + outcome.stderr
+        assert harvest_here(command, "--model", model, "--runs-dir", tmp_path / "runs") == 2
+        assert name.split(".")[0] in "".join(capsys.readouterr())
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").glob("*/logs"))
 
 
-def test_the_error_names_the_missing_shard(model: Path, tmp_path: Path) -> None:
+def test_the_error_names_the_missing_shard(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (model / SECOND).unlink()
     for command in ("preflight", "run"):
-        outcome = harvest(command, "--model", model, "--runs-dir", tmp_path / "runs")
-        assert outcome.code == 2
-        assert SECOND in outcome.stdout + outcome.stderr
+        assert harvest_here(command, "--model", model, "--runs-dir", tmp_path / "runs") == 2
+        assert SECOND in "".join(capsys.readouterr())
     assert not (tmp_path / "runs").exists()
 
 
-def test_plan_measures_the_dataset_and_advises(tmp_path: Path) -> None:
-    outcome = harvest("plan", "--json", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path)
-    assert outcome.code == 0, outcome.stderr
-    value = json.loads(outcome.stdout)
+def test_plan_measures_the_dataset_and_advises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here("plan", "--json", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path) == 0
+    value = json.loads(capsys.readouterr().out)
     assert value["plan"]["kv_tokens"] > 0
     assert value["prompts"]["longest"] < 200
     assert any(advice["setting"] == "max_model_len" for advice in value["advice"])

@@ -25,6 +25,7 @@ def test_options_made_from_parameters_give_the_same_parameters() -> None:
         "filters": ["level = 5", "answer ~ ^-"],
         "stop": ["\n\n", "-- end"],
         "streaming": True,
+        "engine": {"max_num_seqs": 8, "kv_cache_dtype": "fp8", "speculative_config": {"method": "ngram"}, "x": None},
         "chat_template_kwargs": '{"enable_thinking": false}',
         "runs_dir": "some where",
     }
@@ -51,6 +52,7 @@ def test_none_and_false_become_no_option() -> None:
         (["--question-batch-size", "16"], {"question_batch_size": 16}),
         (["--question-batch-size", "auto"], {"question_batch_size": "auto"}),
         (["--seed", "{date}"], {"seed": "{date}"}),
+        (["--engine", "max_num_seqs=8", "--engine", "kv=fp8"], {"engine": {"max_num_seqs": 8, "kv": "fp8"}}),
     ],
 )
 def test_only_given_options_become_parameters(arguments: list[str], parameters: dict[str, object]) -> None:

@@ -17,6 +17,7 @@ from tests.faults.runs import assert_nothing_left, num_saved_rollouts
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
 from tests.support.patience import HANG_SECONDS, read_to_end, scaled, until
+from tests.support.prefect_server import NewHome
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +56,11 @@ print(holds.execute("SELECT * FROM numbers").fetchall())
 """
 
 
-def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_then_ends(tmp_path: Path) -> None:
+def test_the_server_outlives_a_ctrl_c_until_it_has_stored_the_last_state_and_then_ends(
+    tmp_path: Path, new_prefect_home: NewHome
+) -> None:
     runs_dir, profile = tmp_path / "runs", write_fake_profile(tmp_path)
+    new_prefect_home(runs_dir / ".prefect")
     run = subprocess.Popen(
         [
             sys.executable,

@@ -104,14 +104,22 @@ def test_a_baseline_that_would_leave_the_comparison_incomplete_is_refused(
 
 
 @pytest.mark.slow
-def test_a_generated_sample_stands_for_a_run_of_more_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generated_sample_is_kept_and_stands_for_a_run_of_more_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     profile, dataset = write_fake_profile(Path()), Path("sums.jsonl")
     profile.write_text(f'baseline = "{profile}"\n{profile.read_text()}')
     questions = 2 * minimum_questions(DEFAULT_EPSILON)
     dataset.write_text("\n".join(json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(questions)))
     plan = planned(tmp_path, profile=str(profile), dataset=str(dataset), questions=questions, top_logprobs=None)
-    sample = generate_baseline_sample(plan)
+    told: list[str] = []
+    sample = generate_baseline_sample(plan, told.append)
+    generated = (sample / "state" / "timing.json").stat().st_mtime_ns
+    assert generate_baseline_sample(plan, told.append) == sample
+    assert (sample / "state" / "timing.json").stat().st_mtime_ns == generated
+    assert told[0].startswith("generating a baseline sample with profile fake: ")
+    assert told[1:] == [f"comparing with the baseline sample {sample}, generated before"]
     whole = reference_plan(plan, "script", tmp_path, name="whole")
     run_reference(whole, "script")
     report = compare_runs(sample, whole.paths.root, require="bitwise")

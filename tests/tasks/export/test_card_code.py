@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
 from tasks.export.export_run import export_run
 from tasks.export.formats import FORMATS
-from tasks.records import RunPaths
+from tasks.records import STORED_COLUMNS, RunPaths
 from tests.support.card_code import run_card_code
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 SAMPLES = 3
 
@@ -46,6 +47,50 @@ def test_prime_rl(run: RunPaths, tmp_path: Path) -> None:
         assert {name: getattr(sample, name) for name in card["FIELDS"]} == {
             name: stored[name] for name in card["FIELDS"]
         }
+
+
+@pytest.fixture
+def stored_run(tmp_path: Path) -> RunPaths:
+    """A run that stored sampling masks and routed experts."""
+    run = write_run(tmp_path / "run", shards=1, arms=1, samples=2, min_tokens=2, error_rows=0.05)
+    frame = pl.read_parquet(run.rollouts(0))
+    lengths = frame.select("num_prompt_tokens", "num_completion_tokens").rows()
+    masks = [[[token, 7][: 1 + token % 2] for token in ids] for ids in frame["completion_ids"].to_list()]
+    experts = [[[[token % 300, 299]] * 3 for token in range(max(0, sum(both) - 1))] for both in lengths]
+    stored = {"sampling_mask": masks, "routed_experts": experts}
+    columns = {
+        name: pl.when(pl.col("error").is_null()).then(pl.Series(name, stored[name], dtype=kind))
+        for name, kind in STORED_COLUMNS.items()
+    }
+    publish_shard(frame.with_columns(**columns), run.rollouts(0))
+    return run
+
+
+def test_prime_rl_replays_masks_and_experts(stored_run: RunPaths, tmp_path: Path) -> None:
+    card, frame = exported(stored_run, "prime-rl", tmp_path / "out")
+
+    for row, stored in zip(card["rows"], frame.iter_rows(named=True), strict=True):
+        sample = card["training_sample"](row)
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(sample), type=type(sample)) == sample
+        length, made = len(stored["token_ids"]), len(stored["sampling_mask"])
+        counts = np.frombuffer(sample.sampling_mask.counts, np.int32).tolist()
+        assert counts == [0] * (length - made) + [len(ids) for ids in stored["sampling_mask"]]
+        ids = np.frombuffer(sample.sampling_mask.ids, np.int32).tolist()
+        assert ids == [token for ids in stored["sampling_mask"] for token in ids]
+        experts = np.frombuffer(sample.routed_experts.data, sample.routed_experts.dtype)
+        experts = experts.reshape(sample.routed_experts.shape)
+        assert experts[:-1].tolist() == stored["routed_experts"]
+        assert experts.shape == (length, 3, 2)
+        assert not experts[-1].any()
+
+
+@pytest.mark.parametrize("to", ["parquet", "jsonl"])
+def test_an_export_of_all_columns_has_the_stored_ones(stored_run: RunPaths, tmp_path: Path, to: str) -> None:
+    export_run(stored_run.root, to, str(tmp_path / "out"))
+    (path,) = (tmp_path / "out").glob("train-*")
+    frame = pl.read_parquet(path) if to == "parquet" else pl.read_ndjson(path)
+    assert frame["sampling_mask"].list.len().to_list() == frame["num_completion_tokens"].to_list()
+    assert frame["routed_experts"].to_list()[0][0] == [[0, 299]] * 3
 
 
 def test_openrlhf(run: RunPaths, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """VllmEngine: the same completions from its steps as from one call of vLLM, and no state left at the end.
 
-Its core is in a process of its own, and then in the same.
+Its core is in a process of its own, and then in the same. Then memory runs out, in vLLM's own words.
 """
 
 import json
@@ -11,12 +11,20 @@ from pathlib import Path
 import pytest
 
 from profiles.load import DEMO_MODEL
+from tasks.errors import OutOfMemory, Phase
+from tasks.generation.failure_classifier import find_cause
+from tasks.parent_death import guarded_python_path
+from tests.support.harvest_command import environment
 
 pytestmark = pytest.mark.slow
 
 # in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
-import json, multiprocessing, os, sys
+import json, multiprocessing, os, sys, traceback
+from tasks.gc_freeze import collect_rarely
+from tasks.parent_death import PARENT_VARIABLE
+collect_rarely()
+os.environ[PARENT_VARIABLE] = str(os.getpid())
 from dataclasses import replace
 from pathlib import Path
 from profiles.schema import EngineSettings
@@ -26,7 +34,7 @@ from tasks.generation.journal import pack
 from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
-    max_num_seqs=4, kv_cache_space_gib=1,
+    max_num_seqs=4, kv_cache_space_gib=1, vllm={"stream_interval": 7, "additional_config": {"told": 1}},
 )
 os.environ |= engine_environment(settings, os.environ, on_gpu=False)
 from tasks.plan.prompts import ChatTokenizer, build_messages
@@ -59,7 +67,15 @@ def generate(engine):
     left = [len(engine._partial), len(engine._engine.output_processor.request_states)]
     tokens = [engine.stats.generation_tokens, sum(len(told["ids"]) for told in found.values())]
     return [found, left, tokens]
-# first: an engine in this process makes vLLM keep the variables that it has read
+def failure(function):
+    try:
+        function()
+    except Exception:
+        return traceback.format_exc()
+# first: an engine that starts in this process makes vLLM keep the variables that it has read
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "16384"
+too_large = failure(lambda: VllmEngine(spec))
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
 engine = OneGpuEngine(spec)
 (core,) = multiprocessing.active_children()
@@ -78,9 +94,18 @@ engine._engine.engine_core.shutdown()
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 batch = VllmBatchEngine(spec)
 expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
-inside = generate(VllmEngine(spec))
+engine = VllmEngine(spec)
+inside = generate(engine)
+config = engine._engine.vllm_config
+passed_on = [config.scheduler_config.stream_interval, config.additional_config]
+class HungryEngine(VllmEngine):
+    def arguments(self):
+        return {**super().arguments(), "logits_processors": ["tests.support.hungry_logits:HungryLogits"]}
+hungry = HungryEngine(spec)
+hungry.add(requests[0])
+used_up = failure(hungry.step)
 assert not multiprocessing.active_children()
-print(json.dumps([expected, inside, outside, ended]), flush=True)
+print(json.dumps([expected, inside, outside, ended, {"start": too_large, "run": used_up}, passed_on]), flush=True)
 os._exit(0)
 """
 
@@ -89,13 +114,21 @@ _ROOT = Path(__file__).parents[3]
 
 Told = dict[str, dict[str, object]]
 Generated = tuple[Told, list[int], tuple[int, int]]
-Compared = tuple[Told, Generated, Generated, str]
+Compared = tuple[Told, Generated, Generated, str, dict[Phase, str], list[object]]
+"""What one call gives, and the steps with the core in either place; why a request was given up; failures by phase; what
+the profile passed on."""
 
 
 @pytest.fixture(scope="module")
-def compared() -> Compared:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    marker = tmp_path_factory.mktemp("hungry") / "asked"
     ended = subprocess.run(
-        [sys.executable, "-c", _COMPARE, str(DEMO_MODEL)], capture_output=True, text=True, check=False, cwd=_ROOT
+        [sys.executable, "-c", _COMPARE, str(DEMO_MODEL)],
+        env=environment(HUNGRY_MARKER=str(marker), PYTHONPATH=guarded_python_path()),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=_ROOT,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: Compared = json.loads(ended.stdout.splitlines()[-1])
@@ -105,13 +138,13 @@ def compared() -> Compared:
 @pytest.mark.parametrize("core_process", [False, True])
 @pytest.mark.parametrize("request_id", [f"r{number}" for number in range(7)])
 def test_a_completion_is_the_same_as_of_one_call(compared: Compared, request_id: str, core_process: bool) -> None:
-    expected, inside, outside, _ = compared
+    expected, inside, outside, *_ = compared
     found, _, _ = outside if core_process else inside
     assert found[request_id] == expected[request_id]
 
 
 def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: Compared) -> None:
-    _, inside, outside, _ = compared
+    _, inside, outside, *_ = compared
     for _, left, (counted, made) in (inside, outside):
         assert left == [0, 0]
         assert counted == made
@@ -119,3 +152,23 @@ def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: C
 
 def test_a_completion_that_the_engine_gives_up_is_none(compared: Compared) -> None:
     assert compared[3] == "the engine gave a request up, with finish reason abort"
+
+
+@pytest.mark.parametrize(
+    ("phase", "curable", "told"),
+    [
+        ("start", False, "less than requested memory for kv (16384.0 GiB)"),
+        ("run", True, "DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_host_memory_that_runs_out_is_told_from_what_vllm_raises(
+    compared: Compared, phase: Phase, curable: bool, told: str
+) -> None:
+    found = find_cause(compared[4][phase], phase)
+    assert isinstance(found, OutOfMemory)
+    assert (found.kind, found.phase, found.curable) == ("host", phase, curable)
+    assert told in found.reason
+
+
+def test_what_the_profile_passes_on_arrives_in_vllm(compared: Compared) -> None:
+    assert compared[5] == [7, {"told": 1}]

@@ -4,13 +4,19 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 
+from tasks.generation.gpu_neighbours import GpuNeighbours
+from tasks.generation.oom_ladder import build_ladder
 from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.plan.prompts import request_seed
 from tasks.plan.run_plan import RunPlan
+from tasks.units import GIB
 from tests.tasks.generation.test_replica_pool import generate, make_plan
 
 pytestmark = pytest.mark.slow
@@ -64,6 +70,23 @@ def test_engines_on_a_gpu_start_one_after_the_other_and_survive_a_death_of_both(
     # the two GPUs do not wait for each other
     assert {(0, 2), (0, 3), (1, 2), (1, 3)} & starting
     assert not [indices for indices in starting if {0, 1} <= {*indices} or {2, 3} <= {*indices}]
+
+
+@pytest.mark.parametrize(("gpu_bytes", "at_once"), [(80 * GIB, True), (None, False)])
+def test_engines_start_at_once_when_the_size_of_their_caches_is_known(
+    tmp_path: Path, gpu_bytes: int | None, at_once: bool
+) -> None:
+    plan = make_plan(tmp_path, backend="vllm", replicas=2, per_gpu=2, device="cuda")
+    first, second = (ReplicaSupervisor(index, ["0"], plan, gpu_bytes=gpu_bytes) for index in range(2))
+    neighbours = GpuNeighbours([first, second], print)
+    rungs = build_ladder(plan.profile, plan.rollouts_per_question)
+    starting: Any = SimpleNamespace(ready=False, rung=0)
+    first.process = starting
+    assert neighbours.may_start(second, rungs[0]) == at_once
+    # once memory ran out, engines measure again
+    assert not neighbours.may_start(second, rungs[1])
+    starting.ready = True
+    assert neighbours.may_start(second, rungs[1])
 
 
 def test_a_request_that_ends_all_engines_on_its_gpu_is_found_and_no_other_is_blamed(

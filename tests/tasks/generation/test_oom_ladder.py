@@ -10,6 +10,7 @@ from profiles.load import load_profile
 from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
 from tasks.generation.oom_ladder import build_ladder
 from tasks.node.auto_batch import AutoBatch
+from tasks.units import GIB
 
 CHOSEN = AutoBatch(sequences=1024, first_sequences=512, questions=128, first_questions=64, reason="it fits")
 
@@ -60,6 +61,24 @@ def test_each_rung_halves_the_batch_its_sequences_and_its_tokens_down_to_one_que
 )
 def test_settings_along_the_ladder(engine: dict[str, Any], name: str, expected: list[Any]) -> None:
     assert column(build_ladder(profile(4, **engine), 8), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("vllm", "expected"),
+    [
+        ({"kv_cache_memory_bytes": 8 * GIB}, [8 * GIB, 4 * GIB, 2 * GIB, 2 * GIB]),
+        ({"kv_cache_memory_bytes": GIB // 2}, [GIB // 2, GIB // 4, GIB // 4, GIB // 4]),
+        ({"kv_cache_memory_bytes": 1_000}, [1_000] * 4),
+        ({"num_gpu_blocks_override": 1_000}, [1_000, 500, 250, 250]),
+    ],
+)
+def test_a_stated_cache_is_halved_as_a_lower_utilization_frees_nothing_then(
+    vllm: dict[str, int], expected: list[int]
+) -> None:
+    rungs = build_ladder(profile(4, vllm={**vllm, "kv_cache_dtype": "fp8"}), 8)
+    assert column(rungs, next(iter(vllm))) == expected
+    assert {rung.engine.vllm["kv_cache_dtype"] for rung in rungs} == {"fp8"}
+    assert rungs[0].engine.vllm == {**vllm, "kv_cache_dtype": "fp8"}
 
 
 def test_an_eager_profile_has_no_rung_beyond_one_question() -> None:

@@ -16,8 +16,9 @@ from tasks.generation.rung_state import RungState
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.plan.prompts import request_seed
-from tasks.plan.run_config import RunConfig, Sampling
+from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
+from tasks.plan.sampling import Sampling
 from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
 from tasks.time_limits import time_limit
 from tests.support.fake_engines import StragglingEngine
@@ -252,8 +253,13 @@ def test_waking_a_closed_pool_writes_into_no_file_that_was_opened_since(tmp_path
         pytest.param("0,1,2,0", "names 0 twice. Name each GPU once", id="one twice"),
     ],
 )
-def test_each_replica_has_gpus_of_its_own(tmp_path: Path, visible: str | None, expected: list[list[str]] | str) -> None:
-    plan = make_plan(tmp_path, replicas=2, width=2, device="cuda")
+@pytest.mark.parametrize("stages", [1, 2])
+def test_each_replica_has_gpus_of_its_own(
+    tmp_path: Path, visible: str | None, expected: list[list[str]] | str, stages: int
+) -> None:
+    plan = make_plan(tmp_path, replicas=2, width=2 // stages, device="cuda")
+    engine = plan.profile.engine.model_copy(update={"pipeline_parallel_size": stages})
+    plan = replace(plan, profile=plan.profile.model_copy(update={"engine": engine}))
     if isinstance(expected, str):
         with pytest.raises(ConfigError, match=expected):
             gpus_per_replica(plan, visible)

@@ -111,6 +111,50 @@ def test_the_smallest_size_that_leaves_a_kv_cache_worth_having(
 
 
 @pytest.mark.parametrize(
+    ("config", "kind", "count", "stated", "replicas", "size", "stages"),
+    [
+        (QWEN_7B, "H100", 8, {"tensor_parallel_size": 2}, 4, 2, 1),
+        (QWEN_7B, "H100", 8, {"tensor_parallel_size": 3}, 2, 3, 1),
+        (QWEN_7B, "H100", 8, {"pipeline_parallel_size": 2}, 4, 1, 2),
+        (QWEN_7B, "H100", 8, {"pipeline_parallel_size": 2, "tensor_parallel_size": 4}, 1, 4, 2),
+        (LLAMA_70B, "H100", 8, {"pipeline_parallel_size": 2}, 2, 2, 2),
+        # with half of the weights it fits half of the GPUs
+        (LLAMA_70B, "H100", 8, {"quantization": "fp8"}, 4, 2, 1),
+        # the 23 sequences of max_model_len that one GPU has room for become 44
+        (QWEN_32B, "H100", 8, {"kv_cache_dtype": "fp8"}, 8, 1, 1),
+        (QWEN_32B, "H100", 8, {"max_model_len": 1024}, 8, 1, 1),
+    ],
+)
+def test_what_the_user_states_stays_and_the_rest_is_chosen_with_it(
+    tmp_path: Path,
+    config: dict[str, Any],
+    kind: str,
+    count: int,
+    stated: dict[str, Any],
+    replicas: int,
+    size: int,
+    stages: int,
+) -> None:
+    found = choose_profile(cards(*[kind] * count), model(tmp_path, config), stated=stated).profile
+    engine = found.engine
+    assert (found.replicas, engine.tensor_parallel_size, engine.pipeline_parallel_size) == (replicas, size, stages)
+    assert found.expect.gpu_count == replicas * size * stages
+    assert {**engine.model_dump(), **engine.vllm}.items() >= stated.items()
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"tensor_parallel_size": 4}, "tensor_parallel_size 4, which are 4 GPUs, and this node has 2"),
+        ({"pipeline_parallel_size": 4}, "tensor_parallel_size 1 x pipeline_parallel_size 4, which are 4 GPUs"),
+    ],
+)
+def test_more_gpus_than_there_are_cannot_be_stated(tmp_path: Path, stated: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        choose_profile(cards("H100", "H100"), model(tmp_path, QWEN_7B), stated=stated)
+
+
+@pytest.mark.parametrize(
     ("kind", "dtype", "utilization"),
     [("T4", "auto", 0.9), ("L4", "bfloat16", 0.9), ("A100-40", "bfloat16", 0.95), ("B200", "bfloat16", 0.95)],
 )

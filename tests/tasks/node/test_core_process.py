@@ -19,6 +19,7 @@ TWO_GPUS = {"tensor_parallel_size": 2}
         ({}, True, "0", False),
         ({}, False, "1", True),
         (TWO_GPUS, True, "0", False),
+        ({"pipeline_parallel_size": 2}, False, None, True),
         ({"core_process": False}, True, None, False),
         ({"core_process": False}, True, "1", False),
         ({"core_process": True}, False, "0", True),

@@ -63,19 +63,21 @@ PUBLISHED = [
 def test_published_models_match_hand_computed_figures(
     name: str, config: dict[str, Any], tp: int, weights: int, per_token: int
 ) -> None:
-    shape = read_shape(config, profile(tensor_parallel_size=tp).engine)
-    assert weight_bytes_per_gpu(dense_tensors(shape), shape, tp) == weights
-    assert kv_bytes_per_token(shape, tp) == per_token
+    engine = profile(tensor_parallel_size=tp).engine
+    shape = read_shape(config, engine)
+    assert weight_bytes_per_gpu(dense_tensors(shape), shape, engine) == weights
+    assert kv_bytes_per_token(shape, engine) == per_token
 
 
 # 40 query and 10 KV heads of 128: on 20 GPUs each holds 2 query heads, and 1 K and 1 V head, repeated on a second GPU
 @pytest.mark.parametrize(("tp", "rows"), [(1, 7680), (2, 3840), (10, 768), (20, 512)])
 def test_a_fused_qkv_is_split_like_its_parts(tp: int, rows: int) -> None:
-    shape = read_shape(PHI3_MEDIUM, profile(tensor_parallel_size=tp).engine)
+    engine = profile(tensor_parallel_size=tp).engine
+    shape = read_shape(PHI3_MEDIUM, engine)
     fused = TensorInfo(
         name="model.layers.0.self_attn.qkv_proj.weight", dtype="BF16", shape=(7680, 5120), nbytes=2 * 7680 * 5120
     )
-    assert weight_bytes_per_gpu([fused], shape, tp) == rows * 5120 * 2
+    assert weight_bytes_per_gpu([fused], shape, engine) == rows * 5120 * 2
 
 
 DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e6}, {"rope_type": "linear", "factor": 4.0}
@@ -102,7 +104,8 @@ def test_scaled_positions_have_no_known_limit(rope: dict[str, Any], longest: int
 
 def test_kv_heads_are_repeated_when_there_are_more_gpus_than_heads() -> None:
     shape = read_shape(QWEN_7B, profile().engine)
-    assert kv_bytes_per_token(shape, 8) == kv_bytes_per_token(shape, 4)
+    four, eight = (profile(tensor_parallel_size=size).engine for size in (4, 8))
+    assert kv_bytes_per_token(shape, eight) == kv_bytes_per_token(shape, four)
 
 
 # 10 GiB / (57344 * 16) = 11702.86 blocks; a sequence of 2048 tokens takes 128 blocks, of 300 tokens 19

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.node.capacity_plan import plan_capacity
 from tasks.node.gpu_reading import GpuReading
-from tasks.node.preflight import BYTES_PER_TOKEN, output_size, run_preflight
+from tasks.node.preflight import (
+    BYTES_PER_EXPERT,
+    BYTES_PER_ID,
+    BYTES_PER_TOKEN,
+    USUAL_MASK,
+    output_size,
+    run_preflight,
+)
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.storage.published import record_published
@@ -54,6 +62,22 @@ def test_finished_shards_need_no_more_disk(tmp_path: Path, finished: tuple[int, 
     found = output_size(run)
     assert found.most == questions * 8 * 100 * BYTES_PER_TOKEN
     assert found.expected == found.most // 2
+
+
+def test_what_is_stored_beside_the_tokens_needs_disk(tmp_path: Path) -> None:
+    model = tmp_path / "mixture"
+    shutil.copytree(DEMO_MODEL, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_experts": 8, "num_experts_per_tok": 2}))
+    asked = {"profile": "h200x1", "model": str(model), "max_tokens": 100, "top_k": 512}
+    layers = config["num_hidden_layers"]
+    for stored, per_token in [
+        ({}, BYTES_PER_TOKEN),
+        ({"sampling_mask": True}, BYTES_PER_TOKEN + BYTES_PER_ID * USUAL_MASK),
+        ({"routed_experts": True}, BYTES_PER_TOKEN + BYTES_PER_EXPERT * 2 * layers),
+    ]:
+        run = plan_run(config_from_parameters({"questions": 2, **asked, **stored}), tmp_path / "runs")
+        assert output_size(run).most == 2 * 8 * 100 * per_token
 
 
 @dataclass

@@ -71,6 +71,7 @@ def test_names_without_numbers_are_ordered_by_the_age_of_their_weights(tmp_path:
         ("config.json", {"hidden_size": 256}, "hidden_size in config.json: 256 and 128"),
         ("config.json", {"rope_scaling": {"factor": 2}}, "rope_scaling in config.json"),
         ("tokenizer.json", {"version": "2"}, "tokenizer"),
+        ("generation_config.json", {"eos_token_id": 7}, "eos_token_id in generation_config.json"),
         ("chat_template.jinja", "{{ messages[0]['content'] }}", "chat template"),
     ],
 )

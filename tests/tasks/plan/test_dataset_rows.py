@@ -119,7 +119,7 @@ def test_a_name_that_exists_is_no_pattern(name: str, tmp_path: Path) -> None:
     frame.write_parquet(folder / "x[0]*?.parquet")
     frame.write_ndjson(folder / "test.jsonl")
 
-    for path in ("x[0]*?.parquet", "*.jsonl", "test-*.parquet"):
+    for path in ("*.jsonl", "test-*.parquet"):
         assert load_questions(DatasetSource(path=f"{folder}/{path}")).height == 30, path
     assert load_questions(DatasetSource(path=f"file://{folder}/x[0]*?.parquet")).height == 30
 

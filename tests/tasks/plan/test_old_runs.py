@@ -11,7 +11,6 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import find_remaining, shard_dataset
-from tests.support.harvest_command import harvest
 
 OLD_RUNS = Path(__file__).parents[2] / "data" / "runs_without_engine_names"
 RUN_ID = "cpu-demo-demo-demo-8e26179c6e"
@@ -44,15 +43,3 @@ def test_every_shard_is_generated_and_is_scored_again_by_the_newer_scorer(plan: 
     assert len(shards) == plan.num_shards == 2
     remaining = find_remaining(plan, shards)
     assert (remaining.to_generate, remaining.to_score) == ([], shards)
-
-
-@pytest.mark.slow
-def test_the_command_starts_no_engine(runs_dir: Path, prefect_api: str) -> None:
-    rollouts = {path.name: path.read_bytes() for path in (OLD_RUNS / RUN_ID / "rollouts").iterdir()}
-    options = [part for name, value in PARAMETERS.items() for part in (f"--{name.replace('_', '-')}", value)]
-    outcome = harvest("run", *options, "--runs-dir", runs_dir, "--json", PREFECT_API_URL=prefect_api)
-    assert outcome.code == 0, outcome.stderr
-    root = runs_dir / RUN_ID
-    assert Path(outcome.report["run_dir"]) == root
-    assert {path.name: path.read_bytes() for path in (root / "rollouts").iterdir()} == rollouts
-    assert not list(root.glob("logs/replica-*"))

@@ -11,7 +11,7 @@ from tasks.results.arm_ranking import agreement, oracle_credit, rank_arms
 from tasks.results.arm_ranking_view import render_ranking
 from tasks.results.sampling_metrics import majority_credit
 from tasks.results.scored_rollouts import load_metric_rows
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import Tell
 from tests.support.report_run import write_report_run
 from tests.support.synthetic import write_run
 
@@ -80,10 +80,10 @@ def test_gpu_time_is_shared_by_tokens(tmp_path: Path) -> None:
     assert sum(spent) == pytest.approx(2 * 480)
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_bad_input(tmp_path: Path, tell: Tell) -> None:
     with pytest.raises(ConfigError, match="1 scored arms; two are needed"):
         rank_arms(write_run(tmp_path / "single", arms=1).root)
-    assert harvest("arms", "nowhere").code == 2
+    assert tell("arms", "nowhere").code == 2
 
 
 @pytest.mark.parametrize("accuracy", [0.5, {"step_by_step": 1.0, "concise": 0.0}])
@@ -99,8 +99,7 @@ def test_view(accuracy: float | dict[str, float], tmp_path: Path) -> None:
     assert "majority vote over arms" in shown
 
 
-@pytest.mark.slow
-def test_command(tmp_path: Path) -> None:
+def test_command(tmp_path: Path, tell: Tell) -> None:
     run = write_run(tmp_path / "run", arms=2)
-    assert len(harvest("arms", run.root, "--json").report["arms"]) == 2
-    assert "Arms of run" in harvest("arms", run.root).stdout
+    assert len(tell("arms", run.root, "--json").report["arms"]) == 2
+    assert "Arms of run" in tell("arms", run.root).stdout

@@ -18,7 +18,7 @@ from tasks.results.run_diff import diff_runs, render_diff
 from tasks.results.run_list import list_runs, render_runs
 from tasks.results.scored_rollouts import scored_shards
 from tasks.storage.run_files import write_manifest
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import harvest, harvest_here
 from tests.support.synthetic import publish_shard, write_run
 
 
@@ -130,11 +130,13 @@ def test_states_of_runs(tmp_path: Path) -> None:
     assert "done" in text_of(render_runs(list(runs.values())))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_does_not_hide_the_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "sound", arms=1)
     damaged = write_run(tmp_path / "damaged", arms=1)
     for path in (damaged.report, damaged.equivalence):
         path.write_text("{")
+    # a process of its own, as pytest takes what is logged
     listed = harvest("runs", "--runs-dir", tmp_path, "--json")
 
     assert listed.code == 0, listed.stderr
@@ -211,22 +213,22 @@ def test_diff_refuses_questions_of_another_text_with_the_same_ids_and_golds(tmp_
         diff_runs(first.root, second.root)
 
 
-@pytest.mark.slow
-def test_commands(run: RunPaths, tmp_path: Path) -> None:
-    runs_dir = run.root.parent
-    shown = harvest("show", "run", "--wrong", "--limit", "2", "--runs-dir", runs_dir)
-    assert (shown.code, shown.stdout.count("wrong")) == (0, 2), shown.stderr
-    lines = harvest("show", run.root, "--json", "--limit", "0").stdout.splitlines()
+def test_commands(run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str | Path) -> str:
+        assert harvest_here(*arguments, "--runs-dir", run.root.parent) == 0
+        return capsys.readouterr().out
+
+    assert told("show", "run", "--wrong", "--limit", "2").count("wrong") == 2
+    lines = told("show", run.root, "--json", "--limit", "0").splitlines()
     assert len(lines) == 48
     assert {"completion", "reward", "prompt"} <= json.loads(lines[0]).keys()
-    assert harvest("runs", "--runs-dir", runs_dir).stdout.count("run") >= 2
-    assert [item["run_id"] for item in json.loads(harvest("runs", "--runs-dir", runs_dir, "--json").stdout)] == ["run"]
-    assert harvest("diff", "run", "run", "--runs-dir", runs_dir, "--json").report["flips"]["answers_changed"] == 0
-    exported = harvest("export", "run", "--runs-dir", runs_dir, "--to", "verl", "--out", tmp_path / "out", "--json")
-    assert (exported.code, exported.report["to"]) == (0, "verl"), exported.stderr
+    assert told("runs").count("run") >= 2
+    assert [item["run_id"] for item in json.loads(told("runs", "--json"))] == ["run"]
+    assert json.loads(told("diff", "run", "run", "--json"))["flips"]["answers_changed"] == 0
+    exported = told("export", "run", "--to", "verl", "--out", tmp_path / "out", "--json")
+    assert json.loads(exported)["to"] == "verl"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -239,16 +241,18 @@ def test_commands(run: RunPaths, tmp_path: Path) -> None:
         ("export", "run", "--to", "verl", "--out", ""),
     ],
 )
-def test_bad_input_is_one_line(arguments: tuple[str, ...], run: RunPaths) -> None:
-    outcome = harvest(*arguments, "--runs-dir", run.root.parent)
-    assert (outcome.code, outcome.stderr.count("\n"), outcome.stdout) == (2, 1, ""), outcome.stderr
+def test_bad_input_is_one_line(arguments: tuple[str, ...], run: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    assert harvest_here(*arguments, "--runs-dir", run.root.parent) == 2
+    printed = capsys.readouterr()
+    assert (printed.err.count("\n"), printed.out) == (1, ""), printed.err
 
 
-@pytest.mark.slow
-def test_score_counts_changed_rewards(tmp_path: Path) -> None:
+def test_score_counts_changed_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", arms=1)
-    outcome = harvest("score", run.root, "--scorer", "gsm8k", "--json")
+    assert harvest_here("score", run.root, "--scorer", "gsm8k", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
     # the synthetic completions hold the right answer, whatever their synthetic score says
-    assert outcome.report["rollouts"] == 8
-    assert Path(outcome.report["directory"]).is_dir()
-    assert "rewards changed" in harvest("score", run.root).stdout
+    assert report["rollouts"] == 8
+    assert Path(report["directory"]).is_dir()
+    assert harvest_here("score", run.root) == 0
+    assert "rewards changed" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tasks.comparison.equivalence_report import publish_equivalence
+from tasks.comparison.mismatch_report import publish_mismatch
 from tasks.errors import DamagedFile
 from tasks.files import publish_json, publish_parquet, publish_text, read_json
 from tasks.generation.generation_log import GenerationSession, add_session, read_sessions
@@ -28,6 +29,7 @@ from tasks.storage.published import recorded_path
 from tasks.storage.run_files import published_files, run_fingerprint, write_manifest
 from tasks.storage.upload_record import UploadRecord, update_upload_record
 from tests.support.equivalence import equivalence_report
+from tests.support.mismatch import mismatch_report
 from tests.support.synthetic import publish_shard
 
 SESSION = GenerationSession(
@@ -87,6 +89,7 @@ def plan(tmp_path: Path) -> RunPlan:
         publish_shard(pl.DataFrame({"a": [1]}), path)
     publish_report(RunReport.from_json(_report(plan)), root)
     publish_equivalence(equivalence_report("statistical"), root)
+    publish_mismatch(mismatch_report(), root)
     publish_preflight(PreflightReport(checks=()), root)
     publish_parquet(pl.DataFrame(schema=TELEMETRY_SCHEMA), plan.paths.telemetry)
     add_session(state / "generation.json", SESSION)
@@ -116,7 +119,7 @@ def records_of(plan: RunPlan) -> list[Path]:
 
 def test_sound_files_stay(plan: RunPlan) -> None:
     before = files_of(plan)
-    assert len(records_of(plan)) == 20
+    assert len(records_of(plan)) == 22
     assert set_aside_damaged(plan) == []
     assert files_of(plan) == before
 

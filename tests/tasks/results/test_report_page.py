@@ -23,7 +23,7 @@ from tasks.results.report_page import publish_page
 from tasks.results.run_report import read_report
 from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.run_files import published_files
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import Tell
 from tests.support.report_run import HOSTILE, write_report_run
 from tests.support.synthetic import write_run
 
@@ -139,6 +139,8 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         "Speed-up",
         "Cost",
         "Worst divergences from the baseline",
+        "Logprobs recomputed as a trainer does",
+        "Temperature: of 2 from 0.7 to 1, 1 fits best",
         "harvest run --profile h100x8 --model 'evil'\"'\"'; rm' --dataset openai/gsm8k",
         read_json(run.config)["fingerprint"],
     ):
@@ -157,6 +159,7 @@ def test_a_run_without_anything_else(tmp_path: Path) -> None:
     words = Page(run.report_html.read_text(encoding="utf-8")).words
     assert "not compared" in words
     assert "Throughput" not in words
+    assert "Logprobs recomputed" not in words
     assert "report.html" in published_files(run.root)
 
 
@@ -221,9 +224,8 @@ def test_the_command_makes_the_same_configuration(parameters: dict[str, object])
     assert build_config(json.loads(config.model_dump_json())) == config
 
 
-@pytest.mark.slow
-def test_command(run: RunPaths) -> None:
-    made = harvest("report", run.root, "--json")
+def test_command(run: RunPaths, tell: Tell) -> None:
+    made = tell("report", run.root, "--json")
     assert made.report == {"report": str(run.report_html), "bytes": run.report_html.stat().st_size}, made.stderr
     assert (run.root / "README.md").is_file()
-    assert harvest("report", "nowhere").code == 2
+    assert tell("report", "nowhere").code == 2

@@ -55,7 +55,7 @@ def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> 
             "finish_reason": [case[2] for case in cases],
         }
     )
-    scorer = load_scorer("math")
+    scorer = MathScorer(limit_s=LIMIT_S / 3)
     scores = score_frame(rows, scorer)
     columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
     got = scores.select(columns).rows()

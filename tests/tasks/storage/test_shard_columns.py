@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tasks.errors import DamagedFile
-from tasks.records import RunPaths
+from tasks.records import LATER_ROLLOUT_COLUMNS, RunPaths
 from tasks.storage.published import read_shard, record_published, scan_shard
 from tasks.storage.shard_columns import SHARD_SCHEMAS
 from tests.support.synthetic import write_run
@@ -58,3 +58,12 @@ def test_a_column_that_has_no_nulls_in_a_run_has_none(folder: str, name: str, ru
 def test_nulls_of_a_run_and_more_columns_are_accepted(folder: str, name: str, run: RunPaths) -> None:
     path = change(run, folder, pl.lit(None, SHARD_SCHEMAS[folder].get(name, pl.String)).alias(name))
     assert name in read_shard(path).columns
+
+
+@pytest.mark.parametrize(("name", "kind"), LATER_ROLLOUT_COLUMNS.items())
+def test_a_later_column_is_accepted_with_its_type_alone(name: str, kind: pl.DataType, run: RunPaths) -> None:
+    path = change(run, "rollouts", pl.lit(None, kind).alias(name))
+    assert read_shard(path).schema[name] == kind
+    change(run, "rollouts", pl.lit(b"x").alias(name))
+    with pytest.raises(DamagedFile, match=f"its column {name} holds Binary, not"):
+        scan_shard(path)
