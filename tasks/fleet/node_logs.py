@@ -11,11 +11,11 @@ MOST_BYTES = 16 << 20
 
 
 class LogTails:
-    """What was added to each log file in ``directory`` since the last look."""
+    """What was added to each log file in ``directory`` since the last look; at first, since it was made."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._read: dict[str, int] = {}
+        self._read = {path.name: path.stat().st_size for path in directory.glob("*.log")}
 
     def new(self) -> dict[str, bytes]:
         """Return the bytes that were added, by file name. Files without news are left out."""

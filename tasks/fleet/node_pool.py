@@ -4,6 +4,7 @@ One thread per node talks with its worker. Task threads call ``generate``, which
 main thread calls ``pump``, in which messages reach the listener and the log.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -126,14 +127,14 @@ class NodePool:
             try:
                 with self._fetches:
                     fetch_shard(plan, shard, made, read)
-                    self._call(holder, "drop", plan.run_id, shard.index)
             except NodeGone as error:
-                if not plan.paths.rollouts(shard.index).exists():
-                    self._say(f"shard {shard.index} could not be fetched from {holder.link.name}: {error}")
-                    continue
+                self._say(f"shard {shard.index} could not be fetched from {holder.link.name}: {error}")
+                continue
             except DamagedShard as error:
                 self._say(f"shard {shard.index} came damaged from {holder.link.name} and is made again: {error}")
                 continue
+            with contextlib.suppress(NodeGone):
+                self._call(holder, "drop", plan.run_id, shard.index)
             with self._lock:
                 self._losses.clear()
                 self._fetched += shard.num_rollouts
@@ -327,6 +328,8 @@ class NodePool:
                     told = True
                     missing = len(self._links) - self.num_working
                     self._say(f"waiting for {missing} more of {len(self._links)} nodes, each with {self._need}")
+            except NodeGone:
+                continue  # the head does not answer, and ``check_head`` tells when that is for too long
             except ClusterLost as error:
                 self._fail(NodesLost(f"{error}. The same command resumes"))
             except HarvestError as error:

@@ -86,11 +86,13 @@ class RayCluster:
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
         import ray
 
+        with _gone():
+            nodes = ray.nodes()
         return sum(
             node["Alive"]
             and node["NodeID"] not in besides
             and all(node["Resources"].get(name, 0.0) >= count for name, count in _bundle(need).items())
-            for node in ray.nodes()
+            for node in nodes
         )
 
     def check_head(self) -> None:
