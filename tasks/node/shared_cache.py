@@ -27,7 +27,8 @@ def planned_cache_bytes(
         memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name)
     except (UnknownLayoutError, ConfigError):
         return None
-    if engine.backend != "vllm" or engine.vllm or not memory.shape.is_dense or memory.shape.quantized:
+    passed_on = engine.vllm or engine.quantization is not None
+    if engine.backend != "vllm" or passed_on or not memory.shape.is_dense or memory.shape.quantized:
         return None
     cache = memory.cache(engine)
     if cache is None or not cache.sequences(engine.max_model_len):
