@@ -14,13 +14,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from tasks.errors import ConfigError, HarvestError, NodesLost
-from tasks.fleet.cluster import Cluster, ClusterLost, Need, NodeGone
+from tasks.errors import HarvestError, NodesLost
+from tasks.fleet.cluster import Cluster, Need, NodeGone
 from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink, NodeUnfit
 from tasks.fleet.node_logs import add_logs, node_directory
 from tasks.fleet.node_order import NodeOrder
 from tasks.fleet.node_status import MadeShard, NodeReport, ShardOrder
 from tasks.fleet.node_totals import Ended, NodeRecord, merge_nodes
+from tasks.fleet.node_watch import MOST_LOSSES, WAIT_SECONDS, NodeWatch
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
 from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
@@ -32,10 +33,6 @@ from tasks.time_limits import time_limit
 MOST_SHARD_TASKS = 192
 """Largest number of task runs in flight: three for each of 64 nodes. It is below the number of the flow's threads."""
 MOST_FETCHES = 8
-WAIT_SECONDS = 1800.0
-"""How long a run waits for a node while it has none, before it fails. A cloud may take minutes to start one."""
-MOST_LOSSES = 5
-"""How often each node may be lost, on average, without a finished shard in between. Then the run fails."""
 WATCH_SECONDS = 1.0
 KILL_SECONDS = 2.0
 """How long the pool waits, at its end, for a thread whose worker was killed."""
@@ -75,7 +72,6 @@ class NodePool:
         self._cluster = cluster
         self._listener = listener
         self._log = log
-        self._wait_s = wait_s
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
         self._need = Need(gpus=gpus)
         order = NodeOrder.of(plans)
@@ -92,7 +88,7 @@ class NodePool:
         self._fetched = 0
         self._fetches = threading.Semaphore(MOST_FETCHES)
         self._error: HarvestError | None = None
-        self._watch = threading.Thread(target=self._watch_until_over, name="nodes", daemon=True)
+        self._watch = NodeWatch(cluster, self._need, nodes, wait_s, self._say)
 
     @property
     def capacity(self) -> int:
@@ -165,7 +161,7 @@ class NodePool:
     def __enter__(self) -> Self:
         for link in self._links:
             link.start()
-        self._watch.start()
+        threading.Thread(target=self._watch_until_over, name="nodes", daemon=True).start()
         return self
 
     def __exit__(
@@ -312,49 +308,13 @@ class NodePool:
         self.wake()
 
     def _watch_until_over(self) -> None:
-        """Find out, again and again, whether there is still a node that can work or may come."""
-        alone_since: float | None = None
-        told = False
         while not self._over.wait(WATCH_SECONDS):
+            with self._lock:
+                unfit, losses = dict(self._unfit), list(self._losses)
             try:
-                self._cluster.check_head()
-                if self.num_working:
-                    alone_since = None
-                    told = told and self.num_working < len(self._links)
-                elif alone_since is None:
-                    alone_since = time.monotonic()
-                self._judge(0.0 if alone_since is None else time.monotonic() - alone_since)
-                if self.num_working < len(self._links) and not told:
-                    told = True
-                    missing = len(self._links) - self.num_working
-                    self._say(f"waiting for {missing} more of {len(self._links)} nodes, each with {self._need}")
-            except NodeGone:
-                continue  # the head does not answer, and ``check_head`` tells when that is for too long
-            except ClusterLost as error:
-                self._fail(NodesLost(f"{error}. The same command resumes"))
+                self._watch.look(self.num_working, unfit, losses)
             except HarvestError as error:
                 self._fail(error)
-
-    def _judge(self, alone_s: float) -> None:
-        with self._lock:
-            unfit, losses = dict(self._unfit), list(self._losses)
-        if losses and len(losses) == self._losses.maxlen:
-            raise NodesLost(
-                f"nodes were lost {len(losses)} times, and no shard was finished in between: "
-                f"{'; '.join(dict.fromkeys(losses))}. Remove the cause, then run the same command, which resumes"
-            )
-        if not alone_s:
-            return
-        if unfit and not self._cluster.count_suited(self._need, unfit):
-            told = "; ".join(f"{name}: {error}" for name, error in unfit.values())
-            refused = all(error.kind in ("ConfigError", "PreflightFailed") for _, error in unfit.values())
-            raise (ConfigError if refused else NodesLost)(f"no node can generate: {told}")
-        if alone_s > time_limit(self._wait_s):
-            cause = f" Lost before: {'; '.join(dict.fromkeys(losses))}." if losses else ""
-            raise NodesLost(
-                f"for {alone_s:.0f} s no node of the cluster had {self._need} free.{cause} Run the same command when "
-                "there is one; it resumes, also on one machine"
-            )
 
     def _fail(self, error: HarvestError) -> None:
         with self._lock:
