@@ -14,7 +14,7 @@ from flows.parameters import PARAMETERS, takes
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.reporter import Reporter
 from flows.reporting.resolved_parameters import resolve_parameters
-from profiles.schema import Settings
+from profiles.settings import Settings
 from tasks.plan.parameters import parameters_of
 from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
 

@@ -24,7 +24,6 @@ from flows.shards import stages
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
-from tasks.comparison.baseline import AUTO
 from tasks.fleet.ray_address import check_nodes, on_nodes
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
@@ -32,6 +31,7 @@ from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
 from tasks.node.preflight import check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
+from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
@@ -77,7 +77,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         if not left:
             collected = flow_run.collected = Collected(reports=tuple(known.values()))
             show_steps(plans, reporter)
-            return Completed(message=f"Nothing to do: {_names(plans)} finished before", data=collected.to_json())
+            return Completed(message=f"Nothing to do: {_subject(plans)} finished before", data=collected.to_json())
         for run_id in known:
             log_and_print(f"skipping {run_id}, which was finished before")
         check_settings(left[0])
@@ -150,14 +150,15 @@ def _gpus_if_needed(
 
     Any machine can do the rest of a run, such as a comparison or an upload.
     """
-    if baseline != AUTO and not any(find_remaining(plan, shards[plan.run_id]).to_generate for plan in plans):
+    if baseline != AUTO_BASELINE and not any(find_remaining(plan, shards[plan.run_id]).to_generate for plan in plans):
         yield False
         return
     with lock_gpus(gpus_of_run(plans[0]), run_id=plans[0].run_id, on_wait=log_and_print):
         yield True
 
 
-def _names(plans: Sequence[RunPlan]) -> str:
+def _subject(plans: Sequence[RunPlan]) -> str:
+    """Return the runs as the subject of a sentence, with its verb."""
     one = len(plans) == 1
     return f"run{'' if one else 's'} {', '.join(plan.run_id for plan in plans)} {'was' if one else 'were'}"
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import Field
 from pydantic_core import PydanticUndefined
 
-from profiles.schema import Settings
+from profiles.settings import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.errors import ConfigError
 from tasks.plan.engine_options import read_engine_options

@@ -8,7 +8,7 @@ from tasks.plan.run_plan import RunPlan
 
 
 def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
-    """Return the plan of each run, with that of the first model's, ``plan``. Raises ConfigError."""
+    """Return the plan of each run. ``plan`` is that of the first model. Raises ConfigError."""
     plans = plan_checkpoints(plan, asked.checkpoints)
     if len(plans) == 1:
         plans = plan_policies(plan)

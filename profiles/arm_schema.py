@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from profiles.schema import Settings
+from profiles.settings import Settings
 
 
 class Turn(Settings):

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from profiles.arm_schema import ArmSet
 from profiles.regular_files import read_regular_text
-from profiles.schema import FROM_USER, EngineSettings, Profile, Settings
+from profiles.schema import EngineSettings, Profile
+from profiles.settings import FROM_USER, Settings
 from profiles.vllm_keys import RETIRED_ENGINE_KEYS, is_vllm_key, nearest_keys, why_refused
 
 PROFILES_DIR = Path(__file__).parent

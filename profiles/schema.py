@@ -5,13 +5,11 @@ are passed on as they are: see profiles/vllm_keys.py.
 """
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -21,25 +19,23 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from profiles.settings import (
+    FROM_USER,
+    MOST_GIB,
+    MOST_GPUS,
+    MOST_REPLICAS_PER_GPU,
+    MOST_SECONDS,
+    MOST_SEQUENCES,
+    MOST_TOKENS,
+    Settings,
+)
 from profiles.vllm_keys import check_keys
-
-# bounds that only a slip of the pen exceeds, which is then refused before anything is multiplied by it
-MOST_GPUS = 1024
-MOST_TOKENS = 2**24
-"""Longer than the context of any model."""
-MOST_SEQUENCES = 2**16
-MOST_GIB = 2**16
-MOST_SECONDS = 10_000_000
-MOST_REPLICAS_PER_GPU = 8
 
 AUTO: Literal["auto"] = "auto"
 """What the product chooses itself: the question batch, from the memory plan and while it runs; the profile, from the
 node's GPUs."""
 STATED_BATCH_SEQS = 256
 """Most sequences at once of a profile that states its question batch, but not max_num_seqs."""
-
-FROM_USER = "from a user"
-"""Context of a validation in which fields of vLLM are checked. A stored run may be of another version of vLLM."""
 
 _COUNT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=MOST_SEQUENCES)])
 
@@ -56,24 +52,6 @@ QuestionBatch = Annotated[
     Annotated[int, Field(ge=1, le=MOST_SEQUENCES)] | Literal["auto"], BeforeValidator(_count_or_auto)
 ]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen. An unknown key is an error, and so is a number that is infinite or none."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes true for 1
-        if isinstance(value, bool) and info.field_name:
-            allowed = cls.model_fields[info.field_name].annotation
-            if bool not in (allowed, *get_args(allowed)):
-                raise PydanticCustomError("no_flag", "it cannot be true or false")
-        return value
 
 
 class EngineSettings(Settings):

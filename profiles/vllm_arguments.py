@@ -46,10 +46,9 @@ class Argument:
 @functools.cache
 def installed_arguments() -> dict[str, Argument] | None:
     """Return the fields by name; None where vLLM is not installed, as on a machine that only plans."""
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    package = installed_package()
+    if package is None:
         return None
-    package = Path(next(iter(spec.submodule_search_locations)))
     module = _module(package, "vllm.engine.arg_utils")
     body = next((node.body for node in module.statements if _names(node) == {"EngineArgs"}), None)  # type: ignore[attr-defined]  # a class
     if not body:
@@ -60,6 +59,12 @@ def installed_arguments() -> dict[str, Argument] | None:
         for node in fields
         if not node.target.id.startswith("_")  # type: ignore[union-attr]
     }
+
+
+def installed_package() -> Path | None:
+    """Return the folder of the installed vLLM, which is not imported; None where there is none."""
+    spec = importlib.util.find_spec("vllm")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
 def installed_version() -> str:

@@ -1,5 +1,6 @@
 """Paths that users write: taken literally, checked before anything depends on them, and told from URLs."""
 
+import glob
 import os
 import re
 import tempfile
@@ -74,6 +75,15 @@ def split_pattern(pattern: str) -> tuple[Path, str]:
     while parts and os.path.lexists(directory / parts[0]):
         directory /= parts.pop(0)
     return directory, str(Path(*parts)) if parts else ""
+
+
+def names_below(directory: Path, rest: str) -> list[str]:
+    """Return the names below ``directory`` that match ``rest``, as ``split_pattern`` returns both, in order.
+
+    Hidden ones are left out: a trainer may be writing in them.
+    """
+    # pathlib does not leave them out
+    return sorted(glob.glob(rest, root_dir=directory))  # noqa: PTH207
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ ROOMS = tuple("" if name == "tasks" else name for name in re.findall(r"^(\w+)/",
 MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "interpreter" not in module.parts]
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
-ENGINE = {"tasks/generation/vllm_engine.py", "tasks/generation/weight_reload.py"}
+ENGINE = {f"tasks/generation/{name}.py" for name in ("vllm_engine", "vllm_requests", "weight_reload")}
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),
     "vllm": lambda module: module in ENGINE or module.startswith("infra/"),

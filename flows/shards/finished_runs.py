@@ -18,7 +18,7 @@ from tasks.storage.run_files import write_manifest
 def finish_runs(
     plans: Sequence[RunPlan], baselines: Mapping[str, Path], asked: FlowParameters, reporter: Reporter
 ) -> Collected:
-    """Compare each run with its baseline, which is by run id, if it has one; report, seal and upload it.
+    """Compare, report, seal and upload each run. ``baselines`` has the runs to compare with, by run id.
 
     A failure of one run does not keep the others from this. Raises the failure with the highest exit code at the end.
     """

@@ -28,6 +28,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from tasks.gc_freeze import gc_frozen
 from tasks.generation.engine import EngineRequest, EngineSpec, EngineStats
+from tasks.generation.engine_environment import engine_environment
 from tasks.generation.generation_spec import GenerationSpec, ShardKey, ShardWork
 from tasks.generation.loop import GenerationLoop, max_in_flight
 from tasks.generation.oom_ladder import build_ladder
@@ -37,7 +38,7 @@ from tasks.generation.replica import SWITCH_SECONDS
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.rollout_request import build_request
 from tasks.generation.rollout_writer import FinishedRollout
-from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 from tasks.node.run_batch import choose_run_batch
 from tasks.plan.prompts import ChatTokenizer, build_messages
 from tasks.plan.run_config import config_from_parameters

@@ -18,15 +18,13 @@ from tasks.errors import ConfigError
 from tasks.generation.reference_run import reference_finished, reference_plan, run_reference
 from tasks.locks import run_lock
 from tasks.plan.fingerprint import dataset_digest
+from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.questions import shuffled
 from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.filesystems import TransferSettings
 from tasks.user_paths import is_url
-
-AUTO = "auto"
-"""The baseline name that asks for a generated sample."""
 
 BASELINES = ".baselines"
 """Folder in the runs directory for downloaded and generated baselines."""
@@ -38,7 +36,7 @@ def check_baseline(name: str | None, plan: RunPlan) -> None:
     This is so when a local run does not exist or has other comparable settings, or when the profile names no baseline
     to sample. A URL is not checked here.
     """
-    if name == AUTO:
+    if name == AUTO_BASELINE:
         _sample_plan(plan)
     elif name is not None and not is_url(name):
         check_plan_matches(find_run(name, plan.paths.root.parent), plan)
@@ -79,7 +77,7 @@ def obtain_baseline(
 
     Raises ConfigError, also when a run of ``plan`` cannot be compared with it, EngineError and UploadError.
     """
-    if name == AUTO:
+    if name == AUTO_BASELINE:
         return generate_baseline_sample(plan, say)
     baseline = find_baseline(name, plan.paths.root.parent, transfer)
     check_plan_matches(baseline, plan)

@@ -22,7 +22,7 @@ from tasks.comparison.mismatch_report import (
 )
 from tasks.comparison.mismatch_request import MismatchRequest
 from tasks.comparison.recomputation import MASK, RecomputedLogprobs
-from tasks.comparison.sampling_support import Truncation
+from tasks.comparison.sampling_support import SAMPLED_BY, Truncation
 from tasks.comparison.trainer_logprobs import TrainerModel
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line
@@ -31,7 +31,7 @@ from tasks.records import RunPaths
 from tasks.storage.published import check_published, read_shard
 from tasks.subprocess_call import call_in_subprocess
 
-DTYPES = ("bfloat16", "float16", "float32")
+_DTYPES = ("bfloat16", "float16", "float32")
 _COLUMNS = ["rollout_id", "arm_id", "prompt", "prompt_ids", "completion_ids", "logprobs", "temperature", "top_p"]
 _OPTIONAL = ["top_k", "min_p", MASK]
 _POSITIONS = (0, 1, 8, 32, 128, 512)
@@ -60,9 +60,9 @@ def measure_mismatch(request: MismatchRequest) -> MismatchReport:
     """
     rows = pl.concat([_read(path, numbers) for path, numbers in request.sample.rows.items()])
     facts = rows.row(0, named=True)
-    if facts["dtype"] not in DTYPES:
-        raise ConfigError(f"the rollouts are of dtype {facts['dtype']!r}; it must be one of {', '.join(DTYPES)}")
-    stated: dict[str, Any] = {name: facts[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in facts}
+    if facts["dtype"] not in _DTYPES:
+        raise ConfigError(f"the rollouts are of dtype {facts['dtype']!r}; it must be one of {', '.join(_DTYPES)}")
+    stated: dict[str, Any] = {name: facts[name] for name in SAMPLED_BY if name in facts}
     truncation = Truncation.of({**request.sampling, **stated})
     model = TrainerModel(
         request.model,

@@ -158,7 +158,7 @@ def read_mismatch(run_dir: Path) -> MismatchReport | None:
 
 
 def distributions(report: MismatchReport) -> Mapping[str, RatioStatistics]:
-    """Return the rows of a table, by what the trainer's logprobs are of."""
+    """Return the ratios by the distribution that the trainer's logprobs are of: the rows of a table."""
     rows = {"whole softmax, as a trainer computes it": report.full}
     return rows if report.truncated is None else {**rows, "truncated as the run samples": report.truncated}
 

@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_config
+from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
 from tasks.plan.model_source import ModelSource, find_model
+from tasks.plan.sampling import run_sampling
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
-_APPLIED = ("temperature", "top_p", "top_k", "min_p")
 _WITHOUT_EFFECT = {
     *("max_tokens", "samples_per_arm", "seed", "source", "lengths", "stop", "stop_token_ids", "repetition_detection"),
     *("top_logprobs", "sampling_mask", "routed_experts"),
@@ -74,7 +75,7 @@ def plan_mismatch(run_dir: Path, *, model: str | None, sample: int, seed: int, d
             f"{run_dir} was made with random weights (load_format dummy), which no file holds. Give another run"
         )
     source, same = _weights(run_dir, config, model)
-    sampling = config.get("config", {}).get("sampling", {})
+    sampling = run_sampling(config)
     return MismatchRequest(
         run_id=run_dir.name,
         model=source.path,
@@ -146,7 +147,7 @@ def _check_finished(run_dir: Path) -> None:
 
 def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tuple[ModelSource, bool]:
     """Return the weights to recompute with, and whether they are the run's."""
-    if given is None and (more := _not_recomputed(config)):
+    if given is None and (more := not_recomputed(config)):
         raise ConfigError(
             f"the outputs of {run_dir} depend on {', '.join(more)} as well, which is not recomputed. Give weights "
             "that have it merged in with --model PATH"
@@ -167,10 +168,10 @@ def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tup
     return source, same
 
 
-def _not_recomputed(config: Mapping[str, Any]) -> list[str]:
+def not_recomputed(config: Mapping[str, Any]) -> list[str]:
     """Return what the outputs depend on beside the model: an adapter, or what a later version knows."""
     later = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
-    return [*(["an adapter"] if config.get("adapter") else []), *later]
+    return [*(["an adapter"] if config.get("model", {}).get("adapter") else []), *later]
 
 
 def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:
@@ -178,7 +179,7 @@ def _sampling_notes(sampling: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(
         f"The run samples with {name} {value}, which is not recomputed: it is a part of the gap."
         for name, value in sampling.items()
-        if name not in (*_APPLIED, *_WITHOUT_EFFECT) and value and (name, value) != ("repetition_penalty", 1)
+        if name not in (*SAMPLED_BY, *_WITHOUT_EFFECT) and value and (name, value) != ("repetition_penalty", 1)
     )
 
 
@@ -199,5 +200,8 @@ def _other_notes(config: Mapping[str, Any], source: ModelSource) -> tuple[str, .
     }
     return (
         *(f"{source.path} has another {what} than the run." for what, (here, then) in pairs.items() if here != then),
-        *(f"The outputs depend on {name} as well, which is not recomputed." for name in _not_recomputed(config)),
+        *(
+            f"The outputs depend on {name} as well, which counts only if {source.path} has it merged in."
+            for name in not_recomputed(config)
+        ),
     )

@@ -41,7 +41,9 @@ class RecomputedLogprobs:
         self.full: list[Array] = [np.zeros(len(values)) for values in self.engine]
         self.nearest: list[Array] = [np.zeros(len(values)) for values in self.engine] if self.truncates else self.full
         if not all(np.isfinite(values).all() for values in self.engine):
-            raise HarvestError("the run stores logprobs that are no finite numbers, so its engine computed wrongly")
+            raise HarvestError(
+                "the run stores logprobs that are no finite numbers: its engine computed wrongly. Generate it again"
+            )
         self._tried = tuple(sorted({*_TEMPERATURES, truncation.divisor}))
         self._gaps = np.zeros(len(self._tried))
         ends = np.cumsum([len(values) for values in self.engine])
@@ -61,7 +63,9 @@ class RecomputedLogprobs:
             stated = [self._truncation.divisor]
             self.full[index][part] = full_logprobs(logits, own, stated)[0].cpu()
             if np.isnan(self.full[index][part]).any():
-                raise HarvestError("the model's logits are no numbers, as after an overflow in float16")
+                raise HarvestError(
+                    "the model's logits are no numbers, as after an overflow in float16. Compare a run in bfloat16"
+                )
             nearest = self._logprobs(masks)
             if self.truncates:
                 self.nearest[index][part] = nearest(logits, own, stated)[0].cpu()

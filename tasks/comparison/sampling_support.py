@@ -1,8 +1,13 @@
 """The distribution that tokens were sampled from: logits divided by the temperature, and truncated as vLLM does it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from tasks.plan.sampling import truncated_by
+
+SAMPLED_BY = ("temperature", "top_p", "top_k", "min_p")
+"""The settings that make a ``Truncation``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +42,10 @@ class Truncation:
     @property
     def truncates(self) -> bool:
         """Whether some tokens cannot be sampled."""
-        return not self.is_greedy and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
+        return bool(truncated_by(asdict(self)))
 
     def __str__(self) -> str:
-        parts = {"top_p": self.top_p != 1, "top_k": self.top_k != 0, "min_p": self.min_p != 0}
-        return ", ".join(f"{name} {getattr(self, name):g}" for name, is_set in parts.items() if is_set)
+        return ", ".join(truncated_by(asdict(self)))
 
 
 def full_logprobs(logits: Any, ids: Any, temperatures: Sequence[float]) -> Any:

@@ -3,8 +3,8 @@
 import importlib.util
 import socket
 
-from tasks.comparison.baseline import AUTO as AUTO_BASELINE
 from tasks.errors import ConfigError
+from tasks.plan.policies import AUTO_BASELINE
 
 AUTO, LOCAL = "auto", "local"
 ANSWER_SECONDS = 5.0

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import IO
 
 from profiles.schema import EngineSettings
+from tasks.generation.engine_environment import engine_environment
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE
 from tasks.generation.replica_messages import Adopt, FromReplica, ToReplica
-from tasks.generation.vllm_engine import engine_environment
-from tasks.node.engine_caches import cached_environment, chosen_caches
+from tasks.node.engine_caches import SPARE_CACHES, cached_environment, chosen_caches
 from tasks.node.gpu_selection import gpus_per_replica
 from tasks.parent_death import guarded_python_path
 from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import rollouts_to_make
 
-SPARE_CACHES = "engine-caches"
-"""Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 _READ_LATER = (SOCKETS_VARIABLE, "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
 """Variables that are read when an engine starts, so that they may change after the import of vLLM."""
 _OF_ENGINES = ("VLLM_", "TORCH", "PYTORCH_", "CUDA_", "TRITON_", "FLASHINFER_", "OMP_", "HF_", "XDG_")
@@ -54,20 +53,15 @@ def begun_early(plans: Sequence[RunPlan]) -> Iterator[None]:
     """
     plan = plans[0]
     engine = plan.profile.engine
-    is_cuda, has_work = plan.profile.expect.device == "cuda", any(map(_has_work, plans))
+    is_cuda, has_work = plan.profile.expect.device == "cuda", any(map(rollouts_to_make, plans))
     # caches in the run's directory must not be made before the directory is
     if is_cuda and has_work and engine.backend == "vllm" and not chosen_caches(os.environ).problem:
         for gpus in gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES")):
-            begin_with(replica_environment(plan.profile.engine, gpus, {}, plan.paths.state / SPARE_CACHES))
+            begin_with(replica_environment(engine, gpus, {}, plan.paths.state / SPARE_CACHES))
     try:
         yield
     finally:
         end_early()
-
-
-def _has_work(plan: RunPlan) -> bool:
-    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
-    return published < plan.num_shards
 
 
 def begin_with(environment: dict[str, str]) -> None:

@@ -71,9 +71,9 @@ class EngineRequest:
     top_logprobs: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
-    later: Mapping[str, Any] = field(default_factory=dict)
-    """What else the run sets, by vLLM's names: ``LATER_FIELDS`` of ``tasks.plan.sampling`` that are not at their
-    default, but for ``stop``."""
+    more_sampling: Mapping[str, Any] = field(default_factory=dict)
+    """What else the run sets, by vLLM's names: the ``LATER_FIELDS`` of ``tasks.plan.sampling`` that are not at their
+    default, without ``stop``."""
     adapter: Adapter | None = None
 
 
@@ -128,7 +128,7 @@ def sampling_values(request: EngineRequest) -> dict[str, Any]:
         "top_p": request.top_p,
         "ignore_eos": request.ignore_eos,
         **({"stop": list(request.stop)} if request.stop else {}),
-        **request.later,
+        **request.more_sampling,
     }
 
 

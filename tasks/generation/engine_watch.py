@@ -45,7 +45,7 @@ class EngineWatch:
 
     def _watch(self) -> None:
         while all(core.exitcode is None for core in self._cores):
-            # of a core that ends before it was seen nothing can be told
+            # a core that ends before it was seen leaves nothing to tell
             time.sleep(0.5 if self._cores else 0.05)
             self._look()
         time.sleep(ENGINE_REPORT_SECONDS)

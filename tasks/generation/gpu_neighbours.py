@@ -25,9 +25,10 @@ class GpuNeighbours:
         """Of each replica beside a dead one, its tokens at that moment: a fault shows when it computes again."""
 
     def may_start(self, replica: ReplicaSupervisor, rung: Rung) -> bool:
-        """Return whether no other starts on the GPU that measures its memory, or is measured with it.
+        """Return whether ``replica`` may start at ``rung`` beside those that start on its GPU now.
 
-        An engine that starts takes for its own what changes meanwhile, unless it is told the size of its cache.
+        An engine that measures its memory takes for its own what changes meanwhile. So engines start together only
+        where all are told the size of their caches, which is planned for one rung.
         """
         starting = [other for other in self._replicas if other.is_starting and other.shares_gpu_with(replica)]
         told = replica.planned_cache_bytes(rung) is not None

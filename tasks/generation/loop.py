@@ -197,7 +197,12 @@ class GenerationLoop:
                 continue
             self._next_id += 1
             request = build_request(
-                *(str(self._next_id), prompt_ids, sampling, question.example_id, arm.id, sample_index),
+                str(self._next_id),
+                prompt_ids,
+                sampling,
+                question.example_id,
+                arm.id,
+                sample_index,
                 adapter=feed.work.policy.adapter,
             )
             yield request, item

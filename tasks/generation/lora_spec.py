@@ -30,7 +30,7 @@ class LoraSpec:
 
     @classmethod
     def with_room(cls, room: "LoraSlots | None", adapters: tuple[Adapter, ...] = ()) -> "LoraSpec | None":
-        """Return ``room``, with no adapters or with ``adapters``; None without room."""
+        """Return the ``room`` with ``adapters`` in it; None without room."""
         if room is None:
             return None
         return cls(adapters=adapters, slots=room.slots, held=room.held, rank=room.rank)

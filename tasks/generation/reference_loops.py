@@ -161,9 +161,8 @@ def _prompts(job: ReferenceJob, feed: ShardFeed, question: QuestionWork, tokeniz
             _write_error(job, feed, (question.example_id, arm.id, sample_index), str(error), ids)
             continue
         name = f"{question.example_id}/{arm.id}/{sample_index}"
-        request = build_request(
-            *(name, ids, spec.sampling, question.example_id, arm.id, sample_index), adapter=feed.work.policy.adapter
-        )
+        adapter = feed.work.policy.adapter
+        request = build_request(name, ids, spec.sampling, question.example_id, arm.id, sample_index, adapter=adapter)
         prompts.append(_Prompt(request=request, feed=feed, question=question, rollout=position))
     return prompts
 

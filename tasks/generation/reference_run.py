@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.files import read_json, read_record
-from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.engine import EngineSpec
+from tasks.generation.engine_environment import engine_environment
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
 from tasks.generation.generation_log import GenerationSession, add_session
@@ -21,9 +21,8 @@ from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
 from tasks.generation.reference_loops import QUESTIONS_PER_CALL, READY_LINE, LoopName, ReferenceJob, ReferenceTiming
-from tasks.generation.vllm_engine import engine_environment
 from tasks.node.auto_batch import auto_engine
-from tasks.node.engine_caches import cached_environment
+from tasks.node.engine_caches import SPARE_CACHES, cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.node.prompt_check import find_prompts, record_prompts, refuse_problems
 from tasks.node.run_batch import choose_run_batch

@@ -13,30 +13,27 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, ReloadRefused
 from tasks.generation.early_replicas import end_early
-from tasks.generation.engine import EngineStats
-from tasks.generation.generation_spec import ShardKey, ShardWork
+from tasks.generation.generation_spec import ShardKey
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
 from tasks.generation.journal import record_crash
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.policy import policies_of
+from tasks.generation.pool_counters import PoolCounters
 from tasks.generation.recovery import PoolEvent, Recovery
-from tasks.generation.replica_messages import AddShard, FromReplica, Ready, Reloaded, ShardGenerated, ShardStarted, Stop
-from tasks.generation.replica_process import ReplicaProcess
-from tasks.generation.replica_starts import ReplicaStarts, left_to_make
+from tasks.generation.replica_messages import FromReplica, Ready, Reloaded, ShardGenerated, ShardStarted, Stop
+from tasks.generation.replica_starts import ReplicaStarts
 from tasks.generation.replica_supervisor import ReplicaSupervisor
-from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
+from tasks.generation.shard_assignment import ShardAssignment
 from tasks.generation.shard_queue import ShardQueue, ShardResult
-from tasks.node.engine_caches import START_WORDS, StartKind, coldest
+from tasks.node.engine_caches import START_WORDS
 from tasks.node.gpu_memory_release import wait_for_free_memory
 from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
 from tasks.node.nvml import PynvmlReader
@@ -53,16 +50,7 @@ MAX_SHARD_TASKS = 48
 _Failures = list[tuple[ReplicaSupervisor, HarvestError]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaStatus:
-    """Counters of one running replica."""
-
-    index: int
-    ready: bool
-    stats: EngineStats
-
-
-class ReplicaPool:
+class ReplicaPool(PoolCounters):
     """The replicas of a node. Use it as a context manager: its exit ends every replica."""
 
     def __init__(
@@ -79,20 +67,25 @@ class ReplicaPool:
         """
         plan = self._plan = plans[0]
         self._plans = {each.run_id: each for each in plans}
-        self._policies = {policy.run_id: policy for policy in policies_of(plans)}
-        lora = LoraSpec.of(self._policies.values(), plan.lora)
+        policies = policies_of(plans)
+        lora = LoraSpec.of(policies, plan.lora)
         self._listener = listener
         self.auto = choose_run_batch(plan)
         """The chosen question batch; None when the profile states it."""
         self._recovery = Recovery(plan, rung, listener, self.auto)
         gpus = gpus_per_replica(plan, os.environ.get("CUDA_VISIBLE_DEVICES"))
         gpu_bytes = read_gpu_bytes(plan.profile, PynvmlReader()) if plan.profile.replicas_per_gpu > 1 else None
-        self._replicas = [
-            ReplicaSupervisor(index, own, plan, lora=lora, gpu_bytes=gpu_bytes, variables=variables)
-            for index, own in enumerate(gpus)
-        ]
+        super().__init__(
+            [
+                ReplicaSupervisor(index, own, plan, lora=lora, gpu_bytes=gpu_bytes, variables=variables)
+                for index, own in enumerate(gpus)
+            ]
+        )
         self._neighbours = GpuNeighbours(self._replicas, lambda message: self._tell("retired", message))
         self._queue = ShardQueue(self.wake)
+        self._assignment = ShardAssignment(
+            plans, policies, self._replicas, self._queue, has_chosen_batch=self.auto is not None
+        )
         self._starts = ReplicaStarts(plans, self._replicas, self._neighbours)
         self._broken = False
         # sockets, not a pipe: a task thread may wake a closed pool, when its descriptors may belong to other files
@@ -115,15 +108,6 @@ class ReplicaPool:
         return self._recovery.changes
 
     @property
-    def tokens_generated(self) -> int:
-        return sum(replica.num_tokens for replica in self._replicas)
-
-    @property
-    def rollouts_finished(self) -> int:
-        """How many rollouts and error rows this session generated."""
-        return sum(replica.num_rollouts for replica in self._replicas)
-
-    @property
     def rollouts_resumed(self) -> int:
         """How many rollouts earlier sessions left in the journals."""
         return self._queue.num_resumed
@@ -132,44 +116,6 @@ class ReplicaPool:
     def restarts(self) -> int:
         """How many engine failures made a replica start again."""
         return self._recovery.num_failures
-
-    @property
-    def engine_start_seconds(self) -> float:
-        """Seconds of engine starts, summed over all replicas and starts, failed ones included."""
-        return sum(replica.start_seconds for replica in self._replicas)
-
-    @property
-    def start_kind(self) -> StartKind | None:
-        """How the engines started: cold if one of them did; None while none was ready."""
-        return coldest(kind for replica in self._replicas for kind in replica.start_kinds)
-
-    @property
-    def first_admitted_at(self) -> float | None:
-        """When an engine got the first request of this session, on the monotonic clock."""
-        return min(
-            (replica.first_admitted_at for replica in self._replicas if replica.first_admitted_at is not None),
-            default=None,
-        )
-
-    @property
-    def last_finished_at(self) -> float | None:
-        """When the latest rollout finished, on the monotonic clock."""
-        return max(
-            (replica.last_finished_at for replica in self._replicas if replica.last_finished_at is not None),
-            default=None,
-        )
-
-    def status(self) -> list[ReplicaStatus]:
-        """Return the counters of the replicas that run now. Safe from any thread."""
-        return [
-            ReplicaStatus(index=replica.index, ready=process.ready, stats=process.stats)
-            for replica in self._replicas
-            if (process := replica.process) is not None
-        ]
-
-    def counters_of(self, run_id: str) -> RunCounters:
-        """Return what this session generated for one of the runs."""
-        return sum((replica.counters_of(run_id) for replica in self._replicas), RunCounters())
 
     def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
         """Generate ``shard`` of one of the pool's plans, and wait for it.
@@ -194,8 +140,8 @@ class ReplicaPool:
         Raises StorageError when the state of the run cannot be written.
         """
         if self._queue.busy and not self._broken:
-            self._starts.start(self.rung, self._next_weights())
-        self._assign()
+            self._starts.start(self.rung, self._assignment.next_weights(ever_ready=self._starts.ever_ready))
+        self._assignment.assign()
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):
             self._wake_out.recv(4096)
@@ -249,48 +195,6 @@ class ReplicaPool:
                 return
             wait([replica.process.connection for replica in near if replica.process], left)
             failures += self._receive(near)
-
-    def _assign(self) -> None:
-        while True:
-            processes = [replica.process for replica in self._replicas if replica.process and replica.process.ready]
-            # counts rollouts, not shards: a shard that waits for its longest completions does not fill a batch
-            free = [process for process in processes if process.num_unfinished < self._most_assigned(process)]
-            if not any(map(self._assign_one, sorted(free, key=lambda candidate: candidate.num_unfinished))):
-                return
-
-    def _assign_one(self, process: ReplicaProcess) -> bool:
-        """Give ``process`` a shard of its weights; one of others when it is drained. Return whether there was one."""
-        taken = self._queue.take(lambda key: self._policies[key.run_id].weights == process.weights)
-        if taken is None and process.drained:
-            taken = self._queue.take(rank=self._rank)
-        if taken is None:
-            return False
-        key, shard = taken
-        policy = self._policies[key.run_id]
-        process.assign(key, shard, policy.weights)
-        process.send(AddShard(work=ShardWork.of(policy, self._plans[key.run_id].paths, key.shard)))
-        return True
-
-    def _rank(self, key: ShardKey) -> int:
-        return list(self._plans).index(key.run_id)
-
-    def _next_weights(self) -> Path | None:
-        """The weights with which an engine that starts now has something to do."""
-        if self._starts.ever_ready and (key := self._queue.first(self._rank)) is not None:
-            return self._policies[key.run_id].weights
-        # the first shards may not be queued yet
-        return next((plan.model.path for plan in self._plans.values() if left_to_make(plan)), None)
-
-    def _most_assigned(self, process: ReplicaProcess) -> int:
-        """Unfinished rollouts at which a replica gets no further shard: two batches."""
-        if self.auto is None:
-            return 2 * process.batch_rollouts
-        # a chosen batch may be as large as the work, which the other replicas shall share once they are ready
-        return min(2 * process.batch_rollouts, math.ceil(self._num_rollouts / len(self._replicas)))
-
-    @property
-    def _num_rollouts(self) -> int:
-        return sum(plan.num_rollouts for plan in self._plans.values())
 
     def _handle(self, replica: ReplicaSupervisor, message: FromReplica) -> None:
         process = replica.process

@@ -17,7 +17,7 @@ from tasks.errors import (
     ReloadRefused,
     StorageError,
 )
-from tasks.generation.early_replicas import SPARE_CACHES, replica_environment, spawn, take_early
+from tasks.generation.early_replicas import replica_environment, spawn, take_early
 from tasks.generation.engine import EngineStats
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit, classify_report
@@ -37,7 +37,7 @@ from tasks.generation.replica_messages import (
 from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.run_counters import RunCounters
 from tasks.idleness import Silence
-from tasks.node.engine_caches import StartKind
+from tasks.node.engine_caches import SPARE_CACHES, StartKind
 from tasks.node.host_memory import count_oom_kills
 from tasks.plan.shards import Shard
 from tasks.process_tree import ProcessRecord, kill_all, record_processes

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.filled_caches import FilledCaches
 from tasks.generation.gpu_neighbours import GpuNeighbours
 from tasks.generation.oom_ladder import Rung
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.weight_readahead import read_weights_ahead
-from tasks.node.engine_caches import StartKind, usable_caches
+from tasks.node.engine_caches import SPARE_CACHES, StartKind, usable_caches
 from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import rollouts_to_make
 
 
 class ReplicaStarts:
@@ -28,7 +28,7 @@ class ReplicaStarts:
         self._filled = FilledCaches(plan, usable_caches(os.environ, plan.paths.state / SPARE_CACHES).root)
         self._weights: threading.Thread | None = None
         self._ever_started = False
-        self._to_make = sum(map(left_to_make, plans))
+        self._to_make = sum(map(rollouts_to_make, plans))
         self.ever_ready = False
 
     def ready(self, rung: Rung, kind: StartKind) -> None:
@@ -75,11 +75,6 @@ class ReplicaStarts:
             to_make=self._to_make,
             batch=batch,
         )
-
-
-def left_to_make(plan: RunPlan) -> int:
-    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
-    return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
 
 
 def start_pays(*, start_seconds: float, seconds: float, finished: int, to_make: int, batch: int) -> bool:

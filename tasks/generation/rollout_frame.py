@@ -16,11 +16,10 @@ from tasks.generation.journal import Key, read_journal, unpack
 from tasks.generation.policy import Policy
 from tasks.generation.rollout_request import completion_limit
 from tasks.generation.shard_feed import read_questions
+from tasks.generation.token_sets import Array
 from tasks.plan.prompts import Message, build_messages, request_seed
 from tasks.plan.sampling import set_fields
 from tasks.records import LATER_ROLLOUT_COLUMNS, ROLLOUT_SCHEMA, SAMPLING_COLUMNS
-
-_Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,19 +144,19 @@ def _chats(prompts: Sequence[list[Message]]) -> pl.Series:
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, messages.to_struct().to_arrow())))
 
 
-def _lists(arrays: Sequence[_Array], dtype: type[np.generic]) -> pl.Series:
+def _lists(arrays: Sequence[Array], dtype: type[np.generic]) -> pl.Series:
     # a flat buffer with offsets: building nested lists value by value takes a second per shard
     offsets = _offsets([len(array) for array in arrays])
     values = _arrow(np.concatenate(arrays) if arrays else np.empty(0), dtype)
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values)))
 
 
-def _rows(width: int, values: _Array) -> tuple[_Array, _Array]:
+def _rows(width: int, values: Array) -> tuple[Array, Array]:
     """Return ``values`` in rows of ``width``, as ``_nested_lists`` takes them."""
     return np.full(len(values) // width, width), values
 
 
-def _nested_lists(items: Sequence[tuple[_Array, _Array] | None], dtype: type[np.generic]) -> pl.Series:
+def _nested_lists(items: Sequence[tuple[Array, Array] | None], dtype: type[np.generic]) -> pl.Series:
     """Return a list of lists for each item: the lengths of the inner lists, and their values one after the other."""
     widths = [item[0] if item else np.empty(0, dtype=np.int64) for item in items]
     flat = np.concatenate([np.empty(0, dtype=dtype), *[item[1] for item in items if item]])
@@ -188,11 +187,11 @@ def _outer_lists(lengths: Sequence[int | None], inner: pa.Array) -> pl.Series:
     return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, inner, mask=mask)))
 
 
-def _offsets(lengths: Sequence[int] | _Array) -> pa.Array:
+def _offsets(lengths: Sequence[int] | Array) -> pa.Array:
     return _arrow(np.concatenate([[0], np.cumsum(lengths)]), np.int64)
 
 
-def _arrow(values: _Array, dtype: type[np.generic]) -> pa.Array:
+def _arrow(values: Array, dtype: type[np.generic]) -> pa.Array:
     # not pa.array, which imports pandas and so blocks the interpreter for a second
     values = np.ascontiguousarray(values, dtype=dtype)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])

@@ -29,7 +29,7 @@ def build_request(
         top_logprobs=sampling.top_logprobs,
         ignore_eos=sampling.lengths is not None,
         stop=sampling.stop,
-        later={name: value for name, value in set_fields(sampling).items() if name != "stop"},
+        more_sampling={name: value for name, value in set_fields(sampling).items() if name != "stop"},
         adapter=adapter,
     )
 

@@ -20,7 +20,7 @@ from tasks.node.cards import Card, Cards
 from tasks.node.engines_per_gpu import engines_that_fit
 from tasks.node.memory_plan import MemoryPlan, plan_memory
 from tasks.plan.engine_options import changed_engine
-from tasks.plan.model_config import read_model_config
+from tasks.plan.model_config import read_model_config, text_config
 from tasks.plan.model_files import read_weights
 from tasks.plan.model_shape import UnknownLayoutError, read_shape
 from tasks.units import GIB, format_gib
@@ -86,7 +86,7 @@ def choose_profile(
     if engine.gpus > len(cards):
         raise ConfigError(
             f"--engine asks for {parallel_words(engine)}, which are {engine.gpus} GPUs, and this node has {len(cards)} "
-            "that a run may use. Lower them"
+            "that a run may use. Lower a size"
         )
     if model_path is not None:
         engine, why = _Choice(cards, engine, model_path, stated).made()
@@ -188,6 +188,5 @@ _REMEDY = "Use more GPUs, GPUs with more memory, or a quantized model"
 
 def _number(config: Mapping[str, Any], name: str) -> int | None:
     """Return the number ``name`` of a config.json. Models of images and text have a table for the text."""
-    text = config.get("text_config")
-    value = config.get(name) or (text.get(name) if isinstance(text, Mapping) else None)
+    value = config.get(name) or text_config(config).get(name)
     return value if type(value) is int and value > 0 else None

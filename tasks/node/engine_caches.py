@@ -20,6 +20,8 @@ from tasks.units import MIB, format_gib
 from tasks.user_paths import check_directory
 
 CACHE_VARIABLE = "HARVEST_CACHE_DIR"
+SPARE_CACHES = "engine-caches"
+"""Below a run's ``state``: the engine's caches, when the chosen ones cannot be written."""
 _PLACES = {
     "VLLM_CACHE_ROOT": "vllm",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from profiles.schema import AUTO, MOST_REPLICAS_PER_GPU, Profile
+from profiles.schema import AUTO, Profile
+from profiles.settings import MOST_REPLICAS_PER_GPU
 from tasks.node.auto_batch import auto_engine
 from tasks.node.engine_memory import default_sequences
 from tasks.node.memory_budget import MemoryBudget

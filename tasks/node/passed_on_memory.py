@@ -27,7 +27,7 @@ _TAKES_NONE = frozenset(
         *("use_tqdm_on_load", "model_loader_extra_config", "ignore_patterns", "config_format", "cpu_offload_params"),
         *("numa_bind", "numa_bind_nodes", "numa_bind_cpus", "distributed_timeout_seconds", "kv_cache_metrics"),
         *("enable_ep_weight_filter", "expert_placement_strategy", "kv_cache_metrics_sample", "enable_mfu_metrics"),
-        *("otlp_traces_endpoint", "collect_detailed_traces", "show_hidden_metrics_for_version", "worker_extension_cls"),
+        *("otlp_traces_endpoint", "collect_detailed_traces", "show_hidden_metrics_for_version"),
         *("enable_logging_iteration_details", "per_request_spec_decode_metrics", "renderer_num_workers"),
     }
 )

@@ -14,7 +14,7 @@ from tasks.plan.model_shape import UnknownLayoutError
 
 
 def planned_cache_bytes(
-    profile: Profile, model_path: Path, engine: EngineSettings, *, gpu_bytes: int | None, gpu_name: str = ""
+    profile: Profile, model_path: Path, engine: EngineSettings, *, gpu_bytes: int | None
 ) -> int | None:
     """Return the bytes for the KV cache of each engine with settings ``engine`` (those of the GPU as a whole).
 
@@ -24,7 +24,7 @@ def planned_cache_bytes(
     measure, one after the other.
     """
     try:
-        memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name)
+        memory = MemoryBudget(profile, model_path, gpu_bytes, gpu_name="")
     except (UnknownLayoutError, ConfigError):
         return None
     passed_on = engine.vllm or engine.quantization is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import METHOD_VARIABLE, engine_environment
+from tasks.generation.engine_environment import METHOD_VARIABLE, engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from tasks.errors import EngineCrashed, StorageError
 from tasks.files import read_record
-from tasks.generation.early_replicas import SPARE_CACHES
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
-from tasks.node.engine_caches import cached_environment
+from tasks.node.engine_caches import SPARE_CACHES, cached_environment
 from tasks.node.host_memory import count_oom_kills
 from tasks.parent_death import guarded_python_path
 from tasks.peers.contest import PeerJob, PeerResult, read_requests

@@ -1,11 +1,10 @@
 """The files of a LoRA adapter as PEFT saves it, and the directories that a pattern of adapters stands for."""
 
 import glob
-import re
-from pathlib import Path
 
 from tasks.errors import ConfigError
-from tasks.user_paths import split_pattern
+from tasks.plan.checkpoints import step_key
+from tasks.user_paths import names_below, split_pattern
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -24,16 +23,11 @@ def matching_adapters(pattern: str) -> list[str]:
     directory, rest = split_pattern(pattern)
     if not glob.has_magic(rest):
         return [pattern]
-    # unlike pathlib, glob leaves out hidden directories
-    paths = [directory / name for name in glob.glob(rest, root_dir=directory)]  # noqa: PTH207
-    complete = [path for path in paths if (path / CONFIG).is_file() and (path / WEIGHTS).is_file()]
+    names = names_below(directory, rest)
+    complete = [name for name in names if all((directory / name / file).is_file() for file in (CONFIG, WEIGHTS))]
     if not complete:
         raise ConfigError(
-            f"adapter {pattern!r} matches {len(paths)} paths, none of them a directory with {CONFIG} and {WEIGHTS}. "
+            f"adapter {pattern!r} matches {len(names)} paths, none of them a directory with {CONFIG} and {WEIGHTS}. "
             "Check the pattern, or name the directory"
         )
-    return [str(path.absolute()) for path in sorted(complete, key=_natural)]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+    return [str((directory / name).absolute()) for name in sorted(complete, key=step_key)]

@@ -14,9 +14,10 @@ _WHO_WROTE_IT = ("transformers_version", "_name_or_path", "use_cache")
 
 
 def plan_checkpoints(plan: RunPlan, models: str | Sequence[str]) -> tuple[RunPlan, ...]:
-    """Return the plan of each of ``models``, the first of which ``plan`` has; of ``plan`` alone when they are a word.
+    """Return the plan of each of ``models``, directories of which ``plan`` has the first.
 
-    All have the same settings, so that one engine can serve them. Raises ConfigError when a model differs from the
+    A word instead of directories ("all", "newest") means that no pattern was given, and ``plan`` is the only one. All
+    plans have the same settings, so that one engine can serve them. Raises ConfigError when a model differs from the
     first in more than its weights.
     """
     if isinstance(models, str) or len(models) < 2:

@@ -1,4 +1,4 @@
-"""Find the checkpoints that a pattern means, in the order of their steps."""
+"""Finds the checkpoints that a pattern means, in the order of their steps."""
 
 import glob
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.errors import ConfigError
 from tasks.plan.model_files import check_model_files, weight_files
-from tasks.user_paths import split_pattern
+from tasks.user_paths import names_below, split_pattern
 
 _NUMBER = re.compile(r"\d+")
 
@@ -36,11 +36,10 @@ def is_model_pattern(model: str) -> bool:
 def find_checkpoints(pattern: str) -> Checkpoints:
     """Return the model directories that match ``pattern``. Raises ConfigError when none is complete."""
     directory, rest = split_pattern(pattern)
-    # unlike pathlib, glob leaves out hidden directories, in which a trainer may be writing
-    names = glob.glob(rest, root_dir=directory) if rest else [""]  # noqa: PTH207
+    names = names_below(directory, rest) if rest else [""]
     complete: list[tuple[str, Path]] = []
     incomplete: list[str] = []
-    for name in sorted(names):
+    for name in names:
         path = directory / name
         if not path.is_dir():
             continue

@@ -4,8 +4,9 @@ import ast
 import re
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
+
+from profiles.vllm_arguments import installed_package
 
 _MARK = "SupportsLoRA"
 """The class in vLLM's model_executor/models/interfaces.py from which such models are derived."""
@@ -17,10 +18,10 @@ def lacks_lora(architectures: Iterable[str]) -> bool:
 
     False also where that is not known: without vLLM, or for a model that it takes from elsewhere.
     """
-    spec = find_spec("vllm")
-    if spec is None or spec.origin is None:
+    package = installed_package()
+    if package is None:
         return False
-    models = Path(spec.origin).parent / "model_executor" / "models"
+    models = package / "model_executor" / "models"
     try:
         registry = (models / "registry.py").read_text(encoding="utf-8")
         for architecture in architectures:

@@ -21,10 +21,6 @@ EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Hugging Face's names for the number of experts of a layer."""
-
-
 class UnknownLayoutError(Exception):
     """The memory layout of the model is not known here; the message says what is unusual."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from profiles.schema import MOST_TOKENS, Settings
+from profiles.settings import MOST_TOKENS, Settings
 from tasks.errors import ConfigError
 
 DEFAULT_SIGMA = 0.8

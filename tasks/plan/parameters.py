@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from profiles.schema import Settings
+from profiles.settings import Settings
 from tasks.plan.engine_options import engine_options_text
 
 

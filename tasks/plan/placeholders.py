@@ -16,10 +16,8 @@ from tasks.plan.checkpoints import find_checkpoints, is_model_pattern
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 WITH_DATE = ("model", "adapters", "dataset", "arms", "name", "upload", "baseline", "seed")
 """Parameters in which ``{date}`` is replaced."""
-
-
 CHECKPOINTS = "checkpoints"
-"""The parameter that says what a pattern means, and gets the directories that it means."""
+"""The parameter that says what a pattern of models means: "all" or "newest". Its directories replace the word."""
 
 
 def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
@@ -47,11 +45,11 @@ def fill_placeholders(
     """Return ``parameters`` with each placeholder replaced by its value on ``day``. A second call changes nothing.
 
     ``{date}`` becomes an ISO 8601 date, ``{date:FORMAT}`` a date in strftime's FORMAT, and in a seed the number
-    YYYYMMDD. With ``checkpoints`` among the parameters, that becomes the complete model directories that match a model
-    pattern with ``*``, ``?`` or ``[``, in the order of their steps, or the one with the newest weights; the model
-    becomes the first of them. Without it, the model becomes the newest. ``tell`` gets a sentence about each directory
-    that is left out. An adapter pattern becomes all complete adapters that match. Raises ConfigError when none
-    matches, or a seed is no number.
+    YYYYMMDD. A model pattern, with ``*``, ``?`` or ``[``, means complete model directories: all in the order of their
+    steps if ``checkpoints`` is "all", else the one with the newest weights. The model becomes the first of them, and
+    ``checkpoints``, if it is among the parameters, the list. ``tell`` gets a sentence about each directory that is left
+    out. An adapter pattern becomes all complete adapters that match. Raises ConfigError when none matches, or a seed is
+    no number.
     """
     resolved = dict(parameters)
     for name in WITH_DATE:

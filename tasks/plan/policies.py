@@ -9,6 +9,7 @@ from tasks.plan.fingerprint import fingerprint
 from tasks.plan.run_plan import RunPlan, name_of_run, slug
 
 AUTO_BASELINE = "auto"
+"""The baseline name that asks for a generated sample."""
 
 
 def plan_policies(plan: RunPlan) -> tuple[RunPlan, ...]:

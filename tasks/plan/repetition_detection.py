@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from profiles.schema import MOST_TOKENS, Settings
+from profiles.settings import MOST_TOKENS, Settings
 from tasks.errors import ConfigError
 
 

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch, Settings
+from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch
+from profiles.settings import Settings
 from profiles.vllm_keys import check_keys
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS

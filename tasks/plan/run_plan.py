@@ -63,7 +63,7 @@ class RunPlan:
     adapter: AdapterSource | None = None
     """The LoRA adapter beside the model; ``model`` then tells both."""
     lora: LoraSlots | None = None
-    """The room for adapters in the engines, which also a run without an adapter may share."""
+    """The room for adapters in the engines, which a run without an adapter may share too."""
 
     @property
     def run_id(self) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from profiles.schema import MOST_TOKENS, Settings
+from profiles.settings import MOST_TOKENS, Settings
 from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.parameters import AsGiven
 from tasks.plan.repetition_detection import RepetitionDetection
@@ -159,7 +159,7 @@ class Sampling(Settings):
 
 
 UNSET = Sampling().model_dump(mode="json")
-"""The dump of what is sampled by when nothing is set."""
+"""The dump of a sampling that sets nothing."""
 
 
 def set_fields(sampling: Sampling) -> dict[str, Any]:

@@ -79,6 +79,12 @@ def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
     return are_rollouts(lazy.collect_schema()) and lazy.select(pl.len()).collect().item() == shard.num_rollouts
 
 
+def rollouts_to_make(plan: RunPlan) -> int:
+    """Return how many rollouts the run lacks, by the names of its files alone: ``find_remaining`` reads them."""
+    published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
+    return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
+
+
 def scores_finished(plan: RunPlan, shard: Shard) -> bool:
     """Return whether the shard's scores are published, intact, and made from today's rollouts by today's scorer."""
     made_from = scores_made_from(plan.paths, shard.index, load_scorer(plan.config.scorer))

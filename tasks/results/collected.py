@@ -21,5 +21,5 @@ class Collected:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Collected":
-        """Return what ``to_json`` returned as JSON."""
+        """Return the reports that ``to_json`` made ``value`` of."""
         return cls(reports=tuple(RunReport.from_json(report) for report in value.get("runs", [value])))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from profiles.load import parse_settings
-from profiles.schema import AUTO, MOST_SEQUENCES, Profile
+from profiles.schema import AUTO, Profile
+from profiles.settings import MOST_SEQUENCES
 
 LEAST_GAIN = 1.02
 """How much faster a trial must be to count as faster: less is noise between two measurements."""

@@ -8,13 +8,15 @@ import pytest
 
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import Outcome, harvest
+from tests.support.harvest_command import Outcome, Tell, harvest
 
 BACKEND = "tests.support.fake_engines:ReloadingEngine"
 
 
 @pytest.mark.slow
-def test_new_checkpoints_are_collected_and_finished_ones_are_skipped(tmp_path: Path, prefect_api: str) -> None:
+def test_new_checkpoints_are_collected_and_finished_ones_are_skipped(
+    tmp_path: Path, prefect_api: str, tell: Tell
+) -> None:
     loads = tmp_path / "loads"
     profile = write_fake_profile(tmp_path, backend=BACKEND)
     models = [write_checkpoint(tmp_path / f"step-{step}", step) for step in (9, 10, 11)]
@@ -57,6 +59,6 @@ def test_new_checkpoints_are_collected_and_finished_ones_are_skipped(tmp_path: P
     assert all(name in text for name in names)
     assert all((tmp_path / "runs" / name / "report.html").is_file() for name in names)
     page.unlink()
-    again = harvest("report", *names, "--runs-dir", tmp_path / "runs", "--json")
+    again = tell("report", *names, "--runs-dir", tmp_path / "runs", "--json")
     assert again.report["report"] == str(page)
     assert page.read_text() == text

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from tasks.generation.engine import EngineOutput, EngineSpec
-from tasks.generation.vllm_engine import METHOD_VARIABLE, VllmEngine
+from tasks.generation.engine_environment import METHOD_VARIABLE
+from tasks.generation.vllm_engine import VllmEngine
 from tests.support.fake_engines import FakeEngine, completions_allowed
 from tests.support.patience import pause
 

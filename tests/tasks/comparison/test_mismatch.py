@@ -24,6 +24,7 @@ from tasks.scoring.score_shard import score_shard
 from tasks.storage.published import record_published
 from tasks.storage.run_files import write_manifest
 from tasks.storage.verify import verify_run
+from tests.support.checkpoints import write_checkpoint
 from tests.support.harvest_command import harvest, harvest_here
 
 pytestmark = pytest.mark.slow
@@ -113,27 +114,11 @@ def test_a_wrong_chat_template_is_told_by_the_prompts(healthy: RunPaths, tmp_pat
 
 
 def test_a_wrong_checkpoint_is_told_by_what_is_left(healthy: RunPaths, tmp_path: Path) -> None:
-    checkpoint = perturbed(tmp_path / "checkpoint")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", step=4)
     found = measure(healthy, str(checkpoint))
     assert (found.same_weights, other_prompts(found), found.model) == (False, 0, str(checkpoint))
     assert found.temperatures.gap_at_best > DIFFERS
     assert "Weights: other weights than the run's." in found.evidence
-
-
-def perturbed(directory: Path) -> Path:
-    """The demo model with noise on its weights, as after some steps of training."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(DEMO_MODEL, directory)
-    generator = torch.Generator().manual_seed(0)
-    for path in directory.glob("*.safetensors"):
-        weights = {
-            name: value + 0.2 * value.float().std() * torch.randn(value.shape, generator=generator).to(value.dtype)
-            for name, value in load_file(path).items()
-        }
-        save_file(weights, path, metadata={"format": "pt"})
-    return directory
 
 
 def test_a_truncated_run_is_biased_by_its_truncation_alone(runs_dir: Path) -> None:

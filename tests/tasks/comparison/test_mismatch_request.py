@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[RunPaths], object], str]] = {
         "Name the weights to recompute with: --model PATH",
     ),
     "an adapter": (
-        lambda run: edit_config(run, lambda config: config.update(adapter={"path": "lora"})),
+        lambda run: edit_config(run, lambda config: config["model"].update(adapter={"path": "lora"})),
         "depend on an adapter as well, which is not recomputed",
     ),
     "what is not known": (
@@ -136,12 +136,12 @@ def test_other_weights_are_taken_by_name(tmp_path: Path) -> None:
     (other / "chat_template.jinja").write_text("{{ messages }}")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "rope_theta": 1}))
-    edit_config(run, lambda config: config.update(adapter={"path": "lora"}))
+    edit_config(run, lambda config: config["model"].update(adapter={"path": "lora"}))
     found = plan(run, str(other))
     assert (found.model, found.same_weights) == (other, False)
     assert found.notes == (
         f"{other} has another chat template than the run.",
-        "The outputs depend on an adapter as well, which is not recomputed.",
+        f"The outputs depend on an adapter as well, which counts only if {other} has it merged in.",
     )
 
 

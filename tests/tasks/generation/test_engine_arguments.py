@@ -7,7 +7,7 @@ import pytest
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import engine_arguments
+from tasks.generation.vllm_requests import engine_arguments
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3}
 

@@ -3,22 +3,16 @@
 Its core is in a process of its own, and then in the same. Then memory runs out, in vLLM's own words.
 """
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.errors import OutOfMemory, Phase
 from tasks.generation.failure_classifier import find_cause
 from tasks.parent_death import guarded_python_path
-from tests.support.harvest_command import environment
+from tests.support.engine_script import run_engine_script
 
 pytestmark = pytest.mark.slow
 
-# in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
 import json, multiprocessing, os, sys, traceback
 from tasks.gc_freeze import collect_rarely
@@ -29,7 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 from tasks.generation.journal import pack
 from tests.support.faulty_engines import OneGpuEngine
 settings = EngineSettings(
@@ -110,8 +105,6 @@ os._exit(0)
 """
 
 
-_ROOT = Path(__file__).parents[3]
-
 Told = dict[str, dict[str, object]]
 Generated = tuple[Told, list[int], tuple[int, int]]
 Compared = tuple[Told, Generated, Generated, str, dict[Phase, str], list[object]]
@@ -122,16 +115,9 @@ the profile passed on."""
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     marker = tmp_path_factory.mktemp("hungry") / "asked"
-    ended = subprocess.run(
-        [sys.executable, "-c", _COMPARE, str(DEMO_MODEL)],
-        env=environment(HUNGRY_MARKER=str(marker), PYTHONPATH=guarded_python_path()),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=_ROOT,
+    found: Compared = run_engine_script(
+        _COMPARE, DEMO_MODEL, HUNGRY_MARKER=str(marker), PYTHONPATH=guarded_python_path()
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found: Compared = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 

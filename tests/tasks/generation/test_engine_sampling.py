@@ -1,14 +1,12 @@
 """Each sampling parameter has its effect in vLLM's own engine: one engine, in a process of its own, for all of them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from profiles.load import DEMO_MODEL
+from tests.support.engine_script import run_engine_script
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +32,13 @@ WAYS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# in its own process, because an engine cannot be shut down in a process that continues
 _GENERATE = """
 import json, os, sys
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmEngine
 settings = EngineSettings(
     dtype="float32", max_model_len=256, enforce_eager=True, enable_chunked_prefill=False, max_num_batched_tokens=512,
     max_num_seqs=32, kv_cache_space_gib=1,
@@ -108,19 +106,12 @@ print(json.dumps([made, token, word, told]), flush=True)
 os._exit(0)
 """
 
-_ROOT = Path(__file__).parents[3]
-
 Made = tuple[dict[str, dict[str, Any]], int, str, dict[str, list[Any]]]
 
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    arguments = [str(DEMO_MODEL), str(SAMPLED), json.dumps(WAYS)]
-    ended = subprocess.run(
-        [sys.executable, "-c", _GENERATE, *arguments], capture_output=True, text=True, check=False, cwd=_ROOT
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found: Made = json.loads(ended.stdout.splitlines()[-1])
+    found: Made = run_engine_script(_GENERATE, DEMO_MODEL, SAMPLED, json.dumps(WAYS))
     return found
 
 

@@ -1,18 +1,13 @@
 """LoRA adapters in the real engine: each request gets its own policy, whoever else is in the batch."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from profiles.load import DEMO_MODEL
+from tests.support.engine_script import run_engine_script
 from tests.support.lora_adapters import merge_adapter, write_adapter
 
 pytestmark = pytest.mark.slow
 
-# in its own process, because an engine cannot be shut down in a process that continues
 _GENERATE = """
 import json, os, sys
 from pathlib import Path
@@ -20,7 +15,8 @@ from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import Adapter
-from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine
 from tasks.plan.adapter_source import LoraSlots, find_adapters
 from tasks.plan.model_source import find_model
 settings = EngineSettings(
@@ -64,7 +60,6 @@ for name, model in (("merged", merged), ("base", base)):
 print(json.dumps(found), flush=True)
 os._exit(0)
 """
-_ROOT = Path(__file__).parents[3]
 _CLOSE = 1e-3
 """Nats by which logprobs of the same weights in another order of float32 operations may differ."""
 
@@ -76,10 +71,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Completions]:
     folder = tmp_path_factory.mktemp("lora")
     a, b = write_adapter(folder / "a", seed=1), write_adapter(folder / "b", seed=2, rank=12)
     merged = merge_adapter(a, folder / "merged")
-    arguments = [sys.executable, "-c", _GENERATE, *map(str, (DEMO_MODEL, merged, a, b))]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=_ROOT)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    told: dict[str, Completions] = json.loads(ended.stdout.splitlines()[-1])
+    told: dict[str, Completions] = run_engine_script(_GENERATE, DEMO_MODEL, merged, a, b)
     return told
 
 

@@ -14,7 +14,7 @@ from tasks.generation.partial_completion import PartialCompletion
 from tasks.generation.rollout_frame import EngineFacts, publish_rollouts
 from tasks.generation.rollout_writer import FinishedRollout, RolloutWriter
 from tasks.generation.token_sets import token_sets
-from tasks.generation.vllm_engine import engine_arguments
+from tasks.generation.vllm_requests import engine_arguments
 from tasks.plan.sampling import Sampling
 from tasks.records import LATER_ROLLOUT_COLUMNS, ROLLOUT_SCHEMA, are_rollouts
 from tests.support.replica_parts import ENGINE_SPEC, ByteTokenizer, make_shard, make_spec

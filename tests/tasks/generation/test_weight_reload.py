@@ -1,24 +1,18 @@
 """A vLLM engine that takes the weights of three checkpoints gives the tokens of three cold starts, or refuses."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.support.checkpoints import write_checkpoint
+from tests.support.engine_script import run_engine_script
 
-_ROOT = Path(__file__).parents[3]
-
-# in its own process, because an engine cannot be shut down in a process that continues
 _COMPARE = """
 import json, os, shutil, sys
 from pathlib import Path
 from profiles.schema import EngineSettings
 from tasks.errors import ReloadRefused
 from tasks.generation.engine import EngineRequest, EngineSpec
-from tasks.generation.vllm_engine import VllmEngine, engine_environment
+from tasks.generation.engine_environment import engine_environment
+from tasks.generation.vllm_engine import VllmEngine
 from tests.support.faulty_engines import OneGpuEngine
 models = [Path(name) for name in sys.argv[1:]]
 settings = EngineSettings(
@@ -81,11 +75,7 @@ Compared = tuple[list[dict[str, object]], list[dict[str, object]], list[dict[str
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     folder = tmp_path_factory.mktemp("checkpoints")
     models = [write_checkpoint(folder / f"step-{step}", step) for step in (1, 2, 3)]
-    ended = subprocess.run(
-        [sys.executable, "-c", _COMPARE, *map(str, models)], capture_output=True, text=True, check=False, cwd=_ROOT
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    found: Compared = json.loads(ended.stdout.splitlines()[-1])
+    found: Compared = run_engine_script(_COMPARE, *models)
     return found
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from profiles.schema import EngineSettings
-from tasks.generation.vllm_engine import engine_environment
+from tasks.generation.engine_environment import engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 
 TWO_GPUS = {"tensor_parallel_size": 2}

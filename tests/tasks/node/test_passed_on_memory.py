@@ -15,8 +15,8 @@ from tasks.node.weight_memory import dense_tensors, weight_bytes_per_gpu
 from tasks.plan.model_shape import read_shape
 from tasks.plan.safetensors_header import TensorInfo
 from tasks.units import GIB
+from tests.support.safetensors_file import write_safetensors
 from tests.tasks.node.test_memory_plan import LLAMA_8B, QWEN_7B, model_dir
-from tests.tasks.plan.test_model_files import write_safetensors
 
 QWEN_MOE = QWEN_7B | {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2}
 GPU = 80 * GIB

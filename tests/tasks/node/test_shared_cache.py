@@ -8,7 +8,7 @@ import pytest
 
 from profiles.schema import EngineSettings
 from tasks.generation.engine import EngineSpec
-from tasks.generation.vllm_engine import engine_arguments
+from tasks.generation.vllm_requests import engine_arguments
 from tasks.node.auto_batch import auto_engine
 from tasks.node.memory_budget import MemoryBudget
 from tasks.node.shared_cache import planned_cache_bytes

@@ -4,6 +4,7 @@ import datetime
 import json
 from pathlib import Path
 
+from tasks.comparison.mismatch_request import not_recomputed
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import policies_of
 from tasks.node.memory_plan import plan_memory
@@ -46,6 +47,7 @@ def test_a_run_with_an_adapter_tells_it_and_how_to_make_it_again(tmp_path: Path)
     stored = json.loads(plan.paths.config.read_text())
     assert stored["model"]["name"] == "demo+lora"
     assert stored["model"]["adapter"] == plan.adapter.to_json()  # type: ignore[union-attr]
+    assert not_recomputed(stored) == ["an adapter"]
     assert parameters_of_config(stored["config"])["adapters"] == [str(adapter)]
     assert f"--adapter {adapter}" in reproduce_command(stored["config"])
     # a schedule whose name has a date goes on with what is not finished
