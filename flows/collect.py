@@ -24,6 +24,7 @@ from flows.shards import stages
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
+from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
@@ -82,7 +83,13 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
             log_and_print(f"skipping {run_id}, which was finished before")
         check_settings(left[0])
         check_rendered(left[0])
-        made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        try:
+            made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
+        except HarvestError:
+            # one run that fails its comparison does not hide the rewards of the others
+            with contextlib.suppress(HarvestError):
+                show_steps([plan for plan in plans if plan.paths.report.is_file()], reporter)
+            raise
         collected = flow_run.collected = Collected(reports=tuple((known | made)[plan.run_id] for plan in plans))
         show_steps(plans, reporter)
     return Completed(message=_outcome(collected), data=collected.to_json())

@@ -9,6 +9,11 @@ from tasks.plan.run_plan import RunPlan
 
 def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
     """Return the plan of each run. ``plan`` is that of the first model. Raises ConfigError."""
+    if not isinstance(asked.checkpoints, str) and asked.checkpoints[:1] != [plan.config.model]:
+        raise ConfigError(
+            f"checkpoints names directories, but the model, {plan.model.name}, is not the first of them. Give a "
+            "pattern as the model, and all or newest as checkpoints"
+        )
     plans = plan_checkpoints(plan, asked.checkpoints)
     if len(plans) == 1:
         plans = plan_policies(plan)

@@ -107,6 +107,9 @@ class EngineSettings(Settings):
     def _passed_on(cls, table: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if info.context == FROM_USER:
             check_keys(table, own=cls.model_fields)
+            # 4 and 4.0 are one setting, and must be one run
+            whole = {key: int(value) for key, value in table.items() if isinstance(value, float) and value.is_integer()}
+            return table | whole
         return table
 
     @property
@@ -258,12 +261,17 @@ class Profile(Settings):
         return self.replicas * self.engine.gpus // self.replicas_per_gpu
 
     @model_validator(mode="after")
-    def _stages_are_on_gpus(self) -> "Profile":
+    def _cpus_can_do_it(self) -> "Profile":
         if self.expect.device == "cpu" and self.engine.pipeline_parallel_size > 1:
             raise ValueError(
                 f'pipeline_parallel_size is {self.engine.pipeline_parallel_size}, but expect.device is "cpu": vLLM\'s '
                 "engine for CPUs fails in its first step when a stage was not warmed up, as with a KV cache of stated "
                 "size. Leave pipeline_parallel_size out"
+            )
+        if self.expect.device == "cpu" and self.engine.vllm.get("kv_offloading_size"):
+            raise ValueError(
+                f'kv_offloading_size is {self.engine.vllm["kv_offloading_size"]}, but expect.device is "cpu": vLLM '
+                "moves KV cache from GPUs only. Leave kv_offloading_size out"
             )
         return self
 

@@ -65,14 +65,16 @@ def execute_preflight(options: argparse.Namespace) -> int:
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
-    run = _run_to_warm(options, runs_dir)
+    given = _given(options)
+    run = _run_to_warm(options, given, runs_dir)
+    model = given.get("model")
     profile_name = options.profile or PARAMETERS["profile"].default
-    chosen = profile_here(profile_name, options.model, engine=options.engine)
+    chosen = profile_here(profile_name, model, engine=options.engine)
     profile = chosen.profile if run is None else run.profile
     _tell(chosen.notes if run is None else run.choices)
     report = check_node(
         profile,
-        model_path=_model_path(options.model or profile.model),
+        model_path=_model_path(model or profile.model),
         runs_dir=runs_dir,
         upload_url=options.upload,
         transfer=chosen_transfer(options, runs_dir),
@@ -93,12 +95,11 @@ def execute_preflight(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_to_warm(options: argparse.Namespace, runs_dir: Path) -> "RunPlan | None":
+def _run_to_warm(options: argparse.Namespace, given: dict[str, Any], runs_dir: Path) -> "RunPlan | None":
     """Return the plan of the run whose caches --warm fills. Raises ConfigError, also for its options without --warm."""
-    from flows.parameters import PARAMETERS, given_parameters, run_config
+    from flows.parameters import PARAMETERS, run_config
     from tasks.errors import ConfigError
 
-    given = given_parameters(options)
     if not options.warm:
         if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
             option = PARAMETERS[others[0]].options[0]
@@ -140,7 +141,7 @@ def _in_words(started: "WarmStart | None") -> str:
 
 
 def execute_plan(options: argparse.Namespace) -> int:
-    from flows.parameters import given_parameters, run_config
+    from flows.parameters import run_config
     from tasks.node.capacity_plan import plan_capacity
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight_view import render_plan
@@ -148,12 +149,22 @@ def execute_plan(options: argparse.Namespace) -> int:
     from tasks.user_paths import user_path
 
     runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
-    run, *_ = plan_policies(plan_here(run_config(given_parameters(options)), runs_dir))
+    run, *_ = plan_policies(plan_here(run_config(_given(options)), runs_dir))
     _tell(run.choices)
     length, truncation = _observed(options.after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
     _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.warnings))
     return 0
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the given parameters with dates and patterns filled in; of several checkpoints the newest is meant."""
+    import datetime
+
+    from flows.parameters import given_parameters
+    from tasks.plan.placeholders import fill_placeholders
+
+    return fill_placeholders(given_parameters(options), datetime.date.today())
 
 
 def _model_path(name: str | None) -> Path | None:

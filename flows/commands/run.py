@@ -68,7 +68,9 @@ def execute(options: argparse.Namespace) -> int:
         # last, as it starts a process
         check_rendered(plans[0])
         if options.forget_oom_rung:
-            forget_rung(plans[0])
+            # engines begin where the first run that is left does
+            for plan in plans:
+                forget_rung(plan)
         return _collect(options, parameters, runs_dir)
 
 
@@ -120,7 +122,7 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
 def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     from httpx import HTTPError
 
-    from flows.reporting.summary_view import print_summary
+    from flows.reporting.summary_view import print_summaries
     from tasks.errors import HarvestError
 
     if isinstance(outcome, HTTPError):
@@ -134,8 +136,7 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     if options.json:
         print_json(outcome.to_json())
     else:
-        for report in outcome.reports:
-            print_summary(report, named=len(outcome.reports) > 1)
+        print_summaries(outcome.reports)
     sys.stdout.flush()
     return 0
 

@@ -7,11 +7,11 @@ from typing import Any
 from prefect import runtime
 from prefect.context import FlowRunContext
 
-from flows.parameters import run_config
+from flows.parameters import FlowParameters, chosen, run_config
+from flows.plan_collection import plan_collection
 from flows.reporting.progress import log_and_print
 from tasks.node.plan_here import plan_here
 from tasks.plan.placeholders import fill_placeholders, has_placeholder
-from tasks.plan.policies import plan_policies
 from tasks.results.finished_run import unfinished_name
 from tasks.user_paths import user_path
 
@@ -31,7 +31,8 @@ def resolve_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     if unresolved:
         resolved = fill_placeholders(resolved, scheduled_day(), log_and_print)
     if "name" in unresolved:
-        plans = plan_policies(plan_here(run_config(resolved), user_path(resolved["runs_dir"])))
+        plan = plan_here(run_config(resolved), user_path(resolved["runs_dir"]))
+        plans = plan_collection(plan, chosen(FlowParameters, resolved))
         resolved["name"] = next(filter(None, map(unfinished_name, plans)), resolved["name"])
     return resolved
 

@@ -1,6 +1,7 @@
 """Prints a run's report on the terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.node.engine_caches import START_WORDS
@@ -10,6 +11,36 @@ from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
 
 _MAX_ERROR_CHARS = 2_000
+_MAX_SUMMARIES = 3
+
+
+def print_summaries(reports: Sequence[RunReport]) -> None:
+    """Print the summary of each of a few runs; of more, one table with a row for each."""
+    if len(reports) > _MAX_SUMMARIES:
+        _print_table(reports)
+        return
+    for report in reports:
+        print_summary(report, named=len(reports) > 1)
+
+
+def _print_table(reports: Sequence[RunReport]) -> None:
+    from rich.table import Table
+
+    from flows.console import console
+
+    shown = console()
+    table = Table(title=f"{len(reports)} runs")
+    table.add_column("run", overflow="fold")
+    for name in ("rollouts", "errors", "mean reward", "95% interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for report in reports:
+        _, mean, interval, *_ = _row(report.all_arms[-1])
+        table.add_row(report.run_id, f"{report.num_rollouts:,}", f"{report.num_errors:,}", mean, interval)
+    shown.print(table)
+    for report in reports:
+        for told in report.warnings:
+            shown.print(f"warning: {report.run_id}: {one_line(told, _MAX_ERROR_CHARS)}", soft_wrap=True)
+    shown.print(f"each run has its arms in its report.html, below {Path(reports[0].run_dir).parent}", soft_wrap=True)
 
 
 def print_summary(report: RunReport, *, named: bool = False) -> None:
@@ -45,9 +76,7 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
             f"(engine start {generation.start_seconds:.1f} s{start}, {generation.restarts} restarts)"
         )
     if shared := {run_id for session in generation.sessions for run_id in session.shared_with}:
-        console.print(
-            f"the engines were shared with {', '.join(sorted(shared))}; the tokens and seconds are this run's"
-        )
+        console.print(f"the engines were shared with {_names(sorted(shared))}; the tokens and seconds are this run's")
     if report.errors:
         console.print(
             f"rollouts that are error rows: {report.num_errors:,}; others without a reward: {report.num_unscored:,}"
@@ -116,6 +145,10 @@ def _row(arm: ArmMetrics) -> tuple[str, ...]:
         _percent(arm.extraction_failure_rate),
         _number(arm.mean_completion_tokens, 1),
     )
+
+
+def _names(run_ids: Sequence[str]) -> str:
+    return f"{len(run_ids)} other runs" if len(run_ids) > _MAX_SUMMARIES else ", ".join(run_ids)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -52,24 +52,24 @@ def accept_order(order: NodeOrder, above: Path) -> tuple[RunPlan, ...]:
     questions = pl.read_parquet(io.BytesIO(order.questions))
     adapters = tuple(name for planned in order.plans for name in planned["config"]["adapters"])
     if not adapters:
-        return tuple(_accept(planned, questions, above) for planned in order.plans)
-    plan = _accept(order.plans[0], questions, above)
-    plans = plan_policies(replace(plan, config=plan.config.model_copy(update={"adapters": adapters})))
-    for found, planned in zip(plans, order.plans, strict=True):
-        _refuse_differences(found.comparable, planned["comparable"])
-    return plans
+        return tuple(_checked(_plan(planned, questions), planned, above) for planned in order.plans)
+    base = _plan(order.plans[0], questions)
+    policies = plan_policies(replace(base, config=base.config.model_copy(update={"adapters": adapters})))
+    with_adapter = iter(policies[1:])
+    plans = [next(with_adapter) if planned["config"]["adapters"] else policies[0] for planned in order.plans]
+    return tuple(_checked(plan, planned, above) for plan, planned in zip(plans, order.plans, strict=True))
 
 
-def _accept(planned: dict[str, Any], questions: pl.DataFrame, above: Path) -> RunPlan:
+def _plan(planned: dict[str, Any], questions: pl.DataFrame) -> RunPlan:
+    """Plan a run, or that of its model without the adapter, as of this node."""
     config = build_config(planned["config"])
     profile = Profile.model_validate(planned["profile"])
     arms = ArmSet.model_validate({"arms": planned["arms"]})
-    model = find_model(planned["model"]["name"], load_format=profile.engine.load_format)
+    name = config.model or profile.model
+    assert name is not None
+    model = find_model(name, load_format=profile.engine.load_format)
     # this node has not all questions, so their digest comes from the plan
     dataset = {"dataset": planned["comparable"]["dataset"]}
-    comparable = comparable_settings(config, arms, model, questions) | dataset
-    tested = tested_settings(profile, planned["shard_size"])
-    _refuse_differences(comparable | tested, planned["comparable"] | planned["tested"])
     return RunPlan(
         config=config,
         profile=profile,
@@ -77,17 +77,20 @@ def _accept(planned: dict[str, Any], questions: pl.DataFrame, above: Path) -> Ru
         model=model,
         questions=questions,
         shard_size=planned["shard_size"],
-        comparable=comparable,
-        tested=tested,
+        comparable=comparable_settings(config, arms, model, questions) | dataset,
+        tested=tested_settings(profile, planned["shard_size"]),
         fingerprint=planned["fingerprint"],
-        paths=RunPaths(root=above / planned["run_id"]),
+        paths=RunPaths(root=Path(planned["run_id"])),
     )
 
 
-def _refuse_differences(there: dict[str, Any], here: dict[str, Any]) -> None:
+def _checked(plan: RunPlan, planned: dict[str, Any], above: Path) -> RunPlan:
+    """Return ``plan`` in its place on this node, if it is the run that was ``planned``. Raises ConfigError."""
     # through JSON, as a stored plan is
-    if differing := differences(json.loads(json.dumps(there)), here):
+    here = json.loads(json.dumps(plan.comparable | plan.tested))
+    if differing := differences(here, planned["comparable"] | planned["tested"]):
         raise ConfigError(
             f"it would generate other rollouts than the run was planned for: {'; '.join(differing)}. Give every node "
             "the same model files and the same versions"
         )
+    return replace(plan, fingerprint=planned["fingerprint"], paths=RunPaths(root=above / planned["run_id"]))

@@ -17,11 +17,14 @@ _PREFIX = re.compile(
 )
 _ERROR_LINE = re.compile(
     r"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b(?::.*|$)|^(?:[a-z_]\w*\.)+[A-Z]\w*: .*|"
-    r"^terminate called after.*|^Fatal Python error:.*"
+    r"^Exception: .*|^terminate called after.*|^Fatal Python error:.*"
 )
 _NOT_A_CAUSE = re.compile(
     r"Engine core initialization failed|EngineDeadError|Engine core proc .* died|WorkerProc initialization failed"
 )
+_WRONG_SETTING = re.compile(r"\d+ validation errors? for (?P<of>\w+)$")
+"""The first line of pydantic's exception, with which vLLM's configurations refuse a value: the next two say which."""
+_INPUT = re.compile(r" ?\[type=.*?(?:, input_value=(?P<value>.*), input_type=\w+)?\]$")
 _WEIGHTS_LOADED = re.compile(r"Loading weights took|Model loading took|KV cache size", re.IGNORECASE)
 _CORE_FAILED = re.compile(r"EngineCore (failed to start|encountered a fatal error)\.$", re.MULTILINE)
 """After such a line an engine core in its own process logs the exception that ends it, which it does not send."""
@@ -113,7 +116,8 @@ def find_cause(text: str, phase: Phase, log_path: Path | None = None, *, log: st
     causes = [line for line in lines if _ERROR_LINE.match(line) and not _NOT_A_CAUSE.search(line)]
     if not causes:
         return None
-    return (EngineStartError if phase == "start" else EngineCrashed)(causes[0][:500], log_path=log_path)
+    cause = _refused_setting(text, causes[0]) or causes[0]
+    return (EngineStartError if phase == "start" else EngineCrashed)(cause[:500], log_path=log_path)
 
 
 def classify_report(text: str, exit_code: int, log_path: Path, phase: Phase, *, oom_kills: int) -> EngineError:
@@ -166,6 +170,18 @@ def _relevant_lines(text: str) -> list[str]:
         if prefix["level"] in (None, "ERROR", "CRITICAL") and not rest.startswith(("  ", "\t")):
             lines.append(rest.strip())
     return lines
+
+
+def _refused_setting(text: str, cause: str) -> str | None:
+    """Return what vLLM says of the setting that it refuses, if ``cause`` begins such an exception in ``text``."""
+    refused = _WRONG_SETTING.search(cause)
+    if refused is None:
+        return None
+    found = [_PREFIX.sub("", line).strip() for line in text.partition(cause)[2].splitlines()[1:3]]
+    if len(found) < 2:
+        return None
+    said = _INPUT.sub(lambda match: f", which is {match['value']}" if match["value"] else "", found[1])
+    return f"vLLM refuses {found[0]} of its {refused['of']}: {said}"
 
 
 def _out_of_memory(

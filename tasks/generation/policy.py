@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.errors import ConfigError
+from tasks.plan.adapter_files import adapter_digest
+from tasks.plan.model_source import joint_digest, weights_digest
+
 if TYPE_CHECKING:
     # a replica gets its policies ready made, and starts sooner without what makes a plan
     from tasks.plan.run_plan import RunPlan
@@ -29,8 +33,20 @@ class Policy:
     weights: Path
     """The directory of the model, which holds the tokenizer too."""
     weights_digest: str
-    """See ``tasks.plan.model_source``."""
+    """See ``tasks.plan.model_source``; with an adapter, of both."""
     adapter: Adapter | None = None
+
+    def check_files(self) -> None:
+        """Raise ConfigError when the weights or the adapter are no longer those of the run."""
+        found, where = weights_digest(self.weights), f"the weights in {self.weights}"
+        if self.adapter is not None:
+            found = joint_digest(found, adapter_digest(self.adapter.path))
+            where += f" or the adapter in {self.adapter.path}"
+        if found != self.weights_digest:
+            raise ConfigError(
+                f"{where} have changed since the run was planned. Run the same command again when they are complete: "
+                "other weights make another run"
+            )
 
 
 def policies_of(plans: "Sequence[RunPlan]") -> tuple[Policy, ...]:

@@ -42,7 +42,6 @@ from tasks.generation.rollout_frame import EngineFacts
 from tasks.generation.vllm_engine import import_vllm
 from tasks.node.engine_caches import StartWatch
 from tasks.parent_death import PARENT_VARIABLE, ForkGuard, die_with_parent
-from tasks.plan.model_source import weights_digest
 from tasks.plan.prompts import ChatTokenizer
 from tasks.process_tree import descendants, kill_all
 from tasks.user_code import in_words, text_of
@@ -128,6 +127,8 @@ class Replica:
         self._weights = start.engine.model_path
         self._next: deque[ShardWork] = deque()
         """Shards of other weights, which wait until those before them are done."""
+        self._checked: set[str] = set()
+        """Runs whose files were those of their plans when this engine had read them."""
         settings = start.engine.settings
         with gc_frozen():
             # before the tokenizer: importing the tokenizer may import torch, and a fake backend prevents that
@@ -180,11 +181,15 @@ class Replica:
                 if self._loop.busy:
                     return
                 self._load(work.policy)
+            if work.policy.run_id not in self._checked:
+                # after the engine has read them
+                work.policy.check_files()
+                self._checked.add(work.policy.run_id)
             feed = self._loop.add_shard(self._next.popleft())
             self._connection.send(ShardStarted(key=work.key, num_resumed=feed.num_resumed))
 
     def _load(self, policy: Policy) -> None:
-        """Load the weights of ``policy``. Raises ReloadRefused, or ConfigError when they are not those of its run."""
+        """Load the weights of ``policy``. Raises ReloadRefused."""
         began = time.monotonic()
         self._connection.send(Reloading(weights=policy.weights))
         try:
@@ -196,11 +201,6 @@ class Replica:
             self._recorder.drain()
             self._report()
             raise
-        if weights_digest(policy.weights) != policy.weights_digest:
-            raise ConfigError(
-                f"the weights in {policy.weights} have changed since the run was planned. Run the same command again "
-                "when they are complete: other weights make another run"
-            )
         self._weights = policy.weights
         self._connection.send(Reloaded(weights=policy.weights, seconds=time.monotonic() - began))
 

@@ -3,8 +3,8 @@
 The rules are those of vLLM's PEFTHelper (vllm/lora/peft_helper.py), and of what it passes over without a word.
 """
 
-import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,23 +66,32 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     for name, (is_set, why) in _REFUSED.items():
         if is_set(given.get(name)):
             raise ConfigError(f"{file} has {name} {short_repr(given[name])}, and {why}. {_INSTEAD}")
-    alpha, patterns = given.get("lora_alpha"), given.get("rank_pattern") or {}
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ConfigError(f"{file} has lora_alpha {short_repr(alpha)}; it must be a number. Save the adapter again")
-    if not isinstance(patterns, dict):
-        raise ConfigError(f"{file} has rank_pattern {short_repr(patterns)}; it must be an object. Save it again")
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{file} has {short_repr(pattern)} in rank_pattern: {error}. Save it again") from None
-    for rank in (given.get("r"), *patterns.values()):
+    if "target_modules" not in given:
+        raise ConfigError(f"{file} names no target_modules. Save the adapter again")
+    ranks, alphas = (_read_pattern(file, given, name) for name in ("rank_pattern", "alpha_pattern"))
+    for alpha in (given.get("lora_alpha"), *alphas.values()):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < sys.float_info.max:
+            raise ConfigError(f"{file} has lora_alpha {short_repr(alpha)}; it must be a number. Save the adapter again")
+    for rank in (given.get("r"), *ranks.values()):
         if type(rank) is not int or not 1 <= rank <= RANKS[-1]:
             raise ConfigError(
                 f"{file} has a rank of {short_repr(rank)}; it must be a whole number from 1 to {RANKS[-1]}, which is "
                 f"vLLM's limit. {_INSTEAD}"
             )
-    return AdapterConfig(rank=given["r"], rank_pattern=patterns)
+    return AdapterConfig(rank=given["r"], rank_pattern=ranks)
+
+
+def _read_pattern(file: Path, given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return other values for some modules, by the end of a module's name."""
+    patterns = given.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise ConfigError(f"{file} has {name} {short_repr(patterns)}; it must be an object. Save it again")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{file} has {short_repr(pattern)} in {name}: {error}. Save it again") from None
+    return patterns
 
 
 def allowed_rank(rank: int) -> int:

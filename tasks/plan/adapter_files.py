@@ -1,9 +1,14 @@
 """The files of a LoRA adapter as PEFT saves it, and the directories that a pattern of adapters stands for."""
 
 import glob
+from collections.abc import Callable
+from pathlib import Path
 
 from tasks.errors import ConfigError
 from tasks.plan.checkpoints import step_key
+from tasks.plan.model_config import read_model_object
+from tasks.plan.model_source import digest_files
+from tasks.plan.safetensors_header import read_safetensors_header
 from tasks.user_paths import names_below, split_pattern
 
 CONFIG = "adapter_config.json"
@@ -15,19 +20,46 @@ def is_adapter_pattern(text: str) -> bool:
     return glob.has_magic(split_pattern(text)[1])
 
 
-def matching_adapters(pattern: str) -> list[str]:
+def matching_adapters(pattern: str, tell: Callable[[str], None]) -> list[str]:
     """Return the directories that match ``pattern`` and hold an adapter, in the order of the numbers in their names.
 
-    Others are left out: a trainer may be writing them. Raises ConfigError when none is left.
+    Others are left out, as a trainer may be writing them; ``tell`` gets a sentence about each. Raises ConfigError when
+    none is left.
     """
     directory, rest = split_pattern(pattern)
     if not glob.has_magic(rest):
         return [pattern]
     names = names_below(directory, rest)
-    complete = [name for name in names if all((directory / name / file).is_file() for file in (CONFIG, WEIGHTS))]
+    complete = []
+    for name in sorted(names, key=step_key):
+        path = directory / name
+        if not path.is_dir():
+            continue
+        if lacks := _lacks(path):
+            tell(f"left for another time, as the adapter is not complete: {path.name}: {lacks}")
+        else:
+            complete.append(str(path.absolute()))
     if not complete:
         raise ConfigError(
             f"adapter {pattern!r} matches {len(names)} paths, none of them a directory with {CONFIG} and {WEIGHTS}. "
             "Check the pattern, or name the directory"
         )
-    return [str((directory / name).absolute()) for name in sorted(complete, key=step_key)]
+    return complete
+
+
+def adapter_digest(path: Path) -> str:
+    """Return a hex digest of the files of the adapter in the directory ``path``."""
+    return digest_files([path / CONFIG, path / WEIGHTS])
+
+
+def _lacks(path: Path) -> str:
+    """Return why the directory ``path`` holds no whole adapter, or nothing."""
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            return f"it has no {name}"
+    try:
+        read_model_object(path / CONFIG, missing="")
+        read_safetensors_header(path / WEIGHTS)
+    except ConfigError as error:
+        return str(error)
+    return ""

@@ -1,6 +1,5 @@
 """Finds the LoRA adapters that a user names, checks each against the base model, and identifies it by a digest."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.plan.adapter_config import allowed_rank, read_adapter_config
-from tasks.plan.adapter_files import CONFIG, WEIGHTS
+from tasks.plan.adapter_files import WEIGHTS, adapter_digest
 from tasks.plan.adapter_fit import check_fits
 from tasks.plan.lora_support import lacks_lora
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
-from tasks.plan.model_source import ModelSource, digest_files
+from tasks.plan.model_source import ModelSource, joint_digest
 from tasks.plan.safetensors_header import read_safetensors_header
 from tasks.user_paths import user_path
 
@@ -98,8 +97,7 @@ def _find(path: Path) -> AdapterSource:
             f"{path} has {other}, which is not read: it may run code, and its shapes cannot be checked. Load it with "
             f"PEFT and save it again as {WEIGHTS} (save_pretrained)"
         )
-    digest = digest_files([path / CONFIG, path / WEIGHTS])
-    return AdapterSource(name=path.name, path=path, digest=digest, rank=config.largest_rank)
+    return AdapterSource(name=path.name, path=path, digest=adapter_digest(path), rank=config.largest_rank)
 
 
 def with_adapter(model: ModelSource, adapter: AdapterSource) -> ModelSource:
@@ -107,12 +105,11 @@ def with_adapter(model: ModelSource, adapter: AdapterSource) -> ModelSource:
 
     Its files are the base model's, so prompts have the base's chat template and tokenizer.
     """
-    both = f"{model.weights_digest} {adapter.digest}"
     return ModelSource(
         name=f"{model.name}+{adapter.name}",
         path=model.path,
         revision=f"{model.revision}+{adapter.digest[:12]}",
-        weights_digest=hashlib.sha256(both.encode()).hexdigest(),
+        weights_digest=joint_digest(model.weights_digest, adapter.digest),
         tokenizer_digest=model.tokenizer_digest,
         chat_template_digest=model.chat_template_digest,
     )

@@ -52,7 +52,7 @@ def find_checkpoints(pattern: str) -> Checkpoints:
     if not complete:
         raise ConfigError(
             f"model {pattern!r} matches {len(names)} paths, none of them a directory with a complete model. "
-            "Check the pattern, or name the directory"
+            + (f"The last is {incomplete[-1]}" if incomplete else "Check the pattern, or name the directory")
         )
     complete.sort(key=lambda item: (step_key(item[0]), _written(item[1]), item[0]))
     # two names may be links to one directory

@@ -22,6 +22,8 @@ def read_engine_options(given: Mapping[str, Any] | Sequence[str] | None) -> dict
     """
     if given is None or isinstance(given, Mapping):
         return None if given is None else dict(given)
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigError(f"engine is {short_repr(given)}. Give a table of settings, such as {{kv_cache_dtype: fp8}}")
     found: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")

@@ -108,6 +108,11 @@ def weights_digest(path: Path) -> str:
     return digest_files([path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))])
 
 
+def joint_digest(weights: str, adapter: str) -> str:
+    """Return the digest of a model with an adapter beside it, from those of its weights and of the adapter's files."""
+    return hashlib.sha256(f"{weights} {adapter}".encode()).hexdigest()
+
+
 def digest_files(files: Iterable[Path]) -> str:
     """Return a hex digest of the names and contents of those of ``files`` that exist, as ``weights_digest`` reads."""
     digest = hashlib.sha256()

@@ -69,7 +69,7 @@ def fill_placeholders(
         if CHECKPOINTS in resolved:
             resolved[CHECKPOINTS] = [str(path) for path in chosen]
     if has_placeholder(resolved, "adapters"):
-        resolved["adapters"] = [found for text in resolved["adapters"] for found in matching_adapters(text)]
+        resolved["adapters"] = [found for text in resolved["adapters"] for found in matching_adapters(text, tell)]
     return resolved
 
 

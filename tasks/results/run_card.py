@@ -34,7 +34,7 @@ MEANINGS = {
     "logprobs": "natural logarithm of each sampled token's probability, under the sampling distribution",
     "top_logprob_ids": "most likely token ids per position; null when not stored",
     "top_logprobs": "their log-probabilities",
-    "finish_reason": "stop or length; null for an error row",
+    "finish_reason": "stop, length or repetition; null for an error row",
     "stop_reason": "the stop string or token, when one ended it",
     "is_truncated": "cut off by max_tokens",
     "error": "why there is no completion; null when there is one",
@@ -211,7 +211,7 @@ def build_hub_card(run_dir: Path) -> str:
         .row(0, named=True)
     )
     told = truncation_warning(run_sampling(read_config(run_dir)))
-    facts |= {"sampling": _sampling(run_dir, facts), "warning": f"\nWarning: {told}.\n" if told else ""}
+    facts["sampling"] = _sampling(run_dir, facts)
     scores = scan_scores(run_dir)
     reward = None if scores is None else scores.select(pl.col("reward").mean()).collect().item()
     facts |= {
@@ -223,7 +223,8 @@ def build_hub_card(run_dir: Path) -> str:
         else " ".join(scores.select("scorer", "scorer_version").first().collect().row(0)),
         "reward": "none" if reward is None else f"{reward:.4f}",
     }
-    return _CARD.format(**{name: markdown(value) for name, value in facts.items()})
+    warning = f"\nWarning: {markdown(told)}.\n" if told else ""
+    return _CARD.format(**{name: markdown(value) for name, value in facts.items()}, warning=warning)
 
 
 def scan_scores(run_dir: Path) -> pl.LazyFrame | None:

@@ -13,7 +13,7 @@ from typing import Any
 from tasks.errors import ConfigError
 from tasks.files import publish_text
 from tasks.plain_text import visible
-from tasks.plan.checkpoints import steps_of
+from tasks.plan.checkpoints import step_key, steps_of
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_plots import StepSeries, step_plot
@@ -27,7 +27,7 @@ _UNLIKE = ("model", "tokenizer", "chat_template")
 
 @dataclass(frozen=True, kw_only=True)
 class StepRun:
-    """The run of one checkpoint."""
+    """The run of one checkpoint: of a model, or of an adapter beside it."""
 
     step: int
     checkpoint: str
@@ -77,11 +77,12 @@ def read_steps(run_dirs: Sequence[Path]) -> StepReport:
         if report is None or not config:
             raise ConfigError(f"{run_dir} has no report.json, so the run is not finished. Finish it, or leave it out")
         found.append(report)
-        paths.append(str(Path(config.get("model", {}).get("path", run_dir)).absolute()))
-    runs = [
-        StepRun(step=step, checkpoint=path, report=report)
-        for step, path, report in zip(steps_of(paths), paths, found, strict=True)
-    ]
+        model = config.get("model", {})
+        paths.append(str(Path(model.get("adapter", model).get("path", run_dir)).absolute()))
+    # one checkpoint may have several runs, as when it changed
+    checkpoints = sorted(dict.fromkeys(paths), key=step_key)
+    step = dict(zip(checkpoints, steps_of(checkpoints), strict=True))
+    runs = [StepRun(step=step[path], checkpoint=path, report=report) for path, report in zip(paths, found, strict=True)]
     return StepReport(runs=tuple(sorted(runs, key=lambda run: run.step)), key=_key(paths, configs[0]))
 
 

@@ -14,6 +14,7 @@ import pytest
 from profiles.load import DEMO_MODEL
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import Outcome, environment, harvest, harvest_here
+from tests.support.lora_adapters import write_adapter
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
 from tests.support.patience import end, is_alive, read_to_end, until
 from tests.tasks.plan.test_model_files import SECOND, model
@@ -166,3 +167,19 @@ def test_plan_measures_the_dataset_and_advises(tmp_path: Path, capsys: pytest.Ca
     assert value["plan"]["kv_tokens"] > 0
     assert value["prompts"]["longest"] < 200
     assert any(advice["setting"] == "max_model_len" for advice in value["advice"])
+
+
+@pytest.mark.parametrize("command", ["plan", "preflight"])
+def test_a_pattern_means_the_newest_checkpoint_and_all_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (tmp_path / "step-9").mkdir()
+    shutil.copytree(DEMO_MODEL, tmp_path / "step-10")
+    given: list[str | Path] = ["--model", tmp_path / "step-*", "--runs-dir", tmp_path / "runs", "--json"]
+    if command == "plan":
+        write_adapter(tmp_path / "lora-1")
+        given += ["--questions", "2", "--adapter", tmp_path / "lora-*"]
+    assert harvest_here(command, *given) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)
+    assert harvest_here(command, "--model", tmp_path / "none-*", "--runs-dir", tmp_path / "runs") == 2
+    assert "matches 0 paths" in capsys.readouterr().err

@@ -1,12 +1,13 @@
 """The summary that ``harvest run`` prints without ``--json``."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flows.reporting.summary_view import print_summary
+from flows.reporting.summary_view import print_summaries, print_summary
 from tasks.files import publish_json
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.plan.run_config import DatasetSource, RunConfig
@@ -97,3 +98,20 @@ def test_it_shows_the_mean_reward_without_suspect_golds_where_there_are_any(
 
     assert (report.gold_suspects, report.mean_reward, report.mean_reward_without_suspects) == (1, 7 / 8, 1.0)
     assert "mean reward without suspect ground truths (questions: 1): 1.000" in capsys.readouterr().out
+
+
+def test_many_runs_are_a_row_each_and_a_few_have_their_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_run(RunConfig(dataset=DatasetSource(questions=8), shard_size=4), tmp_path)
+    write_run(plan.paths.root, shards=2, questions_per_shard=4)
+    publish_json(plan.to_json(), plan.paths.config)
+    report = summarize_run(plan.paths.root)
+    runs = [replace(report, run_id=f"step-{step}", warnings=(f"told of {step}",)) for step in range(20)]
+    print_summaries(runs)
+    lines = capsys.readouterr().out.splitlines()
+    assert [sum(f" step-{step} " in line for line in lines) for step in range(20)] == [1] * 20
+    assert "warning: step-19: told of 19" in lines
+    assert len(lines) < 50
+    print_summaries(runs[:2])
+    shown = capsys.readouterr().out
+    assert "step-0: 8 questions x 8 arms: 64 rollouts" in shown
+    assert shown.count("concise") >= 2

@@ -29,6 +29,9 @@ def test_a_node_plans_the_same_runs_in_a_place_of_its_own(tmp_path: Path) -> Non
     assert [plan.adapter for plan in accepted] == [plan.adapter for plan in plans]
     assert {plan.paths.root.parent for plan in accepted} == {tmp_path / "scratch"}
     assert accepted[0].lora == plans[0].lora
+    # the model's own run and one adapter's were finished before
+    [left] = accept_order(NodeOrder.of(plans[2:]), tmp_path / "scratch")
+    assert (left.run_id, left.fingerprint, left.adapter) == (plans[2].run_id, plans[2].fingerprint, plans[2].adapter)
 
 
 def test_a_node_plans_the_runs_of_several_checkpoints(tmp_path: Path) -> None:

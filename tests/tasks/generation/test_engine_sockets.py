@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,21 @@ def test_each_has_another_by_default() -> None:
     with socket_directory({}) as path, socket_directory({SOCKETS_VARIABLE: ""}) as other:
         assert path != other
         assert Path(path).is_dir()
+
+
+def test_that_of_a_killed_process_goes_with_the_next_one_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    where = {SOCKETS_VARIABLE: "/tmp"}
+    with socket_directory(where) as held:
+        abandoned, young, link = (Path(f"{held[:-8]}{os.getpid():07}{letter}") for letter in "aby")
+        for left in (abandoned, young):
+            left.mkdir()
+            (left / "socket").touch()
+        link.symlink_to(tmp_path)
+        for path in (abandoned, Path(held)):
+            os.utime(path, (0, 0))
+        with socket_directory(where):
+            assert [path.exists() for path in (abandoned, young, link, Path(held))] == [False, True, True, True]
+        os.utime(young, (0, 0))
+        link.unlink()
+        with socket_directory(where):
+            assert not young.exists()

@@ -46,6 +46,14 @@ TRACEBACK = """Traceback (most recent call last):
   File "worker.py", line 1, in load
     raise torch.OutOfMemoryError("x")
 """
+REFUSED = (
+    TRACEBACK
+    + """pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig
+block_size
+  Input should be greater than 0 [type=greater_than, input_value=0, input_type=int]
+    For further information visit https://errors.pydantic.dev/2.14/v/greater_than
+"""
+)
 CORE_TRACEBACK = "".join(f"{CORE}{line}\n" for line in TRACEBACK.splitlines())
 WORKER_KILLED = "Worker proc VllmWorker-1 died unexpectedly (exit code: -9), shutting down executor."
 KILLED = HIDDEN.replace("1}", "-9}")
@@ -144,6 +152,14 @@ def test_memory_failures_are_told_apart(
             "run",
             "ValueError: a worker's own",
             id="but not when they repeat a worker's",
+        ),
+        pytest.param(TRACEBACK + "Exception: only on GPUs\n", "start", "Exception: only on GPUs", id="bare exception"),
+        pytest.param(REFUSED, "start", "vLLM refuses block_size of its CacheConfig: Input should", id="wrong setting"),
+        pytest.param(
+            "".join(f"{CORE}{line}\n" for line in REFUSED.splitlines()) + HIDDEN,
+            "start",
+            "greater than 0, which is 0",
+            id="wrong setting in the core",
         ),
         pytest.param("nothing of note", "run", "exit code 1", id="no error"),
         pytest.param("", "start", "the log names no error", id="empty log"),

@@ -9,8 +9,10 @@ import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.plan.model_source import find_model
+from tasks.plan.policies import plan_policies
 from tasks.plan.run_plan import RunPlan, with_model
 from tests.support.fake_engines import ReloadingEngine
+from tests.support.lora_adapters import write_adapter
 from tests.tasks.generation.test_replica_pool import Outcome, generate, make_plan
 
 pytestmark = pytest.mark.slow
@@ -99,14 +101,31 @@ def test_replicas_may_have_the_weights_of_different_checkpoints(tmp_path: Path) 
     check(plans, generate(*plans))
 
 
-def test_weights_that_changed_since_the_run_was_planned_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1], ids=["at the start", "reloaded"])
+def test_weights_that_changed_since_the_run_was_planned_are_refused(tmp_path: Path, number: int) -> None:
     plans = make_plans(tmp_path)
-    weights = plans[1].model.path / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert find_model(str(plans[1].model.path)).weights_digest != plans[1].model.weights_digest
+    path = plans[number].model.path
+    change_last_byte(path / "model.safetensors")
+    assert find_model(str(path)).weights_digest != plans[number].model.weights_digest
     outcome = generate(*plans)
     assert outcome.error is not None
-    assert f"the weights in {plans[1].model.path} have changed since the run was planned" in str(outcome.error)
+    assert f"the weights in {path} have changed since the run was planned" in str(outcome.error)
+    assert not list(plans[number].paths.root.glob("rollouts/*.parquet"))
+
+
+def test_an_adapter_that_changed_since_the_run_was_planned_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, backend="tests.support.fake_engines:AdapterEngine")
+    lora = write_adapter(tmp_path / "lora")
+    config = plan.config.model_copy(update={"adapters": (str(lora),)})
+    plans = plan_policies(replace(plan, config=config, questions=plan.questions.head(12)))
+    change_last_byte(lora / "adapter_model.safetensors")
+    outcome = generate(*plans)
+    assert outcome.error is not None
+    assert f"or the adapter in {lora} have changed since the run was planned" in str(outcome.error)
     assert not list(plans[1].paths.root.glob("rollouts/*.parquet"))
+
+
+def change_last_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)

@@ -30,6 +30,14 @@ def configured(**changes: object) -> Change:
     return change
 
 
+def dropped(name: str) -> Change:
+    def change(folder: Path) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != name}))
+
+    return change
+
+
 def renamed(old: str, new: str) -> Change:
     def change(folder: Path) -> None:
         tensors = read_tensors(folder / FILE)
@@ -73,6 +81,10 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("no rank", configured(r=None), "has a rank of None"),
     ("a pattern's rank", configured(rank_pattern={"q_proj": 0}), "has a rank of 0"),
     ("no pattern", configured(rank_pattern={"(": 4}), r"has '\(' in rank_pattern"),
+    ("no number of a pattern", configured(alpha_pattern={"q_proj": "8"}), "has lora_alpha '8'; it must be a number"),
+    ("a pattern that is none", configured(alpha_pattern=[8]), r"has alpha_pattern \[8\]; it must be an object"),
+    ("more than a float", configured(lora_alpha=10**400), "has lora_alpha 1000.*; it must be a number"),
+    ("no targets", dropped("target_modules"), "names no target_modules"),
     ("no alpha", configured(lora_alpha="8"), "has lora_alpha '8'; it must be a number"),
     ("DoRA", configured(use_dora=True), "has use_dora True, and vLLM has no DoRA. Merge the adapter"),
     ("biases", configured(bias="lora_only"), "has bias 'lora_only', and vLLM adds no biases"),
@@ -185,6 +197,13 @@ def test_a_pattern_gives_the_complete_adapters_in_the_order_of_their_numbers(tmp
         write_adapter(tmp_path / f"step-{step}")
     (tmp_path / "step-1100").mkdir()
     (write_adapter(tmp_path / "step-1200") / FILE).unlink()
-    names = [Path(path).name for path in matching_adapters(str(tmp_path / "step-*"))]
+    half = write_adapter(tmp_path / "step-1300") / FILE
+    half.write_bytes(half.read_bytes()[:5000])
+    (write_adapter(tmp_path / "step-1400") / "adapter_config.json").write_text('{"r": ')
+    (tmp_path / "step-log.txt").touch()
+    told: list[str] = []
+    names = [Path(path).name for path in matching_adapters(str(tmp_path / "step-*"), told.append)]
     assert names == ["step-90", "step-900", "step-1000"]
-    assert matching_adapters(str(tmp_path / "step-1100")) == [str(tmp_path / "step-1100")]
+    left = [text.partition("complete: ")[2].partition(":")[0] for text in told]
+    assert left == ["step-1100", "step-1200", "step-1300", "step-1400"]
+    assert matching_adapters(str(tmp_path / "step-1100"), told.append) == [str(tmp_path / "step-1100")]

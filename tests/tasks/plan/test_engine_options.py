@@ -58,6 +58,7 @@ def test_values_are_read_as_json_or_toml_or_are_words(text: str, value: Any) -> 
         (["max_num_seqs=0"], "--engine, with profile cpu-demo: engine.max_num_seqs is 0"),
         (["dtype=null"], "engine.dtype is None"),
         (["pipeline_parallel_size=2"], 'pipeline_parallel_size is 2, but expect.device is "cpu"'),
+        (["kv_offloading_size=1"], 'kv_offloading_size is 1, but expect.device is "cpu"'),
         (["vllm={}"], "Give its fields one by one"),
         (["pipeline_parallel_size=2", "core_process=false"], "core_process is false, but pipeline_parallel_size is 2"),
     ],
@@ -100,11 +101,20 @@ def test_stages_are_part_of_the_run(tmp_path: Path) -> None:
     assert one.fingerprint != two.fingerprint
 
 
-def test_a_profile_that_states_it_is_the_same_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stated", "given"), [("block_size = 32", "block_size=32"), ("cpu_offload_gb = 4", "cpu_offload_gb=4.0")]
+)
+def test_a_profile_that_states_it_is_the_same_run(stated: str, given: str, tmp_path: Path) -> None:
     text = (Path("profiles") / "cpu-demo.toml").read_text()
     path = tmp_path / "own.toml"
-    path.write_text(f"{text}\n[engine.vllm]\nblock_size = 32\n")
-    assert plan(tmp_path, profile=str(path)).fingerprint == plan(tmp_path, "block_size=32").fingerprint
+    path.write_text(f"{text}\n[engine.vllm]\n{stated}\n")
+    assert plan(tmp_path, profile=str(path)).fingerprint == plan(tmp_path, given).fingerprint
+
+
+@pytest.mark.parametrize("given", ["block_size=32", 5])
+def test_what_is_no_table_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="Give a table of settings"):
+        read_engine_options(given)
 
 
 def test_the_form_takes_a_table() -> None:

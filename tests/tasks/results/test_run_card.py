@@ -1,5 +1,6 @@
 """A run directory is a dataset repository as it is."""
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +9,7 @@ from datasets import load_dataset
 
 from tasks.errors import ConfigError
 from tasks.records import LATER_ROLLOUT_COLUMNS, RunPaths
-from tasks.results.run_card import FOLDERS, MEANINGS, publish_card
+from tasks.results.run_card import FOLDERS, MEANINGS, build_hub_card, publish_card
 from tasks.results.summary_subprocess import publish_page_and_card
 from tasks.storage.run_files import published_files
 from tests.support.card_code import run_card_code
@@ -53,6 +54,13 @@ def test_every_column_has_a_meaning(run: RunPaths) -> None:
     assert "| completion_ids | list of int32 |" in text
     assert "| prompt | list of {role, content} |" in text
     assert "harvest run --profile h100x8" in text
+
+
+def test_a_warning_is_a_paragraph_of_its_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=1)
+    config = json.loads(run.config.read_text())
+    run.config.write_text(json.dumps(config | {"config": {"sampling": {"top_k": 3}}}))
+    assert "\n\nWarning: logprobs are of the distribution that top\\_k 3 truncates" in build_hub_card(run.root)
 
 
 def test_an_unscored_run_has_no_card(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of rewards by step: every run, arm and interval, in the order of the steps, and escaped."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,6 +41,32 @@ def test_runs_are_in_the_order_of_their_steps(runs: Path) -> None:
     ]
     assert steps.arms[0] == "all"
     assert set(steps.arms[1:]) == {str(arm.arm_id) for arm in steps.runs[0].report.arms}
+
+
+def test_several_runs_of_a_checkpoint_have_its_step(runs: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(runs / "run-b", tmp_path / "run-b2")
+    steps = read_steps([runs / "run-a", runs / "run-b", runs / "run-c", again])
+    assert [run.step for run in steps.runs] == [900, 900, 1000, 1100]
+    publish_json(
+        {"fingerprint": "f", "model": {"path": "/models/base"}, "tested": {}, "comparable": {}}, again / "config.json"
+    )
+    steps = read_steps([runs / "run-c", runs / "run-a", again])
+    assert [(run.step, Path(run.checkpoint).name) for run in steps.runs] == [
+        (1, "base"),
+        (2, "step-1000"),
+        (3, "step-1100"),
+    ]
+
+
+def test_the_step_of_a_run_with_an_adapter_is_that_of_the_adapter(tmp_path: Path) -> None:
+    for step in (20, 10):
+        run = write_run(tmp_path / f"run-{step}")
+        publish_report(summarize_run(run.root), run.root)
+        model = {"path": "/models/base", "adapter": {"path": f"/loras/step-{step}"}}
+        publish_json({"fingerprint": "f", "model": model, "tested": {}, "comparable": {}}, run.config)
+    steps = read_steps([tmp_path / "run-20", tmp_path / "run-10"])
+    assert [(run.step, run.checkpoint) for run in steps.runs] == [(10, "/loras/step-10"), (20, "/loras/step-20")]
+    assert steps.key.startswith("loras-")
 
 
 def test_the_page_stands_alone_and_has_each_reward(runs: Path, tmp_path: Path) -> None:
