@@ -6,6 +6,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -41,6 +42,9 @@ SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # a process of a test that hangs is ended by a signal at which it prints the stacks of its threads
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")
+# an example that takes longer than 0.2 s is a busy machine's
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import ConfigError
-from tasks.plan.adapter_files import adapter_digest
-from tasks.plan.model_source import joint_digest, weights_digest
+from tasks.plan.model_source import adapter_digest, joint_digest, weights_digest
 
 if TYPE_CHECKING:
     # a replica gets its policies ready made, and starts sooner without what makes a plan

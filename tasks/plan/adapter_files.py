@@ -7,7 +7,6 @@ from pathlib import Path
 from tasks.errors import ConfigError
 from tasks.plan.checkpoints import step_key
 from tasks.plan.model_config import read_model_object
-from tasks.plan.model_source import digest_files
 from tasks.plan.safetensors_header import read_safetensors_header
 from tasks.user_paths import names_below, split_pattern
 
@@ -45,11 +44,6 @@ def matching_adapters(pattern: str, tell: Callable[[str], None]) -> list[str]:
             "Check the pattern, or name the directory"
         )
     return complete
-
-
-def adapter_digest(path: Path) -> str:
-    """Return a hex digest of the files of the adapter in the directory ``path``."""
-    return digest_files([path / CONFIG, path / WEIGHTS])
 
 
 def _lacks(path: Path) -> str:

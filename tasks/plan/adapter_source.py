@@ -7,12 +7,12 @@ from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.plan.adapter_config import allowed_rank, read_adapter_config
-from tasks.plan.adapter_files import WEIGHTS, adapter_digest
+from tasks.plan.adapter_files import WEIGHTS
 from tasks.plan.adapter_fit import check_fits
 from tasks.plan.lora_support import lacks_lora
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights
-from tasks.plan.model_source import ModelSource, joint_digest
+from tasks.plan.model_source import ModelSource, adapter_digest, joint_digest
 from tasks.plan.safetensors_header import read_safetensors_header
 from tasks.user_paths import user_path
 

@@ -14,6 +14,8 @@ from typing import Protocol
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
+from tasks.plan.adapter_files import CONFIG as ADAPTER_CONFIG
+from tasks.plan.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from tasks.plan.model_files import TOKENIZER_FILES, check_model_files, weight_files
 from tasks.units import GIB
 from tasks.user_paths import user_path
@@ -106,6 +108,11 @@ def weights_digest(path: Path) -> str:
     step changes almost every weight, and reading 140 GB would take minutes.
     """
     return digest_files([path / "config.json", *(weight_files(path) or sorted(path.glob("*.bin")))])
+
+
+def adapter_digest(path: Path) -> str:
+    """Return a hex digest of the files of the adapter in the directory ``path``, read as ``weights_digest`` does."""
+    return digest_files([path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS])
 
 
 def joint_digest(weights: str, adapter: str) -> str:

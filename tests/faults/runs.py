@@ -152,6 +152,12 @@ class RunProcess:
         return [self.log, *(logs(self.root) if self.root else [])]
 
 
+def recorder_of(replica: psutil.Process) -> psutil.Process | None:
+    """The process that ``replica`` forked; another one that it starts tracks resources of multiprocessing."""
+    children = replica.children()
+    return next((child for child in children if "resource_tracker" not in " ".join(command(child))), None)
+
+
 def command(process: psutil.Process) -> list[str]:
     """Return the words of the process's command line, or none when it has just ended."""
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -15,6 +15,7 @@ from tests.faults.runs import (
     logs,
     only_run_dir,
     read_rows,
+    recorder_of,
     start_generation,
     write_profile,
 )
@@ -68,8 +69,7 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
     profile, gate = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "gate"
     run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate))
     run.wait_for_rollouts(10)
-    (recorder,) = run.replica().children()
-    recorder.send_signal(signal.SIGKILL)
+    run.wait_until(lambda: recorder_of(run.replica()), "the recorder").send_signal(signal.SIGKILL)
     # the replica notices when it has more to record
     open_gate(gate)
     outcome = run.finish()

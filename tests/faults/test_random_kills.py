@@ -18,6 +18,7 @@ from tests.faults.runs import (
     num_saved_rollouts,
     only_run_dir,
     read_rows,
+    recorder_of,
     start_harvest,
     write_profile,
 )
@@ -35,9 +36,8 @@ def with_words(words: str) -> Find:
 
 
 def recorder(run: RunProcess) -> psutil.Process | None:
-    """The process that the replica forked."""
     replica = with_words("tasks.generation.replica")(run)
-    return next(iter(replica.children()), None) if replica else None
+    return recorder_of(replica) if replica else None
 
 
 WHILE_GENERATING: dict[str, Find] = {

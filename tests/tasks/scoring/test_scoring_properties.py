@@ -34,7 +34,7 @@ def vectorised(rows: list[tuple[str, str, str | None]]) -> list[Score]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(completions, st.sampled_from(GOLDS), st.sampled_from(REASONS)), min_size=1, max_size=30))
 def test_scalar_and_vectorised_agree_on_random_text(rows: list[tuple[str, str, str | None]]) -> None:
     # repr makes NaN equal to itself
@@ -57,7 +57,7 @@ def test_scalar_and_vectorised_agree_on_texts_that_end_in_a_marker() -> None:
     assert [*map(repr, vectorised(rows))] == [repr(score_gsm8k(*row)) for row in rows]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(), st.text(), st.one_of(st.none(), st.text(max_size=8)))
 def test_any_strings_give_a_score(completion: str, ground_truth: str, finish_reason: str | None) -> None:
     score = score_gsm8k(completion, ground_truth, finish_reason)
