@@ -1,13 +1,14 @@
 """The pool's side of one node: a thread that finds a place for a worker, feeds it, and finds another if it is lost."""
 
 import threading
-from collections.abc import Collection
-from typing import Any, Protocol
+import time
 
-from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle
+from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle, Placement
+from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
 from tasks.fleet.node_identity import differences, software
 from tasks.fleet.node_order import NodeOrder
-from tasks.fleet.node_status import NodeFacts, NodeReport, NodeStatus, ShardOrder
+from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_status import NodeReport
 from tasks.generation.recovery import RestartBudget
 from tasks.time_limits import time_limit
 
@@ -22,78 +23,21 @@ END_SECONDS = 60.0
 """How long a pool has to end in good order, and to send its last figures."""
 
 
-class NodeUnfit(Exception):
-    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-class NodeEvents(Protocol):
-    """What a link tells the pool, from its own thread, and asks it."""
-
-    def unusable(self) -> Collection[str]:
-        """Ids of the nodes that other links use, and of those that are unfit."""
-        ...
-
-    def claim(self, link: "NodeLink", node_id: str) -> bool:
-        """Make the node the link's, and return True, unless another link has it or it is unfit."""
-        ...
-
-    def next_shards(self, link: "NodeLink") -> list[ShardOrder]:
-        """Return shards for the link's worker."""
-        ...
-
-    def reported(self, link: "NodeLink", report: NodeReport) -> None:
-        """Take what the worker told."""
-        ...
-
-    def ended(self, link: "NodeLink", telemetry: bytes | None) -> None:
-        """Note that the worker ended in good order."""
-        ...
-
-    def lost(self, link: "NodeLink", why: str) -> None:
-        """Note that the worker does not answer any more. Others get its shards."""
-        ...
-
-    def unfit(self, link: "NodeLink", error: NodeUnfit) -> None:
-        """Note that no worker can work on this node."""
-        ...
-
-    def failed(self, error: Exception) -> None:
-        """Note that the pool itself cannot go on."""
-        ...
-
-
 class NodeLink:
-    """Keeps one worker at work until ``stop``. What is public is of the worker that it has now."""
+    """Keeps one worker at work until ``stop``."""
 
     def __init__(
-        self, number: int, cluster: Cluster, need: Need, order: NodeOrder, events: NodeEvents, silent_s: float
+        self, number: int, cluster: Cluster, need: Need, order: NodeOrder, roster: NodeRoster, silent_s: float
     ) -> None:
-        self.number = number
-        self.node_id: str | None = None
-        self.name = ""
-        self.pid = 0
-        self.status = NodeStatus()
-        self.facts = NodeFacts(preflight=None, begun=frozenset())
-        self.handle: NodeHandle | None = None
-        self.made: list[tuple[str, int]] = []
-        """Run id and index of the shards that were fetched from this worker."""
-        self.rollouts_fetched = 0
+        self._number = number
         self._cluster = cluster
         self._need = need
         self._order = order
-        self._events = events
+        self._roster = roster
         self._silent_s = silent_s
+        self._node: NodeAtWork | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"node-{number}", daemon=True)
-
-    @property
-    def works(self) -> bool:
-        """Whether there is a worker, which starts or generates."""
-        return self.handle is not None
 
     def start(self) -> None:
         self._thread.start()
@@ -108,74 +52,75 @@ class NodeLink:
     def kill(self) -> None:
         """End the worker at once."""
         self._stop.set()
-        if (handle := self.handle) is not None:
-            handle.end()
-
-    def call(self, method: str, *given: Any) -> Any:
-        """Call the worker. Raises NodeGone."""
-        if (handle := self.handle) is None:
-            raise NodeGone("it was given up")
-        return handle.call(method, *given, limit_s=time_limit(self._silent_s))
+        self._end_worker()
 
     def _run(self) -> None:
         budget = RestartBudget()
         while not self._stop.is_set():
-            placement = self._cluster.place(self._need, self._events.unusable())
             try:
-                node_id = None
-                while node_id is None and not self._stop.is_set():
-                    node_id = placement.wait(PLACE_SECONDS)
-                # two links may be given the same node, as neither knew of the other when it asked
-                if node_id is not None and self._events.claim(self, node_id):
-                    self._begin(placement.start())
-                    self._serve(budget)
+                placement = self._cluster.place(self._need, self._roster.unusable())
+                try:
+                    self._work(placement, budget)
+                finally:
+                    self._end_worker()
+                    placement.remove()
             except NodeGone as error:
-                self._events.lost(self, str(error))
+                self._roster.lost(self._node, str(error))
                 self._stop.wait(budget.failed() or 30.0)
             except NodeUnfit as error:
-                self._events.unfit(self, error)
+                assert self._node is not None
+                self._roster.refused(self._node, error)
             except Exception as error:
-                self._events.failed(error)
+                self._roster.fail(error)
                 return
             finally:
-                if (handle := self.handle) is not None:
-                    self.handle = None
-                    handle.end()
-                placement.remove()
-                self.node_id = None
+                self._node = None
 
-    def _begin(self, handle: NodeHandle) -> None:
-        self.status, self.facts = NodeStatus(), NodeFacts(preflight=None, begun=frozenset())
-        self.made, self.rollouts_fetched = [], 0
-        self.handle = handle
+    def _end_worker(self) -> None:
+        if (node := self._node) is not None and node.handle is not None:
+            node.handle.end()
+
+    def _work(self, placement: Placement, budget: RestartBudget) -> None:
+        node_id = None
+        while node_id is None and not self._stop.is_set():
+            node_id = placement.wait(PLACE_SECONDS)
+        if node_id is None:
+            return
+        node = NodeAtWork(place=self._number, node_id=node_id, silent_s=self._silent_s)
+        # two links may be given the same node, as neither knew of the other when it asked
+        if self._roster.claim(node):
+            self._node = node
+            node.handle = placement.start()
+            self._begin(node, node.handle)
+            self._serve(node, budget)
+
+    def _begin(self, node: NodeAtWork, handle: NodeHandle) -> None:
         told = handle.call("identity", limit_s=time_limit(START_SECONDS))
-        self.name, self.pid = told["node"], told["pid"]
+        node.name = told["node"]
         if differing := differences(told["software"], software()):
             raise NodeUnfit(
                 "ConfigError",
                 f"its software is not that of the collection: {'; '.join(differing)}. Install the same on every node",
             )
-        handle.call("begin", self._order, limit_s=time_limit(self._silent_s))
+        node.call("begin", self._order)
 
-    def _serve(self, budget: RestartBudget) -> None:
+    def _serve(self, node: NodeAtWork, budget: RestartBudget) -> None:
         seen, asked_to_stop = 0, False
-        while True:
+        while node.status.state != "ended":
             if self._stop.is_set() and not asked_to_stop:
                 asked_to_stop = True
-                self.call("stop")
-            elif orders := self._events.next_shards(self):
-                self.call("give", orders)
-            before = self.status.state
-            report: NodeReport = self.call("report", seen, REPORT_SECONDS)
-            if report.status.state == "generating" != before:
-                self.facts = self.call("facts")
-            if report.status.rollouts > self.status.rollouts:
+                node.call("stop")
+            elif orders := self._roster.next_shards(node):
+                node.call("give", orders)
+            report: NodeReport = node.call("report", seen, REPORT_SECONDS)
+            if report.status.state == "generating" != node.status.state:
+                node.facts = node.call("facts")
+                self._roster.begins(node)
+            if report.status.rollouts > node.status.rollouts:
                 budget.progressed()
-            seen, self.status = report.number, report.status
-            self._events.reported(self, report)
-            if self.status.state == "ended":
-                self._events.ended(self, self.call("telemetry"))
-                return
-            if self.status.state in ("refused", "failed"):
-                error = self.status.error or {"type": "HarvestError", "message": "it ended"}
+            seen, node.status = report.number, report.status_on(time.time())
+            self._roster.reported(node, report)
+            if node.status.state in ("refused", "failed"):
+                error = node.status.error or {"type": "HarvestError", "message": "it ended"}
                 raise NodeUnfit(error["type"], error["message"])
+        self._roster.ended(node, node.call("telemetry"))

@@ -7,21 +7,21 @@ main thread calls ``pump``, in which messages reach the listener and the log.
 import contextlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from tasks.errors import HarvestError, NodesLost
 from tasks.fleet.cluster import Cluster, Need, NodeGone
-from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink, NodeUnfit
-from tasks.fleet.node_logs import add_logs, node_directory
+from tasks.fleet.node_at_work import NodeAtWork
+from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink
 from tasks.fleet.node_order import NodeOrder
-from tasks.fleet.node_status import MadeShard, NodeReport, ShardOrder
-from tasks.fleet.node_totals import Ended, NodeRecord, merge_nodes
-from tasks.fleet.node_watch import MOST_LOSSES, WAIT_SECONDS, NodeWatch
+from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_status import MadeShard
+from tasks.fleet.node_totals import merge_nodes
+from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
+from tasks.fleet.pool_messages import PoolMessages
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
 from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
@@ -38,20 +38,15 @@ KILL_SECONDS = 2.0
 """How long the pool waits, at its end, for a thread whose worker was killed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Holder:
-    """One worker of a link; another worker of the same link is another holder."""
-
-    link: NodeLink
-    handle: Any
-
-
 class NodePool:
     """Keeps up to ``nodes`` nodes of ``cluster`` at work for ``plans``. Use it as a context manager.
 
     With fewer nodes it goes on with those that there are, and takes others as they come. ``listener`` gets the events
     of the nodes' pools, ``log`` the messages for the user.
     """
+
+    rollouts_resumed = 0
+    """Those of the nodes' journals count as finished."""
 
     def __init__(
         self,
@@ -64,53 +59,40 @@ class NodePool:
         wait_s: float = WAIT_SECONDS,
         silent_s: float = SILENT_SECONDS,
     ) -> None:
-        self.first_admitted_at: float | None = None
-        """When the first token was reported, on the monotonic clock."""
-        self.rollouts_resumed = 0
-        """Those of the nodes' journals count as finished."""
         self._plans = plans
-        self._cluster = cluster
-        self._listener = listener
-        self._log = log
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
-        self._need = Need(gpus=gpus)
+        need = Need(gpus=gpus)
         order = NodeOrder.of(plans)
-        self._links = [NodeLink(number, cluster, self._need, order, self, silent_s) for number in range(nodes)]
-        self._lock = threading.RLock()
-        self._awake = threading.Event()
+        self._messages = PoolMessages(listener, log)
+        self._waiting = WaitingShards(self.wake)
+        self._roster = NodeRoster(nodes, plans[0].paths.logs, self._waiting, self._messages)
+        self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(nodes)]
+        self._watch = NodeWatch(cluster, need, nodes, wait_s, self._messages.say)
         self._over = threading.Event()
-        self._told: deque[Callable[[], None]] = deque()
-        self._waiting: WaitingShards[_Holder] = WaitingShards(self.wake)
-        self._holders: dict[NodeLink, _Holder] = {}
-        self._records: list[NodeRecord] = []
-        self._unfit: dict[str, tuple[str, NodeUnfit]] = {}
-        self._losses: deque[str] = deque(maxlen=MOST_LOSSES * nodes)
-        self._fetched = 0
         self._fetches = threading.Semaphore(MOST_FETCHES)
-        self._error: HarvestError | None = None
-        self._watch = NodeWatch(cluster, self._need, nodes, wait_s, self._say)
 
     @property
     def capacity(self) -> int:
         """How many shard tasks to have in flight now."""
-        return min(MOST_SHARD_TASKS, sum(link.status.capacity for link in self._links if link.works))
+        return min(MOST_SHARD_TASKS, sum(node.status.capacity for node in self._roster.nodes if node.works))
 
     @property
     def rollouts_finished(self) -> int:
         """Rollouts of fetched shards, and those that nodes have made of others."""
-        with self._lock:
-            return self._fetched + sum(_in_progress(link) for link in self._links if link.works)
+        return sum(node.rollouts_fetched + node.rollouts_in_progress for node in self._roster.nodes)
 
     @property
     def tokens_generated(self) -> int:
-        with self._lock:
-            ended = sum(record.status.tokens for record in self._records)
-            return ended + sum(link.status.tokens for link in self._links if link.works)
+        return sum(node.status.tokens for node in self._roster.nodes)
+
+    @property
+    def first_admitted_at(self) -> float | None:
+        return self._roster.first_admitted_at
 
     @property
     def num_working(self) -> int:
         """How many nodes start or generate."""
-        return sum(link.works for link in self._links)
+        return self._roster.num_working
 
     def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
         """Have a node generate ``shard``, publish it here, and return what it holds. Task threads call this.
@@ -118,26 +100,12 @@ class NodePool:
         Raises NodesLost, ConfigError or StorageError.
         """
         while True:
-            holder, made = self._waiting.submit(plan, shard).result()
-            read = partial(self._read, holder, made)
-            try:
-                with self._fetches:
-                    fetch_shard(plan, shard, made, read)
-            except NodeGone as error:
-                self._say(f"shard {shard.index} could not be fetched from {holder.link.name}: {error}")
-                continue
-            except DamagedShard as error:
-                self._say(f"shard {shard.index} came damaged from {holder.link.name} and is made again: {error}")
+            node, made = self._waiting.submit(plan, shard).result()
+            if not self._fetch(plan, shard, node, made):
                 continue
             with contextlib.suppress(NodeGone):
-                self._call(holder, "drop", plan.run_id, shard.index)
-            with self._lock:
-                self._losses.clear()
-                self._fetched += shard.num_rollouts
-                if self._holders.get(holder.link) is holder:
-                    holder.link.made.append((plan.run_id, shard.index))
-                    holder.link.rollouts_fetched += shard.num_rollouts
-            self._say(f"shard {shard.index} came from {holder.link.name}")
+                node.call("drop", plan.run_id, shard.index)
+            self._roster.fetched(node, plan.run_id, shard.index, shard.num_rollouts)
             return ShardResult(
                 index=shard.index,
                 num_rollouts=shard.num_rollouts,
@@ -145,18 +113,30 @@ class NodePool:
                 num_resumed=made.num_resumed,
             )
 
+    def _fetch(self, plan: RunPlan, shard: Shard, node: NodeAtWork, made: MadeShard) -> bool:
+        """Return whether the shard is published now; else it must be made again."""
+        say = self._messages.say
+        try:
+            with self._fetches:
+                fetch_shard(plan, shard, made, partial(node.call, "read", plan.run_id, shard.index))
+        except NodeGone as error:
+            say(f"shard {shard.index} could not be fetched from {node.name}: {error}")
+            return False
+        except DamagedShard as error:
+            say(f"shard {shard.index} came damaged from {node.name} and is made again: {error}")
+            return False
+        return True
+
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread."""
-        self._awake.set()
+        self._messages.wake()
 
     def pump(self, timeout: float) -> None:
         """Pass on what the nodes told, or wait up to ``timeout`` seconds for it. Raises what ended the pool."""
-        self._awake.wait(timeout)
-        self._awake.clear()
-        while self._told:
-            self._told.popleft()()
-        if self._error is not None:
-            raise self._error
+        self._messages.wait(timeout)
+        self._messages.pass_on()
+        if self._roster.error is not None:
+            raise self._roster.error
 
     def __enter__(self) -> Self:
         for link in self._links:
@@ -168,6 +148,7 @@ class NodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        self._roster.close()
         self._waiting.close(NodesLost("the nodes' pool was closed"))
         if error is None:
             for link in self._links:
@@ -180,153 +161,12 @@ class NodePool:
         for link in self._links:
             link.join(KILL_SECONDS)
         if error is None:
-            while self._told:
-                self._told.popleft()()
-        merge_nodes(self._plans, self._records)
-
-    # called by the links, each from its thread
-
-    def unusable(self) -> Collection[str]:
-        with self._lock:
-            return {*self._unfit, *(link.node_id for link in self._links if link.node_id is not None)}
-
-    def claim(self, link: NodeLink, node_id: str) -> bool:
-        with self._lock:
-            if self._over.is_set() or node_id in self.unusable():
-                return False
-            link.node_id = node_id
-            return True
-
-    def next_shards(self, link: NodeLink) -> list[ShardOrder]:
-        if link.status.state != "generating":
-            return []
-        with self._lock:
-            holder = self._holders.get(link)
-            if holder is None or holder.handle is not link.handle:
-                holder = self._holders[link] = _Holder(link=link, handle=link.handle)
-                self._name(link)
-        taken = self._waiting.take(holder, link.status.capacity, link.facts.begun)
-        return [
-            ShardOrder(
-                run_id=item.plan.run_id,
-                shard=item.shard,
-                attempt=item.attempt,
-                questions=item.plan.paths.questions(item.shard.index).read_bytes(),
-                journal=_journal(item.plan, item.shard.index),
-            )
-            for item in taken
-        ]
-
-    def reported(self, link: NodeLink, report: NodeReport) -> None:
-        with self._lock:
-            if self.first_admitted_at is None and report.status.tokens:
-                self.first_admitted_at = time.monotonic()
-            holder = self._holders.get(link)
-        logs = self._plans[0].paths.logs
-        add_logs(logs, link.name, report.logs)
-        for item in report.news:
-            match item:
-                case MadeShard():
-                    if holder is None or not self._waiting.made(holder, item):
-                        self._say(f"shard {item.index} came late from {link.name} and is not taken")
-                case PoolEvent():
-                    details = dict(item.details)
-                    if "log_path" in details:
-                        name = str(details["log_path"]).rpartition("/")[2]
-                        details["log_path"] = str(node_directory(logs, link.name) / name)
-                    told = PoolEvent(kind=item.kind, message=f"{link.name}: {item.message}", details=details)
-                    self._tell(partial(self._listener, told))
-                case str():
-                    self._say(f"{link.name}: {item}")
-
-    def ended(self, link: NodeLink, telemetry: bytes | None) -> None:
-        with self._lock:
-            self._end_record(link, "well", telemetry)
-
-    def lost(self, link: NodeLink, why: str) -> None:
-        with self._lock:
-            name = link.name or f"node {link.number + 1}"
-            self._losses.append(f"{name}: {why}")
-            self._end_record(link, "lost")
-            if self._over.is_set():
-                return
-            shards = self._give_back(link)
-        self._say(f"{name} is lost: {why}{shards}")
-
-    def unfit(self, link: NodeLink, error: NodeUnfit) -> None:
-        with self._lock:
-            assert link.node_id is not None
-            self._unfit[link.node_id] = (link.name, error)
-            self._end_record(link, "failed")
-            shards = self._give_back(link)
-        self._say(f"{link.name} does not work for this run: {error}{shards}")
-
-    def failed(self, error: Exception) -> None:
-        self._fail(error if isinstance(error, HarvestError) else HarvestError(f"{type(error).__name__}: {error}"))
-
-    def _give_back(self, link: NodeLink) -> str:
-        holder = self._holders.pop(link, None)
-        shards = self._waiting.give_back(holder) if holder is not None else []
-        return f". Other nodes get its shards {', '.join(map(str, shards))}" if shards else ""
-
-    def _name(self, link: NodeLink) -> None:
-        """Give the node a name of its own, and tell that it begins."""
-        names = {other.name for other in self._links if other is not link and other.works}
-        if link.name in names:
-            link.name = f"{link.name}-{link.number + 1}"
-        self._say(f"{link.name} begins: {self.num_working} of {len(self._links)} nodes")
-
-    def _record_of(self, link: NodeLink, ended: Ended = "lost", telemetry: bytes | None = None) -> NodeRecord:
-        return NodeRecord(
-            node=link.name,
-            ended=ended,
-            status=link.status,
-            shards=tuple(link.made),
-            preflight=link.facts.preflight,
-            telemetry=telemetry,
-            logs=str(node_directory(self._plans[0].paths.logs, link.name)),
-        )
-
-    def _end_record(self, link: NodeLink, ended: Ended, telemetry: bytes | None = None) -> None:
-        if link.name and link.facts.preflight is not None:
-            self._records.append(self._record_of(link, ended, telemetry))
-
-    def _read(self, holder: _Holder, made: MadeShard, offset: int, size: int) -> bytes:
-        data: bytes = self._call(holder, "read", made.run_id, made.index, offset, size)
-        return data
-
-    def _call(self, holder: _Holder, method: str, *given: Any) -> Any:
-        if self._holders.get(holder.link) is not holder:
-            raise NodeGone("it was lost")
-        return holder.link.call(method, *given)
-
-    def _say(self, text: str) -> None:
-        self._tell(partial(self._log, text))
-
-    def _tell(self, call: Callable[[], None]) -> None:
-        self._told.append(call)
-        self.wake()
+            self._messages.pass_on()
+        merge_nodes(self._plans, self._roster.records())
 
     def _watch_until_over(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
-            with self._lock:
-                unfit, losses = dict(self._unfit), list(self._losses)
             try:
-                self._watch.look(self.num_working, unfit, losses)
+                self._watch.look(self._roster)
             except HarvestError as error:
-                self._fail(error)
-
-    def _fail(self, error: HarvestError) -> None:
-        with self._lock:
-            self._error = self._error or error
-        self._waiting.close(self._error)
-        self.wake()
-
-
-def _in_progress(link: NodeLink) -> int:
-    return max(0, link.status.rollouts + link.status.resumed - link.rollouts_fetched)
-
-
-def _journal(plan: RunPlan, index: int) -> bytes | None:
-    path = plan.paths.journal(index)
-    return path.read_bytes() if path.is_file() else None
+                self._roster.fail(error)

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tasks.generation.recovery import PoolEvent
@@ -17,7 +17,7 @@ NodeState = Literal["starting", "generating", "ended", "refused", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class NodeStatus:
-    """The counters of one node since its worker began. Times are seconds since the epoch on the node's clock."""
+    """The counters of one node since its worker began."""
 
     state: NodeState = "starting"
     capacity: int = 0
@@ -34,7 +34,8 @@ class NodeStatus:
     replicas: int = 0
     gpus: int = 0
     runs: Mapping[str, RunCounters] = field(default_factory=dict)
-    """What was generated for each run, by its id."""
+    """What was generated for each run, by its id. Its times are on the node's monotonic clock until the pool has them,
+    then seconds since the epoch: clocks of nodes may differ."""
     rung_changes: tuple[dict[str, Any], ...] = ()
     error: dict[str, str] | None = None
     """Type and message of what ended or refused the work."""
@@ -80,6 +81,13 @@ class NodeReport:
     news: tuple[News, ...]
     logs: Mapping[str, bytes]
     """What was added to the log files of its replicas, by file name."""
+    clock: float
+    """The node's monotonic clock when the report was made."""
+
+    def status_on(self, clock: float) -> NodeStatus:
+        """Return the state with its times on another clock, which shows ``clock`` now."""
+        shift = clock - self.clock
+        return replace(self.status, runs={run_id: made.shifted(shift) for run_id, made in self.status.runs.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
 """Finds out, again and again, whether a pool of nodes can still work, or must wait, or has to give up."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from tasks.errors import ConfigError, NodesLost
 from tasks.fleet.cluster import Cluster, ClusterLost, Need, NodeGone
-from tasks.fleet.node_link import NodeUnfit
+from tasks.fleet.node_roster import NodeRoster
 from tasks.time_limits import time_limit
 
 WAIT_SECONDS = 1800.0
@@ -26,15 +26,12 @@ class NodeWatch:
         self._alone_since: float | None = None
         self._told: int | None = None
 
-    def look(self, working: int, unfit: Mapping[str, tuple[str, NodeUnfit]], losses: Sequence[str]) -> None:
-        """Look at a pool of which ``working`` nodes start or generate.
-
-        ``unfit`` has the name and the failing of each node that must not work, by its id, and ``losses`` a phrase for
-        each loss since the last finished shard. Raises NodesLost or ConfigError when the pool has to give up.
-        """
+    def look(self, roster: NodeRoster) -> None:
+        """Look at the pool once. Raises NodesLost or ConfigError when it has to give up."""
+        working = roster.num_working
         try:
             self._cluster.check_head()
-            self._judge(working, unfit, losses)
+            self._judge(working, roster)
         except NodeGone:
             return  # the head does not answer, and ``check_head`` tells when that is for too long
         except ClusterLost as error:
@@ -43,7 +40,8 @@ class NodeWatch:
             self._say(f"waiting for {self._nodes - working} more of {self._nodes} nodes, each with {self._need}")
         self._told = working
 
-    def _judge(self, working: int, unfit: Mapping[str, tuple[str, NodeUnfit]], losses: Sequence[str]) -> None:
+    def _judge(self, working: int, roster: NodeRoster) -> None:
+        losses, unfit = roster.losses, roster.unfit
         told = "; ".join(dict.fromkeys(losses))
         if len(losses) >= MOST_LOSSES * self._nodes:
             raise NodesLost(

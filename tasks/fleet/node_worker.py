@@ -5,45 +5,44 @@ process, since a replica dies with the thread that started it.
 """
 
 import contextlib
-import itertools
 import os
-import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError, HarvestError, PreflightFailed, RunLocked
-from tasks.files import atomic_path, read_json, sha256_file
+from tasks.errors import ConfigError, HarvestError, PreflightFailed
+from tasks.files import read_json, sha256_file
 from tasks.fleet.node_identity import software
 from tasks.fleet.node_logs import LogTails
+from tasks.fleet.node_news import NodeNews
 from tasks.fleet.node_order import NodeOrder, accept_order
-from tasks.fleet.node_status import MadeShard, News, NodeFacts, NodeReport, NodeState, NodeStatus, ShardOrder, node_name
+from tasks.fleet.node_scratch import (
+    lock_scratch,
+    nodes_directory,
+    remove_forgotten,
+    remove_runs,
+    remove_shard,
+    shards_begun,
+    store_order,
+)
+from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeState, ShardOrder, node_name
 from tasks.generation.generation_session import generation_session
-from tasks.generation.journal import read_journal
 from tasks.generation.replica_pool import ReplicaPool
-from tasks.generation.run_counters import RunCounters
 from tasks.generation.session_records import counters_of
 from tasks.generation.shard_queue import ShardResult
-from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.preflight import run_preflight
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import rollouts_finished
-from tasks.records import RunPaths, shard_index
-from tasks.storage.published import record_path, record_published
-from tasks.user_paths import user_path
 
 PUMP_SECONDS = 0.5
-
-Key = tuple[str, int]
-"""Run id and index of a shard."""
 
 
 class NodeWorker:
@@ -51,10 +50,7 @@ class NodeWorker:
 
     def __init__(self) -> None:
         _forget_threads()
-        self._changed = threading.Condition()
-        self._status = NodeStatus()
-        self._news: deque[News] = deque()
-        self._number = 0
+        self._news = NodeNews()
         self._inbox: deque[ShardOrder] = deque()
         self._plans: dict[str, RunPlan] = {}
         self._facts = NodeFacts(preflight=None, begun=frozenset())
@@ -66,33 +62,23 @@ class NodeWorker:
 
     def identity(self) -> dict[str, Any]:
         """Return the node's name and its software, in types that every version of this code can read."""
-        return {"node": node_name(), "pid": os.getpid(), "software": software()}
+        return {"node": node_name(), "software": software()}
 
     def begin(self, order: NodeOrder) -> None:
         """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
         threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
 
     def give(self, orders: Sequence[ShardOrder]) -> None:
-        """Take shards to generate. Raises StorageError when their questions cannot be written."""
-        for order in orders:
-            paths, index = self._plans[order.run_id].paths, order.shard.index
-            _write(paths.questions(index), order.questions)
-            record_published(paths.questions(index))
-            if order.journal is not None and not paths.journal(index).exists():
-                _write(paths.journal(index), order.journal)
-            self._inbox.append(order)
+        """Take shards to generate."""
+        self._inbox.extend(orders)
         if self._pool is not None:
             self._pool.wake()
 
     def report(self, seen: int, wait_s: float) -> NodeReport:
         """Return what is new since the news with number ``seen``, at once or after up to ``wait_s`` seconds."""
-        with self._changed:
-            while self._news and self._number - len(self._news) < seen:
-                self._news.popleft()
-            state = self._status.state
-            self._changed.wait_for(lambda: bool(self._news) or self._status.state != state, wait_s)
-            news, number, status = tuple(self._news), self._number, self._status
-        return NodeReport(status=status, number=number, news=news, logs=self._logs.new() if self._logs else {})
+        status, number, news = self._news.since(seen, wait_s)
+        logs = self._logs.new() if self._logs else {}
+        return NodeReport(status=status, number=number, news=news, logs=logs, clock=time.monotonic())
 
     def facts(self) -> NodeFacts:
         return self._facts
@@ -105,10 +91,7 @@ class NodeWorker:
 
     def drop(self, run_id: str, index: int) -> None:
         """Remove a shard that was fetched, or that cannot be used."""
-        paths = self._plans[run_id].paths
-        for path in (paths.rollouts(index), paths.questions(index)):
-            record_path(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+        remove_shard(self._plans[run_id].paths, index)
 
     def stop(self) -> None:
         """End the pool in good order, since everything is fetched. ``report`` tells when it has ended."""
@@ -128,8 +111,7 @@ class NodeWorker:
                 self._generate(plans)
                 if plans[0].paths.telemetry.is_file():
                     self._telemetry = plans[0].paths.telemetry.read_bytes()
-                for plan in plans:
-                    shutil.rmtree(plan.paths.root, ignore_errors=True)
+            remove_runs(list(self._plans))
             state = "ended"
         except (ConfigError, PreflightFailed) as error:
             state = "refused"
@@ -139,33 +121,25 @@ class NodeWorker:
         except Exception as error:
             self._error = HarvestError(f"{type(error).__name__}: {error}")
         told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
-        self._set(state=state, error=told)
+        self._news.set(state=state, error=told)
 
     def _open(self, order: NodeOrder, stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
-        """Plan the runs in a directory that no other worker of the node uses, and check the node for them."""
-        accepted = accept_order(order, scratch_directory(0))
-        for number in itertools.count():
-            above = scratch_directory(number)
-            plans = tuple(replace(plan, paths=RunPaths(root=above / plan.run_id)) for plan in accepted)
-            try:
-                for plan in plans:
-                    stack.enter_context(run_lock(plan.paths.state / "lock"))
-                break
-            except RunLocked:
-                stack.close()
+        """Plan the runs in a directory of their own, and check the node for them."""
+        remove_forgotten()
+        plans = lock_scratch(accept_order(order, nodes_directory()), stack)
         for plan in plans:
             for pid in open_run(plan):
-                self._tell(f"ended process {pid}, left over from a killed run")
+                self._news.tell(f"ended process {pid}, left over from a killed run")
         first = plans[0]
-        stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._tell))
+        stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
         run_preflight(first, None, beside=plans[1:])
         self._plans = {plan.run_id: plan for plan in plans}
-        self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=_shards_begun(plans))
+        self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=shards_begun(plans))
         self._logs = LogTails(first.paths.logs)
         return plans
 
     def _generate(self, plans: tuple[RunPlan, ...]) -> None:
-        with generation_session(plans, listener=self._tell, log=self._tell) as pool:
+        with generation_session(plans, listener=self._news.tell, log=self._news.tell) as pool:
             self._pool = pool
             while not self._over.is_set() and self._error is None:
                 self._count(pool)
@@ -182,6 +156,7 @@ class NodeWorker:
             # an earlier worker on this node made it, and ended before it was fetched
             self._publish(plan, order, num_errors=0, num_resumed=order.shard.num_rollouts)
             return
+        store_order(plan.paths, order)
 
         def on_end(future: Future[ShardResult]) -> None:
             error = future.exception()
@@ -199,21 +174,20 @@ class NodeWorker:
 
     def _publish(self, plan: RunPlan, order: ShardOrder, *, num_errors: int, num_resumed: int) -> None:
         path = plan.paths.rollouts(order.shard.index)
-        self._tell(
-            MadeShard(
-                run_id=order.run_id,
-                index=order.shard.index,
-                attempt=order.attempt,
-                size=path.stat().st_size,
-                sha256=sha256_file(path),
-                num_errors=num_errors,
-                num_resumed=num_resumed,
-            )
+        made = MadeShard(
+            run_id=order.run_id,
+            index=order.shard.index,
+            attempt=order.attempt,
+            size=path.stat().st_size,
+            sha256=sha256_file(path),
+            num_errors=num_errors,
+            num_resumed=num_resumed,
         )
+        self._news.tell(made)
 
     def _count(self, pool: ReplicaPool) -> None:
         plans = tuple(self._plans.values())
-        self._set(
+        self._news.set(
             state="generating",
             capacity=pool.capacity,
             rollouts=pool.rollouts_finished,
@@ -224,25 +198,9 @@ class NodeWorker:
             restarts=pool.restarts,
             replicas=plans[0].profile.replicas,
             gpus=plans[0].profile.gpus,
-            runs={plan.run_id: _on_clock(counters_of(plans, plan, pool)) for plan in plans},
+            runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},
             rung_changes=tuple(asdict(change) for change in pool.rung_changes),
         )
-
-    def _set(self, **changes: Any) -> None:
-        with self._changed:
-            self._status = NodeStatus(**{**vars(self._status), **changes})
-            self._changed.notify_all()
-
-    def _tell(self, item: News) -> None:
-        with self._changed:
-            self._news.append(item)
-            self._number += 1
-            self._changed.notify_all()
-
-
-def scratch_directory(number: int) -> Path:
-    """Return a directory on the node's disk, for the worker with this ``number`` among those of one run."""
-    return user_path(os.environ.get("HARVEST_HOME") or "~/rollout-harvest") / "nodes" / str(number)
 
 
 def _forget_threads() -> None:
@@ -250,31 +208,3 @@ def _forget_threads() -> None:
     given = Path("/proc/self/environ").read_bytes().split(b"\0")
     if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in given):
         os.environ.pop("OMP_NUM_THREADS", None)
-
-
-def _shards_begun(plans: Sequence[RunPlan]) -> frozenset[Key]:
-    begun = set()
-    for plan in plans:
-        for path in plan.paths.journal(0).parent.glob("shard-*.jsonl"):
-            if read_journal(path, plan.run_id, keep_rollouts=False).finished:
-                begun.add((plan.run_id, int(path.stem.partition("-")[2])))
-        begun |= {(plan.run_id, shard_index(path)) for path in plan.paths.rollouts(0).parent.glob("shard-*.parquet")}
-    return frozenset(begun)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _on_clock(counters: RunCounters) -> RunCounters:
-    """Return ``counters`` with its times in seconds since the epoch."""
-    return replace(
-        counters,
-        first_admitted_at=_clock(counters.first_admitted_at),
-        last_finished_at=_clock(counters.last_finished_at),
-    )
-
-
-def _clock(monotonic: float | None) -> float | None:
-    return None if monotonic is None else time.time() - (time.monotonic() - monotonic)

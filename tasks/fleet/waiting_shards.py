@@ -9,47 +9,46 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 from tasks.errors import HarvestError
+from tasks.fleet.node_at_work import NodeAtWork
 from tasks.fleet.node_status import MadeShard
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 
-Holder = TypeVar("Holder")
 Key = tuple[str, int]
 """Run id and index of a shard."""
 
 
 @dataclass(kw_only=True)
-class WaitingShard(Generic[Holder]):
+class WaitingShard:
     """A shard that is not made yet. ``attempt`` counts how often it was given to a node."""
 
     plan: RunPlan
     shard: Shard
     attempt: int
-    holder: Holder | None = None
-    future: "Future[tuple[Holder, MadeShard]]" = field(default_factory=Future)
+    holder: NodeAtWork | None = None
+    future: "Future[tuple[NodeAtWork, MadeShard]]" = field(default_factory=Future)
 
     @property
     def key(self) -> Key:
         return self.plan.run_id, self.shard.index
 
 
-class WaitingShards(Generic[Holder]):
+class WaitingShards:
     """Safe from any thread. ``wake`` is called when there is a shard to take."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._all: dict[Key, WaitingShard[Holder]] = {}
+        self._all: dict[Key, WaitingShard] = {}
         self._next: deque[Key] = deque()
         self._attempts: dict[Key, int] = {}
         self._closed: HarvestError | None = None
 
-    def submit(self, plan: RunPlan, shard: Shard) -> "Future[tuple[Holder, MadeShard]]":
+    def submit(self, plan: RunPlan, shard: Shard) -> "Future[tuple[NodeAtWork, MadeShard]]":
         """Queue ``shard``. The future has who made it and what, once it is made."""
-        item: WaitingShard[Holder] = WaitingShard(plan=plan, shard=shard, attempt=0)
+        item: WaitingShard = WaitingShard(plan=plan, shard=shard, attempt=0)
         with self._lock:
             if self._closed is not None:
                 raise self._closed
@@ -58,7 +57,7 @@ class WaitingShards(Generic[Holder]):
         self._wake()
         return item.future
 
-    def take(self, holder: Holder, most: int, begun: Collection[Key] = ()) -> list[WaitingShard[Holder]]:
+    def take(self, holder: NodeAtWork, most: int, begun: Collection[Key] = ()) -> list[WaitingShard]:
         """Give the next shards to ``holder`` until it holds ``most``; first those that it has ``begun`` before."""
         with self._lock:
             count = most - sum(item.holder is holder for item in self._all.values())
@@ -73,7 +72,7 @@ class WaitingShards(Generic[Holder]):
                 item.attempt = self._attempts[item.key] = self._attempts.get(item.key, 0) + 1
             return taken
 
-    def made(self, holder: Holder, made: MadeShard) -> bool:
+    def made(self, holder: NodeAtWork, made: MadeShard) -> bool:
         """End the wait for a shard. Return False, and do nothing, when it is not this holder's under this attempt."""
         with self._lock:
             item = self._all.get((made.run_id, made.index))
@@ -83,7 +82,7 @@ class WaitingShards(Generic[Holder]):
         item.future.set_result((holder, made))
         return True
 
-    def give_back(self, holder: Holder) -> list[int]:
+    def give_back(self, holder: NodeAtWork) -> list[int]:
         """Put the shards of a lost holder before all others, and return their indices."""
         with self._lock:
             lost = [item for item in self._all.values() if item.holder is holder]

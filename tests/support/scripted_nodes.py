@@ -31,7 +31,7 @@ class ScriptedWorker:
         self._state: Any = "starting"
 
     def identity(self) -> dict[str, Any]:
-        return {"node": self.name, "pid": 0, "software": {**software(), **self.script.software}}
+        return {"node": self.name, "software": {**software(), **self.script.software}}
 
     def begin(self, order: NodeOrder) -> None:
         self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
@@ -72,7 +72,7 @@ class ScriptedWorker:
     def report(self, seen: int, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
         status = NodeStatus(state=self._state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
-        return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={})
+        return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
 
     def facts(self) -> NodeFacts:
         return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=frozenset())
