@@ -12,11 +12,10 @@ from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
-from tasks.fleet.node_session import node_session
+from tasks.fleet.node_session import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
 from tasks.generation.generation_session import generation_session
 from tasks.generation.recovery import PoolEvent
-from tasks.generation.shard_pool import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 

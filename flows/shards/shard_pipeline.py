@@ -7,7 +7,7 @@ from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.stages import generate_shard, score_shard
-from tasks.generation.shard_pool import ShardPool
+from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 

@@ -16,7 +16,7 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import find_noise_floor
 from tasks.comparison.verdict import Tier
 from tasks.errors import HarvestError
-from tasks.generation.shard_pool import ShardPool
+from tasks.fleet.node_session import ShardPool
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates

@@ -1,20 +1,25 @@
 """One worker on a node, as the pool sees it, from its start to its end."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tasks.fleet.cluster import NodeGone, NodeHandle
 from tasks.fleet.node_status import NodeFacts, NodeStatus
-from tasks.fleet.node_totals import Ended, NodeRecord
 from tasks.time_limits import time_limit
+
+Ended = Literal["well", "failed", "lost"]
 
 
 class NodeUnfit(Exception):
-    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error."""
+    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error.
 
-    def __init__(self, kind: str, message: str) -> None:
+    ``nodes`` are the ids of the nodes at fault; by default all of the worker's.
+    """
+
+    def __init__(self, kind: str, message: str, nodes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.nodes = nodes
 
 
 @dataclass(kw_only=True, eq=False)
@@ -23,7 +28,8 @@ class NodeAtWork:
 
     place: int
     """Number of the link that works with it."""
-    node_id: str
+    nodes: tuple[str, ...]
+    """Ids of the nodes that it is on."""
     silent_s: float
     """After so many seconds without an answer it counts as lost."""
     handle: NodeHandle | None = None
@@ -35,6 +41,9 @@ class NodeAtWork:
     rollouts_fetched: int = 0
     ended: Ended | None = None
     telemetry: bytes | None = None
+    """Its telemetry file; None when it ended without sending it."""
+    logs: str = ""
+    """Where the logs of its replicas are."""
 
     @property
     def works(self) -> bool:
@@ -51,15 +60,3 @@ class NodeAtWork:
         if self.handle is None or self.ended is not None:
             raise NodeGone("it was given up")
         return self.handle.call(method, *given, limit_s=time_limit(self.silent_s))
-
-    def record(self, logs: str) -> NodeRecord:
-        """Return what is kept of it; ``logs`` is where its logs are."""
-        return NodeRecord(
-            node=self.name,
-            ended=self.ended or "lost",
-            status=self.status,
-            shards=tuple(self.made),
-            preflight=self.facts.preflight,
-            telemetry=self.telemetry,
-            logs=logs,
-        )

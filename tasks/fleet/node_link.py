@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle, Placement
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
@@ -21,6 +23,16 @@ SILENT_SECONDS = 60.0
 """A worker that has not answered for so long is given up. It answers also while engines start or hang."""
 END_SECONDS = 60.0
 """How long a pool has to end in good order, and to send its last figures."""
+
+
+def check_software(told: Mapping[str, Any], nodes: tuple[str, ...] = ()) -> None:
+    """Raise NodeUnfit when the software that a worker told of is not that of the collection."""
+    if differing := differences(told["software"], software()):
+        raise NodeUnfit(
+            "ConfigError",
+            f"its software is not that of the collection: {'; '.join(differing)}. Install the same on every node",
+            nodes,
+        )
 
 
 class NodeLink:
@@ -86,7 +98,7 @@ class NodeLink:
             node_id = placement.wait(PLACE_SECONDS)
         if node_id is None:
             return
-        node = NodeAtWork(place=self._number, node_id=node_id, silent_s=self._silent_s)
+        node = NodeAtWork(place=self._number, nodes=(node_id,), silent_s=self._silent_s)
         # two links may be given the same node, as neither knew of the other when it asked
         if self._roster.claim(node):
             self._node = node
@@ -97,11 +109,7 @@ class NodeLink:
     def _begin(self, node: NodeAtWork, handle: NodeHandle) -> None:
         told = handle.call("identity", limit_s=time_limit(START_SECONDS))
         node.name = told["node"]
-        if differing := differences(told["software"], software()):
-            raise NodeUnfit(
-                "ConfigError",
-                f"its software is not that of the collection: {'; '.join(differing)}. Install the same on every node",
-            )
+        check_software(told)
         node.call("begin", self._order)
 
     def _serve(self, node: NodeAtWork, budget: RestartBudget) -> None:

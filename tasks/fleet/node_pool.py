@@ -5,6 +5,7 @@ main thread calls ``pump``, in which messages reach the listener and the log.
 """
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from tasks.fleet.node_roster import NodeRoster
 from tasks.fleet.node_status import MadeShard
 from tasks.fleet.node_totals import merge_nodes
 from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
-from tasks.fleet.pool_messages import PoolMessages
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
 from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
@@ -63,11 +63,12 @@ class NodePool:
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
         need = Need(gpus=gpus)
         order = NodeOrder.of(plans)
-        self._messages = PoolMessages(listener, log)
+        self._listener, self._log = listener, log
+        self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting = WaitingShards(self.wake)
-        self._roster = NodeRoster(nodes, plans[0].paths.logs, self._waiting, self._messages)
+        self._roster = NodeRoster(nodes, plans[0].paths.logs, self._waiting, self._tell)
         self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(nodes)]
-        self._watch = NodeWatch(cluster, need, nodes, wait_s, self._messages.say)
+        self._watch = NodeWatch(cluster, need, nodes, wait_s, self._tell)
         self._over = threading.Event()
         self._fetches = threading.Semaphore(MOST_FETCHES)
 
@@ -115,26 +116,26 @@ class NodePool:
 
     def _fetch(self, plan: RunPlan, shard: Shard, node: NodeAtWork, made: MadeShard) -> bool:
         """Return whether the shard is published now; else it must be made again."""
-        say = self._messages.say
         try:
             with self._fetches:
                 fetch_shard(plan, shard, made, partial(node.call, "read", plan.run_id, shard.index))
         except NodeGone as error:
-            say(f"shard {shard.index} could not be fetched from {node.name}: {error}")
+            self._tell(f"shard {shard.index} could not be fetched from {node.name}: {error}")
             return False
         except DamagedShard as error:
-            say(f"shard {shard.index} came damaged from {node.name} and is made again: {error}")
+            self._tell(f"shard {shard.index} came damaged from {node.name} and is made again: {error}")
             return False
         return True
 
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread."""
-        self._messages.wake()
+        self._told.put(lambda: None)
 
     def pump(self, timeout: float) -> None:
         """Pass on what the nodes told, or wait up to ``timeout`` seconds for it. Raises what ended the pool."""
-        self._messages.wait(timeout)
-        self._messages.pass_on()
+        with contextlib.suppress(queue.Empty):
+            self._told.get(timeout=timeout)()
+        self._pass_on()
         if self._roster.error is not None:
             raise self._roster.error
 
@@ -161,8 +162,17 @@ class NodePool:
         for link in self._links:
             link.join(KILL_SECONDS)
         if error is None:
-            self._messages.pass_on()
-        merge_nodes(self._plans, self._roster.records())
+            self._pass_on()
+        merge_nodes(self._plans, [node for node in self._roster.nodes if node.facts.preflight is not None])
+
+    def _tell(self, item: str | PoolEvent) -> None:
+        """Have the main thread pass on what a thread has to tell."""
+        self._told.put(partial(self._log, item) if isinstance(item, str) else partial(self._listener, item))
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._told.get_nowait()()
 
     def _watch_until_over(self) -> None:
         while not self._over.wait(WATCH_SECONDS):

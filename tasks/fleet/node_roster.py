@@ -2,24 +2,25 @@
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 
 from tasks.errors import HarvestError
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
 from tasks.fleet.node_logs import add_logs, node_directory
 from tasks.fleet.node_status import MadeShard, NodeReport, ShardOrder
-from tasks.fleet.node_totals import NodeRecord
-from tasks.fleet.pool_messages import PoolMessages
 from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
 
 
 class NodeRoster:
-    """``nodes`` is how many are wanted, ``logs`` where those of the nodes are kept. Safe from any thread."""
+    """``nodes`` is how many are wanted, ``logs`` where those of the nodes are kept. Safe from any thread.
 
-    def __init__(self, nodes: int, logs: Path, waiting: WaitingShards, messages: PoolMessages) -> None:
+    ``tell`` gets the messages for the user, and the events of the nodes' pools.
+    """
+
+    def __init__(self, nodes: int, logs: Path, waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]) -> None:
         self.first_admitted_at: float | None = None
         """When the first token was reported, on the monotonic clock."""
         self.error: HarvestError | None = None
@@ -27,7 +28,7 @@ class NodeRoster:
         self._wanted = nodes
         self._logs = logs
         self._waiting = waiting
-        self._messages = messages
+        self._tell = tell
         self._lock = threading.RLock()
         self._over = False
         self._nodes: list[NodeAtWork] = []
@@ -56,38 +57,35 @@ class NodeRoster:
     def num_working(self) -> int:
         return sum(node.works for node in self.nodes)
 
-    def records(self) -> list[NodeRecord]:
-        """Return what is kept of each node that got as far as to generate."""
-        return [self._record(node) for node in self.nodes if node.facts.preflight is not None]
-
     def close(self) -> None:
         """Let no node begin any more."""
         with self._lock:
             self._over = True
 
-    def unusable(self) -> Collection[str]:
+    def unusable(self) -> Set[str]:
         """Return the ids of the nodes in use, and of those that are unfit."""
         with self._lock:
-            return {*self._unfit, *(node.node_id for node in self._nodes if node.ended is None)}
+            return self._unfit.keys() | {each for node in self._nodes if node.ended is None for each in node.nodes}
 
     def claim(self, node: NodeAtWork) -> bool:
         """Add the node, and return True, unless it is in use or unfit."""
         with self._lock:
-            if self._over or node.node_id in self.unusable():
+            if self._over or not self.unusable().isdisjoint(node.nodes):
                 return False
             self._nodes.append(node)
             return True
 
     def is_first_on_node(self, node: NodeAtWork) -> bool:
         """Return whether no worker was on its node before."""
-        return next(other for other in self.nodes if other.node_id == node.node_id) is node
+        return next(other for other in self.nodes if other.nodes == node.nodes) is node
 
     def begins(self, node: NodeAtWork) -> None:
         """Note that the node generates, under a name that no other one has now."""
         with self._lock:
             if node.name in {other.name for other in self._nodes if other is not node and other.works}:
                 node.name = f"{node.name}-{node.place + 1}"
-        self._messages.say(f"{node.name} begins: {self.num_working} of {self._wanted} nodes")
+        node.logs = str(node_directory(self._logs, node.name))
+        self._tell(f"{node.name} begins: {self.num_working} of {self._wanted} nodes")
 
     def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
         """Return shards for the node's worker."""
@@ -98,7 +96,6 @@ class NodeRoster:
             ShardOrder(
                 run_id=item.plan.run_id,
                 shard=item.shard,
-                attempt=item.attempt,
                 questions=item.plan.paths.questions(item.shard.index).read_bytes(),
                 journal=_journal(item.plan, item.shard.index),
             )
@@ -113,17 +110,16 @@ class NodeRoster:
         for item in report.news:
             match item:
                 case MadeShard():
-                    if not self._waiting.made(node, item):
-                        self._messages.say(f"shard {item.index} came late from {node.name} and is not taken")
+                    self._waiting.made(node, item)
                 case PoolEvent():
                     details = dict(item.details)
                     if "log_path" in details:
                         name = str(details["log_path"]).rpartition("/")[2]
-                        details["log_path"] = str(node_directory(self._logs, node.name) / name)
+                        details["log_path"] = f"{node.logs}/{name}"
                     told = PoolEvent(kind=item.kind, message=f"{node.name}: {item.message}", details=details)
-                    self._messages.tell(told)
+                    self._tell(told)
                 case str():
-                    self._messages.say(f"{node.name}: {item}")
+                    self._tell(f"{node.name}: {item}")
 
     def fetched(self, node: NodeAtWork, run_id: str, index: int, num_rollouts: int) -> None:
         """Note that a shard was fetched from the node."""
@@ -131,7 +127,7 @@ class NodeRoster:
             self._losses.clear()
             node.made.append((run_id, index))
             node.rollouts_fetched += num_rollouts
-        self._messages.say(f"shard {index} came from {node.name}")
+        self._tell(f"shard {index} came from {node.name}")
 
     def ended(self, node: NodeAtWork, telemetry: bytes | None) -> None:
         """Note that the worker ended in good order."""
@@ -146,14 +142,14 @@ class NodeRoster:
             if self._over:
                 return
             self._losses.append(f"{name}: {why}")
-        self._messages.say(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
+        self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
 
     def refused(self, node: NodeAtWork, error: NodeUnfit) -> None:
         """Note that no worker can work on this node. Others get its shards."""
         with self._lock:
-            self._unfit[node.node_id] = (node.name, error)
+            self._unfit |= dict.fromkeys(error.nodes or node.nodes, (node.name, error))
             node.ended = "failed"
-        self._messages.say(f"{node.name} does not work for this run: {error}{self._give_back(node)}")
+        self._tell(f"{node.name} does not work for this run: {error}{self._give_back(node)}")
 
     def fail(self, error: Exception) -> None:
         """End the pool with ``error``; the first one counts."""
@@ -162,14 +158,10 @@ class NodeRoster:
         with self._lock:
             self.error = self.error or error
         self._waiting.close(self.error)
-        self._messages.wake()
 
     def _give_back(self, node: NodeAtWork) -> str:
         shards = self._waiting.give_back(node)
         return f". Other nodes get its shards {', '.join(map(str, shards))}" if shards else ""
-
-    def _record(self, node: NodeAtWork) -> NodeRecord:
-        return node.record(str(node_directory(self._logs, node.name)))
 
 
 def _journal(plan: RunPlan, index: int) -> bytes | None:

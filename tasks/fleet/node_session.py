@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from tasks.fleet.node_pool import NodePool
 from tasks.fleet.ray_cluster import ray_cluster
 from tasks.generation.recovery import PoolEvent
+from tasks.generation.replica_pool import ReplicaPool
 from tasks.plan.run_plan import RunPlan
+
+ShardPool = ReplicaPool | NodePool
+"""What generates shards, as a flow sees it: the replicas of this machine, or those of several nodes together."""
 
 
 @contextlib.contextmanager

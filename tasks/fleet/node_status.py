@@ -43,11 +43,10 @@ class NodeStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOrder:
-    """A shard to generate. ``attempt`` counts how often the shard was given to a node."""
+    """A shard to generate."""
 
     run_id: str
     shard: Shard
-    attempt: int
     questions: bytes
     """The Parquet file of its questions."""
     journal: bytes | None = None
@@ -60,7 +59,6 @@ class MadeShard:
 
     run_id: str
     index: int
-    attempt: int
     size: int
     sha256: str
     num_errors: int

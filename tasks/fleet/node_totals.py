@@ -2,14 +2,14 @@
 
 import datetime
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import polars as pl
 
 from tasks.files import publish_json, publish_parquet
-from tasks.fleet.node_status import NodeStatus
+from tasks.fleet.node_at_work import NodeAtWork
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
@@ -19,27 +19,10 @@ from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
 from tasks.storage.published import recorded_path
 
-Ended = Literal["well", "failed", "lost"]
 _WORST = ("fail", "warn", "pass")
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeRecord:
-    """What one worker did for a run, from its begin to its end."""
-
-    node: str
-    ended: Ended
-    status: NodeStatus
-    """The last that it sent."""
-    shards: tuple[tuple[str, int], ...]
-    """Run id and index of those that were fetched from it."""
-    preflight: dict[str, Any] | None
-    telemetry: bytes | None
-    """Its telemetry file; None when it ended without sending it."""
-    logs: str
-
-
-def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeRecord]) -> None:
+def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeAtWork]) -> None:
     """Add what the nodes told to the directories of the runs.
 
     They ran at the same time, so together they make one session. The first run has the telemetry and the preflight, as
@@ -50,17 +33,17 @@ def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeRecord]) -> None
         if (session := session_of(plans, plan, records)) is not None:
             add_session(state / "generation.json", session)
         RungState(state / "oom_ladder.json").add_changes(
-            RungChange(**{**change, "node": record.node}) for record in records for change in record.status.rung_changes
+            RungChange(**{**change, "node": record.name}) for record in records for change in record.status.rung_changes
         )
     paths = plans[0].paths
     frames = [_telemetry(record.telemetry) for record in records]
     if sampled := [frame for frame in frames if frame is not None]:
         publish_parquet(pl.concat([load_telemetry(paths.telemetry), *sampled]), paths.telemetry, recorded_path)
-    if checked := {record.node: record.preflight for record in records if record.preflight}:
-        publish_json(_preflight(checked), paths.preflight, recorded_path)
+    if checked := {record.name: record.facts.preflight for record in records if record.facts.preflight}:
+        publish_json(merge_preflights(checked), paths.preflight, recorded_path)
 
 
-def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeRecord]) -> GenerationSession | None:
+def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeAtWork]) -> GenerationSession | None:
     """Return one session of all nodes for one of the ``plans``; None when nothing was generated for it."""
     nodes = [record.status for record in records]
     made = sum((node.runs.get(plan.run_id, RunCounters()) for node in nodes), RunCounters())
@@ -68,7 +51,7 @@ def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeRe
         return None
     last = made.last_finished_at or made.first_admitted_at
     # a worker that was replaced on its node had the same GPUs
-    engines = {record.node: (record.status.replicas, record.status.gpus) for record in records}.values()
+    engines = {record.name: (record.status.replicas, record.status.gpus) for record in records}.values()
     return GenerationSession(
         started_at=datetime.datetime.fromtimestamp(made.first_admitted_at, datetime.UTC).isoformat(timespec="seconds"),
         seconds=max(0.0, last - made.first_admitted_at),
@@ -84,12 +67,12 @@ def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeRe
     )
 
 
-def _node_totals(run_id: str, record: NodeRecord) -> dict[str, Any]:
+def _node_totals(run_id: str, record: NodeAtWork) -> dict[str, Any]:
     status, made = record.status, record.status.runs.get(run_id, RunCounters())
     return {
-        "node": record.node,
-        "ended": record.ended,
-        "shards": sorted(index for run, index in record.shards if run == run_id),
+        "node": record.name,
+        "ended": record.ended or "lost",
+        "shards": sorted(index for run, index in record.made if run == run_id),
         "rollouts": made.rollouts,
         "tokens": made.tokens,
         "start_seconds": round(status.start_seconds, 3),
@@ -133,7 +116,8 @@ def _telemetry(data: bytes | None) -> pl.DataFrame | None:
         return None
 
 
-def _preflight(checked: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def merge_preflights(checked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the preflight reports of several nodes, by node, as one with the worst outcome and the first's plan."""
     checks = [
         {**check, "name": f"{node}: {check['name']}"} for node, report in checked.items() for check in report["checks"]
     ]

@@ -177,7 +177,6 @@ class NodeWorker:
         made = MadeShard(
             run_id=order.run_id,
             index=order.shard.index,
-            attempt=order.attempt,
             size=path.stat().st_size,
             sha256=sha256_file(path),
             num_errors=num_errors,

@@ -1,7 +1,6 @@
 """The shards that task threads wait for, and which node has each of them.
 
-A node that was given up may come back with a shard that another has made meanwhile. What counts is who holds the shard
-under which attempt.
+A node that was given up may come back with a shard that another has made meanwhile. What counts is who holds the shard.
 """
 
 import threading
@@ -22,11 +21,10 @@ Key = tuple[str, int]
 
 @dataclass(kw_only=True)
 class WaitingShard:
-    """A shard that is not made yet. ``attempt`` counts how often it was given to a node."""
+    """A shard that is not made yet."""
 
     plan: RunPlan
     shard: Shard
-    attempt: int
     holder: NodeAtWork | None = None
     future: "Future[tuple[NodeAtWork, MadeShard]]" = field(default_factory=Future)
 
@@ -43,12 +41,11 @@ class WaitingShards:
         self._lock = threading.Lock()
         self._all: dict[Key, WaitingShard] = {}
         self._next: deque[Key] = deque()
-        self._attempts: dict[Key, int] = {}
         self._closed: HarvestError | None = None
 
     def submit(self, plan: RunPlan, shard: Shard) -> "Future[tuple[NodeAtWork, MadeShard]]":
         """Queue ``shard``. The future has who made it and what, once it is made."""
-        item: WaitingShard = WaitingShard(plan=plan, shard=shard, attempt=0)
+        item = WaitingShard(plan=plan, shard=shard)
         with self._lock:
             if self._closed is not None:
                 raise self._closed
@@ -68,19 +65,16 @@ class WaitingShards:
             for item in taken:
                 self._next.remove(item.key)
                 item.holder = holder
-                # it goes on where the shard had been before, so that no two attempts have one number
-                item.attempt = self._attempts[item.key] = self._attempts.get(item.key, 0) + 1
             return taken
 
-    def made(self, holder: NodeAtWork, made: MadeShard) -> bool:
-        """End the wait for a shard. Return False, and do nothing, when it is not this holder's under this attempt."""
+    def made(self, holder: NodeAtWork, made: MadeShard) -> None:
+        """End the wait for a shard, unless it is not this holder's."""
         with self._lock:
             item = self._all.get((made.run_id, made.index))
-            if item is None or item.holder is not holder or item.attempt != made.attempt:
-                return False
+            if item is None or item.holder is not holder:
+                return
             del self._all[item.key]
         item.future.set_result((holder, made))
-        return True
 
     def give_back(self, holder: NodeAtWork) -> list[int]:
         """Put the shards of a lost holder before all others, and return their indices."""

@@ -61,7 +61,6 @@ class ScriptedWorker:
             MadeShard(
                 run_id=order.run_id,
                 index=order.shard.index,
-                attempt=order.attempt,
                 size=len(data),
                 sha256=sha256,
                 num_errors=0,

@@ -16,7 +16,7 @@ from flows.shards import stages
 from flows.shards.stages import is_retryable, upload, upload_shard
 from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, EngineCrashed, UploadError
-from tasks.generation.shard_pool import ShardPool
+from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.storage.filesystems import TransferSettings

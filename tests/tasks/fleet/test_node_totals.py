@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from tasks.files import publish_parquet, read_json
-from tasks.fleet.node_status import NodeStatus
-from tasks.fleet.node_totals import NodeRecord, merge_nodes, telemetry_scope
+from tasks.fleet.node_at_work import NodeAtWork
+from tasks.fleet.node_status import NodeFacts, NodeStatus
+from tasks.fleet.node_totals import merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungState
@@ -39,22 +40,25 @@ def plan(tmp_path: Path) -> RunPlan:
     return plan_run(RunConfig(profile=str(write_fake_profile(tmp_path))), tmp_path / "runs")
 
 
-def record(plan: RunPlan, name: str, *, sampled: bool = False, **changes: Any) -> NodeRecord:
+def record(plan: RunPlan, name: str, *, sampled: bool = False, **changes: Any) -> NodeAtWork:
     """A node that made 10 rollouts, or what ``changes`` say of its counters and of itself."""
     made = {"rollouts": 10, "tokens": 100, "first_admitted_at": 1000.0, "last_finished_at": 1050.0}
     made |= {key: changes.pop(key) for key in list(changes) if key in made}
     status = {"start_seconds": 20.0, "restarts": 1, "replicas": 2, "gpus": 8}
     status |= {key: changes.pop(key) for key in list(changes) if key in ("rung_changes", "error")}
     values: dict[str, Any] = {
-        "node": f"node-{name}",
+        "place": 0,
+        "nodes": (name,),
+        "silent_s": 1.0,
+        "name": f"node-{name}",
         "ended": "well",
         "status": NodeStatus(runs={plan.run_id: RunCounters(**made)}, **status),
-        "shards": ((plan.run_id, 3), (plan.run_id, 1)),
-        "preflight": None,
+        "made": [(plan.run_id, 3), (plan.run_id, 1)],
+        "facts": NodeFacts(preflight=changes.pop("preflight", None), begun=frozenset()),
         "telemetry": _bytes(telemetry(0)) if sampled else None,
         "logs": "logs",
     }
-    return NodeRecord(**values | changes)
+    return NodeAtWork(**values | changes)
 
 
 def telemetry(minute: int) -> pl.DataFrame:
