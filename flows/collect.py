@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import State, flow
+from prefect import State, flow, runtime
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -26,6 +26,7 @@ from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
+from tasks.generation.rung_state import forget_rung
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
@@ -83,6 +84,10 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
             log_and_print(f"skipping {run_id}, which was finished before")
         check_settings(left[0])
         check_rendered(left[0])
+        if asked.forget_oom_rung and (runtime.flow_run.run_count or 1) == 1:
+            # engines begin where the first run that is left does
+            for each in left:
+                forget_rung(each)
         try:
             made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
         except HarvestError:

@@ -30,7 +30,7 @@ _FORM_ORDER = (
     *("scorer", "engine", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
-    *("checkpoints", "skip_finished", "name", "nodes", "ray", "runs_dir"),
+    *("checkpoints", "skip_finished", "forget_oom_rung", "name", "nodes", "ray", "runs_dir"),
 )
 """Names of the parameters in the order of the form: first those that most runs set. All others come last."""
 
@@ -61,6 +61,8 @@ class FlowParameters(Settings):
     run records their directories here."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when the run with this fingerprint is finished."""
+    forget_oom_rung: bool = Field(False, title="Forget OOM rung")
+    """Start with the profile's full batch, also after an earlier run ran out of memory."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
     """Nodes of a Ray cluster to generate on, each with the profile's GPUs; fewer do until others join."""
     ray: str | None = Field(None, title="Ray cluster", min_length=1)

@@ -32,11 +32,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     from flows.parameters import PARAMETERS, add_options
 
     add_options(parser, PARAMETERS)
-    parser.add_argument(
-        "--forget-oom-rung",
-        action="store_true",
-        help="start with the profile's full batch, also after an earlier run ran out of memory",
-    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's log too")
 
@@ -54,7 +49,6 @@ def execute(options: argparse.Namespace) -> int:
         from flows.parameters import given_parameters
         from tasks.fleet.ray_address import on_nodes
         from tasks.generation.early_replicas import begun_early
-        from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
         from tasks.user_paths import user_path
@@ -67,10 +61,6 @@ def execute(options: argparse.Namespace) -> int:
     with begun_early(plans) if here else contextlib.nullcontext():
         # last, as it starts a process
         check_rendered(plans[0])
-        if options.forget_oom_rung:
-            # engines begin where the first run that is left does
-            for plan in plans:
-                forget_rung(plan)
         return _collect(options, parameters, runs_dir)
 
 

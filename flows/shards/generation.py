@@ -58,7 +58,7 @@ def generate_missing(
     say = log.info if to_generate else get_run_logger().debug
     session: Callable[..., AbstractContextManager[ShardPool]] = generation_session
     if to_generate and on_nodes(asked.nodes, asked.ray):
-        session = partial(node_session, nodes=asked.nodes, ray=asked.ray)
+        session = partial(node_session, nodes=asked.nodes, ray=asked.ray, forget_oom_rung=asked.forget_oom_rung)
     with events, session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = pool
         ShardPipeline(plans, pool, asked.upload, warn=log.warning).run(

@@ -54,6 +54,9 @@ class Placement(Protocol):
 class Cluster(Protocol):
     """A cluster as a pool of nodes sees it."""
 
+    grows: bool
+    """Whether nodes may join it."""
+
     def place(self, need: Need, besides: Collection[str]) -> Placement:
         """Ask for a place on any node but those ``besides``, which are ids of nodes."""
         ...

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle, Placement
@@ -110,7 +111,9 @@ class NodeLink:
         told = handle.call("identity", limit_s=time_limit(START_SECONDS))
         node.name = told["node"]
         check_software(told)
-        node.call("begin", self._order)
+        # another worker on the same node goes on at the rung that the first one found
+        forget = self._order.forget_oom_rung and self._roster.is_first_on_node(node)
+        node.call("begin", replace(self._order, forget_oom_rung=forget))
 
     def _serve(self, node: NodeAtWork, budget: RestartBudget) -> None:
         seen, asked_to_stop = 0, False

@@ -35,12 +35,15 @@ class NodeOrder:
     """The content of each run's config.json."""
     questions: bytes
     """The first questions, as a Parquet file."""
+    forget_oom_rung: bool = False
+    """Whether the node begins with the full batch, also after memory ran out on it before."""
 
     @classmethod
-    def of(cls, plans: Sequence[RunPlan]) -> "NodeOrder":
+    def of(cls, plans: Sequence[RunPlan], *, forget_oom_rung: bool = False) -> "NodeOrder":
         sample = io.BytesIO()
         plans[0].questions.head(SAMPLE_QUESTIONS).write_parquet(sample)
-        return cls(plans=tuple(plan.to_json() for plan in plans), questions=sample.getvalue())
+        planned = tuple(plan.to_json() for plan in plans)
+        return cls(plans=planned, questions=sample.getvalue(), forget_oom_rung=forget_oom_rung)
 
 
 def accept_order(order: NodeOrder, above: Path) -> tuple[RunPlan, ...]:

@@ -15,11 +15,9 @@ from typing import Self
 
 from tasks.errors import HarvestError, NodesLost
 from tasks.fleet.cluster import Cluster, Need, NodeGone
-from tasks.fleet.node_at_work import NodeAtWork
 from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink
 from tasks.fleet.node_order import NodeOrder
 from tasks.fleet.node_roster import NodeRoster
-from tasks.fleet.node_status import MadeShard
 from tasks.fleet.node_totals import merge_nodes
 from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
@@ -33,9 +31,11 @@ from tasks.time_limits import time_limit
 MOST_SHARD_TASKS = 192
 """Largest number of task runs in flight: three for each of 64 nodes. It is below the number of the flow's threads."""
 MOST_FETCHES = 8
+MOST_DAMAGES = 3
+"""How often one shard may come damaged before the run fails."""
 WATCH_SECONDS = 1.0
 KILL_SECONDS = 2.0
-"""How long the pool waits, at its end, for a thread whose worker was killed."""
+"""How long the pool waits, at its end, for the threads whose workers were killed."""
 
 
 class NodePool:
@@ -43,6 +43,7 @@ class NodePool:
 
     With fewer nodes it goes on with those that there are, and takes others as they come. ``listener`` gets the events
     of the nodes' pools, ``log`` the messages for the user.
+    With ``forget_oom_rung`` every node begins with the full batch.
     """
 
     rollouts_resumed = 0
@@ -54,6 +55,7 @@ class NodePool:
         cluster: Cluster,
         nodes: int,
         *,
+        forget_oom_rung: bool = False,
         listener: Callable[[PoolEvent], None] = lambda event: None,
         log: Callable[[str], None] = lambda text: None,
         wait_s: float = WAIT_SECONDS,
@@ -62,7 +64,7 @@ class NodePool:
         self._plans = plans
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
         need = Need(gpus=gpus)
-        order = NodeOrder.of(plans)
+        order = NodeOrder.of(plans, forget_oom_rung=forget_oom_rung)
         self._listener, self._log = listener, log
         self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting = WaitingShards(self.wake)
@@ -100,32 +102,32 @@ class NodePool:
 
         Raises NodesLost, ConfigError or StorageError.
         """
+        damages = 0
         while True:
             node, made = self._waiting.submit(plan, shard).result()
-            if not self._fetch(plan, shard, node, made):
+            read = partial(node.call, "read", plan.run_id, shard.index)
+            damage = None
+            try:
+                with self._fetches:
+                    fetch_shard(plan, shard, made, read)
+            except NodeGone as error:
+                self._tell(f"shard {shard.index} could not be fetched from {node.name}: {error}")
                 continue
+            except DamagedShard as error:
+                damage = f"shard {shard.index} came damaged from {node.name}: {error}"
             with contextlib.suppress(NodeGone):
                 node.call("drop", plan.run_id, shard.index)
-            self._roster.fetched(node, plan.run_id, shard.index, shard.num_rollouts)
-            return ShardResult(
-                index=shard.index,
-                num_rollouts=shard.num_rollouts,
-                num_errors=made.num_errors,
-                num_resumed=made.num_resumed,
-            )
-
-    def _fetch(self, plan: RunPlan, shard: Shard, node: NodeAtWork, made: MadeShard) -> bool:
-        """Return whether the shard is published now; else it must be made again."""
-        try:
-            with self._fetches:
-                fetch_shard(plan, shard, made, partial(node.call, "read", plan.run_id, shard.index))
-        except NodeGone as error:
-            self._tell(f"shard {shard.index} could not be fetched from {node.name}: {error}")
-            return False
-        except DamagedShard as error:
-            self._tell(f"shard {shard.index} came damaged from {node.name} and is made again: {error}")
-            return False
-        return True
+            if damage is None:
+                self._roster.fetched(node, plan.run_id, shard.index, shard.num_rollouts)
+                return ShardResult(
+                    index=shard.index,
+                    num_rollouts=shard.num_rollouts,
+                    num_errors=made.num_errors,
+                    num_resumed=made.num_resumed,
+                )
+            if (damages := damages + 1) == MOST_DAMAGES:
+                raise NodesLost(f"{damage}. So it did {damages} times; check the node's disk, memory and network")
+            self._tell(f"{damage}. It is made again")
 
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread."""
@@ -159,8 +161,9 @@ class NodePool:
                 link.join(max(0.0, deadline - time.monotonic()))
         for link in self._links:
             link.kill()
+        deadline = time.monotonic() + KILL_SECONDS
         for link in self._links:
-            link.join(KILL_SECONDS)
+            link.join(max(0.0, deadline - time.monotonic()))
         if error is None:
             self._pass_on()
         merge_nodes(self._plans, [node for node in self._roster.nodes if node.facts.preflight is not None])

@@ -19,12 +19,13 @@ def node_session(
     *,
     nodes: int,
     ray: str | None,
+    forget_oom_rung: bool,
     listener: Callable[[PoolEvent], None],
     log: Callable[[str], None],
 ) -> Iterator[NodePool]:
     """Yield a pool of up to ``nodes`` nodes for ``plans``. Raises ConfigError when the cluster cannot be used."""
     with (
         ray_cluster(ray, plans[0].paths.logs / "ray.log") as cluster,
-        NodePool(plans, cluster, nodes, listener=listener, log=log) as pool,
+        NodePool(plans, cluster, nodes, forget_oom_rung=forget_oom_rung, listener=listener, log=log) as pool,
     ):
         yield pool

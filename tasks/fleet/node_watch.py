@@ -51,10 +51,16 @@ class NodeWatch:
         if working:
             self._alone_since = None
             return
-        if unfit and not self._cluster.count_suited(self._need, unfit):
+        suited = self._cluster.count_suited(self._need, unfit.keys())
+        if unfit and not suited:
             refused = all(error.kind in ("ConfigError", "PreflightFailed") for _, error in unfit.values())
             causes = "; ".join(f"{name}: {error}" for name, error in unfit.values())
             raise (ConfigError if refused else NodesLost)(f"no node can generate: {causes}")
+        if not suited and not self._cluster.grows:
+            raise ConfigError(
+                f"the profile needs {self._need} on each node, and this machine, of which the Ray was started, has not "
+                "that. Give --ray with the address of a cluster, or another profile"
+            )
         self._alone_since = self._alone_since or time.monotonic()
         if (alone_s := time.monotonic() - self._alone_since) > time_limit(self._wait_s):
             cause = f" Lost before: {told}." if losses else ""

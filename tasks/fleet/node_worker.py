@@ -33,6 +33,7 @@ from tasks.fleet.node_scratch import (
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeState, ShardOrder, node_name
 from tasks.generation.generation_session import generation_session
 from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.rung_state import forget_rung
 from tasks.generation.session_records import counters_of
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_lock import lock_gpus
@@ -130,6 +131,8 @@ class NodeWorker:
         for plan in plans:
             for pid in open_run(plan):
                 self._news.tell(f"ended process {pid}, left over from a killed run")
+            if order.forget_oom_rung:
+                forget_rung(plan, is_locked=True)
         first = plans[0]
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
         run_preflight(first, None, beside=plans[1:])

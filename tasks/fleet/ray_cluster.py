@@ -18,10 +18,9 @@ from typing import Any
 from tasks.errors import ConfigError
 from tasks.fleet.cluster import ClusterLost, Need, NodeGone
 from tasks.fleet.node_worker import NodeWorker
-from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL
+from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL, address_of, split_address
 from tasks.idleness import Silence
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
 HEAD_SECONDS = 30.0
 """How long nothing may listen at the head's address, however slow the machines are: after 60 s Ray itself would end
 this process, without a word to the user."""
@@ -45,7 +44,7 @@ def ray_cluster(
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     import ray
 
-    address = address or os.environ.get(ADDRESS_VARIABLE) or LOCAL
+    address = address_of(address)
     # one worker is all that this machine gets, and Ray would start a process per processor in advance
     own: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False} if address == LOCAL else {}
     handler = signal.getsignal(signal.SIGTERM)
@@ -54,9 +53,9 @@ def ray_cluster(
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            first = str(error).strip().partition("\n")[0]
+            told = " ".join(str(error).split())[:400].rstrip(".")
             raise ConfigError(
-                f"the Ray cluster at {address} cannot be used: {first}. Start one with ray start --head, with the same "
+                f"the Ray cluster at {address} cannot be used: {told}. Start one with ray start --head, with the same "
                 "versions of Ray and Python on every machine"
             ) from None
         finally:
@@ -64,7 +63,7 @@ def ray_cluster(
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"], worker, head_s)
+            yield RayCluster(context.address_info["gcs_address"], worker, head_s, grows=address != LOCAL)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -74,8 +73,9 @@ def ray_cluster(
 class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
-    def __init__(self, head: str, worker: Callable[[], object], head_s: float) -> None:
+    def __init__(self, head: str, worker: Callable[[], object], head_s: float, grows: bool) -> None:
         self.head = head
+        self.grows = grows
         self._worker = worker
         self._head_s = head_s
         self._silence = Silence()
@@ -97,9 +97,10 @@ class RayCluster:
 
     def check_head(self) -> None:
         """Raise ClusterLost when nothing has listened at the head's address for ``head_s`` seconds."""
-        host, _, port = self.head.rpartition(":")
+        address = split_address(self.head)
+        assert address is not None
         try:
-            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+            socket.create_connection(address, ANSWER_SECONDS).close()
             self._silence.end()
         except OSError as error:
             if (silent := self._silence.seconds()) > self._head_s:

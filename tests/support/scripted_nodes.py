@@ -122,6 +122,7 @@ class ScriptedCluster:
         self.workers: queue.Queue[ScriptedWorker] = queue.Queue()
         """The workers in the order of their starts."""
         self.head_is_lost = False
+        self.grows = True
         self._changed = threading.Condition()
 
     def join(self, name: str, script: Script) -> None:
