@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError, HarvestError, PreflightFailed
+from tasks.errors import ConfigError, HarvestError, PreflightFailed, StorageError
 from tasks.files import read_json, sha256_file
 from tasks.fleet.node_identity import software
 from tasks.fleet.node_logs import LogTails
@@ -119,6 +119,10 @@ class NodeWorker:
             self._error = error
         except HarvestError as error:
             self._error = error
+        except OSError as error:
+            self._error = StorageError(
+                f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
+            )
         except Exception as error:
             self._error = HarvestError(f"{type(error).__name__}: {error}")
         told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None

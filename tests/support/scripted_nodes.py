@@ -34,6 +34,7 @@ class ScriptedWorker:
         return {"node": self.name, "software": {**software(), **self.script.software}}
 
     def begin(self, order: NodeOrder) -> None:
+        self.order = order
         self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
         self._state = self.script.state
 

@@ -28,10 +28,10 @@ def plan(tmp_path: Path) -> RunPlan:
 class Run:
     """Shards that go through a pool, on threads as in a flow."""
 
-    def __init__(self, plan: RunPlan, cluster: ScriptedCluster, nodes: int, wait_s: float = 1e6) -> None:
+    def __init__(self, plan: RunPlan, cluster: ScriptedCluster, nodes: int, wait_s: float = 1e6, **more: bool) -> None:
         self.plan = plan
         self.said: list[str] = []
-        self.pool = NodePool([plan], cluster, nodes, log=self.said.append, wait_s=wait_s)
+        self.pool = NodePool([plan], cluster, nodes, log=self.said.append, wait_s=wait_s, **more)
         self._shards = shard_dataset(plan)
         self._threads = ThreadPoolExecutor(16)
         self.futures: list[Future[ShardResult]] = []
@@ -105,6 +105,33 @@ def test_a_shard_that_comes_damaged_is_made_again(plan: RunPlan) -> None:
     run.finish()
     assert sum("came damaged from one" in said for said in run.said) == 1
     assert find_remaining(plan, run._shards).to_generate == []
+
+
+def test_a_shard_that_comes_damaged_again_and_again_ends_the_pool(plan: RunPlan) -> None:
+    run = Run(plan, ScriptedCluster(one=Script(damages=Damages(1000))), 1)
+    with pytest.raises(NodesLost, match=r"came damaged from one: its sha256 .* So it did 3 times"):
+        run.finish()
+
+
+def test_only_the_first_worker_of_a_node_forgets_its_rung(plan: RunPlan) -> None:
+    cluster = ScriptedCluster(one=Script(hold=True))
+    run = Run(plan, cluster, 1, forget_oom_rung=True)
+    with run.pool, run._threads:
+        run.begin()
+        first = cluster.workers.get()
+        until(lambda: run.pump() or first.given, "the first worker has shards")
+        cluster.nodes["one"] = Script()
+        first.silent = True
+        second = cluster.workers.get()
+        run.pump_until_done()
+    assert [worker.order.forget_oom_rung for worker in (first, second)] == [True, False]
+
+
+def test_a_cluster_that_cannot_grow_and_has_no_node_with_what_is_needed_is_refused_at_once(plan: RunPlan) -> None:
+    cluster = ScriptedCluster()
+    cluster.grows = False
+    with pytest.raises(ConfigError, match="the profile needs one processor for it on each node, and this machine"):
+        Run(plan, cluster, 1).finish()
 
 
 def test_a_node_that_is_refused_leaves_its_place_to_another(plan: RunPlan) -> None:

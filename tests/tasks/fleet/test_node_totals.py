@@ -11,7 +11,7 @@ import pytest
 
 from tasks.files import publish_parquet, read_json
 from tasks.fleet.node_at_work import NodeAtWork
-from tasks.fleet.node_status import NodeFacts, NodeStatus
+from tasks.fleet.node_status import NodeFacts, NodeReport, NodeStatus
 from tasks.fleet.node_totals import merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.run_counters import RunCounters
@@ -98,6 +98,14 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan) -> N
     assert (change.node, change.to_rung) == ("node-a", 1)
     assert read_json(plan.paths.preflight)["checks"] == [{"name": "node-a: disk"}]
     assert pl.read_parquet(plan.paths.telemetry).height == 80
+
+
+@pytest.mark.parametrize("clock", [5.0, 2e6], ids=["just started", "up for weeks"])
+def test_the_times_of_a_node_are_those_of_the_collection_whatever_its_clock_shows(clock: float) -> None:
+    made = RunCounters(rollouts=1, first_admitted_at=clock - 50, last_finished_at=None)
+    report = NodeReport(status=NodeStatus(runs={"run": made}), number=0, news=(), logs={}, clock=clock)
+    here = report.status_on(1000.0).runs["run"]
+    assert (here.rollouts, here.first_admitted_at, here.last_finished_at) == (1, 950.0, None)
 
 
 def test_each_of_several_runs_gets_a_session_of_its_own_work(plan: RunPlan, tmp_path: Path) -> None:
