@@ -35,6 +35,7 @@ LONGEST = {
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
+RAY_FOLDER_VARIABLE = "RAY_TMPDIR"
 SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket", "ray_nodes"}
 """Fixtures that start a server, so that a test that uses one is ``slow``."""
 
@@ -58,6 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
         caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
         os.environ[CACHE_VARIABLE] = caches.name
         config.add_cleanup(caches.cleanup)
+    if RAY_FOLDER_VARIABLE not in os.environ:
+        # short, as Ray's sockets are in it; what Ray writes there by itself outlives it
+        folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        os.environ[RAY_FOLDER_VARIABLE] = folder.name
+        config.add_cleanup(folder.cleanup)
     # the product, in this process and its children, must not take a slow machine for a failure
     os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 
