@@ -1,7 +1,8 @@
 """The directories in which the workers of a node work, on its own disk: ``HARVEST_HOME/nodes/NUMBER/RUN_ID``.
 
 A worker that ends in good order removes them, as its shards are fetched. One that is killed leaves its journals and its
-finished shards, with which the next one on the node goes on. What nobody came back for is removed after a week.
+finished shards, with which the next one on the node goes on. What nobody came back for is removed after a week. What
+stays is ``NUMBER/.memory``, the rung of the OOM ladder at which later runs begin.
 """
 
 import contextlib

@@ -2,8 +2,9 @@
 
 import contextlib
 import random
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from tasks.plan.run_config import RunConfig
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, find_remaining, shard_dataset
-from tests.faults.runs import Rows, assert_nothing_left, read_rows
+from tests.faults.runs import Rows, read_rows
 from tests.support.fake_engines import open_gate
 from tests.support.fake_profile import write_fake_profile
-from tests.support.patience import SHORT_SECONDS, until
+from tests.support.patience import SHORT_SECONDS, is_alive, until
 from tests.support.ray_nodes import RayNodes, running_cluster
 
 pytestmark = pytest.mark.slow
@@ -115,31 +116,69 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return run.rows
 
 
-def test_two_nodes_make_the_rows_of_one(tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows) -> None:
+SECRETS = {"AWS_SECRET_ACCESS_KEY": "key-of-the-flow", "HF_TOKEN": "token-of-the-flow"}
+
+
+def test_two_nodes_make_the_rows_of_one_each_at_its_rung_and_one_with_other_weights_is_refused(
+    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what the same path has on two machines
+    for home in ("same", "other"):
+        shutil.copytree(DEMO_MODEL, tmp_path / home / "model")
+    [weights] = (tmp_path / "other" / "model").glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
     gate = tmp_path / "gate"
-    for name in ("one", "two"):
-        # each makes a shard before it may go on, so that both make some
-        ray_nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD), FAKE_GATE=str(gate))
-    run = Run(tmp_path)
+    # each makes a shard before it may go on, so that both make some
+    held = {"FAKE_HOLD_AFTER": str(2 * PER_SHARD), "FAKE_GATE": str(gate)}
+    for name, home, memory in (("small", "same", PER_SHARD - 2), ("large", "same", 1000), ("wrong", "other", 1000)):
+        ray_nodes.add(name, tmp_path, HOME=str(tmp_path / home), MEMORY_LIMIT=str(memory), **held)
+    for name, value in {"HOME": str(tmp_path / "same"), **SECRETS}.items():
+        monkeypatch.setenv(name, value)
+    run = Run(tmp_path, engine="tests.support.fake_engines:CrowdedEngine", model="~/model")
+    found: list[bytes] = []
 
     def let_go(run: Run) -> None:
-        if run.heard("came from one") and run.heard("came from two"):
+        if run.heard("came from small") and run.heard("came from large") and not gate.exists():
+            found.extend(seen_by_ray(ray_nodes))
             open_gate(gate)
 
-    run.generate(ray_nodes.address, 2, let_go)
+    run.generate(ray_nodes.address, 3, let_go)
     assert run.rows == undisturbed
     [session] = read_sessions(run.plan.paths.state / "generation.json")
     assert sorted((node["node"], node["ended"], node["telemetry"]) for node in session.nodes) == [
-        ("one", "well", True),
-        ("two", "well", True),
+        ("large", "well", True),
+        ("small", "well", True),
     ]
-    assert session.rollouts == SHARDS * PER_SHARD
+    # all but those whose report died with the engine that ran out of memory
+    assert (SHARDS - 1) * PER_SHARD < session.rollouts <= SHARDS * PER_SHARD
     assert sorted(index for node in session.nodes for index in node["shards"]) == list(range(SHARDS))
+    assert {change.node for change in RungState(run.plan.paths.state / "oom_ladder.json").changes} == {"small"}
+    [told] = [said for said in run.said if said.startswith("wrong does not work for this run")]
+    assert re.search(r"model is \w+ there and \w+ here", told)
     logs = run.plan.paths.logs
-    assert {path.parent.name for path in logs.glob("*/replica-0-001.log")} == {"node-one", "node-two"}
+    assert {path.parent.name for path in logs.glob("*/replica-0-001.log")} == {"node-large", "node-small"}
     assert run.plan.paths.preflight.is_file()
-    # what a node kept for the run is gone
-    assert not [path for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*/rollouts")]
+    # of what a node kept, the rung alone is for later runs
+    kept = {str(path.relative_to(tmp_path)) for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*")}
+    assert kept == {"small/nodes/0/.memory"}
+    # nodes have credentials of their own
+    assert len(found) > 5
+    assert [data for data in found for value in SECRETS.values() if value.encode() in data] == []
+
+
+def seen_by_ray(ray_nodes: RayNodes) -> Iterator[bytes]:
+    """What a cluster has of the flow: the environments of actors, the jobs, and all files of the session."""
+    from ray._private import state
+
+    for node in ray_nodes.nodes:
+        if node.has_replica:
+            yield Path(f"/proc/{node.actor.pid}/environ").read_bytes()
+    yield str(state.jobs()).encode()
+    for path in Path(ray_nodes.cluster.head_node.get_session_dir_path()).rglob("*"):
+        if path.is_file():
+            yield path.read_bytes()
 
 
 @pytest.mark.soak
@@ -197,31 +236,7 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
     assert sorted(made) == list(range(SHARDS)), run.said
 
 
-def test_the_only_node_is_lost_another_goes_on_and_when_it_is_lost_for_good_the_run_fails_and_resumes(
-    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
-) -> None:
-    held = {"FAKE_HOLD_AFTER": str(2 * PER_SHARD)}
-    first = ray_nodes.add("first", tmp_path, **held)
-    run = Run(tmp_path)
-
-    def lose(run: Run) -> None:
-        if first in ray_nodes.nodes and run.heard("came from first"):
-            ray_nodes.kill(first)
-        elif not ray_nodes.nodes and run.heard("waiting for 1 more of 1 nodes") and not run.heard("second"):
-            ray_nodes.add("second", tmp_path, **held)
-            run.said.append("second joins")
-        elif ray_nodes.nodes and run.heard("came from second"):
-            ray_nodes.clear()
-
-    with pytest.raises(NodesLost, match=r"no node .* free. Lost before: second: .* also on one machine"):
-        run.generate(ray_nodes.address, 1, lose, wait_s=12)
-    assert run.heard("first is lost")
-    assert 0 < run.num_left < SHARDS
-    run.generate_here()
-    assert run.rows == undisturbed
-
-
-def test_a_node_that_stops_answering_and_comes_back_publishes_nothing_twice(
+def test_the_only_node_stands_still_another_goes_on_and_when_all_are_lost_the_run_fails_and_resumes(
     tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
 ) -> None:
     gate = tmp_path / "gate"
@@ -229,23 +244,29 @@ def test_a_node_that_stops_answering_and_comes_back_publishes_nothing_twice(
     run = Run(tmp_path)
     processes: list[psutil.Process] = []
 
-    def stop(run: Run) -> None:
+    def disturb(run: Run) -> None:
         if not processes and run.heard("replica 0 was ready"):
             # as a machine that stands still, but for the replica, which makes what it has
             processes[:] = [stopped.raylet, stopped.actor]
             for process in processes:
                 process.suspend()
             open_gate(gate)
-            ray_nodes.add("other", tmp_path)
-        elif processes and run.heard("came from other"):
+        elif len(ray_nodes.nodes) == 1 and run.heard("waiting for 1 more of 1 nodes, each with one processor"):
+            ray_nodes.add("other", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
+        elif ray_nodes.nodes and run.heard("came from other"):
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
+            if not is_alive(processes[1]):
+                ray_nodes.clear()
 
-    run.generate(ray_nodes.address, 1, stop, silent_s=0.5)
+    with pytest.raises(NodesLost, match=r"no node .* free. Lost before: other: .* also on one machine"):
+        run.generate(ray_nodes.address, 1, disturb, wait_s=12, silent_s=0.5)
     assert run.heard("stopped is lost: it does not answer")
+    assert 0 < run.num_left < SHARDS
+    # without Ray
+    run.generate_here()
     assert run.rows == undisturbed
-    assert_nothing_left({process.pid: process.create_time() for process in processes[1:]})
 
 
 def test_a_lost_head_ends_the_run_clearly(tmp_path: Path, undisturbed: Rows) -> None:
@@ -260,39 +281,12 @@ def test_a_lost_head_ends_the_run_clearly(tmp_path: Path, undisturbed: Rows) -> 
 
         with pytest.raises(NodesLost, match=r"the head of the Ray cluster, .* has not answered .* resumes"):
             run.generate(nodes.address, 1, lose_head, head_s=1)
-        assert 0 < run.num_left < SHARDS
+    assert 0 < run.num_left < SHARDS
+    run.generate_here()
+    assert run.rows == undisturbed
 
 
-def test_a_node_with_other_weights_or_without_gpus_is_refused(
-    tmp_path: Path, ray_nodes: RayNodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # what the same path has on two machines
-    for home in ("same", "other"):
-        shutil.copytree(DEMO_MODEL, tmp_path / home / "model")
-    [weights] = (tmp_path / "other" / "model").glob("*.safetensors")
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    monkeypatch.setenv("HOME", str(tmp_path / "same"))
-    run = Run(tmp_path / "run", model="~/model")
-    ray_nodes.add("other", tmp_path, HOME=str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"no node can generate: other: .* model is \w+ there and \w+ here"):
-        run.generate(ray_nodes.address, 1)
-    # it says that it has a GPU
+def test_a_node_without_the_gpus_that_it_says_it_has_is_refused(tmp_path: Path, ray_nodes: RayNodes) -> None:
     ray_nodes.add("claims", tmp_path, gpus=1)
     with pytest.raises(ConfigError, match=r"no node can generate: claims: preflight failed(?s:.*)no NVIDIA driver"):
-        Run(tmp_path / "gpus", gpus=1).generate(ray_nodes.address, 1)
-    ray_nodes.add("same", tmp_path)
-    run.generate(ray_nodes.address, 2)
-    assert not (run.plan.paths.logs / "node-other").exists()
-    assert run.num_left == 0
-
-
-def test_out_of_memory_on_one_node_is_its_own_ladder(tmp_path: Path, ray_nodes: RayNodes) -> None:
-    for name, limit in (("small", 20), ("large", 1000)):
-        ray_nodes.add(name, tmp_path, MEMORY_LIMIT=str(limit), FAKE_STEP_SECONDS="0.02")
-    run = Run(tmp_path, engine="tests.support.fake_engines:CrowdedEngine")
-    run.generate(ray_nodes.address, 2)
-    changes = RungState(run.plan.paths.state / "oom_ladder.json").changes
-    assert {change.node for change in changes} == {"small"}
-    assert run.num_left == 0
+        Run(tmp_path, gpus=1).generate(ray_nodes.address, 1)
