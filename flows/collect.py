@@ -31,7 +31,7 @@ from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
-from tasks.node.preflight import check_settings
+from tasks.node.preflight import PREFLIGHT_SECONDS, check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.run_directory import open_run
@@ -134,7 +134,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
             with _gpus_if_needed(plans, shards, baseline) as has_gpus:
                 if has_gpus:
                     try:
-                        limit = time_limit(stages.PREFLIGHT_SECONDS)
+                        limit = time_limit(PREFLIGHT_SECONDS)
                         stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)
                     finally:
                         report_preflight(reporter, plan.paths)

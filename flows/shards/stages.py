@@ -55,10 +55,6 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     return _shard_dataset(plan)
 
 
-PREFLIGHT_SECONDS = 900.0
-"""Time limit of the preflight: a driver that hangs answers no question about a GPU."""
-
-
 @task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False)
 def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
     run_preflight(plans[0], upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS), beside=plans[1:])

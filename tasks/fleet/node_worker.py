@@ -38,10 +38,11 @@ from tasks.generation.session_records import counters_of
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
-from tasks.node.preflight import run_preflight
+from tasks.node.preflight import PREFLIGHT_SECONDS, run_preflight
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import rollouts_finished
+from tasks.time_limits import time_limit
 
 PUMP_SECONDS = 0.5
 
@@ -139,11 +140,22 @@ class NodeWorker:
                 forget_rung(plan, is_locked=True)
         first = plans[0]
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
-        run_preflight(first, None, beside=plans[1:])
+        hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
+        hangs.daemon = True
+        hangs.start()
+        try:
+            run_preflight(first, None, beside=plans[1:])
+        finally:
+            hangs.cancel()
         self._plans = {plan.run_id: plan for plan in plans}
         self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=shards_begun(plans))
         self._logs = LogTails(first.paths.logs)
         return plans
+
+    def _hangs(self) -> None:
+        """Report that the node is of no use. Its process is ended for that."""
+        told = f"its preflight has not ended for {time_limit(PREFLIGHT_SECONDS):.0f} s, as when a driver hangs"
+        self._news.set(state="failed", error={"type": "PreflightFailed", "message": told})
 
     def _generate(self, plans: tuple[RunPlan, ...]) -> None:
         with generation_session(plans, listener=self._news.tell, log=self._news.tell) as pool:

@@ -55,7 +55,7 @@ def check_address(given: str | None) -> None:
             "'rollout-harvest[ray]'"
         )
     address = address_of(given)
-    if address == LOCAL or (address == AUTO and any(map(_is_raylet, psutil.process_iter(["name"])))):
+    if address == LOCAL or (address == AUTO and any(map(_is_raylet, psutil.process_iter(["name", "status"])))):
         return
     if address == AUTO:
         raise ConfigError("ray is auto, but this machine is part of no Ray cluster. " + _START.format("HEAD:6379"))
@@ -73,4 +73,4 @@ def check_address(given: str | None) -> None:
 
 
 def _is_raylet(process: psutil.Process) -> bool:
-    return bool(process.info["name"] == "raylet")
+    return bool(process.info["name"] == "raylet" and process.info["status"] != psutil.STATUS_ZOMBIE)
