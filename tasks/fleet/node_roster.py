@@ -91,7 +91,9 @@ class NodeRoster:
         """Return shards for the node's worker."""
         if node.status.state != "generating":
             return []
-        taken = self._waiting.take(node, node.status.capacity, node.facts.begun)
+        # another node with room goes on with what it has begun before
+        others = [other for other in self.nodes if other is not node and other.works and self._waiting.room(other) > 0]
+        taken = self._waiting.take(node, {key for other in others for key in other.facts.begun})
         return [
             ShardOrder(
                 run_id=item.plan.run_id,

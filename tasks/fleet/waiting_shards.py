@@ -38,7 +38,7 @@ class WaitingShards:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._all: dict[Key, WaitingShard] = {}
         self._next: deque[Key] = deque()
         self._closed: HarvestError | None = None
@@ -54,14 +54,20 @@ class WaitingShards:
         self._wake()
         return item.future
 
-    def take(self, holder: NodeAtWork, most: int, begun: Collection[Key] = ()) -> list[WaitingShard]:
-        """Give the next shards to ``holder`` until it holds ``most``; first those that it has ``begun`` before."""
+    def room(self, holder: NodeAtWork) -> int:
+        """Return how many more shards than it has ``holder`` can take."""
         with self._lock:
-            count = most - sum(item.holder is holder for item in self._all.values())
-            if count <= 0 or not self._next:
-                return []
-            order = sorted(self._next, key=lambda key: key not in begun) if begun else list(self._next)
-            taken = [self._all[key] for key in order[:count]]
+            return holder.status.capacity - sum(item.holder is holder for item in self._all.values())
+
+    def take(self, holder: NodeAtWork, besides: Collection[Key]) -> list[WaitingShard]:
+        """Give ``holder`` as many of the next shards as it has room for; first those that it has begun before.
+
+        Those ``besides`` are kept for others.
+        """
+        with self._lock:
+            keys = [key for key in self._next if key not in besides]
+            keys.sort(key=lambda key: key not in holder.facts.begun)
+            taken = [self._all[key] for key in keys[: max(0, self.room(holder))]]
             for item in taken:
                 self._next.remove(item.key)
                 item.holder = holder

@@ -75,7 +75,8 @@ class ScriptedWorker:
         return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
 
     def facts(self) -> NodeFacts:
-        return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=frozenset())
+        begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
+        return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=begun)
 
     def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
         return self._files[run_id, index][offset : offset + size]
@@ -98,6 +99,8 @@ class Script:
     state: str = "generating"
     error: str | None = None
     software: dict[str, str] = field(default_factory=dict)
+    begun: tuple[int, ...] = ()
+    """Shards of which it has rollouts from before."""
     hold: bool = False
     gone: bool = False
     """Whether every call fails, as with a machine that is off."""

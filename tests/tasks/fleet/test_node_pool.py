@@ -78,6 +78,16 @@ def test_every_shard_is_made_once_and_the_slow_node_gets_less(plan: RunPlan) -> 
     assert sorted(run.made_by().values()) == ["quick"] * 7 + ["slow"]
 
 
+def test_a_node_gets_the_shards_that_it_has_begun_before(plan: RunPlan) -> None:
+    run = Run(plan, ScriptedCluster(one=Script(capacity=8, begun=(1, 7)), two=Script(capacity=8, begun=(0,))), 2)
+    with run.pool, run._threads:
+        until(lambda: run.heard("2 of 2") and run.pool.capacity == 16, "both nodes work")
+        run.begin()
+        run.pump_until_done()
+    made_by = run.made_by()
+    assert [made_by[index] for index in (0, 1, 7)] == ["two", "one", "one"]
+
+
 def test_shards_of_a_lost_node_go_to_others_and_its_late_results_are_not_taken(plan: RunPlan) -> None:
     cluster = ScriptedCluster(first=Script(hold=True))
     run = Run(plan, cluster, 2)
