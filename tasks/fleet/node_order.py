@@ -35,6 +35,8 @@ class NodeOrder:
     """The content of each run's config.json."""
     questions: bytes
     """The first questions, as a Parquet file."""
+    prompts: bytes | None = None
+    """What the collection has found of the prompts, its prompts.json; without it each node looks for itself."""
     forget_oom_rung: bool = False
     """Whether the node begins with the full batch, also after memory ran out on it before."""
 
@@ -43,7 +45,9 @@ class NodeOrder:
         sample = io.BytesIO()
         plans[0].questions.head(SAMPLE_QUESTIONS).write_parquet(sample)
         planned = tuple(plan.to_json() for plan in plans)
-        return cls(plans=planned, questions=sample.getvalue(), forget_oom_rung=forget_oom_rung)
+        found = plans[0].paths.prompts
+        prompts = found.read_bytes() if found.is_file() else None
+        return cls(plans=planned, questions=sample.getvalue(), prompts=prompts, forget_oom_rung=forget_oom_rung)
 
 
 def accept_order(order: NodeOrder, above: Path) -> tuple[RunPlan, ...]:

@@ -63,10 +63,10 @@ def shards_begun(plans: Sequence[RunPlan]) -> frozenset[Key]:
 def store_order(paths: RunPaths, order: ShardOrder) -> None:
     """Write what a shard is made from. Raises StorageError."""
     index = order.shard.index
-    _write(paths.questions(index), order.questions)
+    store(paths.questions(index), order.questions)
     record_published(paths.questions(index))
     if order.journal is not None and not paths.journal(index).exists():
-        _write(paths.journal(index), order.journal)
+        store(paths.journal(index), order.journal)
 
 
 def remove_shard(paths: RunPaths, index: int) -> None:
@@ -98,6 +98,7 @@ def _remove(root: Path) -> None:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _write(path: Path, data: bytes) -> None:
+def store(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``. Raises StorageError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

@@ -28,6 +28,7 @@ from tasks.fleet.node_scratch import (
     remove_runs,
     remove_shard,
     shards_begun,
+    store,
     store_order,
 )
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeState, ShardOrder, node_name
@@ -139,6 +140,8 @@ class NodeWorker:
             if order.forget_oom_rung:
                 forget_rung(plan, is_locked=True)
         first = plans[0]
+        if order.prompts is not None:
+            store(first.paths.prompts, order.prompts)
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
         hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
         hangs.daemon = True

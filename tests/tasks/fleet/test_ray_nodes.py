@@ -18,6 +18,7 @@ from tasks.fleet.ray_cluster import ray_cluster
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.generation_session import generation_session
 from tasks.generation.rung_state import RungState
+from tasks.node.prompt_check import record_prompts
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -47,6 +48,7 @@ class Run:
         given = {"profile": str(profile), "shard_size": SHARD_SIZE, "model": model}
         self.plan: RunPlan = plan_run(RunConfig.model_validate(given), folder / "runs")
         open_run(self.plan)
+        record_prompts(self.plan)
         self.shards: list[Shard] = shard_dataset(self.plan)
         self.said: list[str] = []
 
