@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import State, flow
+from prefect import State, flow, runtime
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -21,16 +21,17 @@ from flows.reporting.resolved_parameters import changed_parameters, resolve_para
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
-from flows.shards.fan_out import check_fan_out, close_shared, fetch_finished, generate_on_nodes
 from flows.shards.finished_runs import finish_runs
-from flows.shards.local_generation import generate_locally
+from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
+from tasks.fleet.ray_address import check_nodes, on_nodes
+from tasks.generation.rung_state import forget_rung
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
-from tasks.node.preflight import check_settings
+from tasks.node.preflight import PREFLIGHT_SECONDS, check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.run_directory import open_run
@@ -47,7 +48,7 @@ from tasks.user_paths import check_directory, user_path
 @flow(
     name="collect-rollouts",
     flow_run_name=flow_run_name,
-    task_runner=ThreadPoolTaskRunner(max_workers=64),  # type: ignore[arg-type]  # its type parameter cannot be inferred
+    task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]  # its type parameter cannot be inferred
     retries=1,
     retry_delay_seconds=60,
     persist_result=False,
@@ -59,12 +60,12 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     with explain_failures() as flow_run, Reporter() as reporter:
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
-        check_fan_out(asked.nodes, asked.shared, asked.baseline)
+        check_nodes(asked.nodes, asked.ray, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
         first = plans[0]
-        if asked.nodes > 1:
+        if on_nodes(asked.nodes, asked.ray):
             check_profile_of_nodes(config, first)
         reporter.describe_flow_run(
             name=planned_flow_run_name(*plans),
@@ -83,6 +84,10 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
             log_and_print(f"skipping {run_id}, which was finished before")
         check_settings(left[0])
         check_rendered(left[0])
+        if asked.forget_oom_rung and (runtime.flow_run.run_count or 1) == 1:
+            # engines begin where the first run that is left does
+            for each in left:
+                forget_rung(each)
         try:
             made = {report.run_id: report for report in _collect(left, asked, reporter).reports}
         except HarvestError:
@@ -103,7 +108,7 @@ def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> dict[str, RunR
 
 
 def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter) -> Collected:
-    baseline, shared, upload = asked.baseline, asked.shared, asked.upload
+    baseline = asked.baseline
     plan = plans[0]
     with contextlib.ExitStack() as locks:
         for each in plans:
@@ -119,24 +124,22 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = {each.run_id: stages.shard_dataset(each) for each in plans}
-        if shared is not None and asked.nodes > 1:
+        if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline)
-            generate_on_nodes(plan, shards[plan.run_id], upload, reporter, nodes=asked.nodes, shared=shared)
+            try:
+                generate_missing(plans, shards, asked, reporter)
+            finally:
+                report_preflight(reporter, plan.paths)
         else:
-            if shared is not None:
-                fetch_finished(plan, shards[plan.run_id], shared)
             with _gpus_if_needed(plans, shards, baseline) as has_gpus:
                 if has_gpus:
                     try:
-                        limit = time_limit(stages.PREFLIGHT_SECONDS)
-                        stages.preflight.with_options(timeout_seconds=limit)(plans, upload)
+                        limit = time_limit(PREFLIGHT_SECONDS)
+                        stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)
                     finally:
                         report_preflight(reporter, plan.paths)
                 baselines = _baselines(plans, baseline)
-                generate_locally(plans, shards, upload, reporter)
-        if shared is not None:
-            close_shared(plan, shared)
-            report_preflight(reporter, plan.paths)
+                generate_missing(plans, shards, asked, reporter)
         return finish_runs(plans, baselines, asked, reporter)
 
 

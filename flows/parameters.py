@@ -30,7 +30,7 @@ _FORM_ORDER = (
     *("scorer", "engine", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
-    *("checkpoints", "skip_finished", "name", "nodes", "shared", "runs_dir"),
+    *("checkpoints", "skip_finished", "forget_oom_rung", "name", "nodes", "ray", "runs_dir"),
 )
 """Names of the parameters in the order of the form: first those that most runs set. All others come last."""
 
@@ -41,7 +41,7 @@ _BlockName = Annotated[str, Field(pattern=_BLOCK_NAME)]
 
 
 class FlowParameters(Settings):
-    """What the flow does besides collecting the run: comparison, upload, nodes and storage."""
+    """What the flow does besides collecting the run: comparison, upload and nodes."""
 
     upload: str | None = Field(None, title="Upload to")
     """s3://bucket/prefix or a directory; by default nothing is uploaded."""
@@ -61,11 +61,13 @@ class FlowParameters(Settings):
     run records their directories here."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when the run with this fingerprint is finished."""
+    forget_oom_rung: bool = Field(False, title="Forget OOM rung")
+    """Start with the profile's full batch, also after an earlier run ran out of memory."""
     nodes: int = Field(1, title="Nodes", ge=1, le=64)
-    """GPU nodes to generate on; more than one starts as many flow runs of generate-shards, one for each worker of
-    the pool harvest-nodes."""
-    shared: str | None = Field(None, title="Shared storage")
-    """With several nodes: a directory or s3://bucket/prefix that all nodes reach, for unfinished work."""
+    """Nodes of a Ray cluster to generate on, each with the profile's GPUs; fewer do until others join."""
+    ray: str | None = Field(None, title="Ray cluster", min_length=1)
+    """With nodes: HOST:PORT of the cluster's head, or "auto" for the one that the machine of the flow is part of; by
+    default RAY_ADDRESS, else a Ray on that machine alone."""
     runs_dir: str = Field("runs", title="Runs directory", min_length=1)
     """Where runs are kept; under a worker, relative to its HARVEST_HOME."""
 

@@ -3,7 +3,7 @@
 from flows.parameters import FlowParameters
 from tasks.errors import ConfigError
 from tasks.plan.checkpoint_plans import plan_checkpoints
-from tasks.plan.policies import check_places, plan_policies
+from tasks.plan.policies import check_baselines, plan_policies
 from tasks.plan.run_plan import RunPlan
 
 
@@ -17,12 +17,12 @@ def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]
     plans = plan_checkpoints(plan, asked.checkpoints)
     if len(plans) == 1:
         plans = plan_policies(plan)
-        check_places(plans, nodes=asked.nodes, shared=asked.shared, baseline=asked.baseline)
+        check_baselines(plans, asked.baseline)
         return plans
-    if asked.nodes > 1 or asked.shared is not None or plan.config.adapters:
+    if plan.config.adapters:
         raise ConfigError(
-            f"the pattern of the model means {len(plans)} checkpoints, and several are collected on one node, without "
-            "adapters. Leave out nodes, shared and adapters, or give --checkpoints newest"
+            f"the pattern of the model means {len(plans)} checkpoints, and several are collected without adapters. "
+            "Leave out adapters, or give --checkpoints newest"
         )
-    check_places(plans, nodes=1, shared=None, baseline=asked.baseline)
+    check_baselines(plans, asked.baseline)
     return plans

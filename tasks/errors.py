@@ -19,7 +19,7 @@ StorageError        1    a disk or a bucket refused a write; finished files are 
 DamagedFile         1    a file of a run cannot be read; the message names the file and what is wrong
 UploadError         1    the destination does not hold the files that were sent; ``_SUCCESS`` was not written; after
                          an outage the task is tried again, for minutes
-NodesLost           1    every node's flow run ended and shards are unfinished; what they finished is kept
+NodesLost           1    no node can generate, and shards are unfinished; what was fetched is kept
 NotEquivalent       3    the outputs differ from the baseline's by more than was required, or a run lacks rollouts
 =================  ====  ==============================================================================
 

@@ -15,19 +15,14 @@ from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
 from tests.support.harvest_command import tell  # noqa: F401
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
-from tests.support.node_workers import node_api  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
 from tests.support.prefect_server import new_prefect_home, prefect_api  # noqa: F401
+from tests.support.ray_nodes import ray_head, ray_nodes  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
 
 WORKERS = "tests with Prefect workers"
-WORKER_MODULES = {
-    "tests/e2e/test_lost_nodes.py",
-    "tests/e2e/test_nodes.py",
-    "tests/e2e/test_prefect_deployments.py",
-    "tests/faults/test_lost_node.py",
-}
+WORKER_MODULES = {"tests/e2e/test_prefect_deployments.py"}
 WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
 """Modules of faults whose tests share finished runs, each of which would be made once per process."""
 LONGEST = {
@@ -40,7 +35,8 @@ LONGEST = {
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
-SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket"}
+RAY_FOLDER_VARIABLE = "RAY_TMPDIR"
+SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket", "ray_nodes"}
 """Fixtures that start a server, so that a test that uses one is ``slow``."""
 
 # several tests run at a time on two cores: whatever computes with threads must not spin while it waits
@@ -63,6 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
         caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
         os.environ[CACHE_VARIABLE] = caches.name
         config.add_cleanup(caches.cleanup)
+    if RAY_FOLDER_VARIABLE not in os.environ:
+        # short, as Ray's sockets are in it; what Ray writes there by itself outlives it
+        folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        os.environ[RAY_FOLDER_VARIABLE] = folder.name
+        config.add_cleanup(folder.cleanup)
     # the product, in this process and its children, must not take a slow machine for a failure
     os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 

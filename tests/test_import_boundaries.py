@@ -24,7 +24,7 @@ ALLOWED = {
     "fsspec": lambda module: module in REMOTE,
     "aiohttp": lambda module: module == "tasks/peers/vllm_serve.py",
     "datatrove": lambda module: module == "tasks/peers/datatrove_runner.py",
-    "ray": lambda module: module == "tasks/peers/ray_data.py",
+    "ray": lambda module: module in ("tasks/fleet/ray_cluster.py", "tasks/peers/ray_data.py"),
 }
 
 PRINTING = {

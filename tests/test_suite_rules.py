@@ -127,7 +127,7 @@ def test_a_slow_machine_is_given_more_time(tmp_path: Path) -> None:
 
 
 def test_every_module_with_prefect_workers_is_in_their_group() -> None:
-    uses = re.compile(r"\b(running_worker|running_nodes?|node_api)\b")
+    uses = re.compile(r"\brunning_worker\b")
     modules = {
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py") if uses.search(path.read_text())
     }

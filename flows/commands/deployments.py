@@ -15,16 +15,14 @@ from flows.terminal import print_line
 DEFAULT_FILE = Path("infra/prefect.yaml")
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
 POOL = "harvest"
-NODES_POOL = "harvest-nodes"
 
 
 def add(commands: Any) -> None:
     deploy = commands.add_parser(
         "deploy",
-        help="make the work pools and the deployments on a Prefect server",
-        description="Make the work pools that do not exist and the deployments of the file. The pool harvest runs one "
-        "flow run at a time; the pool harvest-nodes runs the nodes of collections on several nodes. Start harvest "
-        "worker on every GPU node.",
+        help="make the work pool and the deployments on a Prefect server",
+        description="Make the work pool harvest, if it does not exist, and the deployments of the file. A worker of "
+        "the pool runs one flow run at a time. Start harvest worker on every GPU node.",
     )
     deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
     deploy.add_argument("--file", type=path_option, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
@@ -37,7 +35,7 @@ def add(commands: Any) -> None:
         "HARVEST_HOME or, if it is not set, at this directory. A worker that is stopped ends its flow run in order; "
         "the run can be resumed later.",
     )
-    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}; {NODES_POOL} for --nodes")
+    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}")
     worker.add_argument("--name", metavar="NAME", help="name of this worker (default: this host's)")
     worker.set_defaults(execute=execute_worker)
 
@@ -79,7 +77,7 @@ def execute_deploy(options: argparse.Namespace) -> int:
     need_server()
     if not options.file.is_file():
         raise ConfigError(f"{options.file} does not exist. Run this in a checkout, or give --file")
-    _make_pools()
+    _make_pool()
     chosen = [part for name in options.names for part in ("--name", name)] or ["--all"]
     command = ["--no-prompt", "deploy", "--prefect-file", str(options.file), *chosen]
     return subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode
@@ -148,20 +146,16 @@ def execute_automations(options: argparse.Namespace) -> int:
     return 0
 
 
-def _make_pools() -> None:
+def _make_pool() -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
-    pools = [
-        WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="Collections of Rollout Harvest"),
-        WorkPoolCreate(name=NODES_POOL, type="process", description="Nodes of collections on several nodes"),
-    ]
+    pool = WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, description="Collections of Rollout Harvest")
     with get_client(sync_client=True) as client:
-        for pool in pools:
-            try:
-                client.create_work_pool(pool)
-            except ObjectAlreadyExists:
-                # Prefect's own command makes pools without a limit; a user chose any other limit
-                if pool.concurrency_limit and client.read_work_pool(pool.name).concurrency_limit is None:
-                    client.update_work_pool(pool.name, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit))
+        try:
+            client.create_work_pool(pool)
+        except ObjectAlreadyExists:
+            # Prefect's own command makes pools without a limit; a user chose any other limit
+            if client.read_work_pool(POOL).concurrency_limit is None:
+                client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=pool.concurrency_limit))

@@ -32,11 +32,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     from flows.parameters import PARAMETERS, add_options
 
     add_options(parser, PARAMETERS)
-    parser.add_argument(
-        "--forget-oom-rung",
-        action="store_true",
-        help="start with the profile's full batch, also after an earlier run ran out of memory",
-    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's log too")
 
@@ -52,8 +47,8 @@ def execute(options: argparse.Namespace) -> int:
 
     with gc_frozen():
         from flows.parameters import given_parameters
+        from tasks.fleet.ray_address import on_nodes
         from tasks.generation.early_replicas import begun_early
-        from tasks.generation.rung_state import forget_rung
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
         from tasks.user_paths import user_path
@@ -62,15 +57,10 @@ def execute(options: argparse.Namespace) -> int:
     parameters = fill_placeholders(given, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     plans = check_input(parameters, runs_dir)
-    with begun_early(plans) if parameters.get("nodes", 1) == 1 else contextlib.nullcontext():
+    here = not on_nodes(parameters.get("nodes", 1), parameters.get("ray"))
+    with begun_early(plans) if here else contextlib.nullcontext():
         # last, as it starts a process
         check_rendered(plans[0])
-        if options.forget_oom_rung:
-            # engines begin where the first run that is left does
-            for plan in plans:
-                forget_rung(plan)
-        if (nodes := parameters.get("nodes", 1)) > 1:
-            need_server(f"nodes is {nodes}, and nodes are started through a Prefect server")
         return _collect(options, parameters, runs_dir)
 
 
@@ -164,7 +154,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from flows.plan_collection import plan_collection
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
-    from tasks.fleet.shared_run import check_nodes
+    from tasks.fleet.ray_address import check_nodes, on_nodes
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
     from tasks.scoring.scorers import load_scorer
@@ -181,8 +171,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
         check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
-    check_nodes(asked.nodes, asked.shared, asked.baseline, check)
-    if asked.nodes > 1:
+    check_nodes(asked.nodes, asked.ray, asked.baseline)
+    if on_nodes(asked.nodes, asked.ray):
         check_profile_of_nodes(config, plan)
     if asked.upload is not None:
         try:
@@ -196,8 +186,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     return plans
 
 
-def need_server(why: str = "") -> None:
-    """Raise ConfigError unless a Prefect server is set up that outlives this command. ``why`` begins the message.
+def need_server() -> None:
+    """Raise ConfigError unless a Prefect server is set up that outlives this command.
 
     Raises HarvestError when that server does not answer.
     """
@@ -211,7 +201,7 @@ def need_server(why: str = "") -> None:
 
     if not PREFECT_API_URL.value():
         raise ConfigError(
-            f"{why + ', but ' if why else ''}no Prefect server is set up. Start one with prefect server start, and set "
+            "no Prefect server is set up. Start one with prefect server start, and set "
             "PREFECT_API_URL=http://127.0.0.1:4200/api here and for the workers"
         )
     try:

@@ -7,7 +7,7 @@ from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.stages import generate_shard, score_shard
-from tasks.generation.replica_pool import ReplicaPool
+from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 
@@ -25,7 +25,7 @@ class ShardPipeline:
     """
 
     def __init__(
-        self, plans: Sequence[RunPlan], pool: ReplicaPool, upload_url: str | None, *, warn: Callable[[str], None]
+        self, plans: Sequence[RunPlan], pool: ShardPool, upload_url: str | None, *, warn: Callable[[str], None]
     ) -> None:
         self._pool = pool
         self._pending = PendingTasks(pool.wake)

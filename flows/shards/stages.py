@@ -10,15 +10,13 @@ from prefect.cache_policies import NO_CACHE
 from flows.reporting.progress import log_and_print
 from flows.server.aws_credentials import transfer_of_flow_run
 from flows.server.transfer_retries import DELAYS_SECONDS, transfer_delays, wait_before_retry
-from flows.shards.open_ledgers import find_ledger
 from tasks.comparison.baseline import obtain_baseline
 from tasks.comparison.equivalence import validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import find_noise_floor
 from tasks.comparison.verdict import Tier
 from tasks.errors import HarvestError
-from tasks.fleet.shared_run import fetch_shard as _fetch_shard
-from tasks.generation.replica_pool import ReplicaPool
+from tasks.fleet.node_session import ShardPool
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
@@ -57,10 +55,6 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     return _shard_dataset(plan)
 
 
-PREFLIGHT_SECONDS = 900.0
-"""Time limit of the preflight: a driver that hangs answers no question about a GPU."""
-
-
 @task(name="preflight", task_run_name="preflight", cache_policy=NO_CACHE, persist_result=False)
 def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
     run_preflight(plans[0], upload_url, transfer_of_flow_run(attempts=CHECK_ATTEMPTS), beside=plans[1:])
@@ -74,7 +68,7 @@ def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
     retries=ENGINE_RETRIES,
     retry_condition_fn=is_retryable,
 )
-def generate_shard(pool: ReplicaPool, plan: RunPlan, shard: Shard) -> ShardResult:
+def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> ShardResult:
     return pool.generate(plan, shard)
 
 
@@ -89,32 +83,6 @@ def score_shard(plan: RunPlan, shard: Shard) -> Path:
     path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
     record_published(path, made_from=scores_made_from(paths, index, load_scorer(plan.config.scorer)))
     return path
-
-
-@task(
-    name="publish shard",
-    task_run_name="publish shard {shard.index}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=len(DELAYS_SECONDS),
-    retry_condition_fn=is_retryable,
-)
-def publish_shard(ledger: str, plan: RunPlan, shard: Shard) -> bool:
-    wait_before_retry()
-    return find_ledger(ledger).publish(shard.index, plan.paths.rollouts(shard.index), plan.fingerprint)
-
-
-@task(
-    name="fetch shard",
-    task_run_name="fetch shard {shard.index}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=len(DELAYS_SECONDS),
-    retry_condition_fn=is_retryable,
-)
-def fetch_shard(ledger: str, plan: RunPlan, shard: Shard) -> str | None:
-    wait_before_retry()
-    return _fetch_shard(find_ledger(ledger), plan, shard)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)

@@ -2,84 +2,87 @@
 
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import polars as pl
 
 from tasks.files import publish_json, publish_parquet
-from tasks.fleet.node_status import NodeStatus, read_telemetry
+from tasks.fleet.node_at_work import NodeAtWork
 from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange, RungState
 from tasks.node.engine_caches import coldest
 from tasks.node.telemetry import load_telemetry, parse_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
-from tasks.storage.object_store import ObjectStore
 from tasks.storage.published import recorded_path
 
 _WORST = ("fail", "warn", "pass")
 
 
-def merge_nodes(store: ObjectStore, plan: RunPlan, statuses: Sequence[NodeStatus]) -> None:
-    """Add the nodes' statuses and telemetry files to the run's directory.
+def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeAtWork]) -> None:
+    """Add what the nodes told to the directories of the runs.
 
-    The nodes of one attempt ran at the same time, so together they make one session.
+    They ran at the same time, so together they make one session. The first run has the telemetry and the preflight, as
+    it has the engines' logs.
     """
-    paths = plan.paths
-    telemetry = {status.owner: _telemetry(store, status.owner) for status in statuses}
-    for attempt in dict.fromkeys(status.attempt for status in statuses):
-        nodes = [status for status in statuses if status.attempt == attempt]
-        if any(status.first_admitted_at is not None for status in nodes):
-            sampled = {owner for owner, frame in telemetry.items() if frame is not None}
-            add_session(paths.state / "generation.json", session_of(nodes, sampled))
-    rungs = RungState(paths.state / "oom_ladder.json")
-    rungs.add_changes(
-        RungChange(**{**change, "node": status.node}) for status in statuses for change in status.rung_changes
-    )
-    frames = [frame for frame in telemetry.values() if frame is not None]
-    if frames:
-        publish_parquet(pl.concat([load_telemetry(paths.telemetry), *frames]), paths.telemetry, recorded_path)
-    if checked := {status.node: status.preflight for status in statuses if status.preflight}:
-        publish_json(_preflight(checked), paths.preflight, recorded_path)
+    for plan in plans:
+        state = plan.paths.state
+        if (session := session_of(plans, plan, records)) is not None:
+            add_session(state / "generation.json", session)
+        RungState(state / "oom_ladder.json").add_changes(
+            RungChange(**{**change, "node": record.name}) for record in records for change in record.status.rung_changes
+        )
+    paths = plans[0].paths
+    frames = [_telemetry(record.telemetry) for record in records]
+    if sampled := [frame for frame in frames if frame is not None]:
+        publish_parquet(pl.concat([load_telemetry(paths.telemetry), *sampled]), paths.telemetry, recorded_path)
+    if checked := {record.name: record.facts.preflight for record in records if record.facts.preflight}:
+        publish_json(merge_preflights(checked), paths.preflight, recorded_path)
 
 
-def session_of(nodes: Sequence[NodeStatus], sampled: set[str]) -> GenerationSession:
-    """Return one session of all ``nodes``. ``sampled`` are the owners that sent their telemetry."""
-    first = min((node.first_admitted_at for node in nodes if node.first_admitted_at is not None), default=0.0)
-    last = max((node.last_finished_at for node in nodes if node.last_finished_at is not None), default=first)
+def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeAtWork]) -> GenerationSession | None:
+    """Return one session of all nodes for one of the ``plans``; None when nothing was generated for it."""
+    nodes = [record.status for record in records]
+    made = sum((node.runs.get(plan.run_id, RunCounters()) for node in nodes), RunCounters())
+    if made.first_admitted_at is None:
+        return None
+    last = made.last_finished_at or made.first_admitted_at
+    # a worker that was replaced on its node had the same GPUs
+    engines = {record.name: (record.status.replicas, record.status.gpus) for record in records}.values()
     return GenerationSession(
-        started_at=datetime.datetime.fromtimestamp(first, datetime.UTC).isoformat(timespec="seconds"),
-        seconds=max(0.0, last - first),
+        started_at=datetime.datetime.fromtimestamp(made.first_admitted_at, datetime.UTC).isoformat(timespec="seconds"),
+        seconds=max(0.0, last - made.first_admitted_at),
         start_seconds=sum(node.start_seconds for node in nodes),
         start_kind=coldest(node.start_kind for node in nodes),
-        tokens=sum(node.tokens for node in nodes),
-        rollouts=sum(node.rollouts for node in nodes),
+        tokens=made.tokens,
+        rollouts=made.rollouts,
         restarts=sum(node.restarts for node in nodes),
-        replicas=sum(node.replicas for node in nodes),
-        gpus=sum(node.gpus for node in nodes),
-        nodes=tuple(_node_totals(node, node.owner in sampled) for node in nodes),
+        replicas=sum(replicas for replicas, _ in engines),
+        gpus=sum(gpus for _, gpus in engines),
+        shared_with=tuple(other.run_id for other in plans if other is not plan),
+        nodes=tuple(_node_totals(plan.run_id, record) for record in records),
     )
 
 
-def _node_totals(node: NodeStatus, sampled: bool) -> dict[str, Any]:
+def _node_totals(run_id: str, record: NodeAtWork) -> dict[str, Any]:
+    status, made = record.status, record.status.runs.get(run_id, RunCounters())
     return {
-        "node": node.node,
-        "flow_run_id": node.owner,
-        # a node that wrote no last status counts with the one before
-        "ended": {"ended": "well", "failed": "failed"}.get(node.state, "lost"),
-        "shards": list(node.published),
-        "rollouts": node.rollouts,
-        "tokens": node.tokens,
-        "start_seconds": round(node.start_seconds, 3),
-        "start_kind": node.start_kind,
-        "restarts": node.restarts,
-        "replicas": node.replicas,
-        "gpus": node.gpus,
-        "telemetry": sampled,
-        "logs": node.logs,
-        "error": node.error,
+        "node": record.name,
+        "ended": record.ended or "lost",
+        "shards": sorted(index for run, index in record.made if run == run_id),
+        "rollouts": made.rollouts,
+        "tokens": made.tokens,
+        "start_seconds": round(status.start_seconds, 3),
+        "start_kind": status.start_kind,
+        "restarts": status.restarts,
+        "replicas": status.replicas,
+        "gpus": status.gpus,
+        "telemetry": record.telemetry is not None,
+        "logs": record.logs,
+        "error": status.error,
     }
 
 
@@ -104,8 +107,7 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySum
     return replace(summary, **changes)
 
 
-def _telemetry(store: ObjectStore, owner: str) -> pl.DataFrame | None:
-    data = read_telemetry(store, owner)
+def _telemetry(data: bytes | None) -> pl.DataFrame | None:
     if data is None:
         return None
     try:
@@ -114,7 +116,8 @@ def _telemetry(store: ObjectStore, owner: str) -> pl.DataFrame | None:
         return None
 
 
-def _preflight(checked: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def merge_preflights(checked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the preflight reports of several nodes, by node, as one with the worst outcome and the first's plan."""
     checks = [
         {**check, "name": f"{node}: {check['name']}"} for node, report in checked.items() for check in report["checks"]
     ]

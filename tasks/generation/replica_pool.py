@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
@@ -122,7 +123,11 @@ class ReplicaPool(PoolCounters):
         Task threads call this; ``pump`` on the main thread does the work. Raises an
         EngineError (retryable: call again), StorageError or ConfigError.
         """
-        return self._queue.wait_for(ShardKey(plan.run_id, shard.index), shard)
+        return self.submit(plan, shard).result()
+
+    def submit(self, plan: RunPlan, shard: Shard) -> Future[ShardResult]:
+        """Queue ``shard``, and return its future. Its callbacks must not wait: they run while ``pump`` works."""
+        return self._queue.submit(ShardKey(plan.run_id, shard.index), shard)
 
     def wake(self) -> None:
         """Make ``pump`` return now. Safe from any thread, also after ``close``."""

@@ -1,11 +1,11 @@
 """Counts what a replica has done for one run. An engine may serve several runs, and each tells only of its own work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(kw_only=True)
 class RunCounters:
-    """What was generated for a run. Times are on the node's monotonic clock."""
+    """What was generated for a run. Times are on the monotonic clock of the machine that generates."""
 
     rollouts: int = 0
     """Finished ones, error rows included."""
@@ -23,3 +23,12 @@ class RunCounters:
             first_admitted_at=min(admitted, default=None),
             last_finished_at=max(finished, default=None),
         )
+
+    def shifted(self, seconds: float) -> "RunCounters":
+        """Return the counters with their times on a clock that is ``seconds`` ahead."""
+
+        def shift(time: float | None) -> float | None:
+            return None if time is None else time + seconds
+
+        first, last = shift(self.first_admitted_at), shift(self.last_finished_at)
+        return replace(self, first_admitted_at=first, last_finished_at=last)

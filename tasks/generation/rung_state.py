@@ -4,6 +4,7 @@ A run's rung is in its ``state/oom_ladder.json``, so that it survives retries. T
 ``.memory/``: a later run of the same model, profile and device begins there.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -116,10 +117,10 @@ def save_rung(plan: RunPlan, rung: int) -> None:
         publish_json(asdict(saved), _path(plan))
 
 
-def forget_rung(plan: RunPlan) -> bool:
+def forget_rung(plan: RunPlan, *, is_locked: bool = False) -> bool:
     """Delete the saved rung, and take the run of ``plan`` back to rung 0. Return whether either was set.
 
-    Raises RunLocked when another process works on the run.
+    Raises RunLocked when another process works on the run, unless this one ``is_locked`` by the caller.
     """
     path, state_path = _path(plan), plan.paths.state / "oom_ladder.json"
     was_saved = path.exists()
@@ -128,7 +129,7 @@ def forget_rung(plan: RunPlan) -> bool:
     path.unlink(missing_ok=True)
     if not state_path.exists():
         return was_saved
-    with run_lock(plan.paths.state / "lock"):
+    with contextlib.nullcontext() if is_locked else run_lock(plan.paths.state / "lock"):
         try:
             state = RungState(state_path)
         except DamagedFile:

@@ -1,6 +1,6 @@
 """Hands shards from waiting task threads to the replica pool, and results back to the threads.
 
-Task threads call only ``wait_for``. The flow's main thread calls everything else.
+Task threads call only ``submit``. The flow's main thread calls everything else.
 """
 
 import threading
@@ -58,8 +58,8 @@ class ShardQueue:
         """How many rollouts were in the journals when this session first opened them."""
         return sum(self._resumed.values())
 
-    def wait_for(self, key: ShardKey, shard: Shard) -> ShardResult:
-        """Queue ``shard`` as ``key`` and wait until it is finished. Raises the shard's error when it failed."""
+    def submit(self, key: ShardKey, shard: Shard) -> Future[ShardResult]:
+        """Queue ``shard`` as ``key``. The future has its result when it is finished, or its error when it failed."""
         with self._lock:
             if self._closed is not None:
                 raise self._closed
@@ -67,7 +67,7 @@ class ShardQueue:
             waiting = self._waiting[key] = _Waiting(shard=shard, future=Future())
             self._next.append(key)
         self._wake()
-        return waiting.future.result()
+        return waiting.future
 
     def first(self, rank: Callable[[ShardKey], int]) -> ShardKey | None:
         """Return the shard of the lowest ``rank`` that is next for a replica, or None."""

@@ -32,6 +32,9 @@ USUAL_COMPLETION = 0.5
 """Expected length of a completion, as a share of max_tokens. The true length is known only after generation. Few runs
 exceed this share, unless most of their answers are cut off."""
 
+PREFLIGHT_SECONDS = 900.0
+"""Time limit of the preflight: a driver that hangs answers no question about a GPU."""
+
 
 def run_preflight(
     plan: RunPlan,

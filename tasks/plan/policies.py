@@ -34,15 +34,10 @@ def plan_policies(plan: RunPlan) -> tuple[RunPlan, ...]:
     return (base, *(_beside(base, adapter) for adapter in adapters))
 
 
-def check_places(plans: Sequence[RunPlan], *, nodes: int, shared: str | None, baseline: str | None) -> None:
-    """Raise ConfigError when several policies are to be collected in a way that is only for one."""
+def check_baselines(plans: Sequence[RunPlan], baseline: str | None) -> None:
+    """Raise ConfigError when several policies are to be compared with a run that is only of one."""
     if len(plans) == 1:
         return
-    if nodes > 1 or shared is not None:
-        raise ConfigError(
-            f"{len(plans) - 1} adapters are given, and with adapters a collection runs on one node. Leave out nodes "
-            "and shared, or merge each adapter into the model and collect it by itself"
-        )
     if baseline not in (None, AUTO_BASELINE):
         raise ConfigError(
             f"baseline is {baseline}, which is a run of one policy, and {len(plans)} are collected. Give auto, which "

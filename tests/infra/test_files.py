@@ -33,9 +33,7 @@ def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
         module, _, name = deployment["entrypoint"].rpartition(".")
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         assert re.search(rf"^def {name}\(", (ROOT / f"{module.replace('.', '/')}.py").read_text(), re.MULTILINE)
-        # a node gets its profile from the run that it works for
-        if name != "generate_shards":
-            assert deployment["parameters"]["profile"] in ("auto", *profile_names())
+        assert deployment["parameters"]["profile"] in ("auto", *profile_names())
         assert deployment["enforce_parameter_schema"] is True
     [step] = content["pull"]
     module, _, name = next(iter(step)).rpartition(".")

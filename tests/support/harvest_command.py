@@ -33,7 +33,8 @@ class Outcome:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **extra}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **extra}
 
 
 def harvest(*arguments: str | Path, cwd: Path | None = None, **extra: str) -> Outcome:

@@ -12,7 +12,6 @@ from prefect import Flow
 from flows.bench_flow import bench
 from flows.collect import collect_rollouts
 from flows.commands.cli import build_parser
-from flows.generate_shards import generate_shards
 from flows.parameters import PARAMETERS, add_options, given_parameters
 from profiles.load import profile_names
 from tasks.plan.parameters import as_options
@@ -64,7 +63,7 @@ RECORDED = json.loads((Path(__file__).parents[2] / "data" / "parameters.json").r
 """The forms, without descriptions and names of profiles, and the options that must not change by accident."""
 
 
-@pytest.mark.parametrize("flow", [collect_rollouts, bench, generate_shards], ids=lambda flow: str(flow.name))
+@pytest.mark.parametrize("flow", [collect_rollouts, bench], ids=lambda flow: str(flow.name))
 def test_a_form_has_the_recorded_fields(flow: Flow[..., Any]) -> None:
     form = flow.parameters.model_dump_for_openapi()
     for name, field in form["properties"].items():

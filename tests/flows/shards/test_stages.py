@@ -13,15 +13,12 @@ from prefect.states import Failed
 
 from flows.reporting.flow_failures import explain_failures
 from flows.shards import stages
-from flows.shards.open_ledgers import find_ledger, register_ledger
-from flows.shards.stages import fetch_shard, is_retryable, publish_shard, upload, upload_shard
+from flows.shards.stages import is_retryable, upload, upload_shard
 from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, EngineCrashed, UploadError
-from tasks.fleet.ledger import Ledger
-from tasks.generation.replica_pool import ReplicaPool
+from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
-from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.upload import upload_run
 from tests.support.fault_proxy import Fault, fault_proxy
@@ -51,24 +48,15 @@ def test_only_retryable_errors_are_retried(error: Exception, again: bool) -> Non
 
 
 def test_stages_that_use_remote_storage_have_retries() -> None:
-    for step in (upload_shard, publish_shard, fetch_shard, upload):
+    for step in (upload_shard, upload):
         assert (step.retries, step.retry_condition_fn) == (4, is_retryable), step.name
 
 
 def test_no_task_parameter_can_hold_a_secret() -> None:
-    plain = (RunPlan, Sequence[RunPlan], Shard, ReplicaPool, Path, str, str | None, Tier, float)
+    plain = (RunPlan, Sequence[RunPlan], Shard, ShardPool, Path, str, str | None, Tier, float)
     for step in (value for value in vars(stages).values() if isinstance(value, Task)):
         taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
         assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name
-
-
-def test_a_registered_ledger_is_found_by_its_name(tmp_path: Path) -> None:
-    first, second = (
-        Ledger(open_store(str(tmp_path)), owner=owner, node="node", lease_s=60) for owner in ("one", "two")
-    )
-    names = [register_ledger(first), register_ledger(second)]
-    assert [find_ledger(name) for name in names] == [first, second]
-    assert all(isinstance(name, str) for name in names)
 
 
 def test_an_interrupted_flow_stops_its_uploads_and_leaves_none_open(

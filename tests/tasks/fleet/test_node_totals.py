@@ -1,6 +1,8 @@
 """Totals over nodes: nothing is counted twice, and unknown values are None."""
 
 import datetime
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,17 @@ import polars as pl
 import pytest
 
 from tasks.files import publish_parquet, read_json
-from tasks.fleet.node_status import NodeStatus, read_statuses, telemetry_key, write_status
+from tasks.fleet.node_at_work import NodeAtWork
+from tasks.fleet.node_status import NodeFacts, NodeReport, NodeStatus
 from tasks.fleet.node_totals import merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
+from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.storage.destination import open_store
+from tasks.records import RunPaths
 from tests.support.fake_profile import write_fake_profile
 
 CHANGE = {
@@ -36,25 +40,25 @@ def plan(tmp_path: Path) -> RunPlan:
     return plan_run(RunConfig(profile=str(write_fake_profile(tmp_path))), tmp_path / "runs")
 
 
-def record(owner: str, **changes: Any) -> NodeStatus:
+def record(plan: RunPlan, name: str, *, sampled: bool = False, **changes: Any) -> NodeAtWork:
+    """A node that made 10 rollouts, or what ``changes`` say of its counters and of itself."""
+    made = {"rollouts": 10, "tokens": 100, "first_admitted_at": 1000.0, "last_finished_at": 1050.0}
+    made |= {key: changes.pop(key) for key in list(changes) if key in made}
+    status = {"start_seconds": 20.0, "restarts": 1, "replicas": 2, "gpus": 8}
+    status |= {key: changes.pop(key) for key in list(changes) if key in ("rung_changes", "error")}
     values: dict[str, Any] = {
-        "owner": owner,
-        "node": f"node-{owner}",
-        "attempt": "one",
-        "state": "ended",
-        "beat": 1,
-        "lease_s": 60.0,
+        "place": 0,
+        "nodes": (name,),
+        "silent_s": 1.0,
+        "name": f"node-{name}",
+        "ended": "well",
+        "status": NodeStatus(runs={plan.run_id: RunCounters(**made)}, **status),
+        "made": [(plan.run_id, 3), (plan.run_id, 1)],
+        "facts": NodeFacts(preflight=changes.pop("preflight", None), begun=frozenset()),
+        "telemetry": _bytes(telemetry(0)) if sampled else None,
         "logs": "logs",
-        "rollouts": 10,
-        "tokens": 100,
-        "start_seconds": 20.0,
-        "restarts": 1,
-        "replicas": 2,
-        "gpus": 8,
-        "first_admitted_at": 1000.0,
-        "last_finished_at": 1050.0,
     }
-    return NodeStatus(**values | changes)
+    return NodeAtWork(**values | changes)
 
 
 def telemetry(minute: int) -> pl.DataFrame:
@@ -67,28 +71,28 @@ def telemetry(minute: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TELEMETRY_SCHEMA)
 
 
-def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "shared"))
-    written = [
-        record("a", rung_changes=(CHANGE,), preflight={"worst": "pass", "checks": [{"name": "disk"}], "plan": None}),
-        record("b", first_admitted_at=1010.0, last_finished_at=1080.0, state="generating"),
-        record("c", first_admitted_at=None, last_finished_at=None, rollouts=0, tokens=0, state="failed"),
-    ]
-    for item in written:
-        write_status(store, item)
-    records = read_statuses(store, ["a", "b", "c", "never-wrote"])
-    assert [item.owner for item in records] == ["a", "b", "c"]
-    publish_parquet(telemetry(0), tmp_path / "telemetry.parquet")
-    store.put_bytes(telemetry_key("a"), (tmp_path / "telemetry.parquet").read_bytes(), "")
+def _bytes(frame: pl.DataFrame) -> bytes:
+    written = io.BytesIO()
+    frame.write_parquet(written)
+    return written.getvalue()
 
-    merge_nodes(store, plan, records)
+
+def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan) -> None:
+    checked = {"worst": "pass", "checks": [{"name": "disk"}], "plan": None}
+    records = [
+        record(plan, "a", sampled=True, rung_changes=(CHANGE,), preflight=checked),
+        record(plan, "b", first_admitted_at=1010.0, last_finished_at=1080.0, ended="lost"),
+        # the worker that took the place of the lost one, on the same GPUs
+        record(plan, "b", first_admitted_at=None, last_finished_at=None, rollouts=0, tokens=0, ended="failed"),
+    ]
+    merge_nodes([plan], records)
     [session] = read_sessions(plan.paths.state / "generation.json")
     assert (session.seconds, session.tokens, session.rollouts) == (80.0, 200, 20)
-    assert (session.start_seconds, session.restarts, session.gpus) == (60.0, 3, 24)
-    assert [(node["node"], node["ended"], node["telemetry"]) for node in session.nodes] == [
-        ("node-a", "well", True),
-        ("node-b", "lost", False),
-        ("node-c", "failed", False),
+    assert (session.start_seconds, session.restarts, session.gpus) == (60.0, 3, 16)
+    assert [(node["node"], node["ended"], node["telemetry"], node["shards"]) for node in session.nodes] == [
+        ("node-a", "well", True, [1, 3]),
+        ("node-b", "lost", False, [1, 3]),
+        ("node-b", "failed", False, [1, 3]),
     ]
     [change] = RungState(plan.paths.state / "oom_ladder.json").changes
     assert (change.node, change.to_rung) == ("node-a", 1)
@@ -96,11 +100,25 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan, tmp_
     assert pl.read_parquet(plan.paths.telemetry).height == 80
 
 
-def test_attempts_are_sessions_of_their_own(plan: RunPlan, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "shared"))
-    later = record("b", attempt="two", first_admitted_at=9000.0, last_finished_at=9010.0)
-    merge_nodes(store, plan, [record("a"), later])
-    assert [session.seconds for session in read_sessions(plan.paths.state / "generation.json")] == [50.0, 10.0]
+@pytest.mark.parametrize("clock", [5.0, 2e6], ids=["just started", "up for weeks"])
+def test_the_times_of_a_node_are_those_of_the_collection_whatever_its_clock_shows(clock: float) -> None:
+    made = RunCounters(rollouts=1, first_admitted_at=clock - 50, last_finished_at=None)
+    report = NodeReport(status=NodeStatus(runs={"run": made}), number=0, news=(), logs={}, clock=clock)
+    here = report.status_on(1000.0).runs["run"]
+    assert (here.rollouts, here.first_admitted_at, here.last_finished_at) == (1, 950.0, None)
+
+
+def test_each_of_several_runs_gets_a_session_of_its_own_work(plan: RunPlan, tmp_path: Path) -> None:
+    other = replace(plan, paths=RunPaths(root=tmp_path / "runs" / "other"))
+    one = record(plan, "a")
+    status = replace(
+        one.status,
+        runs={plan.run_id: RunCounters(rollouts=4, tokens=9, first_admitted_at=1.0, last_finished_at=3.0)},
+    )
+    merge_nodes([plan, other], [replace(one, status=status)])
+    [session] = read_sessions(plan.paths.state / "generation.json")
+    assert (session.rollouts, session.tokens, session.shared_with) == (4, 9, ("other",))
+    assert read_sessions(other.paths.state / "generation.json") == []
 
 
 @pytest.mark.parametrize(
@@ -118,17 +136,12 @@ def test_attempts_are_sessions_of_their_own(plan: RunPlan, tmp_path: Path) -> No
     ],
 )
 def test_the_summary_says_only_what_is_known_of_all(
-    plan: RunPlan, tmp_path: Path, nodes: tuple[tuple[str, bool], ...], expected: dict[str, Any]
+    plan: RunPlan, nodes: tuple[tuple[str, bool], ...], expected: dict[str, Any]
 ) -> None:
     publish_parquet(pl.concat([telemetry(0), telemetry(5)]), plan.paths.telemetry)
     summary = summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=10, correct=5)
-    store = open_store(str(tmp_path / "shared"))
-    for owner, sampled in nodes:
-        if sampled:
-            publish_parquet(telemetry(0), tmp_path / "telemetry.parquet")
-            store.put_bytes(telemetry_key(owner), (tmp_path / "telemetry.parquet").read_bytes(), "")
     before = plan.paths.telemetry.read_bytes()
-    merge_nodes(store, plan, [record(owner) for owner, _ in nodes])
+    merge_nodes([plan], [record(plan, name, sampled=sampled) for name, sampled in nodes])
     plan.paths.telemetry.write_bytes(before)
     told = telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)
     assert {name: getattr(told, name) for name in expected} == expected

@@ -1,15 +1,13 @@
 """The shard queue: every waiting thread gets a result or an error."""
 
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import pytest
 
-from tasks.errors import EngineCrashed, HarvestError, StorageError
+from tasks.errors import EngineCrashed, StorageError
 from tasks.generation.generation_spec import ShardKey
 from tasks.generation.shard_queue import ShardQueue, ShardResult
 from tasks.plan.shards import Shard
-from tests.support.patience import HANG_SECONDS, scaled
 
 
 def key(index: int) -> ShardKey:
@@ -20,31 +18,17 @@ def shard(index: int) -> Shard:
     return Shard(index=index, num_questions=2, num_rollouts=16)
 
 
-class Waiters:
-    """Threads that wait for shards of one queue."""
-
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
-        self._arrived = threading.Semaphore(0)
-        self.queue = ShardQueue(self._arrived.release)
-        self._threads = threads
-
-    def wait_for(self, index: int) -> "Future[ShardResult]":
-        future = self._threads.submit(self.queue.wait_for, key(index), shard(index))
-        assert self._arrived.acquire(timeout=scaled(HANG_SECONDS))
-        return future
-
-
 @pytest.fixture
-def waiters():  # type: ignore[no-untyped-def]
-    with ThreadPoolExecutor(8) as threads:
-        waiting = Waiters(threads)
-        yield waiting
-        waiting.queue.close(HarvestError("the test has ended"))
+def queue() -> ShardQueue:
+    return ShardQueue(lambda: None)
 
 
-def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters) -> None:
-    futures = [waiters.wait_for(index) for index in (3, 1)]
-    queue = waiters.queue
+def submit(queue: ShardQueue, index: int) -> "Future[ShardResult]":
+    return queue.submit(key(index), shard(index))
+
+
+def test_shards_are_taken_in_order_and_their_results_handed_out(queue: ShardQueue) -> None:
+    futures = [submit(queue, index) for index in (3, 1)]
     assert [queue.take(), queue.take(), queue.take()] == [(key(3), shard(3)), (key(1), shard(1)), None]
     assert queue.started(key(1), 5)
     queue.finished(key(1), 2)
@@ -55,15 +39,14 @@ def test_shards_are_taken_in_order_and_their_results_handed_out(waiters: Waiters
     assert not queue.busy
 
 
-def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(waiters: Waiters) -> None:
-    first = waiters.wait_for(0)
-    queue = waiters.queue
+def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(queue: ShardQueue) -> None:
+    first = submit(queue, 0)
     queue.take()
     assert queue.started(key(0), 4)
     queue.failed([key(0)], EngineCrashed("boom"))
     with pytest.raises(EngineCrashed):
         first.result()
-    second = waiters.wait_for(0)
+    second = submit(queue, 0)
     assert queue.take() == (key(0), shard(0))
     # rollouts that this session itself has generated do not count as resumed
     assert not queue.started(key(0), 11)
@@ -72,9 +55,8 @@ def test_a_failed_shard_may_be_queued_again_and_counts_its_first_journal_only(wa
     assert queue.num_resumed == 4
 
 
-def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(waiters: Waiters) -> None:
-    queued, taken = waiters.wait_for(0), waiters.wait_for(1)
-    queue = waiters.queue
+def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(queue: ShardQueue) -> None:
+    queued, taken = submit(queue, 0), submit(queue, 1)
     queue.take()
     queue.close(StorageError("disk full"))
     queue.close(EngineCrashed("closed later"))
@@ -82,6 +64,6 @@ def test_closing_raises_the_error_in_all_threads_that_wait_now_or_later(waiters:
         with pytest.raises(StorageError):
             future.result()
     with pytest.raises(StorageError):
-        queue.wait_for(key(2), shard(2))
+        submit(queue, 2)
     assert queue.take() is None
     assert not queue.busy

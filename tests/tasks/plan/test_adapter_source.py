@@ -127,7 +127,6 @@ def test_an_adapter_that_cannot_be_used_is_refused_in_one_line(
         (["--adapter", "{a}/../other/a"], "two adapters are called a: "),
         (["--adapter", "{a}/../twin"], "are the same. Give one of them"),
         (["--baseline", "some-run"], "baseline is some-run, which is a run of one policy, and 2 are collected"),
-        (["--shared", "/shared"], "1 adapters are given, and with adapters a collection runs on one node"),
         (["--adapter", "{a}/../none-*"], "matches 0 paths, none of them a directory with adapter_config.json"),
     ],
 )

@@ -19,7 +19,7 @@ def record_session(plans: Sequence[RunPlan], pool: ReplicaPool, mps: Mps | None)
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     for plan in plans:
-        counters = _counters(plans, plan, pool)
+        counters = counters_of(plans, plan, pool)
         if counters.first_admitted_at is None or counters.last_finished_at is None:
             continue
         session = GenerationSession(
@@ -40,7 +40,8 @@ def record_session(plans: Sequence[RunPlan], pool: ReplicaPool, mps: Mps | None)
             RungState(plan.paths.state / "oom_ladder.json").add_changes(pool.rung_changes)
 
 
-def _counters(plans: Sequence[RunPlan], plan: RunPlan, pool: ReplicaPool) -> RunCounters:
+def counters_of(plans: Sequence[RunPlan], plan: RunPlan, pool: ReplicaPool) -> RunCounters:
+    """Return what the session has generated so far for ``plan``, which is one of ``plans``."""
     if len(plans) > 1:
         return pool.counters_of(plan.run_id)
     # these count the tokens of unfinished completions too

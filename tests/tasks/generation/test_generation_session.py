@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.shards.generation_session import generation_session
 from tasks.generation.generation_log import read_sessions
+from tasks.generation.generation_session import generation_session
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import plan_run
 from tasks.plan.shards import shard_dataset

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from flows.shards.session_records import record_session
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
 from tasks.generation.rung_state import RungState, load_rung, save_rung
+from tasks.generation.session_records import record_session
 from tasks.node.mps import run_mps
 from tasks.node.telemetry import ReplicaStats, TelemetrySampler
 from tasks.plan.run_plan import RunPlan

@@ -1,24 +1,29 @@
-"""Generates and scores on this node the shards that one run still lacks, or several that share its engines."""
+"""Generates and scores the shards that one run still lacks, or several that share engines: here, or on nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
 from prefect.logging import get_run_logger
 
+from flows.parameters import FlowParameters
 from flows.reporting.generation_events import GenerationEvents, report_pool_event
 from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
-from flows.shards.generation_session import generation_session
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
+from tasks.fleet.node_session import ShardPool, node_session
+from tasks.fleet.ray_address import on_nodes
+from tasks.generation.generation_session import generation_session
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 
 
-def generate_locally(
-    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], upload_url: str | None, reporter: Reporter
+def generate_missing(
+    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], asked: FlowParameters, reporter: Reporter
 ) -> None:
-    """Generate and score the unfinished ``shards``, which are by run id; upload each to ``upload_url`` if there is one.
+    """Generate and score the unfinished ``shards``, which are by run id; upload each if that is asked for.
 
     The plans differ in their policies only. The first stands for all in the events.
     """
@@ -51,9 +56,12 @@ def generate_locally(
     to_generate = list(by_weights([(plan, remaining[plan.run_id].to_generate) for plan in plans]))
     # the session's messages are about generation, so a run that only scores shows none of them
     say = log.info if to_generate else get_run_logger().debug
-    with events, generation_session(plans, listener=on_pool_event, log=say) as pool:
+    session: Callable[..., AbstractContextManager[ShardPool]] = generation_session
+    if to_generate and on_nodes(asked.nodes, asked.ray):
+        session = partial(node_session, nodes=asked.nodes, ray=asked.ray, forget_oom_rung=asked.forget_oom_rung)
+    with events, session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = pool
-        ShardPipeline(plans, pool, upload_url, warn=log.warning).run(
+        ShardPipeline(plans, pool, asked.upload, warn=log.warning).run(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,

@@ -1,0 +1,185 @@
+"""The replica pools of several nodes, as one pool: the flow gives it shards, and gets them published.
+
+One thread per node talks with its worker. Task threads call ``generate``, which fetches the shard as well. The flow's
+main thread calls ``pump``, in which messages reach the listener and the log.
+"""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from tasks.errors import HarvestError, NodesLost
+from tasks.fleet.cluster import Cluster, Need, NodeGone
+from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink
+from tasks.fleet.node_order import NodeOrder
+from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_totals import merge_nodes
+from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
+from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
+from tasks.fleet.waiting_shards import WaitingShards
+from tasks.generation.recovery import PoolEvent
+from tasks.generation.shard_queue import ShardResult
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
+from tasks.time_limits import time_limit
+
+MOST_SHARD_TASKS = 192
+"""Largest number of task runs in flight: three for each of 64 nodes. It is below the number of the flow's threads."""
+MOST_FETCHES = 8
+MOST_DAMAGES = 3
+"""How often one shard may come damaged before the run fails."""
+WATCH_SECONDS = 1.0
+KILL_SECONDS = 2.0
+"""How long the pool waits, at its end, for the threads whose workers were killed."""
+
+
+class NodePool:
+    """Keeps up to ``nodes`` nodes of ``cluster`` at work for ``plans``. Use it as a context manager.
+
+    With fewer nodes it goes on with those that there are, and takes others as they come. ``listener`` gets the events
+    of the nodes' pools, ``log`` the messages for the user.
+    With ``forget_oom_rung`` every node begins with the full batch.
+    """
+
+    rollouts_resumed = 0
+    """Those of the nodes' journals count as finished."""
+
+    def __init__(
+        self,
+        plans: Sequence[RunPlan],
+        cluster: Cluster,
+        nodes: int,
+        *,
+        forget_oom_rung: bool = False,
+        listener: Callable[[PoolEvent], None] = lambda event: None,
+        log: Callable[[str], None] = lambda text: None,
+        wait_s: float = WAIT_SECONDS,
+        silent_s: float = SILENT_SECONDS,
+    ) -> None:
+        self._plans = plans
+        gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
+        need = Need(gpus=gpus)
+        order = NodeOrder.of(plans, forget_oom_rung=forget_oom_rung)
+        self._listener, self._log = listener, log
+        self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting = WaitingShards(self.wake)
+        self._roster = NodeRoster(nodes, plans[0].paths.logs, self._waiting, self._tell)
+        self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(nodes)]
+        self._watch = NodeWatch(cluster, need, nodes, wait_s, self._tell)
+        self._over = threading.Event()
+        self._fetches = threading.Semaphore(MOST_FETCHES)
+
+    @property
+    def capacity(self) -> int:
+        """How many shard tasks to have in flight now."""
+        return min(MOST_SHARD_TASKS, sum(node.status.capacity for node in self._roster.nodes if node.works))
+
+    @property
+    def rollouts_finished(self) -> int:
+        """Rollouts of fetched shards, and those that nodes have made of others."""
+        return sum(node.rollouts_fetched + node.rollouts_in_progress for node in self._roster.nodes)
+
+    @property
+    def tokens_generated(self) -> int:
+        return sum(node.status.tokens for node in self._roster.nodes)
+
+    @property
+    def first_admitted_at(self) -> float | None:
+        return self._roster.first_admitted_at
+
+    @property
+    def num_working(self) -> int:
+        """How many nodes start or generate."""
+        return self._roster.num_working
+
+    def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
+        """Have a node generate ``shard``, publish it here, and return what it holds. Task threads call this.
+
+        Raises NodesLost, ConfigError or StorageError.
+        """
+        damages = 0
+        while True:
+            node, made = self._waiting.submit(plan, shard).result()
+            read = partial(node.call, "read", plan.run_id, shard.index)
+            damage = None
+            try:
+                with self._fetches:
+                    fetch_shard(plan, shard, made, read)
+            except NodeGone as error:
+                self._tell(f"shard {shard.index} could not be fetched from {node.name}: {error}")
+                continue
+            except DamagedShard as error:
+                damage = f"shard {shard.index} came damaged from {node.name}: {error}"
+            with contextlib.suppress(NodeGone):
+                node.call("drop", plan.run_id, shard.index)
+            if damage is None:
+                self._roster.fetched(node, plan.run_id, shard.index, shard.num_rollouts)
+                return ShardResult(
+                    index=shard.index,
+                    num_rollouts=shard.num_rollouts,
+                    num_errors=made.num_errors,
+                    num_resumed=made.num_resumed,
+                )
+            if (damages := damages + 1) == MOST_DAMAGES:
+                raise NodesLost(f"{damage}. So it did {damages} times; check the node's disk, memory and network")
+            self._tell(f"{damage}. It is made again")
+
+    def wake(self) -> None:
+        """Make ``pump`` return now. Safe from any thread."""
+        self._told.put(lambda: None)
+
+    def pump(self, timeout: float) -> None:
+        """Pass on what the nodes told, or wait up to ``timeout`` seconds for it. Raises what ended the pool."""
+        with contextlib.suppress(queue.Empty):
+            self._told.get(timeout=timeout)()
+        self._pass_on()
+        if self._roster.error is not None:
+            raise self._roster.error
+
+    def __enter__(self) -> Self:
+        for link in self._links:
+            link.start()
+        threading.Thread(target=self._watch_until_over, name="nodes", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._roster.close()
+        self._waiting.close(NodesLost("the nodes' pool was closed"))
+        if error is None:
+            for link in self._links:
+                link.stop()
+            deadline = time.monotonic() + time_limit(END_SECONDS)
+            for link in self._links:
+                link.join(max(0.0, deadline - time.monotonic()))
+        for link in self._links:
+            link.kill()
+        deadline = time.monotonic() + KILL_SECONDS
+        for link in self._links:
+            link.join(max(0.0, deadline - time.monotonic()))
+        if error is None:
+            self._pass_on()
+        merge_nodes(self._plans, [node for node in self._roster.nodes if node.facts.preflight is not None])
+
+    def _tell(self, item: str | PoolEvent) -> None:
+        """Have the main thread pass on what a thread has to tell."""
+        self._told.put(partial(self._log, item) if isinstance(item, str) else partial(self._listener, item))
+
+    def _pass_on(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._told.get_nowait()()
+
+    def _watch_until_over(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                self._watch.look(self._roster)
+            except HarvestError as error:
+                self._roster.fail(error)

@@ -1,0 +1,171 @@
+"""Who works in a pool of nodes, who did, and who must not; the links of the pool keep it."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+
+from tasks.errors import HarvestError
+from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
+from tasks.fleet.node_logs import add_logs, node_directory
+from tasks.fleet.node_status import MadeShard, NodeReport, ShardOrder
+from tasks.fleet.waiting_shards import WaitingShards
+from tasks.generation.recovery import PoolEvent
+from tasks.plan.run_plan import RunPlan
+
+
+class NodeRoster:
+    """``nodes`` is how many are wanted, ``logs`` where those of the nodes are kept. Safe from any thread.
+
+    ``tell`` gets the messages for the user, and the events of the nodes' pools.
+    """
+
+    def __init__(self, nodes: int, logs: Path, waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]) -> None:
+        self.first_admitted_at: float | None = None
+        """When the first token was reported, on the monotonic clock."""
+        self.error: HarvestError | None = None
+        """What ended the pool."""
+        self._wanted = nodes
+        self._logs = logs
+        self._waiting = waiting
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._over = False
+        self._nodes: list[NodeAtWork] = []
+        self._unfit: dict[str, tuple[str, NodeUnfit]] = {}
+        self._losses: list[str] = []
+
+    @property
+    def nodes(self) -> list[NodeAtWork]:
+        """All that began to work, in the order of their begins."""
+        with self._lock:
+            return list(self._nodes)
+
+    @property
+    def unfit(self) -> Mapping[str, tuple[str, NodeUnfit]]:
+        """Name and failing of each node that must not work, by its id."""
+        with self._lock:
+            return dict(self._unfit)
+
+    @property
+    def losses(self) -> list[str]:
+        """A phrase for each loss since the last finished shard."""
+        with self._lock:
+            return list(self._losses)
+
+    @property
+    def num_working(self) -> int:
+        return sum(node.works for node in self.nodes)
+
+    def close(self) -> None:
+        """Let no node begin any more."""
+        with self._lock:
+            self._over = True
+
+    def unusable(self) -> Set[str]:
+        """Return the ids of the nodes in use, and of those that are unfit."""
+        with self._lock:
+            return self._unfit.keys() | {each for node in self._nodes if node.ended is None for each in node.nodes}
+
+    def claim(self, node: NodeAtWork) -> bool:
+        """Add the node, and return True, unless it is in use or unfit."""
+        with self._lock:
+            if self._over or not self.unusable().isdisjoint(node.nodes):
+                return False
+            self._nodes.append(node)
+            return True
+
+    def is_first_on_node(self, node: NodeAtWork) -> bool:
+        """Return whether no worker was on its node before."""
+        return next(other for other in self.nodes if other.nodes == node.nodes) is node
+
+    def begins(self, node: NodeAtWork) -> None:
+        """Note that the node generates, under a name that no other one has now."""
+        with self._lock:
+            if node.name in {other.name for other in self._nodes if other is not node and other.works}:
+                node.name = f"{node.name}-{node.place + 1}"
+        node.logs = str(node_directory(self._logs, node.name))
+        self._tell(f"{node.name} begins: {self.num_working} of {self._wanted} nodes")
+
+    def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
+        """Return shards for the node's worker."""
+        if node.status.state != "generating":
+            return []
+        # another node with room goes on with what it has begun before
+        others = [other for other in self.nodes if other is not node and other.works and self._waiting.room(other) > 0]
+        taken = self._waiting.take(node, {key for other in others for key in other.facts.begun})
+        return [
+            ShardOrder(
+                run_id=item.plan.run_id,
+                shard=item.shard,
+                questions=item.plan.paths.questions(item.shard.index).read_bytes(),
+                journal=_journal(item.plan, item.shard.index),
+            )
+            for item in taken
+        ]
+
+    def reported(self, node: NodeAtWork, report: NodeReport) -> None:
+        """Take what the worker told."""
+        if self.first_admitted_at is None and report.status.tokens:
+            self.first_admitted_at = time.monotonic()
+        add_logs(self._logs, node.name, report.logs)
+        for item in report.news:
+            match item:
+                case MadeShard():
+                    self._waiting.made(node, item)
+                case PoolEvent():
+                    details = dict(item.details)
+                    if "log_path" in details:
+                        name = str(details["log_path"]).rpartition("/")[2]
+                        details["log_path"] = f"{node.logs}/{name}"
+                    told = PoolEvent(kind=item.kind, message=f"{node.name}: {item.message}", details=details)
+                    self._tell(told)
+                case str():
+                    self._tell(f"{node.name}: {item}")
+
+    def fetched(self, node: NodeAtWork, run_id: str, index: int, num_rollouts: int) -> None:
+        """Note that a shard was fetched from the node."""
+        with self._lock:
+            self._losses.clear()
+            node.made.append((run_id, index))
+            node.rollouts_fetched += num_rollouts
+        self._tell(f"shard {index} came from {node.name}")
+
+    def ended(self, node: NodeAtWork, telemetry: bytes | None) -> None:
+        """Note that the worker ended in good order."""
+        node.telemetry, node.ended = telemetry, "well"
+
+    def lost(self, node: NodeAtWork | None, why: str) -> None:
+        """Note that the worker does not answer any more, or that there is no place for one. Others get its shards."""
+        name = (node and node.name) or "a node"
+        with self._lock:
+            if node is not None:
+                node.ended = "lost"
+            if self._over:
+                return
+            self._losses.append(f"{name}: {why}")
+        self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
+
+    def refused(self, node: NodeAtWork, error: NodeUnfit) -> None:
+        """Note that no worker can work on this node. Others get its shards."""
+        with self._lock:
+            self._unfit |= dict.fromkeys(error.nodes or node.nodes, (node.name, error))
+            node.ended = "failed"
+        self._tell(f"{node.name} does not work for this run: {error}{self._give_back(node)}")
+
+    def fail(self, error: Exception) -> None:
+        """End the pool with ``error``; the first one counts."""
+        if not isinstance(error, HarvestError):
+            error = HarvestError(f"{type(error).__name__}: {error}")
+        with self._lock:
+            self.error = self.error or error
+        self._waiting.close(self.error)
+
+    def _give_back(self, node: NodeAtWork) -> str:
+        shards = self._waiting.give_back(node)
+        return f". Other nodes get its shards {', '.join(map(str, shards))}" if shards else ""
+
+
+def _journal(plan: RunPlan, index: int) -> bytes | None:
+    path = plan.paths.journal(index)
+    return path.read_bytes() if path.is_file() else None

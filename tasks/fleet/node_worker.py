@@ -1,0 +1,231 @@
+"""The worker of a node: it keeps a pool of replicas warm, and generates the shards that it is given.
+
+It is the Ray actor of its node, and knows nothing of Ray. The replicas belong to a thread that lives as long as the
+process, since a replica dies with the thread that started it.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError, HarvestError, PreflightFailed, StorageError
+from tasks.files import read_json, sha256_file
+from tasks.fleet.node_identity import software
+from tasks.fleet.node_logs import LogTails
+from tasks.fleet.node_news import NodeNews
+from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.fleet.node_scratch import (
+    lock_scratch,
+    nodes_directory,
+    remove_forgotten,
+    remove_runs,
+    remove_shard,
+    shards_begun,
+    store,
+    store_order,
+)
+from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeState, ShardOrder, node_name
+from tasks.generation.generation_session import generation_session
+from tasks.generation.replica_pool import ReplicaPool
+from tasks.generation.rung_state import forget_rung
+from tasks.generation.session_records import counters_of
+from tasks.generation.shard_queue import ShardResult
+from tasks.node.gpu_lock import lock_gpus
+from tasks.node.gpu_selection import gpus_of_run
+from tasks.node.preflight import PREFLIGHT_SECONDS, run_preflight
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import rollouts_finished
+from tasks.time_limits import time_limit
+
+PUMP_SECONDS = 0.5
+
+
+class NodeWorker:
+    """Its public methods may be called from any thread at the same time. Only ``report`` waits."""
+
+    def __init__(self) -> None:
+        _forget_threads()
+        self._news = NodeNews()
+        self._inbox: deque[ShardOrder] = deque()
+        self._plans: dict[str, RunPlan] = {}
+        self._facts = NodeFacts(preflight=None, begun=frozenset())
+        self._telemetry: bytes | None = None
+        self._logs: LogTails | None = None
+        self._pool: ReplicaPool | None = None
+        self._over = threading.Event()
+        self._error: HarvestError | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return the node's name and its software, in types that every version of this code can read."""
+        return {"node": node_name(), "software": software()}
+
+    def begin(self, order: NodeOrder) -> None:
+        """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
+        threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
+
+    def give(self, orders: Sequence[ShardOrder]) -> None:
+        """Take shards to generate."""
+        self._inbox.extend(orders)
+        if self._pool is not None:
+            self._pool.wake()
+
+    def report(self, seen: int, wait_s: float) -> NodeReport:
+        """Return what is new since the news with number ``seen``, at once or after up to ``wait_s`` seconds."""
+        status, number, news = self._news.since(seen, wait_s)
+        logs = self._logs.new() if self._logs else {}
+        return NodeReport(status=status, number=number, news=news, logs=logs, clock=time.monotonic())
+
+    def facts(self) -> NodeFacts:
+        return self._facts
+
+    def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes of a shard's rollouts."""
+        with self._plans[run_id].paths.rollouts(index).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def drop(self, run_id: str, index: int) -> None:
+        """Remove a shard that was fetched, or that cannot be used."""
+        remove_shard(self._plans[run_id].paths, index)
+
+    def stop(self) -> None:
+        """End the pool in good order, since everything is fetched. ``report`` tells when it has ended."""
+        self._over.set()
+        if self._pool is not None:
+            self._pool.wake()
+
+    def telemetry(self) -> bytes | None:
+        """Return the telemetry file of a pool that has ended."""
+        return self._telemetry
+
+    def _run(self, order: NodeOrder) -> None:
+        state: NodeState = "failed"
+        try:
+            with contextlib.ExitStack() as stack:
+                plans = self._open(order, stack)
+                self._generate(plans)
+                if plans[0].paths.telemetry.is_file():
+                    self._telemetry = plans[0].paths.telemetry.read_bytes()
+            remove_runs(list(self._plans))
+            state = "ended"
+        except (ConfigError, PreflightFailed) as error:
+            state = "refused"
+            self._error = error
+        except HarvestError as error:
+            self._error = error
+        except OSError as error:
+            self._error = StorageError(
+                f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
+            )
+        except Exception as error:
+            self._error = HarvestError(f"{type(error).__name__}: {error}")
+        told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
+        self._news.set(state=state, error=told)
+
+    def _open(self, order: NodeOrder, stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
+        """Plan the runs in a directory of their own, and check the node for them."""
+        remove_forgotten()
+        plans = lock_scratch(accept_order(order, nodes_directory()), stack)
+        for plan in plans:
+            for pid in open_run(plan):
+                self._news.tell(f"ended process {pid}, left over from a killed run")
+            if order.forget_oom_rung:
+                forget_rung(plan, is_locked=True)
+        first = plans[0]
+        if order.prompts is not None:
+            store(first.paths.prompts, order.prompts)
+        stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
+        hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
+        hangs.daemon = True
+        hangs.start()
+        try:
+            run_preflight(first, None, beside=plans[1:])
+        finally:
+            hangs.cancel()
+        self._plans = {plan.run_id: plan for plan in plans}
+        self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=shards_begun(plans))
+        self._logs = LogTails(first.paths.logs)
+        return plans
+
+    def _hangs(self) -> None:
+        """Report that the node is of no use. Its process is ended for that."""
+        told = f"its preflight has not ended for {time_limit(PREFLIGHT_SECONDS):.0f} s, as when a driver hangs"
+        self._news.set(state="failed", error={"type": "PreflightFailed", "message": told})
+
+    def _generate(self, plans: tuple[RunPlan, ...]) -> None:
+        with generation_session(plans, listener=self._news.tell, log=self._news.tell) as pool:
+            self._pool = pool
+            while not self._over.is_set() and self._error is None:
+                self._count(pool)
+                while self._inbox:
+                    self._submit(pool, self._inbox.popleft())
+                pool.pump(PUMP_SECONDS)
+        self._count(pool)
+        if self._error is not None:
+            raise self._error
+
+    def _submit(self, pool: ReplicaPool, order: ShardOrder) -> None:
+        plan = self._plans[order.run_id]
+        if rollouts_finished(plan.paths, order.shard):
+            # an earlier worker on this node made it, and ended before it was fetched
+            self._publish(plan, order, num_errors=0, num_resumed=order.shard.num_rollouts)
+            return
+        store_order(plan.paths, order)
+
+        def on_end(future: Future[ShardResult]) -> None:
+            error = future.exception()
+            if error is None:
+                result = future.result()
+                self._count(pool)
+                self._publish(plan, order, num_errors=result.num_errors, num_resumed=result.num_resumed)
+            elif isinstance(error, HarvestError) and error.retryable:
+                # the pool decides when to give up
+                self._inbox.append(order)
+            elif not self._over.is_set():
+                self._error = error if isinstance(error, HarvestError) else HarvestError(str(error))
+
+        pool.submit(plan, order.shard).add_done_callback(on_end)
+
+    def _publish(self, plan: RunPlan, order: ShardOrder, *, num_errors: int, num_resumed: int) -> None:
+        path = plan.paths.rollouts(order.shard.index)
+        made = MadeShard(
+            run_id=order.run_id,
+            index=order.shard.index,
+            size=path.stat().st_size,
+            sha256=sha256_file(path),
+            num_errors=num_errors,
+            num_resumed=num_resumed,
+        )
+        self._news.tell(made)
+
+    def _count(self, pool: ReplicaPool) -> None:
+        plans = tuple(self._plans.values())
+        self._news.set(
+            state="generating",
+            capacity=pool.capacity,
+            rollouts=pool.rollouts_finished,
+            resumed=pool.rollouts_resumed,
+            tokens=pool.tokens_generated,
+            start_seconds=pool.engine_start_seconds,
+            start_kind=pool.start_kind,
+            restarts=pool.restarts,
+            replicas=plans[0].profile.replicas,
+            gpus=plans[0].profile.gpus,
+            runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},
+            rung_changes=tuple(asdict(change) for change in pool.rung_changes),
+        )
+
+
+def _forget_threads() -> None:
+    """Give the engines the number of threads that they have elsewhere: Ray sets it to the processors of the actor."""
+    given = Path("/proc/self/environ").read_bytes().split(b"\0")
+    if not any(entry.startswith(b"OMP_NUM_THREADS=") for entry in given):
+        os.environ.pop("OMP_NUM_THREADS", None)

@@ -1,0 +1,199 @@
+"""A cluster on Ray: one placement group and one actor per node. The only module that joins nodes through Ray.
+
+A group of its own for each node, and not one for all, lets the pool begin with the nodes that there are. The pending
+ones are seen by Ray's autoscaler. A worker that is lost is replaced by the pool and not by Ray, as each new one must be
+checked, and may be on another node: so actors have no restarts.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigError
+from tasks.fleet.cluster import ClusterLost, Need, NodeGone
+from tasks.fleet.node_worker import NodeWorker
+from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL, address_of, split_address
+from tasks.idleness import Silence
+
+HEAD_SECONDS = 30.0
+"""How long nothing may listen at the head's address, however slow the machines are: after 60 s Ray itself would end
+this process, without a word to the user."""
+END_SECONDS = 10.0
+"""How long the connection may take to close; without its head a cluster does not answer."""
+CONCURRENCY = 16
+"""Calls that a worker handles at the same time: one report, shards that come in, and fetches."""
+
+
+@contextlib.contextmanager
+def ray_cluster(
+    address: str | None, log: Path, worker: Callable[[], object] = NodeWorker, *, head_s: float = HEAD_SECONDS
+) -> Iterator["RayCluster"]:
+    """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
+
+    ``worker`` is the class of the workers, ``head_s`` how long the head may not answer. What Ray prints meanwhile is
+    added to ``log``. Call it on the main thread, with which a Ray of its own dies. Raises ConfigError when there is no
+    cluster, or one of another version.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    import ray
+
+    address = address_of(address)
+    # one worker is all that this machine gets, and Ray would start a process per processor in advance
+    own: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False} if address == LOCAL else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
+        try:
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            told = " ".join(str(error).split())[:400].rstrip(".")
+            raise ConfigError(
+                f"the Ray cluster at {address} cannot be used: {told}. Start one with ray start --head, with the same "
+                "versions of Ray and Python on every machine"
+            ) from None
+        finally:
+            # Ray's own would end the process without the flow's clean-up
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
+        try:
+            yield RayCluster(context.address_info["gcs_address"], worker, head_s, grows=address != LOCAL)
+        finally:
+            closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
+            closing.start()
+            closing.join(END_SECONDS)
+
+
+class RayCluster:
+    """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
+
+    def __init__(self, head: str, worker: Callable[[], object], head_s: float, grows: bool) -> None:
+        self.head = head
+        self.grows = grows
+        self._worker = worker
+        self._head_s = head_s
+        self._silence = Silence()
+
+    def place(self, need: Need, besides: Collection[str]) -> "RayPlacement":
+        return RayPlacement(need, besides, self._worker)
+
+    def count_suited(self, need: Need, besides: Collection[str]) -> int:
+        import ray
+
+        with _gone():
+            nodes = ray.nodes()
+        return sum(
+            node["Alive"]
+            and node["NodeID"] not in besides
+            and all(node["Resources"].get(name, 0.0) >= count for name, count in _bundle(need).items())
+            for node in nodes
+        )
+
+    def check_head(self) -> None:
+        """Raise ClusterLost when nothing has listened at the head's address for ``head_s`` seconds."""
+        address = split_address(self.head)
+        assert address is not None
+        try:
+            socket.create_connection(address, ANSWER_SECONDS).close()
+            self._silence.end()
+        except OSError as error:
+            if (silent := self._silence.seconds()) > self._head_s:
+                raise ClusterLost(
+                    f"the head of the Ray cluster, {self.head}, has not answered for {silent:.0f} s: {error}"
+                ) from None
+
+
+class RayPlacement:
+    """A placement group of one bundle."""
+
+    def __init__(self, need: Need, besides: Collection[str], worker: Callable[[], object]) -> None:
+        from ray.util.placement_group import placement_group
+
+        self._need = need
+        self._worker = worker
+        elsewhere = [{"ray.io/node-id": f"!in({','.join(sorted(besides))})"}] if besides else None
+        with _gone():
+            self._group = placement_group([_bundle(need)], bundle_label_selector=elsewhere)
+
+    def wait(self, seconds: float) -> str | None:
+        from ray.util.placement_group import placement_group_table
+
+        with _gone():
+            if not self._group.wait(seconds):
+                return None
+            nodes: dict[int, str] = placement_group_table(self._group)["bundles_to_node_id"]
+            return nodes[0]
+
+    def start(self) -> "RayHandle":
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundle = _bundle(self._need)
+        with _gone():
+            actor = ray.remote(self._worker).options(
+                num_cpus=bundle["CPU"],
+                num_gpus=bundle.get("GPU", 0),
+                max_restarts=0,
+                max_concurrency=CONCURRENCY,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, 0),
+            )
+            return RayHandle(actor.remote())
+
+    def remove(self) -> None:
+        from ray.util.placement_group import remove_placement_group
+
+        with contextlib.suppress(Exception):
+            remove_placement_group(self._group)
+
+
+class RayHandle:
+    """An actor with a worker."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def call(self, method: str, *given: Any, limit_s: float) -> Any:
+        import ray
+
+        with _gone():
+            return ray.get(getattr(self._actor, method).remote(*given), timeout=limit_s)
+
+    def end(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.kill(self._actor)
+
+
+def _bundle(need: Need) -> dict[str, float]:
+    return {"CPU": 1.0} | ({"GPU": float(need.gpus)} if need.gpus else {})
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    """Make NodeGone of what Ray raises about an actor."""
+    from ray import exceptions
+
+    try:
+        yield
+    except exceptions.GetTimeoutError:
+        raise NodeGone("it does not answer") from None
+    except exceptions.RayTaskError as error:
+        raise NodeGone(f"its worker failed: {error.cause!r}") from None
+    except exceptions.RayError as error:
+        raise NodeGone(_in_short(str(error))) from None
+    except (RuntimeError, ValueError, ConnectionError) as error:
+        # what Ray raises of a connection that is closing
+        raise NodeGone(_in_short(str(error))) from None
+
+
+def _in_short(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("class_name", "actor_id", "namespace", "ip", "pid"))]
+    return " ".join(said)[:300] or "it ended"

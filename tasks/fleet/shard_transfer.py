@@ -1,0 +1,71 @@
+"""Brings the rollouts of a shard from a node: in chunks, checked by their sha256, published by one rename."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from tasks.files import atomic_path
+from tasks.fleet.node_status import MadeShard
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
+from tasks.records import ROLLOUT_KEY, ROLLOUT_SCHEMA, are_rollouts
+from tasks.storage.published import record_published
+
+CHUNK_BYTES = 4 << 20
+
+
+class DamagedShard(Exception):
+    """What came from a node is not the shard; the message says in which way."""
+
+
+def fetch_shard(plan: RunPlan, shard: Shard, made: MadeShard, read: Callable[[int, int], bytes]) -> None:
+    """Publish the rollouts that ``read``, given an offset and a size, returns in chunks; remove the shard's journal.
+
+    Raises DamagedShard when they are not those of the shard, StorageError, and what ``read`` raises.
+    """
+    path = plan.paths.rollouts(shard.index)
+    digest = hashlib.sha256()
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as copy:
+            while copy.tell() < made.size:
+                data = read(copy.tell(), CHUNK_BYTES)
+                if not data:
+                    break
+                digest.update(data)
+                copy.write(data)
+        if digest.hexdigest() != made.sha256:
+            raise DamagedShard(f"its sha256 is {digest.hexdigest()} here and {made.sha256} there")
+        if wrong := check_rollouts(temporary, plan, shard):
+            raise DamagedShard(wrong)
+    record_published(path)
+    plan.paths.journal(shard.index).unlink(missing_ok=True)
+
+
+def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
+    """Return what is wrong with the columns, number or keys of a shard's rollouts; None when they are right."""
+    try:
+        lazy = pl.scan_parquet(path, glob=False)
+        if not are_rollouts(lazy.collect_schema()):
+            return "its columns are not those of rollouts"
+        found = lazy.select("run_id", *ROLLOUT_KEY).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        return f"it cannot be read: {error}"
+    if found.height != shard.num_rollouts:
+        return f"it has {found.height} rows instead of {shard.num_rollouts}"
+    if not found.equals(_expected_keys(plan, shard)):
+        return "its rollouts are not those of this shard"
+    return None
+
+
+def _expected_keys(plan: RunPlan, shard: Shard) -> pl.DataFrame:
+    questions = plan.questions.slice(shard.index * plan.shard_size, shard.num_questions)
+    rows = [
+        (plan.run_id, example_id, arm.id, sample)
+        for example_id in questions["example_id"]
+        for arm in plan.arms.arms
+        for sample in range(plan.config.sampling.samples_per_arm)
+    ]
+    schema = pl.Schema({name: ROLLOUT_SCHEMA[name] for name in ("run_id", *ROLLOUT_KEY)})
+    return pl.DataFrame(rows, schema=schema, orient="row")

@@ -1,0 +1,184 @@
+"""A cluster in this process whose nodes do what a test says. Their workers make rows without an engine."""
+
+import hashlib
+import io
+import queue
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from tasks.fleet.cluster import ClusterLost, Need, NodeGone
+from tasks.fleet.node_identity import software
+from tasks.fleet.node_order import NodeOrder
+from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeStatus, ShardOrder
+from tasks.records import ROLLOUT_SCHEMA
+
+
+class ScriptedWorker:
+    """Answers as ``NodeWorker`` does, at once. ``hold`` keeps what it is given; ``silent`` makes calls fail."""
+
+    def __init__(self, name: str, script: "Script") -> None:
+        self.name = name
+        self.script = script
+        self.silent = False
+        self.given: list[ShardOrder] = []
+        self._files: dict[tuple[str, int], bytes] = {}
+        self._news: list[MadeShard] = []
+        self._rollouts = 0
+        self._state: Any = "starting"
+
+    def identity(self) -> dict[str, Any]:
+        return {"node": self.name, "software": {**software(), **self.script.software}}
+
+    def begin(self, order: NodeOrder) -> None:
+        self.order = order
+        self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
+        self._state = self.script.state
+
+    def give(self, orders: Sequence[ShardOrder]) -> None:
+        self.given += orders
+        if not self.script.hold:
+            for order in orders:
+                self.make(order)
+
+    def make(self, order: ShardOrder) -> None:
+        """Generate a shard that was given."""
+        questions = pl.read_parquet(io.BytesIO(order.questions))
+        keys = [
+            {"run_id": order.run_id, "example_id": example, "arm_id": arm, "sample_index": 0, "model": self.name}
+            for example in questions["example_id"]
+            for arm in self._arms
+        ]
+        written = io.BytesIO()
+        pl.DataFrame(keys, schema=ROLLOUT_SCHEMA).write_parquet(written)
+        data = written.getvalue()
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._files[order.run_id, order.shard.index] = data[:-1] + b"?" if self.script.damages.pop(0) else data
+        self._rollouts += len(keys)
+        self._news.append(
+            MadeShard(
+                run_id=order.run_id,
+                index=order.shard.index,
+                size=len(data),
+                sha256=sha256,
+                num_errors=0,
+                num_resumed=0,
+            )
+        )
+
+    def report(self, seen: int, wait_s: float) -> NodeReport:
+        error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
+        status = NodeStatus(state=self._state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
+        return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
+
+    def facts(self) -> NodeFacts:
+        begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
+        return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=begun)
+
+    def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
+        return self._files[run_id, index][offset : offset + size]
+
+    def drop(self, run_id: str, index: int) -> None:
+        del self._files[run_id, index]
+
+    def stop(self) -> None:
+        self._state = "ended"
+
+    def telemetry(self) -> bytes | None:
+        return None
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What a node is like."""
+
+    capacity: int = 2
+    state: str = "generating"
+    error: str | None = None
+    software: dict[str, str] = field(default_factory=dict)
+    begun: tuple[int, ...] = ()
+    """Shards of which it has rollouts from before."""
+    hold: bool = False
+    gone: bool = False
+    """Whether every call fails, as with a machine that is off."""
+    damages: "Damages" = field(default_factory=lambda: Damages())
+
+
+class Damages:
+    """Which of the next files come damaged: none, or the first ``count``."""
+
+    def __init__(self, count: int = 0) -> None:
+        self._left = count
+
+    def pop(self, _: int) -> bool:
+        self._left -= 1
+        return self._left >= 0
+
+
+class ScriptedCluster:
+    """Nodes by name, each with its script. ``join`` adds one. Every node has place for any number of workers."""
+
+    def __init__(self, **nodes: Script) -> None:
+        self.nodes = nodes
+        self.workers: queue.Queue[ScriptedWorker] = queue.Queue()
+        """The workers in the order of their starts."""
+        self.head_is_lost = False
+        self.grows = True
+        self._changed = threading.Condition()
+
+    def join(self, name: str, script: Script) -> None:
+        with self._changed:
+            self.nodes[name] = script
+            self._changed.notify_all()
+
+    def place(self, need: Need, besides: Collection[str]) -> "_Place":
+        return _Place(self, besides)
+
+    def count_suited(self, need: Need, besides: Collection[str]) -> int:
+        return len(self.nodes.keys() - set(besides))
+
+    def check_head(self) -> None:
+        if self.head_is_lost:
+            raise ClusterLost("the head is gone")
+
+    def wait_for(self, besides: Collection[str], seconds: float) -> str | None:
+        def found() -> str | None:
+            return next((name for name in self.nodes if name not in besides), None)
+
+        with self._changed:
+            return self._changed.wait_for(found, seconds)
+
+
+class _Place:
+    def __init__(self, cluster: ScriptedCluster, besides: Collection[str]) -> None:
+        self._cluster, self._besides = cluster, besides
+
+    def wait(self, seconds: float) -> str | None:
+        self._node = self._cluster.wait_for(self._besides, seconds)
+        return self._node
+
+    def start(self) -> "_Handle":
+        assert self._node is not None
+        worker = ScriptedWorker(self._node, self._cluster.nodes[self._node])
+        self._cluster.workers.put(worker)
+        return _Handle(worker)
+
+    def remove(self) -> None:
+        pass
+
+
+class _Handle:
+    def __init__(self, worker: ScriptedWorker) -> None:
+        self._worker = worker
+
+    def call(self, method: str, *given: Any, limit_s: float) -> Any:
+        if self._worker.silent or self._worker.script.gone:
+            raise NodeGone("it does not answer")
+        called: Callable[..., Any] = getattr(self._worker, method)
+        return called(*given)
+
+    def end(self) -> None:
+        pass
