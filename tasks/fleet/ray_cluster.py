@@ -53,11 +53,12 @@ def ray_cluster(
     with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first = str(error).strip().partition("\n")[0]
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            first = str(getattr(error, "message", error)).strip().partition("\n")[0]
             raise ConfigError(
                 f"the Ray cluster at {address} cannot be used: {first}. Start one with ray start --head, with the same "
-                "versions of Ray and Python on every machine"
+                "versions of Ray and Python on every machine. If it has a token, this process needs it too: "
+                "RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token"
             ) from None
         finally:
             # Ray's own would end the process without the flow's clean-up
