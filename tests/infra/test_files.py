@@ -144,6 +144,11 @@ def test_systemd_accepts_the_unit(tmp_path: Path, path: Path) -> None:
     assert str(unit) not in checked.stderr, checked.stderr
 
 
+def test_all_services_of_a_machine_share_the_file_of_its_cluster() -> None:
+    for path in UNITS:
+        assert re.search(r"^EnvironmentFile=-?/etc/rollout-harvest/ray.env$", path.read_text(), re.MULTILINE), path
+
+
 def test_the_kubernetes_template_takes_a_gpu_job_with_shared_memory() -> None:
     template = json.loads((INFRA / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
     variables = template["variables"]["properties"]

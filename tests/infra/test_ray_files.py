@@ -120,6 +120,9 @@ def test_rays_launcher_takes_the_cluster_file() -> None:
     prepared = prepare_config(given)
     validate_config(prepared)
     assert prepared["max_workers"] == len(given["provider"]["worker_ips"])
+    # Ray 2.60's second autoscaler takes the head, which has the type of the others here, for one of them
+    assert prepared["head_node_type"] in prepared["available_node_types"]
+    assert "RAY_enable_autoscaler_v2=0" in prepared["head_start_ray_commands"][-1]
     # Ray reads all files of a mount again and again
     assert set(prepared["file_mounts"]) == {"~/.ray/auth_token"}
 
