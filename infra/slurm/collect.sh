@@ -1,6 +1,6 @@
 #!/bin/bash
-# A collection over the nodes of a SLURM job, which a Ray cluster joins for as long as it takes. From a checkout that all
-# nodes see, with its environment in .venv; the options are those of harvest run:
+# A collection over the nodes of a SLURM job, which a Ray cluster joins for as long as it takes. From a checkout that
+# all nodes see, with its environment in .venv; the options are those of harvest run:
 #   sbatch --nodes=4 --gpus-per-node=8 infra/slurm/collect.sh --profile h100x8 --model Qwen/Qwen2.5-72B-Instruct
 # The same command again goes on where a job stopped. Credentials belong in the environment of sbatch.
 #SBATCH --job-name=rollout-harvest
@@ -20,7 +20,8 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 # scratch directories of the nodes, not in a home that they share
 export HARVEST_HOME="${HARVEST_HOME:-${TMPDIR:-/tmp}/rollout-harvest-$(id -un)}"
 
-# this script runs on the job's first node, where ray symmetric-run then starts the head and the command
+# this script runs on the job's first node, where ray symmetric-run then starts the head and the command; RAY_HEAD names
+# its address in the network that the nodes share, if that is not the first
 head=${RAY_HEAD:-$(hostname -I | cut -d ' ' -f 1)}
 # ray symmetric-run exits with 0 when Ray did not start and when it was interrupted
 exit_code=$(mktemp)
