@@ -8,6 +8,7 @@ checked, and may be on another node: so actors have no restarts.
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -48,6 +49,9 @@ def ray_cluster(
     address = address or os.environ.get(ADDRESS_VARIABLE) or LOCAL
     # one worker is all that this machine gets, and Ray would start a process per processor in advance
     own: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False} if address == LOCAL else {}
+    if address == LOCAL:
+        # else Ray leaves one in the home, for all to read, and a later ray start --head asks for it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     handler = signal.getsignal(signal.SIGTERM)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
