@@ -8,6 +8,7 @@ checked, and may be on another node: so actors have no restarts.
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -47,16 +48,20 @@ def ray_cluster(
     address = address_of(address)
     # one worker is all that this machine gets, and Ray would start a process per processor in advance
     own: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False} if address == LOCAL else {}
+    if address == LOCAL:
+        # else Ray leaves one in the home, for all to read, and a later ray start --head asks for it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     handler = signal.getsignal(signal.SIGTERM)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            told = " ".join(str(error).split())[:400].rstrip(".")
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            told = " ".join(str(getattr(error, "message", error)).split())[:400].rstrip(".")
             raise ConfigError(
                 f"the Ray cluster at {address} cannot be used: {told}. Start one with ray start --head, with the same "
-                "versions of Ray and Python on every machine"
+                "versions of Ray and Python on every machine. If it has a token, this process needs it too: "
+                "RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token"
             ) from None
         finally:
             # Ray's own would end the process without the flow's clean-up

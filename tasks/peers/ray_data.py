@@ -32,8 +32,9 @@ def run(job: PeerJob) -> PeerResult:
     import ray
     from pyarrow import parquet
 
-    # with fewer processors than its stages have, the dataset would wait for ever
-    ray.init(num_cpus=max(4, os.cpu_count() or 1), include_dashboard=False, object_store_memory=STORE_BYTES)
+    # a Ray of its own, also with RAY_ADDRESS; with fewer processors than stages, the dataset would wait for ever
+    processors = max(4, os.cpu_count() or 1)
+    ray.init("local", num_cpus=processors, include_dashboard=False, object_store_memory=STORE_BYTES)
     from ray.data.llm import build_processor
 
     rows = [_row(request) for request in read_requests(job.requests)]

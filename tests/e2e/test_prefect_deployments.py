@@ -94,8 +94,10 @@ def test_the_deployments_are_those_of_the_file(api: Api) -> None:
     }
     weekly = api.deployment("bench-weekly", flow="bench")
     assert weekly["schedules"][0]["schedule"]["timezone"] == "America/Los_Angeles"
-    assert [api.deployment(name)["schedules"] for name in ("manual", "demo")] == [[], []]
-    for deployment in (nightly, weekly, api.deployment("manual"), api.deployment("demo")):
+    by_hand = [api.deployment(name) for name in ("manual", "ray-nodes", "demo")]
+    assert [deployment["schedules"] for deployment in by_hand] == [[], [], []]
+    assert by_hand[1]["parameters"] == {"profile": "h100x8", "nodes": 4, "ray": "auto"}
+    for deployment in (nightly, weekly, *by_hand):
         assert deployment["enforce_parameter_schema"]
         assert deployment["work_pool_name"] == "harvest"
         assert deployment["job_variables"]["stream_output"] is False

@@ -36,10 +36,14 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
         assert_nothing_left(seen)
 
     # without an address, on a Ray of its own
-    run = start_harvest(runs_dir, profile, more=["--nodes=2"], HARVEST_HOME=str(tmp_path / "home"), HARVEST_NODE="here")
+    home = tmp_path / "home"
+    run = start_harvest(
+        runs_dir, profile, more=["--nodes=2"], HOME=str(home), HARVEST_HOME=str(home), HARVEST_NODE="here"
+    )
     report = run.finish()
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
     assert [node["node"] for node in report["generation"]["sessions"][-1]["nodes"]] == ["here"]
+    assert not (home / ".ray").exists(), "Ray left a token"
     assert_nothing_left(run.seen)
 
 

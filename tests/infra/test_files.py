@@ -60,9 +60,10 @@ def test_yamllint_finds_nothing() -> None:
 def test_every_service_of_the_compose_file_is_complete() -> None:
     content = read_yaml("compose.yaml")
     services = content["services"]
-    assert set(services) == {"postgres", "prefect", "s3", "bucket", "worker"}
+    assert set(services) == {"postgres", "prefect", "s3", "bucket", "worker", "ray-head", "ray-node-0", "ray-node-1"}
     for name, service in services.items():
-        assert ("image" in service) != ("build" in service), name
+        # an image that several services share is built once
+        assert ("image" in service) != ("build" in service) or service["image"] == "rollout-harvest:latest", name
         for other, condition in service.get("depends_on", {}).items():
             assert other in services
             if condition["condition"] == "service_healthy":
@@ -73,20 +74,24 @@ def test_every_service_of_the_compose_file_is_complete() -> None:
         for value in service.get("environment", {}).values():
             assert isinstance(value, str), "YAML would make another type of it"
     assert metadata.version("prefect") in services["prefect"]["image"]
-    build = services["worker"]["build"]
-    assert (INFRA / build["context"] / build["dockerfile"]).is_file()
+    for build in [service["build"] for service in services.values() if "build" in service]:
+        assert (INFRA / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_the_container_and_the_service_share_one_directory_of_gpu_locks() -> None:
+UNITS = sorted((INFRA / "systemd").glob("*.service"))
+
+
+def test_all_containers_and_services_share_one_directory_of_gpu_locks() -> None:
     assert "HARVEST_LOCK_DIR" not in "".join(
         path.read_text(encoding="utf-8") for path in INFRA.rglob("*") if path.suffix in (".yaml", ".service", ".json")
     )
-    [unit] = re.findall(
-        r"^RuntimeDirectory=(.*)$", (INFRA / "systemd" / "harvest-worker.service").read_text(), re.MULTILINE
-    )
-    assert Path("/run") / unit == DEFAULT_DIRECTORY
-    mounted = [volume.split(":") for volume in read_yaml("compose.yaml")["services"]["worker"]["volumes"]]
-    assert [str(DEFAULT_DIRECTORY.parent)] * 2 in mounted
+    for path in UNITS:
+        [unit] = re.findall(r"^RuntimeDirectory=(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert Path("/run") / unit == DEFAULT_DIRECTORY
+    on_gpus = [service for service in read_yaml("compose.yaml")["services"].values() if "deploy" in service]
+    for service in on_gpus:
+        assert f"{DEFAULT_DIRECTORY.parent}:{DEFAULT_DIRECTORY.parent}" in service["volumes"]
+    assert len(on_gpus) == 3
 
 
 def test_what_engines_compile_outlives_the_container_and_the_service() -> None:
@@ -94,9 +99,10 @@ def test_what_engines_compile_outlives_the_container_and_the_service() -> None:
     (caches,) = re.findall(r"HARVEST_CACHE_DIR=(\S+)", image)
     (volume,) = re.findall(r"^VOLUME (\S+)", image, re.MULTILINE)
     assert caches.startswith(f"{volume}/")
-    unit = (INFRA / "systemd/harvest-worker.service").read_text(encoding="utf-8")
-    (directory,) = re.findall(r"^CacheDirectory=(\S+)", unit, re.MULTILINE)
-    assert f"Environment=HARVEST_CACHE_DIR=/var/cache/{directory}\n" in unit
+    for path in UNITS:
+        unit = path.read_text(encoding="utf-8")
+        (directory,) = re.findall(r"^CacheDirectory=(\S+)", unit, re.MULTILINE)
+        assert f"Environment=HARVEST_CACHE_DIR=/var/cache/{directory}\n" in unit
 
 
 def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None:
@@ -106,6 +112,8 @@ def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None
     assert all((ROOT / source).exists() for source in copied)
     [base] = [line.split()[1] for line in lines if line.startswith("FROM ")]
     assert base == f"vllm/vllm-openai:v{_pinned('vllm')}"
+    # one Ray on machines and in containers
+    assert "grep '^ray==' /opt/rollout-harvest/infra/requirements/gpu.txt" in "\n".join(lines)
     [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
     assert command[0] == "harvest"
     build_parser().parse_args(command[1:])
@@ -118,20 +126,27 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    text = (INFRA / "systemd" / "harvest-worker.service").read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_systemd_accepts_the_unit(tmp_path: Path, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
     [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-    program, *arguments = shlex.split(start.replace("%H", "node"))
-    assert Path(program).name == "harvest"
-    build_parser().parse_args(arguments)
+    program, *arguments = shlex.split(start.removesuffix("\\").replace("%H", "node"))
+    assert Path(program).parent == Path("/opt/rollout-harvest/.venv/bin")
+    if Path(program).name == "harvest":
+        build_parser().parse_args(arguments)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     # systemd-analyze wants an executable that exists
-    unit = tmp_path / "harvest-worker.service"
+    unit = tmp_path / path.name
     unit.write_text(text.replace(program, sys.executable), encoding="utf-8")
     checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert str(unit) not in checked.stderr, checked.stderr
+
+
+def test_all_services_of_a_machine_share_the_file_of_its_cluster() -> None:
+    for path in UNITS:
+        assert re.search(r"^EnvironmentFile=-?/etc/rollout-harvest/ray.env$", path.read_text(), re.MULTILINE), path
 
 
 def test_the_kubernetes_template_takes_a_gpu_job_with_shared_memory() -> None:

@@ -1,11 +1,12 @@
 """What is no cluster is refused in one line, before anything is written."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.harvest_command import harvest_here
+from tests.support.harvest_command import environment, harvest_here
 
 pytest.importorskip("ray")
 
@@ -66,3 +67,25 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[st
     assert told in printed.err
     assert (printed.err.count("\n"), printed.out) == (1, "")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_process_without_the_token_of_the_cluster_is_told_what_it_needs(tmp_path: Path) -> None:
+    connect = """
+from pathlib import Path
+from tasks.errors import ConfigError
+from tasks.fleet.ray_cluster import ray_cluster
+try:
+    with ray_cluster("127.0.0.1:1", Path("ray.log")):
+        pass
+except ConfigError as error:
+    print(error)
+"""
+    # Ray reads them once, when it is imported
+    without = environment(RAY_AUTH_MODE="token", HOME=str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        without.pop(name, None)
+    told = subprocess.run([sys.executable, "-c", connect], cwd=tmp_path, env=without, capture_output=True, text=True)
+    assert told.stdout.startswith(
+        "the Ray cluster at 127.0.0.1:1 cannot be used: Token authentication is enabled but no"
+    )
+    assert "RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token" in told.stdout
