@@ -37,6 +37,7 @@ LONGEST = {
     "tests/faults/test_random_kills.py",
 }
 """Modules with parts of a minute and more that one process must run."""
+GIVEN_FACTOR = os.environ.get(FACTOR_VARIABLE)
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -63,14 +64,18 @@ def pytest_configure(config: pytest.Config) -> None:
         caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
         os.environ[CACHE_VARIABLE] = caches.name
         config.add_cleanup(caches.cleanup)
-    # the product, in this process and its children, must not take a slow machine for a failure
-    os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # what was imported stays to the end, so that Python's collector need not look at it again and again
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # the product, in this process and its children, must not take a slow machine for a failure; load comes and goes
+    os.environ[FACTOR_VARIABLE] = GIVEN_FACTOR or f"{scaled(1):.2f}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -20,9 +20,12 @@ from tests.faults.runs import (
     write_profile,
 )
 from tests.support.fake_engines import open_gate
-from tests.support.patience import scaled
 
 pytestmark = pytest.mark.slow
+
+STALL = 10
+"""Seconds without a token after which an engine has stalled; the product multiplies them on a slow machine. An engine
+that a test holds reports progress, so only a single step must not take as long."""
 
 
 def num_starts(run: RunProcess) -> int:
@@ -32,7 +35,7 @@ def num_starts(run: RunProcess) -> int:
 def test_a_replica_that_is_stuck_killed_or_stopped_is_replaced_and_keeps_its_rollouts(
     tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=scaled(5))
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=STALL)
     stuck, gate = tmp_path / "stuck", tmp_path / "gate"
     run = start_generation(
         tmp_path / "runs", profile, FAKE_HOLD_AFTER="30", FAKE_GATE=str(gate), STUCK_MARKER=str(stuck)
@@ -85,9 +88,7 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
 def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_parents(
     tmp_path: Path, method: str
 ) -> None:
-    profile = write_profile(
-        tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=scaled(5), core_process=True
-    )
+    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=STALL, core_process=True)
     gate = tmp_path / "gate"
     run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate), FAKE_METHOD=method)
     run.wait_for_rollouts(10)

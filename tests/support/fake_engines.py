@@ -205,13 +205,18 @@ class StragglingEngine(FakeEngine):
 
 
 class StuckEngine(FakeEngine):
-    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once."""
+    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once.
+
+    While a test holds it, it reports progress all the same: it has not stalled, however long the test takes.
+    """
 
     def step(self) -> list[EngineOutput]:
         marker = Path(os.environ["STUCK_MARKER"])
         if self.stats.generation_tokens > 200 and not marker.exists():
             marker.touch()
             signal.pause()
+        if self._finished >= completions_allowed():
+            self.stats.generation_tokens += 1
         return super().step()
 
 
