@@ -28,10 +28,19 @@ WORKER_MODULES = {
     "tests/e2e/test_prefect_deployments.py",
     "tests/faults/test_lost_node.py",
 }
+ENGINES = "tests with engines of one process, or with the run of one"
+ENGINE_MODULES = {
+    "tests/e2e/test_equivalence_engine.py",
+    "tests/e2e/test_run.py",
+    "tests/tasks/comparison/test_mismatch.py",
+    "tests/tasks/generation/test_engine_outputs.py",
+    "tests/tasks/generation/test_engine_sampling.py",
+    "tests/tasks/generation/test_lora_engine.py",
+    "tests/tasks/generation/test_weight_reload.py",
+}
 WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
 """Modules of faults whose tests share finished runs, each of which would be made once per process."""
 LONGEST = {
-    "tests/e2e/test_equivalence_engine.py",
     "tests/faults/test_engine_deaths.py",
     "tests/faults/test_out_of_memory.py",
     "tests/faults/test_random_kills.py",
@@ -102,7 +111,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
     """Put slow tests before quick ones, and first of all the longest parts that one process must run."""
     module = item.nodeid.partition("::")[0]
-    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS, module not in LONGEST
+    together = group_of(item.nodeid) in (WORKERS, ENGINES)
+    return not item.get_closest_marker("slow"), not together, module not in LONGEST
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
@@ -122,11 +132,12 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 def group_of(nodeid: str) -> str:
     """Name what one process runs as a whole: a module, whose tests may share fixtures, or a single test of a fault.
 
-    Tests with Prefect workers are one group, as every worker polls the same pool.
+    Tests with Prefect workers are one group, as every worker polls the same pool; so are those with engines that one
+    process forks, as it must import vLLM, and those that share ``demo_run``.
     """
     module = nodeid.partition("::")[0]
-    if module in WORKER_MODULES:
-        return WORKERS
+    if module in WORKER_MODULES | ENGINE_MODULES:
+        return WORKERS if module in WORKER_MODULES else ENGINES
     return nodeid if module.startswith("tests/faults/") and module not in WHOLE_MODULES else module
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import WORKER_MODULES
+from tests.conftest import ENGINE_MODULES, WORKER_MODULES
 from tests.support.harvest_command import ROOT, environment
 from tests.support.left_behind import PROCESS_VARIABLE
 from tests.support.patience import read_to_end
@@ -134,3 +134,11 @@ def test_every_module_with_prefect_workers_is_in_their_group() -> None:
         path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py") if uses.search(path.read_text())
     }
     assert modules - {"tests/test_suite_rules.py"} == WORKER_MODULES
+
+
+def test_every_module_that_shares_engines_or_a_run_is_in_their_group() -> None:
+    uses = re.compile(r"\b(run_engine_script|run_loop_here|demo_run)\b")
+    modules = {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py") if uses.search(path.read_text())
+    }
+    assert modules - {"tests/test_suite_rules.py"} == ENGINE_MODULES

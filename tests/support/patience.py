@@ -2,8 +2,8 @@
 
 A loaded machine or a slow one is no failure, so every limit is ``HANG_SECONDS`` on a quiet machine of the kind that the
 suite was written on, times the slowness of this one: what was measured when the session started and when a limit was
-reached, or what waits for a core at the moment, as load comes and goes. No other place in ``tests/`` may sleep or name a
-limit in seconds: ``tests/test_no_clocks.py`` looks for both.
+reached, or what waits for a core at the moment, as load comes and goes. No other place in ``tests/`` may sleep or name
+a limit in seconds: ``tests/test_no_clocks.py`` looks for both.
 """
 
 import contextlib

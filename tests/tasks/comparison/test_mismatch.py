@@ -25,7 +25,8 @@ from tasks.storage.published import record_published
 from tasks.storage.run_files import write_manifest
 from tasks.storage.verify import verify_run
 from tests.support.checkpoints import write_checkpoint
-from tests.support.harvest_command import harvest, harvest_here
+from tests.support.engine_script import run_loop_here
+from tests.support.harvest_command import Tell, harvest_here
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def healthy(runs_dir: Path) -> RunPaths:
 def generate(runs_dir: Path, **sampling: float) -> RunPaths:
     name = "-".join(sampling)
     plan = plan_run(config_from_parameters({"questions": 8, "max_tokens": 32, **sampling}), runs_dir)
-    return run_reference(reference_plan(plan, "script", runs_dir, name=name), "script").plan.paths
+    return run_reference(reference_plan(plan, "script", runs_dir, name=name), "script", run=run_loop_here).plan.paths
 
 
 def copied(run: RunPaths, directory: Path, **columns: pl.Expr | pl.Series) -> RunPaths:
@@ -149,11 +150,9 @@ def test_a_stored_sampling_mask_is_used(healthy: RunPaths, tmp_path: Path) -> No
     assert found.full.mean_gap < AGREES
 
 
-def test_the_run_shows_its_newest_mismatch(
-    healthy: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_run_shows_its_newest_mismatch(healthy: RunPaths, tmp_path: Path, tell: Tell) -> None:
     run = copied(healthy, tmp_path)
-    told = harvest("mismatch", run.root, "--sample", "12")
+    told = tell("mismatch", run.root, "--sample", "12")
     assert told.code == 0, told.stderr
     first = read_mismatch(run.root)
     assert first is not None
@@ -162,10 +161,11 @@ def test_the_run_shows_its_newest_mismatch(
     assert first.rollouts == 12
     assert "mismatch.json" in {file.path for file in write_manifest(run.root).files}
 
-    assert harvest_here("mismatch", run.root, "--sample", "5", "--seed", "3", "--json") == 0
+    told = tell("mismatch", run.root, "--sample", "5", "--seed", "3", "--json")
+    assert told.code == 0, told.stderr
     second = read_mismatch(run.root)
     assert second is not None
-    assert json.loads(capsys.readouterr().out) == json.loads(run.mismatch.read_text())
+    assert told.report == json.loads(run.mismatch.read_text())
     assert (second.rollouts, second.seed) == (5, 3)
 
     for make in shown_again:
