@@ -61,7 +61,7 @@ def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     profile.write_text(BFLOAT16_PROFILE)
     model = make_random_model(directory / "random")
     plan = _plan(
-        runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=32, max_tokens=32, top_logprobs=20
+        runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=16, max_tokens=32, top_logprobs=20
     )
     return _generate(plan, "baseline", runs_dir, run_loop_here), _generate(plan, "script", runs_dir, run_loop_here)
 
@@ -141,7 +141,7 @@ def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path
     report = compare_runs(baseline, blind.root)
     assert report.verdict == "inconclusive"
     assert report.questions_needed is not None
-    assert report.questions_needed > 32
+    assert report.questions_needed > 16
 
 
 def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path], tell: Tell) -> None:
