@@ -23,15 +23,25 @@ from tests.support.small_disk import small_disk  # noqa: F401
 
 WORKERS = "tests with Prefect workers"
 WORKER_MODULES = {"tests/e2e/test_prefect_deployments.py"}
+ENGINES = "tests with engines of one process, or with the run of one"
+ENGINE_MODULES = {
+    "tests/e2e/test_equivalence_engine.py",
+    "tests/e2e/test_run.py",
+    "tests/tasks/comparison/test_mismatch.py",
+    "tests/tasks/generation/test_engine_outputs.py",
+    "tests/tasks/generation/test_engine_sampling.py",
+    "tests/tasks/generation/test_lora_engine.py",
+    "tests/tasks/generation/test_weight_reload.py",
+}
 WHOLE_MODULES = {"tests/faults/test_damaged_files.py", "tests/faults/test_random_damage.py"}
 """Modules of faults whose tests share finished runs, each of which would be made once per process."""
 LONGEST = {
-    "tests/e2e/test_equivalence_engine.py",
     "tests/faults/test_engine_deaths.py",
     "tests/faults/test_out_of_memory.py",
     "tests/faults/test_random_kills.py",
 }
 """Modules with parts of a minute and more that one process must run."""
+GIVEN_FACTOR = os.environ.get(FACTOR_VARIABLE)
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
@@ -64,14 +74,18 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         os.environ[RAY_FOLDER_VARIABLE] = folder.name
         config.add_cleanup(folder.cleanup)
-    # the product, in this process and its children, must not take a slow machine for a failure
-    os.environ.setdefault(FACTOR_VARIABLE, f"{slowness():.2f}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # what was imported stays to the end, so that Python's collector need not look at it again and again
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # the product, in this process and its children, must not take a slow machine for a failure; load comes and goes
+    os.environ[FACTOR_VARIABLE] = GIVEN_FACTOR or f"{scaled(1):.2f}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -98,7 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
     """Put slow tests before quick ones, and first of all the longest parts that one process must run."""
     module = item.nodeid.partition("::")[0]
-    return not item.get_closest_marker("slow"), group_of(item.nodeid) != WORKERS, module not in LONGEST
+    together = group_of(item.nodeid) in (WORKERS, ENGINES)
+    return not item.get_closest_marker("slow"), not together, module not in LONGEST
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling":
@@ -118,11 +133,12 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 def group_of(nodeid: str) -> str:
     """Name what one process runs as a whole: a module, whose tests may share fixtures, or a single test of a fault.
 
-    Tests with Prefect workers are one group, as every worker polls the same pool.
+    Tests with Prefect workers are one group, as every worker polls the same pool; so are those with engines that one
+    process forks, as it must import vLLM, and those that share ``demo_run``.
     """
     module = nodeid.partition("::")[0]
-    if module in WORKER_MODULES:
-        return WORKERS
+    if module in WORKER_MODULES | ENGINE_MODULES:
+        return WORKERS if module in WORKER_MODULES else ENGINES
     return nodeid if module.startswith("tests/faults/") and module not in WHOLE_MODULES else module
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,8 +65,17 @@ def reference_plan(
     return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=replace(plan.paths, root=root))
 
 
-def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = None) -> ReferenceRun:
-    """Delete earlier results, then generate and score ``plan``, made by ``reference_plan``. Raises EngineError."""
+def run_reference(
+    plan: RunPlan,
+    loop: LoopName,
+    *,
+    order_seed: int | None = None,
+    run: Callable[[ReferenceJob, Path, bool], None] | None = None,
+) -> ReferenceRun:
+    """Delete earlier results, then generate and score ``plan``, made by ``reference_plan``. Raises EngineError.
+
+    ``run`` is what runs a job, given its log and whether it is on a GPU: a process of its own by default.
+    """
     paths = plan.paths
     refuse_problems(find_prompts(plan))
     open_run(plan)
@@ -87,7 +97,7 @@ def run_reference(plan: RunPlan, loop: LoopName, *, order_seed: int | None = Non
         order_seed=order_seed,
     )
     began = time.monotonic()
-    _run_process(job, paths.logs / "reference.log", on_gpu=plan.profile.expect.device == "cuda")
+    (run or _run_process)(job, paths.logs / "reference.log", plan.profile.expect.device == "cuda")
     process_seconds = time.monotonic() - began
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
@@ -109,7 +119,7 @@ def reference_finished(plan: RunPlan) -> bool:
     return not find_remaining(plan, shard_dataset(plan))
 
 
-def _run_process(job: ReferenceJob, log_path: Path, *, on_gpu: bool) -> None:
+def _run_process(job: ReferenceJob, log_path: Path, on_gpu: bool) -> None:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     environment = cached_environment(os.environ, job.timing.parent / SPARE_CACHES)
     oom_kills = count_oom_kills()

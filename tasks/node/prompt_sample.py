@@ -8,7 +8,6 @@ import math
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from profiles.arm_schema import Arm
 from tasks.errors import ConfigError
 from tasks.node.prompt_lengths import PromptLengths, measure_prompts
 from tasks.node.template_check import TemplateHabits, find_habits
-from tasks.plan.prompts import TEXT, ChatTokenizer, encode_question
+from tasks.plan.prompts import TEXT, ChatTokenizer, encode_question, spare_torch
 from tasks.process_limits import limit_memory
 from tasks.scoring.reasoning_opening import ReasoningOpening, closing_tag, opened_reasoning
 from tasks.units import GIB
@@ -65,8 +64,8 @@ def render_prompts(order: PromptOrder, cpu_seconds: int = CPU_SECONDS) -> Prompt
     gc.disable()  # there is little to collect, and it takes a tenth of the time
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not order.trust_remote_code:
-        # tokenizers need no torch, whose import takes seconds; a model's own code may
-        sys.modules["torch"] = None  # type: ignore[assignment]
+        # a model's own code may need it
+        spare_torch()
     tokenizer = ChatTokenizer(order.model_path, trust_remote_code=order.trust_remote_code)
     limit_memory(_MEMORY_BYTES)
     _end_after(cpu_seconds)

@@ -6,16 +6,19 @@ from tasks.errors import ConfigError, PromptTooLong
 from tasks.generation.engine import EngineRequest
 from tasks.generation.rollout_request import build_request
 from tasks.peers.contest import save_requests
-from tasks.plan.prompts import ChatTokenizer, build_messages, check_length
+from tasks.plan.prompts import ChatTokenizer, build_messages, check_length, spare_torch
 from tasks.plan.run_plan import RunPlan
 
 
 def write_requests(plan: RunPlan, path: Path) -> int:
     """Save the requests of ``plan``, question by question, at ``path``; return the number of prompt tokens.
 
-    A rollout that the pipeline would store as an error, without asking the engine, is left out.
+    A rollout that the pipeline would store as an error, without asking the engine, is left out. Call this in a process
+    of its own, in which torch cannot be imported afterwards.
     """
     engine, sampling = plan.profile.engine, plan.config.sampling
+    if not engine.trust_remote_code:
+        spare_torch()
     tokenizer = ChatTokenizer(plan.model.path, trust_remote_code=engine.trust_remote_code)
     requests: list[EngineRequest] = []
     for example_id, question in plan.questions.select("example_id", "question").iter_rows():

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -117,6 +118,11 @@ def check_length(num_prompt_tokens: int, max_tokens: int, max_model_len: int) ->
     """Raise PromptTooLong when a completion of ``max_tokens`` does not fit after the prompt."""
     if num_prompt_tokens + max_tokens > max_model_len:
         raise PromptTooLong(num_prompt_tokens=num_prompt_tokens, max_tokens=max_tokens, max_model_len=max_model_len)
+
+
+def spare_torch() -> None:
+    """Let transformers do without torch, whose import takes seconds: in a process that encodes prompts and ends."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 class ChatTokenizer:

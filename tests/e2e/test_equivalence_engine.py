@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -9,13 +10,15 @@ import psutil
 import pytest
 
 from tasks.comparison.equivalence import compare_runs
-from tasks.generation.reference_loops import LoopName
+from tasks.generation.reference_loops import LoopName, ReferenceJob
 from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
+from tests.e2e.conftest import PARAMETERS, DemoRun
 from tests.faults.runs import command
-from tests.support.harvest_command import Outcome, Tell, harvest
+from tests.support.engine_script import run_loop_here
+from tests.support.harvest_command import Tell
 from tests.support.random_model import make_random_model
 from tests.support.synthetic import publish_shard
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 MARK = "HARVEST_TESTS_LOOP"
 """An environment variable of a loop's processes."""
-SMALL = {"questions": 12, "max_tokens": 48, "top_logprobs": 5}
+Run = Callable[[ReferenceJob, Path, bool], None]
 BFLOAT16_PROFILE = """
 name = "random-bfloat16"
 question_batch_size = 16
@@ -49,14 +52,6 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def float32(runs_dir: Path, prefect_api: str) -> Outcome:
-    """A run in question batches of 16 and, generated for it, its baseline of one question per call."""
-    options = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    command = ("run", *options, "--baseline", "auto", "--require", "bitwise", "--runs-dir", runs_dir, "--json")
-    return harvest(*command, PREFECT_API_URL=prefect_api)
-
-
-@pytest.fixture(scope="module")
 def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The random model in bfloat16: one sequence at a time, and 16 in a call, which takes other kernels."""
     directory = tmp_path_factory.mktemp("model")
@@ -66,9 +61,9 @@ def bfloat16(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     profile.write_text(BFLOAT16_PROFILE)
     model = make_random_model(directory / "random")
     plan = _plan(
-        runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=32, max_tokens=32, top_logprobs=20
+        runs_dir, profile=str(profile), model=str(model), arms=str(arms), questions=16, max_tokens=32, top_logprobs=20
     )
-    return _generate(plan, "baseline", runs_dir), _generate(plan, "script", runs_dir)
+    return _generate(plan, "baseline", runs_dir, run_loop_here), _generate(plan, "script", runs_dir, run_loop_here)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +74,10 @@ def rounded(bfloat16: tuple[Path, Path]) -> tuple[Path, Path]:
     return bfloat16
 
 
-def test_float32_is_bitwise_whatever_the_batch(float32: Outcome) -> None:
-    assert float32.code == 0, float32.stderr
-    equivalence = float32.report["equivalence"]
-    assert equivalence["verdict"] == "bitwise"
-    assert "12 of 12 questions" in float32.stderr
+def test_float32_is_bitwise_whatever_the_batch(demo_run: DemoRun) -> None:
+    assert demo_run.outcome.code == 0, demo_run.outcome.stderr
+    assert demo_run.outcome.report["equivalence"]["verdict"] == "bitwise"
+    assert "20 of 20 questions" in demo_run.outcome.stderr
 
 
 def test_bfloat16_differs_by_rounding_alone(rounded: tuple[Path, Path]) -> None:
@@ -97,14 +91,14 @@ def test_bfloat16_differs_by_rounding_alone(rounded: tuple[Path, Path]) -> None:
         assert 0 <= row.gap <= row.limit
 
 
-def test_a_swapped_reply_is_found(float32: Outcome, runs_dir: Path, tmp_path: Path) -> None:
-    tampered = _copy(Path(float32.report["run_dir"]), tmp_path)
+def test_a_swapped_reply_is_found(demo_run: DemoRun, tmp_path: Path) -> None:
+    tampered = _copy(demo_run.root, tmp_path)
     path = tampered.rollouts(0)
     frame = pl.read_parquet(path)
     own = ("completion", "completion_ids", "logprobs", "top_logprob_ids", "top_logprobs", "num_completion_tokens")
     order = [1, 0, *range(2, frame.height)]
     publish_shard(frame.with_columns(frame[name][order] for name in own), path)
-    report = compare_runs(_kept_baseline(runs_dir), tampered.root)
+    report = compare_runs(demo_run.baseline, tampered.root)
     assert report.verdict == "different"
     named = {(row.example_id, row.arm_id) for row in report.tokens.worst}
     assert named == set(frame.select("example_id", "arm_id").head(2).iter_rows())
@@ -112,17 +106,16 @@ def test_a_swapped_reply_is_found(float32: Outcome, runs_dir: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("rows_are_forged", [False, True])
 def test_another_temperature_under_a_forged_fingerprint_is_found(
-    float32: Outcome, hotter: Path, runs_dir: Path, tmp_path: Path, rows_are_forged: bool
+    demo_run: DemoRun, hotter: Path, tmp_path: Path, rows_are_forged: bool
 ) -> None:
-    baseline = _kept_baseline(runs_dir)
     forged = _copy(hotter, tmp_path)
     config = json.loads(forged.config.read_text())
-    config["comparable"] = json.loads((baseline / "config.json").read_text())["comparable"]
+    config["comparable"] = json.loads((demo_run.baseline / "config.json").read_text())["comparable"]
     forged.config.write_text(json.dumps(config))
     if rows_are_forged:
         path = forged.rollouts(0)
         publish_shard(pl.read_parquet(path).with_columns(temperature=pl.lit(0.7)), path)
-    report = compare_runs(baseline, forged.root)
+    report = compare_runs(demo_run.baseline, forged.root)
     assert report.verdict == "different"
     assert report.tokens.worst
     assert report.tokens.worst[0].kind == ("shifted" if rows_are_forged else "settings")
@@ -148,7 +141,7 @@ def test_too_few_questions_are_inconclusive(rounded: tuple[Path, Path], tmp_path
     report = compare_runs(baseline, blind.root)
     assert report.verdict == "inconclusive"
     assert report.questions_needed is not None
-    assert report.questions_needed > 32
+    assert report.questions_needed > 16
 
 
 def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path], tell: Tell) -> None:
@@ -160,8 +153,8 @@ def test_compare_prints_the_verdict_and_exits_by_it(rounded: tuple[Path, Path], 
     assert "bitwise was required" in short.stderr
 
 
-def test_runs_of_other_models_are_refused(float32: Outcome, bfloat16: tuple[Path, Path], tell: Tell) -> None:
-    refused = tell("compare", float32.report["run_dir"], bfloat16[0])
+def test_runs_of_other_models_are_refused(demo_run: DemoRun, bfloat16: tuple[Path, Path], tell: Tell) -> None:
+    refused = tell("compare", demo_run.root, bfloat16[0])
     assert refused.code == 2
     assert "model" in refused.stderr
 
@@ -172,7 +165,9 @@ def hotter(runs_dir: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         patch.setenv(MARK, str(runs_dir))
-        return _generate(_plan(runs_dir, temperature=0.8), "script", runs_dir)
+        # in one shard, all of which a test forges
+        parameters = {**PARAMETERS, "shard_size": PARAMETERS["questions"], "temperature": 0.8}
+        return _generate(_plan(runs_dir, **parameters), "script", runs_dir)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -182,17 +177,12 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def _kept_baseline(runs_dir: Path) -> Path:
-    (baseline,) = (runs_dir / ".baselines").glob("auto-*")
-    return baseline
-
-
 def _plan(runs_dir: Path, **parameters: object) -> RunPlan:
-    return plan_run(config_from_parameters({**SMALL, **parameters}), runs_dir)
+    return plan_run(config_from_parameters(parameters), runs_dir)
 
 
-def _generate(plan: RunPlan, loop: LoopName, runs_dir: Path) -> Path:
-    return run_reference(reference_plan(plan, loop, runs_dir, name=loop), loop).plan.paths.root
+def _generate(plan: RunPlan, loop: LoopName, runs_dir: Path, run: Run | None = None) -> Path:
+    return run_reference(reference_plan(plan, loop, runs_dir, name=loop), loop, run=run).plan.paths.root
 
 
 def _copy(run: Path, directory: Path) -> RunPaths:

@@ -20,9 +20,12 @@ from tests.faults.runs import (
     write_profile,
 )
 from tests.support.fake_engines import open_gate
-from tests.support.patience import scaled
 
 pytestmark = pytest.mark.slow
+
+STALL = 10
+"""Seconds without a token after which an engine has stalled; the product multiplies them on a slow machine. An engine
+that a test holds reports progress, so only a single step must not take as long."""
 
 
 def num_starts(run: RunProcess) -> int:
@@ -32,7 +35,7 @@ def num_starts(run: RunProcess) -> int:
 def test_a_replica_that_is_stuck_killed_or_stopped_is_replaced_and_keeps_its_rollouts(
     tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=scaled(5))
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=STALL)
     stuck, gate = tmp_path / "stuck", tmp_path / "gate"
     run = start_generation(
         tmp_path / "runs", profile, FAKE_HOLD_AFTER="30", FAKE_GATE=str(gate), STUCK_MARKER=str(stuck)
@@ -80,14 +83,11 @@ def test_a_replica_whose_recorder_is_killed_is_replaced(tmp_path: Path, undistur
     assert_nothing_left(run.seen)
 
 
-# a core that is spawned is watched in the tests of memory that runs out, too
+# a spawned core: tests/e2e/test_equivalence_engine.py; the end of either with its parents: test_flow_kills.py and
+# tests/tasks/test_process_tree.py
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.soak)])
-def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_parents(
-    tmp_path: Path, method: str
-) -> None:
-    profile = write_profile(
-        tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=scaled(5), core_process=True
-    )
+def test_an_engine_core_in_a_process_of_its_own_is_watched(tmp_path: Path, method: str) -> None:
+    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HeldEngine", stall=STALL, core_process=True)
     gate = tmp_path / "gate"
     run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="10", FAKE_GATE=str(gate), FAKE_METHOD=method)
     run.wait_for_rollouts(10)
@@ -110,12 +110,9 @@ def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_par
     assert "ended by signal 9" in logs(root)[1].read_text()
     kept |= creation_times(root)
     # in its start too
-    run.wait_until(lambda: core_named(run, "EngineCore"), "the third engine core is starting").kill()
+    run.wait_until(lambda: starting_core(run), "the third engine core is starting").kill()
     run.wait_until(lambda: num_starts(run) == 4, "a replica starts in place of the one whose engine core was killed")
     assert "ended by signal 9" in logs(root)[2].read_text()
-    # the kernel ends the replica with the flow, and the core with the replica
-    begins = {"fork": "EngineCore", "spawn": "spawn_main"}[method]
-    run.wait_until(lambda: core_named(run, begins), "the fourth engine core is starting")
     run.kill()
     assert_nothing_left(run.seen)
     # the next run of the same command begins with them
@@ -123,6 +120,5 @@ def test_an_engine_core_in_a_process_of_its_own_is_watched_and_ends_with_its_par
     assert kept.items() <= creation_times(root).items()
 
 
-def core_named(run: RunProcess, name: str) -> psutil.Process | None:
-    """Return the engine core, once its command line has ``name``: "EngineCore", and before "spawn_main" if spawned."""
-    return next((process for process in run.descendants() if name in " ".join(command(process))), None)
+def starting_core(run: RunProcess) -> psutil.Process | None:
+    return next((process for process in run.descendants() if "EngineCore" in " ".join(command(process))), None)

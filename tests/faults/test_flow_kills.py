@@ -89,9 +89,11 @@ def assert_resumes(runs_dir: Path, profile: Path, kept: int, undisturbed: Rows) 
 
 
 def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp_path: Path) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    profile = write_profile(tmp_path, backend="tests.support.fake_engines:CoredEngine")
     run = start_generation(tmp_path / "runs", profile, FAKE_HOLD_AFTER="1")
     run.wait_for_rollouts(1)
+    # the recorder, and what stands for an engine core
+    assert len([child for child in run.replica().children() if "resource_tracker" not in " ".join(command(child))]) == 2
     (record,) = (only_run_dir(tmp_path / "runs") / "state").glob("replica-*.pid.json")
     text = record.read_text()
     run.kill()

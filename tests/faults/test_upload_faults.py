@@ -18,13 +18,13 @@ from tasks.storage.run_files import published_files
 from tasks.storage.upload import upload_run
 from tasks.storage.verify import verify_upload
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.support.patience import scaled, until
+from tests.support.patience import until
 from tests.support.s3_servers import SECRET_KEY, SMALLEST_PART, Bucket
 from tests.support.synthetic import publish_shard, write_run
 from tests.support.upload_process import start_upload
 
 PART = SMALLEST_PART
-QUICK = TransferSettings(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=scaled(2))
+QUICK = TransferSettings(part_bytes=PART, attempts=6, base_delay_s=0.01, max_delay_s=0.05, read_timeout_s=2)
 SUCCESS = "team/rollouts/run/_SUCCESS"
 
 

@@ -3,6 +3,7 @@
 Their settings are environment variables, because a replica builds its engine in its own process.
 """
 
+import multiprocessing
 import os
 import random
 import signal
@@ -205,13 +206,18 @@ class StragglingEngine(FakeEngine):
 
 
 class StuckEngine(FakeEngine):
-    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once."""
+    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once.
+
+    While a test holds it, it reports progress all the same: it has not stalled, however long the test takes.
+    """
 
     def step(self) -> list[EngineOutput]:
         marker = Path(os.environ["STUCK_MARKER"])
         if self.stats.generation_tokens > 200 and not marker.exists():
             marker.touch()
             signal.pause()
+        if self._finished >= completions_allowed():
+            self.stats.generation_tokens += 1
         return super().step()
 
 
@@ -262,6 +268,14 @@ class LonelyEngine(FakeEngine):
                 "(0.4437, 35.31 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
             ) from None
         super().__init__(spec)
+
+
+class CoredEngine(FakeEngine):
+    """Has forked another process, as vLLM does its engine core, which nothing ends but the end of its parent."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        multiprocessing.get_context("fork").Process(target=signal.pause, name="core", daemon=True).start()
 
 
 class BrokenEngine(FakeEngine):

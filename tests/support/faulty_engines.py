@@ -28,19 +28,22 @@ class HungryEngine(FakeEngine):
         return super().step()
 
 
-class HeldEngine(VllmEngine):
+class ForkingEngine(VllmEngine):
+    """vLLM that forks a core in its own process, as on a GPU, or does as ``FAKE_METHOD`` says; on a CPU it spawns."""
+
+    def configure(self) -> Any:
+        config = super().configure()
+        os.environ[METHOD_VARIABLE] = os.environ.get("FAKE_METHOD", "fork")
+        return config
+
+
+class HeldEngine(ForkingEngine):
     """vLLM that makes no token once it has finished ``FAKE_HOLD_AFTER`` completions or a few more, as ``FakeEngine``.
 
     It reports progress all the same, so that it has not stalled: only its process can.
     """
 
     _finished = 0
-
-    def configure(self) -> Any:
-        # on a CPU vLLM sets another than that for GPUs
-        config = super().configure()
-        os.environ[METHOD_VARIABLE] = os.environ["FAKE_METHOD"]
-        return config
 
     def step(self) -> list[EngineOutput]:
         if self._finished >= completions_allowed():
@@ -52,7 +55,7 @@ class HeldEngine(VllmEngine):
         return outputs
 
 
-class OneGpuEngine(VllmEngine):
+class OneGpuEngine(ForkingEngine):
     """vLLM as on one GPU, whose core computes in its own process; on a CPU such a core would have a worker process."""
 
     def arguments(self) -> dict[str, Any]:

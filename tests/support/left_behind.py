@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.patience import GRACE_SECONDS, SLOWNESS_VARIABLE, scaled, until_or_limit
+from tests.support.patience import GRACE_SECONDS, SLOWNESS_VARIABLE, until_gone
 
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Processes that Python starts once and keeps until its own end."""
@@ -83,7 +83,7 @@ def nothing_left_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest
     before = Belongings.now(test, folder)
     with _environment_kept():
         yield
-    left = until_or_limit(lambda: Belongings.now(test, folder, before).since(before), scaled(GRACE_SECONDS))
+    left = until_gone(lambda: Belongings.now(test, folder, before).since(before), GRACE_SECONDS)
     if left:
         _end_processes(test, set(psutil.pids()) - before.pids)
         pytest.fail("this test left behind:\n" + "\n".join(left), pytrace=False)

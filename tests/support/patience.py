@@ -1,9 +1,9 @@
 """How long a test waits: for events, as long as it takes. A limit only ends a hang, and says what hangs.
 
 A loaded machine or a slow one is no failure, so every limit is ``HANG_SECONDS`` on a quiet machine of the kind that the
-suite was written on, times the measured slowness of this one. It is measured when the session starts, and again when a
-limit is reached, as load comes and goes. No other place in ``tests/`` may sleep or name a limit in seconds:
-``tests/test_no_clocks.py`` looks for both.
+suite was written on, times the slowness of this one: what was measured when the session started and when a limit was
+reached, or what waits for a core at the moment, as load comes and goes. No other place in ``tests/`` may sleep or name
+a limit in seconds: ``tests/test_no_clocks.py`` looks for both.
 """
 
 import contextlib
@@ -48,8 +48,14 @@ class HangError(AssertionError):
 
 
 def slowness() -> float:
-    """How many times slower than the quiet machine this one was at the start of the session; 1 at least."""
-    return float(os.environ.get(SLOWNESS_VARIABLE, "1"))
+    """How many times slower than the quiet machine this one was when last measured, or is now; 1 at least."""
+    return max(float(os.environ.get(SLOWNESS_VARIABLE, "1")), min(MAX_SLOWNESS, _crowding()))
+
+
+def _crowding() -> float:
+    """How many processes run on a core or wait for it, now or on average over the last minute; costs nothing."""
+    average, *_, running, _ = Path("/proc/loadavg").read_text().split()
+    return max(float(average), float(running.partition("/")[0])) / len(os.sched_getaffinity(0))
 
 
 def measure_slowness() -> float:
@@ -61,14 +67,17 @@ def measure_slowness() -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", _WORK], check=True)
     measured = (time.perf_counter() - began) / _WORK_SECONDS
-    crowded = os.getloadavg()[0] / len(os.sched_getaffinity(0))
-    found = min(MAX_SLOWNESS, max(1.0, measured, crowded))
+    found = min(MAX_SLOWNESS, max(1.0, measured, _crowding()))
     os.environ[SLOWNESS_VARIABLE] = f"{found:.2f}"
     return found
 
 
 def scaled(seconds: float) -> float:
-    """Seconds for a limit of the product that a healthy process must not reach, on a machine as slow as this one."""
+    """Seconds for a limit that a healthy process must not reach, on a machine as slow as this one is now.
+
+    Load may come later all the same. So what a test holds back must show progress meanwhile: then the limit is one for
+    a single step, and not for the test.
+    """
     return seconds * slowness()
 
 
@@ -99,6 +108,14 @@ def until_or_limit(left: Callable[[], Found], seconds: float) -> Found:
     """Call ``left`` until it returns nothing, ``seconds`` at most; returns what it returned last."""
     end = time.monotonic() + seconds
     while (found := left()) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def until_gone(left: Callable[[], Found], seconds: float) -> Found:
+    """As ``until_or_limit``, for what ends by itself: the limit grows while load comes."""
+    began = time.monotonic()
+    while (found := left()) and time.monotonic() < began + scaled(seconds):
         time.sleep(POLL_SECONDS)
     return found
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.failure_report import shared_logs
 from tests.support.left_behind import outlives_the_test
-from tests.support.patience import END_SECONDS, is_alive, scaled, until_or_limit
+from tests.support.patience import END_SECONDS, is_alive, until_gone
 
 Start = Callable[[Path], tuple[subprocess.Popen[bytes], str]]
 """Starts a server, with its data and ``server.log`` in the folder, and waits until it answers; its process and URL."""
@@ -67,5 +67,5 @@ def _end(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         server = psutil.Process(pid)
         server.terminate()
-        if until_or_limit(lambda: is_alive(server), scaled(END_SECONDS)):
+        if until_gone(lambda: is_alive(server), END_SECONDS):
             server.kill()

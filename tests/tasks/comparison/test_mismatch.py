@@ -1,6 +1,5 @@
 """Logprobs of real engines, recomputed: a healthy run agrees, and usual faults are told from it and from each other."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.comparison.mismatch import measure_mismatch
-from tasks.comparison.mismatch_report import MismatchReport, read_mismatch
+from tasks.comparison.mismatch_report import MismatchReport, publish_mismatch, read_mismatch
 from tasks.comparison.mismatch_request import plan_mismatch
 from tasks.files import publish_parquet
 from tasks.generation.reference_run import reference_plan, run_reference
@@ -25,7 +24,8 @@ from tasks.storage.published import record_published
 from tasks.storage.run_files import write_manifest
 from tasks.storage.verify import verify_run
 from tests.support.checkpoints import write_checkpoint
-from tests.support.harvest_command import harvest, harvest_here
+from tests.support.engine_script import run_loop_here
+from tests.support.harvest_command import Tell, harvest_here
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def healthy(runs_dir: Path) -> RunPaths:
 def generate(runs_dir: Path, **sampling: float) -> RunPaths:
     name = "-".join(sampling)
     plan = plan_run(config_from_parameters({"questions": 8, "max_tokens": 32, **sampling}), runs_dir)
-    return run_reference(reference_plan(plan, "script", runs_dir, name=name), "script").plan.paths
+    return run_reference(reference_plan(plan, "script", runs_dir, name=name), "script", run=run_loop_here).plan.paths
 
 
 def copied(run: RunPaths, directory: Path, **columns: pl.Expr | pl.Series) -> RunPaths:
@@ -149,32 +149,25 @@ def test_a_stored_sampling_mask_is_used(healthy: RunPaths, tmp_path: Path) -> No
     assert found.full.mean_gap < AGREES
 
 
-def test_the_run_shows_its_newest_mismatch(
-    healthy: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_run_shows_its_newest_mismatch(healthy: RunPaths, tmp_path: Path, tell: Tell) -> None:
     run = copied(healthy, tmp_path)
-    told = harvest("mismatch", run.root, "--sample", "12")
+    publish_mismatch(measure(run), run.root)
+    told = tell("mismatch", run.root, "--sample", "12", "--seed", "3")
     assert told.code == 0, told.stderr
-    first = read_mismatch(run.root)
-    assert first is not None
-    assert first.verdict in told.stdout
-    assert all(sentence in told.stdout for sentence in first.evidence)
-    assert first.rollouts == 12
+    newest = read_mismatch(run.root)
+    assert newest is not None
+    assert newest.verdict in told.stdout
+    assert all(sentence in told.stdout for sentence in newest.evidence)
+    assert (newest.rollouts, newest.seed) == (12, 3)
     assert "mismatch.json" in {file.path for file in write_manifest(run.root).files}
-
-    assert harvest_here("mismatch", run.root, "--sample", "5", "--seed", "3", "--json") == 0
-    second = read_mismatch(run.root)
-    assert second is not None
-    assert json.loads(capsys.readouterr().out) == json.loads(run.mismatch.read_text())
-    assert (second.rollouts, second.seed) == (5, 3)
 
     for make in shown_again:
         make(run)
         report = read_report(run.root)
         assert report is not None
         assert report.mismatch is not None
-        assert (report.mismatch.verdict, report.mismatch.kl_k3) == (second.verdict, second.full.kl_k3)
-        assert second.verdict in run.report_html.read_text()
+        assert (report.mismatch.verdict, report.mismatch.kl_k3) == (newest.verdict, newest.full.kl_k3)
+        assert newest.verdict in run.report_html.read_text()
     assert verify_run(run.root).ok
 
 

@@ -67,10 +67,7 @@ def failure(function):
         function()
     except Exception:
         return traceback.format_exc()
-# first: an engine that starts in this process makes vLLM keep the variables that it has read
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "16384"
-too_large = failure(lambda: VllmEngine(spec))
-os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+# first: an engine in this process makes vLLM keep the variables that it has read, and starts threads
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
 engine = OneGpuEngine(spec)
 (core,) = multiprocessing.active_children()
@@ -87,18 +84,23 @@ except RuntimeError as error:
     ended = str(error)
 engine._engine.engine_core.shutdown()
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "16384"
+too_large = failure(lambda: VllmEngine(spec))
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 batch = VllmBatchEngine(spec)
 expected = {o.request_id: told(o) for o in batch.convert_outputs(requests, batch.generate(requests, text=False))}
-engine = VllmEngine(spec)
-inside = generate(engine)
-config = engine._engine.vllm_config
-passed_on = [config.scheduler_config.stream_interval, config.additional_config]
 class HungryEngine(VllmEngine):
     def arguments(self):
         return {**super().arguments(), "logits_processors": ["tests.support.hungry_logits:HungryLogits"]}
-hungry = HungryEngine(spec)
-hungry.add(requests[0])
-used_up = failure(hungry.step)
+marker = Path(os.environ["HUNGRY_MARKER"])
+marker.touch()
+engine = HungryEngine(spec)
+inside = generate(engine)
+config = engine._engine.vllm_config
+passed_on = [config.scheduler_config.stream_interval, config.additional_config]
+marker.unlink()
+engine.add(requests[0])
+used_up = failure(engine.step)
 assert not multiprocessing.active_children()
 print(json.dumps([expected, inside, outside, ended, {"start": too_large, "run": used_up}, passed_on]), flush=True)
 os._exit(0)

@@ -20,7 +20,6 @@ from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.sampling import Sampling
 from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
-from tasks.time_limits import time_limit
 from tests.support.fake_engines import StragglingEngine
 
 pytestmark = pytest.mark.slow
@@ -193,7 +192,7 @@ def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after
         pytest.param(
             {"start_timeout": 0.5},
             EngineStartError,
-            f"was not ready after {time_limit(0.5):g} s",
+            "was not ready after ",
             id="start takes too long",
         ),
         pytest.param(

@@ -8,14 +8,13 @@ import psutil
 import pytest
 
 from tasks.node.gpu_smoke import check_smoke
-from tasks.time_limits import time_limit
 from tests.support.harvest_command import ROOT
 from tests.support.patience import HANG_SECONDS, SHORT_SECONDS, until
 
 CHILDREN = [
     ("print('2 GPUs computed the right result')", HANG_SECONDS, "pass", "2 GPUs"),
     ("raise RuntimeError('the matrix product on GPU 1 is wrong')", HANG_SECONDS, "fail", "GPU 1 is wrong"),
-    ("import signal; signal.pause()", SHORT_SECONDS, "fail", f"did not end within {time_limit(SHORT_SECONDS):g} s"),
+    ("import signal; signal.pause()", SHORT_SECONDS, "fail", "did not end within "),
 ]
 
 
