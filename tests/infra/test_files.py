@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.commands.cli import build_parser
+from flows.commands.cli import parse
 from profiles.load import profile_names
 from tasks.node.gpu_lock import DEFAULT_DIRECTORY
 
@@ -108,7 +108,7 @@ def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None
     assert base == f"vllm/vllm-openai:v{_pinned('vllm')}"
     [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
     assert command[0] == "harvest"
-    build_parser().parse_args(command[1:])
+    parse(command[1:])
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
@@ -123,7 +123,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     program, *arguments = shlex.split(start.replace("%H", "node"))
     assert Path(program).name == "harvest"
-    build_parser().parse_args(arguments)
+    parse(arguments)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     # systemd-analyze wants an executable that exists
