@@ -1,6 +1,5 @@
 """``harvest bench``: measure the pipeline beside the loops that it replaces, vLLM's own limit, and peers."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from flows.commands.command import command, flag
 from flows.commands.parameter_options import given_parameters, parameter_options
 from flows.parameters import MEASURED_PARAMETERS
 from flows.server.interruption import INTERRUPTED, Interruption
-from flows.terminal import print_json, print_line
+from flows.terminal import print_json, print_line, say
 from tasks.errors import ConfigError
 from tasks.peers.installed import PEERS
 from tasks.plan.run_config import DEFAULT_TOP_LOGPROBS
@@ -76,12 +75,12 @@ def bench(
     check_directory(user_path(parameters["runs_dir"]), "the runs directory")
     Interruption(_LAST_WORDS)
     if absent:
-        _say(absent)
+        say(absent)
     try:
-        measured = Bench(parameters, baseline_profile=baseline_profile, log=_say)
+        measured = Bench(parameters, baseline_profile=baseline_profile, log=say)
         return _measure_floor(measured, json) if noise_floor else _measure(measured, contestants, repeats, json)
     except KeyboardInterrupt:
-        _say(_LAST_WORDS)
+        say(_LAST_WORDS)
         return INTERRUPTED
 
 
@@ -100,16 +99,8 @@ def _measure_floor(bench: "Bench", json: bool) -> int:
 
 
 def _measure(bench: "Bench", contestants: tuple[str, ...], repeats: int, json: bool) -> int:
-    from flows.console import console
+    from flows.console import print_result
     from flows.reporting.bench_view import render_bench
 
     result = bench.run(contestants, repeats)
-    if json:
-        print_json(result.to_json())
-    else:
-        console().print(render_bench(result))
-    return 0
-
-
-def _say(text: str) -> None:
-    print_line(text, sys.stderr)
+    return print_result(result.to_json(), lambda: render_bench(result), json=json)

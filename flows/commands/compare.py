@@ -6,7 +6,6 @@ from flows.commands.command import command
 from flows.commands.common_options import Runs, reads_runs
 from flows.commands.parameter_options import parameter_options
 from flows.parameters import flow_parameters
-from flows.terminal import print_json
 
 
 @command(examples=("harvest compare BASELINE latest --require numerical",))
@@ -16,7 +15,7 @@ def compare(runs: Runs, baseline: str, candidate: str, json: bool, **given: Any)
     """Compare two runs rollout by rollout: bitwise, numerically, statistically. Exit code 3 when the verdict is below
     --require, 2 when the runs cannot be compared.
     """
-    from flows.console import console
+    from flows.console import print_result
     from tasks.comparison.equivalence import compare_runs
     from tasks.comparison.equivalence_view import render_equivalence
     from tasks.comparison.noise_floor import find_noise_floor
@@ -25,9 +24,6 @@ def compare(runs: Runs, baseline: str, candidate: str, json: bool, **given: Any)
     first, second = runs.find(baseline), runs.find(candidate)
     floor = find_noise_floor(second, runs.directory, second.parent)
     report = compare_runs(first, second, epsilon=asked.epsilon, noise_floor=floor, require=asked.require)
-    if json:
-        print_json(report.to_json())
-    else:
-        console().print(render_equivalence(report))
+    print_result(report.to_json(), lambda: render_equivalence(report), json=json)
     report.raise_if_below(asked.require)
     return 0

@@ -6,7 +6,6 @@ import click
 
 from flows.commands.command import command
 from flows.commands.common_options import Runs, reads_runs
-from flows.terminal import print_json
 
 
 @command(examples=("harvest diff BEFORE latest --limit 50",))
@@ -17,14 +16,8 @@ def diff(runs: Runs, run_a: str, run_b: str, arm: str | None, limit: int, json: 
     """Compare the rewards of two scored runs over the same questions, whatever else differs. For a verdict on whether
     two runs are the same, see harvest compare.
     """
+    from flows.console import print_result
     from tasks.results.run_diff import diff_runs, render_diff
 
     found = diff_runs(runs.find(run_a), runs.find(run_b), most=limit, arm=arm)
-    if json:
-        print_json(asdict(found))
-        return 0
-
-    from flows.console import print_paged
-
-    print_paged(render_diff(found))
-    return 0
+    return print_result(asdict(found), lambda: render_diff(found), json=json, paged=True)

@@ -10,7 +10,6 @@ from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json, print_line
 
 TARGETS = ("verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl")
-_ONE = click.IntRange(1)
 
 
 @command(
@@ -27,7 +26,7 @@ _ONE = click.IntRange(1)
 @flag("--drop-zero-variance", "leave out groups whose rewards are all equal")
 @flag("--drop-truncated", "leave out rollouts that max_tokens cut off")
 @click.option("--min-reward", type=float, metavar="R", help="only rollouts with at least this reward")
-@click.option("--max-per-group", type=_ONE, metavar="N", help="at most N rollouts per question and arm")
+@click.option("--max-per-group", type=int, metavar="N", help="at most N rollouts per question and arm")
 @click.option(
     "--advantages",
     is_flag=True,

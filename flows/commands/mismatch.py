@@ -6,15 +6,14 @@ import click
 
 from flows.commands.command import command
 from flows.commands.common_options import Runs, reads_runs
-from flows.terminal import print_error, print_json, print_line
+from flows.terminal import print_error, print_line
 
-_ANY, _ONE = click.IntRange(0), click.IntRange(1)
 _DEVICES = click.Choice(("cpu", "cuda"))
 
 
 @command(examples=("harvest mismatch latest --model checkpoints/step-100",))
-@click.option("--sample", type=_ONE, metavar="N", default=256, help="rollouts, at most")
-@click.option("--seed", type=_ANY, metavar="N", default=0, help="seed of the sample")
+@click.option("--sample", metavar="N", default=256, help="rollouts, at most")
+@click.option("--seed", metavar="N", default=0, help="seed of the sample")
 @click.option("--model", metavar="PATH", help="weights, such as a trainer's checkpoint; by default the run's")
 @click.option("--device", type=_DEVICES, help="where to compute; by default cuda, on one GPU, if there is one")
 @reads_runs("run", urls=False, credentials=False)
@@ -22,7 +21,7 @@ def mismatch(runs: Runs, run: str, sample: int, seed: int, model: str | None, de
     """Recompute the logprobs of a sample of rollouts with transformers and compare them with those that the engine
     stored. mismatch.json and the run's report show the result.
     """
-    from flows.console import console
+    from flows.console import print_result
     from tasks.comparison.mismatch import mismatch_in_subprocess
     from tasks.comparison.mismatch_request import plan_mismatch
     from tasks.comparison.mismatch_view import render_mismatch
@@ -42,9 +41,7 @@ def mismatch(runs: Runs, run: str, sample: int, seed: int, model: str | None, de
     with locked:
         report = mismatch_in_subprocess(run_dir, request)
     show_mismatch_in_subprocess(run_dir)
-    if json:
-        print_json(report.to_json())
-    else:
-        console().print(render_mismatch(report))
+    print_result(report.to_json(), lambda: render_mismatch(report), json=json)
+    if not json:
         print_line(f"report: {run_dir / 'mismatch.json'}")
     return 0

@@ -2,9 +2,9 @@
 
 import datetime
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from flows.commands.command import command, flag
 from flows.commands.common_options import RUNS_DIR, Runs
 from flows.commands.parameter_options import complete_runs, given_parameters, parameter_options
 from flows.parameters import PARAMETERS, RUN_PARAMETERS, run_config
-from flows.terminal import print_error, print_json, print_line
+from flows.terminal import print_error, say
 from tasks.errors import ConfigError, HarvestError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _PREFLIGHT_PARAMETERS = ("profile", "model", "engine", "upload", "aws_credential
 @flag("--json", "print as JSON")
 def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
     """Check this node for a profile: GPUs, memory, disk, model files, destination."""
+    from flows.console import print_result
     from profiles.load import load_arms
     from tasks.node.node_checks import check_node
     from tasks.node.plan_here import profile_here
@@ -50,7 +51,8 @@ def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
     model = given.get("model")
     chosen = profile_here(options["profile"] or PARAMETERS["profile"].default, model, engine=options["engine"])
     profile = chosen.profile if run is None else run.profile
-    _tell(chosen.notes if run is None else run.choices)
+    for note in chosen.notes if run is None else run.choices:
+        say(note)
     report = check_node(
         profile,
         model_path=_model_path(model or profile.model),
@@ -62,7 +64,7 @@ def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
     )
     shown = report.to_json()
     if run is None or report.failed or not json:
-        _print(json, shown, lambda: render_preflight(report))
+        print_result(shown, lambda: render_preflight(report), json=json)
     try:
         report.raise_if_failed()
     except HarvestError as error:
@@ -70,7 +72,7 @@ def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
     if run is not None:
         started = _warm(run)
         shown["warm"] = started and asdict(started)
-        _print(json, shown, lambda: _in_words(started))
+        print_result(shown, lambda: _in_words(started), json=json)
     return 0
 
 
@@ -85,6 +87,7 @@ def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
 @flag("--json", "print as JSON")
 def plan(after: str | None, json: bool, **options: Any) -> int:
     """Memory plan and advice for a run: what fits, and what would make it faster."""
+    from flows.console import print_result
     from tasks.node.capacity_plan import plan_capacity
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight_view import render_plan
@@ -93,11 +96,12 @@ def plan(after: str | None, json: bool, **options: Any) -> int:
 
     runs_dir = user_path(options["runs_dir"] or RUNS_DIR)
     run, *_ = plan_policies(plan_here(run_config(_given(options)), runs_dir))
-    _tell(run.choices)
+    for note in run.choices:
+        say(note)
     length, truncation = _observed(after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
-    _print(json, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.warnings))
-    return 0
+    view = partial(render_plan, capacity.plan, capacity.advice, capacity.warnings)
+    return print_result(asdict(capacity), view, json=json)
 
 
 def _check_no_run(given: Mapping[str, Any]) -> None:
@@ -169,17 +173,3 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
     means = rollouts.select(pl.col("num_completion_tokens").mean(), pl.col("is_truncated").mean()).collect()
     length, truncated = means.row(0)
     return length, truncated
-
-
-def _tell(notes: Sequence[str]) -> None:
-    for note in notes:
-        print_line(note, sys.stderr)
-
-
-def _print(json: bool, value: dict[str, Any], view: Any) -> None:
-    if json:
-        print_json(value)
-        return
-    from flows.console import console
-
-    console().print(view())

@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 from flows.commands.command import command
 from flows.commands.common_options import Runs, reads_runs
-from flows.terminal import print_json
 
 WIDE = 130
 """A terminal of at least this many characters shows every column."""
@@ -14,19 +13,13 @@ WIDE = 130
 @reads_runs(credentials=False)
 def runs(runs: Runs, json: bool) -> int:
     """List runs: state, counts, mean reward, equivalence verdict, size; the last changed first."""
+    from flows.console import console, print_result
     from tasks.errors import ConfigError
     from tasks.results.run_list import list_runs, render_runs
 
     if not runs.directory.is_dir():
         raise ConfigError(f"{runs.directory} is not a directory. Give --runs-dir, or collect rollouts first")
     found = list_runs(runs.directory)
-    if json:
-        print_json([{**asdict(run), "updated": run.updated.isoformat()} for run in found])
-        return 0
-
-    from flows.console import console
-
+    value = [{**asdict(run), "updated": run.updated.isoformat()} for run in found]
     # a narrow terminal leaves out columns and never cuts a run id, because users copy ids
-    terminal = console()
-    terminal.print(render_runs(found, narrow=terminal.width < WIDE))
-    return 0
+    return print_result(value, lambda: render_runs(found, narrow=console().width < WIDE), json=json)

@@ -2,7 +2,6 @@
 
 import datetime
 import math
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from flows.commands.profiles import check_profile_file, save_profile
 from flows.commands.run import check_input
 from flows.parameters import MEASURED_PARAMETERS
 from flows.server.interruption import INTERRUPTED, Interruption
-from flows.terminal import print_json, print_line
+from flows.terminal import print_json, say
 from tasks.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,15 +58,15 @@ def tune(minutes: float, save: Path, force: bool, json: bool, **given: Any) -> i
     plan, *_ = check_input(parameters, user_path(parameters.setdefault("runs_dir", "runs")))
     check_rendered(plan)
     for told in plan.choices:
-        _say(told)
-    tuner = Tuner(plan, parameters, minutes=minutes, log=_say)
+        say(told)
+    tuner = Tuner(plan, parameters, minutes=minutes, log=say)
     Interruption(_LAST_WORDS)
     try:
         finished = tuner.run(on_interrupt=lambda: _finish(tuner, save, json))
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        _say(_LAST_WORDS)
+        say(_LAST_WORDS)
         return INTERRUPTED
     return _finish(tuner, save, json)
 
@@ -90,14 +89,10 @@ def _finish(tuner: "Tuner", save: Path, json: bool) -> int:
     elif tuner.trials:
         console().print(render_trials(tuner.trials))
     if best is None:
-        _say("harvest: no candidate was measured, so nothing is saved")
+        say("harvest: no candidate was measured, so nothing is saved")
         return 1
     if told := too_short(tuner.trials):
-        _say(told)
-    _say(f"fastest: {best.trial.label}, {best.trial.tokens_per_s:,.0f} tokens/s; runs and logs: {tuner.directory}")
+        say(told)
+    say(f"fastest: {best.trial.label}, {best.trial.tokens_per_s:,.0f} tokens/s; runs and logs: {tuner.directory}")
     save_profile(save, best.text)
     return 0
-
-
-def _say(text: str) -> None:
-    print_line(text, sys.stderr)
