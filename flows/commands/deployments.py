@@ -21,7 +21,7 @@ from tasks.errors import ConfigError
 POOL = "harvest"
 
 
-@command(examples=("harvest deploy", "harvest deploy manual nightly"))
+@command(examples=("harvest deploy", "harvest deploy manual demo"))
 @click.argument("names", metavar="NAME", nargs=-1, help="deployments of the file; by default all")
 @click.option("--file", type=UserPath(), default="infra/prefect.yaml", metavar="F", help="the deployments")
 def deploy(names: tuple[str, ...], file: Path) -> int:

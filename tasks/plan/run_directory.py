@@ -63,10 +63,8 @@ def find_run(name: str, runs_dir: Path) -> Path:
         return known[found[0]].resolve()
     if found:
         raise ConfigError(f"{len(found)} runs begin with {name!r}: {', '.join(found)}. Give more of the id")
-    listed = f"; {runs_dir} holds {', '.join([*known][-5:])}" if known else f"; {runs_dir} holds no runs"
-    raise ConfigError(
-        f"run {name!r} is neither a run directory nor a run id{listed}.{did_you_mean(name, known)} Give one of these"
-    )
+    listed = f"{', '.join([*known][-5:])}.{did_you_mean(name, known)} Give one of these" if known else "no runs"
+    raise ConfigError(f"run {name!r} is neither a run directory nor a run id; {runs_dir} holds {listed}")
 
 
 def _worked_on(run_dir: Path) -> float:

@@ -1,10 +1,11 @@
 """What ``harvest`` and each command say of themselves, and what the shell completes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from flows.commands.cli import COMMANDS, harvest
+from flows.commands.cli import COMMANDS, harvest, parse
 from flows.parameters import PARAMETERS, SECTIONS
 from tests.support.harvest_command import Tell, harvest_here
 from tests.support.synthetic import write_run
@@ -75,6 +76,14 @@ def test_the_shell_completes(
     monkeypatch.setenv("COMP_CWORD", str(len(words)))
     assert harvest_here() == 0
     assert {line.partition(",")[2] for line in capsys.readouterr().out.split()} == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_parse(name: str) -> None:
+    for example in harvest.commands[name].load().examples:
+        words = shlex.split(example.partition(" | ")[0])
+        assert words[0] == "harvest"
+        assert parse(words[1:]).command.name == name
 
 
 def test_commands_are_those_of_the_table() -> None:
