@@ -18,6 +18,7 @@ from flows.terminal import print_line
 from profiles.nearest import nearest_files
 from tasks.errors import ConfigError
 
+AUTOMATIONS_FILE = Path("infra/automations.yaml")
 POOL = "harvest"
 
 
@@ -103,7 +104,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
 
 @command(examples=("harvest automations --notify slack-webhook/team",))
 @click.option("--notify", metavar="TYPE/NAME", help="block that sends notifications; by default none are sent")
-@click.option("--file", type=UserPath(), default="infra/automations.yaml", metavar="F", help="the automations")
+@click.option("--file", type=UserPath(), default=AUTOMATIONS_FILE, metavar="F", help="the automations")
 def automations(notify: str | None, file: Path) -> int:
     """Create or update the automations of the file on the Prefect server."""
     need_server()

@@ -6,7 +6,16 @@ import pytest
 
 from tests.support.harvest_command import Tell
 
-PROFILE = 'name = "mine"\nmodle = "demo"\nquestion_batch_size = 0\n[engine]\nmax_sequences = 3\n'
+PROFILE = """
+name = "mine"
+modle = "demo"
+question_batch_size = 0
+[engine]
+max_sequences = 3
+[engine.vllm]
+seed = 1
+swap_space = 4
+"""
 
 
 @pytest.mark.parametrize(
@@ -68,7 +77,13 @@ def test_all_problems_of_a_file_are_told_as_the_file_has_them(tmp_path: Path, te
     (tmp_path / "mine.toml").write_text(PROFILE)
     outcome = tell("run", "--profile", tmp_path / "mine.toml", "--question-batch-size", "4")
     assert (outcome.code, outcome.stderr.count("\n")) == (2, 1)
-    for problem in ("3 problems: (1)", "question_batch_size is 0", "unknown key modle. Did you mean model?"):
+    for problem in (
+        "4 problems: (1)",
+        "question_batch_size is 0",
+        "unknown key modle. Did you mean model?",
+        "seed is not",
+        "swap_space is no",
+    ):
         assert problem in outcome.stderr
     assert "unknown key engine.max_sequences. Did you mean max_num_seqs?" in outcome.stderr
     assert "--question-batch-size" not in outcome.stderr
