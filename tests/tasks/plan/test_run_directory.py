@@ -1,11 +1,13 @@
 """Runs are found by path, id, unique beginning of an id, or as the latest."""
 
+import datetime
 import os
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import ConfigError
+from tasks.plan.placeholders import fill_placeholders, has_placeholder
 from tasks.plan.run_directory import find_run
 from tests.support.synthetic import write_run
 
@@ -61,6 +63,18 @@ def test_a_run_that_is_resumed_becomes_the_latest(tmp_path: Path) -> None:
     lock = tmp_path / "old" / "state" / "lock"
     lock.touch()
     assert find_run("latest", tmp_path) == tmp_path / "old"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "meant"),
+    [("latest", "step-20"), ("oth", "other"), ("other", "other"), ("auto", "auto"), ("s3://b/o", "s3://b/o")],
+)
+def test_a_baseline_is_settled_before_the_run_that_may_be_meant_later(runs: Path, baseline: str, meant: str) -> None:
+    given = {"baseline": baseline, "runs_dir": str(runs)}
+    filled = fill_placeholders(given, datetime.date(2026, 3, 9))
+    assert filled == {**given, "baseline": meant if meant == baseline else str(runs / meant)}
+    assert has_placeholder(given, "baseline") == (meant != baseline)
+    assert not has_placeholder(filled, "baseline")
 
 
 def test_no_runs_no_latest(tmp_path: Path) -> None:
