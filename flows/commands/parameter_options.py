@@ -33,10 +33,13 @@ class Value(click.ParamType[Any]):
 
     def __init__(self, parameter: Parameter) -> None:
         kinds = parameter.kinds()
-        repeated = [get_args(kind)[0] for kind in kinds if get_origin(kind) is list]
+        self.repeated = parameter.is_table or all(get_origin(kind) is list for kind in kinds)
         self._parameter = parameter
-        self._type = repeated[0] if repeated and len(kinds) == 1 else parameter.type
-        self.words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        self._type = get_args(kinds[0])[0] if self.repeated else parameter.type
+        self._words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        numbers = ["N" if kind is int else "X" for kind in (*kinds, self._type) if kind in (int, float)]
+        last_word = parameter.options[0].removeprefix("--").rpartition("-")[2].upper()
+        self.metavar = "KEY=VALUE" if parameter.is_table else "|".join([*numbers, *self._words]) or last_word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str) or self._parameter.is_table:
@@ -57,25 +60,21 @@ class Value(click.ParamType[Any]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         if self._parameter.name == "baseline":
             return complete_runs(ctx, param, incomplete)
-        known = [*self.words, *(_KNOWN[self._parameter.name]() if self._parameter.name in _KNOWN else ())]
-        found = [CompletionItem(word) for word in known if word.startswith(incomplete)]
-        return found or [CompletionItem(incomplete, type="file")]
+        return _completed((*self._words, *_KNOWN.get(self._parameter.name, list)()), incomplete)
 
 
 class ParameterOption(click.Option):
     """The option of one parameter. Its value is None when it is not given."""
 
     def __init__(self, names: list[str], *, parameter: Parameter, **settings: Any) -> None:
-        kinds = parameter.kinds()
-        flag, repeated = kinds == [bool], parameter.is_table or all(get_origin(kind) is list for kind in kinds)
-        value = {"is_flag": True} if flag else {"type": Value(parameter), "metavar": _metavar(parameter)}
+        value = Value(parameter)
         super().__init__(
             names,
             default=None,
-            multiple=repeated,
-            callback=_table if parameter.is_table else _list if repeated else None,
-            help=_help(parameter, repeated),
-            **value,
+            multiple=value.repeated,
+            callback=_table if parameter.is_table else _list if value.repeated else None,
+            help=_help(parameter, value.repeated),
+            **({"is_flag": True} if parameter.kinds() == [bool] else {"type": value, "metavar": value.metavar}),
             **settings,
         )
         self.section = _SECTION[parameter.name]
@@ -97,14 +96,17 @@ def parameter_options(names: Iterable[str]) -> Decorator:
 def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return "latest" and the ids of runs that begin with ``incomplete``, or else what the shell finds as files."""
     runs_dir = Path(ctx.params.get("runs_dir") or "runs")
-    names = ("latest", *sorted(path.parent.name for path in runs_dir.glob("*/config.json")))
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="file")]
+    return _completed(("latest", *sorted(path.parent.name for path in runs_dir.glob("*/config.json"))), incomplete)
 
 
 def given_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the ``given`` values of options that are parameters, and were given."""
     return {name: value for name in PARAMETERS if (value := given.get(name)) is not None and value is not False}
+
+
+def _completed(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 def _list(ctx: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> list[Any] | None:
@@ -122,12 +124,3 @@ def _help(parameter: Parameter, repeated: bool) -> str:
         text += "; may be repeated"
     shown = isinstance(parameter.default, str | int | float) and parameter.default is not False
     return f"{text}  [default: {parameter.default}]" if shown else text
-
-
-def _metavar(parameter: Parameter) -> str:
-    if parameter.is_table:
-        return "KEY=VALUE"
-    kinds = [get_args(kind)[0] if get_origin(kind) is list else kind for kind in parameter.kinds()]
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    numbers = ["N" if kind is int else "X" for kind in kinds if kind in (int, float)]
-    return "|".join([*numbers, *words]) or parameter.options[0].removeprefix("--").rpartition("-")[2].upper()
