@@ -15,7 +15,9 @@ _DEVICES = click.Choice(("cpu", "cuda"))
 @click.option("--sample", metavar="N", default=256, help="rollouts, at most")
 @click.option("--seed", metavar="N", default=0, help="seed of the sample")
 @click.option("--model", metavar="PATH", help="weights, such as a trainer's checkpoint; by default the run's")
-@click.option("--device", type=_DEVICES, help="where to compute; by default cuda, on one GPU, if there is one")
+@click.option(
+    "--device", type=_DEVICES, metavar="cpu|cuda", help="where to compute; by default cuda, on one GPU, if there is one"
+)
 @reads_runs("run", urls=False, credentials=False)
 def mismatch(runs: Runs, run: str, sample: int, seed: int, model: str | None, device: str | None, json: bool) -> int:
     """Recompute the logprobs of a sample of rollouts with transformers and compare them with those that the engine

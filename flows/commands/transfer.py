@@ -17,7 +17,9 @@ _HOW_MUCH = click.Choice(("sample", "full"))
 @command(examples=("harvest upload latest s3://bucket/rollouts --verify full",))
 @reads_runs("run", urls=False)
 @click.argument("url", help="directory or s3:// URL; the run goes to URL/RUN_ID")
-@click.option("--verify", type=_HOW_MUCH, default="sample", help="read back a sample of the files, or all")
+@click.option(
+    "--verify", type=_HOW_MUCH, metavar="sample|full", default="sample", help="read back a sample of the files, or all"
+)
 def upload(runs: Runs, run: str, url: str, verify: Any, json: bool) -> int:
     """Upload a finished run, or complete an interrupted upload."""
     from tasks.storage.upload import upload_run
