@@ -135,7 +135,8 @@ def _with_flags(message: str) -> str:
                 else r"(?<![\w./-])(?:{})(?![\w=/-])"
             )
             message = re.sub(where.format(names), flag, message)
-    return message
+    # which group of settings a flag belongs to is not the user's business
+    return re.sub(r"^\w+: (?=--)", "", message)
 
 
 def _check_text(given: dict[str, Any]) -> None:

@@ -30,9 +30,9 @@ swap_space = 4
         ("run --max_tokens 4096", "--max_tokens is 4096, but profile cpu-demo has max_model_len 2048"),
         (
             "run --min-tokens 9 --max-tokens 5",
-            "--min-tokens is 9, above --max-tokens 5. Lower it, or raise --max-",
+            "error: --min-tokens is 9, above --max-tokens 5. Lower it, or raise --max-",
         ),
-        ("run --temperature 0 --samples-per-arm 2", "--samples-per-arm is 2 at temperature 0"),
+        ("run --temperature 0 --samples-per-arm 2", "error: --samples-per-arm is 2 at temperature 0"),
         (r"run --filter answer~^\d+(", r"--filter 'answer~^\d+(': '^\d+(' is not a regular expression"),
         (r"run --filter x\d", r"--filter 'x\d' is not COLUMN OPERATOR VALUE"),
         (r"run --model \d-*", r"--model '\d-*' matches 0 paths"),
