@@ -13,8 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from flows.bench_contestants import CONTESTANTS, PIPELINE, prepare_requests, run_contest, run_loop, run_pipeline
+from flows.bench_contestants import prepare_requests, run_contest, run_loop, run_pipeline
 from flows.bench_result import BenchResult
+from flows.bench_settings import CONTESTANTS, PIPELINE
 from flows.parameters import run_config
 from tasks.comparison.equivalence import compare_runs, validate_run
 from tasks.comparison.equivalence_report import EquivalenceReport
@@ -34,10 +35,6 @@ from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.results.bench_statistics import Failure, Measurement, standings
 from tasks.user_paths import user_path
-
-DEFAULT_QUESTIONS = 100
-DEFAULT_REPEATS = 3
-MOST_REPEATS = 1_000
 
 Log = Callable[[str], None]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from flows.bench_settings import CONTESTANTS, PIPELINE
 from flows.child_run import run_command
 from tasks.errors import ConfigError, HarvestError
 from tasks.generation.engine import EngineSpec
@@ -23,15 +24,11 @@ from tasks.node.prompt_check import find_prompts, refuse_problems
 from tasks.peers.contest import PeerJob
 from tasks.peers.contest_requests import write_requests
 from tasks.peers.installed import INSTALL, PEERS, installed_peers
-from tasks.peers.one_call import FEATURES, LIMIT
 from tasks.peers.peer_process import run_peer
 from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
 from tasks.storage.run_files import scan_shards
 from tasks.subprocess_call import call_in_subprocess
-
-PIPELINE = "pipeline"
-CONTESTANTS = ("baseline", "script", LIMIT, FEATURES, PIPELINE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.bench import DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS, Bench
+from flows.bench import Bench
 from flows.bench_contestants import choose_contestants
+from flows.bench_settings import DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS
 from flows.parameters import PARAMETERS, takes
 from flows.reporting.flow_failures import explain_failures
 from flows.reporting.reporter import Reporter

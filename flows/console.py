@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from flows.terminal import print_json
 from tasks.plain_text import visible
 
 PIPED_WIDTH = 200
@@ -36,6 +37,17 @@ class PlainConsole(Console):
 def console() -> PlainConsole:
     """Return a console on standard output, as wide as the terminal. A file or a pipe gets PIPED_WIDTH columns."""
     return PlainConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def print_result(value: Any, view: Callable[[], RenderableType], *, json: bool, paged: bool = False) -> int:
+    """Print ``value`` as JSON, or what ``view`` makes of it, ``paged`` or not; return the exit code 0."""
+    if json:
+        print_json(value)
+    elif paged:
+        print_paged(view())
+    else:
+        console().print(view())
+    return 0
 
 
 def print_paged(content: RenderableType) -> None:

@@ -4,40 +4,45 @@ The flow's signature, from which Prefect makes its form, and the options of ``ha
 so that each parameter is declared once.
 """
 
-import argparse
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from pydantic_core import PydanticUndefined
 
 from profiles.settings import Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
-from tasks.errors import ConfigError
-from tasks.plan.engine_options import read_engine_options
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
-_FORM_ORDER = (
-    *("profile", "model", "adapters", "dataset", "questions", "samples_per_arm"),
-    *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
-    *("temperature", "top_p", "top_k", "min_p", "sampling", "max_tokens", "seed", "arms"),
-    *("scorer", "engine", "question_batch_size", "shard_size"),
-    *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
-    *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
-    *("checkpoints", "skip_finished", "forget_oom_rung", "name", "nodes", "ray", "runs_dir"),
-)
-"""Names of the parameters in the order of the form: first those that most runs set. All others come last."""
+_FIRST = ("profile", "model", "dataset", "questions", "samples_per_arm", "max_tokens")
+"""The parameters that most runs set come first in the form."""
+
+SECTIONS = {
+    "What to ask": (
+        *("model", "adapters", "checkpoints", "dataset", "dataset_config", "split", "questions", "filters"),
+        *("shuffle_seed", "streaming", "question_column", "answer_column", "id_column"),
+        *("arms", "prompt_format", "prompt_template", "chat_template_kwargs"),
+    ),
+    "How to sample": (
+        *("samples_per_arm", "max_tokens", "temperature", "top_p", "top_k", "min_p", "sampling", "seed", "stop"),
+        *("stop_token_ids", "bad_words", "min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+        *("repetition_detection", "lengths"),
+    ),
+    "Where to run": ("profile", "engine", "question_batch_size", "forget_oom_rung", "nodes", "ray"),
+    "Checks": ("scorer", "baseline", "require", "epsilon", "top_logprobs"),
+    "Output": ("runs_dir", "name", "upload", "aws_credentials_block", "sampling_mask", "routed_experts"),
+    "More": ("shard_size", "skip_finished"),
+}
+"""Every parameter, in the sections and the order of ``harvest run --help`` and, but for the first, of the form."""
 
 _Settings = TypeVar("_Settings", bound=Settings)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_BlockName = Annotated[str, Field(pattern=_BLOCK_NAME)]
 
 
 class FlowParameters(Settings):
@@ -51,7 +56,7 @@ class FlowParameters(Settings):
     """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default credentials come from the
     environment, a profile or a role."""
     baseline: str | None = Field(None, title="Baseline")
-    """Compare with this run: its id, directory or URL, or "auto" to generate one."""
+    """Compare with this run: its id or how it begins, latest, its directory or URL, or "auto" to generate one."""
     require: Tier = Field("statistical", title="Equivalence required")
     """The weakest verdict that passes."""
     epsilon: float = Field(DEFAULT_EPSILON, title="Equivalence margin", gt=0, lt=1)
@@ -72,12 +77,9 @@ class FlowParameters(Settings):
     """Where runs are kept; under a worker, relative to its HARVEST_HOME."""
 
 
-def _in_form_order(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
-    return {name: parameters[name] for name in (*_FORM_ORDER, *parameters)}
-
-
 FLOW_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(FlowParameters)}
-PARAMETERS = _in_form_order(CONFIG_PARAMETERS | FLOW_PARAMETERS)
+_DECLARED = CONFIG_PARAMETERS | FLOW_PARAMETERS
+PARAMETERS = {name: _DECLARED[name] for name in (*_FIRST, *itertools.chain(*SECTIONS.values()), *_DECLARED)}
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
@@ -127,34 +129,6 @@ def flow_parameters(given: Mapping[str, Any]) -> FlowParameters:
     return build_settings(FlowParameters, values)
 
 
-def add_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add an option for each parameter in ``names``. The value of an option that is not given is None."""
-    for name in names:
-        parameter = PARAMETERS[name]
-        parser.add_argument(*parameter.options, dest=name, default=None, help=_help(parameter), **_reader(parameter))
-
-
-def given_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the parameters that were given as options, by name."""
-    return {name: value for name in PARAMETERS if (value := getattr(options, name, None)) is not None}
-
-
-class _Pair(argparse.Action):
-    """Adds KEY=VALUE to the table of those that were given before."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        table = getattr(namespace, self.dest) or {}
-        try:
-            pair = read_engine_options([values]) or {}
-        except ConfigError as error:
-            raise argparse.ArgumentError(self, str(error)) from None
-        if given := table.keys() & pair.keys():
-            raise argparse.ArgumentError(self, f"{given.pop()} is given twice. Give it once")
-        setattr(namespace, self.dest, table | pair)
-
-
 def _shown(parameter: Parameter) -> Any:
     """Return the field that gives ``parameter`` its title and description in Prefect's form.
 
@@ -164,52 +138,3 @@ def _shown(parameter: Parameter) -> Any:
     with_date = parameter.name in WITH_DATE and "{date}" not in parameter.description
     description = parameter.description + (dates if with_date else "")
     return Field(json_schema_extra={"title": parameter.title, "description": description})
-
-
-def _help(parameter: Parameter) -> str:
-    text = parameter.description
-    text = text if text[1].isupper() else text[0].lower() + text[1:]
-    if isinstance(parameter.default, str | int | float) and parameter.default is not False:
-        text = f"{text} (default {parameter.default})"
-    if parameter.is_table or all(get_origin(kind) is list for kind in parameter.kinds()):
-        text += "; may be repeated"
-    return text.replace("%", "%%")
-
-
-def _reader(parameter: Parameter) -> dict[str, Any]:
-    """Return the arguments with which argparse reads the parameter's option."""
-    kinds = parameter.kinds()
-    kind = str if str in kinds else kinds[0]
-    if parameter.name == "aws_credentials_block":
-        return {"metavar": "NAME", "type": _block_name}
-    if kind is bool:
-        return {"action": "store_const", "const": True}
-    if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
-    if parameter.is_table:
-        return {"action": _Pair, "metavar": "KEY=VALUE"}
-    if get_origin(kind) is list:
-        item = get_args(kind)[0]
-        return {"action": "append", "type": item, "metavar": "N" if item is int else "TEXT"}
-    if words := [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]:
-        return {"type": lambda text: text if text in words else _whole_number(text, words), "metavar": "N"}
-    if kind in (int, float):
-        return {"type": kind, "metavar": "N" if kind is int else "X"}
-    return {"metavar": parameter.name.rpartition("_")[2].upper()}
-
-
-def _whole_number(text: str, words: Sequence[str]) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give one, or {' or '.join(words)}") from None
-
-
-def _block_name(text: str) -> str:
-    """Return ``text``. Raises ArgumentTypeError when it cannot be the name of a block of credentials."""
-    if not re.fullmatch(_BLOCK_NAME, text):
-        # the text may be the secret itself, so the message does not repeat it
-        raise argparse.ArgumentTypeError(
-            "this is not the name of a block; give NAME (lower-case letters, digits and dashes) or secret/NAME"
-        )
-    return text

@@ -41,6 +41,11 @@ def print_error(text: str) -> None:
     print_line(" ".join(shortened(word, _LONGEST_WORD) for word in text.split()), sys.stderr)
 
 
+def say(text: str) -> None:
+    """Print ``text`` on one line to standard error."""
+    print_line(text, sys.stderr)
+
+
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print ``value`` as JSON in ASCII. A number that JSON lacks (NaN, Infinity) becomes null."""
     try:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from profiles.arm_schema import ArmSet
+from profiles.nearest import did_you_mean, nearest_files
 from profiles.regular_files import read_regular_text
 from profiles.schema import EngineSettings, Profile
 from profiles.settings import FROM_USER, Settings
@@ -20,6 +22,9 @@ DEFAULT_ARMS = PROFILES_DIR / "arms" / "math8.toml"
 
 _DEEP_KEY = re.compile(r"^[ \t\[]*[\w\"'-]+(?:[ \t]*\.[ \t]*[\w\"'-]+){50,}", re.MULTILINE)
 """A dotted key of more parts than any setting has: tomllib's time grows with the square of their number."""
+
+_MOST_PROBLEMS = 10
+"""So many problems of a file are told."""
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -37,6 +42,11 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES_DIR.glob("*.toml"))
 
 
+def arms_names() -> list[str]:
+    """Names of the shipped sets of arms, sorted."""
+    return sorted(path.stem for path in DEFAULT_ARMS.parent.glob("*.toml"))
+
+
 def load_profile(name_or_path: str) -> Profile:
     """The shipped profile of that name, or the profile in that TOML file. Raises SettingsError."""
     if name_or_path.endswith(".toml"):
@@ -44,7 +54,8 @@ def load_profile(name_or_path: str) -> Profile:
     path = PROFILES_DIR / f"{name_or_path}.toml"
     if name_or_path not in profile_names():
         raise SettingsError(
-            f"unknown profile {name_or_path!r}; the shipped ones are {', '.join(profile_names())}. "
+            f"unknown profile {name_or_path!r}; the shipped ones are {', '.join(profile_names())}."
+            f"{did_you_mean(name_or_path, profile_names())} "
             'Give one of these, the path of your own .toml file, or, where a run is defined, "auto"'
         )
     return _load(path, Profile, "profile")
@@ -56,11 +67,10 @@ def load_arms(name_or_path: str | None) -> ArmSet:
         return _load(DEFAULT_ARMS, ArmSet, "arms file")
     if name_or_path.endswith(".toml"):
         return _load(Path(name_or_path), ArmSet, "arms file")
-    shipped = sorted(file.stem for file in DEFAULT_ARMS.parent.glob("*.toml"))
-    if name_or_path not in shipped:
+    if name_or_path not in arms_names():
         raise SettingsError(
-            f"unknown arms {name_or_path!r}; the shipped sets are {', '.join(shipped)}. "
-            "Give one of these, or the path of a .toml file"
+            f"unknown arms {name_or_path!r}; the shipped sets are {', '.join(arms_names())}."
+            f"{did_you_mean(name_or_path, arms_names())} Give one of these, or the path of a .toml file"
         )
     return _load(DEFAULT_ARMS.with_stem(name_or_path), ArmSet, "arms file")
 
@@ -72,7 +82,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
             raise RecursionError
         values = tomllib.loads(text)
     except FileNotFoundError:
-        raise SettingsError(f"{what} {path} does not exist. Check the path") from None
+        raise SettingsError(f"{what} {path} does not exist.{nearest_files(path)} Check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{what} {path} cannot be read: {error}. Give a TOML file") from None
     except RecursionError:
@@ -83,7 +93,7 @@ def _load(path: Path, kind: type[_S], what: str) -> _S:
 
 
 def parse_settings(values: dict[str, Any], kind: type[_S], origin: str) -> _S:
-    """``values`` as a ``kind``. Raises SettingsError: one line that names ``origin`` and its first wrong field."""
+    """``values`` as a ``kind``. Raises SettingsError: one line that names ``origin`` and every wrong field."""
     try:
         return kind.model_validate(values, context=FROM_USER)
     except ValidationError as error:
@@ -96,25 +106,33 @@ def short_repr(value: object) -> str:
 
 
 def explain(error: ValidationError, kind: type[Settings]) -> str:
-    """One line about the first problem in ``error``: the field, the value given, what is allowed."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
+    """One line about all problems in ``error``: for each the field, the value given, what is allowed."""
+    told = list(dict.fromkeys(_problem(problem, kind) for problem in error.errors(include_url=False)))
+    if len(told) == 1:
+        return told[0]
+    listed = "; ".join(f"({number}) {each}" for number, each in enumerate(told[:_MOST_PROBLEMS], start=1))
+    more = f"; and {len(told) - _MOST_PROBLEMS} more" if len(told) > _MOST_PROBLEMS else ""
+    return f"{len(told)} problems: {listed}{more}"
+
+
+def _problem(problem: ErrorDetails, kind: type[Settings]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"]
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
         if key in RETIRED_ENGINE_KEYS:
-            return f"{where} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}{more}"
-        allowed = _fields_at(kind, first["loc"][:-1])
+            return f"{where} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}"
+        allowed = _fields_at(kind, problem["loc"][:-1])
         if allowed == sorted(EngineSettings.model_fields):
-            return f"{_unknown_engine_key(key, where, allowed)}{more}"
-        return f"unknown key {where}; allowed here: {', '.join(allowed)}{more}"
-    if first["type"] == "missing":
-        return f"{where} is missing{more}"
-    if first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{where}: {message}{more}" if where else f"{message}{more}"
-    message = first["msg"]
-    return f"{where} is {short_repr(first['input'])}: {message[:1].lower()}{message[1:]}{more}"
+            return _unknown_engine_key(key, where, allowed)
+        near = did_you_mean(key, allowed)
+        return f"unknown key {where}.{near}" if near else f"unknown key {where}; allowed here: {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    if problem["type"] == "value_error":
+        message = message.removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    return f"{where} is {short_repr(problem['input'])}: {message[:1].lower()}{message[1:]}"
 
 
 def _unknown_engine_key(key: str, where: str, own: list[str]) -> str:
@@ -123,8 +141,9 @@ def _unknown_engine_key(key: str, where: str, own: list[str]) -> str:
             return f"{where} is not passed on: {why}"
         return f"{where} is a field of vLLM's EngineArgs. Put it into the table [engine.vllm]"
     near = nearest_keys(key, own)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"unknown key {where}; {hint}allowed here: {', '.join(own)}; other fields of EngineArgs in [engine.vllm]"
+    if near:
+        return f"unknown key {where}. Did you mean {' or '.join(near)}?"
+    return f"unknown key {where}; allowed here: {', '.join(own)}; other fields of EngineArgs in [engine.vllm]"
 
 
 def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:

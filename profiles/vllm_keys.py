@@ -81,23 +81,33 @@ _NESTED = {
 
 
 def check_keys(table: Mapping[str, Any], own: Iterable[str]) -> None:
-    """Raise ValueError for the first key or value of an ``[engine.vllm]`` that cannot be passed on.
+    """Raise ValueError, which tells every key or value of an ``[engine.vllm]`` that cannot be passed on.
 
     ``own`` are the names of the engine settings that are ours. Names and types are those of the installed vLLM; where
     none is installed, as on a machine that only plans, the node that runs checks them.
     """
+    told = []
     for key, value in table.items():
-        if key in RETIRED_ENGINE_KEYS:
-            raise ValueError(f"{key} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}")
-        if (why := why_refused(key)) is not None:
-            raise ValueError(f"{key} is not passed on: {why}")
-        if key in own:
-            raise ValueError(f"{key} is a setting of its own. Put it into [engine]")
-        for inner in value if isinstance(value, dict) else ():
-            if (setting := _NESTED.get((key, inner))) is not None:
-                raise ValueError(f"{inner} in {key} is a setting of its own. Put {setting} into [engine]")
-        _check_plain(key, value)
-        _check_installed(key, value, own)
+        try:
+            _check_key(key, value, own)
+        except ValueError as error:
+            told.append(str(error))
+    if told:
+        raise ValueError("; ".join(told))
+
+
+def _check_key(key: str, value: Any, own: Iterable[str]) -> None:
+    if key in RETIRED_ENGINE_KEYS:
+        raise ValueError(f"{key} is no longer an engine argument: {RETIRED_ENGINE_KEYS[key]}")
+    if (why := why_refused(key)) is not None:
+        raise ValueError(f"{key} is not passed on: {why}")
+    if key in own:
+        raise ValueError(f"{key} is a setting of its own. Put it into [engine]")
+    for inner in value if isinstance(value, dict) else ():
+        if (setting := _NESTED.get((key, inner))) is not None:
+            raise ValueError(f"{inner} in {key} is a setting of its own. Put {setting} into [engine]")
+    _check_plain(key, value)
+    _check_installed(key, value, own)
 
 
 def why_refused(key: str) -> str | None:

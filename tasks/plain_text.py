@@ -37,6 +37,11 @@ def one_line(text: str, max_length: int) -> str:
     return line if len(line) <= max_length else f"{line[: max_length - 1]}…"
 
 
+def quoted(pattern: str) -> str:
+    """Return ``pattern`` in quotes as its user wrote it, where ``repr`` would double each backslash."""
+    return f"'{one_line(pattern, 200)}'"
+
+
 def markdown(text: object, max_length: int = 500) -> str:
     """Return ``text`` on one line in Markdown that shows it as it is: nothing in it is markup or a link."""
     return _MARKDOWN.sub(r"\\\g<0>", one_line(str(text), max_length))

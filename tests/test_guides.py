@@ -5,7 +5,6 @@ in place of ``RUN_ID``. ``CANNOT_RUN`` lists what cannot run here, with the reas
 too.
 """
 
-import argparse
 import fnmatch
 import functools
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.commands.cli import build_parser
+from flows.commands.cli import harvest, parse
 from profiles.load import profile_names
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
@@ -149,7 +148,7 @@ def test_commands_parse(block: Block) -> None:
         while words and re.match(r"\w+=", words[0]):
             words = words[1:]
         if Path(words[0]).name == "harvest":
-            build_parser().parse_args(words[1:])
+            parse(words[1:])
         elif words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
         elif words[0] == ".venv/bin/python":
@@ -167,10 +166,10 @@ def assert_module_exists(name: str) -> None:
 @functools.cache
 def options() -> dict[str, set[str]]:
     """Options of every subcommand."""
-    [action] = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    for parser in action.choices.values():
-        parser.complete()
-    return {name: set(parser._option_string_actions) for name, parser in action.choices.items()}
+    return {
+        name: {opt for param in command.load().params for opt in param.opts}
+        for name, command in harvest.commands.items()
+    }
 
 
 @pytest.mark.parametrize("guide", GUIDES)

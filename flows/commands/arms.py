@@ -1,36 +1,20 @@
 """``harvest arms``: rank the arms of a run and test their differences."""
 
-import argparse
 from dataclasses import asdict
-from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
-from flows.terminal import print_json
-
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "arms",
-        add_options=add_credentials_option,
-        help="rank the arms of a run and say which differences are real",
-        description="Rank the arms by mean reward, with paired tests, cost per correct rollout, agreement, and what "
-        "an oracle or a majority vote over the arms would reach.",
-    )
-    add_run_options(parser, "run")
-    parser.set_defaults(execute=execute)
+from flows.commands.command import command
+from flows.commands.common_options import Runs, reads_runs
 
 
-def execute(options: argparse.Namespace) -> int:
-    from tasks.comparison.baseline import find_baseline
+@command(examples=("harvest arms latest",))
+@reads_runs("run")
+def arms(runs: Runs, run: str, json: bool) -> int:
+    """Rank the arms by mean reward, with paired tests, cost per correct rollout, agreement, and what an oracle or a
+    majority vote over the arms would reach.
+    """
+    from flows.console import print_result
     from tasks.results.arm_ranking import rank_arms
-
-    report = rank_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
-    if options.json:
-        print_json(asdict(report))
-        return 0
-
-    from flows.console import print_paged
     from tasks.results.arm_ranking_view import render_ranking
 
-    print_paged(render_ranking(report))
-    return 0
+    report = rank_arms(runs.find(run))
+    return print_result(asdict(report), lambda: render_ranking(report), json=json, paged=True)

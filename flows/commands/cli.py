@@ -1,152 +1,119 @@
 """The ``harvest`` command.
 
-Nothing heavy is imported before the arguments are parsed, so that ``harvest --help`` answers at once. EXIT_CODES
-says with what it exits.
+A command's module is imported when the command is given, so that ``harvest --help`` answers at once. EXIT_CODES says
+with what it exits.
 """
 
-import argparse
 import importlib
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from typing import Any
 
-from flows.commands.abort_guard import READERS, run_guarded
-from flows.server.interruption import INTERRUPTED, RESUMES
-from flows.terminal import prepare_output, print_error
-from tasks.last_read import last_read
+import click
 
-COMMANDS = (
-    "run",
-    "compare",
-    "mismatch",
-    "bench",
-    "tune",
-    "score",
-    "runs",
-    "show",
-    "diff",
-    "arms",
-    "report",
-    "view",
-    "export",
-    "node",
-    "profiles",
-    "transfer",
-    "deployments",
-)
+from flows.commands.command import Command, exit_code_of
+from flows.terminal import prepare_output
 
+COMMANDS = {
+    "Collect rollouts": {
+        "run": ("run", "generate, score, validate, upload; again: resume"),
+        "preflight": ("node", "check this node: GPUs, memory, disk, model files, destination"),
+        "plan": ("node", "what fits into memory, and what would make the run faster"),
+        "profiles": ("profiles", "list the hardware profiles, show one, or save it as a file"),
+        "tune": ("tune", "find a profile's fastest settings on this node, and save them"),
+        "bench": ("bench", "measure the pipeline beside what it replaces, and peers"),
+    },
+    "Read runs": {
+        "runs": ("runs", "list runs: state, counts, mean reward, verdict, size"),
+        "show": ("show", "print rollouts: prompt, completion, score"),
+        "report": ("report", "make the page of a run, or of several runs by step"),
+        "view": ("view", "show runs in the browser: list, filter, compare two, follow one"),
+        "arms": ("arms", "rank the arms, and say which differences are real"),
+        "diff": ("diff", "which rollouts are right in one run and wrong in another"),
+        "rm": ("rm", "remove runs"),
+    },
+    "Check and use them": {
+        "compare": ("compare", "are the outputs of two runs the same, and in which sense"),
+        "mismatch": ("mismatch", "recompute stored logprobs as a trainer does: KL, ratios"),
+        "score": ("score", "score again with another scorer, and keep the run's own scores"),
+        "export": ("export", "write training data in the columns of a trainer"),
+        "upload": ("transfer", "upload a finished run, or complete an interrupted upload"),
+        "download": ("transfer", "download an uploaded run, and verify it"),
+        "verify": ("transfer", "hash the files of a run again, and list the damaged ones"),
+        "push": ("transfer", "push a run to a dataset repository on the Hugging Face hub"),
+    },
+    "Run as a service": {
+        "serve": ("deployments", "serve one deployment from this process: no work pool, no worker"),
+        "deploy": ("deployments", "make the work pool and the deployments on a Prefect server"),
+        "worker": ("deployments", "run deployed collections on this node, one at a time"),
+        "automations": ("deployments", "act on flow runs that fail, or make no progress"),
+    },
+}
+"""Section of the help, name, module and line of every command."""
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, or a failed preflight; 3 "
     "not equivalent to the baseline; 130 interrupted"
 )
+_COMPLETION = 'completion: eval "$(_HARVEST_COMPLETE=bash_source harvest)" in ~/.bashrc; zsh_source and fish_source too'
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that calls ``add_options`` only when its command is given, because that may import slow libraries."""
+class _Lazy(click.Command):
+    """A command by name, whose module is imported when it is given."""
 
-    def __init__(self, *, add_options: Callable[[argparse.ArgumentParser], None] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._add_options = add_options
+    def __init__(self, name: str, module: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self._module = module
 
-    def parse_known_args(self, *arguments: Any, **kwargs: Any) -> Any:
-        self.complete()
-        return super().parse_known_args(*arguments, **kwargs)
+    def load(self) -> Command:
+        command: Command = getattr(importlib.import_module(f"flows.commands.{self._module}"), str(self.name))
+        return command
 
-    def complete(self) -> None:
-        """Add the options, unless they are there already."""
-        if self._add_options is not None:
-            self._add_options(self)
-            self._add_options = None
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse declares that it never returns
-        print_error(f"harvest: error: {message} (see {self.prog} --help)")
-        self.exit(2)
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        return self.load().make_context(*arguments, **settings)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of ``harvest``, with every command."""
-    parser = _Parser(
-        prog="harvest",
-        description="Fast, safe, checked rollout collection on vLLM under Prefect.",
-        epilog=EXIT_CODES,
-    )
-    parser.add_argument("--version", action="version", version=f"rollout-harvest {metadata.version('rollout-harvest')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name in COMMANDS:
-        importlib.import_module(f"flows.commands.{name}").add(commands)
-    return parser
+class _Harvest(click.Group):
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, (_, text) in commands.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for text in ("harvest COMMAND --help says the rest", EXIT_CODES, _COMPLETION):
+            formatter.write_paragraph()
+            formatter.write_text(text)
+
+
+harvest = _Harvest(
+    "harvest",
+    commands=[_Lazy(name, *told) for commands in COMMANDS.values() for name, told in commands.items()],
+    help="Fast, safe, checked rollout collection on vLLM under Prefect.",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 120,
+        "show_default": True,
+        # --max_tokens is --max-tokens
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+click.version_option(metadata.version("rollout-harvest"), message="rollout-harvest %(version)s")(harvest)
+
+
+def parse(arguments: list[str]) -> click.Context:
+    """Return the context of the command that the ``arguments`` give, which is not executed. Raises click.UsageError."""
+    context = harvest.make_context("harvest", [*arguments], obj=arguments)
+    name, command, rest = harvest.resolve_command(context, arguments)
+    assert command is not None
+    return command.make_context(name, rest, parent=context)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     prepare_output()
-    options = build_parser().parse_args(arguments)
-    command = partial(exit_code_of, partial(_execute, options))
-    # a caller in a process with threads gives its arguments
-    guarded = arguments is None and options.command in READERS
-    sys.exit(run_guarded(command) if guarded else command())
-
-
-def _execute(options: argparse.Namespace) -> int:
-    from tasks.process_limits import check_address_space
-    from tasks.time_limits import time_limit_factor
-
-    # what is wrong around the command is refused before anything starts
-    check_address_space()
-    _check_text(options)
-    time_limit_factor()
-    return int(options.execute(options))
-
-
-def _check_text(options: argparse.Namespace) -> None:
-    """Raise ConfigError when an argument is not UTF-8, as the records of a run are."""
-    from tasks.errors import ConfigError
-
-    for value in vars(options).values():
-        for text in value if isinstance(value, list) else [value]:
-            try:
-                str(text).encode()
-            except UnicodeEncodeError:
-                raise ConfigError(f"the argument {str(text)!a} is not UTF-8. Use another name") from None
-
-
-def exit_code_of(action: Callable[[], int]) -> int:
-    """Return the exit code that ``action`` returns, or print its failure as one line and return the code of that."""
-    from tasks.errors import HarvestError
-
-    try:
-        return action()
-    except HarvestError as error:
-        print_error(f"harvest: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        print_error(RESUMES)
-        return INTERRUPTED
-    except BrokenPipeError:
-        return 0
-    except MemoryError:
-        print_error("harvest: error: memory ran out. Stop other programs, or raise ulimit -v or the container's limit")
-        return 1
-    except BaseException as error:
-        if not _is_of_data(error):
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        print_error(
-            f"harvest: error: what {last_read() or 'a file'} holds cannot be used: {reason}. Run the command that made "
-            "the run again, or download it again"
-        )
-        return 1
-
-
-def _is_of_data(error: BaseException) -> bool:
-    """Return whether a library for Parquet files raised the error, so that a file of a run caused it."""
-    polars, pyarrow = sys.modules.get("polars"), sys.modules.get("pyarrow")
-    # Polars' PanicException is no Exception
-    kinds = (polars.exceptions.PolarsError, polars.exceptions.PanicException) if polars else ()
-    return isinstance(error, (*kinds, pyarrow.ArrowException) if pyarrow else kinds)
+    sys.exit(exit_code_of(partial(harvest.main, arguments, "harvest", standalone_mode=False, obj=arguments)))
 
 
 if __name__ == "__main__":

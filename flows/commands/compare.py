@@ -1,53 +1,29 @@
 """``harvest compare``: say whether the outputs of two runs are the same, and in which sense."""
 
-import argparse
 from typing import Any
 
-from flows.commands.common_options import add_run_options, chosen_transfer
-from flows.terminal import print_json
+from flows.commands.command import command
+from flows.commands.common_options import Runs, reads_runs
+from flows.commands.parameter_options import parameter_options
+from flows.parameters import flow_parameters
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "compare",
-        add_options=_add_options,
-        help="compare a run with a baseline",
-        description="Compare two runs rollout by rollout: bitwise, numerically, statistically. Exit code 3 when the "
-        "verdict is below --require, 2 when the runs cannot be compared.",
-    )
-    add_run_options(parser, "baseline", "candidate")
-    parser.set_defaults(execute=execute)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import add_options
-
-    add_options(parser, ("require", "epsilon", "aws_credentials_block"))
-
-
-def execute(options: argparse.Namespace) -> int:
-    from flows.console import console
-    from flows.parameters import FlowParameters
-    from tasks.comparison.baseline import find_baseline
+@command(examples=("harvest compare BASELINE latest --require numerical",))
+@parameter_options(("require", "epsilon"))
+@reads_runs("baseline", "candidate")
+def compare(runs: Runs, baseline: str, candidate: str, json: bool, **given: Any) -> int:
+    """Compare two runs rollout by rollout: bitwise, numerically, statistically. Exit code 3 when the verdict is below
+    --require, 2 when the runs cannot be compared.
+    """
+    from flows.console import print_result
     from tasks.comparison.equivalence import compare_runs
     from tasks.comparison.equivalence_view import render_equivalence
     from tasks.comparison.noise_floor import find_noise_floor
 
-    defaults = FlowParameters()
-    require = options.require or defaults.require
-    transfer = chosen_transfer(options, options.runs_dir)
-    baseline = find_baseline(options.baseline, options.runs_dir, transfer)
-    candidate = find_baseline(options.candidate, options.runs_dir, transfer)
-    report = compare_runs(
-        baseline,
-        candidate,
-        epsilon=defaults.epsilon if options.epsilon is None else options.epsilon,
-        noise_floor=find_noise_floor(candidate, options.runs_dir, candidate.parent),
-        require=require,
-    )
-    if options.json:
-        print_json(report.to_json())
-    else:
-        console().print(render_equivalence(report))
-    report.raise_if_below(require)
+    asked = flow_parameters(given)
+    first, second = runs.find(baseline), runs.find(candidate)
+    floor = find_noise_floor(second, runs.directory, second.parent)
+    report = compare_runs(first, second, epsilon=asked.epsilon, noise_floor=floor, require=asked.require)
+    print_result(report.to_json(), lambda: render_equivalence(report), json=json)
+    report.raise_if_below(asked.require)
     return 0

@@ -1,6 +1,5 @@
 """``harvest deploy``, ``worker``, ``serve`` and ``automations``: collect rollouts through a Prefect server."""
 
-import argparse
 import os
 import socket
 import subprocess
@@ -8,98 +7,67 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands.common_options import path_option
-from flows.commands.run import need_server
-from flows.terminal import print_line
+import click
 
-DEFAULT_FILE = Path("infra/prefect.yaml")
+from flows.commands.command import command
+from flows.commands.common_options import UserPath
+from flows.commands.parameter_options import given_parameters, parameter_options
+from flows.commands.run import need_server
+from flows.parameters import PARAMETERS, flow_parameters, run_config
+from flows.terminal import print_line
+from profiles.nearest import nearest_files
+from tasks.errors import ConfigError
+
 AUTOMATIONS_FILE = Path("infra/automations.yaml")
 POOL = "harvest"
 
 
-def add(commands: Any) -> None:
-    deploy = commands.add_parser(
-        "deploy",
-        help="make the work pool and the deployments on a Prefect server",
-        description="Make the work pool harvest, if it does not exist, and the deployments of the file. A worker of "
-        "the pool runs one flow run at a time. Start harvest worker on every GPU node.",
-    )
-    deploy.add_argument("names", nargs="*", metavar="NAME", help="deployments of the file (default: all)")
-    deploy.add_argument("--file", type=path_option, default=DEFAULT_FILE, metavar="F", help=f"default {DEFAULT_FILE}")
-    deploy.set_defaults(execute=execute_deploy)
-
-    worker = commands.add_parser(
-        "worker",
-        help="run deployed collections on this node, one at a time",
-        description="Start a Prefect worker of the pool. Relative paths in a flow run's parameters start at "
-        "HARVEST_HOME or, if it is not set, at this directory. A worker that is stopped ends its flow run in order; "
-        "the run can be resumed later.",
-    )
-    worker.add_argument("--pool", default=POOL, metavar="P", help=f"default {POOL}")
-    worker.add_argument("--name", metavar="NAME", help="name of this worker (default: this host's)")
-    worker.set_defaults(execute=execute_worker)
-
-    serve = commands.add_parser(
-        "serve",
-        add_options=_add_serve_options,
-        help="serve one deployment from this process: no work pool, no worker",
-        description="Make a deployment. This command executes its flow runs until it is stopped. The options are the "
-        "deployment's default parameters; a flow run may have others.",
-    )
-    serve.set_defaults(execute=execute_serve)
-
-    automations = commands.add_parser(
-        "automations",
-        help="install automations for flow runs that lose their process, fail or make no progress",
-        description="Create or update the automations of the file on the Prefect server.",
-    )
-    automations.add_argument(
-        "--notify", metavar="TYPE/NAME", help="block that sends notifications (default: none are sent)"
-    )
-    automations.add_argument(
-        "--file", type=path_option, default=AUTOMATIONS_FILE, metavar="F", help="default %(default)s"
-    )
-    automations.set_defaults(execute=execute_automations)
-
-
-def _add_serve_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import PARAMETERS, add_options
-
-    add_options(parser, PARAMETERS)
-    parser.add_argument("--cron", metavar="C", help='when to run, such as "0 2 * * *" (default: only when asked)')
-    parser.add_argument("--timezone", metavar="Z", help="time zone of --cron, such as Europe/Paris (default UTC)")
-    parser.add_argument("--deployment", metavar="NAME", default="served", help="the deployment's name (default served)")
-
-
-def execute_deploy(options: argparse.Namespace) -> int:
-    from tasks.errors import ConfigError
-
+@command(examples=("harvest deploy", "harvest deploy manual demo"))
+@click.argument("names", metavar="NAME", nargs=-1, help="deployments of the file; by default all")
+@click.option("--file", type=UserPath(), default="infra/prefect.yaml", metavar="F", help="the deployments")
+def deploy(names: tuple[str, ...], file: Path) -> int:
+    """Make the work pool harvest, if it does not exist, and the deployments of the file. A worker of the pool runs one
+    flow run at a time. Start harvest worker on every GPU node.
+    """
     need_server()
-    if not options.file.is_file():
-        raise ConfigError(f"{options.file} does not exist. Run this in a checkout, or give --file")
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist.{nearest_files(file)} Run this in a checkout, or give --file")
     _make_pool()
-    chosen = [part for name in options.names for part in ("--name", name)] or ["--all"]
-    command = ["--no-prompt", "deploy", "--prefect-file", str(options.file), *chosen]
+    chosen = [part for name in names for part in ("--name", name)] or ["--all"]
+    command = ["--no-prompt", "deploy", "--prefect-file", str(file), *chosen]
     return subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode
 
 
-def execute_worker(options: argparse.Namespace) -> int:
+@command(examples=("harvest worker",))
+@click.option("--pool", default=POOL, metavar="P", help="the work pool")
+@click.option("--name", metavar="NAME", help="name of this worker; by default this host's")
+def worker(pool: str, name: str | None) -> int:
+    """Start a Prefect worker of the pool. Relative paths in a flow run's parameters start at HARVEST_HOME or, if it is
+    not set, at this directory. A worker that is stopped ends its flow run in order; the run can be resumed later.
+    """
     need_server()
 
     from flows.server.worker import run_worker
     from tasks.fleet.node_status import NODE_NAME_VARIABLE
 
-    name = options.name or socket.gethostname()
+    name = name or socket.gethostname()
     os.environ.setdefault(NODE_NAME_VARIABLE, name)
-    return run_worker(["--pool", options.pool, "--name", name, "--type", "process", "--limit", "1"])
+    return run_worker(["--pool", pool, "--name", name, "--type", "process", "--limit", "1"])
 
 
-def execute_serve(options: argparse.Namespace) -> int:
-    from flows.parameters import flow_parameters, given_parameters, run_config
+@command(examples=('harvest serve --model Qwen/Qwen2.5-7B-Instruct --cron "0 2 * * *"',))
+@click.option("--cron", metavar="C", help='when to run, such as "0 2 * * *"; by default only when asked')
+@click.option("--timezone", default="UTC", metavar="Z", help="time zone of --cron, such as Europe/Paris")
+@click.option("--deployment", default="served", metavar="NAME", help="the deployment's name")
+@parameter_options(PARAMETERS)
+def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int:
+    """Make a deployment, and execute its flow runs until this command is stopped. The options are the deployment's
+    default parameters; a flow run may have others.
+    """
     from tasks.plan.placeholders import WITH_DATE
     from tasks.user_paths import user_path
 
-    parameters = given_parameters(options)
+    parameters = given_parameters(given)
     # what a date or a pattern will be is not known yet
     run_config({name: value for name, value in parameters.items() if name not in WITH_DATE})
     flow_parameters(parameters)
@@ -113,20 +81,18 @@ def execute_serve(options: argparse.Namespace) -> int:
     from prefect.types.entrypoint import EntrypointType
 
     from flows.collect import collect_rollouts
-    from tasks.errors import ConfigError
 
-    zone = options.timezone or "UTC"
     try:
-        ZoneInfo(zone)
-        schedule = Cron(options.cron, timezone=zone) if options.cron else None
+        ZoneInfo(timezone)
+        schedule = Cron(cron, timezone=timezone) if cron else None
     except (ValueError, ZoneInfoNotFoundError) as error:
         raise ConfigError(
-            f"--cron {options.cron!r} in the time zone {zone!r} is no schedule: {error.args[0]}. Give five fields, "
+            f"--cron {cron!r} in the time zone {timezone!r} is no schedule: {error.args[0]}. Give five fields, "
             'such as "0 2 * * *", and a time zone such as Europe/Paris'
         ) from error
 
     collect_rollouts.serve(
-        name=options.deployment,
+        name=deployment,
         schedule=schedule,
         parameters=parameters,
         enforce_parameter_schema=True,
@@ -136,12 +102,16 @@ def execute_serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def execute_automations(options: argparse.Namespace) -> int:
+@command(examples=("harvest automations --notify slack-webhook/team",))
+@click.option("--notify", metavar="TYPE/NAME", help="block that sends notifications; by default none are sent")
+@click.option("--file", type=UserPath(), default=AUTOMATIONS_FILE, metavar="F", help="the automations")
+def automations(notify: str | None, file: Path) -> int:
+    """Create or update the automations of the file on the Prefect server."""
     need_server()
 
     from flows.server.automations import install_automations
 
-    for name in install_automations(options.file, options.notify):
+    for name in install_automations(file, notify):
         print_line(f"installed {name}")
     return 0
 

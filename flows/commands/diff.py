@@ -1,43 +1,23 @@
 """``harvest diff``: list the rollouts that are right in one run and wrong in another."""
 
-import argparse
 from dataclasses import asdict
-from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
-from flows.terminal import print_json
+import click
 
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "diff",
-        add_options=add_credentials_option,
-        help="show which rollouts are right in one run and wrong in another",
-        description="Compare the rewards of two scored runs over the same questions, whatever else differs. "
-        "For a verdict on whether two runs are the same, see harvest compare.",
-    )
-    add_run_options(parser, "run_a", "run_b")
-    parser.add_argument("--arm", metavar="A", help="only this arm")
-    parser.add_argument("--limit", type=int, metavar="N", default=10, help="list at most N rollouts (default 10)")
-    parser.set_defaults(execute=execute)
+from flows.commands.command import command
+from flows.commands.common_options import Runs, reads_runs
 
 
-def execute(options: argparse.Namespace) -> int:
-    from tasks.comparison.baseline import find_baseline
-    from tasks.errors import ConfigError
-    from tasks.results.run_diff import diff_runs
+@command(examples=("harvest diff BEFORE latest --limit 50",))
+@click.option("--arm", metavar="A", help="only this arm")
+@click.option("--limit", type=click.IntRange(0), metavar="N", default=10, help="list at most N rollouts")
+@reads_runs("run_a", "run_b")
+def diff(runs: Runs, run_a: str, run_b: str, arm: str | None, limit: int, json: bool) -> int:
+    """Compare the rewards of two scored runs over the same questions, whatever else differs. For a verdict on whether
+    two runs are the same, see harvest compare.
+    """
+    from flows.console import print_result
+    from tasks.results.run_diff import diff_runs, render_diff
 
-    if options.limit < 0:
-        raise ConfigError(f"limit is {options.limit}; it must be at least 0")
-    transfer = chosen_transfer(options, options.runs_dir)
-    first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.run_a, options.run_b))
-    diff = diff_runs(first, second, most=options.limit, arm=options.arm)
-    if options.json:
-        print_json(asdict(diff))
-        return 0
-
-    from flows.console import print_paged
-    from tasks.results.run_diff import render_diff
-
-    print_paged(render_diff(diff))
-    return 0
+    found = diff_runs(runs.find(run_a), runs.find(run_b), most=limit, arm=arm)
+    return print_result(asdict(found), lambda: render_diff(found), json=json, paged=True)

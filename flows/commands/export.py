@@ -1,67 +1,50 @@
 """``harvest export``: write a finished run as training data in the columns that a trainer reads."""
 
-import argparse
 from dataclasses import asdict
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+import click
+
+from flows.commands.command import command, flag
+from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json, print_line
 
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        add_options=_add_options,
-        help="write a run as training data: in the columns of a trainer, or as Parquet or JSON lines",
-        description="Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. "
-        "Error rows are left out. Filters apply in the order in which they are listed.",
-    )
-    parser.set_defaults(execute=execute)
+TARGETS = ("verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl")
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    from tasks.export.formats import FORMATS
-
-    add_run_options(parser, "run", json_help="print the export's manifest as JSON")
-    parser.add_argument("--to", required=True, metavar="TARGET", help=", ".join(FORMATS))
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
-    parser.add_argument("--arms", metavar="A,B", help="only these arms")
-    parser.add_argument("--include-errors", action="store_true", help="keep error rows (parquet and jsonl only)")
-    parser.add_argument(
-        "--drop-gold-suspects", action="store_true", help="leave out questions whose ground truth is known to be wrong"
-    )
-    parser.add_argument(
-        "--drop-zero-variance", action="store_true", help="leave out groups whose rewards are all equal"
-    )
-    parser.add_argument("--drop-truncated", action="store_true", help="leave out rollouts that max_tokens cut off")
-    parser.add_argument("--min-reward", type=float, metavar="R", help="only rollouts with at least this reward")
-    parser.add_argument("--max-per-group", type=int, metavar="N", help="at most N rollouts per question and arm")
-    parser.add_argument(
-        "--advantages",
-        action="store_true",
-        help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
-    )
-    add_credentials_option(parser)
-
-
-def execute(options: argparse.Namespace) -> int:
-    from tasks.comparison.baseline import find_baseline
+@command(
+    examples=(
+        "harvest export latest --to verl --out data/verl",
+        "harvest export latest --to jsonl --out data/grpo --advantages",
+    ),
+)
+@click.option("--to", required=True, type=click.Choice(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
+@click.option("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
+@click.option("--arms", metavar="A,B", help="only these arms")
+@flag("--include-errors", "keep error rows (parquet and jsonl only)")
+@click.option("--drop-gold-suspects", is_flag=True, help="no questions whose ground truth is known as wrong")
+@flag("--drop-zero-variance", "leave out groups whose rewards are all equal")
+@flag("--drop-truncated", "leave out rollouts that max_tokens cut off")
+@click.option("--min-reward", type=float, metavar="R", help="only rollouts with at least this reward")
+@click.option("--max-per-group", type=int, metavar="N", help="at most N rollouts per question and arm")
+@click.option(
+    "--advantages",
+    is_flag=True,
+    help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
+)
+@reads_runs("run", json="print the export's manifest as JSON")
+def export(
+    runs: Runs, run: str, to: str, out: str, arms: str | None, advantages: bool, json: bool, **chosen: Any
+) -> int:
+    """Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. Error rows are left
+    out. Filters apply in the order in which they are listed.
+    """
     from tasks.export.export_run import export_run
     from tasks.export.filters import ExportFilters
 
-    filters = ExportFilters(
-        arms=() if options.arms is None else tuple(name.strip() for name in options.arms.split(",")),
-        include_errors=options.include_errors,
-        drop_gold_suspects=options.drop_gold_suspects,
-        drop_zero_variance=options.drop_zero_variance,
-        drop_truncated=options.drop_truncated,
-        min_reward=options.min_reward,
-        max_per_group=options.max_per_group,
-    )
-    transfer = chosen_transfer(options, options.runs_dir)
-    run_dir = find_baseline(options.run, options.runs_dir, transfer)
-    report = export_run(run_dir, options.to, options.out, filters, transfer, advantages=options.advantages)
-    if options.json:
+    filters = ExportFilters(arms=tuple(name.strip() for name in arms.split(",")) if arms is not None else (), **chosen)
+    report = export_run(runs.find(run), to, out, filters, runs.transfer, advantages=advantages)
+    if json:
         print_json(asdict(report))
         return 0
     size = sum(file.bytes for file in report.files)

@@ -1,14 +1,21 @@
 """``harvest preflight`` and ``harvest plan``: check a node and plan the memory of a run, without loading a model."""
 
-import argparse
-import sys
-from collections.abc import Sequence
+import datetime
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.commands.common_options import RUNS_DIR, chosen_transfer
-from flows.terminal import print_error, print_json, print_line
+import click
+
+from flows.commands.command import command, flag
+from flows.commands.common_options import RUNS_DIR, Runs
+from flows.commands.parameter_options import complete_runs, given_parameters, parameter_options
+from flows.parameters import PARAMETERS, RUN_PARAMETERS, run_config
+from flows.terminal import print_error, say
+from tasks.errors import ConfigError, HarvestError
 
 if TYPE_CHECKING:
     from tasks.generation.warm_start import WarmStart
@@ -17,73 +24,47 @@ if TYPE_CHECKING:
 _PREFLIGHT_PARAMETERS = ("profile", "model", "engine", "upload", "aws_credentials_block", "runs_dir")
 
 
-def add(commands: Any) -> None:
-    preflight = commands.add_parser(
-        "preflight",
-        add_options=_add_preflight_options,
-        help="check this node for a profile: GPUs, memory, disk, model files, destination",
-    )
-    preflight.set_defaults(execute=execute_preflight)
-    plan = commands.add_parser(
-        "plan",
-        add_options=_add_plan_options,
-        help="memory plan and advice for a run: what fits, and what would make it faster",
-    )
-    plan.set_defaults(execute=execute_plan)
-
-
-def _add_preflight_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import RUN_PARAMETERS, add_options
-
-    add_options(parser, _PREFLIGHT_PARAMETERS)
-    parser.add_argument("--smoke", action="store_true", help="also compute something on every GPU")
-    parser.add_argument(
-        "--warm",
-        action="store_true",
-        help="then start an engine as a run with these options would, so that what it compiles is in the cache; the "
-        "options below are those of the run",
-    )
-    parser.add_argument("--json", action="store_true", help="print as JSON")
-    add_options(parser, [name for name in RUN_PARAMETERS if name not in _PREFLIGHT_PARAMETERS])
-
-
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import RUN_PARAMETERS, add_options
-
-    add_options(parser, RUN_PARAMETERS)
-    parser.add_argument("--after", metavar="RUN", help="take completion lengths and truncation from this finished run")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
-
-
-def execute_preflight(options: argparse.Namespace) -> int:
-    from flows.parameters import PARAMETERS
+@command(examples=("harvest preflight --model Qwen/Qwen2.5-72B-Instruct --warm",))
+@flag("--smoke", "also compute something on every GPU")
+@click.option(
+    "--warm",
+    is_flag=True,
+    help="then start an engine as a run with these options would, so that what it compiles is in the cache; most "
+    "options below are those of the run, for --warm alone",
+)
+@parameter_options(dict.fromkeys((*_PREFLIGHT_PARAMETERS, *RUN_PARAMETERS)))
+@flag("--json", "print as JSON")
+def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
+    """Check this node for a profile: GPUs, memory, disk, model files, destination."""
+    from flows.console import print_result
     from profiles.load import load_arms
-    from tasks.errors import HarvestError
     from tasks.node.node_checks import check_node
     from tasks.node.plan_here import profile_here
     from tasks.node.preflight_view import render_preflight
     from tasks.user_paths import user_path
 
-    runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
+    runs_dir = user_path(options["runs_dir"] or RUNS_DIR)
     given = _given(options)
-    run = _run_to_warm(options, given, runs_dir)
+    run = _run_to_warm(given, runs_dir) if warm else None
+    if not warm:
+        _check_no_run(given)
     model = given.get("model")
-    profile_name = options.profile or PARAMETERS["profile"].default
-    chosen = profile_here(profile_name, model, engine=options.engine)
+    chosen = profile_here(options["profile"] or PARAMETERS["profile"].default, model, engine=options["engine"])
     profile = chosen.profile if run is None else run.profile
-    _tell(chosen.notes if run is None else run.choices)
+    for note in chosen.notes if run is None else run.choices:
+        say(note)
     report = check_node(
         profile,
         model_path=_model_path(model or profile.model),
         runs_dir=runs_dir,
-        upload_url=options.upload,
-        transfer=chosen_transfer(options, runs_dir),
-        smoke=options.smoke,
+        upload_url=options["upload"],
+        transfer=Runs(runs_dir, options["aws_credentials_block"]).transfer,
+        smoke=smoke,
         arms=len(load_arms(None).arms),
     )
     shown = report.to_json()
-    if run is None or report.failed or not options.json:
-        _print(options, shown, lambda: render_preflight(report))
+    if run is None or report.failed or not json:
+        print_result(shown, lambda: render_preflight(report), json=json)
     try:
         report.raise_if_failed()
     except HarvestError as error:
@@ -91,22 +72,47 @@ def execute_preflight(options: argparse.Namespace) -> int:
     if run is not None:
         started = _warm(run)
         shown["warm"] = started and asdict(started)
-        _print(options, shown, lambda: _in_words(started))
+        print_result(shown, lambda: _in_words(started), json=json)
     return 0
 
 
-def _run_to_warm(options: argparse.Namespace, given: dict[str, Any], runs_dir: Path) -> "RunPlan | None":
-    """Return the plan of the run whose caches --warm fills. Raises ConfigError, also for its options without --warm."""
-    from flows.parameters import PARAMETERS, run_config
-    from tasks.errors import ConfigError
+@command(examples=("harvest plan --model Qwen/Qwen2.5-72B-Instruct --dataset openai/gsm8k",))
+@click.option(
+    "--after",
+    metavar="RUN",
+    shell_complete=complete_runs,
+    help="take completion lengths and truncation from this finished run",
+)
+@parameter_options(RUN_PARAMETERS)
+@flag("--json", "print as JSON")
+def plan(after: str | None, json: bool, **options: Any) -> int:
+    """Memory plan and advice for a run: what fits, and what would make it faster."""
+    from flows.console import print_result
+    from tasks.node.capacity_plan import plan_capacity
+    from tasks.node.plan_here import plan_here
+    from tasks.node.preflight_view import render_plan
+    from tasks.plan.policies import plan_policies
+    from tasks.user_paths import user_path
 
-    if not options.warm:
-        if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
-            option = PARAMETERS[others[0]].options[0]
-            raise ConfigError(f"{option} is for --warm alone, which starts an engine as the run would. Add --warm")
-        return None
-    import os
+    runs_dir = user_path(options["runs_dir"] or RUNS_DIR)
+    run, *_ = plan_policies(plan_here(run_config(_given(options)), runs_dir))
+    for note in run.choices:
+        say(note)
+    length, truncation = _observed(after, runs_dir)
+    capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
+    view = partial(render_plan, capacity.plan, capacity.advice, capacity.warnings)
+    return print_result(asdict(capacity), view, json=json)
 
+
+def _check_no_run(given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that is of use with --warm alone."""
+    if others := [name for name in given if name not in _PREFLIGHT_PARAMETERS]:
+        option = PARAMETERS[others[0]].options[0]
+        raise ConfigError(f"{option} is for --warm alone, which starts an engine as the run would. Add --warm")
+
+
+def _run_to_warm(given: dict[str, Any], runs_dir: Path) -> "RunPlan":
+    """Return the plan of the run whose caches --warm fills. Raises ConfigError."""
     from tasks.generation.warm_start import check_caches
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
@@ -140,28 +146,8 @@ def _in_words(started: "WarmStart | None") -> str:
     return f"the engine was ready after {started.seconds:.1f} s ({START_WORDS[started.start_kind]}); {started.caches}"
 
 
-def execute_plan(options: argparse.Namespace) -> int:
-    from flows.parameters import run_config
-    from tasks.node.capacity_plan import plan_capacity
-    from tasks.node.plan_here import plan_here
-    from tasks.node.preflight_view import render_plan
-    from tasks.plan.policies import plan_policies
-    from tasks.user_paths import user_path
-
-    runs_dir = user_path(RUNS_DIR if options.runs_dir is None else options.runs_dir)
-    run, *_ = plan_policies(plan_here(run_config(_given(options)), runs_dir))
-    _tell(run.choices)
-    length, truncation = _observed(options.after, runs_dir)
-    capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
-    _print(options, asdict(capacity), lambda: render_plan(capacity.plan, capacity.advice, capacity.warnings))
-    return 0
-
-
-def _given(options: argparse.Namespace) -> dict[str, Any]:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given parameters with dates and patterns filled in; of several checkpoints the newest is meant."""
-    import datetime
-
-    from flows.parameters import given_parameters
     from tasks.plan.placeholders import fill_placeholders
 
     return fill_placeholders(given_parameters(options), datetime.date.today())
@@ -187,17 +173,3 @@ def _observed(name: str | None, runs_dir: Path) -> tuple[float | None, float | N
     means = rollouts.select(pl.col("num_completion_tokens").mean(), pl.col("is_truncated").mean()).collect()
     length, truncated = means.row(0)
     return length, truncated
-
-
-def _tell(notes: Sequence[str]) -> None:
-    for note in notes:
-        print_line(note, sys.stderr)
-
-
-def _print(options: argparse.Namespace, value: dict[str, Any], view: Any) -> None:
-    if options.json:
-        print_json(value)
-        return
-    from flows.console import console
-
-    console().print(view())

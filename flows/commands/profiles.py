@@ -1,57 +1,58 @@
 """``harvest profiles``: list the profiles, show one with every setting, or save it as a TOML file."""
 
-import argparse
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-from flows.commands.common_options import path_option
+import click
+
+from flows.commands.command import command, flag
+from flows.commands.common_options import UserPath
+from flows.commands.parameter_options import Value
+from flows.parameters import PARAMETERS
 from flows.terminal import print_json, print_line, print_text
 
+_NAME = Value(PARAMETERS["profile"])
 _AUTO = "chosen for this node's GPUs and the model; cpu-demo on a node without GPUs"
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser("profiles", help="list the hardware profiles, show one, or save it as a file")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a shipped profile, a TOML file, or auto")
-    parser.add_argument("--model", metavar="M", help="with auto: the model that it is chosen for")
-    parser.add_argument("--save", type=path_option, metavar="FILE", help="save it as FILE.toml, to run or to change")
-    parser.add_argument("--force", action="store_true", help="with --save: replace a file that is there")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
-    parser.set_defaults(execute=execute)
-
-
-def execute(options: argparse.Namespace) -> int:
+@command(examples=("harvest profiles", "harvest profiles auto --model demo --save mine.toml"))
+@click.argument("name", required=False, type=_NAME, help="a shipped profile, a TOML file, or auto")
+@click.option("--model", metavar="M", help="with auto: the model that it is chosen for")
+@click.option("--save", type=UserPath(), metavar="FILE", help="save it as FILE.toml, to run or to change")
+@flag("--force", "with --save: replace a file that is there")
+@flag("--json", "print as JSON")
+def profiles(name: str | None, model: str | None, save: Path | None, force: bool, json: bool) -> int:
+    """List the hardware profiles, show one with every setting, or save it as a file."""
     from profiles.load import load_profile, profile_names
     from profiles.profile_text import profile_text
     from profiles.schema import AUTO
     from tasks.errors import ConfigError
     from tasks.node.plan_here import profile_here
 
-    if options.name is None:
-        if options.save is not None or options.model is not None:
+    if name is None:
+        if save is not None or model is not None:
             raise ConfigError("--save and --model are for one profile. Name it: harvest profiles NAME --save FILE.toml")
         shipped = [load_profile(name) for name in profile_names()]
-        if options.json:
+        if json:
             print_json([profile.model_dump(mode="json") for profile in shipped])
             return 0
         lines = [(AUTO, _AUTO), *((profile.name, profile.description) for profile in shipped)]
-        width = max(len(name) for name, _ in lines)
-        for name, description in lines:
-            print_line(f"{name:<{width}}  {description}")
+        width = max(len(title) for title, _ in lines)
+        for title, description in lines:
+            print_line(f"{title:<{width}}  {description}")
         return 0
-    if options.model is not None and options.name != AUTO:
-        raise ConfigError(f"--model is for auto; profile {options.name!r} is the same for every model. Leave it out")
-    if options.save is not None:
-        check_profile_file(options.save, force=options.force)
-    chosen = profile_here(options.name, options.model)
-    if options.save is not None:
-        save_profile(options.save, profile_text(chosen.profile, chosen.notes))
-    if options.json or (options.name != AUTO and options.save is None):
+    if model is not None and name != AUTO:
+        raise ConfigError(f"--model is for auto; profile {name!r} is the same for every model. Leave it out")
+    if save is not None:
+        check_profile_file(save, force=force)
+    chosen = profile_here(name, model)
+    if save is not None:
+        save_profile(save, profile_text(chosen.profile, chosen.notes))
+    if json or (name != AUTO and save is None):
         print_json(chosen.profile.model_dump(mode="json"))
-    elif options.save is None:
+    elif save is None:
         print_text(profile_text(chosen.profile, chosen.notes).rstrip("\n"))
     return 0
 

@@ -1,6 +1,5 @@
 """``harvest run``: collect rollouts in this process, on Prefect's embedded server or the one that is set up."""
 
-import argparse
 import contextlib
 import logging
 import os
@@ -10,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
+from flows.commands.command import command, exit_code_of, flag
+from flows.commands.parameter_options import given_parameters, parameter_options
+from flows.parameters import PARAMETERS, flow_parameters, run_config
 from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
@@ -17,26 +19,21 @@ if TYPE_CHECKING:
     from tasks.plan.run_plan import RunPlan
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "run",
-        add_options=_add_options,
-        help="collect rollouts: generate, score, validate, upload",
-        description="Ask every question under every arm, score the answers, check them and store them. The same "
-        "command again resumes an interrupted run and keeps its finished rollouts.",
-    )
-    parser.set_defaults(execute=execute)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    from flows.parameters import PARAMETERS, add_options
-
-    add_options(parser, PARAMETERS)
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--verbose", action="store_true", help="show Prefect's log too")
-
-
-def execute(options: argparse.Namespace) -> int:
+@command(
+    examples=(
+        "harvest run --questions 2 --max-tokens 8",
+        "harvest run --model Qwen/Qwen2.5-7B-Instruct --dataset openai/gsm8k",
+        "harvest run --dataset my.jsonl --arms my.toml --scorer my_pkg.scores:exact",
+        "harvest run --model 'checkpoints/step-*' --upload s3://bucket/rollouts",
+    ),
+)
+@parameter_options(PARAMETERS)
+@flag("--json", "print the summary as JSON")
+@flag("--verbose", "show Prefect's log too")
+def run(json: bool, verbose: bool, **given: Any) -> int:
+    """Ask every question under every arm, score the answers, check them and store them. The same command again resumes
+    an interrupted run and keeps its finished rollouts.
+    """
     import datetime
 
     from tasks.process_limits import check_limits_of_run
@@ -46,32 +43,31 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.gc_freeze import gc_frozen
 
     with gc_frozen():
-        from flows.parameters import given_parameters
         from tasks.fleet.ray_address import on_nodes
         from tasks.generation.early_replicas import begun_early
         from tasks.node.prompt_check import check_rendered
         from tasks.plan.placeholders import CHECKPOINTS, fill_placeholders
         from tasks.user_paths import user_path
 
-    given = {CHECKPOINTS: "all", **given_parameters(options)}
-    parameters = fill_placeholders(given, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
+    asked = {CHECKPOINTS: "all", **given_parameters(given)}
+    parameters = fill_placeholders(asked, datetime.date.today(), lambda told: print_error(f"warning: {told}"))
     runs_dir = user_path(parameters.setdefault("runs_dir", "runs"))
     plans = check_input(parameters, runs_dir)
     here = not on_nodes(parameters.get("nodes", 1), parameters.get("ray"))
     with begun_early(plans) if here else contextlib.nullcontext():
         # last, as it starts a process
         check_rendered(plans[0])
-        return _collect(options, parameters, runs_dir)
+        return _collect(parameters, runs_dir, json=json, verbose=verbose)
 
 
-def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: Path) -> int:
+def _collect(parameters: dict[str, Any], runs_dir: Path, *, json: bool, verbose: bool) -> int:
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
     from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
     from flows.server.server_loss import end_without_server, known_outcome, warn
     from tasks.gc_freeze import gc_frozen
 
-    server = EmbeddedServer() if configure_prefect(runs_dir, verbose=options.verbose) else None
+    server = EmbeddedServer() if configure_prefect(runs_dir, verbose=verbose) else None
     interruption = Interruption(RESUMES)
     with gc_frozen():
         import_prefect_without_pandas()
@@ -87,8 +83,8 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
         server.wait_until_ready()
     console_output.set(sys.stderr)
     # Prefect writes each log message that a server does not take to the terminal
-    logging.raiseExceptions = options.verbose
-    end_without_server(partial(_end, options))
+    logging.raiseExceptions = verbose
+    end_without_server(partial(_end, json))
     # the user at the terminal decides whether to try again
     try:
         result = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
@@ -103,13 +99,13 @@ def _collect(options: argparse.Namespace, parameters: dict[str, Any], runs_dir: 
                 "with PREFECT_API_URL"
             ) from error
         if outcome is None or outcome is error:
-            return _show(options, error)
+            return _show(json, error)
         warn(f"the Prefect server {url} does not know how the run ended: {type(error).__name__}: {error}")
-        _end(options, outcome)
-    return _show(options, Collected.from_json(result))
+        _end(json, outcome)
+    return _show(json, Collected.from_json(result))
 
 
-def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
+def _show(json: bool, outcome: "Outcome") -> int:
     from httpx import HTTPError
 
     from flows.reporting.summary_view import print_summaries
@@ -123,7 +119,7 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
         ) from outcome
     if isinstance(outcome, Exception):
         raise outcome
-    if options.json:
+    if json:
         print_json(outcome.to_json())
     else:
         print_summaries(outcome.reports)
@@ -131,12 +127,10 @@ def _show(options: argparse.Namespace, outcome: "Outcome") -> int:
     return 0
 
 
-def _end(options: argparse.Namespace, outcome: "Outcome") -> NoReturn:
+def _end(json: bool, outcome: "Outcome") -> NoReturn:
     """End this process with the exit code of ``outcome``, and without Prefect's threads."""
-    from flows.commands.cli import exit_code_of
-
     try:
-        code = exit_code_of(partial(_show, options, outcome))
+        code = exit_code_of(partial(_show, json, outcome))
     except Exception:
         traceback.print_exc()
         code = 1
@@ -150,7 +144,6 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     Needs neither Prefect, whose import takes seconds, nor a run directory. Raises ConfigError for bad input,
     PreflightFailed for a destination or a disk that cannot be used.
     """
-    from flows.parameters import flow_parameters, run_config
     from flows.plan_collection import plan_collection
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError

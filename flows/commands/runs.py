@@ -1,39 +1,25 @@
 """``harvest runs``: list the runs of a directory."""
 
-import argparse
 from dataclasses import asdict
-from typing import Any
 
-from flows.commands.common_options import add_run_options
-from flows.terminal import print_json
+from flows.commands.command import command
+from flows.commands.common_options import Runs, reads_runs
 
 WIDE = 130
 """A terminal of at least this many characters shows every column."""
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "runs", help="list runs: state, counts, mean reward, equivalence verdict, size", description="List runs."
-    )
-    add_run_options(parser)
-    parser.set_defaults(execute=execute)
-
-
-def execute(options: argparse.Namespace) -> int:
+@command(examples=("harvest runs --json | jq -r '.[] | select(.state == \"done\") | .run_id'",))
+@reads_runs(credentials=False)
+def runs(runs: Runs, json: bool) -> int:
+    """List runs: state, counts, mean reward, equivalence verdict, size; the last changed first."""
+    from flows.console import console, print_result
     from tasks.errors import ConfigError
-    from tasks.results.run_list import list_runs
+    from tasks.results.run_list import list_runs, render_runs
 
-    if not options.runs_dir.is_dir():
-        raise ConfigError(f"{options.runs_dir} is not a directory. Give --runs-dir, or collect rollouts first")
-    runs = list_runs(options.runs_dir)
-    if options.json:
-        print_json([{**asdict(run), "updated": run.updated.isoformat()} for run in runs])
-        return 0
-
-    from flows.console import console
-    from tasks.results.run_list import render_runs
-
+    if not runs.directory.is_dir():
+        raise ConfigError(f"{runs.directory} is not a directory. Give --runs-dir, or collect rollouts first")
+    found = list_runs(runs.directory)
+    value = [{**asdict(run), "updated": run.updated.isoformat()} for run in found]
     # a narrow terminal leaves out columns and never cuts a run id, because users copy ids
-    terminal = console()
-    terminal.print(render_runs(runs, narrow=terminal.width < WIDE))
-    return 0
+    return print_result(value, lambda: render_runs(found, narrow=console().width < WIDE), json=json)

@@ -1,33 +1,27 @@
 """``harvest score``: score a finished run again, without generating."""
 
-import argparse
 from dataclasses import asdict
-from typing import Any
 
-from flows.commands.common_options import add_run_options
+import click
+
+from flows.commands.command import command
+from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json, print_line
 from tasks.scoring.scorers import SCORER_CHOICES
 
 
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "score",
-        help="score a run again with another scorer and keep its own scores",
-        description="Score every rollout again and list the rewards that changed. The new files go beside the run's "
-        "own scores, which stay as they are.",
-    )
-    add_run_options(parser, "run", urls=False)
-    parser.add_argument("--scorer", metavar="S", default="gsm8k", help=f"{SCORER_CHOICES} (default gsm8k)")
-    parser.set_defaults(execute=execute)
-
-
-def execute(options: argparse.Namespace) -> int:
+@command(examples=("harvest score latest --scorer math",))
+@click.option("--scorer", metavar="S", default="gsm8k", help=SCORER_CHOICES)
+@reads_runs("run", urls=False, credentials=False)
+def score(runs: Runs, run: str, scorer: str, json: bool) -> int:
+    """Score every rollout again and list the rewards that changed. The new files go beside the run's own scores, which
+    stay as they are.
+    """
     from tasks.plain_text import one_line
-    from tasks.plan.run_directory import find_run
     from tasks.results.rescore import rescore_run
 
-    report = rescore_run(find_run(options.run, options.runs_dir), options.scorer)
-    if options.json:
+    report = rescore_run(runs.find(run), scorer)
+    if json:
         print_json({**asdict(report), "directory": str(report.directory)})
         return 0
     old, new = (_reward(mean) for mean in (report.old_mean_reward, report.new_mean_reward))

@@ -1,49 +1,45 @@
 """``harvest show``: print rollouts of a run."""
 
-import argparse
 import sys
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+import click
+
+from flows.commands.command import Decorator, command, flag
+from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json
+from tasks.errors import ConfigError
 
-DEFAULT_LIMIT = 20
+if TYPE_CHECKING:
+    from tasks.results.rollout_search import Outcome
 
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser(
-        "show",
-        add_options=add_credentials_option,
-        help="print rollouts of a run: prompt, completion, score",
-        description="Print rollouts of a run, finished or not, in order. On a terminal the output is paged.",
-    )
-    add_run_options(parser, "run", json_help="print one JSON object per line and rollout")
-    parser.add_argument("--arm", metavar="A", help="only this arm")
-    parser.add_argument("--example", metavar="ID", help="only this question")
-    outcome = parser.add_mutually_exclusive_group()
-    for name, text in (("right", "right answers"), ("wrong", "wrong answers"), ("error", "error rows")):
-        outcome.add_argument(f"--{name}", dest="outcome", action="store_const", const=name, help=f"only {text}")
-    parser.add_argument("--truncated", action="store_true", help="only rollouts that max_tokens cut off")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"at most N (default {DEFAULT_LIMIT}; 0 is all)"
-    )
-    parser.set_defaults(execute=execute)
+_ANY = click.IntRange(0)
 
 
-def execute(options: argparse.Namespace) -> int:
-    from tasks.comparison.baseline import find_baseline
-    from tasks.errors import ConfigError
+def _outcome(name: str, text: str) -> Decorator:
+    return click.option(f"--{name}", "outcome", flag_value=name, multiple=True, default=(), help=f"only {text}")
+
+
+@command(examples=("harvest show latest --wrong --limit 3", "harvest show latest --json | head"))
+@click.option("--arm", metavar="A", help="only this arm")
+@click.option("--example", metavar="ID", help="only this question")
+@_outcome("right", "right answers")
+@_outcome("wrong", "wrong answers")
+@_outcome("error", "error rows")
+@flag("--truncated", "only rollouts that max_tokens cut off")
+@click.option("--limit", type=_ANY, metavar="N", default=20, help="at most N; 0 is all")
+@reads_runs("run", json="print one JSON object per line and rollout")
+def show(runs: Runs, run: str, outcome: tuple["Outcome", ...], limit: int, json: bool, **chosen: Any) -> int:
+    """Print rollouts of a run, finished or not, in order. On a terminal the output is paged."""
     from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts
 
-    if options.limit < 0:
-        raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
-    run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
-    wanted = RolloutFilter(
-        arm=options.arm, example=options.example, outcome=options.outcome, truncated=options.truncated
-    )
-    rollouts = islice(find_rollouts(run_dir, wanted), min(options.limit, sys.maxsize) or None)
-    if options.json:
+    if len({*outcome}) > 1:
+        raise ConfigError(f"--{outcome[0]} and --{outcome[1]} exclude each other. Give one of them")
+    run_dir = runs.find(run)
+    wanted = RolloutFilter(outcome=next(iter(outcome), None), **chosen)
+    rollouts = islice(find_rollouts(run_dir, wanted), min(limit, sys.maxsize) or None)
+    if json:
         for rollout in rollouts:
             print_json(rollout, indent=None)
         return 0
@@ -51,6 +47,6 @@ def execute(options: argparse.Namespace) -> int:
     from flows.console import print_paged
     from tasks.results.rollout_search import render_rollouts
 
-    chosen = list(rollouts)
-    print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))
+    shown = list(rollouts)
+    print_paged(render_rollouts(shown, shown=len(shown), found=count_rollouts(run_dir, wanted)))
     return 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
 
 
@@ -46,7 +47,10 @@ def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None
     ``arms`` are the run's arms. ``samples`` is its number of rollouts per group.
     """
     if unknown := sorted({*filters.arms} - {*arms}):
-        raise ConfigError(f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}")
+        raise ConfigError(
+            f"the run has no arm {', '.join(map(repr, unknown))}; it has {', '.join(arms)}."
+            f"{did_you_mean(unknown[0], arms)}"
+        )
     if filters.max_per_group is not None and filters.max_per_group < 1:
         raise ConfigError(f"max_per_group is {filters.max_per_group}; it must be at least 1")
     if filters.min_reward is not None and not math.isfinite(filters.min_reward):

@@ -2,9 +2,11 @@
 
 from importlib.util import find_spec
 
+LIMIT = "limit"
+FEATURES = "features"
 MODULES = {
-    "limit": "one_call",
-    "features": "one_call",
+    LIMIT: "one_call",
+    FEATURES: "one_call",
     "vllm-serve": "vllm_serve",
     "datatrove": "datatrove_runner",
     "ray": "ray_data",

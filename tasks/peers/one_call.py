@@ -10,9 +10,7 @@ from functools import partial
 from tasks.generation.batch_engine import load_batch_engine
 from tasks.peers.contest import PeerJob, PeerResult, compete, read_requests
 from tasks.peers.default_engine import default_arguments, feature_arguments
-
-LIMIT = "limit"
-FEATURES = "features"
+from tasks.peers.installed import FEATURES
 
 
 def generate(job: PeerJob) -> PeerResult:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.errors import ConfigError
+from tasks.plain_text import quoted
 from tasks.plan.checkpoints import step_key
 from tasks.plan.model_config import read_model_object
 from tasks.plan.safetensors_header import read_safetensors_header
@@ -40,8 +41,8 @@ def matching_adapters(pattern: str, tell: Callable[[str], None]) -> list[str]:
             complete.append(str(path.absolute()))
     if not complete:
         raise ConfigError(
-            f"adapter {pattern!r} matches {len(names)} paths, none of them a directory with {CONFIG} and {WEIGHTS}. "
-            "Check the pattern, or name the directory"
+            f"adapter {quoted(pattern)} matches {len(names)} paths, none of them a directory with {CONFIG} and "
+            f"{WEIGHTS}. Check the pattern, or name the directory"
         )
     return complete
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ConfigError
+from tasks.plain_text import quoted
 from tasks.plan.model_files import check_model_files, weight_files
 from tasks.user_paths import names_below, split_pattern
 
@@ -51,7 +52,7 @@ def find_checkpoints(pattern: str) -> Checkpoints:
             complete.append((name, path))
     if not complete:
         raise ConfigError(
-            f"model {pattern!r} matches {len(names)} paths, none of them a directory with a complete model. "
+            f"model {quoted(pattern)} matches {len(names)} paths, none of them a directory with a complete model. "
             + (f"The last is {incomplete[-1]}" if incomplete else "Check the pattern, or name the directory")
         )
     complete.sort(key=lambda item: (step_key(item[0]), _written(item[1]), item[0]))

@@ -14,7 +14,9 @@ from typing import Any
 
 import polars as pl
 
+from profiles.nearest import nearest_files
 from tasks.errors import ConfigError
+from tasks.plain_text import quoted
 from tasks.plan.dataset_limits import Row, limit_rows
 from tasks.plan.dataset_parquet import check_parquet, parquet_rows
 from tasks.plan.dataset_text import COMPRESSIONS, check_unpacked, csv_rows, json_array, json_lines
@@ -42,12 +44,12 @@ def read_files(path: str) -> Iterator[Row]:
     if not pattern:
         yield from _rows_of([directory])
     elif not glob.has_magic(pattern):
-        raise ConfigError(f"dataset file {path} does not exist. Check the path")
+        raise ConfigError(f"dataset file {path} does not exist.{nearest_files(directory / pattern)} Check the path")
     else:
         try:
             found = [str(name) for name in directory.glob(pattern)]
         except ValueError as error:
-            raise ConfigError(f"the dataset's pattern {path} cannot be used: {error}. Correct it") from None
+            raise ConfigError(f"the dataset's pattern {quoted(path)} cannot be used: {error}. Correct it") from None
         yield from _rows_of([Path(match) for match in _sorted(path, found)])
 
 
@@ -105,7 +107,7 @@ def remote_dataset(url: str) -> Iterator[tuple[Any, str, Path]]:
 
 def _sorted(pattern: str, names: Sequence[str]) -> list[str]:
     if not names:
-        raise ConfigError(f"no dataset file matches {pattern}. Check the pattern")
+        raise ConfigError(f"no dataset file matches {quoted(pattern)}. Check the pattern")
     return sorted(names)
 
 

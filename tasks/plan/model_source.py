@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from profiles.load import DEMO_MODEL
+from profiles.nearest import nearest_files
 from tasks.errors import ConfigError, PreflightFailed
 from tasks.files import DISK_FLOOR, nearest_existing
 from tasks.plan.adapter_files import CONFIG as ADAPTER_CONFIG
@@ -151,8 +152,8 @@ def locate_model(name: str, hub: ModelHub | None = None) -> tuple[Path, str | No
         return path.resolve(), None
     if path.exists() or not _HUB_ID.match(name) or name.startswith((".", "/", "~")):
         raise ConfigError(
-            f"model {name!r} is not a directory. Give a directory with config.json, a hub id such as org/name, "
-            'or "demo"'
+            f"model {name!r} is not a directory.{'' if path.exists() else nearest_files(path)} Give a directory with "
+            'config.json, a hub id such as org/name, or "demo"'
         )
     snapshot = fetch_model(name, hub or HuggingFaceHub())
     return snapshot, snapshot.name

@@ -74,9 +74,7 @@ def as_options(values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
             if isinstance(value, dict) and parameters[name].is_table:
                 value = engine_options_text(value)
             for item in value if isinstance(value, list) else [value]:
-                text = json.dumps(item) if isinstance(item, dict) else str(item)
-                # argparse reads a separate text that begins with a dash as an option
-                arguments += [f"{option}={text}"] if text.startswith("-") else [option, text]
+                arguments += [option, json.dumps(item) if isinstance(item, dict) else str(item)]
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""Fill the placeholders in a run's parameters: ``{date}``, and patterns of model and adapter directories.
+"""Fill the placeholders in a run's parameters: ``{date}``, patterns of models and adapters, short names of runs.
 
 The parameters of a schedule keep their placeholders, so that each of its runs gets its own day and the
 checkpoints that are there then.
@@ -7,11 +7,13 @@ checkpoints that are there then.
 import datetime
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.plan.adapter_files import is_adapter_pattern, matching_adapters
 from tasks.plan.checkpoints import find_checkpoints, is_model_pattern
+from tasks.user_paths import is_url, user_path
 
 _DATE = re.compile(r"\{date(?::([^{}]+))?\}")
 WITH_DATE = ("model", "adapters", "dataset", "arms", "name", "upload", "baseline", "seed")
@@ -26,6 +28,8 @@ def has_placeholder(parameters: Mapping[str, Any], name: str) -> bool:
         return isinstance(parameters.get(name), str) and has_placeholder(parameters, "model")
     if name not in WITH_DATE:
         return False
+    if name == "baseline" and _is_short(parameters):
+        return True
     is_pattern = _PATTERNS.get(name)
     values = _texts(parameters.get(name))
     return any(_DATE.search(value) or (is_pattern is not None and is_pattern(value)) for value in values)
@@ -48,8 +52,9 @@ def fill_placeholders(
     YYYYMMDD. A model pattern, with ``*``, ``?`` or ``[``, means complete model directories: all in the order of their
     steps if ``checkpoints`` is "all", else the one with the newest weights. The model becomes the first of them, and
     ``checkpoints``, if it is among the parameters, the list. ``tell`` gets a sentence about each directory that is left
-    out. An adapter pattern becomes all complete adapters that match. Raises ConfigError when none matches, or a seed is
-    no number.
+    out. An adapter pattern becomes all complete adapters that match. A baseline that is the beginning of an id, or the
+    latest run, becomes its directory, as the run that follows may begin so too. Raises ConfigError when none matches,
+    or a seed is no number.
     """
     resolved = dict(parameters)
     for name in WITH_DATE:
@@ -70,7 +75,25 @@ def fill_placeholders(
             resolved[CHECKPOINTS] = [str(path) for path in chosen]
     if has_placeholder(resolved, "adapters"):
         resolved["adapters"] = [found for text in resolved["adapters"] for found in matching_adapters(text, tell)]
+    if _is_short(resolved):
+        from tasks.plan.run_directory import find_run
+
+        resolved["baseline"] = str(find_run(resolved["baseline"], _runs_dir(resolved)))
     return resolved
+
+
+def _is_short(parameters: Mapping[str, Any]) -> bool:
+    """Return whether the baseline is neither "auto" nor the directory, id or URL of a run."""
+    from tasks.plan.policies import AUTO_BASELINE
+
+    name = parameters.get("baseline")
+    if not isinstance(name, str) or name == AUTO_BASELINE or is_url(name) or _DATE.search(name):
+        return False
+    return not any((user_path(place) / "config.json").exists() for place in (name, _runs_dir(parameters) / name))
+
+
+def _runs_dir(parameters: Mapping[str, Any]) -> Path:
+    return user_path(parameters.get("runs_dir") or "runs")
 
 
 def _dated(text: str, day: datetime.date, usual: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import regex
 
 from tasks.errors import ConfigError
-from tasks.plain_text import shortened
+from tasks.plain_text import quoted, shortened
 from tasks.time_limits import time_limit
 
 _SEARCH_SECONDS = 10.0
@@ -55,8 +55,8 @@ class RowFilter:
         if name in _ORDER:
             if left is None or right is None:
                 raise ConfigError(
-                    f"filter {self.text!r} compares {_text(cell)[:80]!r} with {self.value!r}; {name} needs two "
-                    "numbers. Use = or ~ for text"
+                    f"filter {quoted(self.text)} compares {_text(cell)[:80]!r} with {quoted(self.value)}; {name} "
+                    "needs two numbers. Use = or ~ for text"
                 )
             return _ORDER[name](left, right)
         if left is not None and right is not None:
@@ -68,8 +68,8 @@ class RowFilter:
             return regex.search(self.value, text, timeout=time_limit(_SEARCH_SECONDS)) is not None
         except TimeoutError:
             raise ConfigError(
-                f"filter {self.text!r} was still searching {shortened(text, 80)!r} after {_SEARCH_SECONDS:g} s. Use an "
-                "expression without a repetition inside a repetition"
+                f"filter {quoted(self.text)} was still searching {shortened(text, 80)!r} after {_SEARCH_SECONDS:g} s. "
+                "Use an expression without a repetition inside a repetition"
             ) from None
 
 
@@ -83,20 +83,22 @@ def _parse(text: str) -> RowFilter:
     column = text[: match.start()].strip() if match else ""
     if match is None or not column:
         raise ConfigError(
-            f"filter {text!r} is not COLUMN OPERATOR VALUE, with an operator of = != < <= > >= ~ !~, such as "
+            f"filter {quoted(text)} is not COLUMN OPERATOR VALUE, with an operator of = != < <= > >= ~ !~, such as "
             "'level=5' or 'subject~^(algebra|geometry)$'"
         )
     found = RowFilter(text=text, column=column, operator=match[0].replace("==", "="), value=text[match.end() :].strip())
     if "~" in found.operator:
         if math.prod(max(1, int(most)) for most in _REPETITION.findall(found.value)) > _MOST_REPETITIONS:
             raise ConfigError(
-                f"filter {shortened(text, 80)!r} repeats more than {_MOST_REPETITIONS:,} times, all repetitions "
+                f"filter {quoted(shortened(text, 80))} repeats more than {_MOST_REPETITIONS:,} times, all repetitions "
                 "multiplied. Use smaller numbers in braces, or * and +"
             )
         try:
             regex.compile(found.value)
         except (regex.error, RecursionError) as error:
-            raise ConfigError(f"filter {text!r}: {found.value!r} is not a regular expression: {error}") from None
+            raise ConfigError(
+                f"filter {quoted(text)}: {quoted(found.value)} is not a regular expression: {error}"
+            ) from None
     return found
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 
 from profiles.arm_schema import PromptFormat
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
+from profiles.nearest import nearest_files
 from profiles.regular_files import parse_json, read_regular_text
 from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch
 from profiles.settings import Settings
@@ -195,7 +196,10 @@ def _template(given: str | None) -> str | None:
     try:
         return read_regular_text(Path(given))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt_template {given} cannot be read: {error}. Give a text file, or the text") from None
+        raise ConfigError(
+            f"prompt_template {given} cannot be read: {error}.{nearest_files(Path(given))} Give a text file, or "
+            "the text"
+        ) from None
 
 
 def _template_kwargs(given: Any) -> Any:

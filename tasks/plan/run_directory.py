@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError, DamagedRecord
 from tasks.files import publish_json, read_record, remove_stale_temporaries, set_aside
 from tasks.plan.parameters import as_options
 from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import end_leftovers
+from tasks.records import RunPaths
 from tasks.storage.published import recorded_path
 from tasks.user_paths import user_path
 
 logger = logging.getLogger(__name__)
+
+LATEST = "latest"
+"""In place of a run's id."""
 
 
 def open_run(plan: RunPlan) -> list[int]:
@@ -42,13 +47,30 @@ def open_run(plan: RunPlan) -> list[int]:
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
-    """Return the run directory ``name``: a path, or a run id in ``runs_dir``. Raises ConfigError if there is none."""
+    """Return the run directory ``name``: a path, or of ``runs_dir`` the run of that id, the only one whose id begins
+    so, or with LATEST the one that was worked on last.
+
+    Raises ConfigError if there is none, or more than one.
+    """
     for candidate in (user_path(name), user_path(runs_dir / name)):
         if user_path(candidate / "config.json").exists():
             return candidate.resolve()
-    known = sorted(path.parent.name for path in runs_dir.glob("*/config.json"))
-    listed = f"; {runs_dir} holds {', '.join(known[-5:])}" if known else f"; {runs_dir} holds no runs"
-    raise ConfigError(f"run {name!r} is neither a run directory nor a run id{listed}. Give one of these")
+    known = {path.parent.name: path.parent for path in sorted(runs_dir.glob("*/config.json"))}
+    if name == LATEST and known:
+        return max(known.values(), key=_worked_on).resolve()
+    found = [each for each in known if each.startswith(name)]
+    if len(found) == 1:
+        return known[found[0]].resolve()
+    if found:
+        raise ConfigError(f"{len(found)} runs begin with {name!r}: {', '.join(found)}. Give more of the id")
+    listed = f"{', '.join([*known][-5:])}.{did_you_mean(name, known)} Give one of these" if known else "no runs"
+    raise ConfigError(f"run {name!r} is neither a run directory nor a run id; {runs_dir} holds {listed}")
+
+
+def _worked_on(run_dir: Path) -> float:
+    """Return when a process last began or finished work on the run, in seconds since the epoch."""
+    paths = RunPaths(root=run_dir)
+    return max(path.stat().st_mtime for path in (paths.config, paths.state / "lock", paths.manifest) if path.exists())
 
 
 def reproduce_command(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
+from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import SCORE_SCHEMA, RunPaths
@@ -101,7 +102,9 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
     if wanted.arm is not None:
         arms = rollouts.select(pl.col("arm_id").unique().sort()).collect()["arm_id"].to_list()
         if wanted.arm not in arms:
-            raise ConfigError(f"the run has no arm {wanted.arm!r}; it has {', '.join(arms)}")
+            raise ConfigError(
+                f"the run has no arm {wanted.arm!r}; it has {', '.join(arms)}.{did_you_mean(wanted.arm, arms)}"
+            )
     if wanted.example is not None:
         match = rollouts.filter(pl.col("example_id") == wanted.example).select(pl.len()).collect().item()
         if not match:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.errors import ConfigError
 from tasks.files import publish_text
-from tasks.plain_text import visible
+from tasks.plain_text import quoted, visible
 from tasks.plan.checkpoints import step_key, steps_of
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import ArmMetrics
@@ -63,7 +63,7 @@ def matching_runs(name: str, runs_dir: Path) -> list[str]:
         return [name]
     found = sorted(path.parent.name for path in runs_dir.glob(f"{name}/report.json"))
     if not found:
-        raise ConfigError(f"no finished run in {runs_dir} matches {name!r}. harvest runs lists them")
+        raise ConfigError(f"no finished run in {runs_dir} matches {quoted(name)}. harvest runs lists them")
     return found
 
 

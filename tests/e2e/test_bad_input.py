@@ -30,14 +30,18 @@ REFUSED = [
     (["--dataset", "wrong.jsonl"], "no column 'question'; it has prompt, answer"),
     (["--model", "./nope"], "model './nope' is not a directory"),
     (["--arms", "twice.toml"], "arm id 'a' appears more than once"),
-    (["--questions", "0"], "dataset.questions is 0"),
+    (["--questions", "0"], "--questions is '0': input should be greater than or equal to 1"),
     (["--profile", "typo.toml"], "unknown key engine.max_sequences"),
     (["--profile", "retired.toml"], "swap_space is no longer an engine argument"),
     (["--scorer", "nope"], "scorer 'nope' is not known"),
     (["--scorer", "ends:score"], "scorer 'ends:score': module 'ends' cannot be imported (SystemExit)"),
     (["--baseline", "nope"], "run 'nope' is neither a run directory nor a run id"),
-    (["--max-tokens", "4096"], "max_tokens is 4096"),
-    (["--temperature", "warm"], "invalid float value: 'warm'"),
+    (["--max_tokens", "4096"], "--max_tokens is 4096"),
+    (
+        ["--question", "4"],
+        "no such option '--question'. (Did you mean one of: '--epsilon', '--question-col",
+    ),
+    (["--temperature", "warm"], "--temperature is 'warm': input should be a valid number"),
     (["--upload", "nope://bucket"], "nope"),
 ]
 """What a user adds to ``harvest run``, and what the line says."""
@@ -81,6 +85,6 @@ def test_bad_input_is_refused_in_one_line(refusals: list[tuple[int, str, str]], 
 
 
 def test_an_unknown_command_is_refused(tell: Tell) -> None:
-    outcome = tell("harvst")
+    outcome = tell("scroe")
     assert outcome.code == 2
-    assert "invalid choice" in outcome.stderr
+    assert "no such command 'scroe'. Did you mean 'score'?" in outcome.stderr

@@ -60,7 +60,7 @@ def test_a_candidate_is_cut_off_and_an_interrupted_search_keeps_what_it_measured
         (("--minutes", "nan"), "--minutes is nan"),
         (("--save", "mine"), "ends in .toml"),
         (("--profile", "nothing"), "unknown profile"),
-        (("--max-tokens", "5000"), "max_tokens is 5000"),
+        (("--max-tokens", "5000"), "--max-tokens is 5000"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(

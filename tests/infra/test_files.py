@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.commands.cli import build_parser
+from flows.commands.cli import parse
 from profiles.load import profile_names
 from tasks.node.gpu_lock import DEFAULT_DIRECTORY
 
@@ -116,7 +116,7 @@ def test_the_image_copies_what_exists_and_starts_a_command_that_exists() -> None
     assert "grep '^ray==' /opt/rollout-harvest/infra/requirements/gpu.txt" in "\n".join(lines)
     [command] = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
     assert command[0] == "harvest"
-    build_parser().parse_args(command[1:])
+    parse(command[1:])
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
@@ -133,7 +133,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path, path: Path) -> None:
     program, *arguments = shlex.split(start.removesuffix("\\").replace("%H", "node"))
     assert Path(program).parent == Path("/opt/rollout-harvest/.venv/bin")
     if Path(program).name == "harvest":
-        build_parser().parse_args(arguments)
+        parse(arguments)
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     # systemd-analyze wants an executable that exists

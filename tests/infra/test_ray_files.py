@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from flows.commands.cli import build_parser
+from flows.commands.cli import parse
 from tests.infra.test_install import write_program
 from tests.support.harvest_command import ROOT
 
@@ -96,8 +96,8 @@ def test_ten_lines_make_a_cluster_of_two_machines() -> None:
     # the environment of this machine is not that of the other
     assert [line.startswith("ssh node2") for line in lines if "export RAY" in line] == [False, True]
     [collection] = [shlex.split(line) for line in lines if "harvest run" in line]
-    asked = build_parser().parse_args(collection[1:])
-    assert (asked.nodes, asked.ray) == (2, "auto")
+    asked = parse(collection[1:]).params
+    assert (asked["nodes"], asked["ray"]) == (2, "auto")
 
 
 @pytest.mark.parametrize(

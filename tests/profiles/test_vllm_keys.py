@@ -138,7 +138,7 @@ def test_a_profile_has_any_field_of_vllm(tmp_path: Path) -> None:
     [
         ("[engine]\nkv_cache_dtype = 'fp8'", "engine.kv_cache_dtype is a field of vLLM's EngineArgs. Put it into the"),
         ("[engine]\nseed = 3", "engine.seed is not passed on: .*--seed"),
-        ("[engine]\nmax_num_sequences = 3", "unknown key engine.max_num_sequences; did you mean max_num_seqs"),
+        ("[engine]\nmax_num_sequences = 3", "unknown key engine.max_num_sequences. Did you mean max_num_seqs"),
         ("[engine.vllm]\nblock_sice = 3", "engine.vllm: block_sice is no field .*Did you mean block_size"),
         ("[engine.vllm]\nhf_overrides = { day = 2026-01-01 }", "engine.vllm: hf_overrides holds datetime.date"),
         ("[engine]\nvllm = 3", "engine.vllm is 3"),

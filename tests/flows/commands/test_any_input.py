@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.exceptions import ParameterTypeError
 
 from flows.collect import collect_rollouts
-from flows.commands.cli import build_parser
+from flows.commands.cli import parse
+from flows.commands.parameter_options import given_parameters
 from flows.commands.run import check_input
-from flows.parameters import PARAMETERS, given_parameters
+from flows.parameters import PARAMETERS
 from profiles.arm_schema import Arm, Turn
 from profiles.schema import EngineSettings, ExpectedNode, Profile, TelemetryTargets
 from tasks.errors import HarvestError
@@ -185,9 +187,9 @@ words = (
 def test_options(place: Path, given_words: dict[str, str]) -> None:
     arguments = [f"{PARAMETERS[name].options[0]}={word}" for name, word in given_words.items()]
     try:
-        options = build_parser().parse_args(["run", *arguments])
-    except SystemExit as ended:
-        refused = ended
-        assert refused.code == 2
+        options = parse(["run", *arguments]).params
+    except (click.UsageError, HarvestError) as error:
+        refused = error
+        assert refused.exit_code == 2
         return
     check(place, **given_parameters(options))

@@ -25,7 +25,7 @@ ARM = '[[arms]]\nid = "a"\nsystem_prompt = "Add."\n'
             CHATML,
             ARM,
             ["--max-tokens", "2040"],
-            "every sampled prompt is too long: .* leaves 8 beside max_tokens 2,040",
+            "every sampled prompt is too long: .* leaves 8 beside --max-tokens 2,040",
         ),
     ],
 )

@@ -4,8 +4,14 @@ from pathlib import Path
 
 import polars as pl
 
+from flows.commands.export import TARGETS
+from tasks.export.formats import FORMATS
 from tests.support.harvest_command import Tell
 from tests.support.synthetic import write_run
+
+
+def test_the_command_knows_every_target() -> None:
+    assert (*FORMATS,) == TARGETS
 
 
 def test_advantages_are_optional_and_need_groups(tmp_path: Path, tell: Tell) -> None:

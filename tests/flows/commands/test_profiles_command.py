@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.cli import build_parser
 from profiles.load import load_profile, profile_names
 from tests.support.harvest_command import harvest_here
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    options = build_parser().parse_args(["profiles", *arguments])
-    assert options.execute(options) == 0
+    assert harvest_here("profiles", *arguments) == 0
     return capsys.readouterr().out
 
 

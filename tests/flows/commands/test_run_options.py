@@ -1,6 +1,5 @@
 """The options of ``harvest run`` and Prefect's form follow from the flow's parameters."""
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -11,10 +10,12 @@ from prefect import Flow
 
 from flows.bench_flow import bench
 from flows.collect import collect_rollouts
-from flows.commands.cli import build_parser
-from flows.parameters import PARAMETERS, add_options, given_parameters
+from flows.commands.cli import parse
+from flows.commands.parameter_options import given_parameters
+from flows.parameters import PARAMETERS
 from profiles.load import profile_names
 from tasks.plan.parameters import as_options
+from tests.support.harvest_command import harvest_here
 
 
 def test_options_made_from_parameters_give_the_same_parameters() -> None:
@@ -29,9 +30,7 @@ def test_options_made_from_parameters_give_the_same_parameters() -> None:
         "chat_template_kwargs": '{"enable_thinking": false}',
         "runs_dir": "some where",
     }
-    parser = argparse.ArgumentParser()
-    add_options(parser, PARAMETERS)
-    assert given_parameters(parser.parse_args(as_options(parameters, PARAMETERS))) == parameters
+    assert given_parameters(parse(["run", *as_options(parameters, PARAMETERS)]).params) == parameters
 
 
 def test_none_and_false_become_no_option() -> None:
@@ -56,7 +55,7 @@ def test_none_and_false_become_no_option() -> None:
     ],
 )
 def test_only_given_options_become_parameters(arguments: list[str], parameters: dict[str, object]) -> None:
-    assert given_parameters(build_parser().parse_args(["run", *arguments])) == parameters
+    assert given_parameters(parse(["run", *arguments]).params) == parameters
 
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "parameters.json").read_text())
@@ -76,7 +75,6 @@ def test_a_form_has_the_recorded_fields(flow: Flow[..., Any]) -> None:
 
 @pytest.mark.parametrize("command", sorted(RECORDED["options"]))
 def test_a_command_has_the_recorded_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        build_parser().parse_args([command, "--help"])
-    found = set(re.findall(r"(?<=[ ,])--[a-z-]+", capsys.readouterr().out.split("options:")[1]))
+    assert harvest_here(command, "--help") == 0
+    found = set(re.findall(r"(?<=[ ,])--[a-z-]+", capsys.readouterr().out.split("Examples:")[1]))
     assert found >= set(RECORDED["options"][command])

@@ -27,6 +27,6 @@ def test_a_scorer_that_exits_does_not_end_the_command(
         main(["score", str(run), "--scorer", f"{module}:score"])
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"harvest: error: scorer '{module}:score'")
+    assert line.startswith(f"harvest: error: --scorer '{module}:score'")
     assert told in line
     assert not [path for path in run.glob("scores@*/*") if path.is_file()], "no score is stored"

@@ -204,5 +204,5 @@ def test_a_task_uses_the_block_of_its_flow_run(server: str) -> None:
 def test_a_wrong_block_name_is_refused_and_not_repeated(given: str) -> None:
     refused = harvest("run", "--aws-credentials-block", given)
     assert refused.code == 2
-    assert "this is not the name of a block" in refused.stderr
+    assert "--aws-credentials-block is not the name of a block" in refused.stderr
     assert SECRET not in refused.stderr

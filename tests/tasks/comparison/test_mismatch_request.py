@@ -113,10 +113,10 @@ def test_what_cannot_be_measured_is_refused(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--sample", "0"], "sample is 0; it must be at least 1 rollout"),
-        (["--seed", "-1"], "seed is -1; it must be at least 0"),
-        (["--model", "/gone"], "model '/gone' is not a directory"),
-        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--sample", "0"], "--sample is 0; it must be at least 1 rollout"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--model", "/gone"], "--model '/gone' is not a directory"),
+        (["--device", "tpu"], "'--device': 'tpu' is not one of 'cpu', 'cuda'"),
     ],
 )
 def test_wrong_options_are_refused(

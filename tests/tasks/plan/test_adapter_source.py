@@ -126,7 +126,10 @@ def test_an_adapter_that_cannot_be_used_is_refused_in_one_line(
     [
         (["--adapter", "{a}/../other/a"], "two adapters are called a: "),
         (["--adapter", "{a}/../twin"], "are the same. Give one of them"),
-        (["--baseline", "some-run"], "baseline is some-run, which is a run of one policy, and 2 are collected"),
+        (
+            ["--baseline", "s3://bucket/run"],
+            "baseline is s3://bucket/run, which is a run of one policy, and 2 are collected",
+        ),
         (["--adapter", "{a}/../none-*"], "matches 0 paths, none of them a directory with adapter_config.json"),
     ],
 )

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from flows.commands.cli import build_parser
-from flows.parameters import given_parameters, run_config
+from flows.commands.cli import parse
+from flows.commands.parameter_options import given_parameters
+from flows.parameters import run_config
 from tasks.errors import ConfigError
 from tasks.generation.engine import sampling_values
 from tasks.generation.rollout_request import build_request
@@ -93,7 +94,7 @@ def test_fingerprints_hold_what_is_set_and_nothing_of_what_is_stored() -> None:
 
 def test_every_option_reaches_the_configuration_and_comes_back_from_it() -> None:
     given = ALL | {"sampling_mask": True, "routed_experts": True, "max_tokens": 64}
-    options = build_parser().parse_args(["run", *as_options(given, CONFIG_PARAMETERS)])
+    options = parse(["run", *as_options(given, CONFIG_PARAMETERS)]).params
     config = run_config(given_parameters(options))
     assert config == run_config(given)
     again = parameters_of_config(json.loads(json.dumps(config.model_dump(mode="json"))))

@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.commands.cli import build_parser
-from flows.parameters import given_parameters
+from flows.commands.cli import parse
+from flows.commands.parameter_options import given_parameters
 from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.plan.run_config import build_config, config_from_parameters
@@ -268,7 +268,7 @@ def test_the_command_makes_the_same_configuration(parameters: dict[str, object])
     config = config_from_parameters(parameters)
     command = reproduce_command(config.model_dump(mode="json"))
 
-    options = build_parser().parse_args(shlex.split(command)[1:])
+    options = parse(shlex.split(command)[1:]).params
     assert config_from_parameters(given_parameters(options)) == config
     assert parameters or command == "harvest run --profile cpu-demo"
     assert build_config(json.loads(config.model_dump_json())) == config

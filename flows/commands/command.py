@@ -1,0 +1,159 @@
+"""What all commands of ``harvest`` share: how their help looks, what is checked before they start, their exit code."""
+
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from flows.commands.abort_guard import READERS, run_guarded
+from flows.server.interruption import INTERRUPTED, RESUMES
+from flows.terminal import print_error
+from tasks.last_read import last_read
+
+_FEW_OPTIONS = 15
+"""So many are not told apart in sections."""
+_SECTION = {"--json": "Output", "--verbose": "Output", "--help": "More"}
+"""Of the options that are no parameters, in a long help."""
+_COLUMN = 26
+"""Characters of an option's names in a long help; a longer one stands on a line of its own."""
+_OF_A_FILE = re.compile(r"(?:profile|arms file) \S*\.toml\b")
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """A command whose function returns the exit code. Its help has examples first, and options in sections."""
+
+    def __init__(self, *arguments: Any, examples: tuple[str, ...] = (), **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.examples = examples
+
+    def invoke(self, ctx: click.Context) -> int:
+        execute = partial(exit_code_of, partial(self._execute, ctx))
+        # a caller in a process with threads gives its arguments, which are then the context's object
+        return run_guarded(execute) if ctx.obj is None and self.name in READERS else execute()
+
+    def _execute(self, ctx: click.Context) -> int:
+        from tasks.process_limits import check_address_space
+        from tasks.time_limits import time_limit_factor
+
+        # what is wrong around the command is refused before anything starts
+        check_address_space()
+        _check_text(ctx.params)
+        time_limit_factor()
+        return int(super().invoke(ctx))
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write_text(" ".join((self.help or "").split()))
+        if self.examples:
+            with formatter.section("Examples"):
+                formatter.write("".join(f"  {example}\n" for example in self.examples))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        many = len(options) > _FEW_OPTIONS
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in options:
+            section = getattr(option, "section", _SECTION.get(option.opts[-1], "Options")) if many else "Options"
+            names, text = option.get_help_record(ctx) or ("", "")
+            sections.setdefault(section, []).append((f"{names:<{_COLUMN * many}}", text))
+        for title in sorted(sections, key="More".__eq__):
+            with formatter.section(title):
+                formatter.write_dl(sections[title], col_max=_COLUMN)
+
+
+command = partial(click.command, cls=Command)
+"""The decorator of a command's function."""
+
+
+def flag(name: str, text: str) -> Decorator:
+    """Return the decorator that adds an option without a value."""
+    return click.option(name, is_flag=True, help=text)
+
+
+def exit_code_of(action: Callable[[], int]) -> int:
+    """Return the exit code that ``action`` returns, or print its failure as one line and return the code of that."""
+    from tasks.errors import HarvestError
+
+    try:
+        return action()
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+        else:
+            see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            message = error.format_message().rstrip(".")
+            print_error(f"harvest: error: {message[:1].lower()}{message[1:]}{see}")
+        return error.exit_code
+    except HarvestError as error:
+        print_error(f"harvest: error: {_with_flags(str(error))}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print_error(RESUMES)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except MemoryError:
+        print_error("harvest: error: memory ran out. Stop other programs, or raise ulimit -v or the container's limit")
+        return 1
+    except BaseException as error:
+        if not _is_of_data(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        print_error(
+            f"harvest: error: what {last_read() or 'a file'} holds cannot be used: {reason}. Run the command that made "
+            "the run again, or download it again"
+        )
+        return 1
+
+
+def given_flag(option: click.Parameter, ctx: click.Context | None) -> str | None:
+    """Return how the command line that ``ctx`` is of spells ``option``; None if it does not give it."""
+    words = sys.argv[1:] if ctx is None or ctx.obj is None else ctx.obj
+    flags = [str(word).partition("=")[0] for word in words]
+    return next((flag for flag in flags if flag.replace("_", "-") in option.opts), None)
+
+
+def _with_flags(message: str) -> str:
+    """Return ``message`` with each parameter that was given called by its flag, as in "--max-tokens is 0"."""
+    ctx = click.get_current_context(silent=True)
+    if ctx is None or _OF_A_FILE.match(message):
+        return message
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and (flag := given_flag(option, ctx)):
+            spelled = (getattr(option, "path", option.name), option.name, option.opts[0].removeprefix("--"))
+            names = "|".join(map(re.escape, spelled))
+            # a name of one word is a word of English too, except before what is said of it
+            where = (
+                r"(?:^|(?<=: ))(?:{})(?= (?:is|has|are) | ')"
+                if "_" not in option.name
+                else r"(?<![\w./-])(?:{})(?![\w=/-])"
+            )
+            message = re.sub(where.format(names), flag, message)
+    # which group of settings a flag belongs to is not the user's business
+    return re.sub(r"^\w+: (?=--)", "", message)
+
+
+def _check_text(given: dict[str, Any]) -> None:
+    """Raise ConfigError when an argument is not UTF-8, as the records of a run are."""
+    from tasks.errors import ConfigError
+
+    for value in given.values():
+        for text in value if isinstance(value, list | tuple) else [value]:
+            try:
+                str(text).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"the argument {str(text)!a} is not UTF-8. Use another name") from None
+
+
+def _is_of_data(error: BaseException) -> bool:
+    """Return whether a library for Parquet files raised the error, so that a file of a run caused it."""
+    polars, pyarrow = sys.modules.get("polars"), sys.modules.get("pyarrow")
+    # Polars' PanicException is no Exception
+    kinds = (polars.exceptions.PolarsError, polars.exceptions.PanicException) if polars else ()
+    return isinstance(error, (*kinds, pyarrow.ArrowException) if pyarrow else kinds)

@@ -1,0 +1,53 @@
+"""``harvest rm`` removes what it was told, after it asked, and never a run that a process works on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.locks import run_lock, upload_lock
+from tests.support.harvest_command import Tell, environment
+from tests.support.synthetic import write_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for name in ("one", "two", "three"):
+        write_run(tmp_path / name, shards=1)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "left"),
+    [("y\n", 0, {"three", "two"}), ("n\n", 2, {"one", "three", "two"}), ("", 2, {"one", "three", "two"})],
+)
+def test_it_asks(runs: Path, answer: str, code: int, left: set[str]) -> None:
+    command = [sys.executable, "-m", "flows.commands.cli", "rm", "on", "--runs-dir", str(runs)]
+    told = subprocess.run(command, input=answer, env=environment(), capture_output=True, text=True, check=False)
+    assert told.returncode == code, told.stderr
+    assert f"remove {runs / 'one'}?" in told.stderr
+    assert {path.name for path in runs.iterdir()} == left
+
+
+def test_several_go_at_once(runs: Path, tell: Tell) -> None:
+    told = tell("rm", "one", runs / "two", "--yes", "--json", "--runs-dir", runs)
+    assert told.report == {"removed": [str(runs / "one"), str(runs / "two")]}
+    assert [path.name for path in runs.iterdir()] == ["three"]
+
+
+def test_what_a_process_works_on_stays_and_so_do_the_others(runs: Path, tell: Tell) -> None:
+    state = runs / "two" / "state"
+    for held in (run_lock(state / "lock"), upload_lock(state, exclusive=False, wait=lambda seconds: None)):
+        with held:
+            told = tell("rm", "one", "two", "--yes", "--runs-dir", runs)
+        assert (told.code, told.stdout) == (1, "")
+        assert "in use by" in told.stderr or "being uploaded" in told.stderr
+        assert {path.name for path in runs.iterdir()} == {"one", "two", "three"}
+
+
+def test_an_unknown_run_is_refused(runs: Path, tell: Tell) -> None:
+    told = tell("rm", "one", "tow", "--yes", "--runs-dir", runs)
+    assert told.code == 2
+    assert "Did you mean two?" in told.stderr
+    assert (runs / "one").exists()
