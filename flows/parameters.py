@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import Field
 from pydantic_core import PydanticUndefined
 
-from profiles.settings import Settings
+from profiles.settings import MOST_NODES, Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.errors import ConfigError
 from tasks.plan.engine_options import read_engine_options
@@ -61,7 +61,7 @@ class FlowParameters(Settings):
     run records their directories here."""
     skip_finished: bool = Field(False, title="Skip if finished")
     """End at once, as Completed, when the run with this fingerprint is finished."""
-    nodes: int = Field(1, title="Nodes", ge=1, le=64)
+    nodes: int = Field(1, title="Nodes", ge=1, le=MOST_NODES)
     """Nodes of a Ray cluster to generate on, each with the profile's GPUs; fewer do until others join."""
     ray: str | None = Field(None, title="Ray cluster", min_length=1)
     """With nodes: HOST:PORT of the cluster's head, or "auto" for the one that the machine of the flow is part of; by

@@ -107,6 +107,7 @@ def _run_to_warm(options: argparse.Namespace, given: dict[str, Any], runs_dir: P
         return None
     import os
 
+    from tasks.fleet.replica_span import check_span
     from tasks.generation.warm_start import check_caches
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
@@ -114,6 +115,7 @@ def _run_to_warm(options: argparse.Namespace, given: dict[str, Any], runs_dir: P
     from tasks.plan.policies import plan_policies
 
     run, *_ = plan_policies(plan_here(run_config(given), runs_dir))
+    check_span(run.profile)
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)

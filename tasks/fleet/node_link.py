@@ -1,7 +1,7 @@
 """The pool's side of one node: a thread that finds a place for a worker, feeds it, and finds another if it is lost."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle
@@ -23,11 +23,25 @@ END_SECONDS = 60.0
 
 
 class NodeUnfit(Exception):
-    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error."""
+    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error.
 
-    def __init__(self, kind: str, message: str) -> None:
+    ``nodes`` are the ids of the nodes at fault; by default all of the link's.
+    """
+
+    def __init__(self, kind: str, message: str, nodes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.nodes = nodes
+
+
+def check_software(told: Mapping[str, Any], nodes: tuple[str, ...] = ()) -> None:
+    """Raise NodeUnfit when the software that a worker told of is not that of the collection."""
+    if differing := differences(told["software"], software()):
+        raise NodeUnfit(
+            "ConfigError",
+            f"its software is not that of the collection: {'; '.join(differing)}. Install the same on every node",
+            nodes,
+        )
 
 
 class NodeEvents(Protocol):
@@ -37,8 +51,8 @@ class NodeEvents(Protocol):
         """Ids of the nodes that other links use, and of those that are unfit."""
         ...
 
-    def claim(self, link: "NodeLink", node_id: str) -> bool:
-        """Make the node the link's, and return True, unless another link has it or it is unfit."""
+    def claim(self, link: "NodeLink", nodes: tuple[str, ...]) -> bool:
+        """Make the nodes the link's, and return True, unless another link has one or it is unfit."""
         ...
 
     def next_shards(self, link: "NodeLink") -> list[ShardOrder]:
@@ -73,7 +87,8 @@ class NodeLink:
         self, number: int, cluster: Cluster, need: Need, order: NodeOrder, events: NodeEvents, silent_s: float
     ) -> None:
         self.number = number
-        self.node_id: str | None = None
+        self.nodes: tuple[str, ...] = ()
+        """Ids of the nodes on which the worker is."""
         self.name = ""
         self.pid = 0
         self.status = NodeStatus()
@@ -122,11 +137,11 @@ class NodeLink:
         while not self._stop.is_set():
             placement = self._cluster.place(self._need, self._events.unusable())
             try:
-                node_id = None
-                while node_id is None and not self._stop.is_set():
-                    node_id = placement.wait(PLACE_SECONDS)
+                nodes = None
+                while nodes is None and not self._stop.is_set():
+                    nodes = placement.wait(PLACE_SECONDS)
                 # two links may be given the same node, as neither knew of the other when it asked
-                if node_id is not None and self._events.claim(self, node_id):
+                if nodes is not None and self._events.claim(self, nodes):
                     self._begin(placement.start())
                     self._serve(budget)
             except NodeGone as error:
@@ -142,7 +157,7 @@ class NodeLink:
                     self.handle = None
                     handle.end()
                 placement.remove()
-                self.node_id = None
+                self.nodes = ()
 
     def _begin(self, handle: NodeHandle) -> None:
         self.status, self.facts = NodeStatus(), NodeFacts(preflight=None, begun=frozenset())
@@ -150,11 +165,7 @@ class NodeLink:
         self.handle = handle
         told = handle.call("identity", limit_s=time_limit(START_SECONDS))
         self.name, self.pid = told["node"], told["pid"]
-        if differing := differences(told["software"], software()):
-            raise NodeUnfit(
-                "ConfigError",
-                f"its software is not that of the collection: {'; '.join(differing)}. Install the same on every node",
-            )
+        check_software(told)
         handle.call("begin", self._order, limit_s=time_limit(self._silent_s))
 
     def _serve(self, budget: RestartBudget) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -49,6 +49,8 @@ class _Holder:
 class NodePool:
     """Keeps up to ``nodes`` nodes of ``cluster`` at work for ``plans``. Use it as a context manager.
 
+    Under a profile whose replica needs several nodes, a link and what is called a node below is a group of them.
+
     With fewer nodes it goes on with those that there are, and takes others as they come. ``listener`` gets the events
     of the nodes' pools, ``log`` the messages for the user.
     """
@@ -73,9 +75,10 @@ class NodePool:
         self._listener = listener
         self._log = log
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
-        self._need = Need(gpus=gpus)
+        self._need = Need(gpus=gpus, nodes=plans[0].profile.engine.nodes_per_replica)
+        links = nodes // self._need.nodes
         order = NodeOrder.of(plans)
-        self._links = [NodeLink(number, cluster, self._need, order, self, silent_s) for number in range(nodes)]
+        self._links = [NodeLink(number, cluster, self._need, order, self, silent_s) for number in range(links)]
         self._lock = threading.RLock()
         self._awake = threading.Event()
         self._over = threading.Event()
@@ -84,11 +87,11 @@ class NodePool:
         self._holders: dict[NodeLink, _Holder] = {}
         self._records: list[NodeRecord] = []
         self._unfit: dict[str, tuple[str, NodeUnfit]] = {}
-        self._losses: deque[str] = deque(maxlen=MOST_LOSSES * nodes)
+        self._losses: deque[str] = deque(maxlen=MOST_LOSSES * links)
         self._fetched = 0
         self._fetches = threading.Semaphore(MOST_FETCHES)
         self._error: HarvestError | None = None
-        self._watch = NodeWatch(cluster, self._need, nodes, wait_s, self._say)
+        self._watch = NodeWatch(cluster, self._need, links, wait_s, self._say)
 
     @property
     def capacity(self) -> int:
@@ -186,15 +189,15 @@ class NodePool:
 
     # called by the links, each from its thread
 
-    def unusable(self) -> Collection[str]:
+    def unusable(self) -> Set[str]:
         with self._lock:
-            return {*self._unfit, *(link.node_id for link in self._links if link.node_id is not None)}
+            return self._unfit.keys() | {node for link in self._links for node in link.nodes}
 
-    def claim(self, link: NodeLink, node_id: str) -> bool:
+    def claim(self, link: NodeLink, nodes: tuple[str, ...]) -> bool:
         with self._lock:
-            if self._over.is_set() or node_id in self.unusable():
+            if self._over.is_set() or not self.unusable().isdisjoint(nodes):
                 return False
-            link.node_id = node_id
+            link.nodes = nodes
             return True
 
     def next_shards(self, link: NodeLink) -> list[ShardOrder]:
@@ -255,8 +258,7 @@ class NodePool:
 
     def unfit(self, link: NodeLink, error: NodeUnfit) -> None:
         with self._lock:
-            assert link.node_id is not None
-            self._unfit[link.node_id] = (link.name, error)
+            self._unfit |= dict.fromkeys(error.nodes or link.nodes, (link.name, error))
             self._end_record(link, "failed")
             shards = self._give_back(link)
         self._say(f"{link.name} does not work for this run: {error}{shards}")
@@ -274,7 +276,7 @@ class NodePool:
         names = {other.name for other in self._links if other is not link and other.works}
         if link.name in names:
             link.name = f"{link.name}-{link.number + 1}"
-        self._say(f"{link.name} begins: {self.num_working} of {len(self._links)} nodes")
+        self._say(f"{link.name} begins: {self.num_working} of {len(self._links)} {self._need.places}")
 
     def _record_of(self, link: NodeLink, ended: Ended = "lost", telemetry: bytes | None = None) -> NodeRecord:
         return NodeRecord(

@@ -2,7 +2,7 @@
 
 import datetime
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeRecord]) -> None
     if sampled := [frame for frame in frames if frame is not None]:
         publish_parquet(pl.concat([load_telemetry(paths.telemetry), *sampled]), paths.telemetry, recorded_path)
     if checked := {record.node: record.preflight for record in records if record.preflight}:
-        publish_json(_preflight(checked), paths.preflight, recorded_path)
+        publish_json(merge_preflights(checked), paths.preflight, recorded_path)
 
 
 def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeRecord]) -> GenerationSession | None:
@@ -133,7 +133,8 @@ def _telemetry(data: bytes | None) -> pl.DataFrame | None:
         return None
 
 
-def _preflight(checked: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def merge_preflights(checked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the preflight reports of several nodes, by node, as one with the worst outcome and the first's plan."""
     checks = [
         {**check, "name": f"{node}: {check['name']}"} for node, report in checked.items() for check in report["checks"]
     ]

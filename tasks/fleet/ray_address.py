@@ -7,6 +7,7 @@ from tasks.errors import ConfigError
 from tasks.plan.policies import AUTO_BASELINE
 
 AUTO, LOCAL = "auto", "local"
+ADDRESS_VARIABLE = "RAY_ADDRESS"
 ANSWER_SECONDS = 5.0
 
 

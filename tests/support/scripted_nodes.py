@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.fleet.cluster import ClusterLost, Need, NodeGone
+from tasks.fleet.cluster import ClusterLost, Need, NodeGone, NodeHandle
 from tasks.fleet.node_identity import software
 from tasks.fleet.node_order import NodeOrder
+from tasks.fleet.node_span import NodeSpan
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeStatus, ShardOrder
 from tasks.records import ROLLOUT_SCHEMA
 
@@ -77,6 +78,12 @@ class ScriptedWorker:
     def facts(self) -> NodeFacts:
         return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=frozenset())
 
+    def files(self) -> dict[str, str]:
+        return self.script.files
+
+    def expect(self, files: dict[str, str]) -> None:
+        self.expected = files
+
     def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
         return self._files[run_id, index][offset : offset + size]
 
@@ -98,6 +105,8 @@ class Script:
     state: str = "generating"
     error: str | None = None
     software: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """Where a node of a group has what engines load."""
     hold: bool = False
     gone: bool = False
     """Whether every call fails, as with a machine that is off."""
@@ -131,36 +140,39 @@ class ScriptedCluster:
             self._changed.notify_all()
 
     def place(self, need: Need, besides: Collection[str]) -> "_Place":
-        return _Place(self, besides)
+        return _Place(self, need, besides)
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
-        return len(self.nodes.keys() - set(besides))
+        return len(self.nodes.keys() - set(besides)) // need.nodes
 
     def check_head(self) -> None:
         if self.head_is_lost:
             raise ClusterLost("the head is gone")
 
-    def wait_for(self, besides: Collection[str], seconds: float) -> str | None:
-        def found() -> str | None:
-            return next((name for name in self.nodes if name not in besides), None)
+    def wait_for(self, need: Need, besides: Collection[str], seconds: float) -> tuple[str, ...] | None:
+        def found() -> tuple[str, ...] | None:
+            names = tuple(name for name in self.nodes if name not in besides)[: need.nodes]
+            return names if len(names) == need.nodes else None
 
         with self._changed:
             return self._changed.wait_for(found, seconds)
 
 
 class _Place:
-    def __init__(self, cluster: ScriptedCluster, besides: Collection[str]) -> None:
-        self._cluster, self._besides = cluster, besides
+    def __init__(self, cluster: ScriptedCluster, need: Need, besides: Collection[str]) -> None:
+        self._cluster, self._need, self._besides = cluster, need, besides
 
-    def wait(self, seconds: float) -> str | None:
-        self._node = self._cluster.wait_for(self._besides, seconds)
-        return self._node
+    def wait(self, seconds: float) -> tuple[str, ...] | None:
+        self._nodes = self._cluster.wait_for(self._need, self._besides, seconds)
+        return self._nodes
 
-    def start(self) -> "_Handle":
-        assert self._node is not None
-        worker = ScriptedWorker(self._node, self._cluster.nodes[self._node])
-        self._cluster.workers.put(worker)
-        return _Handle(worker)
+    def start(self) -> NodeHandle:
+        assert self._nodes is not None
+        workers = [ScriptedWorker(name, self._cluster.nodes[name]) for name in self._nodes]
+        for worker in workers:
+            self._cluster.workers.put(worker)
+        handles = [_Handle(worker) for worker in workers]
+        return handles[0] if len(handles) == 1 else NodeSpan(handles, self._nodes)
 
     def remove(self) -> None:
         pass
