@@ -29,14 +29,17 @@ class ScriptedWorker:
         self._files: dict[tuple[str, int], bytes] = {}
         self._news: list[MadeShard] = []
         self._rollouts = 0
-        self._state: Any = "starting"
+        self.state: Any = "starting"
+        self.begun = False
+        self.expected: dict[str, str] = {}
 
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "pid": 0, "software": {**software(), **self.script.software}}
 
     def begin(self, order: NodeOrder) -> None:
         self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
-        self._state = self.script.state
+        self.state = self.script.state
+        self.begun = True
 
     def give(self, orders: Sequence[ShardOrder]) -> None:
         self.given += orders
@@ -72,7 +75,7 @@ class ScriptedWorker:
 
     def report(self, seen: int, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
-        status = NodeStatus(state=self._state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
+        status = NodeStatus(state=self.state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
         return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={})
 
     def facts(self) -> NodeFacts:
@@ -91,7 +94,7 @@ class ScriptedWorker:
         del self._files[run_id, index]
 
     def stop(self) -> None:
-        self._state = "ended"
+        self.state = "ended"
 
     def telemetry(self) -> bytes | None:
         return None

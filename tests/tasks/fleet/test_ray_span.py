@@ -41,7 +41,7 @@ class Add:
         gpus = ",".join(str(first + index) for index in range(GPUS))
         environment = stub_environment(self._stub)
         given = {key: value for key, value in environment.items() if key.startswith(("NVML", "LD_"))}
-        return self._nodes.add(name, self._folder, gpus=GPUS, CUDA_VISIBLE_DEVICES=gpus, **given, **variables)
+        return self._nodes.add(name, self._folder, gpus=GPUS, CUDA_VISIBLE_DEVICES=gpus, **(given | variables))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,8 @@ def test_a_node_that_does_not_suit_is_left_out_and_those_beside_it_find_others(
     tmp_path: Path, ray_nodes: RayNodes, add: Add, undisturbed: Rows
 ) -> None:
     add("good")
-    add("bad", NVML_STUB_FAULT="old_driver")
+    # its second GPU is the stub's GPU 3
+    add("bad", NVML_STUB_FAULT="gpu_lost")
     run = SpanRun(tmp_path)
 
     def join(run: Run) -> None:
