@@ -88,7 +88,8 @@ class NodeSpan:
         report = self._call(0, self._first, "report", seen, wait_s, limit_s=limit_s)
         if self._order is None:
             self._check(0, report)
-        status = replace(report.status, gpus=report.status.gpus * len(self._nodes))
+        gpus = report.status.gpus * len(self._nodes)
+        status = replace(report.status, gpus=gpus, machines=tuple(self._names))
         return replace(report, status=status, news=(*told, *report.news))
 
     def _check(self, index: int, report: NodeReport) -> None:

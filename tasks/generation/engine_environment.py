@@ -46,6 +46,9 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
     if settings.nodes_per_replica > 1:
         # vLLM's older Ray executor takes each address for another node; a spawned core would not know what is private
         chosen |= {RAY_EXECUTOR_VARIABLE: "1", METHOD_VARIABLE: "fork"}
+    if settings.tensor_parallel_size > settings.gpus_per_node:
+        # torch's symmetric memory is of one node, and vLLM would try it
+        defaults["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
     if settings.batch_invariant:
         chosen |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
     return {**defaults, **inherited, **chosen}

@@ -23,7 +23,8 @@ _SHARED = (
     "OMP_",
 )
 """What the variables begin with that say how an engine computes, and where it keeps what it compiles."""
-_PRIVATE = {"VLLM_RPC_BASE_PATH", "VLLM_API_KEY", "VLLM_HOST_IP", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS"}
+_OF_THE_NODE = {"VLLM_RPC_BASE_PATH", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS"}
+_SECRET = ("_KEY", "_TOKEN")
 
 
 def group_variables(address: str, group: str) -> dict[str, str]:
@@ -41,4 +42,4 @@ def placement_group(environment: Mapping[str, str] = os.environ) -> Any:
 
 def private_variables(names: Iterable[str]) -> set[str]:
     """Return those of ``names`` that must not reach the processes of other nodes."""
-    return {name for name in names if name in _PRIVATE or not name.startswith(_SHARED)}
+    return {name for name in names if name in _OF_THE_NODE or name.endswith(_SECRET) or not name.startswith(_SHARED)}

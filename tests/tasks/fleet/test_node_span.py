@@ -96,9 +96,8 @@ def test_a_node_that_does_not_suit_is_left_out_alone(plan: RunPlan, bad: Script,
 def test_nodes_with_their_files_elsewhere_do_not_hold_a_replica_together(tmp_path: Path) -> None:
     files = [{"the model": f"/{place}"} for place in ("m", "m", "elsewhere")]
     cluster = ScriptedCluster(**{f"n{number}": Script(files=each) for number, each in enumerate(files)})
-    with pytest.raises(
-        ConfigError, match="no node can generate: .*node n2: .* different paths: the model is /elsewhere"
-    ):
+    told = r"no node can generate: .*node n2: .* different paths: the model is /elsewhere"
+    with pytest.raises(ConfigError, match=told):
         Run(plan_of(tmp_path, nodes=3), cluster, 3).finish()
 
 

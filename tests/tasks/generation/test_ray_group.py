@@ -18,7 +18,7 @@ def test_the_group_is_found_by_its_id() -> None:
 def test_credentials_and_what_is_of_a_node_stay_on_it() -> None:
     own = {
         *("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PREFECT_API_KEY", "WANDB_API_KEY", "VLLM_API_KEY"),
-        *("HOME", "PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "VLLM_HOST_IP", "VLLM_RPC_BASE_PATH"),
+        *("HOME", "PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "VLLM_RPC_BASE_PATH"),
         *("HARVEST_PARENT_PID", "HARVEST_NODE", "RAY_ADDRESS", "NCCL_SOCKET_IFNAME"),
     }
     shared = {
@@ -37,6 +37,11 @@ def test_an_engine_over_several_nodes_forks_its_core_and_has_the_executor_that_w
     assert [wide[name] for name in user] == ["1", "fork"]
     one = engine_environment(EngineSettings(tensor_parallel_size=2), user, on_gpu=True)
     assert [one[name] for name in user] == ["0", "spawn"]
+    # layers that are split between nodes, or stages that are not
+    symmetric = "VLLM_ALLREDUCE_USE_SYMM_MEM"
+    staged = EngineSettings(tensor_parallel_size=2, pipeline_parallel_size=2, nodes_per_replica=2)
+    assert (wide[symmetric], one.get(symmetric)) == ("0", None)
+    assert symmetric not in engine_environment(staged, user, on_gpu=True)
     # what decides what is computed reaches all nodes
     strict = EngineSettings(tensor_parallel_size=2, nodes_per_replica=2, batch_invariant=True)
     told = engine_environment(strict, {}, on_gpu=True).keys() - os.environ.keys()
