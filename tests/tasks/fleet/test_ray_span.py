@@ -5,10 +5,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.errors import ConfigError
 from tasks.files import read_json
 from tasks.generation.generation_log import read_sessions
 from tasks.node.telemetry import load_telemetry
 from tests.faults.runs import Rows, assert_nothing_left
+from tests.support.fake_engines import open_gate
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
 from tests.support.ray_nodes import RayNode, RayNodes
 from tests.tasks.fleet.test_ray_nodes import PER_SHARD, SHARDS, Run
@@ -90,7 +92,8 @@ def test_a_replica_on_two_nodes_makes_the_rows_of_one(
 def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
     tmp_path: Path, ray_nodes: RayNodes, add: Add, undisturbed: Rows
 ) -> None:
-    nodes = {name: add(name, FAKE_HOLD_AFTER=str(2 * PER_SHARD)) for name in ("one", "two")}
+    held = {"FAKE_HOLD_AFTER": str(2 * PER_SHARD), "FAKE_GATE": str(tmp_path / "gate")}
+    nodes = {name: add(name, **held) for name in ("one", "two")}
     run = SpanRun(tmp_path)
     seen: dict[int, float] = {}
 
@@ -102,6 +105,7 @@ def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
         lost = next(node for node in nodes.values() if not node.has_replica)
         ray_nodes.kill(lost)
         nodes.clear()
+        open_gate(tmp_path / "gate")
         add("three")
 
     run.generate(ray_nodes.address, NODES, lose)
@@ -111,20 +115,18 @@ def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
     assert_nothing_left(seen)
 
 
-def test_a_node_that_does_not_suit_is_left_out_and_those_beside_it_find_others(
+def test_every_node_is_checked_and_one_that_does_not_suit_is_named(
     tmp_path: Path, ray_nodes: RayNodes, add: Add, undisturbed: Rows
 ) -> None:
     add("good")
     # its second GPU is the stub's GPU 3
     add("bad", NVML_STUB_FAULT="gpu_lost")
     run = SpanRun(tmp_path)
-
-    def join(run: Run) -> None:
-        if run.heard("does not work for this run") and len(ray_nodes.nodes) == NODES:
-            add("other")
-
-    run.generate(ray_nodes.address, NODES, join)
-    assert run.heard("does not work for this run: node bad: preflight failed")
+    with pytest.raises(ConfigError, match=r"no node can generate: .*: node bad: preflight failed(?s:.*)GPU 3 answers"):
+        run.generate(ray_nodes.address, NODES)
+    assert not run.heard("was ready")
+    add("other")
+    run.generate(ray_nodes.address, NODES)
     assert run.rows == undisturbed
 
 
