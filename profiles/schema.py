@@ -151,8 +151,9 @@ class EngineSettings(Settings):
         if self.gpus % self.nodes_per_replica:
             raise ValueError(
                 f"nodes_per_replica is {self.nodes_per_replica}, which does not divide the {self.gpus} "
-                f"GPU{'s' if self.gpus > 1 else ''} of {parallel_words(self)}: each node has as many as the others. "
-                "Raise a size, or lower nodes_per_replica"
+                f"GPU{'s' if self.gpus > 1 else ''} of tensor_parallel_size {self.tensor_parallel_size} x "
+                f"pipeline_parallel_size {self.pipeline_parallel_size}: each node has as many as the others. Raise a "
+                "size, or lower nodes_per_replica"
             )
         return self
 
@@ -173,7 +174,8 @@ class EngineSettings(Settings):
 def parallel_words(engine: EngineSettings) -> str:
     """Return how an engine is spread over its GPUs, in the settings' own words."""
     stages = f" x pipeline_parallel_size {engine.pipeline_parallel_size}" if engine.pipeline_parallel_size > 1 else ""
-    return f"tensor_parallel_size {engine.tensor_parallel_size}{stages}"
+    nodes = f" over {engine.nodes_per_replica} nodes" if engine.nodes_per_replica > 1 else ""
+    return f"tensor_parallel_size {engine.tensor_parallel_size}{stages}{nodes}"
 
 
 def _regular_expression(text: str) -> str:
@@ -331,7 +333,7 @@ class Profile(Settings):
     def _gpus_suffice(self) -> "Profile":
         if 0 < self.expect.gpu_count < self.gpus:
             shared = f", {self.replicas_per_gpu} on each GPU," if self.replicas_per_gpu > 1 else ""
-            each = f" on each of {self.engine.nodes_per_replica} nodes" if self.engine.nodes_per_replica > 1 else ""
+            each = " on each" if self.engine.nodes_per_replica > 1 else ""
             raise ValueError(
                 f"{self.replicas} replicas of {parallel_words(self.engine)}{shared} need "
                 f"{self.gpus} GPUs{each}, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or "

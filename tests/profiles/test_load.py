@@ -165,7 +165,8 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ),
         (
             'name = "x"\n[engine]\nnodes_per_replica = 2',
-            "nodes_per_replica is 2, which does not divide the 1 GPU of tensor_parallel_size 1: each node has",
+            "nodes_per_replica is 2, which does not divide the 1 GPU of tensor_parallel_size 1 x "
+            "pipeline_parallel_size 1: each node has",
         ),
         (
             'name = "x"\n[engine]\nnodes_per_replica = 4\ntensor_parallel_size = 2\npipeline_parallel_size = 3',
@@ -190,7 +191,7 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         ('name = "x"\n[engine]\nnodes_per_replica = 65', "nodes_per_replica is 65"),
         (
             'name = "x"\n[engine]\nnodes_per_replica = 2\ntensor_parallel_size = 8\n[expect]\ngpu_count = 2',
-            "need 4 GPUs on each of 2 nodes, but expect.gpu_count is 2",
+            "1 replicas of tensor_parallel_size 8 over 2 nodes need 4 GPUs on each, but expect.gpu_count is 2",
         ),
         ("question_batch_size = 4", "name is missing"),
         ('name = "auto"', '"auto" means the profile chosen from the node'),
