@@ -22,6 +22,7 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
 from tasks.errors import ConfigError, EngineError, HarvestError
 from tasks.files import publish_json
+from tasks.fleet.replica_span import check_span
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.node.arithmetic import find_arithmetic
@@ -47,6 +48,7 @@ class Bench:
         self._log = log
         self._runs_dir = user_path(self._given.pop("runs_dir"))
         self._plan = plan_here(run_config(self._given), self._runs_dir)
+        check_span(self._plan.profile)
         for told in self._plan.choices:
             log(told)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")

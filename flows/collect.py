@@ -26,6 +26,7 @@ from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
+from tasks.fleet.replica_span import check_span
 from tasks.generation.rung_state import forget_rung
 from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
@@ -65,6 +66,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
         first = plans[0]
+        check_span(first.profile, asked.nodes, asked.ray)
         if on_nodes(asked.nodes, asked.ray):
             check_profile_of_nodes(config, first)
         reporter.describe_flow_run(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 from pydantic_core import PydanticUndefined
 
-from profiles.settings import Settings
+from profiles.settings import MOST_NODES, Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.plan.parameters import Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
@@ -68,7 +68,7 @@ class FlowParameters(Settings):
     """End at once, as Completed, when the run with this fingerprint is finished."""
     forget_oom_rung: bool = Field(False, title="Forget OOM rung")
     """Start with the profile's full batch, also after an earlier run ran out of memory."""
-    nodes: int = Field(1, title="Nodes", ge=1, le=64)
+    nodes: int = Field(1, title="Nodes", ge=1, le=MOST_NODES)
     """Nodes of a Ray cluster to generate on, each with the profile's GPUs; fewer do until others join."""
     ray: str | None = Field(None, title="Ray cluster", min_length=1)
     """With nodes: HOST:PORT of the cluster's head, or "auto" for the one that the machine of the flow is part of; by

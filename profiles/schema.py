@@ -23,6 +23,7 @@ from profiles.settings import (
     FROM_USER,
     MOST_GIB,
     MOST_GPUS,
+    MOST_NODES,
     MOST_REPLICAS_PER_GPU,
     MOST_SECONDS,
     MOST_SEQUENCES,
@@ -61,6 +62,8 @@ class EngineSettings(Settings):
     """GPUs that share each layer of a replica's model."""
     pipeline_parallel_size: int = Field(1, ge=1, le=MOST_GPUS)
     """Groups of such GPUs in a replica, each with a part of the layers: for a model too large for the other size."""
+    nodes_per_replica: int = Field(1, ge=1, le=MOST_NODES)
+    """Nodes of a Ray cluster over which a replica's GPUs are spread evenly, for a model too large for one node."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     """Number format of weights and activations; "auto" takes the one in the model's config."""
     max_model_len: int = Field(2048, ge=16, le=MOST_TOKENS)
@@ -114,8 +117,13 @@ class EngineSettings(Settings):
 
     @property
     def gpus(self) -> int:
-        """GPUs of one replica."""
+        """GPUs of one replica, on all of its nodes."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of one replica on each of its nodes."""
+        return self.gpus // self.nodes_per_replica
 
     @property
     def sequences(self) -> int:
@@ -139,6 +147,17 @@ class EngineSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _nodes_have_equal_parts(self) -> "EngineSettings":
+        if self.gpus % self.nodes_per_replica:
+            raise ValueError(
+                f"nodes_per_replica is {self.nodes_per_replica}, which does not divide the {self.gpus} "
+                f"GPU{'s' if self.gpus > 1 else ''} of tensor_parallel_size {self.tensor_parallel_size} x "
+                f"pipeline_parallel_size {self.pipeline_parallel_size}: each node has as many as the others. Raise a "
+                "size, or lower nodes_per_replica"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _prefill_fits(self) -> "EngineSettings":
         if (
             not self.enable_chunked_prefill
@@ -155,7 +174,8 @@ class EngineSettings(Settings):
 def parallel_words(engine: EngineSettings) -> str:
     """Return how an engine is spread over its GPUs, in the settings' own words."""
     stages = f" x pipeline_parallel_size {engine.pipeline_parallel_size}" if engine.pipeline_parallel_size > 1 else ""
-    return f"tensor_parallel_size {engine.tensor_parallel_size}{stages}"
+    nodes = f" over {engine.nodes_per_replica} nodes" if engine.nodes_per_replica > 1 else ""
+    return f"tensor_parallel_size {engine.tensor_parallel_size}{stages}{nodes}"
 
 
 def _regular_expression(text: str) -> str:
@@ -255,10 +275,26 @@ class Profile(Settings):
 
     @property
     def gpus(self) -> int:
-        """GPUs that all replicas take together; 0 for a CPU profile."""
+        """GPUs that all replicas take together on a node; 0 for a CPU profile."""
         if self.expect.device == "cpu":
             return 0
-        return self.replicas * self.engine.gpus // self.replicas_per_gpu
+        return self.replicas * self.engine.gpus_per_node // self.replicas_per_gpu
+
+    @model_validator(mode="after")
+    def _nodes_hold_one_replica(self) -> "Profile":
+        nodes = self.engine.nodes_per_replica
+        if nodes > 1 and self.expect.device == "cpu":
+            raise ValueError(
+                f'nodes_per_replica is {nodes}, but expect.device is "cpu": vLLM joins GPUs only. Leave '
+                "nodes_per_replica out"
+            )
+        if nodes > 1 and self.replicas > 1:
+            raise ValueError(
+                f"replicas is {self.replicas}, and nodes_per_replica {nodes}: a replica over several nodes is the only "
+                f"one on them, and each further {nodes} nodes have another. Leave replicas out, and use larger sizes "
+                "for more of each node's GPUs"
+            )
+        return self
 
     @model_validator(mode="after")
     def _cpus_can_do_it(self) -> "Profile":
@@ -297,9 +333,10 @@ class Profile(Settings):
     def _gpus_suffice(self) -> "Profile":
         if 0 < self.expect.gpu_count < self.gpus:
             shared = f", {self.replicas_per_gpu} on each GPU," if self.replicas_per_gpu > 1 else ""
+            each = " on each" if self.engine.nodes_per_replica > 1 else ""
             raise ValueError(
                 f"{self.replicas} replicas of {parallel_words(self.engine)}{shared} need "
-                f"{self.gpus} GPUs, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or "
+                f"{self.gpus} GPUs{each}, but expect.gpu_count is {self.expect.gpu_count}. Lower replicas or "
                 "tensor_parallel_size"
             )
         return self

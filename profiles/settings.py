@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 # bounds that only a slip of the pen exceeds, which is then refused before anything is multiplied by it
 MOST_GPUS = 1024
+MOST_NODES = 64
 MOST_TOKENS = 2**24
 """Longer than the context of any model."""
 MOST_SEQUENCES = 2**16

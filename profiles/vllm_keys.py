@@ -26,8 +26,8 @@ _TOKENIZER = "prompts and texts are made with the tokenizer of the model's direc
 _LORA = "adapters are checked and made part of the run by --adapter. Give that option"
 _SAMPLING = "how completions are sampled is the run's. Give --temperature, --top-p and the other options for sampling"
 _ONE_NODE = (
-    "an engine's processes are on one node and die with the run. Use tensor_parallel_size and pipeline_parallel_size, "
-    "and --nodes for more nodes"
+    "an engine's processes die with the run, which gives them their GPUs. Use tensor_parallel_size and "
+    "pipeline_parallel_size, and nodes_per_replica with --nodes for an engine over several nodes"
 )
 _REPLICAS = (
     "one engine is one scheduler here, and vLLM's own class for one process refuses more. Use replicas = N for engines "

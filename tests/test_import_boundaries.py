@@ -17,6 +17,9 @@ MODULES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROO
 IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "interpreter" not in module.parts]
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
 ENGINE = {f"tasks/generation/{name}.py" for name in ("vllm_engine", "vllm_requests", "weight_reload")}
+RAY = {"tasks/peers/ray_data.py", "tasks/generation/ray_group.py"} | {
+    f"tasks/fleet/ray_{name}.py" for name in ("cluster", "handle", "span")
+}
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),
     "vllm": lambda module: module in ENGINE or module.startswith("infra/"),
@@ -24,7 +27,7 @@ ALLOWED = {
     "fsspec": lambda module: module in REMOTE,
     "aiohttp": lambda module: module == "tasks/peers/vllm_serve.py",
     "datatrove": lambda module: module == "tasks/peers/datatrove_runner.py",
-    "ray": lambda module: module in ("tasks/fleet/ray_cluster.py", "tasks/peers/ray_data.py"),
+    "ray": lambda module: module in RAY,
 }
 
 PRINTING = {

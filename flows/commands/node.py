@@ -113,6 +113,7 @@ def _check_no_run(given: Mapping[str, Any]) -> None:
 
 def _run_to_warm(given: dict[str, Any], runs_dir: Path) -> "RunPlan":
     """Return the plan of the run whose caches --warm fills. Raises ConfigError."""
+    from tasks.fleet.replica_span import check_span
     from tasks.generation.warm_start import check_caches
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings
@@ -120,6 +121,7 @@ def _run_to_warm(given: dict[str, Any], runs_dir: Path) -> "RunPlan":
     from tasks.plan.policies import plan_policies
 
     run, *_ = plan_policies(plan_here(run_config(given), runs_dir))
+    check_span(run.profile)
     check_settings(run)
     check_rendered(run)
     check_caches(os.environ)

@@ -148,6 +148,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.ray_address import check_nodes, on_nodes
+    from tasks.fleet.replica_span import check_span
     from tasks.node.plan_here import check_profile_of_nodes, plan_here
     from tasks.node.preflight import check_output_fits, check_settings
     from tasks.scoring.scorers import load_scorer
@@ -165,6 +166,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
     check_nodes(asked.nodes, asked.ray, asked.baseline)
+    check_span(plan.profile, asked.nodes, asked.ray)
     if on_nodes(asked.nodes, asked.ray):
         check_profile_of_nodes(config, plan)
     if asked.upload is not None:

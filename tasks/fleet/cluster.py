@@ -15,11 +15,18 @@ class ClusterLost(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a node must have for one pool of replicas."""
+    """What a pool of replicas needs: ``nodes`` nodes, and ``gpus`` GPUs on each of them."""
 
     gpus: int
+    nodes: int = 1
+
+    @property
+    def places(self) -> str:
+        """What several places are called: one has as many nodes as a pool needs."""
+        return "nodes" if self.nodes == 1 else f"groups of {self.nodes} nodes"
 
     def __str__(self) -> str:
+        """Return what each node must have."""
         return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}" if self.gpus else "one processor for it"
 
 
@@ -36,10 +43,10 @@ class NodeHandle(Protocol):
 
 
 class Placement(Protocol):
-    """A request for a place on a node, which the cluster keeps until there is one."""
+    """A request for a place on the nodes that a pool needs, which the cluster keeps until there is one."""
 
-    def wait(self, seconds: float) -> str | None:
-        """Return the id of the node, or None after ``seconds`` without one. Raises NodeGone."""
+    def wait(self, seconds: float) -> tuple[str, ...] | None:
+        """Return the ids of the nodes, or None after ``seconds`` without them. Raises NodeGone."""
         ...
 
     def start(self) -> NodeHandle:
@@ -58,11 +65,11 @@ class Cluster(Protocol):
     """Whether nodes may join it."""
 
     def place(self, need: Need, besides: Collection[str]) -> Placement:
-        """Ask for a place on any node but those ``besides``, which are ids of nodes."""
+        """Ask for a place on any nodes but those ``besides``, which are ids of nodes."""
         ...
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
-        """Return how many nodes there are that have what is needed, in use or not, but for those ``besides``."""
+        """Return for how many places there are nodes with what is needed, in use or not, but for those ``besides``."""
         ...
 
     def check_head(self) -> None:

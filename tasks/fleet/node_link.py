@@ -94,12 +94,12 @@ class NodeLink:
             node.handle.end()
 
     def _work(self, placement: Placement, budget: RestartBudget) -> None:
-        node_id = None
-        while node_id is None and not self._stop.is_set():
-            node_id = placement.wait(PLACE_SECONDS)
-        if node_id is None:
+        nodes = None
+        while nodes is None and not self._stop.is_set():
+            nodes = placement.wait(PLACE_SECONDS)
+        if nodes is None:
             return
-        node = NodeAtWork(place=self._number, nodes=(node_id,), silent_s=self._silent_s)
+        node = NodeAtWork(place=self._number, nodes=nodes, silent_s=self._silent_s)
         # two links may be given the same node, as neither knew of the other when it asked
         if self._roster.claim(node):
             self._node = node

@@ -41,6 +41,8 @@ KILL_SECONDS = 2.0
 class NodePool:
     """Keeps up to ``nodes`` nodes of ``cluster`` at work for ``plans``. Use it as a context manager.
 
+    Under a profile whose replica needs several nodes, a link and what is called a node below is a group of them.
+
     With fewer nodes it goes on with those that there are, and takes others as they come. ``listener`` gets the events
     of the nodes' pools, ``log`` the messages for the user.
     With ``forget_oom_rung`` every node begins with the full batch.
@@ -63,14 +65,15 @@ class NodePool:
     ) -> None:
         self._plans = plans
         gpus = plans[0].profile.gpus if plans[0].profile.expect.device == "cuda" else 0
-        need = Need(gpus=gpus)
+        need = Need(gpus=gpus, nodes=plans[0].profile.engine.nodes_per_replica)
+        links = nodes // need.nodes
         order = NodeOrder.of(plans, forget_oom_rung=forget_oom_rung)
         self._listener, self._log = listener, log
         self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting = WaitingShards(self.wake)
-        self._roster = NodeRoster(nodes, plans[0].paths.logs, self._waiting, self._tell)
-        self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(nodes)]
-        self._watch = NodeWatch(cluster, need, nodes, wait_s, self._tell)
+        self._roster = NodeRoster(f"{links} {need.places}", plans[0].paths.logs, self._waiting, self._tell)
+        self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(links)]
+        self._watch = NodeWatch(cluster, need, links, wait_s, self._tell)
         self._over = threading.Event()
         self._fetches = threading.Semaphore(MOST_FETCHES)
 

@@ -15,17 +15,19 @@ from tasks.plan.run_plan import RunPlan
 
 
 class NodeRoster:
-    """``nodes`` is how many are wanted, ``logs`` where those of the nodes are kept. Safe from any thread.
+    """``wanted`` says how many nodes the pool asked for, ``logs`` is where the nodes' logs are kept.
 
-    ``tell`` gets the messages for the user, and the events of the nodes' pools.
+    ``tell`` gets the messages for the user, and the events of the nodes' pools. Safe from any thread.
     """
 
-    def __init__(self, nodes: int, logs: Path, waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]) -> None:
+    def __init__(
+        self, wanted: str, logs: Path, waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]
+    ) -> None:
         self.first_admitted_at: float | None = None
         """When the first token was reported, on the monotonic clock."""
         self.error: HarvestError | None = None
         """What ended the pool."""
-        self._wanted = nodes
+        self._wanted = wanted
         self._logs = logs
         self._waiting = waiting
         self._tell = tell
@@ -85,7 +87,7 @@ class NodeRoster:
             if node.name in {other.name for other in self._nodes if other is not node and other.works}:
                 node.name = f"{node.name}-{node.place + 1}"
         node.logs = str(node_directory(self._logs, node.name))
-        self._tell(f"{node.name} begins: {self.num_working} of {self._wanted} nodes")
+        self._tell(f"{node.name} begins: {self.num_working} of {self._wanted}")
 
     def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
         """Return shards for the node's worker."""

@@ -33,6 +33,8 @@ class NodeStatus:
     restarts: int = 0
     replicas: int = 0
     gpus: int = 0
+    machines: tuple[str, ...] = ()
+    """Names of the nodes that hold the replica together, each with an equal part of the GPUs; empty for one alone."""
     runs: Mapping[str, RunCounters] = field(default_factory=dict)
     """What was generated for each run, by its id. Its times are on the node's monotonic clock until the pool has them,
     then seconds since the epoch: clocks of nodes may differ."""

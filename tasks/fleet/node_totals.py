@@ -2,7 +2,7 @@
 
 import datetime
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -50,8 +50,8 @@ def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeAt
     if made.first_admitted_at is None:
         return None
     last = made.last_finished_at or made.first_admitted_at
-    # a worker that was replaced on its node had the same GPUs
-    engines = {record.name: (record.status.replicas, record.status.gpus) for record in records}.values()
+    # a worker that was replaced on its node had the same engines
+    replicas = {record.name: record.status.replicas for record in records}
     return GenerationSession(
         started_at=datetime.datetime.fromtimestamp(made.first_admitted_at, datetime.UTC).isoformat(timespec="seconds"),
         seconds=max(0.0, last - made.first_admitted_at),
@@ -60,8 +60,8 @@ def session_of(plans: Sequence[RunPlan], plan: RunPlan, records: Sequence[NodeAt
         tokens=made.tokens,
         rollouts=made.rollouts,
         restarts=sum(node.restarts for node in nodes),
-        replicas=sum(replicas for replicas, _ in engines),
-        gpus=sum(gpus for _, gpus in engines),
+        replicas=sum(replicas.values()),
+        gpus=_count_gpus((record.name, record.status.machines, record.status.gpus) for record in records),
         shared_with=tuple(other.run_id for other in plans if other is not plan),
         nodes=tuple(_node_totals(plan.run_id, record) for record in records),
     )
@@ -80,10 +80,19 @@ def _node_totals(run_id: str, record: NodeAtWork) -> dict[str, Any]:
         "restarts": status.restarts,
         "replicas": status.replicas,
         "gpus": status.gpus,
+        **({"machines": list(status.machines)} if status.machines else {}),
         "telemetry": record.telemetry is not None,
         "logs": record.logs,
         "error": status.error,
     }
+
+
+def _count_gpus(engines: Iterable[tuple[str, Sequence[str], int]]) -> int:
+    """Return the GPUs of all ``engines``, which are a node, or the machines of a group, and their GPUs; each once."""
+    found: dict[str, int] = {}
+    for node, machines, gpus in engines:
+        found |= dict.fromkeys(machines or (node,), gpus // max(1, len(machines)))
+    return sum(found.values())
 
 
 def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySummary) -> TelemetrySummary:
@@ -102,8 +111,8 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySum
         note += f"; none came back from {', '.join(silent)}, so totals are not known"
         unknown += ["elapsed_s", "idle_s", "preemptions", "generation_tokens"]
         unknown += [item.name for item in fields(summary) if item.name.startswith(("gpu_seconds", "cost_usd"))]
-    gpus = {node["node"]: node["gpus"] for node in nodes}
-    changes: dict[str, Any] = {**dict.fromkeys(unknown), "gpus": sum(gpus.values()), "note": note}
+    gpus = _count_gpus((node["node"], node.get("machines", ()), node["gpus"]) for node in nodes)
+    changes: dict[str, Any] = {**dict.fromkeys(unknown), "gpus": gpus, "note": note}
     return replace(summary, **changes)
 
 

@@ -15,7 +15,7 @@ MOST_LOSSES = 5
 
 
 class NodeWatch:
-    """Watches a pool that wants ``nodes`` nodes, each with what it needs. ``say`` gets the messages for the user."""
+    """Watches a pool that wants ``nodes`` places, each with what it needs. ``say`` gets the messages for the user."""
 
     def __init__(self, cluster: Cluster, need: Need, nodes: int, wait_s: float, say: Callable[[str], None]) -> None:
         self._cluster = cluster
@@ -37,7 +37,9 @@ class NodeWatch:
         except ClusterLost as error:
             raise NodesLost(f"{error}. The same command resumes") from None
         if working not in (self._nodes, self._told):
-            self._say(f"waiting for {self._nodes - working} more of {self._nodes} nodes, each with {self._need}")
+            self._say(
+                f"waiting for {self._nodes - working} more of {self._nodes} {self._need.places}, each with {self._need}"
+            )
         self._told = working
 
     def _judge(self, working: int, roster: NodeRoster) -> None:
@@ -65,6 +67,14 @@ class NodeWatch:
         if (alone_s := time.monotonic() - self._alone_since) > time_limit(self._wait_s):
             cause = f" Lost before: {told}." if losses else ""
             raise NodesLost(
-                f"for {alone_s:.0f} s no node of the cluster had {self._need} free.{cause} Run the same command when "
-                "there is one; it resumes, also on one machine"
+                f"for {alone_s:.0f} s {_none(self._need)} of the cluster had {self._need} free.{cause} Run the same "
+                f"command when there {_is_one(self._need)}"
             )
+
+
+def _none(need: Need) -> str:
+    return "no node" if need.nodes == 1 else f"no {need.nodes} nodes"
+
+
+def _is_one(need: Need) -> str:
+    return "is one; it resumes, also on one machine" if need.nodes == 1 else "are; it resumes"

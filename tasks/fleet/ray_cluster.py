@@ -1,4 +1,4 @@
-"""A cluster on Ray: one placement group and one actor per node. The only module that joins nodes through Ray.
+"""A cluster on Ray: one placement group and one actor per node; for the nodes of one replica see ray_span.py.
 
 A group of its own for each node, and not one for all, lets the pool begin with the nodes that there are. The pending
 ones are seen by Ray's autoscaler. A worker that is lost is replaced by the pool and not by Ray, as each new one must be
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigError
-from tasks.fleet.cluster import ClusterLost, Need, NodeGone
+from tasks.fleet.cluster import ClusterLost, Need, Placement
 from tasks.fleet.node_worker import NodeWorker
 from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL, address_of, split_address
+from tasks.fleet.ray_handle import CONCURRENCY, RayHandle, gone
+from tasks.fleet.ray_span import RaySpanPlacement
+from tasks.fleet.span_worker import SpanWorker
 from tasks.idleness import Silence
 
 HEAD_SECONDS = 30.0
@@ -27,19 +30,22 @@ HEAD_SECONDS = 30.0
 this process, without a word to the user."""
 END_SECONDS = 10.0
 """How long the connection may take to close; without its head a cluster does not answer."""
-CONCURRENCY = 16
-"""Calls that a worker handles at the same time: one report, shards that come in, and fetches."""
 
 
 @contextlib.contextmanager
 def ray_cluster(
-    address: str | None, log: Path, worker: Callable[[], object] = NodeWorker, *, head_s: float = HEAD_SECONDS
+    address: str | None,
+    log: Path,
+    worker: Callable[[], object] = NodeWorker,
+    *,
+    span_worker: Callable[..., object] = SpanWorker,
+    head_s: float = HEAD_SECONDS,
 ) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    ``worker`` is the class of the workers, ``head_s`` how long the head may not answer. What Ray prints meanwhile is
-    added to ``log``. Call it on the main thread, with which a Ray of its own dies. Raises ConfigError when there is no
-    cluster, or one of another version.
+    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica, ``head_s`` how long
+    the head may not answer. What Ray prints meanwhile is added to ``log``. Call it on the main thread, with which a Ray
+    of its own dies. Raises ConfigError when there is no cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
@@ -68,7 +74,7 @@ def ray_cluster(
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"], worker, head_s, grows=address != LOCAL)
+            yield RayCluster(context.address_info["gcs_address"], worker, span_worker, head_s, grows=address != LOCAL)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -78,27 +84,33 @@ def ray_cluster(
 class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
-    def __init__(self, head: str, worker: Callable[[], object], head_s: float, grows: bool) -> None:
+    def __init__(
+        self, head: str, worker: Callable[[], object], span_worker: Callable[..., object], head_s: float, grows: bool
+    ) -> None:
         self.head = head
         self.grows = grows
         self._worker = worker
+        self._span_worker = span_worker
         self._head_s = head_s
         self._silence = Silence()
 
-    def place(self, need: Need, besides: Collection[str]) -> "RayPlacement":
+    def place(self, need: Need, besides: Collection[str]) -> Placement:
+        if need.nodes > 1:
+            return RaySpanPlacement(need, besides, self._span_worker)
         return RayPlacement(need, besides, self._worker)
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
         import ray
 
-        with _gone():
+        with gone():
             nodes = ray.nodes()
-        return sum(
+        suited: int = sum(
             node["Alive"]
             and node["NodeID"] not in besides
             and all(node["Resources"].get(name, 0.0) >= count for name, count in _bundle(need).items())
             for node in nodes
         )
+        return suited // need.nodes
 
     def check_head(self) -> None:
         """Raise ClusterLost when nothing has listened at the head's address for ``head_s`` seconds."""
@@ -123,24 +135,24 @@ class RayPlacement:
         self._need = need
         self._worker = worker
         elsewhere = [{"ray.io/node-id": f"!in({','.join(sorted(besides))})"}] if besides else None
-        with _gone():
+        with gone():
             self._group = placement_group([_bundle(need)], bundle_label_selector=elsewhere)
 
-    def wait(self, seconds: float) -> str | None:
+    def wait(self, seconds: float) -> tuple[str, ...] | None:
         from ray.util.placement_group import placement_group_table
 
-        with _gone():
+        with gone():
             if not self._group.wait(seconds):
                 return None
             nodes: dict[int, str] = placement_group_table(self._group)["bundles_to_node_id"]
-            return nodes[0]
+            return (nodes[0],)
 
-    def start(self) -> "RayHandle":
+    def start(self) -> RayHandle:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         bundle = _bundle(self._need)
-        with _gone():
+        with gone():
             actor = ray.remote(self._worker).options(
                 num_cpus=bundle["CPU"],
                 num_gpus=bundle.get("GPU", 0),
@@ -157,48 +169,5 @@ class RayPlacement:
             remove_placement_group(self._group)
 
 
-class RayHandle:
-    """An actor with a worker."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def call(self, method: str, *given: Any, limit_s: float) -> Any:
-        import ray
-
-        with _gone():
-            return ray.get(getattr(self._actor, method).remote(*given), timeout=limit_s)
-
-    def end(self) -> None:
-        import ray
-
-        with contextlib.suppress(Exception):
-            ray.kill(self._actor)
-
-
 def _bundle(need: Need) -> dict[str, float]:
     return {"CPU": 1.0} | ({"GPU": float(need.gpus)} if need.gpus else {})
-
-
-@contextlib.contextmanager
-def _gone() -> Iterator[None]:
-    """Make NodeGone of what Ray raises about an actor."""
-    from ray import exceptions
-
-    try:
-        yield
-    except exceptions.GetTimeoutError:
-        raise NodeGone("it does not answer") from None
-    except exceptions.RayTaskError as error:
-        raise NodeGone(f"its worker failed: {error.cause!r}") from None
-    except exceptions.RayError as error:
-        raise NodeGone(_in_short(str(error))) from None
-    except (RuntimeError, ValueError, ConnectionError) as error:
-        # what Ray raises of a connection that is closing
-        raise NodeGone(_in_short(str(error))) from None
-
-
-def _in_short(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("class_name", "actor_id", "namespace", "ip", "pid"))]
-    return " ".join(said)[:300] or "it ended"

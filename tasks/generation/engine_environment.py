@@ -11,6 +11,7 @@ READY_SECONDS = 86400
 same for all runs, as vLLM makes it a part of its compile cache's key."""
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 """vLLM's own switch: fork or spawn. It is no part of its compile cache's key."""
+RAY_EXECUTOR_VARIABLE = "VLLM_USE_RAY_V2_EXECUTOR_BACKEND"
 STEP_SECONDS = 300.0
 """Within these seconds the workers of several GPUs must answer for one step; vLLM's own limit."""
 
@@ -42,6 +43,12 @@ def engine_environment(settings: EngineSettings, inherited: Mapping[str, str], *
         if settings.enforce_eager:
             # otherwise the first step compiles one small function (the rank of a token) for seconds, for no gain
             defaults["TORCHDYNAMO_DISABLE"] = "1"
+    if settings.nodes_per_replica > 1:
+        # vLLM's older Ray executor takes each address for another node; a spawned core would not know what is private
+        chosen |= {RAY_EXECUTOR_VARIABLE: "1", METHOD_VARIABLE: "fork"}
+    if settings.tensor_parallel_size > settings.gpus_per_node:
+        # torch's symmetric memory is of one node, and vLLM would try it
+        defaults["VLLM_ALLREDUCE_USE_SYMM_MEM"] = "0"
     if settings.batch_invariant:
         chosen |= {"VLLM_BATCH_INVARIANT": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
     return {**defaults, **inherited, **chosen}

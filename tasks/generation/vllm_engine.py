@@ -14,6 +14,7 @@ from typing import Any
 from tasks.errors import ConfigError, ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.generation.partial_completion import PartialCompletion
+from tasks.generation.ray_group import placement_group, private_variables
 from tasks.generation.vllm_requests import (
     engine_arguments,
     lora_request,
@@ -30,6 +31,15 @@ def import_vllm() -> None:
     import vllm.engine.arg_utils
     import vllm.v1.engine.core
     import vllm.v1.engine.llm_engine  # noqa: F401
+
+
+def _join_group(config: Any) -> None:
+    """Have vLLM's Ray executor use the placement group of this process, and send the other nodes nothing private."""
+    from vllm.ray.ray_env import RAY_NON_CARRY_OVER_ENV_VARS
+
+    config.parallel_config.placement_group = placement_group()
+    # vLLM reads this set when it starts its workers, in the engine core, which is forked from here
+    RAY_NON_CARRY_OVER_ENV_VARS.update(private_variables(os.environ))
 
 
 @dataclass
@@ -61,7 +71,10 @@ class VllmEngine:
         from vllm.usage.usage_lib import UsageContext
 
         # vLLM's defaults for offline batches, as in its LLM class
-        return EngineArgs(**self.arguments()).create_engine_config(UsageContext.LLM_CLASS)
+        config = EngineArgs(**self.arguments()).create_engine_config(UsageContext.LLM_CLASS)
+        if self.spec.settings.nodes_per_replica > 1:
+            _join_group(config)
+        return config
 
     def arguments(self) -> dict[str, Any]:
         # an engine without graphs need not say which steps ran in one

@@ -19,10 +19,12 @@ Such a part of a completion must not count as one."""
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
     """Return the arguments of vLLM's EngineArgs for ``spec``. A setting that is None is left to vLLM."""
     settings = spec.settings
-    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend", "vllm"}
+    not_arguments = {"batch_invariant", "kv_cache_space_gib", "core_process", "nodes_per_replica", "backend", "vllm"}
     chosen = {**settings.vllm, **settings.model_dump(exclude=not_arguments, exclude_none=True)}
     if settings.cudagraph_capture_sizes is not None:
         chosen["cudagraph_capture_sizes"] = list(settings.cudagraph_capture_sizes)
+    if settings.nodes_per_replica > 1:
+        chosen["distributed_executor_backend"] = "ray"
     if spec.kv_cache_bytes is not None:
         chosen["kv_cache_memory_bytes"] = spec.kv_cache_bytes
     # left to vLLM, it would be another number on each device

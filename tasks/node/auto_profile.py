@@ -83,6 +83,11 @@ def choose_profile(
             )
     settings = changed_engine({**settings, "max_model_len": max_model_len}, stated)
     engine = parse_settings(settings, EngineSettings, "--engine, with profile auto")
+    if engine.nodes_per_replica > 1:
+        raise ConfigError(
+            f"--engine asks for nodes_per_replica {engine.nodes_per_replica}, and profile auto chooses engines for the "
+            "GPUs of one node. Write a profile with it: harvest profiles auto --save FILE.toml makes one to begin with"
+        )
     if engine.gpus > len(cards):
         raise ConfigError(
             f"--engine asks for {parallel_words(engine)}, which are {engine.gpus} GPUs, and this node has {len(cards)} "

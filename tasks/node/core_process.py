@@ -15,8 +15,11 @@ def has_core_process(settings: EngineSettings, *, on_gpu: bool, environment: Map
     """Return whether the core of an engine with ``settings`` has its own process.
 
     The profile decides where it states it, then the user's ``environment``. Else it does on GPUs, where Python is what
-    a step waits for; on a CPU both processes would share the cores with the computation.
+    a step waits for; on a CPU both processes would share the cores with the computation. An engine over several nodes
+    always does: the connection to their cluster belongs to it alone, and ends with it.
     """
+    if settings.nodes_per_replica > 1:
+        return True
     if settings.core_process is not None:
         return settings.core_process
     if (given := environment.get(CORE_PROCESS_VARIABLE)) is not None:

@@ -52,7 +52,8 @@ def gpu_checks(
     mps = find_mps() if profile.replicas_per_gpu > 1 else None
     if mps is not None:
         checks.append(_mps(mps))
-    size, utilization = profile.engine.gpus, profile.engine.gpu_memory_utilization
+    size, utilization = profile.engine.gpus_per_node, profile.engine.gpu_memory_utilization
+    linked = min(profile.engine.tensor_parallel_size, size)
     for position, gpu in enumerate(used):
         if gpu.error is not None:
             checks.append(_not_answering(gpu))
@@ -65,7 +66,7 @@ def gpu_checks(
         checks += availability_checks(
             gpu, utilization=utilization, runs_dir=runs_dir, engines=profile.replicas_per_gpu, mps=mps
         )
-        checks += link_checks(gpu, group, tensor_parallel_size=profile.engine.tensor_parallel_size)
+        checks += link_checks(gpu, group, tensor_parallel_size=linked)
     return checks
 
 

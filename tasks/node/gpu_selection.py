@@ -109,7 +109,7 @@ def gpus_per_replica(plan: RunPlan, visible: str | None) -> list[list[str] | Non
     not set. Raises ConfigError when it names too few GPUs, or one twice.
     """
     profile, needed = plan.profile, plan.profile.gpus
-    replicas, width, sharing = profile.replicas, profile.engine.gpus, profile.replicas_per_gpu
+    replicas, width, sharing = profile.replicas, profile.engine.gpus_per_node, profile.replicas_per_gpu
     if profile.expect.device == "cpu":
         return [None] * replicas
     devices = [str(index) for index in range(needed)]

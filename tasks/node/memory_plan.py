@@ -40,6 +40,8 @@ class MemoryPlan:
     """Sequences of ``in_flight`` that run at once under max_num_seqs."""
     pipeline_parallel_size: int = 1
     """Number of the engine's stages. The figures are of the GPU that holds the most."""
+    nodes_per_replica: int = 1
+    """Nodes that hold the engine, each with as many of its GPUs."""
     replicas_per_gpu: int = 1
     """Engines that share each GPU. The other figures are of one of them."""
     process_bytes: int | None = None
@@ -134,6 +136,7 @@ def plan_memory(
         device=profile.expect.device,
         tensor_parallel_size=engine.tensor_parallel_size,
         pipeline_parallel_size=engine.pipeline_parallel_size,
+        nodes_per_replica=engine.nodes_per_replica,
         max_model_len=engine.max_model_len,
         expected_length=expected_length,
         in_flight=in_flight,

@@ -78,6 +78,7 @@ def _figures(plan: MemoryPlan) -> list[tuple[str, str]]:
     rows = [
         (f"memory {where}", _gib(plan.device_bytes)),
         *_shared(plan),
+        *_spread(plan),
         (f"weights {where}, {_parallel(plan)}", _gib(plan.weight_bytes)),
         ("activations, CUDA graphs, workspaces (estimate)", _gib(plan.reserve_bytes)),
         (f"KV cache{mark}", _gib(plan.kv_budget_bytes)),
@@ -115,6 +116,14 @@ def _shared(plan: MemoryPlan) -> list[tuple[str, str]]:
         ("engines per GPU", f"{plan.replicas_per_gpu}; all that follows is of one engine"),
         ("memory of an engine", _gib(plan.engine_bytes) and f"{_gib(plan.engine_bytes)}, and {beside}"),
     ]
+
+
+def _spread(plan: MemoryPlan) -> list[tuple[str, str]]:
+    nodes = plan.nodes_per_replica
+    if nodes == 1:
+        return []
+    gpus = plan.tensor_parallel_size * plan.pipeline_parallel_size // nodes
+    return [("nodes per replica", f"{nodes} nodes of a Ray cluster, with {gpus} GPU{'s' if gpus > 1 else ''} of each")]
 
 
 def _grouped(checks: Sequence[CheckResult]) -> list[tuple[CheckResult, str]]:

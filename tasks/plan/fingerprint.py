@@ -65,6 +65,8 @@ def recorded_engine(profile: Profile) -> dict[str, Any]:
     unstated = {"cudagraph_capture_sizes"} if profile.engine.cudagraph_capture_sizes is None else set()
     if profile.engine.pipeline_parallel_size == 1:
         unstated.add("pipeline_parallel_size")
+    if profile.engine.nodes_per_replica == 1:
+        unstated.add("nodes_per_replica")
     # the process in which the engine's core runs changes no output
     settings = profile.engine.model_dump(mode="json", exclude=unstated | {"core_process", "vllm"})
     settings |= profile.engine.vllm

@@ -75,19 +75,24 @@ def test_batch_of_the_shipped_profiles(name: str, questions: int | str, replicas
 
 
 @pytest.mark.parametrize(
-    ("replicas", "per_gpu", "size", "stages", "device", "gpus"),
+    ("replicas", "per_gpu", "size", "stages", "nodes", "device", "gpus"),
     [
-        (1, 1, 1, 1, "cuda", 1),
-        (2, 2, 1, 1, "cuda", 1),
-        (6, 2, 1, 1, "cuda", 3),
-        (2, 1, 4, 1, "cuda", 8),
-        (2, 1, 1, 2, "cuda", 4),
-        (1, 1, 4, 2, "cuda", 8),
-        (3, 1, 1, 1, "cpu", 0),
+        (1, 1, 1, 1, 1, "cuda", 1),
+        (2, 2, 1, 1, 1, "cuda", 1),
+        (6, 2, 1, 1, 1, "cuda", 3),
+        (2, 1, 4, 1, 1, "cuda", 8),
+        (2, 1, 1, 2, 1, "cuda", 4),
+        (1, 1, 4, 2, 1, "cuda", 8),
+        (1, 1, 2, 1, 2, "cuda", 1),
+        (1, 1, 8, 3, 3, "cuda", 8),
+        (1, 1, 8, 2, 4, "cuda", 4),
+        (3, 1, 1, 1, 1, "cpu", 0),
     ],
 )
-def test_gpus_that_a_profile_takes(replicas: int, per_gpu: int, size: int, stages: int, device: str, gpus: int) -> None:
-    engine = {"tensor_parallel_size": size, "pipeline_parallel_size": stages}
+def test_gpus_that_a_profile_takes_on_a_node(
+    replicas: int, per_gpu: int, size: int, stages: int, nodes: int, device: str, gpus: int
+) -> None:
+    engine = {"tensor_parallel_size": size, "pipeline_parallel_size": stages, "nodes_per_replica": nodes}
     settings = {"replicas": replicas, "replicas_per_gpu": per_gpu, "engine": engine}
     assert Profile.model_validate({"name": "x", **settings, "expect": {"device": device}}).gpus == gpus
 
@@ -157,6 +162,36 @@ def test_targets_of_the_h100_profiles(name: str) -> None:
         (
             'name = "x"\n[engine]\npipeline_parallel_size = 2\n[expect]\ngpu_count = 1',
             "1 replicas of tensor_parallel_size 1 x pipeline_parallel_size 2 need 2 GPUs",
+        ),
+        (
+            'name = "x"\n[engine]\nnodes_per_replica = 2',
+            "nodes_per_replica is 2, which does not divide the 1 GPU of tensor_parallel_size 1 x "
+            "pipeline_parallel_size 1: each node has",
+        ),
+        (
+            'name = "x"\n[engine]\nnodes_per_replica = 4\ntensor_parallel_size = 2\npipeline_parallel_size = 3',
+            "does not divide the 6 GPUs of tensor_parallel_size 2 x pipeline_parallel_size 3",
+        ),
+        (
+            'name = "x"\n[engine]\nnodes_per_replica = 2\ntensor_parallel_size = 2\n[expect]\ndevice = "cpu"',
+            'nodes_per_replica is 2, but expect.device is "cpu": vLLM joins GPUs only',
+        ),
+        (
+            'name = "x"\nreplicas = 2\n[engine]\nnodes_per_replica = 2\ntensor_parallel_size = 2',
+            "replicas is 2, and nodes_per_replica 2: a replica over several nodes is the only one on them",
+        ),
+        (
+            'name = "x"\nreplicas = 2\nreplicas_per_gpu = 2\n[engine]\nnodes_per_replica = 2\ntensor_parallel_size = 2',
+            "replicas is 2, and nodes_per_replica 2",
+        ),
+        (
+            'name = "x"\n[engine]\ncore_process = false\nnodes_per_replica = 2\ntensor_parallel_size = 2',
+            "core_process is false, but tensor_parallel_size is 2",
+        ),
+        ('name = "x"\n[engine]\nnodes_per_replica = 65', "nodes_per_replica is 65"),
+        (
+            'name = "x"\n[engine]\nnodes_per_replica = 2\ntensor_parallel_size = 8\n[expect]\ngpu_count = 2',
+            "1 replicas of tensor_parallel_size 8 over 2 nodes need 4 GPUs on each, but expect.gpu_count is 2",
         ),
         ("question_batch_size = 4", "name is missing"),
         ('name = "auto"', '"auto" means the profile chosen from the node'),

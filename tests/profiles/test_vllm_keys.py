@@ -13,7 +13,7 @@ from profiles.vllm_arguments import Argument, installed_arguments
 from profiles.vllm_keys import REFUSED, RETIRED_ENGINE_KEYS, check_keys, why_refused
 
 OWN = tuple(EngineSettings.model_fields)
-NOT_VLLM = {"batch_invariant", "kv_cache_space_gib", "core_process", "backend", "vllm"}
+NOT_VLLM = {"batch_invariant", "kv_cache_space_gib", "core_process", "nodes_per_replica", "backend", "vllm"}
 """Settings of ours that are no fields of EngineArgs."""
 
 
@@ -79,7 +79,7 @@ def test_the_lists_name_fields_that_there_are() -> None:
         ({"disable_log_stats": True}, "telemetry and report"),
         ({"data_parallel_size": 2}, "replicas = N .*enable_expert_parallel"),
         ({"data_parallel_rank": 2}, "replicas = N"),
-        ({"distributed_executor_backend": "ray"}, "on one node and die with the run"),
+        ({"distributed_executor_backend": "ray"}, "die with the run.*nodes_per_replica with --nodes"),
         ({"prefill_context_parallel_size": 2}, "tensor_parallel_size x pipeline_parallel_size"),
         ({"hf_token": "secret"}, "HF_TOKEN"),
         ({"compilation_config": {"max_cudagraph_capture_size": 8}}, "Put max_cudagraph_capture_size into .engine."),

@@ -39,22 +39,23 @@ class RayNode:
 
     @property
     def actor(self) -> psutil.Process:
-        return self._below("ray::NodeWorker")[0]
+        return self.below("ray::NodeWorker")[0]
 
     @property
     def replica(self) -> psutil.Process:
-        return self._below("tasks.generation.replica")[0]
+        return self.below("tasks.generation.replica")[0]
 
     @property
     def has_replica(self) -> bool:
-        return bool(self._below("tasks.generation.replica"))
+        return bool(self.below("tasks.generation.replica"))
 
-    def _below(self, word: str) -> list[psutil.Process]:
+    def below(self, *words: str) -> list[psutil.Process]:
+        """Return the node's processes whose command lines have one of ``words``."""
         found = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in self.raylet.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if word in " ".join(process.cmdline()):
+                    if any(word in " ".join(process.cmdline()) for word in words):
                         found.append(process)
         return found
 

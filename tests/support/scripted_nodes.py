@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.fleet.cluster import ClusterLost, Need, NodeGone
+from tasks.fleet.cluster import ClusterLost, Need, NodeGone, NodeHandle
 from tasks.fleet.node_identity import software
 from tasks.fleet.node_order import NodeOrder
+from tasks.fleet.node_span import NodeSpan
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeStatus, ShardOrder
 from tasks.records import ROLLOUT_SCHEMA
 
@@ -28,7 +29,9 @@ class ScriptedWorker:
         self._files: dict[tuple[str, int], bytes] = {}
         self._news: list[MadeShard] = []
         self._rollouts = 0
-        self._state: Any = "starting"
+        self.state: Any = "starting"
+        self.begun = False
+        self.expected: dict[str, str] = {}
 
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
@@ -36,7 +39,8 @@ class ScriptedWorker:
     def begin(self, order: NodeOrder) -> None:
         self.order = order
         self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
-        self._state = self.script.state
+        self.state = self.script.state
+        self.begun = True
 
     def give(self, orders: Sequence[ShardOrder]) -> None:
         self.given += orders
@@ -71,12 +75,18 @@ class ScriptedWorker:
 
     def report(self, seen: int, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
-        status = NodeStatus(state=self._state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
+        status = NodeStatus(state=self.state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
         return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
 
     def facts(self) -> NodeFacts:
         begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
         return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=begun)
+
+    def files(self) -> dict[str, str]:
+        return self.script.files
+
+    def expect(self, files: dict[str, str]) -> None:
+        self.expected = files
 
     def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
         return self._files[run_id, index][offset : offset + size]
@@ -85,7 +95,7 @@ class ScriptedWorker:
         del self._files[run_id, index]
 
     def stop(self) -> None:
-        self._state = "ended"
+        self.state = "ended"
 
     def telemetry(self) -> bytes | None:
         return None
@@ -101,6 +111,8 @@ class Script:
     software: dict[str, str] = field(default_factory=dict)
     begun: tuple[int, ...] = ()
     """Shards of which it has rollouts from before."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Where a node of a group has what engines load."""
     hold: bool = False
     gone: bool = False
     """Whether every call fails, as with a machine that is off."""
@@ -135,36 +147,39 @@ class ScriptedCluster:
             self._changed.notify_all()
 
     def place(self, need: Need, besides: Collection[str]) -> "_Place":
-        return _Place(self, besides)
+        return _Place(self, need, besides)
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
-        return len(self.nodes.keys() - set(besides))
+        return len(self.nodes.keys() - set(besides)) // need.nodes
 
     def check_head(self) -> None:
         if self.head_is_lost:
             raise ClusterLost("the head is gone")
 
-    def wait_for(self, besides: Collection[str], seconds: float) -> str | None:
-        def found() -> str | None:
-            return next((name for name in self.nodes if name not in besides), None)
+    def wait_for(self, need: Need, besides: Collection[str], seconds: float) -> tuple[str, ...] | None:
+        def found() -> tuple[str, ...] | None:
+            names = tuple(name for name in self.nodes if name not in besides)[: need.nodes]
+            return names if len(names) == need.nodes else None
 
         with self._changed:
             return self._changed.wait_for(found, seconds)
 
 
 class _Place:
-    def __init__(self, cluster: ScriptedCluster, besides: Collection[str]) -> None:
-        self._cluster, self._besides = cluster, besides
+    def __init__(self, cluster: ScriptedCluster, need: Need, besides: Collection[str]) -> None:
+        self._cluster, self._need, self._besides = cluster, need, besides
 
-    def wait(self, seconds: float) -> str | None:
-        self._node = self._cluster.wait_for(self._besides, seconds)
-        return self._node
+    def wait(self, seconds: float) -> tuple[str, ...] | None:
+        self._nodes = self._cluster.wait_for(self._need, self._besides, seconds)
+        return self._nodes
 
-    def start(self) -> "_Handle":
-        assert self._node is not None
-        worker = ScriptedWorker(self._node, self._cluster.nodes[self._node])
-        self._cluster.workers.put(worker)
-        return _Handle(worker)
+    def start(self) -> NodeHandle:
+        assert self._nodes is not None
+        workers = [ScriptedWorker(name, self._cluster.nodes[name]) for name in self._nodes]
+        for worker in workers:
+            self._cluster.workers.put(worker)
+        handles = [_Handle(worker) for worker in workers]
+        return handles[0] if len(handles) == 1 else NodeSpan(handles, self._nodes)
 
     def remove(self) -> None:
         pass

@@ -45,7 +45,7 @@ def record(plan: RunPlan, name: str, *, sampled: bool = False, **changes: Any) -
     made = {"rollouts": 10, "tokens": 100, "first_admitted_at": 1000.0, "last_finished_at": 1050.0}
     made |= {key: changes.pop(key) for key in list(changes) if key in made}
     status = {"start_seconds": 20.0, "restarts": 1, "replicas": 2, "gpus": 8}
-    status |= {key: changes.pop(key) for key in list(changes) if key in ("rung_changes", "error")}
+    status |= {key: changes.pop(key) for key in list(changes) if key in ("rung_changes", "error", "machines")}
     values: dict[str, Any] = {
         "place": 0,
         "nodes": (name,),
@@ -106,6 +106,17 @@ def test_the_times_of_a_node_are_those_of_the_collection_whatever_its_clock_show
     report = NodeReport(status=NodeStatus(runs={"run": made}), number=0, news=(), logs={}, clock=clock)
     here = report.status_on(1000.0).runs["run"]
     assert (here.rollouts, here.first_admitted_at, here.last_finished_at) == (1, 950.0, None)
+
+
+def test_the_gpus_of_a_node_in_two_groups_count_once(plan: RunPlan) -> None:
+    groups = [("a", "b"), ("c", "d"), ("b", "e")]
+    merge_nodes([plan], [record(plan, "+".join(names), machines=names) for names in groups])
+    sessions = read_sessions(plan.paths.state / "generation.json")
+    assert [node["machines"] for node in sessions[0].nodes] == [list(names) for names in groups]
+    # five nodes with four GPUs each
+    assert sessions[0].gpus == 20
+    publish_parquet(telemetry(0), plan.paths.telemetry)
+    assert telemetry_scope(sessions, summarize_telemetry(plan.paths.telemetry, plan.profile)).gpus == 20
 
 
 def test_each_of_several_runs_gets_a_session_of_its_own_work(plan: RunPlan, tmp_path: Path) -> None:

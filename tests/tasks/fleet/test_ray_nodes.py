@@ -39,12 +39,25 @@ ENGINE = "tests.support.fake_engines:FakeEngine"
 class Run:
     """A run that is generated on the nodes of a cluster, by a pool in this process."""
 
-    def __init__(self, folder: Path, *, engine: str = ENGINE, gpus: int = 0, model: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        engine: str = ENGINE,
+        gpus: int = 0,
+        span: tuple[int, int] | None = None,
+        model: str | None = None,
+    ) -> None:
+        """``span`` are the nodes of a replica and its GPUs on each of them."""
         folder.mkdir(parents=True, exist_ok=True)
         profile = write_fake_profile(folder, backend=engine)
+        wide = ""
+        if span is not None:
+            nodes, gpus = span
+            wide = f"tensor_parallel_size = {nodes * gpus}\nnodes_per_replica = {nodes}\n"
         if gpus:
-            text = profile.read_text().replace('device = "cpu"', f"gpu_count = {gpus}\ngpu_memory_gib = 80")
-            profile.write_text(text.replace("kv_cache_space_gib = 1\n", ""))
+            text = profile.read_text().replace('device = "cpu"', f"gpu_count = {gpus}\ngpu_memory_gib = 79")
+            profile.write_text(text.replace("kv_cache_space_gib = 1\n", wide))
         given = {"profile": str(profile), "shard_size": SHARD_SIZE, "model": model}
         self.plan: RunPlan = plan_run(RunConfig.model_validate(given), folder / "runs")
         open_run(self.plan)

@@ -20,7 +20,11 @@ def spec(**engine: Any) -> EngineSpec:
     ("engine", "told"),
     [
         ({}, {"max_num_seqs": 256, "logprobs_mode": "processed_logprobs", "pipeline_parallel_size": 1}),
-        ({"pipeline_parallel_size": 2}, {"pipeline_parallel_size": 2}),
+        ({"pipeline_parallel_size": 2}, {"pipeline_parallel_size": 2, "distributed_executor_backend": None}),
+        (
+            {"pipeline_parallel_size": 2, "nodes_per_replica": 2},
+            {"distributed_executor_backend": "ray", "nodes_per_replica": None, "nnodes": None},
+        ),
         ({"vllm": {"kv_cache_dtype": "fp8", "speculative_config": NGRAM}}, {"kv_cache_dtype": "fp8"}),
         ({"vllm": {"speculative_config": NGRAM}}, {"speculative_config": NGRAM}),
     ],

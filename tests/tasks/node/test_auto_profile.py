@@ -147,6 +147,10 @@ def test_what_the_user_states_stays_and_the_rest_is_chosen_with_it(
     [
         ({"tensor_parallel_size": 4}, "tensor_parallel_size 4, which are 4 GPUs, and this node has 2"),
         ({"pipeline_parallel_size": 4}, "tensor_parallel_size 1 x pipeline_parallel_size 4, which are 4 GPUs"),
+        (
+            {"tensor_parallel_size": 2, "nodes_per_replica": 2},
+            "nodes_per_replica 2, and profile auto chooses engines for the GPUs of one node",
+        ),
     ],
 )
 def test_more_gpus_than_there_are_cannot_be_stated(tmp_path: Path, stated: dict[str, Any], told: str) -> None:

@@ -24,6 +24,7 @@ TWO_GPUS = {"tensor_parallel_size": 2}
         ({"core_process": False}, True, "1", False),
         ({"core_process": True}, False, "0", True),
         ({"core_process": True} | TWO_GPUS, True, None, True),
+        (TWO_GPUS | {"nodes_per_replica": 2}, True, "0", True),
     ],
 )
 def test_where_the_engine_core_runs(settings: dict[str, int], on_gpu: bool, given: str | None, expected: bool) -> None:

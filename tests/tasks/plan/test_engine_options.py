@@ -87,7 +87,7 @@ def test_none_leaves_a_field_to_vllm() -> None:
 def test_a_run_is_another_by_what_is_passed_on_and_the_same_without(tmp_path: Path) -> None:
     default = plan(tmp_path)
     assert "vllm" not in default.tested
-    assert "pipeline_parallel_size" not in default.tested
+    assert not {"pipeline_parallel_size", "nodes_per_replica"} & default.tested.keys()
     assert plan(tmp_path, engine={}).fingerprint == default.fingerprint
     others = [["block_size=32"], ["block_size=64"], ["max_num_seqs=4"], ["async_scheduling=false"]]
     assert len({default.fingerprint, *(plan(tmp_path, *given).fingerprint for given in others)}) == 5
@@ -98,6 +98,13 @@ def test_stages_are_part_of_the_run(tmp_path: Path) -> None:
     one, two = (plan(tmp_path, text, "tensor_parallel_size=4", profile="h100x8", model="demo") for text in stages)
     assert "pipeline_parallel_size" not in one.tested
     assert two.tested["pipeline_parallel_size"] == 2
+    assert one.fingerprint != two.fingerprint
+
+
+def test_the_nodes_of_a_replica_are_part_of_the_run_where_there_are_several(tmp_path: Path) -> None:
+    nodes = [f"nodes_per_replica={count}" for count in (1, 2)]
+    one, two = (plan(tmp_path, text, "tensor_parallel_size=4", profile="h100x8", model="demo") for text in nodes)
+    assert ("nodes_per_replica" in one.tested, two.tested["nodes_per_replica"]) == (False, 2)
     assert one.fingerprint != two.fingerprint
 
 
