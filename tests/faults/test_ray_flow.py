@@ -26,7 +26,7 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     for number in (signal.SIGTERM, signal.SIGKILL):
         run = start_harvest(runs_dir, profile, more=["--nodes=2", f"--ray={ray_nodes.address}"])
         if number == signal.SIGTERM:
-            run.wait_until(lambda: all(_journals(node) for node in ray_nodes.nodes), "both nodes have rollouts")
+            run.wait_until(lambda: _are_in_the_middle(ray_nodes), "both nodes have engines, and one has rollouts")
         else:
             # what a node had not finished is not made again
             run.wait_until(partial(_resumes, run.log), "a node resumes a shard")
@@ -45,6 +45,11 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     assert [node["node"] for node in report["generation"]["sessions"][-1]["nodes"]] == ["here"]
     assert not (home / ".ray").exists(), "Ray left a token"
     assert_nothing_left(run.seen)
+
+
+def _are_in_the_middle(nodes: RayNodes) -> bool:
+    # a node that began late may have one shard alone, whose journal goes with its last rollout
+    return all(node.has_replica for node in nodes.nodes) and any(map(_journals, nodes.nodes))
 
 
 def _journals(node: RayNode) -> bool:
