@@ -165,8 +165,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
         check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
-    check_nodes(asked.nodes, asked.ray, asked.baseline)
     check_span(plan.profile, asked.nodes, asked.ray)
+    check_nodes(asked.nodes, asked.ray, asked.baseline)
     if on_nodes(asked.nodes, asked.ray):
         check_profile_of_nodes(config, plan)
     if asked.upload is not None:

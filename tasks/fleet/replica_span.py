@@ -1,10 +1,8 @@
 """Whether the nodes that a run asks for can hold replicas over several nodes."""
 
-import os
-
 from profiles.schema import Profile
 from tasks.errors import ConfigError
-from tasks.fleet.ray_address import ADDRESS_VARIABLE, LOCAL
+from tasks.fleet.ray_address import LOCAL, address_of
 
 
 def check_span(profile: Profile, nodes: int = 1, ray: str | None = None) -> None:
@@ -21,7 +19,7 @@ def check_span(profile: Profile, nodes: int = 1, ray: str | None = None) -> None
             f"nodes_per_replica of profile {profile.name} is {each}, and {asked}. Give harvest run --nodes {each}, "
             f"{2 * each} or another multiple, and --ray, the cluster of the nodes"
         )
-    if (ray or os.environ.get(ADDRESS_VARIABLE) or LOCAL) == LOCAL:
+    if address_of(ray) == LOCAL:
         raise ConfigError(
             f"nodes_per_replica of profile {profile.name} is {each}, and without --ray this machine is the only node. "
             f"Give the cluster of the {nodes} nodes: --ray HOST:PORT, or --ray auto if this machine is part of it"
