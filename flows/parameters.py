@@ -27,7 +27,7 @@ _FORM_ORDER = (
     *("profile", "model", "adapters", "dataset", "questions", "samples_per_arm"),
     *("upload", "aws_credentials_block", "baseline", "require", "epsilon"),
     *("temperature", "top_p", "top_k", "min_p", "sampling", "max_tokens", "seed", "arms"),
-    *("scorer", "engine", "question_batch_size", "shard_size"),
+    *("scorer", "right_at", "engine", "question_batch_size", "shard_size"),
     *("dataset_config", "split", "question_column", "answer_column", "id_column", "filters", "shuffle_seed"),
     *("streaming", "stop", "prompt_format", "prompt_template", "chat_template_kwargs", "top_logprobs", "lengths"),
     *("checkpoints", "skip_finished", "name", "nodes", "shared", "runs_dir"),

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json
 
 
@@ -17,14 +17,17 @@ def add(commands: Any) -> None:
         "an oracle or a majority vote over the arms would reach.",
     )
     add_run_options(parser, "run")
+    add_scores_option(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.results.arm_ranking import rank_arms
+    from tasks.storage.score_sets import find_scores
 
-    report = rank_arms(find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir)))
+    run_dir = find_baseline(options.run, options.runs_dir, chosen_transfer(options, options.runs_dir))
+    report = rank_arms(run_dir, scores=find_scores(run_dir, options.scores))
     if options.json:
         print_json(asdict(report))
         return 0

@@ -27,6 +27,13 @@ def add_run_options(
     parser.add_argument("--json", action="store_true", help=json_help)
 
 
+def add_scores_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--scores``."""
+    parser.add_argument(
+        "--scores", metavar="NAME", help="use this set of scores, made by harvest score (default: the run's own)"
+    )
+
+
 def path_option(text: str) -> Path:
     """Return the path that an option or argument names. Raises ArgumentTypeError."""
     from tasks.errors import ConfigError

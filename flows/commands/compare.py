@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from flows.commands.common_options import add_run_options, chosen_transfer
+from flows.commands.common_options import add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json
 
 
@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
         "verdict is below --require, 2 when the runs cannot be compared.",
     )
     add_run_options(parser, "baseline", "candidate")
+    add_scores_option(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -32,6 +33,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.equivalence import compare_runs
     from tasks.comparison.equivalence_view import render_equivalence
     from tasks.comparison.noise_floor import find_noise_floor
+    from tasks.storage.score_sets import find_scores
 
     defaults = FlowParameters()
     require = options.require or defaults.require
@@ -44,6 +46,7 @@ def execute(options: argparse.Namespace) -> int:
         epsilon=defaults.epsilon if options.epsilon is None else options.epsilon,
         noise_floor=find_noise_floor(candidate, options.runs_dir, candidate.parent),
         require=require,
+        scores=(find_scores(baseline, options.scores), find_scores(candidate, options.scores)),
     )
     if options.json:
         print_json(report.to_json())

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json
 
 
@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     add_run_options(parser, "run_a", "run_b")
     parser.add_argument("--arm", metavar="A", help="only this arm")
     parser.add_argument("--limit", type=int, metavar="N", default=10, help="list at most N rollouts (default 10)")
+    add_scores_option(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -26,12 +27,14 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.errors import ConfigError
     from tasks.results.run_diff import diff_runs
+    from tasks.storage.score_sets import find_scores
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 0")
     transfer = chosen_transfer(options, options.runs_dir)
     first, second = (find_baseline(name, options.runs_dir, transfer) for name in (options.run_a, options.run_b))
-    diff = diff_runs(first, second, most=options.limit, arm=options.arm)
+    scores = (find_scores(first, options.scores), find_scores(second, options.scores))
+    diff = diff_runs(first, second, most=options.limit, arm=options.arm, scores=scores)
     if options.json:
         print_json(asdict(diff))
         return 0

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json, print_line
 
 
@@ -23,6 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     from tasks.export.formats import FORMATS
 
     add_run_options(parser, "run", json_help="print the export's manifest as JSON")
+    add_scores_option(parser)
     parser.add_argument("--to", required=True, metavar="TARGET", help=", ".join(FORMATS))
     parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty directory, or an s3:// URL")
     parser.add_argument("--arms", metavar="A,B", help="only these arms")
@@ -48,6 +49,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.export.export_run import export_run
     from tasks.export.filters import ExportFilters
+    from tasks.storage.score_sets import find_scores
 
     filters = ExportFilters(
         arms=() if options.arms is None else tuple(name.strip() for name in options.arms.split(",")),
@@ -60,7 +62,10 @@ def execute(options: argparse.Namespace) -> int:
     )
     transfer = chosen_transfer(options, options.runs_dir)
     run_dir = find_baseline(options.run, options.runs_dir, transfer)
-    report = export_run(run_dir, options.to, options.out, filters, transfer, advantages=options.advantages)
+    scores = find_scores(run_dir, options.scores)
+    report = export_run(
+        run_dir, options.to, options.out, filters, transfer, advantages=options.advantages, scores=scores
+    )
     if options.json:
         print_json(asdict(report))
         return 0

@@ -4,7 +4,7 @@ import argparse
 import webbrowser
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json, print_line
 
 
@@ -25,23 +25,29 @@ def add(commands: Any) -> None:
     )
     add_run_options(parser, json_help="print path and size of the page as JSON")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    add_scores_option(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
+    from tasks.records import OWN_SCORES
     from tasks.results.report_page import publish_page
     from tasks.results.run_card import publish_card
     from tasks.results.step_report import matching_runs, publish_steps, read_steps
+    from tasks.storage.score_sets import find_scores
 
     names = [found for name in options.run for found in matching_runs(name, options.runs_dir)]
     transfer = chosen_transfer(options, options.runs_dir)
     run_dirs = list(dict.fromkeys(find_baseline(name, options.runs_dir, transfer) for name in names))
     if len(run_dirs) == 1:
-        path = publish_page(run_dirs[0])
-        publish_card(run_dirs[0])
+        scores = find_scores(run_dirs[0], options.scores)
+        path = publish_page(run_dirs[0], scores)
+        if scores == OWN_SCORES:
+            publish_card(run_dirs[0])
     else:
-        path = publish_steps(read_steps(run_dirs), run_dirs[0].parent)
+        scored = [find_scores(run_dir, options.scores) for run_dir in run_dirs]
+        path = publish_steps(read_steps(run_dirs, scored), run_dirs[0].parent)
     if options.json:
         print_json({"report": str(path), "bytes": path.stat().st_size}, indent=None)
     else:

@@ -5,7 +5,7 @@ import sys
 from itertools import islice
 from typing import Any
 
-from flows.commands.common_options import add_credentials_option, add_run_options, chosen_transfer
+from flows.commands.common_options import add_credentials_option, add_run_options, add_scores_option, chosen_transfer
 from flows.terminal import print_json
 
 DEFAULT_LIMIT = 20
@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", default=DEFAULT_LIMIT, help=f"at most N (default {DEFAULT_LIMIT}; 0 is all)"
     )
+    add_scores_option(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -35,6 +36,7 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.comparison.baseline import find_baseline
     from tasks.errors import ConfigError
     from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts
+    from tasks.storage.score_sets import find_scores
 
     if options.limit < 0:
         raise ConfigError(f"limit is {options.limit}; it must be at least 1, or 0 for all")
@@ -42,7 +44,8 @@ def execute(options: argparse.Namespace) -> int:
     wanted = RolloutFilter(
         arm=options.arm, example=options.example, outcome=options.outcome, truncated=options.truncated
     )
-    rollouts = islice(find_rollouts(run_dir, wanted), min(options.limit, sys.maxsize) or None)
+    scores = find_scores(run_dir, options.scores)
+    rollouts = islice(find_rollouts(run_dir, wanted, scores), min(options.limit, sys.maxsize) or None)
     if options.json:
         for rollout in rollouts:
             print_json(rollout, indent=None)
@@ -52,5 +55,5 @@ def execute(options: argparse.Namespace) -> int:
     from tasks.results.rollout_search import render_rollouts
 
     chosen = list(rollouts)
-    print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted)))
+    print_paged(render_rollouts(chosen, shown=len(chosen), found=count_rollouts(run_dir, wanted, scores)))
     return 0

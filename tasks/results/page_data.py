@@ -13,7 +13,7 @@ from tasks.files import read_json
 from tasks.node.preflight_report import PreflightReport, read_preflight
 from tasks.plain_text import one_line
 from tasks.plan.sampling import run_sampling, truncation_warning
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.page_plots import LengthBins
 from tasks.results.page_samples import Sample, pick_samples
@@ -64,17 +64,17 @@ class PageData:
     samples: tuple[Sample, ...]
 
 
-def read_page_data(run_dir: Path) -> PageData:
+def read_page_data(run_dir: Path, scores: str = OWN_SCORES) -> PageData:
     """Return the contents of the page. Raises ConfigError when the run at ``run_dir`` is not finished and scored.
 
     Without report.json the page shows the report that would be made.
     """
-    check_scored(run_dir)
-    paths = RunPaths(root=run_dir)
+    check_scored(run_dir, scores)
+    paths = RunPaths(root=run_dir, scores_folder=scores)
     rows = load_metric_rows(paths)
     config = read_config(run_dir)
-    report = read_report(run_dir) or build_report(run_dir)
-    preflight, equivalence = read_preflight(run_dir), read_equivalence(run_dir)
+    report = read_report(run_dir, scores) or build_report(run_dir, scores)
+    preflight, equivalence = read_preflight(run_dir), read_equivalence(run_dir, scores)
     return PageData(
         run_id=run_dir.resolve().name,
         config=config,
@@ -86,7 +86,7 @@ def read_page_data(run_dir: Path) -> PageData:
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
         timeline=read_timeline(paths.telemetry, report.oom_ladder),
-        samples=pick_samples(run_dir, rows),
+        samples=pick_samples(run_dir, rows, scores=scores),
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import polars as pl
 
 from tasks.plain_text import one_line, shortened, visible
-from tasks.records import RunPaths
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.records import OWN_SCORES, RunPaths
+from tasks.scoring.score import is_right
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
+from tasks.storage.score_sets import right_at
 
 Kind = Literal["right", "wrong", "truncated", "error"]
 MOST = 2
@@ -35,7 +36,9 @@ class Sample:
     tokens: int
 
 
-def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tuple[Sample, ...]:
+def pick_samples(
+    run_dir: Path, rows: pl.DataFrame, *, most: int = MOST, scores: str = OWN_SCORES
+) -> tuple[Sample, ...]:
     """Return at most ``most`` rollouts of each kind and arm, drawn at random but the same each time.
 
     ``rows`` has ``rollout_id``, ``arm_id``, ``reward``, ``is_truncated``, ``error``; the texts are read from the run.
@@ -45,7 +48,7 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
         .then(pl.lit("error"))
         .when(pl.col("is_truncated"))
         .then(pl.lit("truncated"))
-        .when(pl.col("reward") > CORRECT_ABOVE)
+        .when(is_right("reward", right_at(run_dir, scores)))
         .then(pl.lit("right"))
         .when(pl.col("reward").is_not_null())
         .then(pl.lit("wrong"))
@@ -58,7 +61,7 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> tupl
         .head(most)
     )
     wanted = chosen.lazy().select("rollout_id", "arm_id", "kind")
-    paths = RunPaths(root=run_dir)
+    paths = RunPaths(root=run_dir, scores_folder=scores)
     # one shard at a time: a scan over all shards would hold every text of the run at once
     found = pl.concat(
         scan_shard(paths.rollouts(index))
