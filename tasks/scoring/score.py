@@ -54,9 +54,10 @@ class Scorer(Protocol):
     def version(self) -> str: ...
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """SCORER_OUTPUT for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order.
+        """SCORER_OUTPUT, and further columns if there are any, in the order of ``rows``.
 
-        ``opening``, where there is such a column, is the reasoning tag with which the prompt ends.
+        ``rows`` has ``completion``, ``ground_truth`` and ``finish_reason``. ``opening``, where there is
+        such a column, is the reasoning tag with which the prompt ends.
         """
         ...
 
