@@ -41,7 +41,7 @@ def main(fd: str, parent_pid: str, place: str, name: str) -> None:
         return
     connection = Connection(int(fd))
     try:
-        module = load(place)
+        module = imported(place)
         function = find(module, name)
         described = describe(module, function)
     except BaseException as error:
@@ -51,6 +51,17 @@ def main(fd: str, parent_pid: str, place: str, name: str) -> None:
     send(connection, described)
     serve = serve_async if described["is_async"] else serve_sync
     serve(connection, functools.partial(call, function, described))
+
+
+def imported(place: str) -> types.ModuleType:
+    try:
+        return load(place)
+    except BaseException as error:
+        at = f", at {where(error)}" if where(error) else ""
+        raise WrongScorer(
+            f"module {Path(place).name!r} cannot be imported ({told(error)}{at}). Install what it needs, or run from "
+            "the folder that holds it"
+        ) from None
 
 
 def load(place: str) -> types.ModuleType:

@@ -65,7 +65,8 @@ def find_scores(run_dir: Path, name: str | None) -> str:
     own = own_scorer(run_dir)
     folders = {other: f"{SET_PREFIX}{other}" for other in other_sets(run_dir)}
     if own is not None:
-        folders[set_folder(*own).removeprefix(SET_PREFIX)] = OWN_SCORES
+        # a set that is half made the run's own is there twice
+        folders.setdefault(set_folder(*own).removeprefix(SET_PREFIX), OWN_SCORES)
     asked = name.removeprefix(SET_PREFIX)
     fits = [asked] if asked in folders else [known for known in folders if known.startswith(asked)]
     if len(fits) != 1:
@@ -79,6 +80,11 @@ def find_scores(run_dir: Path, name: str | None) -> str:
     if not any(published_record(path) for path in map(partial(_shard, run_dir, folder), _indices(run_dir, folder))):
         raise ConfigError(f"{run_dir / folder} has no scores on record. Score again with harvest score")
     return folder
+
+
+def find_set(run_dir: Path, folder: str) -> str:
+    """Return ``folder`` if the run has that set of scores, else its own."""
+    return folder if (run_dir / folder).is_dir() else OWN_SCORES
 
 
 def own_scorer(run_dir: Path) -> tuple[str, str] | None:
