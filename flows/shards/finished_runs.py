@@ -51,8 +51,8 @@ def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporte
             f"the run keeps its own scores; those of {plan.config.scorer} are read with --scores {name}, and "
             f"harvest score {plan.run_id} --use {name} makes them the run's"
         )
-    verdict = stages.validate(paths, baseline, asked.require, asked.epsilon) if baseline else None
-    report = stages.summarize(paths)
+    verdict = stages.validate(root, paths.scores_folder, baseline, asked.require, asked.epsilon) if baseline else None
+    report = stages.summarize(root, paths.scores_folder)
     write_manifest(root)
     if asked.upload is not None:
         report_upload(reporter, stages.upload(root, asked.upload))

@@ -129,17 +129,17 @@ def baseline(plan: RunPlan, name: str) -> Path:
 
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
-def validate(paths: RunPaths, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
-    run_dir, scores = paths.root, (find_set(baseline_dir, paths.scores_folder), paths.scores_folder)
+def validate(run_dir: Path, scores: str, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
+    folders = (find_set(baseline_dir, scores), scores)
     floor = find_noise_floor(run_dir, run_dir.parent)
     return validate_in_subprocess(
-        run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor, scores=scores
+        run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor, scores=folders
     )
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
-def summarize(paths: RunPaths) -> RunReport:
-    return summarize_in_subprocess(paths.root, paths.scores_folder)
+def summarize(run_dir: Path, scores: str) -> RunReport:
+    return summarize_in_subprocess(run_dir, scores)
 
 
 @task(
