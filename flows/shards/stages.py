@@ -32,7 +32,7 @@ from tasks.scoring.score_shard import score_shard as _score_shard
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.published import record_published
-from tasks.storage.score_sets import find_set
+from tasks.storage.score_sets import set_like
 from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
@@ -130,7 +130,7 @@ def baseline(plan: RunPlan, name: str) -> Path:
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
 def validate(run_dir: Path, scores: str, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
-    folders = (find_set(baseline_dir, scores), scores)
+    folders = (set_like(baseline_dir, run_dir, scores), scores)
     floor = find_noise_floor(run_dir, run_dir.parent)
     return validate_in_subprocess(
         run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor, scores=folders

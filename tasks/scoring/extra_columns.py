@@ -18,7 +18,7 @@ _WIDTH = [pl.Boolean, pl.Float64, pl.String]
 
 
 def align_extra_columns(shards: Iterable[Path]) -> None:
-    """Give all score files that are there the same columns. A kill meanwhile leaves files that the next call finishes."""
+    """Give all score files that are there the same columns. What a kill leaves undone, the next call does."""
     found = {path: _extra(path) for path in shards if path.is_file()}
     widest: dict[str, int] = {}
     for columns in found.values():

@@ -87,6 +87,12 @@ def find_set(run_dir: Path, folder: str) -> str:
     return folder if (run_dir / folder).is_dir() else OWN_SCORES
 
 
+def set_like(run_dir: Path, other_run: Path, folder: str) -> str:
+    """Return the folder in which a run has scores of the scorer of another run's set; its own if there is none."""
+    scorer = scorer_of(other_run, folder)
+    return OWN_SCORES if scorer is None or scorer == own_scorer(run_dir) else find_set(run_dir, set_folder(*scorer))
+
+
 def own_scorer(run_dir: Path) -> tuple[str, str] | None:
     """Return name and version of the scorer of the run's own scores, by the first shard; None without scores."""
     return scorer_of(run_dir, OWN_SCORES)
