@@ -164,7 +164,9 @@ def _score(rollout: dict[str, Any]) -> str:
         method = rollout["extraction_method"]
         reason = "yet" if method is None else f"({method})"
         return f"none {reason}; ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
+    known = {*_ROLLOUT_COLUMNS, *SCORE_SCHEMA, "is_right"}
+    added = "".join(f"{name} {value!r}; " for name, value in rollout.items() if name not in known and value is not None)
     return (
-        f"reward {rollout['reward']:g}; read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
+        f"reward {rollout['reward']:g}; {added}read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
         f"ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
     )

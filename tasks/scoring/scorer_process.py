@@ -96,7 +96,8 @@ class ScorerProcess:
         message = json.loads(data)
         if "wrong" in message:
             at = f", at {message['trace']}" if message.get("trace") else ""
-            raise ConfigError(one_line(f"{where}: {message['wrong']}{at}. {CONTRACT}", 1_500))
+            more = f". {CONTRACT}" if message["wrong"].startswith("its parameters") else ""
+            raise ConfigError(one_line(f"{where}: {message['wrong']}{at}{more}", 1_500))
         return parse_record(data, Described)
 
     def send(self, message: dict[str, Any]) -> None:

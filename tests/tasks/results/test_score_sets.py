@@ -65,6 +65,7 @@ def test_every_reader_takes_a_set(run: RunPaths, tell: Tell) -> None:
     assert len(shown) == 20
     assert {(row["reward"], row["scorer"], row["is_right"]) for row in shown} == {(0.5, HALF, True)}
     assert tell("show", run.root, *use, "--wrong", "--json").stdout == ""
+    assert "reward 0.5; late True; length 'long'; read 'h'" in tell("show", run.root, *use, "--right").stdout
     assert [arm["mean_reward"] for arm in tell("arms", run.root, *use, "--json").report["arms"]] == [0.5, 0.5]
     diff = tell("diff", run.root, run.root, *use, "--json").report
     assert (diff["first_mean"], diff["second_mean"]) == (0.5, 0.5)
