@@ -105,6 +105,23 @@ def test_datasets_loads_the_rollouts(first: Outcome, tmp_path: Path) -> None:
     assert loaded[0]["prompt"][0]["role"] == "system"
 
 
+def test_another_scorer_generates_nothing_and_keeps_the_runs_own_scores(
+    first: Outcome, runs_dir: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    root = Path(first.report["run_dir"])
+    paths = [*root.glob("scores/*"), root / "config.json", root / "report.json", root / "report.html"]
+    before = {path: path.read_bytes() for path in paths}
+    (tmp_path / "mine.py").write_text("def score(completion, arm):\n    return {'reward': 0.5, 'arm_name': arm}\n")
+    arguments = (*SHORT, "--shard-size", "8", "--runs-dir", runs_dir, "--scorer", f"{tmp_path / 'mine.py'}:score")
+    again = harvest("run", *arguments, PREFECT_API_URL=prefect_api)
+    assert again.code == 0, again.stderr
+    assert again.report["mean_reward"] == 0.5
+    assert "the run keeps its own scores" in again.stderr
+    assert {path: path.read_bytes() for path in paths} == before
+    [folder] = root.glob("scores@mine.py-score-*")
+    assert pl.read_parquet(folder / "shard-*.parquet")["arm_name"].n_unique() == 8
+
+
 def test_the_same_command_again_generates_nothing_and_makes_damaged_records_again(
     first: Outcome, tmp_path: Path, prefect_api: str
 ) -> None:
