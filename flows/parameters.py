@@ -35,7 +35,7 @@ SECTIONS = {
         *("repetition_detection", "lengths"),
     ),
     "Where to run": ("profile", "engine", "question_batch_size", "forget_oom_rung", "nodes", "ray"),
-    "Checks": ("scorer", "baseline", "require", "epsilon", "top_logprobs"),
+    "Checks": ("scorer", "right_at", "baseline", "require", "epsilon", "top_logprobs"),
     "Output": ("runs_dir", "name", "upload", "aws_credentials_block", "sampling_mask", "routed_experts"),
     "More": ("shard_size", "skip_finished"),
 }

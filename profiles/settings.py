@@ -15,6 +15,9 @@ MOST_GIB = 2**16
 MOST_SECONDS = 10_000_000
 MOST_REPLICAS_PER_GPU = 8
 
+RIGHT_AT = 1.0
+"""A rollout is right when its reward is at least this, unless the run's ``right_at`` says another value."""
+
 FROM_USER = "from a user"
 """Context of a validation in which fields of vLLM are checked. A stored run may be of another version of vLLM."""
 

@@ -106,11 +106,35 @@ SHARD_NAME = "shard-{:05d}.parquet"
 _SHARD_FILE = re.compile(r"^shard-(\d{5,})\.parquet$")
 
 
+OWN_SCORES = "scores"
+"""The folder of the run's own scores."""
+SET_PREFIX = "scores@"
+"""Begins the folder of another set of scores, with another scorer; its name follows."""
+
+
+def folder_kind(folder: str) -> str:
+    """Return what the shard files in a folder of a run are: the folder's name, and "scores" for each set of scores."""
+    return OWN_SCORES if folder.startswith(SET_PREFIX) else folder
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunPaths:
-    """The paths of a run's files; ``root`` is ``RUNS_DIR/RUN_ID``."""
+    """The paths of a run's files; ``root`` is ``RUNS_DIR/RUN_ID``.
+
+    ``scores_folder`` is that of the set of scores that is meant. Another set than the run's own has a report and a
+    comparison of its own in there.
+    """
 
     root: Path
+    scores_folder: str = OWN_SCORES
+
+    @property
+    def are_own_scores(self) -> bool:
+        return self.scores_folder == OWN_SCORES
+
+    @property
+    def _of_scores(self) -> Path:
+        return self.root if self.are_own_scores else self.root / self.scores_folder
 
     @property
     def run_id(self) -> str:
@@ -130,7 +154,7 @@ class RunPaths:
 
     @property
     def equivalence(self) -> Path:
-        return self.root / "equivalence.json"
+        return self._of_scores / "equivalence.json"
 
     @property
     def mismatch(self) -> Path:
@@ -138,11 +162,11 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        return self.root / "report.json"
+        return self._of_scores / "report.json"
 
     @property
     def report_html(self) -> Path:
-        return self.root / "report.html"
+        return self._of_scores / "report.html"
 
     @property
     def manifest(self) -> Path:
@@ -171,7 +195,7 @@ class RunPaths:
         return self.root / "rollouts" / SHARD_NAME.format(index)
 
     def scores(self, index: int) -> Path:
-        return self.root / "scores" / SHARD_NAME.format(index)
+        return self.root / self.scores_folder / SHARD_NAME.format(index)
 
     def journal(self, index: int) -> Path:
         return self.state / "journal" / f"shard-{index:05d}.jsonl"

@@ -57,18 +57,6 @@ def text_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def kept_environment() -> Iterator[None]:
-    """Put the environment variables back after the block."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        if dict(os.environ) != before:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@contextlib.contextmanager
 def _kept_directory() -> Iterator[None]:
     """Go back to the working directory after the block: a run's relative paths would mean others."""
     before = _directory()

@@ -71,11 +71,17 @@ class Runs:
 
 
 def reads_runs(
-    *names: str, urls: bool = True, credentials: bool = True, json: str = "print the result as JSON", **settings: Any
+    *names: str,
+    urls: bool = True,
+    credentials: bool = True,
+    scores: bool = False,
+    json: str = "print the result as JSON",
+    **settings: Any,
 ) -> Decorator:
     """Return the decorator of a function of ``runs``, an object of the class Runs, and ``json``.
 
-    It adds an argument for each name, which is a run, ``--runs-dir``, ``--json`` and the option for credentials.
+    It adds an argument for each name, which is a run, ``--runs-dir``, ``--json``, the option for credentials and, if
+    ``scores`` says so, ``--scores``.
     """
     text = f"a run: its id or how it begins, latest, its directory{' or a URL' if urls else ''}"
     arguments = {"help": text, "required": True, "shell_complete": complete_runs, **settings}
@@ -85,6 +91,9 @@ def reads_runs(
             return function(Runs(runs_dir, aws_credentials_block, urls=urls), **given)
 
         functools.update_wrapper(execute, function)
+        if scores:
+            text = "use this set of scores, made by harvest score (default: the run's own)"
+            execute = click.option("--scores", metavar="NAME", help=text)(execute)
         if credentials:
             execute = parameter_options(("aws_credentials_block",))(execute)
         execute = flag("--json", json)(execute)

@@ -32,18 +32,29 @@ TARGETS = ("verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl")
     is_flag=True,
     help="add the column advantage, relative to the rollouts of the same prompt, for GRPO (parquet and jsonl only)",
 )
-@reads_runs("run", json="print the export's manifest as JSON")
+@reads_runs("run", scores=True, json="print the export's manifest as JSON")
 def export(
-    runs: Runs, run: str, to: str, out: str, arms: str | None, advantages: bool, json: bool, **chosen: Any
+    runs: Runs,
+    run: str,
+    to: str,
+    out: str,
+    arms: str | None,
+    advantages: bool,
+    scores: str | None,
+    json: bool,
+    **chosen: Any,
 ) -> int:
     """Write the run's rollouts in the columns that a trainer reads, with the token ids as sampled. Error rows are left
     out. Filters apply in the order in which they are listed.
     """
     from tasks.export.export_run import export_run
     from tasks.export.filters import ExportFilters
+    from tasks.storage.score_sets import find_scores
 
     filters = ExportFilters(arms=tuple(name.strip() for name in arms.split(",")) if arms is not None else (), **chosen)
-    report = export_run(runs.find(run), to, out, filters, runs.transfer, advantages=advantages)
+    run_dir = runs.find(run)
+    read = find_scores(run_dir, scores)
+    report = export_run(run_dir, to, out, filters, runs.transfer, advantages=advantages, scores=read)
     if json:
         print_json(asdict(report))
         return 0

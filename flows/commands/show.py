@@ -29,16 +29,20 @@ def _outcome(name: str, text: str) -> Decorator:
 @_outcome("error", "error rows")
 @flag("--truncated", "only rollouts that max_tokens cut off")
 @click.option("--limit", type=_ANY, metavar="N", default=20, help="at most N; 0 is all")
-@reads_runs("run", json="print one JSON object per line and rollout")
-def show(runs: Runs, run: str, outcome: tuple["Outcome", ...], limit: int, json: bool, **chosen: Any) -> int:
+@reads_runs("run", scores=True, json="print one JSON object per line and rollout")
+def show(
+    runs: Runs, run: str, outcome: tuple["Outcome", ...], limit: int, scores: str | None, json: bool, **chosen: Any
+) -> int:
     """Print rollouts of a run, finished or not, in order. On a terminal the output is paged."""
     from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts
+    from tasks.storage.score_sets import find_scores
 
     if len({*outcome}) > 1:
         raise ConfigError(f"--{outcome[0]} and --{outcome[1]} exclude each other. Give one of them")
     run_dir = runs.find(run)
     wanted = RolloutFilter(outcome=next(iter(outcome), None), **chosen)
-    rollouts = islice(find_rollouts(run_dir, wanted), min(limit, sys.maxsize) or None)
+    read = find_scores(run_dir, scores)
+    rollouts = islice(find_rollouts(run_dir, wanted, read), min(limit, sys.maxsize) or None)
     if json:
         for rollout in rollouts:
             print_json(rollout, indent=None)
@@ -48,5 +52,5 @@ def show(runs: Runs, run: str, outcome: tuple["Outcome", ...], limit: int, json:
     from tasks.results.rollout_search import render_rollouts
 
     shown = list(rollouts)
-    print_paged(render_rollouts(shown, shown=len(shown), found=count_rollouts(run_dir, wanted)))
+    print_paged(render_rollouts(shown, shown=len(shown), found=count_rollouts(run_dir, wanted, read)))
     return 0

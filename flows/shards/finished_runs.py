@@ -10,9 +10,12 @@ from flows.reporting.reporter import Reporter
 from flows.shards import stages
 from tasks.errors import HarvestError
 from tasks.plan.run_plan import RunPlan
+from tasks.records import SET_PREFIX
 from tasks.results.collected import Collected
 from tasks.results.run_report import RunReport
+from tasks.scoring.extra_columns import align_extra_columns
 from tasks.storage.run_files import write_manifest
+from tasks.storage.score_sets import ScoreSet, publish_set
 
 
 def finish_runs(
@@ -38,8 +41,18 @@ def finish_runs(
 
 def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter) -> RunReport:
     root = plan.paths.root
-    verdict = stages.validate(root, baseline, asked.require, asked.epsilon) if baseline else None
-    report = stages.summarize(root)
+    paths = plan.paths
+    align_extra_columns(paths.scores(index) for index in range(plan.num_shards))
+    if not paths.are_own_scores:
+        made = ScoreSet(scorer=plan.config.scorer, right_at=plan.config.right_at)
+        publish_set(root, paths.scores_folder, made)
+        name = paths.scores_folder.removeprefix(SET_PREFIX)
+        log_and_print(
+            f"the run keeps its own scores; those of {plan.config.scorer} are read with --scores {name}, and "
+            f"harvest score {plan.run_id} --use {name} makes them the run's"
+        )
+    verdict = stages.validate(root, paths.scores_folder, baseline, asked.require, asked.epsilon) if baseline else None
+    report = stages.summarize(root, paths.scores_folder)
     write_manifest(root)
     if asked.upload is not None:
         report_upload(reporter, stages.upload(root, asked.upload))

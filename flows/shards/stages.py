@@ -21,14 +21,16 @@ from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, scores_made_from
+from tasks.plan.shards import Shard, dataset_rows, scores_made_from
 from tasks.plan.shards import shard_dataset as _shard_dataset
+from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import score_shard as _score_shard
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.published import record_published
+from tasks.storage.score_sets import set_like
 from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
@@ -80,7 +82,8 @@ def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> ShardResult:
 )
 def score_shard(plan: RunPlan, shard: Shard) -> Path:
     paths, index = plan.paths, shard.index
-    path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+    dataset = dataset_rows(plan.questions)
+    path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer, dataset)
     record_published(path, made_from=scores_made_from(paths, index, load_scorer(plan.config.scorer)))
     return path
 
@@ -94,14 +97,17 @@ def baseline(plan: RunPlan, name: str) -> Path:
 
 
 @task(name="validate", task_run_name="validate", cache_policy=NO_CACHE, persist_result=False)
-def validate(run_dir: Path, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
+def validate(run_dir: Path, scores: str, baseline_dir: Path, require: Tier, epsilon: float) -> EquivalenceReport:
+    folders = (set_like(baseline_dir, run_dir, scores), scores)
     floor = find_noise_floor(run_dir, run_dir.parent)
-    return validate_in_subprocess(run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor)
+    return validate_in_subprocess(
+        run_dir, baseline_dir, require=require, epsilon=epsilon, noise_floor=floor, scores=folders
+    )
 
 
 @task(name="summarize", task_run_name="summarize", cache_policy=NO_CACHE, persist_result=False)
-def summarize(run_dir: Path) -> RunReport:
-    return summarize_in_subprocess(run_dir)
+def summarize(run_dir: Path, scores: str) -> RunReport:
+    return summarize_in_subprocess(run_dir, scores)
 
 
 @task(
@@ -114,7 +120,8 @@ def summarize(run_dir: Path) -> RunReport:
 )
 def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
     wait_before_retry()
-    paths = plan.paths
+    # another set of scores than the run's own stays here
+    paths = RunPaths(root=plan.paths.root)
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
     with RunUploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
         uploader.upload_files(str(file.relative_to(paths.root)) for file in files)

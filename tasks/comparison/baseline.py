@@ -24,6 +24,7 @@ from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.filesystems import TransferSettings
+from tasks.storage.score_sets import find_set, set_folder
 from tasks.user_paths import is_url
 
 BASELINES = ".baselines"
@@ -51,7 +52,8 @@ def check_plan_matches(baseline: Path, plan: RunPlan) -> None:
     check_planned_settings(baseline, plan.comparable, plan.run_id)
     _check_questions(baseline, plan)
     scorer = load_scorer(plan.config.scorer)
-    check_same_scorer((baseline, scorers_of(baseline)), (plan.paths.root, {f"{scorer.name} {scorer.version}"}))
+    of_baseline = scorers_of(baseline, find_set(baseline, set_folder(scorer.name, scorer.version)))
+    check_same_scorer((baseline, of_baseline), (plan.paths.root, {f"{scorer.name} {scorer.version}"}))
 
 
 def _check_questions(baseline: Path, plan: RunPlan) -> None:

@@ -13,7 +13,8 @@ of each claim is in tests/tasks/comparison/test_equivalence.py unless another fi
    and widen the reward interval by the most that they could hide. ``test_rows_of_one_run_alone_are_incomplete``,
    ``test_a_stated_sample_stands_for_its_questions``, ``test_lost_rows_are_counted_and_weaken_the_verdict``
 3. ``bitwise``: every rollout that succeeded in both runs has the same completion_ids. Equal logprobs are reported
-   separately. ``test_equal_tokens_are_bitwise``
+   separately. Then the weaker tiers hold too, at any size. ``test_equal_tokens_are_bitwise``,
+   ``test_a_run_and_itself_are_the_same_in_every_sense``
 4. ``numerical``: floating point explains the first token that differs, after the same text. Each run's token is among
    the other's stored top-k, and the gap is at most the near-tie limit (tasks.comparison.near_tie derives the gap for
    greedy and for sampled tokens). ``test_rounding_is_numerical``
@@ -62,7 +63,8 @@ from tasks.comparison.tier_decision import decide_verdict
 from tasks.comparison.verdict import DEFAULT_EPSILON, TIERS, Tier
 from tasks.comparison.worst_examples import worst_examples
 from tasks.errors import ConfigError
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
+from tasks.storage.score_sets import right_at
 from tasks.subprocess_call import call_in_subprocess
 
 MOST_DIVERGENCES = 50
@@ -77,19 +79,24 @@ def compare_runs(
     noise_floor: NoiseFloor | None = None,
     require: Tier = "statistical",
     seed: int = 0,
+    scores: tuple[str, str] = (OWN_SCORES, OWN_SCORES),
 ) -> EquivalenceReport:
     """The comparison of two run directories; the same arguments give the same report.
 
     ``epsilon`` is the largest difference of the mean reward that counts as none, in units of reward; choose it before
-    the runs. ``require`` is the weakest tier that the candidate must reach. ``seed`` seeds the bootstrap. Raises
-    ConfigError when the runs cannot be compared.
+    the runs. ``require`` is the weakest tier that the candidate must reach. ``seed`` seeds the bootstrap.
+    ``scores`` are the folders of the scores of both. Raises ConfigError when the runs cannot be compared.
     """
     if not 0 < epsilon < 1:
         raise ConfigError(f"epsilon is {epsilon}; it must be above 0 and below 1, in units of reward")
     if require not in TIERS:
         raise ConfigError(f"require is {require!r}; it must be one of {', '.join(TIERS)}")
     comparability = check_comparable(baseline, candidate)
-    pairing = pair_rollouts(index_rollouts(RunPaths(root=baseline)), index_rollouts(RunPaths(root=candidate)))
+    first, second = (
+        index_rollouts(RunPaths(root=run, scores_folder=folder))
+        for run, folder in zip((baseline, candidate), scores, strict=True)
+    )
+    pairing = pair_rollouts(first, second)
     limits = _limits(pairing, noise_floor, number_format_differs=comparability.number_format_differs)
     divergences = find_divergences(
         pairing,
@@ -97,7 +104,7 @@ def compare_runs(
         real_limit=float("inf") if limits.real_limit is None else limits.real_limit,
     ).sort("kind", "gap", descending=[False, True], nulls_last=True, maintain_order=True)
     tokens = _compare_tokens(pairing.frame, divergences)
-    rewards = compare_rewards(pairing.frame, seed=seed)
+    rewards = compare_rewards(pairing.frame, seed=seed, right_at=right_at(baseline, scores[0]))
     decision = decide_verdict(
         rows=pairing.counts,
         tokens=tokens,
@@ -137,6 +144,7 @@ def validate_run(
     noise_floor: NoiseFloor | None = None,
     require: Tier = "statistical",
     seed: int = 0,
+    scores: tuple[str, str] = (OWN_SCORES, OWN_SCORES),
 ) -> EquivalenceReport:
     """Compare a run with its baseline and publish the report as the run's ``equivalence.json``.
 
@@ -144,14 +152,26 @@ def validate_run(
     Raises ConfigError when the runs cannot be compared.
     """
     report = compare_runs(
-        baseline_dir, candidate_dir, epsilon=epsilon, noise_floor=noise_floor, require=require, seed=seed
+        baseline_dir,
+        candidate_dir,
+        epsilon=epsilon,
+        noise_floor=noise_floor,
+        require=require,
+        seed=seed,
+        scores=scores,
     )
-    publish_equivalence(report, candidate_dir)
+    publish_equivalence(report, candidate_dir, scores[1])
     return report
 
 
 def validate_in_subprocess(
-    candidate_dir: Path, baseline_dir: Path, *, epsilon: float, noise_floor: NoiseFloor | None, require: Tier
+    candidate_dir: Path,
+    baseline_dir: Path,
+    *,
+    epsilon: float,
+    noise_floor: NoiseFloor | None,
+    require: Tier,
+    scores: tuple[str, str] = (OWN_SCORES, OWN_SCORES),
 ) -> EquivalenceReport:
     """``validate_run`` in a subprocess, so that the caller's memory does not grow.
 
@@ -168,6 +188,7 @@ def validate_in_subprocess(
         epsilon=epsilon,
         noise_floor=noise_floor,
         require=require,
+        scores=scores,
     )
 
 

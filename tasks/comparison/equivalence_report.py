@@ -14,7 +14,7 @@ from tasks.comparison.pairing import RowCounts
 from tasks.comparison.verdict import TIERS, Tier, Verdict
 from tasks.errors import NotEquivalent
 from tasks.files import publish_json
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.storage.published import read_published, recorded_path
 
 
@@ -186,14 +186,14 @@ class EquivalenceReport:
         return value
 
 
-def publish_equivalence(report: EquivalenceReport, run_dir: Path) -> None:
-    """Publish ``report`` as the ``equivalence.json`` of the candidate's run directory."""
-    publish_json(report.to_json(), RunPaths(root=run_dir).equivalence, recorded_path)
+def publish_equivalence(report: EquivalenceReport, run_dir: Path, scores: str = OWN_SCORES) -> None:
+    """Publish ``report`` as the ``equivalence.json`` of the candidate, for its scores in the folder ``scores``."""
+    publish_json(report.to_json(), RunPaths(root=run_dir, scores_folder=scores).equivalence, recorded_path)
 
 
-def read_equivalence(run_dir: Path) -> EquivalenceReport | None:
+def read_equivalence(run_dir: Path, scores: str = OWN_SCORES) -> EquivalenceReport | None:
     """The report in the ``equivalence.json`` of a run; None when the run was not compared. Raises DamagedFile."""
-    return read_published(RunPaths(root=run_dir).equivalence, EquivalenceReport)
+    return read_published(RunPaths(root=run_dir, scores_folder=scores).equivalence, EquivalenceReport)
 
 
 def _jsonable(value: Any) -> Any:

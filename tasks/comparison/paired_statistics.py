@@ -11,12 +11,7 @@ import polars as pl
 
 from tasks.comparison.tost import LEVEL, MeanInterval, mean_interval
 from tasks.distributions import chi2_sf, sign_test_p, t_ppf
-from tasks.scoring.score import CORRECT_ABOVE
-
-LOST = (pl.col("base_reward") > CORRECT_ABOVE) & (pl.col("cand_reward") <= CORRECT_ABOVE)
-"""Whether a paired rollout is correct in the baseline alone."""
-WON = (pl.col("base_reward") <= CORRECT_ABOVE) & (pl.col("cand_reward") > CORRECT_ABOVE)
-"""Whether a paired rollout is correct in the candidate alone."""
+from tasks.scoring.score import RIGHT_AT, is_right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +102,7 @@ class FinishReasonCount:
     """Rollouts with this finish reason in both runs."""
 
 
-def compare_rewards(pairs: pl.DataFrame, *, seed: int) -> RewardComparison:
+def compare_rewards(pairs: pl.DataFrame, *, seed: int, right_at: float = RIGHT_AT) -> RewardComparison:
     """The comparison of the rewards in ``Pairing.frame``; the same seed gives the same intervals."""
     scored = _scored(pairs)
     rewards = pl.concat([scored["base_reward"], scored["cand_reward"]])
@@ -129,16 +124,24 @@ def compare_rewards(pairs: pl.DataFrame, *, seed: int) -> RewardComparison:
         reward_range=max(1.0, extent),
         difference=mean_interval(overall["difference"].to_numpy(), seed=seed),
         arms=tuple(arms),
-        flips=count_flips(pairs),
+        flips=count_flips(pairs, right_at),
     )
 
 
-def count_flips(pairs: pl.DataFrame) -> Flips:
-    """The rollouts of ``Pairing.frame`` that changed between correct and wrong."""
+def lost_and_won(right_at: float) -> tuple[pl.Expr, pl.Expr]:
+    """Return whether a paired rollout is correct in the baseline alone, and whether it is in the candidate alone.
+
+    Correct is a reward of at least ``right_at``.
+    """
+    first, second = is_right("base_reward", right_at), is_right("cand_reward", right_at)
+    return (first & ~second).alias("lost"), (~first & second).alias("won")
+
+
+def count_flips(pairs: pl.DataFrame, right_at: float = RIGHT_AT) -> Flips:
+    """The rollouts of ``Pairing.frame`` that changed between correct, from a reward of ``right_at`` on, and wrong."""
     scored = _scored(pairs).select(
         "example_id",
-        lost=LOST,
-        won=WON,
+        *lost_and_won(right_at),
         changed=pl.col("base_answer") != pl.col("cand_answer"),
     )
     lost, won, changed = (int(scored[name].sum()) for name in ("lost", "won", "changed"))

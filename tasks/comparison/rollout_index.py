@@ -11,7 +11,7 @@ import polars as pl
 
 from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
-from tasks.records import ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
+from tasks.records import OWN_SCORES, ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
 
@@ -100,10 +100,10 @@ def count_rollouts(run_dir: Path) -> int:
     )
 
 
-def scorers_of(run_dir: Path) -> frozenset[str]:
+def scorers_of(run_dir: Path, scores: str = OWN_SCORES) -> frozenset[str]:
     """Name and version of each scorer that made the scores of a run; empty when it is not scored."""
-    paths = RunPaths(root=run_dir)
-    shards = [_scores(paths, shard) for shard in known_shards(run_dir, "scores")]
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    shards = [_scores(paths, shard) for shard in known_shards(run_dir, scores)]
     return frozenset(_scorer_names(pl.concat(shards))) if shards else frozenset()
 
 

@@ -48,6 +48,9 @@ def decide_verdict(
     bitwise = _bitwise(tokens, not_compared)
     numerical = _numerical(tokens, not_compared)
     statistical, outside = _statistical(rows, rewards, scored=scored, epsilon=epsilon)
+    if bitwise.holds and not real:
+        # what is the same needs no test of whether it is nearly so, which few questions could not show
+        statistical, outside = _tier("statistical", True, "the tokens are equal, and so are the rewards"), False
     tiers = (bitwise, numerical, statistical)
     if real:
         rows_named = "; ".join(f"{count} rollouts {_WHY[kind]}" for kind, count in real.items())

@@ -30,6 +30,7 @@ from tasks.export.prompt_check import ArmPrompts, check_prompts
 from tasks.files import is_temporary
 from tasks.plan.prompts import TEXT
 from tasks.plan.sampling import run_sampling, truncation_warning
+from tasks.records import OWN_SCORES
 from tasks.results.finished_run import read_config
 from tasks.results.scored_rollouts import check_scored, scored_rollout_columns, scored_shards
 from tasks.storage.destination import open_store
@@ -96,10 +97,12 @@ def export_run(
     transfer: TransferSettings | None = None,
     *,
     advantages: bool = False,
+    scores: str = OWN_SCORES,
 ) -> ExportManifest:
     """Export the run at ``run_dir`` for the target ``to`` into the directory or URL ``out``.
 
-    ``advantages`` adds the column ``advantage`` to a target that takes every column.
+    ``advantages`` adds the column ``advantage`` to a target that takes every column. ``scores`` is the folder of the
+    scores.
 
     Raises ConfigError when the run is not finished and scored, when the target or a filter does not fit the run, when
     the trainer would make other token ids of a prompt, when ``out`` holds other files, or when no rollout passes.
@@ -107,7 +110,7 @@ def export_run(
     """
     chosen = _format(to, advantages=advantages)
     filters = filters or ExportFilters()
-    arms, samples = _arms_and_group_size(run_dir)
+    arms, samples = _arms_and_group_size(run_dir, scores)
     check_filters(filters, [arm.arm_id for arm in arms], samples)
     _check_target(chosen, filters, samples)
     template_kwargs = check_prompts(chosen, [arm for arm in arms if not filters.arms or arm.arm_id in filters.arms])
@@ -119,7 +122,7 @@ def export_run(
     columns: tuple[str, ...] = ()
     files: list[ExportFile] = []
     with tempfile.TemporaryDirectory(prefix="harvest-export-") as staging:
-        for index, rollouts in _filtered(run_dir, chosen, filters, size, counts):
+        for index, rollouts in _filtered(run_dir, scores, chosen, filters, size, counts):
             if rollouts.is_empty():
                 continue
             if not files:
@@ -166,9 +169,9 @@ def _format(to: str, *, advantages: bool) -> ExportFormat:
     return replace(chosen, advantages=chosen.advantages or advantages)
 
 
-def _arms_and_group_size(run_dir: Path) -> tuple[list[ArmPrompts], int]:
+def _arms_and_group_size(run_dir: Path, scores: str) -> tuple[list[ArmPrompts], int]:
     """Return the arms of the run, and the size of its largest group."""
-    check_scored(run_dir)
+    check_scored(run_dir, scores)
     role = pl.col("prompt").list.first().struct.field("role")
     groups = (
         scan_shards(run_dir, "rollouts")
@@ -208,9 +211,9 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
 
 
 def _filtered(
-    run_dir: Path, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
+    run_dir: Path, scores: str, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    for index, scored in scored_shards(run_dir, scored_rollout_columns(run_dir)):
+    for index, scored in scored_shards(run_dir, scored_rollout_columns(run_dir, scores), scores=scores):
         # before the filters, because an advantage is relative to the whole group
         rollouts = group_advantages(scored) if chosen.advantages else scored
         rollouts = apply_filters(rollouts, filters, counts)

@@ -31,7 +31,8 @@ from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import find_remaining, scores_made_from, shard_dataset
+from tasks.plan.shards import dataset_rows, find_remaining, scores_made_from, shard_dataset
+from tasks.records import RunPaths
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import record_published
@@ -62,7 +63,7 @@ def reference_plan(
         tested["order_seed"] = order_seed
     digest = fingerprint(plan.comparable, tested, plan.config.sampling)
     root = runs_dir / f"{name}-{digest[:10]}"
-    return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=replace(plan.paths, root=root))
+    return replace(plan, profile=profile, tested=tested, fingerprint=digest, paths=RunPaths(root=root))
 
 
 def run_reference(
@@ -102,7 +103,9 @@ def run_reference(
     scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
         record_published(paths.rollouts(index))
-        scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+        scores = score_shard(
+            paths.rollouts(index), paths.scores(index), plan.config.scorer, dataset_rows(plan.questions)
+        )
         record_published(scores, made_from=scores_made_from(paths, index, scorer))
         paths.journal(index).unlink()
     timing = read_record(timing_path, ReferenceTiming)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from tasks.errors import ConfigError
 from tasks.plan.adapter_source import AdapterSource, LoraSlots, find_adapters, with_adapter
 from tasks.plan.fingerprint import fingerprint
-from tasks.plan.run_plan import RunPlan, name_of_run, slug
+from tasks.plan.run_plan import RunPlan, folder_for, name_of_run, slug
+from tasks.records import RunPaths
 
 AUTO_BASELINE = "auto"
 """The baseline name that asks for a generated sample."""
@@ -50,6 +51,7 @@ def _beside(base: RunPlan, adapter: AdapterSource) -> RunPlan:
     comparable = base.comparable | {"model": model.weights_digest[:16]}
     digest = fingerprint(comparable, base.tested, base.config.sampling)
     name = name_of_run(base.paths.run_id.rpartition("-")[0], slug(adapter.name))
+    root = base.paths.root.with_name(f"{name}-{digest[:10]}")
     return replace(
         base,
         config=base.config.model_copy(update={"adapters": (str(adapter.path),)}),
@@ -57,5 +59,5 @@ def _beside(base: RunPlan, adapter: AdapterSource) -> RunPlan:
         adapter=adapter,
         comparable=comparable,
         fingerprint=digest,
-        paths=replace(base.paths, root=base.paths.root.with_name(f"{name}-{digest[:10]}")),
+        paths=RunPaths(root=root, scores_folder=folder_for(root, base.config.scorer)),
     )

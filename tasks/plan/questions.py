@@ -7,6 +7,7 @@ different ids are only counted.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -21,13 +22,37 @@ from tasks.plan.dataset_rows import open_rows
 from tasks.plan.row_filter import RowFilter, parse_filters
 from tasks.plan.run_config import DatasetSource
 from tasks.records import QUESTION_SCHEMA
+from tasks.scoring.custom_scorer import CustomScorer
+from tasks.scoring.score import Scorer
+from tasks.scoring.scorer_calls import ROW, check_row
 
 _GROUPED_NUMBER = re.compile(r"[-+]?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
-def load_questions(source: DatasetSource) -> pl.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class MoreColumns:
+    """Further columns of the dataset, for a scorer of the user."""
+
+    scorer: str
+    needed: tuple[str, ...]
+    wanted: tuple[str, ...] | None
+    """None for all."""
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> "MoreColumns | None":
+        """Return what ``scorer`` asks for; None when it needs nothing but the questions."""
+        if not isinstance(scorer, CustomScorer):
+            return None
+        needed, wanted = scorer.dataset_columns
+        if wanted == []:
+            return None
+        return cls(scorer=scorer.source.given, needed=tuple(needed), wanted=None if wanted is None else tuple(wanted))
+
+
+def load_questions(source: DatasetSource, more: MoreColumns | None = None) -> pl.DataFrame:
     """Return the questions of ``source`` that pass its filters, in QUESTION_SCHEMA, in dataset or shuffled order.
 
+    With ``more``, the column ``row`` has the columns of the dataset that a scorer asks for, as JSON.
     An id made from a row number counts the rows of the unfiltered dataset. Raises ConfigError for a missing file, split
     or column, a repeated id, or an unusable row.
     """
@@ -37,6 +62,7 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
     example_ids: list[str] = []
     questions: list[str] = []
     truths: list[str] = []
+    rows: list[str] = []
     seen: dict[str, int] = {}
     index = -1
     for index, row in enumerate(open_rows(source)):
@@ -44,6 +70,8 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
             break
         if index == 0:
             _check_columns(row, source, filters)
+            if more is not None:
+                check_row(row, more.needed, more.scorer)
         if not all(wanted.passes(row) for wanted in filters):
             continue
         example_id = _example_id(row, index, source)
@@ -56,12 +84,17 @@ def load_questions(source: DatasetSource) -> pl.DataFrame:
         example_ids.append(example_id)
         questions.append(_text(row, source.question_column, index, source))
         truths.append(_truth(row, index, source))
+        if more is not None:
+            kept = {str(name): value for name, value in row.items() if more.wanted is None or name in more.wanted}
+            rows.append(json.dumps(kept, default=str))
     if index < 0:
         raise ConfigError(f"dataset {source.path} has no rows in split {source.split!r}. Give a split that has rows")
     if not example_ids:
         raise ConfigError(f"none of the {index + 1} rows of {source.path} passes {' and '.join(source.filters)}")
     texts = {"example_id": example_ids, "question": questions, "ground_truth": truths}
     frame = pl.DataFrame(texts, schema=QUESTION_SCHEMA)
+    if more is not None:
+        frame = frame.with_columns(pl.Series(ROW, rows, pl.String))
     return (
         frame
         if source.shuffle_seed is None

@@ -12,7 +12,7 @@ from profiles.load import SettingsError, explain, load_profile, profile_names, s
 from profiles.nearest import nearest_files
 from profiles.regular_files import parse_json, read_regular_text
 from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch
-from profiles.settings import Settings
+from profiles.settings import RIGHT_AT, Settings
 from profiles.vllm_keys import check_keys
 from tasks.errors import ConfigError
 from tasks.plan.dataset_limits import MOST_ROWS
@@ -99,6 +99,8 @@ class RunConfig(Settings):
     shard_size: _Rows | None = Field(None, title="Questions per shard")
     """Questions per shard; by default chosen from the dataset's size."""
     scorer: str = Field("gsm8k", title="Scorer", min_length=1, description=SCORER_CHOICES)
+    right_at: float = Field(RIGHT_AT, title="Right from")
+    """Reward from which a rollout counts as right, in pass@k, votes, filters and differences."""
     prompt_format: PromptFormat | None = Field(None, title="Prompt format")
     """chat uses the model's chat template, plain gives base models text to complete; by default each arm's format."""
     prompt_template: str | None = Field(None, title="Prompt template")

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 LATEST = "latest"
 """In place of a run's id."""
+_OF_SCORES = ("scorer", "right_at")
 
 
 def open_run(plan: RunPlan) -> list[int]:
@@ -41,8 +42,12 @@ def open_run(plan: RunPlan) -> list[int]:
     plan.paths.root.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(plan.paths.root)
     ended = end_leftovers(plan.paths.root.parent)
-    if known != plan.to_json():
-        publish_json(plan.to_json(), plan.paths.config, recorded_path)
+    value = plan.to_json()
+    if known is not None and not plan.paths.are_own_scores:
+        # what is scored now is another set, and the run's own stays as it is
+        value["config"] |= {name: known["config"][name] for name in _OF_SCORES if name in known["config"]}
+    if known != value:
+        publish_json(value, plan.paths.config, recorded_path)
     return ended
 
 

@@ -21,11 +21,13 @@ from tasks.plan.gold_check import check_golds
 from tasks.plan.model_sampling import told_sampling, with_model_sampling
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.prompts import arms_as_asked, check_prompts
-from tasks.plan.questions import find_duplicates, load_questions
+from tasks.plan.questions import MoreColumns, find_duplicates, load_questions
 from tasks.plan.run_config import RunConfig
 from tasks.plan.sampling import MOST_SAMPLES
 from tasks.plan.sampling_check import check_sampling
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
+from tasks.scoring.scorers import load_scorer
+from tasks.storage.score_sets import own_scorer, set_folder
 
 DEFAULT_SHARDS = 95
 """A shard has up to three task runs, so a run has at most about 300. Prefect's server is slow with thousands."""
@@ -131,7 +133,7 @@ def plan_run(config: RunConfig, runs_dir: Path, chosen: Profile | None = None) -
     check_sampling(config.sampling, profile, model.path)
     _check_context(config, profile)
     _check_group_sizes(config, arms)
-    questions = load_questions(config.dataset)
+    questions = load_questions(config.dataset, MoreColumns.of(load_scorer(config.scorer)))
     found = _resolved(config, profile, arms, model, questions, runs_dir)
     return replace(found, model_sampling=taken, choices=told_sampling(taken))
 
@@ -166,6 +168,7 @@ def _resolved(
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling)
     name = config.name or name_of_run("-".join((profile.name, slug(model.name), slug(config.dataset.path))))
+    root = runs_dir / f"{name}-{digest[:10]}"
     return RunPlan(
         config=config,
         profile=profile,
@@ -177,8 +180,18 @@ def _resolved(
         comparable=comparable,
         tested=tested,
         fingerprint=digest,
-        paths=RunPaths(root=runs_dir / f"{name}-{digest[:10]}"),
+        paths=RunPaths(root=root, scores_folder=folder_for(root, config.scorer)),
     )
+
+
+def folder_for(root: Path, scorer: str) -> str:
+    """Return where the scores of ``scorer`` belong: a finished run keeps its own, and others stand beside them."""
+    own = own_scorer(root) if RunPaths(root=root).manifest.is_file() else None
+    if own is None:
+        return OWN_SCORES
+    loaded = load_scorer(scorer)
+    asked = (loaded.name, loaded.version)
+    return OWN_SCORES if own == asked else set_folder(*asked)
 
 
 def default_shard_size(

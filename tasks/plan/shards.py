@@ -8,8 +8,9 @@ import polars as pl
 from tasks.files import publish_parquet, sha256_of
 from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
-from tasks.records import RunPaths, are_rollouts
+from tasks.records import QUESTION_SCHEMA, RunPaths, are_rollouts
 from tasks.scoring.score import Scorer
+from tasks.scoring.scorer_calls import ROW
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import published_record, record_published
 
@@ -40,7 +41,7 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
     """Publish the question shards that are missing or damaged; return all shards in order."""
     shards = []
     for index in range(plan.num_shards):
-        questions = plan.questions.slice(index * plan.shard_size, plan.shard_size)
+        questions = plan.questions.select(*QUESTION_SCHEMA).slice(index * plan.shard_size, plan.shard_size)
         path = plan.paths.questions(index)
         made_from = dataset_digest(questions)
         if not is_finished(path, made_from):
@@ -54,6 +55,11 @@ def shard_dataset(plan: RunPlan) -> list[Shard]:
             )
         )
     return shards
+
+
+def dataset_rows(questions: pl.DataFrame) -> pl.DataFrame | None:
+    """Return ``example_id`` and ``row`` of what ``load_questions`` gave; None when the scorer asks for no columns."""
+    return questions.select("example_id", ROW) if ROW in questions.columns else None
 
 
 def is_finished(path: Path, made_from: str = "") -> bool:

@@ -10,14 +10,15 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import run_metrics
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.run_report import read_report
 from tasks.results.sampling_metrics import majority_credit
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.scoring.score import is_right
+from tasks.storage.score_sets import right_at
 
 _QUESTION_AND_SAMPLE = ["example_id", "sample_index"]
 
@@ -64,31 +65,34 @@ class ArmRanking:
     """Number of significant contrasts."""
     agreement: tuple[tuple[float | None, ...], ...]
     """In row i and column j, the share of (question, sample) pairs to which arms i and j of ``arms`` gave the same
-    answer; None when they share no pair."""
+    answer, of those to which both gave one; None without such a pair."""
     oracle: Vote
-    """A (question, sample) pair counts as correct when any arm is correct."""
-    majority: Vote
-    """The most frequent answer of the arms counts; see ``majority_credit``."""
+    """The best reward that any arm has for a (question, sample) pair counts, so it is no less than the best arm's."""
+    majority: Vote | None
+    """The most frequent answer of the arms counts; see ``majority_credit``. None where no answer was extracted."""
 
 
-def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
-    """Rank the arms of a finished and scored run. The same seed gives the same intervals and p values.
+def rank_arms(run_dir: Path, *, seed: int = 0, scores: str = OWN_SCORES) -> ArmRanking:
+    """Rank the arms of a finished run that is scored in the folder ``scores``.
 
-    Raises ConfigError when the run is not finished and scored, or has a single arm.
+    The same seed gives the same intervals and p values. Raises ConfigError when the run is not finished and scored, or
+    has a single arm.
     """
-    check_scored(run_dir)
-    paths = RunPaths(root=run_dir)
+    check_scored(run_dir, scores)
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    right = right_at(run_dir, scores)
     rows = load_metric_rows(paths)
     scored = rows.filter(pl.col("reward").is_not_null())
     if scored["arm_id"].n_unique() < 2:
         raise ConfigError(f"{run_dir.name} has {scored['arm_id'].n_unique()} scored arms; two are needed to compare")
-    metrics = run_metrics(rows, seed=seed)
+    metrics = run_metrics(rows, seed=seed, right_at=right)
+    has_answers = scored["extracted_answer"].is_not_null().any()
     significant = [contrast.better_first() for contrast in metrics.contrasts if contrast.is_significant]
     ranked = sorted(
         (arm for arm in metrics.arms if arm.mean_reward is not None),
         key=lambda arm: (-(arm.mean_reward or 0.0), arm.arm_id or ""),
     )
-    costs = _costs(rows, run_dir)
+    costs = _costs(rows, run_dir, right)
     standings = tuple(
         ArmStanding(
             rank=rank,
@@ -109,31 +113,25 @@ def rank_arms(run_dir: Path, *, seed: int = 0) -> ArmRanking:
         real_differences=len(significant),
         agreement=agreement(scored, [standing.arm_id for standing in standings]),
         oracle=_vote(oracle_credit(scored), seed),
-        majority=_vote(majority_credit(scored, _QUESTION_AND_SAMPLE), seed),
+        majority=_vote(majority_credit(scored, _QUESTION_AND_SAMPLE, right), seed) if has_answers else None,
     )
 
 
 def agreement(scored: pl.DataFrame, arms: list[str]) -> tuple[tuple[float | None, ...], ...]:
     """Return the share of (question, sample) pairs with the same extracted answer, for each pair of ``arms``.
 
-    A missing answer agrees with no answer.
+    Only pairs for which both arms have an answer count; None where there are none, as with a scorer of rewards alone.
     """
     answers = scored.pivot(
         on="arm_id", index=_QUESTION_AND_SAMPLE, values="extracted_answer", aggregate_function="first"
     )
-    answered = scored.with_columns(there=pl.lit(True)).pivot(
-        on="arm_id", index=_QUESTION_AND_SAMPLE, values="there", aggregate_function="first"
-    )
-    return tuple(
-        tuple(_same(answers[first], answers[second], answered[first] & answered[second]) for second in arms)
-        for first in arms
-    )
+    return tuple(tuple(_same(answers[first], answers[second]) for second in arms) for first in arms)
 
 
 def oracle_credit(scored: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per (question, sample) pair, whose ``reward`` is 1 when any arm is correct, else 0."""
+    """Return one row per (question, sample) pair, whose ``reward`` is the best of the arms."""
     return scored.group_by(_QUESTION_AND_SAMPLE, maintain_order=True).agg(
-        reward=(pl.col("reward") > CORRECT_ABOVE).any().cast(pl.Float64)
+        reward=pl.col("reward").max().cast(pl.Float64)
     )
 
 
@@ -143,17 +141,16 @@ def _vote(credit: pl.DataFrame, seed: int) -> Vote:
     )
 
 
-def _same(first: pl.Series, second: pl.Series, both: pl.Series) -> float | None:
-    shared = int(both.sum())
-    same = (first == second) & both
-    return int(same.sum()) / shared if shared else None
+def _same(first: pl.Series, second: pl.Series) -> float | None:
+    share = (first == second).mean()
+    return None if share is None else float(share)  # type: ignore[arg-type]  # the mean of a Boolean series
 
 
-def _costs(rows: pl.DataFrame, run_dir: Path) -> dict[str, dict[str, float | int | None]]:
+def _costs(rows: pl.DataFrame, run_dir: Path, right: float) -> dict[str, dict[str, float | int | None]]:
     report = read_report(run_dir)
     gpu_seconds = report.telemetry.gpu_seconds if report and report.telemetry else None
     table = rows.group_by("arm_id").agg(
-        tokens=pl.col("num_completion_tokens").sum(), correct=(pl.col("reward") > CORRECT_ABOVE).sum()
+        tokens=pl.col("num_completion_tokens").sum(), correct=is_right("reward", right).sum()
     )
     total = int(table["tokens"].sum()) or math.inf
     return {

@@ -26,7 +26,7 @@ def _parts(ranking: ArmRanking) -> Iterator[RenderableType]:
     yield _agreement(ranking)
     best = ranking.arms[0]
     yield Text(
-        f"any arm right (oracle): {_vote(ranking.oracle)}\n"
+        f"best of all arms (oracle): {_vote(ranking.oracle)}\n"
         f"majority vote over arms: {_vote(ranking.majority)}\n"
         f"best single arm, {one_line(best.arm_id, 120)}: {best.mean_reward:.3f} ({_interval(best.interval)})"
     )
@@ -97,8 +97,8 @@ def _agreement(ranking: ArmRanking) -> Table:
     return table
 
 
-def _vote(vote: Vote) -> str:
-    return f"{vote.accuracy:.3f} ({_interval(vote.interval)})"
+def _vote(vote: Vote | None) -> str:
+    return "-" if vote is None else f"{vote.accuracy:.3f} ({_interval(vote.interval)})"
 
 
 def _interval(interval: Interval | None) -> str:

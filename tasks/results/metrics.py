@@ -7,7 +7,7 @@ import polars as pl
 from tasks.results.arm_contrasts import ArmContrast, contrast_arms
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.sampling_metrics import PassAtK, maj_at_k, pass_at_k, zero_variance_share
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.scoring.score import RIGHT_AT, is_right
 
 UNREADABLE_METHODS = ("none", "ambiguous")
 """Extraction methods of a completion that was not truncated and in which no answer was found."""
@@ -79,10 +79,11 @@ class RunMetrics:
     contrasts: tuple[ArmContrast, ...]
 
 
-def run_metrics(rows: pl.DataFrame, *, seed: int = 0) -> RunMetrics:
+def run_metrics(rows: pl.DataFrame, *, seed: int = 0, right_at: float = RIGHT_AT) -> RunMetrics:
     """Return the metrics of ``rows``, one row per rollout. The same seed gives the same intervals and p values.
 
-    ``rows`` has the columns of _COLUMNS; ``reward`` is null for an error row. Two may be missing: without
+    A rollout with a reward of at least ``right_at`` is right. ``rows`` has the columns of _COLUMNS; ``reward`` is null
+    for an error row. Two may be missing: without
     ``is_repetitive`` the repetition rate is None, without ``gold_suspect`` no ground truth is suspect.
     """
     if "gold_suspect" not in rows.columns:
@@ -92,8 +93,8 @@ def run_metrics(rows: pl.DataFrame, *, seed: int = 0) -> RunMetrics:
     rows = rows.select(_COLUMNS)
     arms = rows.partition_by("arm_id", as_dict=True)
     return RunMetrics(
-        overall=_metrics(None, rows, seed),
-        arms=tuple(_metrics(str(arm), arms[(arm,)], seed) for arm in sorted(arm for (arm,) in arms)),
+        overall=_metrics(None, rows, seed, right_at),
+        arms=tuple(_metrics(str(arm), arms[(arm,)], seed, right_at) for arm in sorted(arm for (arm,) in arms)),
         contrasts=contrast_arms(rows.filter(pl.col("reward").is_not_null()), seed=seed),
     )
 
@@ -113,11 +114,11 @@ def is_repetitive(completion: pl.Expr) -> pl.Expr:
     return pl.when(text.is_not_null()).then((count >= OCCURRENCES).fill_null(False))
 
 
-def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int) -> ArmMetrics:
+def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int, right_at: float) -> ArmMetrics:
     generated = rows.filter(pl.col("extraction_method") != "error")
     scored = rows.filter(pl.col("reward").is_not_null())
-    passes = pass_at_k(scored)
-    correct = mean(scored["reward"] > CORRECT_ABOVE)
+    passes = pass_at_k(scored, right_at)
+    correct = mean(scored.select(is_right("reward", right_at)).to_series())
     flexible = mean(scored["correct_flexible"])
     terminated = generated.filter(~pl.col("is_truncated"))
     return ArmMetrics(
@@ -133,7 +134,7 @@ def _metrics(arm_id: str | None, rows: pl.DataFrame, seed: int) -> ArmMetrics:
         else None,
         pass_at_1=passes[0].value if passes else None,
         pass_at_k=passes,
-        maj_at_k=maj_at_k(scored),
+        maj_at_k=maj_at_k(scored, right_at),
         zero_variance_share=zero_variance_share(scored),
         truncation_rate=mean(generated["is_truncated"]),
         extraction_failure_rate=mean(generated["extraction_method"].is_in(UNREADABLE_METHODS)),

@@ -13,7 +13,7 @@ from tasks.files import read_json
 from tasks.node.preflight_report import PreflightReport, read_preflight
 from tasks.plain_text import one_line
 from tasks.plan.sampling import run_sampling, truncation_warning
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.page_lengths import ArmLengths, LengthBins, arm_lengths, length_bins
 from tasks.results.page_samples import Samples, pick_samples
@@ -21,6 +21,7 @@ from tasks.results.page_timeline import Timeline, read_timeline
 from tasks.results.run_report import RunReport, read_report
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
 from tasks.results.summary import build_report
+from tasks.storage.score_sets import right_at
 
 Tone = Literal["good", "careful", "bad", "unknown"]
 
@@ -66,17 +67,17 @@ class PageData:
     samples: Samples
 
 
-def read_page_data(run_dir: Path) -> PageData:
+def read_page_data(run_dir: Path, scores: str = OWN_SCORES) -> PageData:
     """Return the contents of the page. Raises ConfigError when the run at ``run_dir`` is not finished and scored.
 
     Without report.json the page shows the report that would be made.
     """
-    check_scored(run_dir)
-    paths = RunPaths(root=run_dir)
-    rows = load_metric_rows(paths)
+    check_scored(run_dir, scores)
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    rows, right = load_metric_rows(paths), right_at(run_dir, scores)
     config = read_config(run_dir)
-    report = read_report(run_dir) or build_report(run_dir)
-    preflight, equivalence = read_preflight(run_dir), read_equivalence(run_dir)
+    report = read_report(run_dir, scores) or build_report(run_dir, scores)
+    preflight, equivalence = read_preflight(run_dir), read_equivalence(run_dir, scores)
     return PageData(
         run_id=run_dir.resolve().name,
         config=config,
@@ -87,10 +88,10 @@ def read_page_data(run_dir: Path) -> PageData:
         mismatch=read_mismatch(run_dir),
         bench=find_benchmark(run_dir, config),
         lengths=length_bins(rows),
-        arm_lengths=arm_lengths(rows),
-        overall_lengths=arm_lengths(rows.with_columns(arm_id=pl.lit("all"))).get("all"),
+        arm_lengths=arm_lengths(rows, right),
+        overall_lengths=arm_lengths(rows.with_columns(arm_id=pl.lit("all")), right).get("all"),
         timeline=read_timeline(paths.telemetry, report.oom_ladder),
-        samples=pick_samples(run_dir, rows),
+        samples=pick_samples(run_dir, rows, scores=scores),
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.scoring.score import RIGHT_AT, is_right
 
 BINS = 40
 
@@ -59,12 +59,15 @@ def length_bins(rows: pl.DataFrame, bins: int = BINS) -> LengthBins:
     )
 
 
-def arm_lengths(rows: pl.DataFrame) -> dict[str, ArmLengths]:
-    """Return the lengths of right and of wrong completions by arm, without rows that have no reward."""
+def arm_lengths(rows: pl.DataFrame, right: float = RIGHT_AT) -> dict[str, ArmLengths]:
+    """Return the lengths of right and of wrong completions by arm, without rows that have no reward.
+
+    ``right`` is the reward from which on a completion is right.
+    """
     scored = rows.filter(pl.col("error").is_null() & pl.col("reward").is_not_null())
     tokens = pl.col("num_completion_tokens")
     percentiles = [tokens.quantile(share / 100, "linear").alias(f"p{share}") for share in (10, 25, 50, 75, 90)]
-    table = scored.group_by("arm_id", (pl.col("reward") > CORRECT_ABOVE).alias("right")).agg(
+    table = scored.group_by("arm_id", is_right("reward", right).alias("right")).agg(
         pl.len().alias("rollouts"), *percentiles
     )
     found = {(row.pop("arm_id"), row.pop("right")): Spread(**row) for row in table.to_dicts()}

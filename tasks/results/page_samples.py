@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from tasks.plain_text import one_line, shortened, visible
-from tasks.records import SCORE_SCHEMA, RunPaths
+from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.token_tints import Piece, find_tokenizer, pieces_of
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.scoring.score import is_right
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
+from tasks.storage.score_sets import right_at
 
 Kind = Literal["right", "wrong", "truncated", "error", "not scored"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -67,14 +68,17 @@ class Samples:
     """Whether the model's tokenizer was there to tell the tokens apart."""
 
 
-def kind_of() -> pl.Expr:
-    """Return the outcome of a rollout, from the columns ``error``, ``is_truncated`` and ``reward``."""
+def kind_of(right: float) -> pl.Expr:
+    """Return the outcome of a rollout, from the columns ``error``, ``is_truncated`` and ``reward``.
+
+    ``right`` is the reward from which on it is right.
+    """
     return (
         pl.when(pl.col("error").is_not_null())
         .then(pl.lit("error"))
         .when(pl.col("is_truncated"))
         .then(pl.lit("truncated"))
-        .when(pl.col("reward") > CORRECT_ABOVE)
+        .when(is_right("reward", right))
         .then(pl.lit("right"))
         .when(pl.col("reward").is_not_null())
         .then(pl.lit("wrong"))
@@ -82,11 +86,11 @@ def kind_of() -> pl.Expr:
     )
 
 
-def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> Samples:
+def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST, scores: str = OWN_SCORES) -> Samples:
     """Return rollouts drawn at random, the same each time, and the questions on which the arms differ most.
 
     ``rows`` has ``rollout_id``, ``example_id``, ``arm_id``, ``sample_index``, ``reward``, ``is_truncated``, ``error``;
-    the texts are read from the run.
+    the texts are read from the run. ``scores`` is the folder of the scores.
     """
     rows = rows.select(
         "rollout_id",
@@ -94,11 +98,11 @@ def pick_samples(run_dir: Path, rows: pl.DataFrame, *, most: int = MOST) -> Samp
         "arm_id",
         "sample_index",
         "reward",
-        kind_of().alias("kind"),
+        kind_of(right_at(run_dir, scores)).alias("kind"),
         pl.col("rollout_id").hash(seed=_SEED).alias("draw"),
     )
     drawn, sides = _drawn(rows, most), _sides(rows)
-    samples = read_samples(run_dir, pl.concat([drawn, sides]).unique())
+    samples = read_samples(run_dir, pl.concat([drawn, sides]).unique(), scores=scores)
     by_id = {(sample.example_id, sample.arm_id, sample.sample_index): sample for sample in samples.drawn}
     keys = ("example_id", "arm_id", "sample_index")
     return Samples(
@@ -142,14 +146,16 @@ def _sides(rows: pl.DataFrame) -> pl.DataFrame:
     return apart.join(firsts, on="example_id", maintain_order="left").select(rows.columns)
 
 
-def read_samples(run_dir: Path, chosen: pl.DataFrame, *, shards: Iterable[int] | None = None) -> Samples:
+def read_samples(
+    run_dir: Path, chosen: pl.DataFrame, *, shards: Iterable[int] | None = None, scores: str = OWN_SCORES
+) -> Samples:
     """Return the rollouts of ``chosen``, which has ``rollout_id`` and ``kind``, with their texts.
 
     They are in the order of the run. ``shards`` are those that they are in, if that is known.
     """
     wanted = chosen.lazy().select("rollout_id", "kind")
-    paths = RunPaths(root=run_dir)
-    questions, scores = known_shards(run_dir, "questions"), known_shards(run_dir, "scores")
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    questions = known_shards(run_dir, "questions")
     tokenizer = find_tokenizer(str((read_config(run_dir).get("model") or {}).get("path") or ""))
     samples: list[Sample] = []
     # one shard at a time: a scan over all shards would hold every text of the run at once
@@ -172,7 +178,7 @@ def read_samples(run_dir: Path, chosen: pl.DataFrame, *, shards: Iterable[int] |
             .filter(pl.col("rollout_id").is_in(chosen["rollout_id"].implode()))
             .join(wanted, on="rollout_id", how="inner", maintain_order="left")
         )
-        if index in scores:
+        if paths.scores(index).exists():
             frame = frame.join(scan_shard(paths.scores(index)), on="rollout_id", how="left", maintain_order="left")
         if index in questions:
             asked = scan_shard(paths.questions(index)).select("example_id", "question").unique("example_id")

@@ -9,7 +9,7 @@ from tasks.files import publish_text
 from tasks.plain_text import one_line, visible
 from tasks.plan.run_directory import reproduce_command
 from tasks.plan.sampling import STORED_FIELDS, run_sampling
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.arm_contrasts import significant_contrasts
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_cards import cards_of
@@ -31,10 +31,13 @@ _LISTED_CONTRASTS = 10
 _LISTED_EXAMPLES = 6
 
 
-def publish_page(run_dir: Path) -> Path:
-    """Make and publish ``report.html`` of the finished run at ``run_dir``, and return its path. Raises ConfigError."""
-    path = RunPaths(root=run_dir).report_html
-    publish_text(render_page(read_page_data(run_dir)), path, recorded_path)
+def publish_page(run_dir: Path, scores: str = OWN_SCORES) -> Path:
+    """Make and publish ``report.html`` of the finished run at ``run_dir``, and return its path. Raises ConfigError.
+
+    ``scores`` is the folder of the scores. The page of another set than the run's own is in there.
+    """
+    path = RunPaths(root=run_dir, scores_folder=scores).report_html
+    publish_text(render_page(read_page_data(run_dir, scores)), path, recorded_path)
     return path
 
 

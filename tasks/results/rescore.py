@@ -1,10 +1,10 @@
 """Scores a run again, with another scorer or version, without generating.
 
-New score files go to ``scores@SCORER-VERSION/`` beside the run's own ``scores/``. Nothing else in the run changes.
+New score files go to the set of scores ``scores@SCORER-VERSION/`` beside the run's own ``scores/``. Nothing else in the
+run changes.
 ``changes.parquet`` in the new directory lists every rollout whose reward changed.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,20 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
+from tasks.plan.questions import MoreColumns, load_questions
+from tasks.plan.run_config import DatasetSource
+from tasks.plan.shards import dataset_rows, scores_made_from
 from tasks.records import RunPaths
+from tasks.results.finished_run import read_config
 from tasks.results.metrics import mean
 from tasks.results.run_openings import find_openings
+from tasks.scoring.extra_columns import align_extra_columns
 from tasks.scoring.score import Scorer
-from tasks.scoring.score_shard import read_scorable, score_frame
+from tasks.scoring.score_shard import in_run, read_scorable, score_frame
 from tasks.scoring.scorers import BUILT_IN, load_scorer
-from tasks.storage.published import read_shard
+from tasks.storage.published import forget_published, read_shard, record_published
 from tasks.storage.run_files import known_shards, missing_shards
+from tasks.storage.score_sets import ScoreSet, publish_set, set_folder
 
 LISTED_CHANGES = 50
 """Most changes in a report; changes.parquet has all."""
@@ -55,12 +61,13 @@ class RescoreReport:
     changes: tuple[RewardChange, ...]
 
 
-def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
+def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> RescoreReport:
     """Score every shard of the run at ``run_dir`` with ``scorer`` and compare with the run's own scores.
 
-    Raises ConfigError when the run has no rollouts or the scorer is unknown.
+    ``right_at`` is the reward from which a rollout counts as right in the new set; None: as in the run. Raises
+    ConfigError when the run has no rollouts or the scorer is unknown.
     """
-    loaded = load_scorer(scorer)
+    loaded = in_run(load_scorer(scorer), run_dir)
     paths = RunPaths(root=run_dir)
     indices = known_shards(run_dir, "rollouts")
     if not indices:
@@ -70,13 +77,19 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
             f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). Run the command that "
             "made it again; it resumes"
         )
-    directory = rescore_directory(run_dir, loaded)
+    made = RunPaths(root=run_dir, scores_folder=set_folder(loaded.name, loaded.version))
+    directory = run_dir / made.scores_folder
+    dataset = _dataset_rows(run_dir, loaded)
     openings = find_openings(run_dir) if loaded.name in BUILT_IN else ()
     compared = []
     for index in indices:
-        new = score_frame(read_scorable(paths.rollouts(index), openings), loaded)
-        publish_parquet(new, directory / paths.scores(index).name)
+        new = score_frame(read_scorable(paths.rollouts(index), openings, loaded, dataset), loaded)
+        forget_published(made.scores(index))
+        publish_parquet(new, made.scores(index))
+        record_published(made.scores(index), made_from=scores_made_from(made, index, loaded))
         compared.append(_beside_old(new, paths.scores(index)))
+    align_extra_columns(made.scores(index) for index in indices)
+    publish_set(run_dir, made.scores_folder, ScoreSet(scorer=scorer, right_at=right_at))
     rows = pl.concat(compared)
     changes = rows.filter(pl.col("is_scored") & pl.col("old_reward").ne_missing(pl.col("new_reward"))).drop("is_scored")
     publish_parquet(changes, directory / "changes.parquet")
@@ -94,9 +107,15 @@ def rescore_run(run_dir: Path, scorer: str) -> RescoreReport:
     )
 
 
-def rescore_directory(run_dir: Path, scorer: Scorer) -> Path:
-    """Return ``RUN/scores@NAME-VERSION``. Characters that do not belong in a file name become ``-``."""
-    return run_dir / f"scores@{re.sub(r'[^A-Za-z0-9._-]+', '-', f'{scorer.name}-{scorer.version}')}"
+def _dataset_rows(run_dir: Path, scorer: Scorer) -> pl.DataFrame | None:
+    """Return the columns of the run's dataset that ``scorer`` asks for, from the dataset itself."""
+    if (more := MoreColumns.of(scorer)) is None:
+        return None
+    config = read_config(run_dir).get("config", {}).get("dataset")
+    if not isinstance(config, dict):
+        # a run of which this is not known; a column that must be there is None
+        return None
+    return dataset_rows(load_questions(DatasetSource.model_validate(config), more))
 
 
 def _beside_old(new: pl.DataFrame, old_path: Path) -> pl.DataFrame:

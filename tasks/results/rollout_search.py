@@ -14,10 +14,11 @@ from rich.text import Text
 from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
-from tasks.records import SCORE_SCHEMA, RunPaths
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
+from tasks.scoring.score import RIGHT_AT, is_right
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_files, scan_shards
+from tasks.storage.score_sets import right_at
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class RolloutFilter:
     outcome: Outcome | None = None
     truncated: bool = False
 
-    @property
-    def condition(self) -> pl.Expr:
+    def condition(self, right_at: float = RIGHT_AT) -> pl.Expr:
         """Expression over the columns of a rollout and its score: true for the rows that pass."""
         wanted = pl.lit(True)
         if self.arm is not None:
@@ -61,32 +61,32 @@ class RolloutFilter:
             wanted &= pl.col("is_truncated")
         match self.outcome:
             case "right":
-                wanted &= pl.col("reward") > CORRECT_ABOVE
+                wanted &= is_right("reward", right_at)
             case "wrong":
-                wanted &= pl.col("reward") <= CORRECT_ABOVE
+                wanted &= ~is_right("reward", right_at)
             case "error":
                 wanted &= pl.col("error").is_not_null()
         return wanted
 
 
-def find_rollouts(run_dir: Path, wanted: RolloutFilter) -> Iterator[dict[str, Any]]:
+def find_rollouts(run_dir: Path, wanted: RolloutFilter, scores: str = OWN_SCORES) -> Iterator[dict[str, Any]]:
     """Yield the rollouts that pass, in order, with the columns of their scores, which are None before scoring.
+
+    ``scores`` is the folder of the scores. ``is_right`` is added to the columns.
 
     Raises ConfigError when the run has no rollouts, or not the arm or the example asked for.
     """
     check_names(run_dir, wanted)
     for shard in known_shards(run_dir, "rollouts"):
-        yield from (
-            scan_with_scores(RunPaths(root=run_dir), shard).filter(wanted.condition).collect().iter_rows(named=True)
-        )
+        rows = _wanted(run_dir, shard, wanted, scores).collect()
+        yield from rows.iter_rows(named=True)
 
 
-def count_rollouts(run_dir: Path, wanted: RolloutFilter) -> int:
+def count_rollouts(run_dir: Path, wanted: RolloutFilter, scores: str = OWN_SCORES) -> int:
     """Return the number of rollouts that pass."""
-    paths = RunPaths(root=run_dir)
     # one after the other: Polars starts a thread for each file of a collection, and warns of a deadlock at 512
     counts = (
-        scan_with_scores(paths, shard).filter(wanted.condition).select(pl.len()).collect().item()
+        _wanted(run_dir, shard, wanted, scores).select(pl.len()).collect().item()
         for shard in known_shards(run_dir, "rollouts")
     )
     return sum(map(int, counts))
@@ -112,6 +112,12 @@ def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
             raise ConfigError(f"the run has no example {wanted.example!r}; its ids look like {some!r}")
 
 
+def _wanted(run_dir: Path, shard: int, wanted: RolloutFilter, scores: str) -> pl.LazyFrame:
+    right = right_at(run_dir, scores)
+    rows = scan_with_scores(RunPaths(root=run_dir, scores_folder=scores), shard).filter(wanted.condition(right))
+    return rows.with_columns(is_right=is_right("reward", right))
+
+
 def scan_with_scores(paths: RunPaths, shard: int) -> pl.LazyFrame:
     """Return the lazy rollouts of a shard with the columns of their scores, which are null before scoring."""
     rollouts = scan_shard(paths.rollouts(shard)).select(_ROLLOUT_COLUMNS)
@@ -134,7 +140,7 @@ def outcome(rollout: dict[str, Any]) -> tuple[str, str]:
         return "error", "red"
     if rollout["reward"] is None:
         return "not scored", "yellow"
-    return ("right", "green") if rollout["reward"] > CORRECT_ABOVE else ("wrong", "red")
+    return ("right", "green") if rollout["is_right"] else ("wrong", "red")
 
 
 def _rollout(rollout: dict[str, Any]) -> Iterator[RenderableType]:
@@ -162,7 +168,9 @@ def _score(rollout: dict[str, Any]) -> str:
         method = rollout["extraction_method"]
         reason = "yet" if method is None else f"({method})"
         return f"none {reason}; ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
+    known = {*_ROLLOUT_COLUMNS, *SCORE_SCHEMA, "is_right"}
+    added = "".join(f"{name} {value!r}; " for name, value in rollout.items() if name not in known and value is not None)
     return (
-        f"reward {rollout['reward']:g}; read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
+        f"reward {rollout['reward']:g}; {added}read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
         f"ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
     )

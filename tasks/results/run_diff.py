@@ -11,12 +11,13 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from tasks.comparison.paired_statistics import LOST, WON, Flips, count_flips
+from tasks.comparison.paired_statistics import Flips, count_flips, lost_and_won
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
-from tasks.records import ROLLOUT_KEY
+from tasks.records import OWN_SCORES, ROLLOUT_KEY
 from tasks.results.scored_rollouts import scored_shards
 from tasks.storage.run_files import scan_shards
+from tasks.storage.score_sets import right_at
 
 _COLUMNS = [*ROLLOUT_KEY, "ground_truth", "reward", "extracted_answer", "error"]
 
@@ -67,13 +68,17 @@ class RunDiff:
     """The first flips, in the order of the second run."""
 
 
-def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = None) -> RunDiff:
+def diff_runs(
+    first: Path, second: Path, *, most: int = 10, arm: str | None = None, scores: tuple[str, str] = (OWN_SCORES,) * 2
+) -> RunDiff:
     """Compare the rewards of two scored runs over the same questions. At most ``most`` flips become examples.
 
-    ``arm`` restricts the comparison to one arm. Raises ConfigError when the runs share no scored rollout, or when equal
-    ids stand for different questions.
+    ``arm`` restricts the comparison to one arm. ``scores`` are the folders of the scores. The first run says from which
+    reward on a rollout is right. Raises ConfigError when the runs share no scored rollout, or when equal ids stand for
+    different questions.
     """
-    sides = [_scored(run, arm) for run in (first, second)]
+    sides = [_scored(run, arm, folder) for run, folder in zip((first, second), scores, strict=True)]
+    right = right_at(first, scores[0])
     pairs = sides[1].join(sides[0], on=ROLLOUT_KEY, how="inner", suffix="_first", maintain_order="left")
     if pairs.is_empty():
         raise ConfigError(
@@ -88,10 +93,7 @@ def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = No
             "extracted_answer_first": "base_answer",
             "extracted_answer": "cand_answer",
         }
-    ).with_columns(
-        lost=LOST,
-        won=WON,
-    )
+    ).with_columns(lost_and_won(right))
     arms = pairs.group_by("arm_id", maintain_order=True).agg(
         pl.len().alias("rollouts"), pl.col("lost").sum(), pl.col("won").sum()
     )
@@ -101,7 +103,7 @@ def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = No
         second=second.name,
         first_mean=float(pairs["base_reward"].cast(pl.Float64).sum()) / pairs.height,
         second_mean=float(pairs["cand_reward"].cast(pl.Float64).sum()) / pairs.height,
-        flips=count_flips(pairs),
+        flips=count_flips(pairs, right),
         arms=tuple(ArmFlips(**row) for row in arms.iter_rows(named=True)),
         first_only=sides[0].height - pairs.height,
         second_only=sides[1].height - pairs.height,
@@ -109,11 +111,11 @@ def diff_runs(first: Path, second: Path, *, most: int = 10, arm: str | None = No
     )
 
 
-def _scored(run_dir: Path, arm: str | None) -> pl.DataFrame:
+def _scored(run_dir: Path, arm: str | None, scores: str) -> pl.DataFrame:
     where = pl.col("reward").is_not_null()
     if arm is not None:
         where &= pl.col("arm_id") == arm
-    return pl.concat([frame for _, frame in scored_shards(run_dir, _COLUMNS, where=where)])
+    return pl.concat([frame for _, frame in scored_shards(run_dir, _COLUMNS, where=where, scores=scores)])
 
 
 def _check_questions(first: Path, second: Path, pairs: pl.DataFrame) -> None:

@@ -16,7 +16,7 @@ from tasks.generation.generation_log import GenerationSession
 from tasks.generation.rung_state import RungChange
 from tasks.node.engine_caches import StartKind, coldest
 from tasks.node.telemetry_summary import TelemetrySummary
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
 from tasks.storage.published import read_published, recorded_path
@@ -168,12 +168,13 @@ class RunReport:
         return TypeAdapter(cls).validate_python(value)
 
 
-def publish_report(report: RunReport, run_dir: Path) -> None:
-    """Write report.json of the run at ``run_dir``."""
-    publish_json({**report.to_json(), "run_dir": "."}, RunPaths(root=run_dir).report, recorded_path)
+def publish_report(report: RunReport, run_dir: Path, scores: str = OWN_SCORES) -> None:
+    """Write report.json of the run at ``run_dir``, for the set in the folder ``scores``."""
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    publish_json({**report.to_json(), "run_dir": "."}, paths.report, recorded_path)
 
 
-def read_report(run_dir: Path) -> RunReport | None:
+def read_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport | None:
     """Return report.json of the run at ``run_dir``; None when there is none. Raises DamagedFile."""
-    report = read_published(RunPaths(root=run_dir).report, RunReport)
+    report = read_published(RunPaths(root=run_dir, scores_folder=scores).report, RunReport)
     return None if report is None else replace(report, run_dir=str(run_dir))

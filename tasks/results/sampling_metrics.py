@@ -1,7 +1,7 @@
 """Computes metrics over several samples of one prompt: pass@k, majority votes, groups without a learning signal.
 
 A group is the rollouts of one (example_id, arm_id), which share a prompt. All functions take scored rollouts: every row
-has a reward, and a rollout is correct when its reward is above ``CORRECT_ABOVE``.
+has a reward, and a rollout is correct when its reward is at least ``right_at``.
 
 Error rows make some groups smaller. pass@k and the majority vote are over the full groups: those that have as many
 samples as most groups have, or more. Over other groups for each k, pass@2 could be below pass@1. When fewer than half
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.scoring.score import CORRECT_ABOVE
+from tasks.scoring.score import RIGHT_AT, is_right
 
 GROUP = ["example_id", "arm_id"]
 
@@ -44,7 +44,7 @@ def full_groups(scored: pl.DataFrame) -> pl.DataFrame:
     return scored.filter(pl.len().over(GROUP) >= full)
 
 
-def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
+def pass_at_k(scored: pl.DataFrame, right_at: float = RIGHT_AT) -> tuple[PassAtK, ...]:
     """Return pass@k over the full groups, for every power of two up to the size of a full group, and for that size.
 
     The unbiased estimate of a group with n samples, c of them correct, is 1 - C(n - c, k) / C(n, k): Chen et al. 2021,
@@ -53,7 +53,7 @@ def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
     counts = (
         full_groups(scored)
         .group_by(GROUP)
-        .agg(samples=pl.len(), correct=(pl.col("reward") > CORRECT_ABOVE).sum())
+        .agg(samples=pl.len(), correct=is_right("reward", right_at).sum())
         .group_by("samples", "correct")
         .agg(groups=pl.len())
     )
@@ -68,7 +68,7 @@ def pass_at_k(scored: pl.DataFrame) -> tuple[PassAtK, ...]:
     )
 
 
-def maj_at_k(scored: pl.DataFrame) -> float | None:
+def maj_at_k(scored: pl.DataFrame, right_at: float = RIGHT_AT) -> float | None:
     """Return the mean credit of the majority answer over the full groups; k is their size.
 
     None without full groups, and where no row has an extracted answer, as with a scorer that gives only rewards.
@@ -76,11 +76,11 @@ def maj_at_k(scored: pl.DataFrame) -> float | None:
     full = full_groups(scored)
     if full["extracted_answer"].is_null().all():
         return None
-    credit = majority_credit(full, GROUP)["reward"]
+    credit = majority_credit(full, GROUP, right_at)["reward"]
     return float(credit.sum()) / len(credit)
 
 
-def majority_credit(scored: pl.DataFrame, group: Sequence[str]) -> pl.DataFrame:
+def majority_credit(scored: pl.DataFrame, group: Sequence[str], right_at: float = RIGHT_AT) -> pl.DataFrame:
     """Return one row per group. The columns ``group`` define it; ``reward`` is the credit of its majority answer.
 
     Majority voting, or self-consistency: Wang et al. 2022 (https://arxiv.org/abs/2203.11171). The credit is 1 when the
@@ -90,7 +90,7 @@ def majority_credit(scored: pl.DataFrame, group: Sequence[str]) -> pl.DataFrame:
     votes = (
         scored.filter(pl.col("extracted_answer").is_not_null())
         .group_by(*group, "extracted_answer")
-        .agg(votes=pl.len(), is_correct=(pl.col("reward") > CORRECT_ABOVE).any())
+        .agg(votes=pl.len(), is_correct=is_right("reward", right_at).any())
     )
     winners = votes.filter(pl.col("votes") == pl.col("votes").max().over(group))
     credit = winners.group_by(group).agg(reward=pl.col("is_correct").mean())

@@ -6,28 +6,31 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
-from tasks.records import LATER_ROLLOUT_COLUMNS, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.records import LATER_ROLLOUT_COLUMNS, OWN_SCORES, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.metrics import is_repetitive
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
 
-def scored_rollout_columns(run_dir: Path) -> tuple[str, ...]:
+def scored_rollout_columns(run_dir: Path, scores: str = OWN_SCORES) -> tuple[str, ...]:
     """Return the columns of the run's scored shards, in order. Raises ConfigError as ``check_scored`` does."""
-    first = scan_shard(RunPaths(root=run_dir).rollouts(check_scored(run_dir)[0])).collect_schema()
+    index = check_scored(run_dir, scores)[0]
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    first = scan_shard(paths.rollouts(index)).collect_schema()
     later = [name for name in LATER_ROLLOUT_COLUMNS if name in first]
-    return (*ROLLOUT_SCHEMA, *later, *(name for name in SCORE_SCHEMA if name != "rollout_id"))
+    of_scores = scan_shard(paths.scores(index)).collect_schema()
+    return (*ROLLOUT_SCHEMA, *later, *(name for name in of_scores if name != "rollout_id"))
 
 
-def check_scored(run_dir: Path) -> list[int]:
-    """Return the shard indices of a finished and scored run.
+def check_scored(run_dir: Path, scores: str = OWN_SCORES) -> list[int]:
+    """Return the shard indices of a finished run that is scored, in the folder ``scores``.
 
     Raises ConfigError when a shard or its scores are missing.
     """
     indices = [*known_shards(run_dir, "rollouts")]
     if not indices or missing_shards(run_dir):
         raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
-    if missing := sorted({*indices} - {*known_shards(run_dir, "scores")}):
+    if missing := sorted({*indices} - {*known_shards(run_dir, scores)}):
         raise ConfigError(
             f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
             "Run the command that made it again; it scores without generating"
@@ -36,17 +39,21 @@ def check_scored(run_dir: Path) -> list[int]:
 
 
 def scored_shards(
-    run_dir: Path, columns: Sequence[str] | None = None, *, where: pl.Expr | None = None
+    run_dir: Path,
+    columns: Sequence[str] | None = None,
+    *,
+    where: pl.Expr | None = None,
+    scores: str = OWN_SCORES,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield every shard in order, as (index, rows with all columns of a rollout and its score).
 
-    ``columns`` selects some of the columns, ``where`` some of the rows. Raises ConfigError when the run is not finished
-    and scored, or a shard cannot be read.
+    ``columns`` selects some of the columns, ``where`` some of the rows, ``scores`` the folder of the
+    scores. Raises ConfigError when the run is not finished and scored, or a shard cannot be read.
     """
-    paths = RunPaths(root=run_dir)
-    for index in check_scored(run_dir):
-        scores = scan_shard(paths.scores(index))
-        frame = scan_shard(paths.rollouts(index)).join(scores, on="rollout_id", how="left", maintain_order="left")
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    for index in check_scored(run_dir, scores):
+        scored = scan_shard(paths.scores(index))
+        frame = scan_shard(paths.rollouts(index)).join(scored, on="rollout_id", how="left", maintain_order="left")
         if where is not None:
             frame = frame.filter(where)
         if columns is not None:
@@ -56,6 +63,9 @@ def scored_shards(
         except (pl.exceptions.PolarsError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(f"shard {index} of {run_dir} cannot be read: {reason}. Restore it") from error
+
+
+_METRIC_SCORES = [name for name in SCORE_SCHEMA if name not in ("scorer", "scorer_version")]
 
 
 def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
@@ -82,7 +92,7 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
         scan_shard(paths.rollouts(index))
         .select(columns)
         .join(
-            scan_shard(paths.scores(index)).drop("scorer", "scorer_version"),
+            scan_shard(paths.scores(index)).select(_METRIC_SCORES),
             on="rollout_id",
             how="left",
             maintain_order="left",

@@ -14,6 +14,7 @@ from tasks.errors import ConfigError
 from tasks.files import publish_text
 from tasks.plain_text import quoted, visible
 from tasks.plan.checkpoints import step_key, steps_of
+from tasks.records import OWN_SCORES
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import ArmMetrics
 from tasks.results.page_plots import StepSeries, step_plot
@@ -67,10 +68,14 @@ def matching_runs(name: str, runs_dir: Path) -> list[str]:
     return found
 
 
-def read_steps(run_dirs: Sequence[Path]) -> StepReport:
-    """Read the reports of two or more finished runs. Raises ConfigError when one is not finished, or DamagedFile."""
+def read_steps(run_dirs: Sequence[Path], scores: Sequence[str] | None = None) -> StepReport:
+    """Read the reports of two or more finished runs. ``scores`` has the folder of each one's scores.
+
+    Raises ConfigError when one is not finished, or DamagedFile.
+    """
     configs = [read_config(run_dir) for run_dir in run_dirs]
-    reports = [read_report(run_dir) for run_dir in run_dirs]
+    folders = scores or [OWN_SCORES] * len(run_dirs)
+    reports = [read_report(run_dir, folder) for run_dir, folder in zip(run_dirs, folders, strict=True)]
     paths: list[str] = []
     found: list[RunReport] = []
     for run_dir, config, report in zip(run_dirs, configs, reports, strict=True):

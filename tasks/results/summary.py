@@ -14,7 +14,7 @@ from tasks.generation.rung_state import RungState
 from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.plan.sampling import run_sampling, truncation_warning
-from tasks.records import RunPaths
+from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
 from tasks.results.run_report import (
@@ -27,27 +27,30 @@ from tasks.results.run_report import (
     publish_report,
 )
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
+from tasks.scoring.score import is_right
+from tasks.storage.score_sets import right_at
 
 LISTED_ERRORS = 20
 
 
-def summarize_run(run_dir: Path) -> RunReport:
-    """Make, publish and return the report of the finished and scored run at ``run_dir``."""
-    report = build_report(run_dir)
-    publish_report(report, run_dir)
+def summarize_run(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
+    """Make, publish and return the report of the finished run at ``run_dir``, scored in the folder ``scores``."""
+    report = build_report(run_dir, scores)
+    publish_report(report, run_dir, scores)
     return report
 
 
-def build_report(run_dir: Path) -> RunReport:
+def build_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
     """Return the report of the run at ``run_dir``, from config.json and the published shards.
 
     Raises ConfigError when the run is not finished and scored, DamagedFile when a file is not what was published.
     """
-    paths = RunPaths(root=run_dir)
-    check_scored(run_dir)
+    paths = RunPaths(root=run_dir, scores_folder=scores)
+    check_scored(run_dir, scores)
+    right = right_at(run_dir, scores)
     config = read_config(run_dir)
     rows = load_metric_rows(paths, repetition=True)
-    metrics = run_metrics(rows)
+    metrics = run_metrics(rows, right_at=right)
     order = [arm["id"] for arm in config["arms"]]
     sessions = read_sessions(paths.state / "generation.json")
     return RunReport(
@@ -68,10 +71,10 @@ def build_report(run_dir: Path) -> RunReport:
         arms=tuple(sorted(metrics.arms, key=lambda arm: order.index(arm.arm_id))),
         contrasts=metrics.contrasts,
         generation=_totals(sessions),
-        telemetry=_telemetry(paths, config["profile"], rows, sessions),
+        telemetry=_telemetry(paths, config["profile"], rows, sessions, right),
         oom_ladder=tuple(RungState(paths.state / "oom_ladder.json").changes),
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
-        equivalence=_equivalence(run_dir),
+        equivalence=_equivalence(run_dir, scores),
         batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
         mismatch=mismatch_outcome(run_dir),
         warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
@@ -107,8 +110,8 @@ def _batch(run_dir: Path, stated: int | Literal["auto"], rows: pl.DataFrame) -> 
     )
 
 
-def _equivalence(run_dir: Path) -> EquivalenceOutcome | None:
-    found = read_equivalence(run_dir)
+def _equivalence(run_dir: Path, scores: str) -> EquivalenceOutcome | None:
+    found = read_equivalence(run_dir, scores)
     if found is None:
         return None
     return EquivalenceOutcome(verdict=found.verdict, reason=found.reason, baseline=found.baseline)
@@ -135,11 +138,15 @@ def _totals(sessions: list[GenerationSession]) -> GenerationTotals:
 
 
 def _telemetry(
-    paths: RunPaths, profile: dict[str, object], rows: pl.DataFrame, sessions: list[GenerationSession]
+    paths: RunPaths,
+    profile: dict[str, object],
+    rows: pl.DataFrame,
+    sessions: list[GenerationSession],
+    right: float,
 ) -> TelemetrySummary | None:
     if not paths.telemetry.exists():
         return None
-    correct = int((rows["reward"] == 1).sum())
+    correct = int(rows.select(is_right("reward", right).sum()).item())
     summary = summarize_telemetry(
         paths.telemetry, Profile.model_validate(profile), rollouts=rows.height, correct=correct
     )

@@ -1,21 +1,15 @@
-"""Runs a scorer that the user wrote, given as ``package.module:function``.
+"""A scorer that the user wrote, given as ``package.module:function`` or ``path/to/file.py:function``.
 
-The function is called as ``function(completion, ground_truth, finish_reason)`` with two strings and a string or None.
-It returns a ``tasks.scoring.score.Score`` or a number, the reward: whatever ``float`` takes, with one value, and is no
-text, also of NumPy and torch. The module is imported as ``python -m`` does it: from the working directory first.
+``profiles/README.md`` has the contract, ``scorer_calls`` the forms that a function may have, and ``scorer_process``
+says where it runs. A module is looked for in the working directory first.
 
 A row that the function fails on, or returns something else for, has a null reward, and the reason as its method. When
-that is every row of a shard, the scorer is at fault and the run ends.
+that is every row, or each of the first rows that are tried, the scorer is at fault and the run ends.
 """
 
-import hashlib
-import importlib
-import inspect
+import difflib
+import json
 import logging
-import math
-import struct
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,142 +18,144 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, shortened
-from tasks.scoring.score import Score, scorer_output
-from tasks.user_code import kept_environment, user_code
+from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
+from tasks.scoring.judge_cache import JudgeCache
+from tasks.scoring.score import SCORER_OUTPUT
+from tasks.scoring.scorer_calls import dataset_columns, rollout_columns, row_arguments
+from tasks.scoring.scorer_process import CONTRACT, Described, ScorerSource, describe_scorer, lent_processes
+from tasks.scoring.scorer_run import AllFailed, Outcome, ScorerRun
 
 logger = logging.getLogger(__name__)
 
-ScoreFunction = Callable[[str, str, str | None], Score | float]
+FAILED = "failed: "
+"""Begins the method of a row that has no reward because the function failed on it; the reason follows."""
+_RESERVED = ROLLOUT_SCHEMA.keys() | SCORE_SCHEMA.keys()
+_MOST_EXTRA = 100
+CACHE = "judge_cache.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CustomScorer:
-    """Calls ``function`` row by row."""
+    """Calls a function of the user for each row, in a process of its own."""
 
     name: str
-    version: str
-    function: ScoreFunction
+    """``package.module:function`` or ``file.py:function``, without the file's directory."""
+    source: ScorerSource
+    described: Described
+    state: Path | None = None
+    """The ``state/`` of the run that is scored, for the cache of an asynchronous function."""
 
     @classmethod
-    def load(cls, path: str) -> "CustomScorer":
-        """The scorer at ``package.module:function``.
+    def load(cls, given: str) -> "CustomScorer":
+        """The scorer that the user gave as ``given``.
 
         Its version is the module's ``SCORER_VERSION``, else the first 12 hex digits of the sha256 of the module's
-        source. Raises ConfigError, which names the part of ``path`` that cannot be imported or called.
+        source. Raises ConfigError, which names the part of ``given`` that cannot be imported or called.
         """
-        module_name, _, function_name = path.partition(":")
-        if not module_name or not function_name.isidentifier():
-            raise ConfigError(
-                f"scorer {path!r} is not a path; give package.module:function, such as my_pkg.scores:exact"
-            )
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        with user_code(
-            lambda what: (
-                f"scorer {path!r}: module {module_name!r} cannot be imported ({what}). Install it, or run from the "
-                "folder that holds it"
-            )
-        ):
-            module = importlib.import_module(module_name)
-        with user_code(lambda what: f"scorer {path!r}: {function_name!r} cannot be read ({what}). Name a function"):
-            function = getattr(module, function_name, _ABSENT)
-            is_callable = callable(function)
-        if not is_callable:
-            found = "does not exist" if function is _ABSENT else "is not callable"
-            place = getattr(module, "__file__", None) or module_name
-            raise ConfigError(f"scorer {path!r}: {function_name!r} {found} in {place}. Name a function there")
-        with user_code(
-            lambda what: (
-                f"scorer {path!r} cannot be called with (completion, ground_truth, finish_reason): {what}. Give it "
-                "these three parameters"
-            )
-        ):
-            inspect.signature(function).bind("completion", "ground_truth", "stop")
-        with user_code(lambda what: f"scorer {path!r} has no version ({what}). Declare SCORER_VERSION in its module"):
-            version = _version(module)
-        return cls(name=path, version=version, function=function)
+        place, _, function = given.rpartition(":")
+        if not place or not function.isidentifier():
+            raise ConfigError(f"scorer {given!r} is not a path to a function. {CONTRACT}")
+        name = given
+        if place.endswith(".py") or "/" in place:
+            path = Path(place)
+            _check_file(path, given)
+            place, name = str(path.absolute()), f"{path.name}:{function}"
+        source = ScorerSource(place=place, function=function, given=given)
+        return cls(name=name, source=source, described=describe_scorer(source))
+
+    @property
+    def version(self) -> str:
+        return self.described.version
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the rollouts that ``score_columns`` needs."""
+        return rollout_columns(self.described)
+
+    @property
+    def dataset_columns(self) -> tuple[list[str], list[str] | None]:
+        """Columns that the dataset must have, and those that it may have; None for all."""
+        return dataset_columns(self.described)
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """SCORER_OUTPUT for ``rows``, in order.
+        """SCORER_OUTPUT for ``rows``, in order, and after it the extra columns that the function returns.
 
         Raises ConfigError with the first row's texts when the function gives a score for no row.
         """
-        scores: list[Score] = []
-        failed, first = 0, ""
-        with kept_environment():
-            for completion, ground_truth, finish_reason in rows.select(_ARGUMENTS).iter_rows():
-                try:
-                    scores.append(self._score(completion, ground_truth, finish_reason))
-                except ConfigError as error:
-                    first = first or self._told(completion, ground_truth, error)
-                    failed += 1
-                    method = f"{FAILED}{one_line(str(error), 200)}"
-                    scores.append(Score(reward=math.nan, extracted_answer=None, method=method, correct_flexible=False))
-        if failed and failed == len(scores):
-            raise ConfigError(f"{first}, and so on all {failed:,} rollouts of a shard. Fix it, then score again")
-        if failed:
-            logger.warning("%s; so %d of %d rollouts of a shard have no reward", first, failed, len(scores))
-        return scorer_output(scores)
+        cache = None
+        if self.described.is_async and self.state is not None:
+            cache = JudgeCache(self.state / CACHE, self.name, self.version)
+        try:
+            with lent_processes(self.source) as lender:
+                outcomes = ScorerRun(lender, self.described, row_arguments(self.described, rows), cache).outcomes()
+        except AllFailed as error:
+            raise ConfigError(
+                f"{self._told(rows, error.first, error.outcome)}, and so on all {error.tried:,} rollouts that were "
+                f"tried, of {rows.height:,} of a shard. Fix it, then score again"
+            ) from None
+        finally:
+            if cache is not None:
+                cache.close()
+        outcomes = [_without_reserved(outcome) for outcome in outcomes]
+        if failed := [index for index, outcome in enumerate(outcomes) if outcome.result is None]:
+            told = self._told(rows, failed[0], outcomes[failed[0]])
+            if len(failed) == len(outcomes):
+                raise ConfigError(
+                    f"{told}, and so on all {len(failed):,} rollouts of a shard. Fix it, then score again"
+                )
+            logger.warning("%s; so %d of %d rollouts of a shard have no reward", told, len(failed), len(outcomes))
+        return _frame(outcomes)
 
-    def _told(self, completion: str, ground_truth: str, error: ConfigError) -> str:
-        texts = f"ground truth {shortened(repr(ground_truth), 200)} and completion {completion[-200:]!r}"
-        return f"scorer {self.name!r} failed on {texts} ({error})"
-
-    def _score(self, completion: str, ground_truth: str, finish_reason: str | None) -> Score:
-        with user_code(lambda what: what):
-            result: Any = self.function(completion, ground_truth, finish_reason)
-            # reading the result may run code of its class
-            score = _as_score(result)
-            returned = "" if score else repr(result)
-        if score is None:
-            raise ConfigError(f"it returned {shortened(returned, 200)}, which is neither a finite number nor a Score")
-        return score
-
-
-_ARGUMENTS = ("completion", "ground_truth", "finish_reason")
-_ABSENT: Any = object()
-FAILED = "failed: "
-"""Begins the method of a row that has no reward because the function failed on it; the reason follows."""
+    def _told(self, rows: pl.DataFrame, index: int, outcome: Outcome) -> str:
+        truth, completion = rows["ground_truth"][index], rows["completion"][index]
+        texts = f"ground truth {shortened(repr(truth), 200)} and completion {completion[-200:]!r}"
+        at = f", at {one_line(outcome.trace, 300)}" if outcome.trace else ""
+        return f"scorer {self.name!r} failed on {texts} ({outcome.error}{at})"
 
 
-def _as_score(result: Any) -> Score | None:
-    """``result`` as a score of plain values; None when it is neither a score nor a number, or is infinite.
+def _check_file(path: Path, given: str) -> None:
+    if path.is_file():
+        return
+    near = difflib.get_close_matches(path.name, [found.name for found in path.parent.glob("*.py")], n=1)
+    meant = f". Did you mean {path.parent / near[0]}?" if near else ""
+    raise ConfigError(f"scorer {given!r}: there is no file {path}{meant}. {CONTRACT}")
 
-    Raises what reading the result raises, and an error for a value that a file of scores cannot hold.
-    """
-    reward = _number(result.reward if isinstance(result, Score) else result)
-    if reward is None or math.isinf(reward):
-        return None
-    struct.pack("<f", reward)  # raises OverflowError for what a Float32 would make infinite
-    if not isinstance(result, Score):
-        return Score(reward=reward, extracted_answer=None, method="custom", correct_flexible=reward == 1)
-    answer = result.extracted_answer
-    return Score(
-        reward=reward,
-        extracted_answer=None if answer is None else _text(answer),
-        method=_text(result.method),
-        correct_flexible=bool(result.correct_flexible),
+
+def _without_reserved(outcome: Outcome) -> Outcome:
+    extra = outcome.result["extra"] if outcome.result else {}
+    if taken := [name for name in extra if name in _RESERVED]:
+        return Outcome(error=f"it returned {taken[0]!r}, which is the name of a column of ours. Give it another name")
+    if len(extra) > _MOST_EXTRA:
+        return Outcome(error=f"it returned {len(extra)} columns; at most {_MOST_EXTRA} are stored")
+    return outcome
+
+
+def _frame(outcomes: list[Outcome]) -> pl.DataFrame:
+    none: dict[str, Any] = {"reward": None, "answer": None, "flexible": False, "extra": {}}
+    found = [outcome.result or {**none, "method": f"{FAILED}{one_line(outcome.error, 200)}"} for outcome in outcomes]
+    frame = pl.DataFrame(
+        {
+            "reward": [result["reward"] for result in found],
+            "extracted_answer": [result["answer"] for result in found],
+            "extraction_method": [result["method"] for result in found],
+            "correct_flexible": [result["flexible"] for result in found],
+        },
+        schema=SCORER_OUTPUT,
+        strict=False,
     )
+    names = sorted({name for result in found for name in result["extra"]})
+    return frame.with_columns(_column(name, [result["extra"].get(name) for result in found]) for name in names)
 
 
-def _number(value: Any) -> float | None:
-    """``value`` as a float; None for a text, a complex number, an array of one dimension or more, and no number."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, (str, bytes, bytearray, complex)) or getattr(value, "ndim", 0) != 0:
-        return None
-    return float(value) if hasattr(value, "__float__") or hasattr(value, "__index__") else None
+def _column(name: str, values: list[bool | float | str | None]) -> pl.Series:
+    """The values in the narrowest of three types: truth values, numbers, texts. ``extra_columns`` joins shards."""
+    kinds = {type(value) for value in values if value is not None}
+    if str in kinds:
+        return pl.Series(name, [_as_text(value) for value in values], pl.String)
+    if kinds == {bool}:
+        return pl.Series(name, values, pl.Boolean)
+    return pl.Series(name, [None if value is None else float(value) for value in values], pl.Float64)
 
 
-def _text(value: Any) -> str:
-    """``value`` as a text. Raises UnicodeEncodeError for half of a surrogate pair, which no file holds."""
-    text = str(value)
-    text.encode()
-    return text
-
-
-def _version(module: Any) -> str:
-    declared = getattr(module, "SCORER_VERSION", None)
-    if declared is not None:
-        return _text(declared)
-    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:12]
+def _as_text(value: bool | float | str | None) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import polars as pl
 
+from profiles.settings import RIGHT_AT as RIGHT_AT
+
 SCORER_OUTPUT = pl.Schema(
     {
         "reward": pl.Float32,
@@ -15,8 +17,6 @@ SCORER_OUTPUT = pl.Schema(
 )
 """Columns that ``Scorer.score_columns`` returns, one row per row of its input."""
 
-CORRECT_ABOVE = 0.5
-"""A completion counts as correct when its reward is above this value."""
 
 CUT_FINISH_REASONS = ("length", "abort", "error", "repetition", "max_tokens", "content_filter")
 """Finish reasons of completions that the model did not end itself; their last characters may be missing."""
@@ -38,6 +38,12 @@ class Score:
     """Whether the last number of the text equals the ground truth; for diagnosis only."""
 
 
+def is_right(reward: str, right_at: float) -> pl.Expr:
+    """Return whether the column ``reward`` is at least ``right_at``; null without a reward."""
+    # rewards are Float32 on disk, where 0.7 is less than 0.7
+    return pl.col(reward).cast(pl.Float32) >= pl.lit(right_at, pl.Float32)
+
+
 class Scorer(Protocol):
     """Scores a frame of completions; ``name`` and ``version`` enter the score files."""
 
@@ -48,9 +54,10 @@ class Scorer(Protocol):
     def version(self) -> str: ...
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """SCORER_OUTPUT for ``rows`` with ``completion``, ``ground_truth`` and ``finish_reason``, in order.
+        """SCORER_OUTPUT, and further columns if there are any, in the order of ``rows``.
 
-        ``opening``, where there is such a column, is the reasoning tag with which the prompt ends.
+        ``rows`` has ``completion``, ``ground_truth`` and ``finish_reason``. ``opening``, where there is
+        such a column, is the reasoning tag with which the prompt ends.
         """
         ...
 

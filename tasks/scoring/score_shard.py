@@ -1,12 +1,14 @@
 """Scores a shard: reads completions and ground truths, and writes rewards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from tasks.files import publish_parquet
 from tasks.records import SCORE_SCHEMA
+from tasks.scoring.custom_scorer import CustomScorer
 from tasks.scoring.gsm8k_gold_suspects import suspect_flags
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
 from tasks.scoring.opening_column import add_openings, read_openings
@@ -17,7 +19,9 @@ from tasks.storage.published import read_shard
 
 
 def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:
-    """Scores in SCORE_SCHEMA, one row per rollout in order. The strict GSM8K scorer is the default.
+    """Scores in SCORE_SCHEMA, one row per rollout in order, with the columns that the scorer adds.
+
+    The strict GSM8K scorer is the default.
 
     ``rollouts`` has ``rollout_id``, ``completion``, ``ground_truth`` and ``finish_reason``. It may have ``error``: a
     row with an error gets a null reward and method ``error``. It may have ``question``: without it no gold is flagged
@@ -28,45 +32,63 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
     if "error" in rollouts.columns:
         failed |= pl.col("error").is_not_null()
     is_failed = rollouts.select(failed.alias("is_failed"))["is_failed"]
-    scored = scorer.score_columns(rollouts.filter(~is_failed)).select(
-        pl.col(name).cast(kind) for name, kind in SCORER_OUTPUT.items()
-    )
+    scored = scorer.score_columns(rollouts.filter(~is_failed))
+    extra = [name for name in scored.columns if name not in SCORER_OUTPUT]
+    scored = scored.select(*(pl.col(name).cast(kind) for name, kind in SCORER_OUTPUT.items()), *extra)
     errors = pl.DataFrame(
         {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
         schema=SCORER_OUTPUT,
     ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
     positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
-    rows = pl.concat([scored, errors]).with_columns(positions.alias("position")).sort("position")
+    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position")).sort("position")
     no_suspects = pl.repeat(False, rollouts.height, eager=True).alias("gold_suspect")
     return rows.with_columns(
         rollouts["rollout_id"],
         suspect_flags(rollouts["question"]) if "question" in rollouts.columns else no_suspects,
         scorer=pl.lit(scorer.name),
         scorer_version=pl.lit(scorer.version),
-    ).select(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items())
+    ).select(*(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items()), *extra)
 
 
-def score_shard(rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME) -> Path:
+def score_shard(
+    rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME, dataset: pl.DataFrame | None = None
+) -> Path:
     """Score the rollouts of one shard, publish the scores at ``scores_path``, and return that path.
 
-    The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds.
+    The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds. ``dataset`` has
+    ``example_id`` and ``row``, the columns of the dataset that the scorer asks for, as JSON.
     """
-    loaded = load_scorer(scorer)
-    openings = read_openings(rollouts_path.parent.parent) or ()
-    publish_parquet(score_frame(read_scorable(rollouts_path, openings), loaded), scores_path)
+    run_dir = rollouts_path.parent.parent
+    openings = read_openings(run_dir) or ()
+    loaded = in_run(load_scorer(scorer), run_dir)
+    publish_parquet(score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded), scores_path)
     return scores_path
 
 
-def read_scorable(rollouts_path: Path, openings: Sequence[ReasoningOpening] = ()) -> pl.DataFrame:
-    """The columns of a rollouts file that scoring needs, with ``question`` when the shard's questions exist.
+def in_run(scorer: Scorer, run_dir: Path) -> Scorer:
+    """Return ``scorer`` for a run: one of the user may keep there what it need not ask twice."""
+    return replace(scorer, state=run_dir / "state") if isinstance(scorer, CustomScorer) else scorer
 
-    With ``openings``, those of the run's prompts, there is also ``opening``.
+
+def read_scorable(
+    rollouts_path: Path,
+    openings: Sequence[ReasoningOpening] = (),
+    scorer: Scorer | None = None,
+    dataset: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """The columns of a rollouts file that ``scorer`` needs, with ``question`` when the shard's questions exist.
+
+    With ``openings``, those of the run's prompts, there is also ``opening``, and with ``dataset`` also ``row``.
     """
     columns = ["rollout_id", "example_id", "completion", "ground_truth", "finish_reason", "error"]
+    if isinstance(scorer, CustomScorer):
+        columns = list(dict.fromkeys([*columns, *scorer.columns]))
     if openings:
-        rollouts = add_openings(read_shard(rollouts_path, [*columns, "prompt_ids"]), openings)
+        rollouts = add_openings(read_shard(rollouts_path, list(dict.fromkeys([*columns, "prompt_ids"]))), openings)
     else:
         rollouts = read_shard(rollouts_path, columns)
+    if dataset is not None:
+        rollouts = rollouts.join(dataset, on="example_id", how="left", maintain_order="left")
     questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name
     if not questions_path.exists():
         return rollouts

@@ -17,12 +17,12 @@ BUILT_IN = {
 }
 """``module:Class`` of each built-in scorer, by name."""
 
-SCORER_CHOICES = f"{', '.join(BUILT_IN)} or package.module:function"
+SCORER_CHOICES = f"{', '.join(BUILT_IN)}, package.module:function or path/to/file.py:function"
 """The names that users may give, in words."""
 
 
 def load_scorer(name: str) -> "Scorer":
-    """Return the scorer called ``name``: a built-in one, or the function at ``package.module:function``.
+    """Return the scorer called ``name``: a built-in one, or a function of the user.
 
     Raises ConfigError for another name, for ``math`` when Math-Verify is not installed, and for a path from which no
     function can be imported.

@@ -32,7 +32,7 @@ from tasks.files import (
     xxh3_of,
 )
 from tasks.last_read import note_read
-from tasks.records import RunPaths
+from tasks.records import RunPaths, folder_kind
 from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, parse_manifest
 from tasks.storage.shard_columns import check_columns
 
@@ -145,7 +145,7 @@ def damage_of(path: Path, *, by_sha256: bool = False) -> str | None:
 
 def _split(path: Path) -> tuple[Path, str]:
     """Return the run directory of a published file, and its name in there."""
-    if path.parent.name in SHARD_FOLDERS and path.name.startswith("shard-"):
+    if folder_kind(path.parent.name) in SHARD_FOLDERS and path.name.startswith("shard-"):
         return path.parent.parent, f"{path.parent.name}/{path.name}"
     return path.parent, path.name
 

@@ -8,7 +8,7 @@ import polars as pl
 from tasks.errors import DamagedFile
 from tasks.files import file_identity
 from tasks.plain_text import one_line
-from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA
+from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, folder_kind
 
 SHARD_SCHEMAS = {"questions": QUESTION_SCHEMA, "rollouts": ROLLOUT_SCHEMA, "scores": SCORE_SCHEMA}
 """By the folder of a shard file."""
@@ -24,7 +24,7 @@ def check_columns(path: Path) -> None:
 
     Reads the end of the file alone, and once per process. Whether there are nulls is taken from its statistics.
     """
-    if path.parent.name not in SHARD_SCHEMAS:
+    if folder_kind(path.parent.name) not in SHARD_SCHEMAS:
         return
     if wrong := _wrong_column(path, file_identity(path.stat())):
         raise DamagedFile(
@@ -34,7 +34,7 @@ def check_columns(path: Path) -> None:
 
 @functools.lru_cache(maxsize=65_536)
 def _wrong_column(path: Path, identity: tuple[int, ...]) -> str | None:
-    folder = path.parent.name
+    folder = folder_kind(path.parent.name)
     with path.open("rb") as file:
         found = pl.read_parquet_schema(file)
     later = pl.Schema(LATER_ROLLOUT_COLUMNS if folder == "rollouts" else {})

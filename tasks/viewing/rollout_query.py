@@ -13,6 +13,7 @@ from tasks.results.page_samples import KINDS, MOST_SIDES, QuestionSides, Samples
 from tasks.results.rollout_search import scan_with_scores
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
+from tasks.storage.score_sets import right_at
 
 PAGE = 25
 _LONGEST = 500
@@ -61,12 +62,14 @@ def find_page(run_dir: Path, query: RolloutQuery) -> FoundRollouts:
     """
     shards, questions = known_shards(run_dir, "rollouts"), known_shards(run_dir, "questions")
     arms: set[str] = set()
+    right = right_at(run_dir)
     frames: list[pl.DataFrame] = []
     for index in shards:
         frame = scan_with_scores(RunPaths(root=run_dir), index)
         arms |= {*frame.select(pl.col("arm_id").unique()).collect()["arm_id"]}
-        matched = frame.filter(_condition(query, questions.get(index)))
-        frames.append(matched.select("rollout_id", kind_of().alias("kind"), pl.lit(index).alias("shard")).collect())
+        matched = frame.filter(_condition(query, right, questions.get(index)))
+        kind, shard = kind_of(right).alias("kind"), pl.lit(index).alias("shard")
+        frames.append(matched.select("rollout_id", kind, shard).collect())
     found = pl.concat(frames) if frames else pl.DataFrame(schema=["rollout_id", "kind", "shard"])
     pages = max(1, -(-found.height // PAGE))
     chosen = found.slice((min(query.page, pages) - 1) * PAGE, PAGE)
@@ -79,7 +82,7 @@ def find_question(run_dir: Path, example_id: str) -> tuple[QuestionSides, Sample
     frames = [
         scan_with_scores(RunPaths(root=run_dir), index)
         .filter(pl.col("example_id") == example_id)
-        .select("rollout_id", kind_of().alias("kind"), pl.lit(index).alias("shard"))
+        .select("rollout_id", kind_of(right_at(run_dir)).alias("kind"), pl.lit(index).alias("shard"))
         .collect()
         for index in known_shards(run_dir, "rollouts")
     ]
@@ -90,12 +93,12 @@ def find_question(run_dir: Path, example_id: str) -> tuple[QuestionSides, Sample
     return in_sides(sorted(samples.drawn, key=lambda sample: (sample.arm_id, sample.sample_index))), samples
 
 
-def _condition(query: RolloutQuery, questions: Path | None) -> pl.Expr:
+def _condition(query: RolloutQuery, right: float, questions: Path | None) -> pl.Expr:
     wanted = pl.lit(True)
     if query.arm:
         wanted &= pl.col("arm_id") == query.arm
     if query.kind:
-        wanted &= kind_of() == query.kind
+        wanted &= kind_of(right) == query.kind
     if query.text:
         found = pl.lit(False)
         for name in ("completion", "extracted_answer", "error"):

@@ -34,7 +34,7 @@ REFUSED = [
     (["--profile", "typo.toml"], "unknown key engine.max_sequences"),
     (["--profile", "retired.toml"], "swap_space is no longer an engine argument"),
     (["--scorer", "nope"], "scorer 'nope' is not known"),
-    (["--scorer", "ends:score"], "scorer 'ends:score': module 'ends' cannot be imported (SystemExit)"),
+    (["--scorer", "ends:score"], "scorer 'ends:score': module 'ends' cannot be imported (SystemExit"),
     (["--baseline", "nope"], "run 'nope' is neither a run directory nor a run id"),
     (["--max_tokens", "4096"], "--max_tokens is 4096"),
     (

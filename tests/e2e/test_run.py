@@ -92,6 +92,24 @@ def test_datasets_loads_the_rollouts(demo_run: DemoRun, tmp_path: Path) -> None:
     assert loaded[0]["prompt"][0]["role"] == "system"
 
 
+def test_another_scorer_generates_nothing_and_keeps_the_runs_own_scores(
+    demo_run: DemoRun, tmp_path: Path, prefect_api: str
+) -> None:
+    runs_dir = tmp_path / "runs"
+    root = Path(shutil.copytree(demo_run.root, runs_dir / demo_run.root.name))
+    paths = [*root.glob("scores/*"), root / "config.json", root / "report.json", root / "report.html"]
+    before = {path: path.read_bytes() for path in paths}
+    (tmp_path / "mine.py").write_text("def score(completion, arm):\n    return {'reward': 0.5, 'arm_name': arm}\n")
+    arguments = ("--runs-dir", runs_dir, "--scorer", f"{tmp_path / 'mine.py'}:score", "--json")
+    again = harvest("run", *OPTIONS, *arguments, PREFECT_API_URL=prefect_api)
+    assert again.code == 0, again.stderr
+    assert again.report["mean_reward"] == 0.5
+    assert "the run keeps its own scores" in again.stderr
+    assert {path: path.read_bytes() for path in paths} == before
+    [folder] = root.glob("scores@mine.py-score-*")
+    assert pl.read_parquet(folder / "shard-*.parquet")["arm_name"].n_unique() == 8
+
+
 def test_the_same_command_again_generates_nothing_and_makes_damaged_records_again(
     demo_run: DemoRun, tmp_path: Path, prefect_api: str
 ) -> None:

@@ -15,7 +15,7 @@ def length(completion: str, ground_truth: str, finish_reason: str | None) -> flo
     return len(completion) / 10
 
 
-def two_parameters(completion: str, ground_truth: str) -> float:
+def no_parameters() -> float:
     return 0.0
 
 

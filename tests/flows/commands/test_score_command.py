@@ -11,7 +11,7 @@ from tests.support.synthetic import write_run
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("import sys\nsys.exit()\n", "module 'quits_1' cannot be imported (SystemExit)"),
+        ("import sys\nsys.exit()\n", "module 'quits_1' cannot be imported (SystemExit"),
         ("import sys\ndef score(*arguments):\n    sys.exit(0)\n", "failed on ground truth"),
     ],
     ids=["at import", "at a call"],

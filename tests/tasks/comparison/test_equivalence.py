@@ -58,6 +58,18 @@ def test_equal_tokens_with_different_logprobs_are_bitwise(tmp_path: Path) -> Non
     assert 0 < report.tokens.mean_logprob_difference < 1e-4
 
 
+@pytest.mark.parametrize("questions", [1, 2, 30])
+def test_a_run_and_itself_are_the_same_in_every_sense(questions: int, tmp_path: Path) -> None:
+    run = write_toy_run(tmp_path / "a", questions=questions, shards=1)
+    report = compared(run, run)
+    assert report.verdict == "bitwise"
+    assert [(tier.tier, tier.holds) for tier in report.tiers] == [
+        ("bitwise", True),
+        ("numerical", True),
+        ("statistical", True),
+    ]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_rounding_is_numerical(tmp_path: Path, temperature: float) -> None:
     options = {"temperature": temperature, "top_k": 40, "questions": 60}

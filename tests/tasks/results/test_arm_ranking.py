@@ -7,13 +7,14 @@ import pytest
 
 from flows.console import PlainConsole
 from tasks.errors import ConfigError
+from tasks.files import publish_json
 from tasks.results.arm_ranking import agreement, oracle_credit, rank_arms
 from tasks.results.arm_ranking_view import render_ranking
 from tasks.results.sampling_metrics import majority_credit
 from tasks.results.scored_rollouts import load_metric_rows
 from tests.support.harvest_command import Tell
 from tests.support.report_run import write_report_run
-from tests.support.synthetic import write_run
+from tests.support.synthetic import publish_shard, write_run
 
 VOTES = [
     # question, arm, answer, reward
@@ -47,11 +48,34 @@ def test_majority_and_oracle(votes: pl.DataFrame) -> None:
 
 
 def test_agreement_is_about_answers_that_were_given(votes: pl.DataFrame) -> None:
-    assert agreement(votes, ["a", "b", "c"]) == ((0.75, 0.25, 0.25), (0.25, 0.75, 0.0), (0.25, 0.0, 0.5))
+    assert agreement(votes, ["a", "b", "c"]) == ((1.0, 1 / 3, 0.5), (1 / 3, 1.0, 0.0), (0.5, 0.0, 1.0))
     without = votes.filter((pl.col("arm_id") != "c") | (pl.col("example_id") == "q1"))
-    assert agreement(without, ["a", "c"]) == ((0.75, 0.0), (0.0, 1.0))
+    assert agreement(without, ["a", "c"]) == ((1.0, 0.0), (0.0, 1.0))
     disjoint = votes.filter((pl.col("arm_id") == "a") ^ (pl.col("example_id") == "q1"))
     assert agreement(disjoint, ["a", "b"])[0][1] is None
+
+
+def test_rewards_alone_have_no_votes_and_an_oracle_that_is_no_less_than_an_arm(
+    votes: pl.DataFrame, tmp_path: Path
+) -> None:
+    rewards = votes.with_columns(reward=pl.lit(0.25), extracted_answer=pl.lit(None, pl.String))
+    assert agreement(rewards, ["a", "b"]) == ((None, None), (None, None))
+    assert oracle_credit(rewards)["reward"].to_list() == [0.25] * 4
+
+    run = write_run(tmp_path / "run", arms=2)
+    for path in (run.scores(0), run.scores(1)):
+        scores = pl.read_parquet(path).with_columns(extracted_answer=pl.lit(None, pl.String), reward=pl.lit(0.25))
+        publish_shard(scores.cast({"reward": pl.Float32}), path)
+    ranking = rank_arms(run.root)
+    assert ranking.majority is None
+    assert ranking.oracle.accuracy == ranking.arms[0].mean_reward == 0.25
+    assert [arm.correct for arm in ranking.arms] == [0, 0]
+    publish_json({"config": {"right_at": 0.25}}, run.config)
+    assert all(arm.correct == arm.rollouts for arm in rank_arms(run.root).arms)
+    console = PlainConsole(width=160)
+    with console.capture() as captured:
+        console.print(render_ranking(ranking))
+    assert "majority vote over arms: -" in captured.get()
 
 
 def test_a_large_difference_is_real_and_a_small_one_is_not(tmp_path: Path) -> None:

@@ -149,3 +149,24 @@ def test_repetition_is_optional() -> None:
 def test_a_loop_at_the_end_is_flagged(text: str | None, flag: bool | None) -> None:
     frame = pl.DataFrame({"completion": pl.Series([text], dtype=pl.String)})
     assert frame.select(is_repetitive(pl.col("completion"))).item() is flag
+
+
+FLOATS = [
+    # right_at, rewards of the samples, share right
+    (1.0, [0.25, 1.0, 0.25, 1.0], 0.5),
+    (0.25, [0.25, 1.0, 0.0, 1.0], 0.75),
+    # Float32 holds a little less than 0.7
+    (0.7, [0.7, 0.7, 0.69, 0.0], 0.5),
+    (0.0, [-1.0, 0.0, 1.0, 0.0], 0.75),
+    (3.0, [3.0, 2.9, 3.5, 0.0], 0.5),
+]
+
+
+@pytest.mark.parametrize(("right_at", "rewards", "share"), FLOATS)
+def test_one_threshold_says_what_is_right(right_at: float, rewards: list[float], share: float) -> None:
+    rows = rollouts({("q", "a"): list(rewards)}).with_columns(pl.col("extracted_answer").fill_null("none"))
+    metrics = run_metrics(rows.with_columns(extracted_answer=pl.lit("same")), right_at=right_at).overall
+    assert metrics.pass_at_1 == share
+    assert metrics.maj_at_k == 1
+    assert metrics.strict_flexible_gap == pytest.approx(sum(reward == 1 for reward in rewards) / 4 - share)
+    assert metrics.mean_reward == pytest.approx(sum(rewards) / 4)

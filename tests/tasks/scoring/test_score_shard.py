@@ -190,5 +190,5 @@ def test_score_shard_publishes_scores_with_the_scorer_and_the_suspects(tmp_path:
 
 @pytest.mark.parametrize("name", ["gsm9k", "", "math-verify", "exact_match"])
 def test_an_unknown_scorer_is_refused_with_the_choices(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"give gsm8k, math.* or package\.module:function"):
+    with pytest.raises(ConfigError, match=r"give gsm8k, math.* or path/to/file\.py:function"):
         load_scorer(name)
