@@ -55,15 +55,18 @@ def check_address(given: str | None) -> None:
             "'rollout-harvest[ray]'"
         )
     address = address_of(given)
+    source = "ray" if address == given else ADDRESS_VARIABLE
     if address == LOCAL or (address == AUTO and any(map(_is_raylet, psutil.process_iter(["name", "status"])))):
         return
     if address == AUTO:
-        raise ConfigError("ray is auto, but this machine is part of no Ray cluster. " + _START.format("HEAD:6379"))
+        raise ConfigError(
+            f"{source} is auto, but this machine is part of no Ray cluster. " + _START.format("HEAD:6379")
+        )
     if (found := split_address(address)) is None:
         raise ConfigError(
-            f"ray is {address!r}. Give HOST:PORT of the cluster's head (the port is 6379, or what ray start --head was "
-            f"given; an address with ray:// is not taken), {AUTO} for the cluster that this machine is part of, or "
-            "nothing for a Ray on this machine alone"
+            f"{source} is {address!r}. Give HOST:PORT of the cluster's head (the port is 6379, or what ray start "
+            f"--head was given; an address with ray:// is not taken), {AUTO} for the cluster that this machine is part "
+            "of, or nothing for a Ray on this machine alone"
         )
     try:
         socket.create_connection(found, ANSWER_SECONDS).close()

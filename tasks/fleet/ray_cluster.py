@@ -49,6 +49,8 @@ def ray_cluster(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    # else a call of a thread that outlives the connection would start another Ray, or join one
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     import ray
 
     address = address_of(address)

@@ -50,4 +50,4 @@ def gone() -> Iterator[None]:
 def _in_short(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("class_name", "actor_id", "namespace", "ip", "pid"))]
-    return " ".join(said)[:300] or "it ended"
+    return " ".join(said)[:300].rstrip(".") or "it ended"

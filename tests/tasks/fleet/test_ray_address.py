@@ -35,7 +35,7 @@ def test_nodes_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("ray://head:10001", "ray is 'ray://head:10001'"),
+        ("ray://head:10001", "RAY_ADDRESS is 'ray://head:10001'"),
         ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
     ],
 )
@@ -69,15 +69,21 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[st
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_process_without_the_token_of_the_cluster_is_told_what_it_needs(tmp_path: Path) -> None:
+def test_a_process_without_the_token_is_told_what_it_needs_and_starts_no_ray_later(tmp_path: Path) -> None:
     connect = """
 from pathlib import Path
 from tasks.errors import ConfigError
-from tasks.fleet.ray_cluster import ray_cluster
+from tasks.fleet.cluster import Need, NodeGone
+from tasks.fleet.node_worker import NodeWorker
+from tasks.fleet.ray_cluster import RayPlacement, ray_cluster
 try:
     with ray_cluster("127.0.0.1:1", Path("ray.log")):
         pass
 except ConfigError as error:
+    print(error)
+try:
+    RayPlacement(Need(gpus=0), (), NodeWorker)
+except NodeGone as error:
     print(error)
 """
     # Ray reads them once, when it is imported
@@ -89,3 +95,4 @@ except ConfigError as error:
         "the Ray cluster at 127.0.0.1:1 cannot be used: Token authentication is enabled but no"
     )
     assert "RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token" in told.stdout
+    assert "Ray has not been started yet" in told.stdout.splitlines()[1]
