@@ -2,6 +2,9 @@
 
 import contextlib
 import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,6 +29,7 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     run_dirs = list(dict.fromkeys(map(runs.find, names)))
     with contextlib.ExitStack() as locks:
         for run_dir in run_dirs:
+            _check_is_run(run_dir)
             state = RunPaths(root=run_dir).state
             locks.enter_context(run_lock(state / "lock"))
             locks.enter_context(upload_lock(state, exclusive=True, wait=_refuse))
@@ -36,15 +40,34 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
         except click.Abort:
             raise ConfigError("nothing is removed. Answer y, or give --yes where nobody can answer") from None
         for run_dir in run_dirs:
-            try:
-                shutil.rmtree(run_dir)
-            except OSError as error:
-                raise StorageError(f"{run_dir} cannot be removed: {error}. Correct its permissions") from None
+            _remove(run_dir)
     if json:
         print_json({"removed": [str(run_dir) for run_dir in run_dirs]})
     else:
         print_line(f"removed {', '.join(map(str, run_dirs))}")
     return 0
+
+
+def _check_is_run(run_dir: Path) -> None:
+    """Raise ConfigError unless a run made the directory: a model has a config.json as well."""
+    from tasks.errors import DamagedRecord
+    from tasks.files import read_record
+
+    try:
+        config = read_record(run_dir / "config.json", dict[str, Any])
+    except DamagedRecord:
+        config = None
+    if "fingerprint" not in (config or {}) and not (run_dir / "state").is_dir():
+        raise ConfigError(f"{run_dir} has a config.json that is not a run's. It is not removed; name a run")
+
+
+def _remove(run_dir: Path) -> None:
+    try:
+        # first in one step: what is half removed is no run, and the same configuration may be collected again
+        aside = Path(tempfile.mkdtemp(dir=run_dir.parent, prefix=".removed-"))
+        shutil.rmtree(run_dir.rename(aside))
+    except OSError as error:
+        raise StorageError(f"{run_dir} cannot be removed: {error}. Correct its permissions") from None
 
 
 def _refuse(seconds: float) -> None:

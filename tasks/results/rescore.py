@@ -5,6 +5,8 @@ run changes.
 ``changes.parquet`` in the new directory lists every rollout whose reward changed.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
+from tasks.locks import run_lock
 from tasks.plan.questions import MoreColumns, load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.plan.shards import dataset_rows, scores_made_from
@@ -65,8 +68,11 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
     """Score every shard of the run at ``run_dir`` with ``scorer`` and compare with the run's own scores.
 
     ``right_at`` is the reward from which a rollout counts as right in the new set; None: as in the run. Raises
-    ConfigError when the run has no rollouts or the scorer is unknown.
+    ConfigError when the run has no rollouts, the scorer is unknown or ``right_at`` is no finite number, and RunLocked
+    when another process works on the run.
     """
+    if right_at is not None and not math.isfinite(right_at):
+        raise ConfigError(f"--right-at is {right_at}: input should be a finite number")
     loaded = in_run(load_scorer(scorer), run_dir)
     paths = RunPaths(root=run_dir)
     indices = known_shards(run_dir, "rollouts")
@@ -77,6 +83,12 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
             f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). Run the command that "
             "made it again; it resumes"
         )
+    with run_lock(paths.state / "lock"):
+        return _rescore(paths, indices, loaded, ScoreSet(scorer=scorer, right_at=right_at))
+
+
+def _rescore(paths: RunPaths, indices: Collection[int], loaded: Scorer, asked: ScoreSet) -> RescoreReport:
+    run_dir = paths.root
     made = RunPaths(root=run_dir, scores_folder=set_folder(loaded.name, loaded.version))
     directory = run_dir / made.scores_folder
     dataset = _dataset_rows(run_dir, loaded)
@@ -89,7 +101,7 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
         record_published(made.scores(index), made_from=scores_made_from(made, index, loaded))
         compared.append(_beside_old(new, paths.scores(index)))
     align_extra_columns(made.scores(index) for index in indices)
-    publish_set(run_dir, made.scores_folder, ScoreSet(scorer=scorer, right_at=right_at))
+    publish_set(run_dir, made.scores_folder, asked)
     rows = pl.concat(compared)
     changes = rows.filter(pl.col("is_scored") & pl.col("old_reward").ne_missing(pl.col("new_reward"))).drop("is_scored")
     publish_parquet(changes, directory / "changes.parquet")

@@ -29,6 +29,7 @@ from typing import Any
 OURS = ("flows", "infra", "profiles", "tasks", "tests")
 LONGEST_BACKOFF_S = 30.0
 _SEND = threading.Lock()
+_BEGAN = os.getpid()
 
 
 class WrongScorer(Exception):
@@ -58,10 +59,9 @@ def imported(place: str) -> types.ModuleType:
         return load(place)
     except BaseException as error:
         at = f", at {where(error)}" if where(error) else ""
-        raise WrongScorer(
-            f"module {Path(place).name!r} cannot be imported ({told(error)}{at}). Install what it needs, or run from "
-            "the folder that holds it"
-        ) from None
+        is_missing = isinstance(error, ImportError)
+        remedy = "Install what it needs, or run from the folder that holds it" if is_missing else "Fix the module"
+        raise WrongScorer(f"module {Path(place).name!r} cannot be imported ({told(error)}{at}). {remedy}") from None
 
 
 def load(place: str) -> types.ModuleType:
@@ -301,7 +301,11 @@ def told(error: BaseException) -> str:
 
 def where(error: BaseException) -> str | None:
     """The last line of the user's code that the error came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen ")
+    ]
     if not frames:
         return None
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {shortened(frames[-1].line or '')}"
@@ -313,6 +317,9 @@ def shortened(found: str) -> str:
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
+    if os.getpid() != _BEGAN:
+        # the user's code has forked this process, and two must not answer
+        os._exit(0)
     with _SEND:
         connection.send_bytes(json.dumps(message).encode())
 

@@ -89,11 +89,15 @@ class ScorerProcess:
             raise ConfigError(f"{where} was not imported within {time_limit(IMPORT_LIMIT_S):g} s. Do less at import")
         try:
             data = self.connection.recv_bytes()
+            message: dict[str, Any] = json.loads(data)
         except (EOFError, OSError):
             raise ConfigError(
                 f"{where}: its import ended the process ({self.how_it_ended()}). Fix the module"
             ) from None
-        message = json.loads(data)
+        except ValueError:
+            raise ConfigError(
+                f"{where}: its import wrote to a file descriptor that is not its own. Fix the module"
+            ) from None
         if "wrong" in message:
             at = f", at {message['trace']}" if message.get("trace") else ""
             more = f". {CONTRACT}" if message["wrong"].startswith("its parameters") else ""

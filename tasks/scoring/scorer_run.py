@@ -121,11 +121,15 @@ class ScorerRun:
             return
         try:
             message = _parsed(process.connection.recv_bytes())
+            unit, _ = self._flight[message["id"]]
         except (EOFError, OSError):
             killed = process.was_killed
             self._end(f"it ended its process ({process.how_it_ended()})", again=killed)
             return
-        unit, _ = self._flight.pop(message["id"])
+        except (ValueError, KeyError, TypeError):
+            self._end("it wrote to a file descriptor that is not its own")
+            return
+        del self._flight[message["id"]]
         if "results" in message:
             for index, result in zip(unit.rows, message["results"], strict=True):
                 self._outcomes[index] = Outcome(result=result)

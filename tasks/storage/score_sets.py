@@ -72,9 +72,9 @@ def find_scores(run_dir: Path, name: str | None) -> str:
     if len(fits) != 1:
         found = f"fits {' and '.join(sorted(fits))}" if fits else f"is no set of scores of {run_dir}"
         near = difflib.get_close_matches(asked, folders, n=1)
-        meant = f". Did you mean {near[0]}?" if near and not fits else ""
+        meant = f" Did you mean {near[0]}?" if near and not fits else ""
         raise ConfigError(
-            f"scores {name!r} {found}; it has {', '.join(sorted(folders)) or 'none'}{meant} harvest score makes others"
+            f"scores {name!r} {found}; it has {', '.join(sorted(folders)) or 'none'}.{meant} harvest score makes others"
         )
     folder = folders[fits[0]]
     if not any(published_record(path) for path in map(partial(_shard, run_dir, folder), _indices(run_dir, folder))):

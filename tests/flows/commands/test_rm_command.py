@@ -51,3 +51,12 @@ def test_an_unknown_run_is_refused(runs: Path, tell: Tell) -> None:
     assert told.code == 2
     assert "Did you mean two?" in told.stderr
     assert (runs / "one").exists()
+
+
+def test_a_directory_that_no_run_made_stays(runs: Path, tell: Tell) -> None:
+    (runs / "model").mkdir()
+    (runs / "model" / "config.json").write_text('{"model_type": "qwen2"}')
+    told = tell("rm", "one", runs / "model", "--yes", "--runs-dir", runs)
+    assert (told.code, told.stdout) == (2, "")
+    assert "has a config.json that is not a run's" in told.stderr
+    assert {"one", "model"} <= {path.name for path in runs.iterdir()}

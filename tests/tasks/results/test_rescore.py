@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from profiles.arm_schema import Arm
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, RunLocked
+from tasks.locks import run_lock
 from tasks.node.prompt_check import record_prompts
 from tasks.plan.prompts import ChatTokenizer, encode_question
 from tasks.plan.run_config import config_from_parameters
@@ -81,6 +82,19 @@ def test_a_shard_without_old_scores_is_counted_and_not_compared(run_dir: Path) -
 def test_a_directory_without_rollouts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no rollouts to score"):
         rescore_run(tmp_path, "gsm8k")
+
+
+@pytest.mark.parametrize("right_at", [float("nan"), float("inf"), float("-inf")])
+def test_a_threshold_that_is_no_finite_number_is_refused(right_at: float, run_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--right-at is -?(nan|inf): input should be a finite number"):
+        rescore_run(run_dir, "gsm8k", right_at)
+    assert not list(run_dir.glob("scores@*"))
+
+
+def test_a_run_on_which_another_process_works_is_not_scored(run_dir: Path) -> None:
+    with run_lock(run_dir / "state" / "lock"), pytest.raises(RunLocked, match="is in use by"):
+        rescore_run(run_dir, "gsm8k")
+    assert not list(run_dir.glob("scores@*"))
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["prompts on record", "an earlier run"])

@@ -80,7 +80,7 @@ def test_every_reader_takes_a_set(run: RunPaths, tell: Tell) -> None:
     assert after == before
     refused = tell("show", run.root, "--scores", "my_scorer.py-hlaf")
     assert refused.code == 2
-    assert f"Did you mean {name}?" in refused.stderr
+    assert f". Did you mean {name}? harvest score makes others" in refused.stderr
 
 
 def test_a_set_becomes_the_runs_own_and_the_other_one_is_kept(run: RunPaths, tell: Tell) -> None:

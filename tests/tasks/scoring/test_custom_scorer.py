@@ -113,6 +113,9 @@ BROKEN = {
     "by half a surrogate in its version": "SCORER_VERSION = '\\ud800'\ndef score(*arguments):\n    return 1\n",
     "by its settings": "SCORER_TIMEOUT = 0\ndef score(*arguments):\n    return 1\n",
     "at import, by the end of the process": "import os\nos._exit(0)\n",
+    "at import, by what it writes": (
+        "import os, struct, sys\nos.write(int(sys.argv[1]), struct.pack('!i', 1) + b'x')\n"
+    ),
     "in every row": "def score(*arguments):\n    raise NotImplementedError\n",
 }
 
@@ -121,6 +124,21 @@ BROKEN = {
 def test_a_scorer_that_is_broken_is_named(source: str, write: Write) -> None:
     with pytest.raises(ConfigError, match=r"scorer '.*my_scorer.py:score'"):
         scored(write(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [
+        ("def score(completion:\n", "Fix the module"),
+        ("import no_such_package\n", "Install what it needs, or run from the folder that holds it"),
+    ],
+)
+def test_a_failed_import_says_what_to_do_and_names_no_line_of_python_itself(
+    source: str, end: str, write: Write
+) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot be imported .*\. {end}$") as refused:
+        load_scorer(write(source))
+    assert "<frozen" not in str(refused.value)
 
 
 RESULTS = [
@@ -161,9 +179,12 @@ RESULTS = [
     ("os.kill(os.getpid(), 9)", "it ended its process .SIGKILL"),
     ("os.kill(os.getpid(), 11)", "it ended its process .SIGSEGV"),
     ("threading.Event().wait()", "it took more than"),
+    ("1 + 0 * os.fork()", 1.0),
+    ("os.write(int(sys.argv[1]), struct.pack('!i', 1) + b'x')", "it wrote to a file descriptor that is not its own"),
+    ("os.write(int(sys.argv[1]), struct.pack('!i', 10) + b'{\"id\": 99}')", "it wrote to a file descriptor"),
 ]
 HEADER = """
-import os, threading
+import os, struct, sys, threading
 from decimal import Decimal
 from fractions import Fraction
 import numpy as np
