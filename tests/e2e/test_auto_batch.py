@@ -49,9 +49,9 @@ def test_a_run_with_a_chosen_batch_shows_it_everywhere(tmp_path: Path, prefect_a
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["0"], 'question_batch_size is 0: give a whole number from 1 to 65,536, or "auto"'),
-        (["many"], "'many' is no whole number; give one, or auto"),
-        (["1.5"], "'1.5' is no whole number; give one, or auto"),
+        (["0"], "--question-batch-size is '0': give a whole number from 1 to 65,536, or \"auto\""),
+        (["many"], "--question-batch-size is 'many': give a whole number from 1 to 65,536, or \"auto\""),
+        (["1.5"], "--question-batch-size is '1.5': give a whole number from 1 to 65,536, or \"auto\""),
         (["auto", "--profile", "cpu-demo-baseline"], "waits for a whole batch, which needs a size"),
     ],
 )
