@@ -80,7 +80,6 @@ def test_the_engines_counters_are_in_the_telemetry(demo_run: DemoRun) -> None:
     assert (last["prefix_cache_hits"], last["preemptions"]) == (0, 0)
     assert replica["running"].is_between(0, 128).all()
     assert replica["kv_cache_usage"].is_between(0, 1).all()
-    assert replica.filter(pl.col("running") > 0)["kv_cache_usage"].sum() > 0
 
 
 def test_datasets_loads_the_rollouts(demo_run: DemoRun, tmp_path: Path) -> None:

@@ -56,12 +56,13 @@ spec = EngineSpec(model_path=model, settings=settings)
 def generate(engine):
     for request in requests:
         engine.add(request)
-    found = {}
+    found, used = {}, 0.0
     while len(found) < len(requests):
         found |= {output.request_id: told(output) for output in engine.step()}
+        used = max(used, engine.stats.kv_cache_usage)
     left = [len(engine._partial), len(engine._engine.output_processor.request_states)]
     tokens = [engine.stats.generation_tokens, sum(len(told["ids"]) for told in found.values())]
-    return [found, left, tokens]
+    return [found, left, tokens, used]
 def failure(function):
     try:
         function()
@@ -108,7 +109,7 @@ os._exit(0)
 
 
 Told = dict[str, dict[str, object]]
-Generated = tuple[Told, list[int], tuple[int, int]]
+Generated = tuple[Told, list[int], tuple[int, int], float]
 Compared = tuple[Told, Generated, Generated, str, dict[Phase, str], list[object]]
 """What one call gives, and the steps with the core in either place; why a request was given up; failures by phase; what
 the profile passed on."""
@@ -127,15 +128,16 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 @pytest.mark.parametrize("request_id", [f"r{number}" for number in range(7)])
 def test_a_completion_is_the_same_as_of_one_call(compared: Compared, request_id: str, core_process: bool) -> None:
     expected, inside, outside, *_ = compared
-    found, _, _ = outside if core_process else inside
+    found, *_ = outside if core_process else inside
     assert found[request_id] == expected[request_id]
 
 
-def test_finished_requests_leave_no_state_and_every_token_is_counted(compared: Compared) -> None:
+def test_finished_requests_leave_no_state_and_tokens_and_use_of_the_cache_are_counted(compared: Compared) -> None:
     _, inside, outside, *_ = compared
-    for _, left, (counted, made) in (inside, outside):
+    for _, left, (counted, made), used in (inside, outside):
         assert left == [0, 0]
         assert counted == made
+        assert 0 < used <= 1
 
 
 def test_a_completion_that_the_engine_gives_up_is_none(compared: Compared) -> None:
