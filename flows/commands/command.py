@@ -32,6 +32,29 @@ class Command(click.Command):
         super().__init__(*arguments, **settings)
         self.examples = examples
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        self._check_values(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _check_values(self, ctx: click.Context, words: list[str]) -> None:
+        """Refuse an option of the command in place of another's value, which click would take."""
+        takes_value = {
+            name: isinstance(option, click.Option) and not (option.is_flag or option.count)
+            for option in self.get_params(ctx)
+            for name in option.opts
+        }
+        rest = iter(words)
+        for word in rest:
+            if word == "--":
+                return
+            if not takes_value.get(word.replace("_", "-")):
+                continue
+            value = next(rest, "").partition("=")[0]
+            if value.startswith("--") and value.replace("_", "-") in takes_value:
+                raise click.UsageError(
+                    f"Option '{word}' has no value before {value}. Give one; if it is {value}: {word}={value}", ctx
+                )
+
     def invoke(self, ctx: click.Context) -> int:
         execute = partial(exit_code_of, partial(self._execute, ctx))
         # a caller in a process with threads gives its arguments, which are then the context's object

@@ -23,7 +23,7 @@ POOL = "harvest"
 
 
 @command(examples=("harvest deploy", "harvest deploy manual demo"))
-@click.argument("names", metavar="NAME", nargs=-1, help="deployments of the file; by default all")
+@click.argument("names", metavar="[NAME]...", nargs=-1, help="deployments of the file; by default all")
 @click.option("--file", type=UserPath(), default="infra/prefect.yaml", metavar="F", help="the deployments")
 def deploy(names: tuple[str, ...], file: Path) -> int:
     """Make the work pool harvest, if it does not exist, and the deployments of the file. A worker of the pool runs one

@@ -19,14 +19,18 @@ from tasks.errors import ConfigError, RunLocked, StorageError
 @reads_runs("run", nargs=-1, urls=False, credentials=False)
 def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     """Remove runs with all their files here; uploads stay. It asks first. A run on which a process works is refused. A
-    name with *, ? or [ means all finished runs with such an id.
+    name with *, ? or [ means all finished runs with such an id. A link to a run is refused.
     """
     from tasks.locks import run_lock, upload_lock
+    from tasks.plan.run_directory import named_run
     from tasks.records import RunPaths
     from tasks.results.step_report import matching_runs
 
     names = [found for name in run for found in matching_runs(name, runs.directory)]
-    run_dirs = list(dict.fromkeys(map(runs.find, names)))
+    named = [named_run(name, runs.directory) for name in names]
+    if links := [path for path in named if path.is_symlink()]:
+        raise ConfigError(f"{links[0]} is a link to {links[0].resolve()}. Name that run, or remove the link with rm")
+    run_dirs = list(dict.fromkeys(path.resolve() for path in named))
     with contextlib.ExitStack() as locks:
         for run_dir in run_dirs:
             _check_is_run(run_dir)
@@ -64,8 +68,8 @@ def _check_is_run(run_dir: Path) -> None:
 def _remove(run_dir: Path) -> None:
     try:
         # first in one step: what is half removed is no run, and the same configuration may be collected again
-        aside = Path(tempfile.mkdtemp(dir=run_dir.parent, prefix=".removed-"))
-        shutil.rmtree(run_dir.rename(aside))
+        with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=".removed-") as aside:
+            shutil.rmtree(run_dir.rename(Path(aside) / run_dir.name))
     except OSError as error:
         raise StorageError(f"{run_dir} cannot be removed: {error}. Correct its permissions") from None
 

@@ -57,15 +57,20 @@ def find_run(name: str, runs_dir: Path) -> Path:
 
     Raises ConfigError if there is none, or more than one.
     """
+    return named_run(name, runs_dir).resolve()
+
+
+def named_run(name: str, runs_dir: Path) -> Path:
+    """Return what ``find_run`` does, as it is named: it may be a link to the run. Raises ConfigError."""
     for candidate in (user_path(name), user_path(runs_dir / name)):
         if user_path(candidate / "config.json").exists():
-            return candidate.resolve()
+            return candidate
     known = {path.parent.name: path.parent for path in sorted(runs_dir.glob("*/config.json"))}
     if name == LATEST and known:
-        return max(known.values(), key=_worked_on).resolve()
+        return max(known.values(), key=_worked_on)
     found = [each for each in known if each.startswith(name)]
     if len(found) == 1:
-        return known[found[0]].resolve()
+        return known[found[0]]
     if found:
         raise ConfigError(f"{len(found)} runs begin with {name!r}: {', '.join(found)}. Give more of the id")
     listed = f"{', '.join([*known][-5:])}.{did_you_mean(name, known)} Give one of these" if known else "no runs"

@@ -55,6 +55,11 @@ swap_space = 4
         ("show x --right --wrong", "--right and --wrong exclude each other"),
         ("show x --limit -1", "invalid value for '--limit': -1 is not in the range x>=0"),
         ("show x --limit", "option '--limit' requires an argument"),
+        (
+            "export x --to jsonl --out --json",
+            "option '--out' has no value before --json. Give one; if it is",
+        ),
+        ("run --max_tokens --json", "option '--max_tokens' has no value before --json"),
         ("bench --repeats 0", "invalid value for '--repeats': 0 is not in the range"),
         ("export x --out y --to verll", "'verll' is not one of 'verl'"),
     ],

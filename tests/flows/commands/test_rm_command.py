@@ -53,6 +53,16 @@ def test_an_unknown_run_is_refused(runs: Path, tell: Tell) -> None:
     assert (runs / "one").exists()
 
 
+def test_a_link_to_a_run_is_refused(runs: Path, tell: Tell) -> None:
+    (runs / "kept").mkdir()
+    (runs / "kept" / "link").symlink_to(runs / "one")
+    for name in ("link", "li", runs / "kept" / "link"):
+        told = tell("rm", name, "--yes", "--runs-dir", runs / "kept")
+        assert (told.code, told.stdout) == (2, "")
+        assert f"is a link to {runs / 'one'}" in told.stderr
+    assert (runs / "one" / "config.json").exists()
+
+
 def test_a_directory_that_no_run_made_stays(runs: Path, tell: Tell) -> None:
     (runs / "model").mkdir()
     (runs / "model" / "config.json").write_text('{"model_type": "qwen2"}')
