@@ -4,15 +4,16 @@ import re
 import reprlib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from profiles.arm_schema import ArmSet
+from profiles.engine_settings import EngineSettings
 from profiles.nearest import did_you_mean, nearest_files
 from profiles.regular_files import read_regular_text
-from profiles.schema import EngineSettings, Profile
+from profiles.schema import Profile
 from profiles.settings import FROM_USER, Settings
 from profiles.vllm_keys import RETIRED_ENGINE_KEYS, is_vllm_key, nearest_keys, why_refused
 
@@ -107,7 +108,11 @@ def short_repr(value: object) -> str:
 
 def explain(error: ValidationError, kind: type[Settings]) -> str:
     """One line about all problems in ``error``: for each the field, the value given, what is allowed."""
-    told = list(dict.fromkeys(_problem(problem, kind) for problem in error.errors(include_url=False)))
+    problems = error.errors(include_url=False)
+    wrong = {problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))}
+    # a list counts as too short when what is in it is wrong
+    problems = [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in wrong]
+    told = list(dict.fromkeys(_problem(problem, kind) for problem in problems))
     if len(told) == 1:
         return told[0]
     listed = "; ".join(f"({number}) {each}" for number, each in enumerate(told[:_MOST_PROBLEMS], start=1))
@@ -149,6 +154,8 @@ def _unknown_engine_key(key: str, where: str, own: list[str]) -> str:
 def _fields_at(kind: type[Settings], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         annotation = kind.model_fields[part].annotation if isinstance(part, str) and part in kind.model_fields else None
+        if get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if isinstance(annotation, type) and issubclass(annotation, Settings):
             kind = annotation
     return sorted(kind.model_fields)

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE
 from tasks.generation.replica_messages import Adopt, FromReplica, ToReplica

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import Adapter
 from tasks.generation.token_sets import Array, TokenSets

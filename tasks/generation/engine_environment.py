@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 from tasks.time_limits import time_limit
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.engine_caches import StartKind
 from tasks.node.gpu_selection import device_name
 from tasks.plan.fingerprint import engine_versions

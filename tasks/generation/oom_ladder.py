@@ -7,7 +7,8 @@ batched tokens per step together with the reserved memory, then captures fewer C
 from dataclasses import dataclass
 from typing import Any
 
-from profiles.schema import AUTO, EngineSettings, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import AUTO, Profile
 from tasks.node.auto_batch import AutoBatch, auto_engine
 from tasks.node.engine_memory import default_batched_tokens
 from tasks.units import GIB

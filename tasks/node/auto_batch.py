@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from profiles.schema import EngineSettings, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import Profile
 from tasks.node.cuda_graphs import capture_sizes, step_tokens
 from tasks.node.engine_memory import KvCache
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from profiles.engine_settings import EngineSettings, parallel_words
 from profiles.load import parse_settings
-from profiles.schema import EngineSettings, Profile, parallel_words
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.node.cards import Card, Cards
 from tasks.node.engines_per_gpu import engines_that_fit

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import AUTO, ExpectedNode, Profile
 from tasks.node.gpu_reading import GpuReading
 from tasks.units import GIB, format_gib
 

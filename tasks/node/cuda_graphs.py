@@ -5,7 +5,7 @@ waits. A step has a token per sequence that decodes, and the prompts of those th
 by itself. With 256 sequences on an H100 that made 8,114 tokens/s, and 10,829 with graphs up to 2,048.
 """
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 
 LARGEST_DEFAULT_CAPTURE = 512
 """vLLM's own largest capture size (config/vllm.py, ``_set_cudagraph_sizes``)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.errors import ConfigError
 from tasks.node.weight_memory import weight_bytes_per_gpu
 from tasks.plan.model_config import read_model_config

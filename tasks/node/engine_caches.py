@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.errors import ConfigError
 from tasks.node.check_result import CheckResult
 from tasks.units import MIB, format_gib

@@ -14,7 +14,7 @@ Up to vLLM's own 512 tokens that is in the 8 MiB.
 
 from dataclasses import dataclass
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.cuda_graphs import LARGEST_DEFAULT_CAPTURE, captured_graphs, sizes_of
 from tasks.node.passed_on_memory import kv_element_bytes
 from tasks.plan.model_shape import ModelShape

@@ -4,7 +4,8 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 
-from profiles.schema import Profile, parallel_words
+from profiles.engine_settings import parallel_words
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.node.gpu_reading import GpuReading, NoDriverError, NvmlReader
 from tasks.node.nvml import PynvmlReader

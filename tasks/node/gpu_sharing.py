@@ -8,7 +8,7 @@ once more. It is taken off before the division, so that N engines need no more f
 
 import math
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.units import GIB
 
 FURTHER_PROCESS_BYTES = GIB

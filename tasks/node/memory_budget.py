@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiles.schema import EngineSettings, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import Profile
 from tasks.node.draft_memory import draft_memory
 from tasks.node.engine_memory import KvCache, kv_cache, reserve_bytes
 from tasks.node.gpu_sharing import share_gpu

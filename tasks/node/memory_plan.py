@@ -7,7 +7,8 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from profiles.schema import AUTO, EngineSettings, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import AUTO, Profile
 from tasks.node.auto_batch import AutoBatch, auto_engine, choose_batch
 from tasks.node.core_process import has_core_process
 from tasks.node.cuda_graphs import expected_graph_share, sizes_of

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.weight_memory import dense_tensors
 from tasks.plan.model_config import read_model_config
 from tasks.plan.model_files import read_weights

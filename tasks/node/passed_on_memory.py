@@ -5,7 +5,7 @@ A field that moves memory in a way that is not known here is named in the plan, 
 
 from collections.abc import Iterator
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.plan.model_shape import ModelShape
 from tasks.units import GIB
 

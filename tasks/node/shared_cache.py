@@ -7,7 +7,8 @@ part of the memory that it is told to be free when it starts.
 
 from pathlib import Path
 
-from profiles.schema import EngineSettings, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.node.memory_budget import MemoryBudget
 from tasks.plan.model_shape import UnknownLayoutError

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.passed_on_memory import quantizes_to_fp8
 from tasks.plan.adapter_source import LoraSlots
 from tasks.plan.model_shape import ModelShape

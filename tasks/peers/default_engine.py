@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_environment import METHOD_VARIABLE, engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE

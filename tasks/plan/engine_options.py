@@ -7,9 +7,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import SettingsError, parse_settings, short_repr
 from profiles.regular_files import parse_json
-from profiles.schema import EngineSettings, Profile
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 
 _BRACKETS = ("{", "[", '"', "'")

@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 
 from profiles.arm_schema import PromptFormat
+from profiles.engine_settings import EngineSettings
 from profiles.load import SettingsError, explain, load_profile, profile_names, short_repr
 from profiles.nearest import nearest_files
 from profiles.regular_files import parse_json, read_regular_text
-from profiles.schema import AUTO, EngineSettings, Identifier, QuestionBatch
+from profiles.schema import AUTO, Identifier, QuestionBatch
 from profiles.settings import RIGHT_AT, Settings
 from profiles.vllm_keys import check_keys
 from tasks.errors import ConfigError

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 LATEST = "latest"
 """In place of a run's id."""
+_MOST_LISTED = 5
 _OF_SCORES = ("scorer", "right_at")
 
 
@@ -72,8 +73,13 @@ def named_run(name: str, runs_dir: Path) -> Path:
     if len(found) == 1:
         return known[found[0]]
     if found:
-        raise ConfigError(f"{len(found)} runs begin with {name!r}: {', '.join(found)}. Give more of the id")
-    listed = f"{', '.join([*known][-5:])}.{did_you_mean(name, known)} Give one of these" if known else "no runs"
+        more = f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else ""
+        raise ConfigError(
+            f"{len(found)} runs begin with {name!r}: {', '.join(found[:_MOST_LISTED])}{more}. Give more of the id"
+        )
+    listed = (
+        f"{', '.join([*known][-_MOST_LISTED:])}.{did_you_mean(name, known)} Give one of these" if known else "no runs"
+    )
     raise ConfigError(f"run {name!r} is neither a run directory nor a run id; {runs_dir} holds {listed}")
 
 

@@ -8,7 +8,16 @@ import psutil
 import pytest
 
 from tasks.generation.journal import read_journal
-from tests.faults.runs import ROLLOUTS, Rows, assert_nothing_left, only_run_dir, read_rows, start_harvest, write_profile
+from tests.faults.runs import (
+    ARMS,
+    SHARD_SIZE,
+    Rows,
+    assert_nothing_left,
+    only_run_dir,
+    read_rows,
+    start_harvest,
+    write_profile,
+)
 from tests.support.ray_nodes import RayNode, RayNodes
 
 pytestmark = pytest.mark.slow
@@ -20,13 +29,14 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     runs_dir = tmp_path / "runs"
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     for name in ("one", "two"):
-        # a node makes no more than a third of the run before it stands still
-        ray_nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(ROLLOUTS // 3))
+        # a node stands still within its first shard, so that the shard's journal stays
+        ray_nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(SHARD_SIZE * ARMS // 2))
     # Prefect's worker sends the first to the flow run that it cancels
     for number in (signal.SIGTERM, signal.SIGKILL):
         run = start_harvest(runs_dir, profile, more=["--nodes=2", f"--ray={ray_nodes.address}"])
         if number == signal.SIGTERM:
-            run.wait_until(lambda: _are_in_the_middle(ray_nodes), "both nodes have engines, and one has rollouts")
+            # whichever of them begins first next time then has a shard to go on with
+            run.wait_until(lambda: all(map(_journals, ray_nodes.nodes)), "both nodes have rollouts")
         else:
             # what a node had not finished is not made again
             run.wait_until(partial(_resumes, run.log), "a node resumes a shard")
@@ -45,11 +55,6 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     assert [node["node"] for node in report["generation"]["sessions"][-1]["nodes"]] == ["here"]
     assert not (home / ".ray").exists(), "Ray left a token"
     assert_nothing_left(run.seen)
-
-
-def _are_in_the_middle(nodes: RayNodes) -> bool:
-    # a node that began late may have one shard alone, whose journal goes with its last rollout
-    return all(node.has_replica for node in nodes.nodes) and any(map(_journals, nodes.nodes))
 
 
 def _journals(node: RayNode) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles import schema
+from profiles import engine_settings, schema
 from profiles.load import SettingsError, load_arms, load_profile, profile_names
 from profiles.schema import AUTO, Profile
 
@@ -208,7 +208,8 @@ def test_a_wrong_profile_is_refused_in_one_line(tmp_path: Path, text: str, messa
 
 
 def test_every_setting_says_what_it_is() -> None:
-    kinds = [kind for kind in schema.Settings.__subclasses__() if kind.__module__ == schema.__name__]
+    modules = (schema.__name__, engine_settings.__name__)
+    kinds = [kind for kind in schema.Settings.__subclasses__() if kind.__module__ in modules]
     fields = {f"{kind.__name__}.{name}": field for kind in kinds for name, field in kind.model_fields.items()}
     assert "EngineSettings.dtype" in fields
     assert [name for name, field in fields.items() if not field.description] == []
@@ -239,7 +240,12 @@ def test_own_arms_may_have_few_shot_turns(tmp_path: Path) -> None:
         ),
         ('[[arms]]\nid = "a b"\nsystem_prompt = ""', "arms.0.id"),
         ('[[arms]]\nid = "a"', "system_prompt is missing"),
-        ("arms = []", "arms"),
+        (
+            '[[arms]]\nid = "a"\nsystem_prompt = ""\ncolour = 1',
+            r"toml: unknown key arms\.0\.colour; allowed here: chat_template_kwargs, .*, id, .*, template$",
+        ),
+        ('[[arms]]\nid = "a"\nsystm_prompt = ""', r"arms\.0\.systm_prompt\. Did you mean system_prompt\?$"),
+        ("arms = []", "at least 1"),
     ],
 )
 def test_wrong_arms_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import PROFILES_DIR, SettingsError, load_profile, parse_settings
 from profiles.profile_text import profile_text
-from profiles.schema import EngineSettings, Profile
+from profiles.schema import Profile
 from profiles.vllm_arguments import Argument, installed_arguments
 from profiles.vllm_keys import REFUSED, RETIRED_ENGINE_KEYS, check_keys, why_refused
 

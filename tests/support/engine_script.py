@@ -20,7 +20,7 @@ from tests.support.left_behind import outlives_the_test
 
 _FORKS = """
 import gc, json, os, sys, traceback
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.vllm_engine import import_vllm
 from tasks.parent_death import die_with_parent

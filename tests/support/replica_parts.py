@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from profiles.arm_schema import Arm
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.policy import Policy

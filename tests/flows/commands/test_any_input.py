@@ -21,7 +21,8 @@ from flows.commands.parameter_options import given_parameters
 from flows.commands.run import check_input
 from flows.parameters import PARAMETERS
 from profiles.arm_schema import Arm, Turn
-from profiles.schema import EngineSettings, ExpectedNode, Profile, TelemetryTargets
+from profiles.engine_settings import EngineSettings
+from profiles.schema import ExpectedNode, Profile, TelemetryTargets
 from tasks.errors import HarvestError
 from tasks.plan.placeholders import fill_placeholders
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.early_replicas import Spawned, begin_with, end_early, replica_environment, take_early
 from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE

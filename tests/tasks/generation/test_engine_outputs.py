@@ -21,7 +21,7 @@ collect_rarely()
 os.environ[PARENT_VARIABLE] = str(os.getpid())
 from dataclasses import replace
 from pathlib import Path
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.vllm_engine import VllmBatchEngine, VllmEngine

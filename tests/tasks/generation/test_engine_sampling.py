@@ -35,7 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
 _GENERATE = """
 import json, os, sys
 from pathlib import Path
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.vllm_engine import VllmEngine

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 _GENERATE = """
 import json, os, sys
 from pathlib import Path
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.policy import Adapter

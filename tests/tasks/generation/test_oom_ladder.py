@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import load_profile
-from profiles.schema import AUTO, EngineSettings, ExpectedNode, Profile
+from profiles.schema import AUTO, ExpectedNode, Profile
 from tasks.generation.oom_ladder import build_ladder
 from tasks.node.auto_batch import AutoBatch
 from tasks.units import GIB

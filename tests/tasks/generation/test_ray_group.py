@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.ray_group import group_variables, placement_group, private_variables
 

@@ -9,7 +9,7 @@ _COMPARE = """
 import json, os, shutil, sys
 from pathlib import Path
 from types import SimpleNamespace
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.errors import ReloadRefused
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.generation.engine_environment import engine_environment

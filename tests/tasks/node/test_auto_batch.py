@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import load_profile, profile_names
-from profiles.schema import AUTO, EngineSettings, Profile
+from profiles.schema import AUTO, Profile
 from tasks.node.auto_batch import auto_engine, choose_batch
 from tasks.node.engine_memory import KvCache
 from tasks.node.memory_plan import MemoryPlan, plan_memory

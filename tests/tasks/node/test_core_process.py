@@ -2,7 +2,7 @@
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine_environment import engine_environment
 from tasks.node.core_process import CORE_PROCESS_VARIABLE, has_core_process
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.cuda_graphs import capture_sizes, captured_graphs, expected_graph_share, sizes_of, step_tokens
 
 

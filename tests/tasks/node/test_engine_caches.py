@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.node.engine_caches import (
     StartKind,
     StartWatch,

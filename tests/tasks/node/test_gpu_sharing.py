@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import load_profile
-from profiles.schema import EngineSettings, Profile
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.node.check_result import CheckResult
 from tasks.node.engines_per_gpu import engines_that_fit

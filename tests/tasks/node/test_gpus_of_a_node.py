@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from profiles.schema import EngineSettings, ExpectedNode, Profile
+from profiles.engine_settings import EngineSettings
+from profiles.schema import ExpectedNode, Profile
 from tasks.errors import ConfigError
 from tasks.node.gpu_checks import gpu_checks
 from tasks.node.gpu_selection import gpus_needed, gpus_per_replica

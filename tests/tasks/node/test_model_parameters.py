@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import DEMO_MODEL
-from profiles.schema import EngineSettings
 from tasks.node.model_parameters import active_parameters, uses_fp8
 from tests.support.safetensors_file import write_safetensors
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.generation.vllm_requests import engine_arguments
 from tasks.node.auto_batch import auto_engine

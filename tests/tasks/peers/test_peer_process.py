@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from profiles.engine_settings import EngineSettings
 from profiles.load import DEMO_MODEL
-from profiles.schema import EngineSettings
 from tasks.errors import EngineError, StorageError
 from tasks.generation.engine import EngineRequest, EngineSpec
 from tasks.peers.contest import PeerJob, read_requests, save_requests

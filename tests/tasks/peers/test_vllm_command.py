@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from profiles.schema import EngineSettings
+from profiles.engine_settings import EngineSettings
 from tasks.generation.engine import EngineSpec
 from tasks.peers.default_engine import default_arguments, default_environment, feature_arguments
 from tasks.peers.vllm_command import as_words, serve_options

@@ -54,6 +54,13 @@ def test_another_name_is_refused(runs: Path, name: str, told: str) -> None:
     assert told in str(refused.value)
 
 
+def test_of_many_runs_that_a_name_begins_a_few_are_listed(tmp_path: Path) -> None:
+    for step in range(7):
+        write_run(tmp_path / f"step-{step}", shards=1)
+    with pytest.raises(ConfigError, match=r"7 runs begin with 's': step-0, .*, step-4 and 2 more"):
+        find_run("s", tmp_path)
+
+
 def test_a_run_that_is_resumed_becomes_the_latest(tmp_path: Path) -> None:
     for age, name in enumerate(("new", "old")):
         os.utime(write_run(tmp_path / name, shards=1).config, (1_000_000 - age, 1_000_000 - age))
