@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     from tasks.locks import run_lock, upload_lock
     from tasks.plan.run_directory import named_run
     from tasks.records import RunPaths
+    from tasks.results.run_state import run_state
     from tasks.results.step_report import matching_runs
 
     names = [found for name in run for found in matching_runs(name, runs.directory)]
@@ -31,18 +33,16 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     if links := [path for path in named if path.is_symlink()]:
         raise ConfigError(f"{links[0]} is a link to {links[0].resolve()}. Name that run, or remove the link with rm")
     run_dirs = list(dict.fromkeys(path.resolve() for path in named))
+    told: dict[Path, str] = {}
     with contextlib.ExitStack() as locks:
         for run_dir in run_dirs:
             _check_is_run(run_dir)
             state = RunPaths(root=run_dir).state
-            locks.enter_context(run_lock(state / "lock"))
+            told[run_dir] = str(run_state(run_dir))
+            locks.enter_context(run_lock(state / "lock", work="harvest rm"))
             locks.enter_context(upload_lock(state, exclusive=True, wait=_refuse))
-        asked = f"remove {', '.join(map(str, run_dirs))}?"
-        try:
-            if not (yes or click.confirm(asked, err=True)):
-                raise click.Abort
-        except click.Abort:
-            raise ConfigError("nothing is removed. Answer y, or give --yes where nobody can answer") from None
+        if not (yes or _confirm("remove " + ", ".join(f"{path}, which is {state}" for path, state in told.items()))):
+            raise ConfigError("nothing is removed. Answer y, or give --yes where nobody can answer")
         for run_dir in run_dirs:
             _remove(run_dir)
     if json:
@@ -50,6 +50,19 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     else:
         print_line(f"removed {', '.join(map(str, run_dirs))}")
     return 0
+
+
+def _confirm(question: str) -> bool:
+    # Polars handles Ctrl-C as well, in a way that has the wait for an answer go on until Enter
+    signal.siginterrupt(signal.SIGINT, True)
+    try:
+        return click.confirm(f"{question}?", err=True)
+    except click.Abort as error:
+        click.echo(err=True)
+        # click makes the same of Ctrl-C and of the end of the input
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        return False
 
 
 def _check_is_run(run_dir: Path) -> None:
