@@ -15,6 +15,7 @@ from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
+from tasks.results.run_state import RunState
 from tasks.scoring.score import RIGHT_AT, is_right
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_files, scan_shards

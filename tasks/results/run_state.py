@@ -67,11 +67,14 @@ class RunState:
         return self.name if self.reason is None else f"{self.name} ({self.reason})"
 
 
-def run_state(run_dir: Path) -> RunState:
-    """Return the state of the run at ``run_dir``. A damaged file is logged, and counts as none."""
+def run_state(run_dir: Path, *, is_mine: bool = False) -> RunState:
+    """Return the state of the run at ``run_dir``. A damaged file is logged, and counts as none.
+
+    With ``is_mine`` this process holds the run's lock, and asks for the state without that.
+    """
     paths = RunPaths(root=run_dir)
     # first, as a run that ends meanwhile has written everything
-    holder, is_held = find_holder(paths.state / "lock")
+    holder, is_held = (None, False) if is_mine else find_holder(paths.state / "lock")
     config = undamaged(read_config, run_dir) or {}
     body = _manifest_bytes(paths.manifest)
     planned = config.get("num_rollouts")
@@ -81,7 +84,8 @@ def run_state(run_dir: Path) -> RunState:
     if lost:
         logger.warning("%s has lost %s (%d in all)", run_dir, lost[0], len(lost))
     name: StateName
-    url = None
+    url: str | None = None
+    reason: str | None
     if is_held and not (holder and holder.work):
         name, reason = "running", str(holder or "another process")
     elif body is not None and not lost and (planned is None or rollouts >= planned):

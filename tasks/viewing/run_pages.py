@@ -40,7 +40,8 @@ class RunPages:
     def page(self, path: str, fields: Mapping[str, str], chosen: tuple[str, ...] = ()) -> str:
         """Return the page at the quoted ``path``, with the ``fields`` of its query; ``chosen`` are runs to compare.
 
-        A slash at the end of ``path`` changes nothing. Raises NoSuchPage, a HarvestError, or what a library raises when files go away meanwhile.
+        A slash at the end of ``path`` changes nothing. Raises NoSuchPage, a HarvestError, or what a library raises
+        when files go away meanwhile.
         """
         match (path.removesuffix("/") or "/").split("/")[1:]:
             case [""]:
