@@ -41,7 +41,7 @@ def record_end(run_dir: Path, error: BaseException, *, interrupted: bool = False
     A disk that takes no record is not the failure to report, so it is ignored.
     """
     if interrupted or not isinstance(error, Exception):
-        outcome, reason = "interrupted", "Ctrl-C, SIGTERM or a cancellation ended it"
+        outcome, reason = "interrupted", "Ctrl-C, SIGTERM, a cancellation or a time limit ended it"
     else:
         told = str(error) if isinstance(error, HarvestError) else f"{type(error).__name__}: {error}"
         outcome, reason = "failed", one_line(told, _LONGEST)
