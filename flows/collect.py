@@ -21,6 +21,7 @@ from flows.reporting.resolved_parameters import changed_parameters, resolve_para
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
+from flows.shards.claimed_run import claimed
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
 from flows.shards.step_report import show_steps
@@ -28,7 +29,6 @@ from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
 from tasks.fleet.replica_span import check_span
 from tasks.generation.rung_state import forget_rung
-from tasks.locks import run_lock
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.plan_here import check_profile_of_nodes, plan_here
@@ -117,7 +117,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
             check_directory(each.paths.state, "the run's directory")
         # in one order everywhere, so that two collections cannot wait for each other
         for each in sorted(plans, key=lambda one: one.run_id):
-            locks.enter_context(run_lock(each.paths.state / "lock"))
+            locks.enter_context(claimed(each))
         for each in plans:
             _open(each)
         for told in plan.choices:

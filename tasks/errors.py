@@ -5,7 +5,7 @@ A failure gets its type where it is first seen, and then propagates. What each t
 =================  ====  ==============================================================================
 type               exit  what happens
 =================  ====  ==============================================================================
-ConfigError         2    bad input, found before any engine starts and before a run directory exists
+ConfigError         2    bad input, found before any engine starts; it leaves no run directory
 PreflightFailed     2    the node or the destination cannot do the job; nothing was loaded
 RunLocked           1    another process works on this run; it is named; nothing was touched
 OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first

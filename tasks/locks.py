@@ -14,10 +14,12 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from profiles.regular_files import parse_json
+from profiles.regular_files import open_regular
 from tasks.errors import ConfigError, RunLocked
+from tasks.files import parse_record
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +32,33 @@ _HOLDER_BYTES = 4096
 _HOLDER_START = b'{"pid": '
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a lock, or held it last, as it wrote into the lock file."""
+
+    pid: int
+    host: str
+    since: str
+    """When it took the lock (ISO 8601, UTC)."""
+    run_id: str | None = None
+    """Of a lock that many runs share."""
+    flow_run: str | None = None
+    """Name of its Prefect flow run."""
+    work: str | None = None
+    """What it does with a run, if that is not to collect rollouts."""
+
+    def __str__(self) -> str:
+        run = "" if self.run_id is None else f"run {self.run_id}, "
+        more = [named for named in (self.work, self.flow_run and f"flow run {self.flow_run}") if named]
+        return f"{run}process {self.pid} on {self.host} since {self.since}{''.join(f', {each}' for each in more)}"
+
+
 @contextlib.contextmanager
-def run_lock(path: Path) -> Iterator[None]:
+def run_lock(path: Path, **details: str) -> Iterator[None]:
     """Hold the lock at ``path``. Raises RunLocked, naming the holder, when another process has it.
 
-    Raises ConfigError when ``path`` cannot be a lock file.
+    ``details`` are of the Holder: its ``flow_run``, or its ``work``. Raises ConfigError when ``path`` cannot be a lock
+    file.
     """
     with open_lock_file(path) as descriptor:
         if not _lock_soon(descriptor):
@@ -42,8 +66,24 @@ def run_lock(path: Path) -> Iterator[None]:
                 f"run {path.parent.parent.name} is in use by {describe_holder(descriptor)}. Wait for it or end it; "
                 "then run the same command, which resumes"
             )
-        write_holder(descriptor)
+        if not _is_at(path, descriptor):
+            raise RunLocked(f"run {path.parent.parent.name} was removed just now. Run the same command again")
+        write_holder(descriptor, **details)
         yield
+
+
+def find_holder(path: Path) -> tuple[Holder | None, bool]:
+    """Return who holds the lock at ``path``, or held it last, if that is known, and whether it is held now.
+
+    The kernel knows whether it is held, also by a process of another host where the file system passes locks on. A
+    lock that cannot be opened counts as free.
+    """
+    try:
+        with open_regular(path) as file:
+            is_held = not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            return _read_holder(file.fileno()), is_held
+    except OSError:
+        return None, False
 
 
 @contextlib.contextmanager
@@ -89,12 +129,14 @@ def write_holder(descriptor: int, **details: str) -> None:
 
 def describe_holder(descriptor: int) -> str:
     """Return who holds an open lock file, such as "process 12 on node-1 since 2026-10-01T09:00:00+00:00"."""
+    return str(_read_holder(descriptor) or "another process")
+
+
+def _read_holder(descriptor: int) -> Holder | None:
     try:
-        value = parse_json(os.pread(descriptor, _HOLDER_BYTES, 0))
-        run = f"run {value['run_id']}, " if "run_id" in value else ""
-        return f"{run}process {value['pid']} on {value['host']} since {value['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        return parse_record(os.pread(descriptor, _HOLDER_BYTES, 0), Holder)
+    except ValueError:
+        return None
 
 
 @contextlib.contextmanager
@@ -136,6 +178,14 @@ def _lock_soon(descriptor: int) -> bool:
             return True
         time.sleep(_LOOK_SECONDS)
     return False
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether the open file is still at ``path``: a run may have been removed while its lock was waited for."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(descriptor: int, mode: int) -> bool:

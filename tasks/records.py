@@ -181,6 +181,10 @@ class RunPaths:
         return self.root / "upload_receipt.json"
 
     @property
+    def end(self) -> Path:
+        return self.state / "end.json"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -1,8 +1,7 @@
 """``harvest rm``: remove runs."""
 
 import contextlib
-import shutil
-import tempfile
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from flows.commands.command import command, flag
 from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json, print_line
-from tasks.errors import ConfigError, RunLocked, StorageError
+from tasks.errors import ConfigError, RunLocked
 
 
 @command(examples=("harvest rm RUN_ID", "harvest rm 'step-*' --yes"))
@@ -22,8 +21,9 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     name with *, ? or [ means all finished runs with such an id. A link to a run is refused.
     """
     from tasks.locks import run_lock, upload_lock
-    from tasks.plan.run_directory import named_run
+    from tasks.plan.run_directory import named_run, remove_run
     from tasks.records import RunPaths
+    from tasks.results.run_state import run_state
     from tasks.results.step_report import matching_runs
 
     names = [found for name in run for found in matching_runs(name, runs.directory)]
@@ -31,25 +31,36 @@ def rm(runs: Runs, run: tuple[str, ...], yes: bool, json: bool) -> int:
     if links := [path for path in named if path.is_symlink()]:
         raise ConfigError(f"{links[0]} is a link to {links[0].resolve()}. Name that run, or remove the link with rm")
     run_dirs = list(dict.fromkeys(path.resolve() for path in named))
+    told: dict[Path, str] = {}
     with contextlib.ExitStack() as locks:
         for run_dir in run_dirs:
             _check_is_run(run_dir)
             state = RunPaths(root=run_dir).state
-            locks.enter_context(run_lock(state / "lock"))
+            told[run_dir] = str(run_state(run_dir))
+            locks.enter_context(run_lock(state / "lock", work="harvest rm"))
             locks.enter_context(upload_lock(state, exclusive=True, wait=_refuse))
-        asked = f"remove {', '.join(map(str, run_dirs))}?"
-        try:
-            if not (yes or click.confirm(asked, err=True)):
-                raise click.Abort
-        except click.Abort:
-            raise ConfigError("nothing is removed. Answer y, or give --yes where nobody can answer") from None
+        if not (yes or _confirm("remove " + ", ".join(f"{path}, which is {state}" for path, state in told.items()))):
+            raise ConfigError("nothing is removed. Answer y, or give --yes where nobody can answer")
         for run_dir in run_dirs:
-            _remove(run_dir)
+            remove_run(run_dir)
     if json:
         print_json({"removed": [str(run_dir) for run_dir in run_dirs]})
     else:
         print_line(f"removed {', '.join(map(str, run_dirs))}")
     return 0
+
+
+def _confirm(question: str) -> bool:
+    # Polars handles Ctrl-C as well, in a way that has the wait for an answer go on until Enter
+    signal.siginterrupt(signal.SIGINT, True)
+    try:
+        return click.confirm(f"{question}?", err=True)
+    except click.Abort as error:
+        click.echo(err=True)
+        # click makes the same of Ctrl-C and of the end of the input
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        return False
 
 
 def _check_is_run(run_dir: Path) -> None:
@@ -63,15 +74,6 @@ def _check_is_run(run_dir: Path) -> None:
         config = None
     if "fingerprint" not in (config or {}) and not (run_dir / "state").is_dir():
         raise ConfigError(f"{run_dir} has a config.json that is not a run's. It is not removed; name a run")
-
-
-def _remove(run_dir: Path) -> None:
-    try:
-        # first in one step: what is half removed is no run, and the same configuration may be collected again
-        with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=".removed-") as aside:
-            shutil.rmtree(run_dir.rename(Path(aside) / run_dir.name))
-    except OSError as error:
-        raise StorageError(f"{run_dir} cannot be removed: {error}. Correct its permissions") from None
 
 
 def _refuse(seconds: float) -> None:

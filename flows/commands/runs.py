@@ -9,10 +9,12 @@ WIDE = 130
 """A terminal of at least this many characters shows every column."""
 
 
-@command(examples=("harvest runs --json | jq -r '.[] | select(.state == \"done\") | .run_id'",))
+@command(examples=("harvest runs --json | jq -r '.[] | select(.state == \"failed\") | .run_id, .reason'",))
 @reads_runs(credentials=False)
 def runs(runs: Runs, json: bool) -> int:
-    """List runs: state, counts, mean reward, equivalence verdict, size; the last changed first."""
+    """List runs: state and why, counts, mean reward, equivalence verdict, size; the last changed first. States are
+    planned, running, interrupted, failed, finished and uploaded.
+    """
     from flows.console import console, print_result
     from tasks.errors import ConfigError
     from tasks.results.run_list import list_runs, render_runs

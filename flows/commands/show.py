@@ -50,7 +50,9 @@ def show(
 
     from flows.console import print_paged
     from tasks.results.rollout_search import render_rollouts
+    from tasks.results.run_state import run_state
 
     shown = list(rollouts)
-    print_paged(render_rollouts(shown, shown=len(shown), found=count_rollouts(run_dir, wanted, read)))
+    found = count_rollouts(run_dir, wanted, read)
+    print_paged(render_rollouts(shown, shown=len(shown), found=found, state=run_state(run_dir)))
     return 0

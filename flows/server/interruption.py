@@ -48,12 +48,18 @@ class InterruptibleFlow(Protocol):
 
 
 _flow: InterruptibleFlow | None = None
+_interruption: "Interruption | None" = None
 
 
 def set_interruptible_flow(flow: InterruptibleFlow) -> None:
     """Make ``flow`` the one that a later interruption asks to end."""
     global _flow
     _flow = flow
+
+
+def was_signalled() -> bool:
+    """Whether a signal asked this process to end, if it watches for them."""
+    return _interruption is not None and _interruption.was_signalled
 
 
 class Interruption:
@@ -81,6 +87,8 @@ class Interruption:
             process_group=0,
         )
         threading.Thread(target=self._watch, name="interruption", daemon=True).start()
+        global _interruption
+        _interruption = self
 
     @property
     def was_signalled(self) -> bool:

@@ -8,10 +8,11 @@ from flows.reporting.artifacts import report_equivalence, report_run, report_upl
 from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
 from flows.shards import stages
-from tasks.errors import HarvestError
+from tasks.errors import HarvestError, NotEquivalent
 from tasks.plan.run_plan import RunPlan
 from tasks.records import SET_PREFIX
 from tasks.results.collected import Collected
+from tasks.results.run_end import record_end
 from tasks.results.run_report import RunReport
 from tasks.scoring.extra_columns import align_extra_columns
 from tasks.storage.run_files import write_manifest
@@ -32,6 +33,8 @@ def finish_runs(
             reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter))
         except HarvestError as error:
             failures.append(error)
+            if not isinstance(error, NotEquivalent):
+                record_end(plan.paths.root, error)
             if len(plans) > 1:
                 log_and_print(f"run {plan.run_id} failed: {error}")
     if failures:

@@ -18,6 +18,7 @@ from tasks.generation.generation_session import generation_session
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
+from tasks.results.run_end import forget_end
 
 
 def generate_missing(
@@ -27,6 +28,8 @@ def generate_missing(
 
     The plans differ in their policies only. The first stands for all in the events.
     """
+    for plan in plans:
+        forget_end(plan.paths.root)
     remaining = {plan.run_id: find_remaining(plan, shards[plan.run_id]) for plan in plans}
     done_before = sum(shard.num_rollouts for left in remaining.values() for shard in left.generated)
     progress = Progress(total=sum(plan.num_rollouts for plan in plans), done_before=done_before)

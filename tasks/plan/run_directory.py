@@ -1,13 +1,15 @@
-"""Open and find run directories, and write the command that makes a run again."""
+"""Open, find and remove run directories, and write the command that makes a run again."""
 
 import logging
 import shlex
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from profiles.nearest import did_you_mean
-from tasks.errors import ConfigError, DamagedRecord
+from tasks.errors import ConfigError, DamagedRecord, StorageError
 from tasks.files import publish_json, read_record, remove_stale_temporaries, set_aside
 from tasks.plan.parameters import as_options
 from tasks.plan.run_config import CONFIG_PARAMETERS, parameters_of_config
@@ -87,6 +89,16 @@ def _worked_on(run_dir: Path) -> float:
     """Return when a process last began or finished work on the run, in seconds since the epoch."""
     paths = RunPaths(root=run_dir)
     return max(path.stat().st_mtime for path in (paths.config, paths.state / "lock", paths.manifest) if path.exists())
+
+
+def remove_run(run_dir: Path) -> None:
+    """Remove the directory of a run, whose lock the caller holds. Raises StorageError."""
+    try:
+        # first in one step: what is half removed is no run, and the same configuration may be collected again
+        with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=".removed-") as aside:
+            shutil.rmtree(run_dir.rename(Path(aside) / run_dir.name))
+    except OSError as error:
+        raise StorageError(f"{run_dir} cannot be removed: {error}. Correct its permissions") from None
 
 
 def reproduce_command(config: Mapping[str, Any]) -> str:

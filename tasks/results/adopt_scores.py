@@ -52,7 +52,7 @@ def adopt_scores(run_dir: Path, name: str) -> AdoptedScores:
     folder = find_scores(run_dir, name)
     check_scored(run_dir, folder)
     paths = RunPaths(root=run_dir)
-    with run_lock(paths.state / "lock"):
+    with run_lock(paths.state / "lock", work="harvest score"):
         return _adopt(paths, RunPaths(root=run_dir, scores_folder=folder))
 
 

@@ -23,6 +23,7 @@ from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import ReplicaProcesses
 from tasks.records import RunPaths, shard_index
 from tasks.results.finished_run import read_config
+from tasks.results.run_end import RunEnd
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
@@ -37,6 +38,7 @@ _LOST = {
     "telemetry.parquet": "the samples of earlier sessions are lost",
     "generation.json": "the time and the counters of earlier sessions are lost",
     "oom_ladder.json": "the run begins with the full question batch",
+    "end.json": "how the run ended before is not known any more",
     "prompts.json": "the prompts are rendered again",
     "preflight.json": "the next preflight makes it again",
     "equivalence.json": "the next comparison makes it again",
@@ -120,6 +122,7 @@ def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     yield lambda: read_equivalence(paths.root)
     yield lambda: read_mismatch(paths.root)
     yield lambda: read_report(paths.root)
+    yield lambda: read_record(paths.end, RunEnd)
     yield lambda: read_record(paths.manifest, Manifest)
     yield lambda: read_record(paths.upload_record, UploadRecord)
     yield lambda: load_telemetry(paths.telemetry)

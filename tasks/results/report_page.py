@@ -25,6 +25,7 @@ from tasks.results.page_plots import (
 )
 from tasks.results.page_samples import KINDS
 from tasks.results.page_template import Links, page_template
+from tasks.results.run_state import RunState
 from tasks.storage.published import recorded_path
 
 _LISTED_CONTRASTS = 10
@@ -41,8 +42,8 @@ def publish_page(run_dir: Path, scores: str = OWN_SCORES) -> Path:
     return path
 
 
-def render_page(data: PageData, *, links: Links = ()) -> str:
-    """Return the page as text, for a file, or with ``links`` to other pages of ``harvest view``."""
+def render_page(data: PageData, *, links: Links = (), state: RunState | None = None) -> str:
+    """Return the page as text, for a file, or with ``links`` to other pages of ``harvest view`` and the run's state."""
     report = data.report
     contrasts = significant_contrasts(report.contrasts)
     arms = ranked(report.arms)
@@ -50,6 +51,7 @@ def render_page(data: PageData, *, links: Links = ()) -> str:
         data=data,
         report=report,
         links=links,
+        state=state,
         cards=cards_of(report),
         arms=arms,
         kinds=KINDS,

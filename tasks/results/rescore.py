@@ -83,7 +83,7 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
             f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). Run the command that "
             "made it again; it resumes"
         )
-    with run_lock(paths.state / "lock"):
+    with run_lock(paths.state / "lock", work="harvest score"):
         return _rescore(paths, indices, loaded, ScoreSet(scorer=scorer, right_at=right_at))
 
 

@@ -15,6 +15,7 @@ from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
+from tasks.results.run_state import RunState
 from tasks.scoring.score import RIGHT_AT, is_right
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_files, scan_shards
@@ -127,10 +128,17 @@ def scan_with_scores(paths: RunPaths, shard: int) -> pl.LazyFrame:
     return rollouts.with_columns(**unscored)
 
 
-def render_rollouts(rollouts: Iterable[dict[str, Any]], *, shown: int, found: int) -> RenderableType:
-    """Return a view of ``rollouts``, from ``find_rollouts``: ``shown`` of ``found`` rollouts."""
+def render_rollouts(
+    rollouts: Iterable[dict[str, Any]], *, shown: int, found: int, state: RunState | None = None
+) -> RenderableType:
+    """Return a view of ``rollouts``, from ``find_rollouts``: ``shown`` of ``found`` rollouts.
+
+    It says in which ``state`` the run is, unless that is complete.
+    """
     parts = [part for rollout in rollouts for part in _rollout(rollout)]
     note = f"{found:,} rollouts" if shown == found else f"{shown:,} of {found:,} rollouts; --limit shows more"
+    if state is not None and not state.is_complete:
+        parts.append(Text(f"the run is {one_line(str(state), 400)}", style="yellow"))
     return Group(*parts, Text(note, style="bold"))
 
 

@@ -4,39 +4,26 @@ Only small files are read, so that a directory of many runs is listed at once.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
 
-import pyarrow.parquet
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from profiles.regular_files import open_regular
 from tasks.comparison.equivalence_report import read_equivalence
-from tasks.errors import DamagedFile
+from tasks.locks import Holder
 from tasks.plain_text import one_line
-from tasks.records import RunPaths
-from tasks.results.finished_run import read_config
 from tasks.results.run_report import read_report
-from tasks.storage.published import published_record
-from tasks.storage.run_files import known_shards, lost_shards
-from tasks.storage.upload_record import read_upload_record
+from tasks.results.run_state import StateName, run_state, undamaged
 
 logger = logging.getLogger(__name__)
-
-Record = TypeVar("Record")
-State = Literal["running", "done", "interrupted", "started"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +31,11 @@ class ListedRun:
     """One run. A value that is not in its files is None."""
 
     run_id: str
-    state: State
-    """"running": a process holds its lock. "done": it has a manifest, all rollouts and all shards on record.
-    "interrupted": it has some published rollouts. "started": it has none."""
+    state: StateName
+    reason: str | None
+    """Who runs it, why it failed, where it was uploaded to: as RunState has it."""
+    holder: Holder | None
+    """The process that works on it."""
     questions: int | None
     rollouts: int
     """Published rollouts."""
@@ -78,79 +67,44 @@ def list_runs(runs_dir: Path) -> list[ListedRun]:
 
 def listed_run(run_dir: Path) -> ListedRun:
     """Return the line of one run, as ``list_runs`` does. Raises OSError when the directory cannot be read."""
-    paths = RunPaths(root=run_dir)
-    config = _undamaged(read_config, run_dir) or {}
-    report, comparison = _undamaged(read_report, run_dir), _undamaged(read_equivalence, run_dir)
-    upload = read_upload_record(run_dir)
+    state = run_state(run_dir)
+    report, comparison = undamaged(read_report, run_dir), undamaged(read_equivalence, run_dir)
     stats = [*_stats(run_dir)]
-    shards = _undamaged(partial(known_shards, folder="rollouts"), run_dir) or {}
-    rollouts = sum(map(_rows, shards.values()))
-    planned = config.get("num_rollouts")
     return ListedRun(
         run_id=run_dir.name,
-        state=_state(paths, rollouts, planned),
-        questions=config.get("num_questions"),
-        rollouts=rollouts,
-        rollouts_planned=planned,
+        state=state.name,
+        reason=state.reason,
+        holder=state.holder,
+        questions=state.questions,
+        rollouts=state.rollouts,
+        rollouts_planned=state.rollouts_planned,
         mean_reward=report.mean_reward if report else None,
         verdict=comparison.verdict if comparison else None,
-        uploaded=upload.url if upload and upload.complete else None,
+        uploaded=state.uploaded,
         bytes=sum(stat.st_size for stat in stats),
         updated=datetime.fromtimestamp(max((stat.st_mtime for stat in stats), default=0.0), UTC),
     )
 
 
-def _state(paths: RunPaths, rollouts: int, planned: int | None) -> State:
-    if _is_locked(paths.state / "lock"):
-        return "running"
-    if lost := lost_shards(paths.root):
-        logger.warning("%s has lost %s (%d in all)", paths.root, lost[0], len(lost))
-    elif paths.manifest.is_file() and (planned is None or rollouts >= planned):
-        return "done"
-    return "interrupted" if rollouts else "started"
+def _stats(directory: Path | str) -> Iterator[os.stat_result]:
+    # a run that goes on removes and renames files
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _stats(entry.path)
+                elif entry.is_file():
+                    yield entry.stat()
 
 
-def _stats(run_dir: Path) -> Iterator[os.stat_result]:
-    for path in run_dir.rglob("*"):
-        # a run that goes on removes and renames files
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISREG((found := path.stat()).st_mode):
-                yield found
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _rows(path: Path) -> int:
-    """Return the rows that the footer of a shard states; 0 when the shard is damaged, as far as its size tells."""
-    record = published_record(path)
-    try:
-        if record is None or path.stat().st_size != record.bytes:
-            logger.warning("%s is damaged: it has another size than is on record", path)
-            return 0
-        with open_regular(path) as file:
-            return int(pyarrow.parquet.read_metadata(file).num_rows)
-    except (pyarrow.ArrowException, OSError):
-        return 0
-
-
-def _undamaged(read: Callable[[Path], Record | None], run_dir: Path) -> Record | None:
-    try:
-        return read(run_dir)
-    except DamagedFile as error:
-        logger.warning("%s", error)
-        return None
-
-
-_STATE_COLOURS = {"done": "green", "running": "cyan", "interrupted": "yellow", "started": "yellow"}
+_STATE_COLOURS: dict[StateName, str] = {
+    "planned": "yellow",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "failed": "red",
+    "finished": "green",
+    "uploaded": "green",
+}
 _COLUMNS = (
     "run",
     "state",
@@ -163,11 +117,17 @@ _COLUMNS = (
     "uploaded",
 )
 _NUMBERS = ("questions", "rollouts", "reward", "size")
+_MOST_REASONS = 10
+_LONGEST_REASON = 300
+"""In characters."""
 _WIDE_ONLY = ("questions", "changed (UTC)", "uploaded")
 
 
 def render_runs(runs: Sequence[ListedRun], *, narrow: bool = False) -> RenderableType:
-    """Return one line per run, with the whole run id. ``narrow`` leaves out the columns of _WIDE_ONLY."""
+    """Return one line per run, with the whole run id, and below what there is to say of the states of the first.
+
+    ``narrow`` leaves out the columns of _WIDE_ONLY.
+    """
     columns = [column for column in _COLUMNS if not (narrow and column in _WIDE_ONLY)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in columns:
@@ -187,7 +147,19 @@ def render_runs(runs: Sequence[ListedRun], *, narrow: bool = False) -> Renderabl
             "uploaded": "yes" if run.uploaded else "-",
         }
         table.add_row(*(values[name] for name in columns))
-    return table
+    told = [run for run in runs if run.reason and run.state != "uploaded"]
+    lines = [
+        Text.assemble(
+            one_line(run.run_id, 300),
+            ": ",
+            (run.state, _STATE_COLOURS[run.state]),
+            f", {one_line(run.reason or '', _LONGEST_REASON)}",
+        )
+        for run in told[:_MOST_REASONS]
+    ]
+    if len(told) > len(lines):
+        lines.append(Text(f"and {len(told) - len(lines):,} more, whose reasons --json tells"))
+    return Group(table, *lines)
 
 
 def _count(value: int | None) -> str:

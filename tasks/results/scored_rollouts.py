@@ -8,6 +8,7 @@ import polars as pl
 from tasks.errors import ConfigError
 from tasks.records import LATER_ROLLOUT_COLUMNS, OWN_SCORES, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.metrics import is_repetitive
+from tasks.results.run_state import run_state
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
@@ -29,7 +30,10 @@ def check_scored(run_dir: Path, scores: str = OWN_SCORES) -> list[int]:
     """
     indices = [*known_shards(run_dir, "rollouts")]
     if not indices or missing_shards(run_dir):
-        raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
+        raise ConfigError(
+            f"{run_dir} is not a finished run: it is {run_state(run_dir)}. Run the command that made it again; it "
+            "resumes"
+        )
     if missing := sorted({*indices} - {*known_shards(run_dir, scores)}):
         raise ConfigError(
             f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "

@@ -21,6 +21,7 @@ from tasks.results.page_plots import StepSeries, step_plot
 from tasks.results.page_template import page_template
 from tasks.results.reward_interval import Interval
 from tasks.results.run_report import RunReport, read_report
+from tasks.results.run_state import run_state
 from tasks.user_paths import is_url
 
 _UNLIKE = ("model", "tokenizer", "chat_template")
@@ -80,7 +81,10 @@ def read_steps(run_dirs: Sequence[Path], scores: Sequence[str] | None = None) ->
     found: list[RunReport] = []
     for run_dir, config, report in zip(run_dirs, configs, reports, strict=True):
         if report is None or not config:
-            raise ConfigError(f"{run_dir} has no report.json, so the run is not finished. Finish it, or leave it out")
+            raise ConfigError(
+                f"{run_dir} has no report.json, so the run is not finished: it is {run_state(run_dir)}. Finish it, or "
+                "leave it out"
+            )
         found.append(report)
         model = config.get("model", {})
         paths.append(str(Path(model.get("adapter", model).get("path", run_dir)).absolute()))

@@ -16,6 +16,7 @@ from tasks.results.page_samples import KINDS
 from tasks.results.page_template import Links, page_template
 from tasks.results.report_page import render_page
 from tasks.results.run_list import list_runs
+from tasks.results.run_state import RunState, run_state
 from tasks.results.scored_rollouts import check_scored
 from tasks.storage.run_files import published_files
 from tasks.user_paths import user_path
@@ -39,9 +40,10 @@ class RunPages:
     def page(self, path: str, fields: Mapping[str, str], chosen: tuple[str, ...] = ()) -> str:
         """Return the page at the quoted ``path``, with the ``fields`` of its query; ``chosen`` are runs to compare.
 
-        Raises NoSuchPage, a HarvestError, or what a library raises when files go away meanwhile.
+        A slash at the end of ``path`` changes nothing. Raises NoSuchPage, a HarvestError, or what a library raises
+        when files go away meanwhile.
         """
-        match path.split("/")[1:]:
+        match (path.removesuffix("/") or "/").split("/")[1:]:
             case [""]:
                 return self._runs()
             case ["compare"]:
@@ -83,7 +85,7 @@ class RunPages:
             check_scored(run_dir)
         except ConfigError:
             return self._progress(run_dir)
-        return _report(run_dir, _state_of(run_dir))
+        return _report(run_dir, run_state(run_dir), _identity_of(run_dir))
 
     def _progress(self, run_dir: Path) -> str:
         progress = read_progress(run_dir)
@@ -143,11 +145,11 @@ def _rendered(template: str, **values: object) -> str:
 
 
 @lru_cache(maxsize=8)
-def _report(run_dir: Path, state: tuple[object, ...]) -> str:
-    """Return the report of the run, made once for a state of its files."""
+def _report(run_dir: Path, state: RunState, identity: tuple[object, ...]) -> str:
+    """Return the report of the run, made once for its state and the ``identity`` of its files."""
     links = [link for link in _links(run_dir) if link[1] != "run"]
-    return render_page(read_page_data(run_dir), links=links)
+    return render_page(read_page_data(run_dir), links=links, state=state)
 
 
-def _state_of(run_dir: Path) -> tuple[object, ...]:
+def _identity_of(run_dir: Path) -> tuple[object, ...]:
     return tuple((name, file_identity((run_dir / name).stat())) for name in published_files(run_dir))

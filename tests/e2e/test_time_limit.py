@@ -10,6 +10,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from tasks.results.run_state import run_state
 from tests.faults.runs import assert_nothing_left, num_saved_rollouts, only_run_dir, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import environment
@@ -51,6 +52,7 @@ def test_a_run_that_exceeds_its_time_limit_is_timed_out_ends_its_replicas_and_re
             seen = {child.pid: child.create_time() for child in psutil.Process(process.pid).children(recursive=True)}
             assert_nothing_left(seen)
             assert (timed_out["type"], timed_out["name"]) == ("FAILED", "TimedOut"), timed_out
+            assert run_state(only_run_dir(tmp_path / "runs")).name in ("failed", "interrupted")
             if made_before := num_saved_rollouts(only_run_dir(tmp_path / "runs")):
                 break
         assert 0 < made_before < QUESTIONS * 8

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.results.run_state import run_state
 from tests.faults.runs import (
     ROLLOUTS,
     Rows,
@@ -127,6 +128,7 @@ def test_an_interrupted_harvest_run_ends_with_one_line_and_resumes(
     assert_ends_when_interrupted(run, signal.SIGTERM)
     kept = num_saved_rollouts(run.root)
     report = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api).finish()
+    assert str(run_state(only_run_dir(runs_dir))) == "finished"
     assert report["generation"]["sessions"][-1]["rollouts"] == ROLLOUTS - kept
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
 
@@ -146,4 +148,6 @@ def assert_ends_when_interrupted(run: RunProcess, number: int) -> None:
     assert code == 130, told
     assert told.splitlines()[-1] == "harvest: interrupted; the same command resumes"
     assert "Traceback" not in told
+    state = run_state(only_run_dir(run.runs_dir))
+    assert (state.name, str(state.reason).startswith("Ctrl-C, SIGTERM, ")) == ("interrupted", True), state
     assert_nothing_left(run.seen)

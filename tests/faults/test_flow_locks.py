@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.results.run_list import list_runs
 from tests.support.fake_profile import FAKE_PROFILE
 from tests.support.harvest_command import environment, harvest
 from tests.support.patience import await_exit, until
@@ -51,11 +52,15 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
         assert refused.code == 1
         assert f"is in use by process {waiting.pid} on " in refused.stderr
         assert "preflight" not in told.read_text()
+        (listed,) = list_runs(tmp_path / "runs")
+        assert (listed.state, listed.holder and listed.holder.pid) == ("running", waiting.pid)
+        assert ", flow run fake · demo · 4 q x 8 (" in str(listed.reason)
 
         holder.stdin.close()
         # this machine has no such GPU, which preflight finds as soon as it may look
         assert await_exit(waiting, logs=[told]) == 2
         assert "preflight failed" in told.read_text()
+        assert not [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     finally:
         for process in started:
             process.kill()

@@ -9,6 +9,7 @@ import pytest
 from flows.commands.cli import main
 from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS
 from tasks.files import read_json
+from tasks.results.run_state import run_state
 from tasks.storage.run_files import missing_shards
 from tasks.storage.verify import verify_upload
 from tests.faults.runs import RunProcess, only_run_dir
@@ -106,6 +107,7 @@ def test_a_run_without_its_destination_is_complete_and_can_be_uploaded_later(run
     assert len(run.told().splitlines()) < SHARDS + 5, "nothing is told per attempt"
     assert "Traceback" not in run.told()
     assert missing_shards(run.root) == []
+    assert str(run_state(run.root)).startswith("finished (then it failed: listing failed at s3://")
     assert read_json(run.root / "report.json")["num_rollouts"] == SHARDS
     assert not any("shard-" in key for key in bucket.listing())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.results.run_state import run_state
 from tests.faults.runs import (
     QUESTIONS,
     SHARD_SIZE,
@@ -79,4 +80,6 @@ def test_a_file_that_may_not_grow_ends_harvest_run_with_one_line(
     last = run.stderr.splitlines()[-1]
     assert last.startswith("harvest: error: could not write")
     assert "File too large" in last
+    state = run_state(only_run_dir(runs_dir))
+    assert (state.name, "could not write" in str(state.reason)) == ("failed", True), state
     assert_resumes(runs_dir, profile, undisturbed_fake, tmp_path)

@@ -113,21 +113,22 @@ def test_hostile_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
 
 
 def test_states_of_runs(tmp_path: Path) -> None:
-    done, running, started = (write_run(tmp_path / name, arms=1) for name in ("done", "running", "started"))
+    done, running, half = (write_run(tmp_path / name, arms=1) for name in ("done", "running", "half"))
     write_manifest(done.root)
-    for index in (0, 1):
-        started.rollouts(index).unlink()
+    half.rollouts(1).unlink()
     with run_lock(running.state / "lock"):
         runs = {run.run_id: run for run in list_runs(tmp_path)}
 
     assert {name: run.state for name, run in runs.items()} == {
-        "done": "done",
+        "done": "finished",
         "running": "running",
-        "started": "started",
+        "half": "interrupted",
     }
     files = [path for path in done.root.rglob("*") if path.is_file()]
     assert (runs["done"].rollouts, runs["done"].bytes) == (8, sum(path.stat().st_size for path in files))
-    assert "done" in text_of(render_runs(list(runs.values())))
+    shown = text_of(render_runs(list(runs.values())))
+    assert f"running: running, process {os.getpid()} on " in shown
+    assert "half: interrupted, rollouts/shard-00001.parquet is lost (1 in all)" in shown
 
 
 @pytest.mark.slow

@@ -206,7 +206,7 @@ def test_shards_that_are_gone_are_named_by_those_who_list_and_show(
     run: RunPaths, caplog: pytest.LogCaptureFixture
 ) -> None:
     (listed,) = list_runs(run.root.parent)
-    assert listed.state == "done"
+    assert listed.state == "finished"
     run.scores(0).unlink()
     (listed,) = list_runs(run.root.parent)
     assert listed.state == "interrupted"

@@ -1,6 +1,7 @@
 """The pages of ``harvest view`` answer this machine alone, show what the files say, and outlast files that go away."""
 
 import http.client
+import os
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ import pytest
 from tasks.errors import ConfigError
 from tasks.locks import run_lock
 from tasks.results.page_template import content_policy
+from tasks.results.run_end import record_end
 from tasks.viewing.run_server import RunServer
 from tests.support.html_page import Page
 from tests.support.patience import HTTP_SECONDS, scaled
@@ -178,14 +180,19 @@ def test_a_run_in_the_middle_is_followed(site: Site) -> None:
         run.scores(index).unlink()
     run.rollouts(2).unlink()
     with run_lock(run.state / "lock"):
-        page = site.page("/run/run")
+        page = site.page("/run/run/")
+    assert f"Running: process {os.getpid()} on " in page.words
+    record_end(run.root, ValueError("an engine's <b>last</b> words"))
     assert "running 16 of 24 rollouts are finished" in page.words
     assert "shards published 2 shards scored 1" in page.words
     assert "Reward by arm so far" in page.words
     [live] = [attributes for _, attributes in page.elements if "data-live" in attributes]
     assert (live["id"], live["data-every"]) == ("run", "3")
 
+    assert "failed 16 of 24 rollouts are finished" in (ended := site.page("/run/run").words)
+    assert "Why: " in ended
     write_run(run.root, arms=2, shards=3)
+    assert "failed ValueError: an engine's <b>last</b> words" in site.page("/run/run").words
     assert not [attributes for _, attributes in site.page("/run/run").elements if "data-live" in attributes]
 
 
