@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
@@ -30,7 +31,12 @@ class ShardPipeline:
         self._pool = pool
         self._pending = PendingTasks(pool.wake)
         self._uploads = {
-            plan.run_id: ShardUploads(self._pending, upload_submitter(plan, upload_url), warn) for plan in plans
+            plan.run_id: ShardUploads(
+                self._pending,
+                upload_submitter(plan, upload_url),
+                warn if len(plans) == 1 else partial(_warn_of, plan.run_id, warn),
+            )
+            for plan in plans
         }
         self._generating = 0
         # with one run its id would only be noise
@@ -70,6 +76,10 @@ class ShardPipeline:
     def _score(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         uploads = self._uploads[item.plan.run_id]
         score_and_upload(self._pending, item.plan, item.shard, uploads, lambda _: on_scored(item))
+
+
+def _warn_of(run_id: str, warn: Callable[[str], None], told: str) -> None:
+    warn(f"{run_id}: {told}")
 
 
 def score_and_upload(
