@@ -24,17 +24,17 @@ def plan_lines(expected: Expected) -> list[str]:
         lines.append(f"expected time: unknown: {_unknown(expected.speed_from)}. harvest bench measures it")
     else:
         rate = f"engine start {in_words(expected.start_seconds or 0)}, then {expected.tokens_per_s:,.0f} tokens/s"
-        most = f", at most {in_words(expected.seconds_most)}"
-        lines.append(f"expected time: about {in_words(expected.seconds)}{most} ({rate}): {_known(expected.speed_from)}")
-    size = f"about {decimal(expected.disk_bytes)}, at most {decimal(expected.disk_bytes_most)}"
+        time = f"about {in_words(expected.seconds)} (at most {in_words(expected.seconds_most)})"
+        lines.append(f"expected time: {time}, {rate}: {_known(expected.speed_from)}")
+    size = f"about {decimal(expected.disk_bytes)} (at most {decimal(expected.disk_bytes_most)})"
     return [*lines, f"expected disk: {size}: {_known(expected.disk_from)}", f"expected cost: {_cost(expected)}"]
 
 
 def run_lines(expected: Expected) -> list[str]:
     """Return what a run says at its start: what it will take, and how that is known."""
-    time = "unknown time" if expected.seconds is None else f"about {in_words(expected.seconds)}"
+    time = "time unknown" if expected.seconds is None else f"about {in_words(expected.seconds)}"
     cost = "" if expected.cost_usd is None else f", ${expected.cost_usd:,.2f}"
-    parts = (f"{expected.rollouts:,} rollouts", _tokens(expected), time, decimal(expected.disk_bytes))
+    parts = (f"{expected.rollouts:,} rollouts", _tokens(expected), time, f"{decimal(expected.disk_bytes)} on disk")
     tokens, speed = _known(expected.tokens_from), _unknown(expected.speed_from)
     if expected.seconds is not None:
         speed = _known(expected.speed_from)
@@ -52,7 +52,7 @@ def outcome_line(outcome: Outcome) -> str:
 
 
 def _tokens(expected: Expected) -> str:
-    return f"about {expected.completion_tokens:,} completion tokens, at most {expected.completion_tokens_most:,}"
+    return f"about {expected.completion_tokens:,} completion tokens (at most {expected.completion_tokens_most:,})"
 
 
 def _cost(expected: Expected) -> str:
@@ -64,7 +64,7 @@ def _cost(expected: Expected) -> str:
     if expected.cost_usd is None:
         return "unknown, as the time is"
     gpus = f"{expected.gpus} GPU{'s' if expected.gpus > 1 else ''} at ${price:,.2f} an hour"
-    return f"about ${expected.cost_usd:,.2f}, at most ${expected.cost_usd_most:,.2f}: {gpus}"
+    return f"about ${expected.cost_usd:,.2f} (at most ${expected.cost_usd_most:,.2f}): {gpus}"
 
 
 def _known(source: Source) -> str:
@@ -80,11 +80,10 @@ def _words(source: Source) -> Iterator[str]:
         yield f"a guess, {source.note}, as no earlier run tells"
         return
     if source.run is not None:
-        same, other = (", ".join(names) for names in (source.same, source.other))
-        yield f"as in {one_line(source.run, _LONGEST_NAME)}, with {source.rollouts:,} rollouts"
+        yield f"as in {one_line(source.run, _LONGEST_NAME)}, which had {source.rollouts:,} rollouts"
         if source.same:
-            yield f"the same {same}"
+            yield f"same {', '.join(source.same)}"
         if source.other:
-            yield f"other {other}"
+            yield f"other {', '.join(source.other)}"
     if source.note:
         yield source.note

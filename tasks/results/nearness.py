@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from tasks.plan.run_config import DatasetSource
 from tasks.plan.run_plan import RunPlan
 from tasks.results.earlier_runs import EarlierRun, Speed
 
@@ -112,10 +113,11 @@ def _nearest(plan: RunPlan, earlier: Sequence[EarlierRun], likeness: Likeness) -
 
 
 def _of_lengths(plan: RunPlan, run: EarlierRun) -> dict[str, bool]:
-    dataset = plan.config.dataset.model_dump(mode="json")
+    # a run of an earlier version lacks what came later
+    dataset, usual = (source.model_dump(mode="json") for source in (plan.config.dataset, DatasetSource()))
     return {
         "arms": run.comparable.get("arms") == plan.comparable["arms"],
-        "dataset": _without(run.dataset, _NO_QUESTIONS) == _without(dataset, _NO_QUESTIONS),
+        "dataset": _without(usual | run.dataset, _NO_QUESTIONS) == _without(dataset, _NO_QUESTIONS),
         "sampling": _lengths_of(run.comparable) == _lengths_of(plan.comparable),
     }
 
