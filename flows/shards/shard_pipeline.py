@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
@@ -34,7 +33,8 @@ class ShardPipeline:
             plan.run_id: ShardUploads(
                 self._pending,
                 upload_submitter(plan, upload_url),
-                warn if len(plans) == 1 else partial(_warn_of, plan.run_id, warn),
+                warn,
+                run_id=plan.run_id if len(plans) > 1 else None,
             )
             for plan in plans
         }
@@ -76,10 +76,6 @@ class ShardPipeline:
     def _score(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         uploads = self._uploads[item.plan.run_id]
         score_and_upload(self._pending, item.plan, item.shard, uploads, lambda _: on_scored(item))
-
-
-def _warn_of(run_id: str, warn: Callable[[str], None], told: str) -> None:
-    warn(f"{run_id}: {told}")
 
 
 def score_and_upload(
