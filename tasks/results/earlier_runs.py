@@ -25,8 +25,8 @@ MOST_READ = 200
 _RUNS = ("*/config.json", "bench-*/repeat-*/*/config.json")
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
-_Length = Annotated[float, Field(ge=0, lt=2**63)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Length = Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +164,10 @@ def _read(root: Path, changed: float, tokenizer: str) -> EarlierRun | None:
         if config is None or config.comparable.get("tokenizer") != tokenizer:
             return None
         report = read_published(paths.report, _Report)
-        sessions = (report and report.generation.sessions) or (*read_sessions(paths.state / "generation.json"),)
-    except DamagedFile:
+        known = (report and report.generation.sessions) or read_sessions(paths.state / "generation.json")
+    except (DamagedFile, OSError):
         return None
+    sessions = tuple(filter(_is_possible, known))
     rollouts, mean = _lengths(report, sessions)
     return EarlierRun(
         root=root,
@@ -182,6 +183,12 @@ def _read(root: Path, changed: float, tokenizer: str) -> EarlierRun | None:
         sessions=sessions,
         bytes_per_rollout=_bytes_per_rollout(paths),
     )
+
+
+def _is_possible(session: GenerationSession) -> bool:
+    """Return whether the numbers can be those of a session; nothing vouches for those in ``state``."""
+    counts = (session.tokens, session.rollouts, session.restarts, session.replicas)
+    return all(0 <= value < 2**53 for value in (*counts, session.seconds, session.start_seconds))
 
 
 def _lengths(report: _Report | None, sessions: Sequence[GenerationSession]) -> tuple[int, float | None]:

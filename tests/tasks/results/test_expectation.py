@@ -1,5 +1,6 @@
 """What a run will take is told from the nearest earlier run, or is called a guess, or unknown."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -8,7 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from tasks.files import publish_json
+from tasks.files import publish_json, read_json
 from tasks.generation.journal import JournalWriter
 from tasks.node.gpu_selection import device_of
 from tasks.plan.output_lengths import OutputLengths
@@ -130,6 +131,19 @@ def test_a_damaged_earlier_run_breaks_no_plan(finished: Path, tmp_path: Path, na
         "state/generation.json": ("tokens", "disk"),
     }
     assert tuple(part for part in ("tokens", "disk") if getattr(expected, f"{part}_from").kind == "run") == known[name]
+
+
+@pytest.mark.parametrize("values", [{"seconds": 1e999}, {"start_seconds": -1.0}, {"tokens": 10**400}, {"seconds": 0.0}])
+def test_a_session_that_cannot_have_been_tells_nothing(tmp_path: Path, values: dict[str, float]) -> None:
+    plan = planned(tmp_path)
+    run = write_earlier(plan, "earlier", session(device=None))
+    state = run.state / "generation.json"
+    (made,) = read_json(state)
+    # JSON writes an infinite number as Infinity, and reads one from many digits
+    state.write_text(json.dumps([made | values]).replace("Infinity", "1e999"))
+    expected = expect([plan])
+    assert expected.seconds is None
+    assert plan_lines(expected)
 
 
 @pytest.fixture(scope="module")
