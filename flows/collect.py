@@ -40,7 +40,10 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 from tasks.results.collected import Collected
 from tasks.results.damaged_files import set_aside_damaged
+from tasks.results.expectation import expect
+from tasks.results.expectation_view import run_lines
 from tasks.results.finished_run import finished_report
+from tasks.results.outcome import keep_expected
 from tasks.results.run_report import RunReport
 from tasks.time_limits import time_limit
 from tasks.user_paths import check_directory, user_path
@@ -125,6 +128,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         prompts = record_prompts(plan, *plans[1:])
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
+        _tell_expected(plans, asked)
         shards = {each.run_id: stages.shard_dataset(each) for each in plans}
         if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline)
@@ -150,6 +154,16 @@ def _open(plan: RunPlan) -> None:
         log_and_print(f"warning: {told}")
     for pid in open_run(plan):
         get_run_logger().warning("ended process %d, left over from a killed run", pid)
+
+
+def _tell_expected(plans: Sequence[RunPlan], asked: FlowParameters) -> None:
+    expected = expect(plans, nodes=asked.nodes)
+    if not expected.rollouts:
+        return
+    for told in run_lines(expected):
+        log_and_print(told)
+    if len(plans) == 1:
+        keep_expected(plans[0].paths, tokens=expected.completion_tokens, seconds=expected.seconds)
 
 
 def _baselines(plans: Sequence[RunPlan], name: str | None) -> dict[str, Path]:

@@ -19,7 +19,7 @@ COMMANDS = {
     "Collect rollouts": {
         "run": ("run", "generate, score, validate, upload; again: resume"),
         "preflight": ("node", "check this node: GPUs, memory, disk, model files, destination"),
-        "plan": ("node", "what fits into memory, and what would make the run faster"),
+        "plan": ("node", "what a run will take, what fits into memory, what would be faster"),
         "profiles": ("profiles", "list the hardware profiles, show one, or save it as a file"),
         "tune": ("tune", "find a profile's fastest settings on this node, and save them"),
         "bench": ("bench", "measure the pipeline beside what it replaces, and peers"),

@@ -86,22 +86,25 @@ def preflight(smoke: bool, warm: bool, json: bool, **options: Any) -> int:
 @parameter_options(RUN_PARAMETERS)
 @flag("--json", "print as JSON")
 def plan(after: str | None, json: bool, **options: Any) -> int:
-    """Memory plan and advice for a run: what fits, and what would make it faster."""
+    """What a run will take, what fits into memory, and what would make it faster."""
     from flows.console import print_result
     from tasks.node.capacity_plan import plan_capacity
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight_view import render_plan
     from tasks.plan.policies import plan_policies
+    from tasks.results.expectation import expect
+    from tasks.results.expectation_view import plan_lines
     from tasks.user_paths import user_path
 
     runs_dir = user_path(options["runs_dir"] or RUNS_DIR)
-    run, *_ = plan_policies(plan_here(run_config(_given(options)), runs_dir))
+    run, *beside = plan_policies(plan_here(run_config(_given(options)), runs_dir))
     for note in run.choices:
         say(note)
     length, truncation = _observed(after, runs_dir)
     capacity = plan_capacity(run, completion_length=length, truncation_rate=truncation)
-    view = partial(render_plan, capacity.plan, capacity.advice, capacity.warnings)
-    return print_result(asdict(capacity), view, json=json)
+    expected = expect((run, *beside), mean_tokens=length)
+    view = partial(render_plan, capacity.plan, capacity.advice, capacity.warnings, plan_lines(expected))
+    return print_result({**asdict(capacity), "expected": asdict(expected)}, view, json=json)
 
 
 def _check_no_run(given: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.node.engine_caches import START_WORDS
 from tasks.plain_text import one_line
 from tasks.results.arm_contrasts import ArmContrast
+from tasks.results.expectation_view import outcome_line
 from tasks.results.metrics import ArmMetrics
 from tasks.results.run_report import RunReport
 
@@ -75,6 +76,8 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
             f"generated {generation.tokens:,} tokens in {generation.seconds:.1f} s: {speed:,.0f} tokens/s "
             f"(engine start {generation.start_seconds:.1f} s{start}, {generation.restarts} restarts)"
         )
+    if report.outcome is not None:
+        console.print(outcome_line(report.outcome))
     if shared := {run_id for session in generation.sessions for run_id in session.shared_with}:
         console.print(f"the engines were shared with {_names(sorted(shared))}; the tokens and seconds are this run's")
     if report.errors:

@@ -30,7 +30,13 @@ class ShardPipeline:
         self._pool = pool
         self._pending = PendingTasks(pool.wake)
         self._uploads = {
-            plan.run_id: ShardUploads(self._pending, upload_submitter(plan, upload_url), warn) for plan in plans
+            plan.run_id: ShardUploads(
+                self._pending,
+                upload_submitter(plan, upload_url),
+                warn,
+                run_id=plan.run_id if len(plans) > 1 else None,
+            )
+            for plan in plans
         }
         self._generating = 0
         # with one run its id would only be noise

@@ -27,13 +27,21 @@ class ShardUploads:
     """Uploads each added shard with ``submit``; does nothing when ``submit`` is None.
 
     When an outage makes an upload fail, ``warn`` gets a message and the shard is left out. The upload stage at the end
-    of the run sends whatever is missing.
+    of the run sends whatever is missing. The messages name the run ``run_id``, where several are collected.
     """
 
-    def __init__(self, pending: PendingTasks, submit: SubmitUpload | None, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        pending: PendingTasks,
+        submit: SubmitUpload | None,
+        warn: Callable[[str], None],
+        *,
+        run_id: str | None = None,
+    ) -> None:
         self._pending = pending
         self._submit = submit
         self._warn = warn
+        self._of_run = "" if run_id is None else f" of {run_id}"
         self._waiting: deque[Shard] = deque()
         self._uploading = 0
         self._last_error: str | None = None
@@ -66,7 +74,7 @@ class ShardUploads:
         self._waiting.clear()
 
     def _warn_of(self, shards: list[Shard], error: str) -> None:
-        names = ", ".join(str(shard.index) for shard in shards)
+        names = ", ".join(str(shard.index) for shard in shards) + self._of_run
         later = f"shard {names} goes" if len(shards) == 1 else f"shards {names} go"
         # uploads in progress fail one after the other from the same outage
         reason = "for the same reason" if error == self._last_error else f"as the upload failed now: {error}"

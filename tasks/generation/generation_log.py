@@ -3,6 +3,7 @@
 A run that is interrupted and resumed has several sessions.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from tasks.files import publish_json, read_record
 from tasks.node.engine_caches import StartKind
 
-_LATER = ("mps", "shared_with")
+_LATER = ("mps", "shared_with", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +39,18 @@ class GenerationSession:
     starts and restarts."""
     nodes: tuple[dict[str, Any], ...] = ()
     """What each node did; empty for a run on one node."""
+    device: str | None = None
+    """The GPUs by name, or the machine's architecture; None on several nodes and in a run of an earlier version."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values. ``mps`` and ``shared_with`` came later, and are left out where empty."""
+        """Return the record as JSON values. Those of _LATER came later, and are left out where empty."""
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
+
+
+def start_of_one(sessions: Sequence[GenerationSession]) -> float:
+    """Return the mean time in which one engine started, in seconds."""
+    starts = sum(session.replicas + session.restarts for session in sessions)
+    return sum(session.start_seconds for session in sessions) / max(1, starts)
 
 
 def read_sessions(path: Path) -> list[GenerationSession]:

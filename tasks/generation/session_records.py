@@ -7,6 +7,7 @@ from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungState
+from tasks.node.gpu_selection import device_of
 from tasks.node.mps import Mps
 from tasks.plan.run_plan import RunPlan
 
@@ -18,6 +19,7 @@ def record_session(plans: Sequence[RunPlan], pool: ReplicaPool, mps: Mps | None)
     run's ``state`` holds; time and tokens are each run's own.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    device = device_of(plans[0].profile)
     for plan in plans:
         counters = counters_of(plans, plan, pool)
         if counters.first_admitted_at is None or counters.last_finished_at is None:
@@ -34,6 +36,7 @@ def record_session(plans: Sequence[RunPlan], pool: ReplicaPool, mps: Mps | None)
             gpus=plan.profile.gpus,
             mps=None if mps is None else str(mps),
             shared_with=tuple(other.run_id for other in plans if other is not plan),
+            device=device,
         )
         add_session(plan.paths.state / "generation.json", session)
         if plan is not plans[0] and pool.rung_changes:

@@ -27,6 +27,11 @@ def device_name() -> str:
         return platform.machine()
 
 
+def device_of(profile: Profile) -> str:
+    """What the engines of ``profile`` run on here: the names of this node's GPUs, or the machine's architecture."""
+    return platform.machine() if profile.expect.device == "cpu" else device_name()
+
+
 def read_used_gpus(profile: Profile, reader: NvmlReader) -> list[GpuReading]:
     """A reading of every GPU that ``profile`` uses; empty for a CPU profile and on a node without a driver."""
     if profile.expect.device == "cpu":

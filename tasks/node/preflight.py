@@ -125,14 +125,18 @@ def output_size(*plans: RunPlan) -> OutputSize:
 def _most_bytes(plan: RunPlan) -> int:
     finished = len(known_shards(plan.paths.root, "rollouts"))
     questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
+    return questions * plan.rollouts_per_question * plan.config.sampling.max_tokens * bytes_per_token(plan)
+
+
+def bytes_per_token(plan: RunPlan) -> int:
+    """Bytes that a completion token takes on disk, with all that ``plan`` stores of it; a guess on the high side."""
     sampling = plan.config.sampling
-    tokens = questions * plan.rollouts_per_question * sampling.max_tokens
     per_token = BYTES_PER_TOKEN * (1 + 2 * sampling.top_logprobs)
     if sampling.sampling_mask:
         per_token += BYTES_PER_ID * min(sampling.top_k, USUAL_MASK)
     if sampling.routed_experts:
         per_token += BYTES_PER_EXPERT * _experts_per_token(plan)
-    return tokens * per_token
+    return per_token
 
 
 def _experts_per_token(plan: RunPlan) -> int:

@@ -46,8 +46,11 @@ def render_preflight(report: PreflightReport) -> "RenderableType":
     return Group(table, *plan, Text(f"preflight: {report.worst} ({summary})", _STYLE[report.worst]))
 
 
-def render_plan(plan: MemoryPlan, advice: Sequence[Advice], warnings: Sequence[str] = ()) -> "RenderableType":
-    """The plan's figures, the settings that cannot work, the unknown figures, the warnings, and the advice."""
+def render_plan(
+    plan: MemoryPlan, advice: Sequence[Advice], warnings: Sequence[str] = (), expected: Sequence[str] = ()
+) -> "RenderableType":
+    """The plan's figures, the settings that cannot work, the unknown figures, the warnings, the advice, and what is
+    ``expected`` of the run."""
     from rich.console import Group
     from rich.text import Text
 
@@ -60,6 +63,7 @@ def render_plan(plan: MemoryPlan, advice: Sequence[Advice], warnings: Sequence[s
         parts.append(Text(f"  why: {piece.reason}\n  effect: {piece.effect}"))
     if not advice:
         parts.append(Text("advice: none, the settings suit this model and dataset", "dim"))
+    parts += map(Text, expected)
     return Group(*parts)
 
 

@@ -59,6 +59,8 @@ def _duration(report: RunReport) -> Card:
         seconds = generation.seconds
     sessions = len(generation.sessions)
     note = "engine starts included" if telemetry else "of generating"
+    if report.outcome and report.outcome.expected_seconds is not None and sessions == 1:
+        note += f", {in_words(report.outcome.expected_seconds)} expected"
     return Card(
         name="duration",
         value="–" if seconds is None else in_words(seconds),

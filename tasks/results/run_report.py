@@ -19,6 +19,7 @@ from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
+from tasks.results.outcome import Outcome
 from tasks.storage.published import read_published, recorded_path
 
 
@@ -140,6 +141,8 @@ class RunReport:
     """What a trainer must know of the rollouts; a sentence each."""
     model_sampling: dict[str, float] | None = None
     """What was taken from the model's own generation_config.json, by name; None if that was not asked for."""
+    outcome: Outcome | None = None
+    """What was expected of the last session and what it took; None where nothing was expected."""
 
     @property
     def num_unscored(self) -> int:
@@ -155,7 +158,7 @@ class RunReport:
         """Return the record as JSON values."""
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
         values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
-        unset = {"batch": None, "warnings": (), "model_sampling": None, "mismatch": None}
+        unset = {"batch": None, "warnings": (), "model_sampling": None, "mismatch": None, "outcome": None}
         values = {name: value for name, value in values.items() if name not in unset or value != unset[name]}
         for session in values["generation"]["sessions"]:
             if session["start_kind"] is None:

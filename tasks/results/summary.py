@@ -17,6 +17,7 @@ from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import run_metrics
+from tasks.results.outcome import outcome_of
 from tasks.results.run_report import (
     BatchInForce,
     EquivalenceOutcome,
@@ -79,6 +80,7 @@ def build_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
         mismatch=mismatch_outcome(run_dir),
         warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
         model_sampling=config.get("model_sampling"),
+        outcome=outcome_of(paths, sessions),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.records import QUESTION_SCHEMA, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tests.e2e.conftest import OPTIONS, DemoRun
-from tests.support.harvest_command import harvest
+from tests.support.harvest_command import Tell, harvest
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,31 @@ def test_the_report_says_what_the_files_say(demo_run: DemoRun) -> None:
     assert report["mean_reward"] == pytest.approx(scores["reward"].mean())
     assert len(report["arms"]) == 8
     assert report["generation"]["tokens"] == rows(demo_run)["num_completion_tokens"].sum()
+
+
+def test_it_begins_with_what_it_will_take_and_ends_with_what_it_took(demo_run: DemoRun, tell: Tell) -> None:
+    outcome = demo_run.outcome.report["outcome"]
+    told = "expected: 160 rollouts, about 2,560 completion tokens (at most 5,120), time unknown, "
+    assert told in demo_run.outcome.stderr
+    assert (
+        "tokens: a guess, 50% of max_tokens, as no earlier run tells; time: no earlier run" in demo_run.outcome.stderr
+    )
+    made = demo_run.outcome.report["generation"]
+    assert (outcome["expected_tokens"], outcome["tokens"]) == (2560, made["tokens"])
+    assert outcome["seconds"] == pytest.approx(made["seconds"] + made["start_seconds"], abs=0.01)
+
+    given = ("--questions", "40", *OPTIONS[2:], "--runs-dir", demo_run.runs_dir, "--json")
+    expected = tell("plan", *given).report["expected"]
+    mean = demo_run.outcome.report["overall"]["mean_completion_tokens"]
+    assert (expected["rollouts"], expected["completion_tokens"]) == (320, round(320 * mean))
+    speed = expected["speed_from"]
+    assert (speed["run"], speed["other"]) == (demo_run.root.name, [])
+    assert speed["same"] == ["model", "settings", "device", "arms", "sampling"]
+    assert expected["tokens_per_s"] == pytest.approx(made["tokens_per_second"], rel=0.01)
+    size = sum(file.stat().st_size for name in ("rollouts", "scores") for file in (demo_run.root / name).iterdir())
+    assert expected["disk_bytes"] == pytest.approx(2 * size, rel=0.01)
+    again = tell("plan", *OPTIONS, "--runs-dir", demo_run.runs_dir, "--json").report["expected"]
+    assert (again["rollouts"], again["rollouts_finished"], again["seconds"]) == (0, 160, 0.0)
 
 
 def test_the_run_directory_is_the_documented_one(demo_run: DemoRun) -> None:

@@ -35,11 +35,11 @@ class Future:
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, run_id: str | None = None) -> None:
         self.submitted: dict[int, Future] = {}
         self.warnings: list[str] = []
         self.pending = PendingTasks(lambda: None)
-        self.uploads = ShardUploads(self.pending, self._submit, self.warnings.append)
+        self.uploads = ShardUploads(self.pending, self._submit, self.warnings.append, run_id=run_id)
 
     def _submit(self, shard: Shard) -> Any:
         return self.submitted.setdefault(shard.index, Future())
@@ -74,6 +74,13 @@ def test_an_outage_leaves_the_waiting_shards_to_the_end_too() -> None:
         "shard 0 goes up at the end of the run, for the same reason",
     ]
     assert list(scene.submitted) == list(range(LIMIT)), "none of those was tried for the same outage"
+
+
+def test_of_several_runs_the_message_names_the_one() -> None:
+    scene = Scene("step-900")
+    scene.add(3)
+    scene.end(3, OUTAGE)
+    assert scene.warnings == ["shard 3 of step-900 goes up at the end of the run, as the upload failed now: no answer"]
 
 
 def test_shards_added_after_an_outage_are_uploaded() -> None:

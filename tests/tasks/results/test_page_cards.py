@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.results.outcome import Outcome
 from tasks.results.page_cards import cards_of, in_words
 from tasks.results.run_report import RunReport, read_report
 from tests.support.report_run import write_report_run
@@ -40,6 +41,12 @@ def test_a_run_on_gpus_with_a_price(report: RunReport) -> None:
         ("duration", "1:00:00 h", "engine starts included"),
         ("cost", "$4.50", "2.00 GPU hours"),
     ]
+
+
+def test_the_duration_has_beside_it_what_was_expected(report: RunReport) -> None:
+    outcome = Outcome(expected_tokens=100, tokens=120, expected_seconds=75.0, seconds=80.0)
+    cards = {card.name: card.note for card in cards_of(replace(report, outcome=outcome))}
+    assert cards["duration"] == "engine starts included, 1:15 min expected"
 
 
 def test_a_run_without_a_price(report: RunReport) -> None:

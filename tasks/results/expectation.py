@@ -1,0 +1,169 @@
+"""What a run, or several on the same engines, will take: rollouts, tokens, time, disk and cost, and how that is known.
+
+What is finished is not counted, so that the same command again expects the rest. Where no earlier run tells, the length
+of completions and the size on disk are guesses that are called so, and time and cost are not known.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from tasks.generation.journal import read_journal
+from tasks.node.gpu_selection import device_of
+from tasks.node.preflight import USUAL_COMPLETION, bytes_per_token
+from tasks.node.prompt_check import find_prompts
+from tasks.plan.output_lengths import OutputLengths
+from tasks.plan.run_plan import RunPlan
+from tasks.records import shard_indices
+from tasks.results.earlier_runs import read_earlier
+from tasks.results.finished_run import planned_shards
+from tasks.results.nearness import Near, nearest_lengths, nearest_size, nearest_speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a value is known."""
+
+    kind: Literal["run", "sampling", "guess", "unknown"]
+    """Of an earlier run; of drawn lengths; a guess; or not at all."""
+    run: str | None = None
+    """The earlier run: its id, below a benchmark's directory if that made it."""
+    rollouts: int | None = None
+    """How many that run had."""
+    same: tuple[str, ...] = ()
+    """What it has in common with the run to come."""
+    other: tuple[str, ...] = ()
+    """What it has not."""
+    note: str = ""
+    """What else must be known, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What is left to do, and what it will take. ``most`` is with every completion as long as max_tokens."""
+
+    rollouts: int
+    rollouts_finished: int
+    """Made before."""
+    prompt_tokens: int | None
+    completion_tokens: int
+    completion_tokens_most: int
+    tokens_from: Source
+    seconds: float | None
+    """From the start of the first engine to the last rollout; None when the speed is not known."""
+    seconds_most: float | None
+    start_seconds: float | None
+    """The part of it in which engines start."""
+    tokens_per_s: float | None
+    """Completion tokens of all engines while they generate."""
+    speed_from: Source
+    disk_bytes: int
+    disk_bytes_most: int
+    disk_from: Source
+    gpus: int
+    gpu_hour_usd: float | None
+    """The profile's price."""
+    cost_usd: float | None
+    """None without a speed, a price or a GPU."""
+    cost_usd_most: float | None
+
+
+def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | None = None) -> Expected:
+    """Return what the rest of ``plans`` will take, which differ in their policies only. Raises ConfigError.
+
+    ``nodes`` are those of a Ray cluster. ``mean_tokens`` is the mean completion, in tokens, that the user knows of.
+    """
+    plan = plans[0]
+    finished = sum(map(_finished, plans))
+    left = sum(each.num_rollouts for each in plans) - finished
+    profile, most = plan.profile, plan.config.sampling.max_tokens
+    earlier = read_earlier(plan.paths.root.parent, plan.model.tokenizer_digest)
+    mean, tokens_from = _length(plan, nearest_lengths(plan, earlier), mean_tokens)
+    lengths = find_prompts(plan).lengths
+    size, disk_from = _size(plan, nearest_size(plan, earlier))
+    device = None if nodes > 1 else device_of(profile)
+    near = nearest_speed(plan, earlier, device)
+    groups = max(1, nodes // profile.engine.nodes_per_replica)
+    engines, gpus = profile.replicas * groups, profile.gpus * nodes
+    start = rate = None
+    speed_from = Source(kind="unknown", note=f"of this model under profile {profile.name} on {device or 'these nodes'}")
+    if near is not None:
+        start, rate = near.speed.start_seconds, near.speed.tokens_per_s * engines
+        scaled = f"scaled from {near.speed.engines} to {engines} engines" if near.speed.engines != engines else ""
+        speed_from = _source(near, scaled)
+
+    def seconds(tokens: float) -> float | None:
+        return None if rate is None or start is None else start + tokens / rate if left else 0.0
+
+    def cost(tokens: float) -> float | None:
+        taken, price = seconds(tokens), profile.gpu_hour_usd
+        return None if taken is None or price is None or not gpus else taken * gpus / 3600 * price
+
+    return Expected(
+        rollouts=left,
+        rollouts_finished=finished,
+        prompt_tokens=None if lengths is None else round(left * lengths.mean),
+        completion_tokens=round(left * mean),
+        completion_tokens_most=left * most,
+        tokens_from=tokens_from,
+        seconds=seconds(left * mean),
+        seconds_most=seconds(left * most),
+        start_seconds=start,
+        tokens_per_s=rate,
+        speed_from=speed_from,
+        disk_bytes=round(left * mean * size),
+        disk_bytes_most=round(left * most * size),
+        disk_from=disk_from,
+        gpus=gpus,
+        gpu_hour_usd=profile.gpu_hour_usd,
+        cost_usd=cost(left * mean),
+        cost_usd_most=cost(left * most),
+    )
+
+
+def _finished(plan: RunPlan) -> int:
+    """Return how many rollouts of the run are published or in its journals, by the names of its files."""
+    paths, published = plan.paths, {*shard_indices(plan.paths.root / "rollouts")}
+    return sum(
+        shard.num_rollouts
+        if shard.index in published
+        else min(shard.num_rollouts, len(read_journal(paths.journal(shard.index), keep_rollouts=False).finished))
+        for shard in planned_shards(plan)
+    )
+
+
+def _length(plan: RunPlan, near: Near | None, given: float | None) -> tuple[float, Source]:
+    """Return the mean completion to expect, in tokens."""
+    sampling = plan.config.sampling
+    most = sampling.max_tokens
+    if given is not None:
+        return min(given, most), Source(kind="run", note="of the run that was named")
+    if sampling.lengths is not None:
+        return _mean_drawn(sampling.lengths, most), Source(kind="sampling", note="lengths are drawn")
+    if near is None or near.run.mean_tokens is None:
+        return most * USUAL_COMPLETION, Source(kind="guess", note=f"{USUAL_COMPLETION:.0%} of max_tokens")
+    cut, former = near.run.truncation_rate, near.run.sampling.max_tokens
+    note = f"{cut:.0%} were cut off at max_tokens {former:,}, so expect more" if cut and former < most else ""
+    return min(near.run.mean_tokens, most), _source(near, note)
+
+
+def _mean_drawn(lengths: OutputLengths, most: int) -> float:
+    """Return the mean of a lognormal length that is cut off at ``most`` tokens."""
+    sigma, end = max(lengths.sigma, 1e-9), math.log(most / lengths.median)
+    below = NormalDist().cdf((end - sigma**2) / sigma)
+    return lengths.median * math.exp(sigma**2 / 2) * below + most * (1 - NormalDist().cdf(end / sigma))
+
+
+def _size(plan: RunPlan, near: Near | None) -> tuple[float, Source]:
+    """Return the bytes on disk of a completion token."""
+    if near is None or near.run.bytes_per_rollout is None or not near.run.mean_tokens:
+        each = bytes_per_token(plan)
+        return each, Source(kind="guess", note=f"{each} bytes for each completion token")
+    return near.run.bytes_per_rollout / near.run.mean_tokens, _source(near)
+
+
+def _source(near: Near, note: str = "") -> Source:
+    run = near.run
+    return Source(kind="run", run=run.name, rollouts=run.rollouts, same=near.same, other=near.other, note=note)
