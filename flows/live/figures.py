@@ -68,8 +68,8 @@ class Figures:
                 RewardRow(
                     arm.arm_id,
                     arm.mean_reward,
-                    arm.interval and arm.interval.low,
-                    arm.interval and arm.interval.high,
+                    arm.interval.low if arm.interval else None,
+                    arm.interval.high if arm.interval else None,
                     arm.rollouts,
                 )
                 for arm in self._so_far.rows

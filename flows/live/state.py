@@ -14,7 +14,8 @@ class RewardRow(NamedTuple):
     rollouts: int
 
 
-class GpuMemory(NamedTuple):
+@dataclass(frozen=True)
+class GpuMemory:
     """Memory in bytes; ``total`` is None where it is not known."""
 
     index: int

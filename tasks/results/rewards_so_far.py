@@ -1,4 +1,4 @@
-"""The rewards of a run that has not ended, from the shards that are scored. Each file is read once, and only in part."""
+"""The rewards of a run that has not ended, from the shards that are scored. Each file is read once, and in part."""
 
 import logging
 import time
