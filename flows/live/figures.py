@@ -24,7 +24,7 @@ SPEED_SECONDS = 1.0
 """The shortest time over which a speed is measured."""
 _SPEEDS = 120
 REWARDS_SHARE = 0.02
-"""Largest share of the time that goes into means and intervals."""
+"""Largest share of a processor's time that goes into means and intervals, until all shards are scored."""
 _TAIL_BYTES = 4_096
 _LOG_PREFIX = re.compile(r"^.*?\b(?:INFO|WARNING|ERROR|DEBUG) \d\d-\d\d [\d:]+ \[[^\]]*\] ")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -121,11 +121,12 @@ class Figures:
 
     def _count_rewards(self) -> None:
         """Make means and intervals anew when there are more shards, and as often as their cost allows."""
-        num_shards, began = self._progress.rewards.num_shards, time.monotonic()
-        if num_shards > self._read and began >= self._due:
+        num_shards = self._progress.rewards.num_shards
+        is_due = time.monotonic() >= self._due or num_shards == self._num_shards
+        if num_shards > self._read and is_due:
+            began = time.thread_time()
             self._so_far, self._read = self._progress.rewards.figures(), num_shards
-            now = time.monotonic()
-            self._due = now + (now - began) / REWARDS_SHARE
+            self._due = time.monotonic() + (time.thread_time() - began) / REWARDS_SHARE
 
 
 def last_line(logs: Path) -> str:

@@ -28,7 +28,8 @@ def panel_lines(state: LiveState, *, width: int, height: int, plain: bool = Fals
     lines = [_head(state, width, plain)]
     if state.total:
         lines.append(_bar(state, width, plain))
-    lines += _flow(_facts(state, plain), width, plain)
+    for facts in (_done(state, width, plain), _engines(state), _outcome(state)):
+        lines += _flow(facts, width, plain)
     if state.note:
         lines.append(Text(one_line(state.note, 400), style="dim"))
     lines += _table(state.rewards, width, height - len(lines), plain)
@@ -61,12 +62,17 @@ def _bar(state: LiveState, width: int, plain: bool) -> Text:
     return Text.assemble((full * done, "green"), (rest * (cells - done), "dim"), percent)
 
 
-def _facts(state: LiveState, plain: bool) -> Iterator[Text]:
+def _done(state: LiveState, width: int, plain: bool) -> Iterator[Text]:
     if state.total:
         yield Text(f"{state.rollouts:,}/{state.total:,} rollouts")
         yield Text(f"{state.shards:,}/{state.num_shards:,} shards")
     if state.tokens_per_second is not None:
-        yield Text(f"{state.tokens_per_second:,.0f} tokens/s ").append(_sparkline(state.speeds, plain), style="cyan")
+        speed = Text(f"{state.tokens_per_second:,.0f} tokens/s ")
+        room = max(1, min(_HISTORY, width - speed.cell_len))
+        yield speed.append(_sparkline(state.speeds[-room:], plain), style="cyan")
+
+
+def _engines(state: LiveState) -> Iterator[Text]:
     if state.engines:
         yield Text(state.engines)
     if state.running is not None:
@@ -75,6 +81,9 @@ def _facts(state: LiveState, plain: bool) -> Iterator[Text]:
     if state.kv_cache is not None:
         yield Text(f"KV cache {_percent(state.kv_cache)}")
     yield from map(Text, _gpus(state))
+
+
+def _outcome(state: LiveState) -> Iterator[Text]:
     if state.truncated is not None:
         yield Text(f"truncated {_percent(state.truncated)}")
     if state.zero_variance is not None:
@@ -154,9 +163,8 @@ def _interval(row: RewardRow) -> str:
 
 def _sparkline(speeds: Sequence[float], plain: bool) -> str:
     levels = _PLAIN_SPARKS if plain else _SPARKS
-    recent = speeds[-_HISTORY:]
-    top = max(recent, default=0.0)
-    return "".join(levels[round(speed / top * (len(levels) - 1))] if top else levels[0] for speed in recent)
+    top = max(speeds, default=0.0)
+    return "".join(levels[round(speed / top * (len(levels) - 1))] if top else levels[0] for speed in speeds)
 
 
 def _separator(plain: bool) -> str:

@@ -76,7 +76,7 @@ def arms_so_far(rows: pl.DataFrame, *, by: str = "arm_id") -> tuple[ArmSoFar, ..
                     mean_tokens=mean(frame["num_completion_tokens"]),
                 )
             )
-    return tuple(sorted(arms, key=lambda arm: -arm.mean_reward))
+    return tuple(sorted(arms, key=lambda arm: (-arm.mean_reward, arm.arm_id)))
 
 
 class RewardsSoFar:
