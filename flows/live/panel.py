@@ -31,8 +31,9 @@ class Panel(Lines):
     Until then ``sys.stdout``, if it is a terminal too, and ``sys.stderr`` print above the panel.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, refresh_s: float = REFRESH_SECONDS) -> None:
         super().__init__(stream)
+        self._refresh_s = refresh_s
         self._terminal = stream
         self._console = PlainConsole(file=stream, soft_wrap=False)
         self._plain = not self._console.encoding.startswith("utf")
@@ -92,7 +93,7 @@ class Panel(Lines):
                     self._terminal.flush()
             except Exception:  # a run is worth more than its panel
                 logger.debug("the panel could not be drawn", exc_info=True)
-            self._closed.wait(REFRESH_SECONDS)
+            self._closed.wait(self._refresh_s)
 
     def _draw(self) -> None:
         try:

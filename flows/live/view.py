@@ -45,8 +45,12 @@ def _head(state: LiveState, width: int, plain: bool) -> Text:
     head = Text.assemble(
         (spinner[int(state.elapsed * 4) % len(spinner)], "cyan"), " ", (state.phase, "bold"), " "
     ).append(clock(state.phase_seconds))
-    if state.eta_seconds is not None:
-        head.append(f"{_separator(plain)}ETA {clock(state.eta_seconds)}")
+    eta = "" if state.eta_seconds is None else f"{_separator(plain)}ETA {clock(state.eta_seconds)}"
+    whole = f"{_separator(plain)}{clock(state.elapsed)} in all"
+    # the first phase is the whole
+    if state.elapsed >= state.phase_seconds + 1 and head.cell_len + len(whole + eta) <= width:
+        head.append(whole, style="dim")
+    head.append(eta)
     if state.subject and (room := width - head.cell_len - cell_len(state.subject)) > 1:
         head.append(" " * room).append(state.subject, style="dim")
     return head
@@ -92,7 +96,6 @@ def _outcome(state: LiveState) -> Iterator[Text]:
         yield Text(f"{state.restarts:,} restart{'s' * (state.restarts > 1)}", style="yellow")
     if state.oom:
         yield Text(state.oom, style="yellow")
-    yield Text(f"{clock(state.elapsed)} in all", style="dim")
 
 
 def _gpus(state: LiveState) -> Iterator[str]:
