@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.live.display import enter_phase
 from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
 from flows.plan_collection import plan_collection
 from flows.reporting.artifacts import report_preflight
@@ -64,6 +65,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     with explain_failures() as flow_run, Reporter() as reporter:
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
+        enter_phase("plan")
         check_nodes(asked.nodes, asked.ray, asked.baseline)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
@@ -139,6 +141,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         else:
             with _gpus_if_needed(plans, shards, baseline) as has_gpus:
                 if has_gpus:
+                    enter_phase("preflight")
                     try:
                         limit = time_limit(PREFLIGHT_SECONDS)
                         stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flows.commands.abort_guard import READERS, run_guarded
-from flows.server.interruption import INTERRUPTED, RESUMES
+from flows.server.interruption import CUT_SHORT, INTERRUPTED, RESUMES
 from flows.terminal import print_error
 from tasks.last_read import last_read
 
@@ -26,11 +26,15 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Command(click.Command):
-    """A command whose function returns the exit code. Its help has examples first, and options in sections."""
+    """A command whose function returns the exit code. Its help has examples first, and options in sections.
 
-    def __init__(self, *arguments: Any, examples: tuple[str, ...] = (), **settings: Any) -> None:
+    ``resumes``: given again after an interruption, it goes on from there.
+    """
+
+    def __init__(self, *arguments: Any, examples: tuple[str, ...] = (), resumes: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.examples = examples
+        self._last_words = RESUMES if resumes else CUT_SHORT
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         self._check_values(ctx, args)
@@ -56,7 +60,7 @@ class Command(click.Command):
                 )
 
     def invoke(self, ctx: click.Context) -> int:
-        execute = partial(exit_code_of, partial(self._execute, ctx))
+        execute = partial(exit_code_of, partial(self._execute, ctx), self._last_words)
         # a caller in a process with threads gives its arguments, which are then the context's object
         return run_guarded(execute) if ctx.obj is None and self.name in READERS else execute()
 
@@ -99,8 +103,11 @@ def flag(name: str, text: str) -> Decorator:
     return click.option(name, is_flag=True, help=text)
 
 
-def exit_code_of(action: Callable[[], int]) -> int:
-    """Return the exit code that ``action`` returns, or print its failure as one line and return the code of that."""
+def exit_code_of(action: Callable[[], int], last_words: str = CUT_SHORT) -> int:
+    """Return the exit code that ``action`` returns, or print its failure as one line and return the code of that.
+
+    ``last_words`` are what is printed after Ctrl-C.
+    """
     from tasks.errors import HarvestError
 
     try:
@@ -117,7 +124,7 @@ def exit_code_of(action: Callable[[], int]) -> int:
         print_error(f"harvest: error: {_with_flags(str(error))}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print_error(RESUMES)
+        print_error(last_words)
         return INTERRUPTED
     except BrokenPipeError:
         return 0

@@ -15,6 +15,7 @@ from flows.parameters import PARAMETERS, flow_parameters, run_config
 from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
+    from flows.live.display import Lines
     from flows.server.server_loss import Outcome
     from tasks.plan.run_plan import RunPlan
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         "harvest run --dataset my.jsonl --arms my.toml --scorer my_pkg.scores:exact",
         "harvest run --model 'checkpoints/step-*' --upload s3://bucket/rollouts",
     ),
+    resumes=True,
 )
 @parameter_options(PARAMETERS)
 @flag("--json", "print the summary as JSON")
@@ -34,13 +36,22 @@ def run(json: bool, verbose: bool, **given: Any) -> int:
     """Ask every question under every arm, score the answers, check them and store them. The same command again resumes
     an interrupted run and keeps its finished rollouts.
     """
-    import datetime
-
+    from flows.live.display import open_display, shown
     from tasks.process_limits import check_limits_of_run
 
     check_limits_of_run()
+    # Prefect's log has no place above a panel
+    with open_display(lines=json or verbose) as display:
+        shown.set(display)
+        return _run(given, display, json=json, verbose=verbose)
+
+
+def _run(given: dict[str, Any], display: "Lines", *, json: bool, verbose: bool) -> int:
+    import datetime
 
     from tasks.gc_freeze import gc_frozen
+
+    display.watch.enter("plan")
 
     with gc_frozen():
         from tasks.fleet.ray_address import on_nodes
@@ -57,34 +68,33 @@ def run(json: bool, verbose: bool, **given: Any) -> int:
     with begun_early(plans) if here else contextlib.nullcontext():
         # last, as it starts a process
         check_rendered(plans[0])
-        return _collect(parameters, runs_dir, json=json, verbose=verbose)
+        return _collect(parameters, runs_dir, display, json=json, verbose=verbose)
 
 
-def _collect(parameters: dict[str, Any], runs_dir: Path, *, json: bool, verbose: bool) -> int:
+def _collect(parameters: dict[str, Any], runs_dir: Path, display: "Lines", *, json: bool, verbose: bool) -> int:
     from flows.server.embedded_server import EmbeddedServer
     from flows.server.interruption import RESUMES, Interruption
     from flows.server.prefect_environment import configure_prefect, import_prefect_without_pandas
     from flows.server.server_loss import end_without_server, known_outcome, warn
     from tasks.gc_freeze import gc_frozen
 
+    display.watch.enter("server")
     server = EmbeddedServer() if configure_prefect(runs_dir, verbose=verbose) else None
-    interruption = Interruption(RESUMES)
+    interruption = Interruption(RESUMES, before_end=display.close)
     with gc_frozen():
         import_prefect_without_pandas()
 
         from prefect.settings import PREFECT_API_URL
 
         from flows.collect import collect_rollouts
-        from flows.reporting.progress import console_output
         from tasks.errors import HarvestError
         from tasks.results.collected import Collected
 
     if server is not None:
         server.wait_until_ready()
-    console_output.set(sys.stderr)
     # Prefect writes each log message that a server does not take to the terminal
     logging.raiseExceptions = verbose
-    end_without_server(partial(_end, json))
+    end_without_server(partial(_end, json, display))
     # the user at the terminal decides whether to try again
     try:
         result = cast(dict[str, Any], collect_rollouts.with_options(retries=0)(**parameters))
@@ -99,13 +109,13 @@ def _collect(parameters: dict[str, Any], runs_dir: Path, *, json: bool, verbose:
                 "with PREFECT_API_URL"
             ) from error
         if outcome is None or outcome is error:
-            return _show(json, error)
+            return _show(json, display, error)
         warn(f"the Prefect server {url} does not know how the run ended: {type(error).__name__}: {error}")
-        _end(json, outcome)
-    return _show(json, Collected.from_json(result))
+        _end(json, display, outcome)
+    return _show(json, display, Collected.from_json(result))
 
 
-def _show(json: bool, outcome: "Outcome") -> int:
+def _show(json: bool, display: "Lines", outcome: "Outcome") -> int:
     from httpx import HTTPError
 
     from flows.reporting.summary_view import print_summaries
@@ -119,6 +129,7 @@ def _show(json: bool, outcome: "Outcome") -> int:
         ) from outcome
     if isinstance(outcome, Exception):
         raise outcome
+    display.close()
     if json:
         print_json(outcome.to_json())
     else:
@@ -127,10 +138,11 @@ def _show(json: bool, outcome: "Outcome") -> int:
     return 0
 
 
-def _end(json: bool, outcome: "Outcome") -> NoReturn:
+def _end(json: bool, display: "Lines", outcome: "Outcome") -> NoReturn:
     """End this process with the exit code of ``outcome``, and without Prefect's threads."""
+    display.close()
     try:
-        code = exit_code_of(partial(_show, json, outcome))
+        code = exit_code_of(partial(_show, json, display, outcome))
     except Exception:
         traceback.print_exc()
         code = 1

@@ -14,7 +14,7 @@ from flows.terminal import print_error, print_json, print_line
 _HOW_MUCH = click.Choice(("sample", "full"))
 
 
-@command(examples=("harvest upload latest s3://bucket/rollouts --verify full",))
+@command(examples=("harvest upload latest s3://bucket/rollouts --verify full",), resumes=True)
 @reads_runs("run", urls=False)
 @click.argument("url", help="directory or s3:// URL; the run goes to URL/RUN_ID")
 @click.option(
@@ -51,7 +51,7 @@ def verify(runs: Runs, url: str, json: bool) -> int:
     return 1 if report.problems else 0
 
 
-@command(examples=("harvest download s3://bucket/rollouts/RUN_ID runs",))
+@command(resumes=True, examples=("harvest download s3://bucket/rollouts/RUN_ID runs",))
 @click.argument("url", help="the uploaded run: URL/RUN_ID")
 @click.argument("directory", metavar="DIR", type=UserPath(), help="the run goes to DIR/RUN_ID")
 @flag("--json", "print the result as JSON")

@@ -1,24 +1,19 @@
-"""Shows the progress of a run: its counters, the line on the terminal, and messages for the log."""
+"""How far a run is: its counters, the line that tells it, and messages for the log and the terminal."""
 
 import sys
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
-import polars as pl
 from prefect.logging import get_run_logger
 
-from flows.terminal import print_text
+from flows.live.display import Lines, shown
 from tasks.plain_text import clock, visible
+from tasks.results.rewards_so_far import RewardsSoFar
 
-console_output: ContextVar[TextIO | None] = ContextVar("console_output", default=None)
-"""Where the command line shows progress; None under a Prefect worker."""
-
-LINE_SECONDS = 10.0
-"""Time between two progress lines where the output is no terminal."""
+READ_SECONDS = 0.05
+"""How long each tick of the flow may read scored shards."""
 
 
 class Counters(Protocol):
@@ -41,8 +36,7 @@ class Progress:
     total: int
     done_before: int = 0
     counters: Counters | None = None
-    reward_sum: float = 0.0
-    reward_count: int = 0
+    rewards: RewardsSoFar = field(default_factory=RewardsSoFar)
     started: float = field(default_factory=time.monotonic)
     now: Callable[[], float] = time.monotonic
 
@@ -69,63 +63,28 @@ class Progress:
         return (self.total - self.done) / rate
 
     @property
-    def mean_reward(self) -> float | None:
-        return self.reward_sum / self.reward_count if self.reward_count else None
+    def tokens(self) -> int:
+        """Tokens that this session generated."""
+        return self.counters.tokens_generated if self.counters else 0
 
-    def add_scores(self, path: Path) -> None:
-        rewards = pl.read_parquet(path, columns=["reward"], glob=False)["reward"].drop_nulls()
-        self.reward_sum += float(rewards.cast(pl.Float64).sum())
-        self.reward_count += len(rewards)
+    @property
+    def began(self) -> float | None:
+        """When an engine got its first request, by ``now``'s clock; None while engines load."""
+        return self.counters.first_admitted_at if self.counters else None
 
     def line(self) -> str:
         parts = [f"{self.done:,}/{self.total:,} rollouts", f"{self.tokens_per_second:,.0f} tokens/s"]
         if self.eta_seconds is not None:
             parts.append(f"ETA {clock(self.eta_seconds)}")
-        if self.mean_reward is not None:
-            parts.append(f"mean reward {self.mean_reward:.3f}")
+        if (mean := self.rewards.mean_reward) is not None:
+            parts.append(f"mean reward {mean:.3f}")
         return " · ".join(parts)
 
 
-class ProgressDisplay:
-    """Shows a Progress: one line that is rewritten on a terminal, one line every ten seconds elsewhere."""
-
-    def __init__(self, progress: Progress, stream: TextIO | None) -> None:
-        self._progress = progress
-        self._stream = stream
-        self._live = stream is not None and stream.isatty()
-        self._shown_at = time.monotonic()
-        self._drawn = False
-
-    def refresh(self) -> None:
-        if self._stream is None:
-            return
-        if self._live:
-            self._stream.write(f"\r\x1b[K{self._progress.line()}")
-            self._stream.flush()
-            self._drawn = True
-        elif time.monotonic() - self._shown_at >= LINE_SECONDS:
-            self._shown_at = time.monotonic()
-            self.print_line(self._progress.line())
-
-    def print_line(self, text: str) -> None:
-        """Print ``text`` as a line of its own, above the progress line."""
-        if self._stream is None:
-            return
-        start = "\r\x1b[K" if self._drawn else ""
-        self._drawn = False
-        self._stream.write(start)
-        print_text(text, self._stream)
-        self._stream.flush()
-
-    def close(self) -> None:
-        if self._drawn:
-            self.print_line(self._progress.line())
-
-
 class FlowLog:
-    """Writes messages to the flow run's log and to the terminal, above the progress line."""
+    """Writes messages to the flow run's log and to the terminal."""
 
-    def __init__(self, display: ProgressDisplay) -> None:
+    def __init__(self, display: Lines) -> None:
         self._log = get_run_logger()
         self._display = display
 
@@ -141,11 +100,10 @@ class FlowLog:
 def log_and_print(text: str) -> None:
     """Write ``text`` to the flow run's log and, if the command line runs the flow, to the terminal."""
     get_run_logger().info(visible(text))
-    if (stream := console_output.get()) is not None:
-        print_text(text, stream)
-        stream.flush()
+    if (display := shown.get()) is not None:
+        display.print_line(text)
 
 
-def open_display(progress: Progress) -> ProgressDisplay:
-    """Return a display on the command line's output, else on stderr if that is a terminal, else one without output."""
-    return ProgressDisplay(progress, console_output.get() or (sys.stderr if sys.stderr.isatty() else None))
+def display_of_flow() -> Lines:
+    """Return the command line's display, else lines on stderr if that is a terminal, else one that shows nothing."""
+    return shown.get() or Lines(sys.stderr if sys.stderr.isatty() else None)

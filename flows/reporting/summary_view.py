@@ -1,11 +1,14 @@
 """Prints a run's report on the terminal."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.terminal import print_line
 from tasks.node.engine_caches import START_WORDS
 from tasks.plain_text import one_line
+from tasks.records import RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.expectation_view import outcome_line
 from tasks.results.metrics import ArmMetrics
@@ -13,15 +16,30 @@ from tasks.results.run_report import RunReport
 
 _MAX_ERROR_CHARS = 2_000
 _MAX_SUMMARIES = 3
+RUNS_DIR = Path("runs")
+"""Where runs are by default, so that commands need not be told."""
 
 
 def print_summaries(reports: Sequence[RunReport]) -> None:
     """Print the summary of each of a few runs; of more, one table with a row for each."""
     if len(reports) > _MAX_SUMMARIES:
         _print_table(reports)
-        return
-    for report in reports:
-        print_summary(report, named=len(reports) > 1)
+    else:
+        for report in reports:
+            print_summary(report, named=len(reports) > 1)
+    print_next(reports)
+
+
+def print_next(reports: Sequence[RunReport]) -> None:
+    """Print where the runs are to be seen, and two commands that go on from them."""
+    first = Path(reports[0].run_dir)
+    runs_dir = "" if first.parent == RUNS_DIR else f" {shlex.quote(str(first.parent))}"
+    names = [report.run_id if not runs_dir else shlex.quote(report.run_dir) for report in (reports[0], reports[-1])]
+    if len(reports) == 1:
+        print_line(f"report: {RunPaths(root=first).report_html}")
+    then = f"harvest show {names[0]} --wrong --limit 3" if len(reports) == 1 else f"harvest diff {' '.join(names)}"
+    print_line(f"next: harvest view{runs_dir}")
+    print_line(f"      {then}")
 
 
 def _print_table(reports: Sequence[RunReport]) -> None:

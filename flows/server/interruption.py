@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from flows.server import deadline
@@ -32,8 +33,10 @@ LIMIT_SECONDS = 9.5
 INTERRUPTED = 130
 """Exit code, as shells have it for Ctrl-C."""
 
-RESUMES = "harvest: interrupted; the same command resumes"
-"""The last words of a command that can be resumed."""
+CUT_SHORT = "harvest: interrupted"
+"""The last words of a command that Ctrl-C ends."""
+RESUMES = f"{CUT_SHORT}; the same command resumes"
+"""Those of one that goes on, when it is given again, from where it was interrupted."""
 
 
 class InterruptibleFlow(Protocol):
@@ -64,13 +67,22 @@ def was_signalled() -> bool:
 
 class Interruption:
     """Watches for SIGINT and SIGTERM from its creation on. ``last_words`` go to stderr if the process is cut short,
-    which happens ``grace_s`` seconds after the signal, or after ``limit_s`` if no thread runs.
+    which happens ``grace_s`` seconds after the signal, or after ``limit_s`` if no thread runs. ``before_end`` is called
+    before them in the first case.
 
     It makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does. Create it once in a process, in the main thread.
     """
 
-    def __init__(self, last_words: str, *, grace_s: float = GRACE_SECONDS, limit_s: float = LIMIT_SECONDS) -> None:
+    def __init__(
+        self,
+        last_words: str,
+        *,
+        before_end: Callable[[], None] = lambda: None,
+        grace_s: float = GRACE_SECONDS,
+        limit_s: float = LIMIT_SECONDS,
+    ) -> None:
         self._last_words = last_words
+        self._before_end = before_end
         self._grace_s = grace_s
         self._lock = threading.Lock()
         self._signalled = threading.Event()
@@ -117,6 +129,7 @@ class Interruption:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         if _flow is not None:
             _flow.report_crashed(STATE_SECONDS)
+        self._before_end()
         sys.stderr.write(f"{self._last_words}\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)

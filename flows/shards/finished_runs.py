@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.live.display import enter_phase
 from flows.parameters import FlowParameters
 from flows.reporting.artifacts import report_equivalence, report_run, report_upload
 from flows.reporting.progress import log_and_print
@@ -28,9 +29,10 @@ def finish_runs(
     """
     reports: list[RunReport] = []
     failures: list[HarvestError] = []
-    for plan in plans:
+    for number, plan in enumerate(plans, 1):
+        which = "" if len(plans) == 1 else f" run {number} of {len(plans)}"
         try:
-            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter))
+            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter, which))
         except HarvestError as error:
             failures.append(error)
             if not isinstance(error, NotEquivalent):
@@ -42,7 +44,7 @@ def finish_runs(
     return Collected(reports=tuple(reports))
 
 
-def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter) -> RunReport:
+def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter, which: str) -> RunReport:
     root = plan.paths.root
     paths = plan.paths
     align_extra_columns(paths.scores(index) for index in range(plan.num_shards))
@@ -54,10 +56,14 @@ def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporte
             f"the run keeps its own scores; those of {plan.config.scorer} are read with --scores {name}, and "
             f"harvest score {plan.run_id} --use {name} makes them the run's"
         )
+    if baseline is not None:
+        enter_phase(f"validating{which}")
     verdict = stages.validate(root, paths.scores_folder, baseline, asked.require, asked.epsilon) if baseline else None
+    enter_phase(f"summarizing{which}")
     report = stages.summarize(root, paths.scores_folder)
     write_manifest(root)
     if asked.upload is not None:
+        enter_phase(f"uploading{which}")
         report_upload(reporter, stages.upload(root, asked.upload))
     report_equivalence(reporter, plan.paths)
     report_run(reporter, report, asked.upload)

@@ -1,14 +1,16 @@
 """Generates and scores the shards that one run still lacks, or several that share engines: here, or on nodes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
 from prefect.logging import get_run_logger
 
+from flows.live.figures import GENERATION, Figures
 from flows.parameters import FlowParameters
 from flows.reporting.generation_events import GenerationEvents, report_pool_event
-from flows.reporting.progress import FlowLog, Progress, open_display
+from flows.reporting.progress import READ_SECONDS, FlowLog, Progress, display_of_flow
 from flows.reporting.reporter import Reporter
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
@@ -16,6 +18,8 @@ from tasks.fleet.node_session import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
 from tasks.generation.generation_session import generation_session
 from tasks.generation.recovery import PoolEvent
+from tasks.node.gpu_selection import read_used_gpus
+from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, find_remaining
 from tasks.results.run_end import forget_end
@@ -33,13 +37,15 @@ def generate_missing(
     remaining = {plan.run_id: find_remaining(plan, shards[plan.run_id]) for plan in plans}
     done_before = sum(shard.num_rollouts for left in remaining.values() for shard in left.generated)
     progress = Progress(total=sum(plan.num_rollouts for plan in plans), done_before=done_before)
-    display = open_display(progress)
+    display = display_of_flow()
     log = FlowLog(display)
     first = plans[0].run_id
+    figures = _figures(plans, progress)
     events = GenerationEvents(reporter, first)
 
     def show_progress() -> None:
-        display.refresh()
+        progress.rewards.read(READ_SECONDS)
+        display.progress(progress.line())
         reporter.progress(progress.percent, progress.line())
         events.progressed(progress.done)
 
@@ -48,9 +54,13 @@ def generate_missing(
         report_pool_event(event, first, reporter)
 
     def on_scored(item: RunShard) -> None:
-        progress.add_scores(item.plan.paths.scores(item.shard.index))
+        progress.rewards.add(item.plan.paths, item.shard.index)
 
-    for run_id, left in remaining.items():
+    for plan in plans:
+        run_id, left = plan.run_id, remaining[plan.run_id]
+        for shard in left.generated:
+            if shard not in left.to_score:
+                progress.rewards.add(plan.paths, shard.index)
         if left.generated:
             finished = f"{len(left.generated)} of {len(shards[run_id])} shards are finished and skipped"
             log.info(f"resuming {run_id}: {finished}")
@@ -59,16 +69,30 @@ def generate_missing(
     to_generate = list(by_weights([(plan, remaining[plan.run_id].to_generate) for plan in plans]))
     # the session's messages are about generation, so a run that only scores shows none of them
     say = log.info if to_generate else get_run_logger().debug
-    session: Callable[..., AbstractContextManager[ShardPool]] = generation_session
+    session: Callable[..., AbstractContextManager[ShardPool]] = partial(generation_session, on_sample=figures.sampled)
     if to_generate and on_nodes(asked.nodes, asked.ray):
         session = partial(node_session, nodes=asked.nodes, ray=asked.ray, forget_oom_rung=asked.forget_oom_rung)
+    display.watch.follow(figures.fill)
+    display.watch.enter(GENERATION)
     with events, session(plans, listener=on_pool_event, log=say) as pool:
-        progress.counters = pool
+        progress.counters = figures.pool = pool
         ShardPipeline(plans, pool, asked.upload, warn=log.warning).run(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,
             on_tick=show_progress,
         )
-    display.close()
+    figures.pool = None
+    progress.rewards.read(math.inf)
     reporter.progress(progress.percent, progress.line(), now=True)
+
+
+def _figures(plans: Sequence[RunPlan], progress: Progress) -> Figures:
+    plan = plans[0]
+    return Figures(
+        progress,
+        subject=plan.run_id if len(plans) == 1 else f"{len(plans)} runs",
+        num_shards=sum(each.num_shards for each in plans),
+        logs=plan.paths.logs,
+        gpu_bytes={gpu.index: gpu.memory_total for gpu in read_used_gpus(plan.profile, PynvmlReader())},
+    )

@@ -100,6 +100,16 @@ class NodePool:
         """How many nodes start or generate."""
         return self._roster.num_working
 
+    @property
+    def restarts(self) -> int:
+        """How many engine failures made a replica on a node start again."""
+        return sum(node.status.restarts for node in self._roster.nodes)
+
+    @property
+    def num_rung_changes(self) -> int:
+        """How often a node went on with a smaller batch."""
+        return sum(len(node.status.rung_changes) for node in self._roster.nodes)
+
     def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
         """Have a node generate ``shard``, publish it here, and return what it holds. Task threads call this.
 

@@ -9,18 +9,22 @@ from tasks.generation.replica_pool import MAX_SHARD_TASKS, ReplicaPool
 from tasks.generation.rung_state import RungState, load_rung, save_rung
 from tasks.generation.session_records import record_session
 from tasks.node.mps import run_mps
-from tasks.node.telemetry import ReplicaStats, TelemetrySampler
+from tasks.node.telemetry import ReplicaStats, Sample, TelemetrySampler
 from tasks.plan.run_plan import RunPlan
 
 
 @contextlib.contextmanager
 def generation_session(
-    plans: Sequence[RunPlan], *, listener: Callable[[PoolEvent], None], log: Callable[[str], None]
+    plans: Sequence[RunPlan],
+    *,
+    listener: Callable[[PoolEvent], None],
+    log: Callable[[str], None],
+    on_sample: Callable[[Sample], None] = lambda rows: None,
 ) -> Iterator[ReplicaPool]:
     """Yield a replica pool for ``plans``. Its engines start with the first shard and run until the session ends.
 
     The first plan's run keeps the rung and the telemetry, as it keeps the engines' logs. ``listener`` gets the pool's
-    events, ``log`` the messages about limits of the session.
+    events, ``log`` the messages about limits of the session, ``on_sample`` each sample of telemetry.
     """
     plan = plans[0]
     rung = RungState(plan.paths.state / "oom_ladder.json")
@@ -31,7 +35,8 @@ def generation_session(
         pool = ReplicaPool(plans, rung=rung, listener=listener, variables=None if mps is None else mps.environment)
         _tell_limits(plans, pool, rung, log)
         # the sampler ends before the pool, so that its last sample has the replicas' final counters
-        with pool, TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool)):
+        sampler = TelemetrySampler(plan.paths.telemetry, plan.profile, lambda: _replica_stats(pool), listener=on_sample)
+        with pool, sampler:
             try:
                 yield pool
             finally:

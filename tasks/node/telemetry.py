@@ -6,12 +6,12 @@ The file shows whether a run used its GPUs well, and what a rollout cost.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import polars as pl
 import psutil
@@ -56,6 +56,9 @@ the time at which the sampler started; a resumed run adds a session. Counters co
 
 _LATER_COLUMNS = ("steps", "graph_steps")
 """Files of earlier releases lack them."""
+
+Sample = Sequence[Mapping[str, Any]]
+"""The rows of one moment: of each, ``source``, ``index`` and the columns that its source has."""
 
 INTERVAL_S = 1.0
 PUBLISH_EVERY_S = 60.0
@@ -107,7 +110,9 @@ class TelemetrySampler:
         reader: NvmlReader | None = None,
         interval_s: float = INTERVAL_S,
         publish_every_s: float = PUBLISH_EVERY_S,
+        listener: Callable[[Sample], None] = lambda rows: None,
     ) -> None:
+        """``listener`` gets each sample, on the sampler's thread."""
         self._path = path
         self._replica_stats = replica_stats
         self._reader: NvmlReader = reader or PynvmlReader()
@@ -115,6 +120,7 @@ class TelemetrySampler:
         self._host = None if self._gpus else _HostTree()
         self._interval_s = interval_s
         self._publish_every_s = publish_every_s
+        self._listener = listener
         self._session = datetime.now(UTC)
         self._published = _earlier(path)
         self._samples: list[pl.DataFrame] = []
@@ -154,7 +160,9 @@ class TelemetrySampler:
     def _sample(self) -> None:
         try:
             now = {"time": datetime.now(UTC), "session": self._session}
-            rows = [{"source": "gpu", "index": gpu, **asdict(self._gpu_sample(gpu))} for gpu in self._gpus]
+            rows: list[dict[str, Any]] = [
+                {"source": "gpu", "index": gpu, **asdict(self._gpu_sample(gpu))} for gpu in self._gpus
+            ]
             if self._host is not None:
                 rows.append({"source": "host", "index": 0, **self._host.sample()})
             for stats in self._replica_stats():
@@ -162,6 +170,7 @@ class TelemetrySampler:
                 rows.append({"source": "replica", "index": values.pop("replica"), **values})
             # a value that does not fit the schema loses this sample, not all samples since the last publication
             self._samples.append(pl.DataFrame([now | row for row in rows], schema=TELEMETRY_SCHEMA))
+            self._listener(rows)
         except Exception:  # a run is worth more than a sample
             logger.exception("a telemetry sample failed")
 

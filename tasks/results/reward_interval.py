@@ -38,12 +38,15 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half), method="wilson")
 
 
-def mean_reward_interval(scored: pl.DataFrame, *, seed: int) -> Interval | None:
+def mean_reward_interval(
+    scored: pl.DataFrame, *, seed: int, most_distinct: int = MAX_DISTINCT_CLUSTERS
+) -> Interval | None:
     """Return the interval of the mean of column ``reward`` (no nulls), taking the questions as a random sample.
 
     It is Wilson's interval when every ``example_id`` has one rollout and all rewards are 0 or 1. Otherwise it is a
     bootstrap over whole questions, because rollouts of one question are not independent (Cameron, Gelbach & Miller
-    2008, Rev. Econ. Stat. 90:414). It is None without rows, and for the bootstrap with fewer than two questions.
+    2008, Rev. Econ. Stat. 90:414), or its limit with more than ``most_distinct`` distinct clusters. It is None without
+    rows, and for the bootstrap with fewer than two questions.
     """
     clusters = scored.group_by("example_id").agg(total=pl.col("reward").cast(pl.Float64).sum(), rollouts=pl.len())
     if clusters.is_empty():
@@ -54,7 +57,7 @@ def mean_reward_interval(scored: pl.DataFrame, *, seed: int) -> Interval | None:
         return None
     # equal clusters are exchangeable: drawing how often each distinct cluster occurs is the same bootstrap
     distinct = clusters.group_by("total", "rollouts").len().sort("total", "rollouts")
-    if distinct.height > MAX_DISTINCT_CLUSTERS:
+    if distinct.height > most_distinct:
         return _normal_interval(clusters)
     means = _resampled_means(
         distinct["total"].to_numpy(), distinct["rollouts"].to_numpy(), distinct["len"].to_numpy(), seed

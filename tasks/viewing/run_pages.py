@@ -11,7 +11,7 @@ from tasks.errors import ConfigError
 from tasks.files import file_identity
 from tasks.plain_text import visible
 from tasks.results.page_data import read_page_data
-from tasks.results.page_plots import reward_plot, timeline_plots
+from tasks.results.page_plots import ArmPoint, reward_plot, timeline_plots
 from tasks.results.page_samples import KINDS
 from tasks.results.page_template import Links, page_template
 from tasks.results.report_page import render_page
@@ -94,7 +94,9 @@ class RunPages:
             links=_links(run_dir)[:1],
             rollouts_address=f"{address_of(run_dir.name)}/rollouts",
             run=progress,
-            reward_plot=reward_plot([arm.point for arm in progress.arms]),
+            reward_plot=reward_plot(
+                [ArmPoint(name=arm.arm_id, mean=arm.mean_reward, interval=arm.interval) for arm in progress.arms]
+            ),
             timeline_plots=timeline_plots(progress.timeline) if progress.timeline else (),
         )
 

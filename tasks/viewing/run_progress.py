@@ -7,9 +7,8 @@ import polars as pl
 
 from tasks.errors import DamagedFile
 from tasks.records import RunPaths, shard_index
-from tasks.results.page_plots import ArmPoint
 from tasks.results.page_timeline import Timeline, read_timeline
-from tasks.results.reward_interval import Interval, mean_reward_interval
+from tasks.results.rewards_so_far import ArmSoFar, arms_so_far, scored_rows
 from tasks.results.run_list import ListedRun, listed_run
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards
@@ -17,22 +16,6 @@ from tasks.storage.run_files import known_shards
 _FINISHED = b'"kind":"rollout"'
 """Stands in a journal's line once, and only in that of a finished rollout, as quotes within its texts are escaped."""
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmSoFar:
-    """The scored rollouts of an arm so far."""
-
-    arm_id: str
-    rollouts: int
-    mean_reward: float
-    interval: Interval | None
-    truncation_rate: float
-    mean_tokens: float
-
-    @property
-    def point(self) -> ArmPoint:
-        return ArmPoint(name=self.arm_id, mean=self.mean_reward, interval=self.interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,23 +82,6 @@ def _count(journal: Path) -> int:
 def _arms(paths: RunPaths, shards: list[int]) -> tuple[ArmSoFar, ...]:
     if not shards:
         return ()
-    rows = pl.concat(
-        scan_shard(paths.rollouts(index))
-        .select("rollout_id", "example_id", "arm_id", "is_truncated", "num_completion_tokens")
-        .join(scan_shard(paths.scores(index)).select("rollout_id", "reward"), on="rollout_id")
-        .drop_nulls("reward")
-        .collect()
-        for index in shards
+    return arms_so_far(
+        pl.concat(scored_rows(scan_shard(paths.rollouts(index)), scan_shard(paths.scores(index))) for index in shards)
     )
-    arms = [
-        ArmSoFar(
-            arm_id=str(arm),
-            rollouts=frame.height,
-            mean_reward=float(frame["reward"].cast(pl.Float64).sum()) / frame.height,
-            interval=mean_reward_interval(frame, seed=0),
-            truncation_rate=float(frame["is_truncated"].sum()) / frame.height,
-            mean_tokens=float(frame["num_completion_tokens"].sum()) / frame.height,
-        )
-        for (arm,), frame in rows.partition_by("arm_id", as_dict=True).items()
-    ]
-    return tuple(sorted(arms, key=lambda arm: -arm.mean_reward))

@@ -17,6 +17,7 @@ from tasks.generation.journal import Key, read_journal
 from tasks.records import ROLLOUT_SCHEMA
 from tests.support.harvest_command import environment
 from tests.support.patience import Found, await_exit, until
+from tests.support.terminal import Terminal
 
 PROFILE = """
 name = "faults"
@@ -76,6 +77,8 @@ class RunProcess:
     runs_dir: Path
     module_and_arguments: list[str]
     variables: dict[str, str] = field(default_factory=dict)
+    terminal: Terminal | None = None
+    """Where the process writes instead of into files."""
     folder: Path | None = None
     """Where what the process writes is kept; beside ``runs_dir`` by default."""
     seen: dict[int, float] = field(default_factory=dict, init=False)
@@ -86,6 +89,10 @@ class RunProcess:
         folder = self.folder or self.runs_dir.parent
         self.outcome = folder / f"run-{len(self.started)}.json"
         self.log = self.outcome.with_suffix(".log")
+        if self.terminal is not None:
+            words = [sys.executable, "-m", *self.module_and_arguments]
+            self.process = self.terminal.start(words, environment(**self.variables))
+            return
         with self.outcome.open("wb") as outcome, self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.module_and_arguments],
@@ -199,12 +206,20 @@ def start_harvest(
     *,
     more: Sequence[str] = (),
     changes: dict[str, Any] | None = None,
+    terminal: Terminal | None = None,
     **variables: str,
 ) -> RunProcess:
-    """Start ``harvest run`` with ``more`` options, in a process group of its own as from a terminal."""
+    """Start ``harvest run`` with ``more`` options, in a process group of its own as from a terminal.
+
+    On a ``terminal`` it shows what it does, and its summary; else it writes its report as JSON.
+    """
+    json = [] if terminal else ["--json"]
     given = [f"--runs-dir={runs_dir}", *options(profile, **(changes or {})), *more]
     return RunProcess(
-        runs_dir=runs_dir, module_and_arguments=["flows.commands.cli", "run", "--json", *given], variables=variables
+        runs_dir=runs_dir,
+        module_and_arguments=["flows.commands.cli", "run", *json, *given],
+        variables=variables,
+        terminal=terminal,
     )
 
 

@@ -1,6 +1,5 @@
 """The flow's process is killed or interrupted at chosen and random moments, and the same command resumes the run."""
 
-import os
 import random
 import signal
 import subprocess
@@ -23,7 +22,8 @@ from tests.faults.runs import (
     start_harvest,
     write_profile,
 )
-from tests.support.patience import await_exit, pause
+from tests.support.patience import await_exit, pause, until
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
@@ -116,38 +116,54 @@ def test_a_leftover_replica_is_ended_by_the_next_run_and_no_other_process_is(tmp
             process.wait()
 
 
-def test_an_interrupted_harvest_run_ends_with_one_line_and_resumes(
+def test_an_interrupted_harvest_run_leaves_a_clean_terminal_and_resumes(
     tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
     profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
-    run = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api, FAKE_NEVER_READY="1")
-    run.wait_until(lambda: runs_a_replica(run), "the engine starts")
-    assert_ends_when_interrupted(run, signal.SIGINT)
-    run = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="20")
-    run.wait_for_rollouts(20)
-    assert_ends_when_interrupted(run, signal.SIGTERM)
+    with Terminal(columns=100) as terminal:
+        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_NEVER_READY="1")
+        run.wait_until(lambda: runs_a_replica(run), "the engine starts")
+        wait_to_see(run, terminal, " loading engine 0:")
+        assert_ends_when_interrupted(run, terminal, lambda: terminal.press("\x03"))
+    with Terminal(columns=40) as terminal:
+        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="80")
+        run.wait_for_rollouts(80)
+        # with those of the shards that are scored
+        wait_to_see(run, terminal, " generating ", "/128 rollouts", "/4 shards", "truncated ", "concise ")
+        assert_ends_when_interrupted(run, terminal, lambda: run.process.send_signal(signal.SIGTERM))
     kept = num_saved_rollouts(run.root)
-    report = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api).finish()
+    with Terminal(columns=100) as terminal:
+        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="0")
+        # before anything is generated
+        wait_to_see(run, terminal, " loading engine ", " shards", "concise ")
+        assert_ends_when_interrupted(run, terminal, lambda: run.process.send_signal(signal.SIGTERM))
+    run = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api)
+    report = run.finish()
+    assert "\x1b" not in run.log.read_text()
     assert str(run_state(only_run_dir(runs_dir))) == "finished"
     assert report["generation"]["sessions"][-1]["rollouts"] == ROLLOUTS - kept
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
+
+
+def wait_to_see(run: RunProcess, terminal: Terminal, *words: str) -> None:
+    def are_seen() -> bool:
+        text = "\n".join(terminal.lines)
+        return all(word in text for word in words)
+
+    run.wait_until(are_seen, f"the terminal shows {words}")
 
 
 def runs_a_replica(run: RunProcess) -> bool:
     return any("tasks.generation.replica" in command(process) for process in run.descendants())
 
 
-def assert_ends_when_interrupted(run: RunProcess, number: int) -> None:
+def assert_ends_when_interrupted(run: RunProcess, terminal: Terminal, interrupt: Callable[[], None]) -> None:
     run.descendants()
-    if number == signal.SIGINT:
-        # a terminal sends Ctrl-C to the whole process group
-        os.killpg(run.process.pid, number)
-    else:
-        run.process.send_signal(number)
-    code, told = run.wait_for_end(), run.log.read_text()
-    assert code == 130, told
-    assert told.splitlines()[-1] == "harvest: interrupted; the same command resumes"
-    assert "Traceback" not in told
+    interrupt()
+    code = run.wait_for_end()
+    until(lambda: terminal.lines[-1:] == ["harvest: interrupted; the same command resumes"], "the last words")
+    assert code == 130, terminal.lines
+    assert not any("Traceback" in line or "━" in line or "─" in line for line in terminal.lines), terminal.lines
     state = run_state(only_run_dir(run.runs_dir))
     assert (state.name, str(state.reason).startswith("Ctrl-C, SIGTERM, ")) == ("interrupted", True), state
     assert_nothing_left(run.seen)

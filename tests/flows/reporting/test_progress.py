@@ -1,13 +1,13 @@
 """The progress line at the start, in the middle and after a resume."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flows.reporting.progress import Progress, ProgressDisplay
+from flows.reporting.progress import Progress
+from tests.support.synthetic import write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,40 +53,11 @@ def test_before_the_first_rollout_there_is_no_speed(counters: Counted | None) ->
 
 def test_the_mean_reward_is_of_the_rollouts_scored_so_far(tmp_path: Path) -> None:
     progress = Progress(total=8)
-    shards: list[list[float | None]] = [[1.0, 0.0, None], [1.0]]
-    for index, rewards in enumerate(shards):
-        path = tmp_path / f"{index}.parquet"
-        pl.DataFrame({"reward": rewards}, schema={"reward": pl.Float32}).write_parquet(path)
-        progress.add_scores(path)
-    assert progress.line() == "0/8 rollouts · 0 tokens/s · mean reward 0.667"
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_one_line_that_is_rewritten_and_messages_above_it() -> None:
-    terminal = Terminal()
-    display = ProgressDisplay(Progress(total=8), terminal)
-    display.refresh()
-    display.print_line("started")
-    display.refresh()
-    display.close()
-    clear, line = "\r\x1b[K", "0/8 rollouts · 0 tokens/s"
-    assert terminal.getvalue() == f"{clear}{line}{clear}started\n{clear}{line}{clear}{line}\n"
-
-
-def test_a_log_does_not_get_a_line_for_every_refresh() -> None:
-    log = io.StringIO()
-    display = ProgressDisplay(Progress(total=8), log)
-    display.refresh()
-    display.print_line("started")
-    display.close()
-    assert log.getvalue() == "started\n"
-
-
-def test_text_of_others_does_not_drive_the_terminal() -> None:
-    log = io.StringIO()
-    ProgressDisplay(Progress(total=8), log).print_line("arm \x1b]52;c;aGk=\x07\u202e of two\nlines")
-    assert log.getvalue() == "arm ␛]52;c;aGk=␇[RIGHT-TO-LEFT OVERRIDE] of two\nlines\n"
+    paths = write_run(tmp_path / "run", shards=2, error_rows=0.2)
+    rewards = []
+    for index in range(2):
+        progress.rewards.add(paths, index)
+        progress.rewards.read(0)
+        rewards += pl.read_parquet(paths.scores(index))["reward"].drop_nulls().to_list()
+        mean = sum(rewards) / len(rewards)
+        assert progress.line() == f"0/8 rollouts · 0 tokens/s · mean reward {mean:.3f}"

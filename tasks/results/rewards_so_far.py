@@ -1,0 +1,137 @@
+"""The rewards of a run that has not ended, from the shards that are scored. Each file is read once, and in part."""
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from tasks.records import RunPaths
+from tasks.results.metrics import mean
+from tasks.results.reward_interval import Interval, mean_reward_interval
+from tasks.results.sampling_metrics import zero_variance_share
+
+logger = logging.getLogger(__name__)
+
+MOST_DISTINCT_CLUSTERS = 200
+"""From more on the interval is the normal one, which takes milliseconds. A finished run draws from up to 5,000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSoFar:
+    """The scored rollouts of an arm, or of a run, so far."""
+
+    arm_id: str
+    rollouts: int
+    mean_reward: float
+    interval: Interval | None
+    truncation_rate: float | None
+    """Of the generated rollouts: error rows are left out, as in the report."""
+    mean_tokens: float | None
+
+
+class SoFar(NamedTuple):
+    """The figures over all scored shards."""
+
+    rows: tuple[ArmSoFar, ...]
+    """The highest mean reward first."""
+    truncated: float | None
+    zero_variance: float | None
+
+
+def scored_rows(rollouts: pl.LazyFrame, scores: pl.LazyFrame) -> pl.DataFrame:
+    """Return what the figures need of a shard. Of an error row, length and truncation are null."""
+    generated = pl.col("error").is_null()
+    return (
+        rollouts.select(
+            "rollout_id",
+            "example_id",
+            "arm_id",
+            pl.when(generated).then("is_truncated").alias("is_truncated"),
+            pl.when(generated).then("num_completion_tokens").alias("num_completion_tokens"),
+        )
+        .join(scores.select("rollout_id", "reward"), on="rollout_id")
+        .drop("rollout_id")
+        .collect()
+    )
+
+
+def arms_so_far(rows: pl.DataFrame, *, by: str = "arm_id") -> tuple[ArmSoFar, ...]:
+    """Return the figures of each value of the column ``by`` that has a reward, the highest mean reward first."""
+    arms = []
+    for (name,), frame in rows.partition_by(by, as_dict=True).items():
+        scored = frame.drop_nulls("reward")
+        if (reward := mean(scored["reward"])) is not None:
+            interval = mean_reward_interval(scored, seed=0, most_distinct=MOST_DISTINCT_CLUSTERS)
+            arms.append(
+                ArmSoFar(
+                    arm_id=str(name),
+                    rollouts=scored.height,
+                    mean_reward=reward,
+                    interval=interval,
+                    truncation_rate=mean(frame["is_truncated"]),
+                    mean_tokens=mean(frame["num_completion_tokens"]),
+                )
+            )
+    return tuple(sorted(arms, key=lambda arm: (-arm.mean_reward, arm.arm_id)))
+
+
+class RewardsSoFar:
+    """Rewards of one run, or of several that are collected together."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[RunPaths, int]] = deque()
+        self._frames: list[pl.DataFrame] = []
+        self._sum = 0.0
+        self._count = 0
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards are read."""
+        return len(self._frames)
+
+    @property
+    def mean_reward(self) -> float | None:
+        return self._sum / self._count if self._count else None
+
+    def add(self, paths: RunPaths, index: int) -> None:
+        """Have the scored shard ``index`` of a run read by a later ``read``."""
+        self._waiting.append((paths, index))
+
+    def read(self, seconds: float) -> None:
+        """Read shards that wait, until that took ``seconds``; one at least. A file that cannot be read is left out."""
+        end = time.monotonic() + seconds
+        while self._waiting:
+            paths, index = self._waiting.popleft()
+            try:
+                rows = scored_rows(_scan(paths.rollouts(index)), _scan(paths.scores(index)))
+            except (OSError, pl.exceptions.PolarsError) as error:
+                logger.debug("shard %d of %s is not among the rewards: %s", index, paths.root, error)
+                continue
+            self._sum += float(rows["reward"].cast(pl.Float64).sum())
+            self._count += rows.height - rows["reward"].null_count()
+            self._frames.append(rows.with_columns(run_id=pl.lit(paths.run_id)))
+            if time.monotonic() >= end:
+                break
+
+    def figures(self) -> SoFar:
+        """Return the figures by arm or, where there are shards of several runs, by run. Any thread may ask."""
+        frames = self._frames.copy()
+        if not frames:
+            return SoFar((), None, None)
+        rows = pl.concat(frames)
+        several = rows["run_id"].n_unique() > 1
+        # an arm of one run and the same of another are two groups
+        own = rows.with_columns(arm_id=pl.col("run_id") + "\0" + pl.col("arm_id")) if several else rows
+        return SoFar(
+            arms_so_far(rows, by="run_id" if several else "arm_id"),
+            mean(rows["is_truncated"]),
+            zero_variance_share(own.drop_nulls("reward")),
+        )
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    return pl.scan_parquet(path, glob=False)
