@@ -18,6 +18,7 @@ from flows.terminal import prepare_output, print_error
 
 COMMANDS = {
     "Collect rollouts": {
+        "init": ("init", "write a profile, arms, questions and a scorer to begin with"),
         "run": ("run", "generate, score, validate, upload; again: resume"),
         "preflight": ("node", "check this node: GPUs, memory, disk, model files, destination"),
         "plan": ("node", "what fits into memory, and what would make the run faster"),
