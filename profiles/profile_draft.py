@@ -12,9 +12,9 @@ from profiles.schema import Profile
 
 _WIDTH = 118
 _HOW_TO_READ = (
-    "Each key has its meaning above it, and what it may be. A line such as #replicas = 1 has the default: to change it, "
-    'take the # away. What the meaning calls None is a key that is left out. "harvest profiles FILE" shows all settings '
-    "of this file as they are read.",
+    "Each key has its meaning above it, and what it may be. A line such as #replicas = 1 has the default: to change "
+    "it, take the # away. What the meaning calls None is a key that is left out. harvest profiles FILE shows all "
+    "settings of this file as they are read.",
 )
 
 

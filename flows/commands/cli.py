@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from flows.commands.command import Command, exit_code_of
-from flows.terminal import prepare_output, print_error
+from flows.terminal import prepare_output, print_error, print_line
 
 COMMANDS = {
     "Collect rollouts": {
@@ -58,6 +58,8 @@ EXIT_CODES = (
     "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, or a failed preflight; 3 "
     "not equivalent to the baseline; 130 interrupted"
 )
+_NAME_WIDTH = 25
+"""Of the longest variable in what --version -v shows."""
 _COMPLETE = "_HARVEST_COMPLETE"
 _SHELLS = ("bash", "zsh", "fish")
 _COMPLETION = f'completion: eval "$({_COMPLETE}=bash_source harvest)" in ~/.bashrc; zsh_source and fish_source too'
@@ -103,7 +105,29 @@ harvest = _Harvest(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-click.version_option(metadata.version("rollout-harvest"), message="rollout-harvest %(version)s")(harvest)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    verbose = ctx.params.pop("verbose")
+    if not value:
+        if verbose:
+            raise click.UsageError("-v belongs to --version. Give both, or leave -v out", ctx)
+        return
+    print_line(f"rollout-harvest {metadata.version('rollout-harvest')}")
+    if verbose:
+        from tasks.node.installation import installation
+
+        for section, texts in installation().items():
+            print_line(f"{section}:")
+            for name, text in texts.items() or [("none", "")]:
+                print_line(f"  {name:<{_NAME_WIDTH}}  {text}")
+    ctx.exit()
+
+
+harvest.params += [
+    click.Option(["--version"], is_flag=True, expose_value=False, callback=_show_version, help="show the version"),
+    click.Option(["-v", "--verbose"], is_flag=True, is_eager=True, help="with --version: packages, places, settings"),
+]
 
 
 def parse(arguments: list[str]) -> click.Context:

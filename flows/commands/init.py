@@ -32,8 +32,8 @@ def init(directory: Path) -> int:
 
     if there := [name for name in _FILES if os.path.lexists(directory / name)]:
         raise ConfigError(
-            f"{directory} has {', '.join(there)} already, and nothing is overwritten. Go on with what is there, or give "
-            "another directory"
+            f"{directory} has {', '.join(there)} already, and nothing is overwritten. Use them, or give another "
+            "directory"
         )
     check_directory(directory, "the directory")
     texts = {name: (STARTER_DIR / name).read_text(encoding="utf-8") for name in _FILES if name != _PROFILE}
@@ -72,7 +72,7 @@ def _tell(directory: Path) -> None:
     # a path that begins with a dash would be taken for an option
     prefix = "./" if str(directory)[0] == "-" else ""
     at = {name: shlex.quote(f"{prefix}{directory / name}") for name in _FILES}
-    scorer = f"{at['scorer.py']}:exact"
+    scorer = shlex.quote(f"{prefix}{directory / 'scorer.py'}:exact")
     print_line(f"wrote into {directory}:")
     for name, text in _FILES.items():
         print_line(f"  {name:<15}  {text}")
