@@ -19,6 +19,8 @@ from profiles.vllm_keys import RETIRED_ENGINE_KEYS, is_vllm_key, nearest_keys, w
 
 PROFILES_DIR = Path(__file__).parent
 DEMO_MODEL = PROFILES_DIR / "demo" / "model"
+STARTER_DIR = PROFILES_DIR / "starter"
+"""What harvest init writes beside a profile."""
 DEFAULT_ARMS = PROFILES_DIR / "arms" / "math8.toml"
 
 _DEEP_KEY = re.compile(r"^[ \t\[]*[\w\"'-]+(?:[ \t]*\.[ \t]*[\w\"'-]+){50,}", re.MULTILINE)

@@ -12,7 +12,7 @@ _TABLES = 2
 
 def profile_text(profile: Profile, comments: Sequence[str] = ()) -> str:
     """Return ``profile`` as TOML, with every setting that has a value, below ``comments`` of one line each."""
-    lines = [f"# {_comment(comment)}" for comment in comments]
+    lines = [f"# {comment_line(comment)}" for comment in comments]
     lines += _table("", profile.model_dump(mode="json", exclude_none=True), _TABLES)
     return "\n".join(lines) + "\n"
 
@@ -28,7 +28,8 @@ def _table(name: str, values: Mapping[str, Any], deeper: int) -> list[str]:
     return lines
 
 
-def _comment(text: str) -> str:
+def comment_line(text: str) -> str:
+    """Return ``text`` as one line that can stand in a comment."""
     # TOML allows no control character in a comment, and UTF-8 no surrogate; both come with messages and paths of others
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 

@@ -35,7 +35,7 @@ CANNOT_RUN = {
     r"^prefect ": "needs a Prefect server that stays",
     r"^(install|systemctl|docker|kubectl) ": "needs root or a container engine",
     r"^(ssh|sbatch|\.venv/bin/ray) ": "needs other machines",
-    r"uv pip compile": "needs a package index",
+    r"uv pip compile|uv tool|\.whl": "needs a package index",
     r"gpu-bench/": "needs a GPU",
     r"harvest bench|-m tests\.bench": "measures for minutes",
     r"-m pytest": "would run tests within a test",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.bench_settings import CONTESTANTS, DEFAULT_QUESTIONS, DEFAULT_REPEATS, MOST_REPEATS
-from flows.commands.command import command, flag
+from flows.commands.command import Whole, command, flag
 from flows.commands.parameter_options import given_parameters, parameter_options
 from flows.parameters import MEASURED_PARAMETERS
 from flows.server.interruption import INTERRUPTED, Interruption
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from flows.bench import Bench
 
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume; the same command starts from the beginning"
-_REPEATS = click.IntRange(1, MOST_REPEATS)
+_REPEATS = Whole(1, MOST_REPEATS)
+_USUAL = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, "top_logprobs": DEFAULT_TOP_LOGPROBS}
 _NAMES = ", ".join((*CONTESTANTS, *PEERS))
 
 
@@ -38,7 +39,7 @@ _NAMES = ", ".join((*CONTESTANTS, *PEERS))
     is_flag=True,
     help="instead, run the baseline three times and store how far rounding makes the runs differ",
 )
-@parameter_options(MEASURED_PARAMETERS)
+@parameter_options(MEASURED_PARAMETERS, _USUAL)
 @flag("--json", "print the result as JSON")
 def bench(
     repeats: int,
@@ -66,12 +67,7 @@ def bench(
     if noise_floor and (only is not None or peers):
         other = "--peers" if only is None else "--only"
         raise ConfigError(f"--noise-floor runs the baseline alone, so that {other} has no meaning. Leave one out")
-    defaults: dict[str, Any] = {
-        "runs_dir": "runs",
-        "questions": DEFAULT_QUESTIONS,
-        "top_logprobs": DEFAULT_TOP_LOGPROBS,
-    }
-    parameters = defaults | given_parameters(given)
+    parameters = _USUAL | given_parameters(given)
     check_directory(user_path(parameters["runs_dir"]), "the runs directory")
     Interruption(_LAST_WORDS)
     if absent:

@@ -5,6 +5,7 @@ with what it exits.
 """
 
 import importlib
+import os
 import sys
 from functools import partial
 from importlib import metadata
@@ -13,10 +14,11 @@ from typing import Any
 import click
 
 from flows.commands.command import Command, exit_code_of
-from flows.terminal import prepare_output
+from flows.terminal import prepare_output, print_error, print_line
 
 COMMANDS = {
     "Collect rollouts": {
+        "init": ("init", "write a profile, arms, questions and a scorer to begin with"),
         "run": ("run", "generate, score, validate, upload; again: resume"),
         "preflight": ("node", "check this node: GPUs, memory, disk, model files, destination"),
         "plan": ("node", "what a run will take, what fits into memory, what would be faster"),
@@ -56,7 +58,11 @@ EXIT_CODES = (
     "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, or a failed preflight; 3 "
     "not equivalent to the baseline; 130 interrupted"
 )
-_COMPLETION = 'completion: eval "$(_HARVEST_COMPLETE=bash_source harvest)" in ~/.bashrc; zsh_source and fish_source too'
+_NAME_WIDTH = 25
+"""Of the longest variable in what --version -v shows."""
+_COMPLETE = "_HARVEST_COMPLETE"
+_SHELLS = ("bash", "zsh", "fish")
+_COMPLETION = f'completion: eval "$({_COMPLETE}=bash_source harvest)" in ~/.bashrc; zsh_source and fish_source too'
 
 
 class _Lazy(click.Command):
@@ -99,7 +105,29 @@ harvest = _Harvest(
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
-click.version_option(metadata.version("rollout-harvest"), message="rollout-harvest %(version)s")(harvest)
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    verbose = ctx.params.pop("verbose")
+    if not value:
+        if verbose:
+            raise click.UsageError("-v belongs to --version. Give both, or leave -v out", ctx)
+        return
+    print_line(f"rollout-harvest {metadata.version('rollout-harvest')}")
+    if verbose:
+        from tasks.node.installation import installation
+
+        for section, texts in installation().items():
+            print_line(f"{section}:")
+            for name, text in texts.items() or [("none", "")]:
+                print_line(f"  {name:<{_NAME_WIDTH}}  {text}")
+    ctx.exit()
+
+
+harvest.params += [
+    click.Option(["--version"], is_flag=True, expose_value=False, callback=_show_version, help="show the version"),
+    click.Option(["-v", "--verbose"], is_flag=True, is_eager=True, help="with --version: packages, places, settings"),
+]
 
 
 def parse(arguments: list[str]) -> click.Context:
@@ -110,9 +138,24 @@ def parse(arguments: list[str]) -> click.Context:
     return command.make_context(name, rest, parent=context)
 
 
+def _check_completion() -> None:
+    """Exit with one line when a variable asks for a completion that is none, where click would fail or say nothing."""
+    if not (asked := os.environ.get(_COMPLETE)):
+        return
+    shell, _, what = asked.partition("_")
+    from_shell = {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys()
+    if shell not in _SHELLS or not (what == "source" or (what == "complete" and from_shell)):
+        print_error(
+            f"harvest: error: {_COMPLETE} is {asked!r}, which completes nothing: the shell's own function sets it with "
+            f"COMP_WORDS and COMP_CWORD. Unset it. {_COMPLETION[0].upper()}{_COMPLETION[1:]}"
+        )
+        sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     prepare_output()
+    _check_completion()
     sys.exit(exit_code_of(partial(harvest.main, arguments, "harvest", standalone_mode=False, obj=arguments)))
 
 

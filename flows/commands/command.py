@@ -98,6 +98,19 @@ command = partial(click.command, cls=Command)
 """The decorator of a command's function."""
 
 
+class Whole(click.IntRange):
+    """A whole number, whose bounds are told in words."""
+
+    def _describe_range(self) -> str:
+        return f"at least {self.min}" if self.max is None else f"{self.min} to {self.max:,}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = click.INT.convert(value, param, ctx)
+        if (self.min is not None and number < self.min) or (self.max is not None and number > self.max):
+            self.fail(f"{number} is not {self._describe_range()}.", param, ctx)
+        return number
+
+
 def flag(name: str, text: str) -> Decorator:
     """Return the decorator that adds an option without a value."""
     return click.option(name, is_flag=True, help=text)
@@ -157,14 +170,13 @@ def _with_flags(message: str) -> str:
     for option in ctx.command.params:
         if isinstance(option, click.Option) and (flag := given_flag(option, ctx)):
             spelled = (getattr(option, "path", option.name), option.name, option.opts[0].removeprefix("--"))
-            names = "|".join(map(re.escape, spelled))
+            # which of several values it is stands in the message
+            names = f"(?:{'|'.join(map(re.escape, spelled))})" + r"(?:\.\d+)?" * option.multiple
             # a name of one word is a word of English too, except before what is said of it
             where = (
-                r"(?:^|(?<=: ))(?:{})(?= (?:is|has|are) | ')"
-                if "_" not in option.name
-                else r"(?<![\w./-])(?:{})(?![\w=/-])"
+                r"(?:^|(?<=: )){}(?= (?:is|has|are) | '|: )" if "_" not in option.name else r"(?<![\w./-]){}(?![\w=/-])"
             )
-            message = re.sub(where.format(names), flag, message)
+            message = re.sub(where.replace("{}", names), flag, message)
     # which group of settings a flag belongs to is not the user's business
     return re.sub(r"^\w+: (?=--)", "", message)
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 
 import click
 
-from flows.commands.command import command
+from flows.commands.command import Whole, command
 from flows.commands.common_options import Runs, reads_runs
 
 
 @command(examples=("harvest diff BEFORE latest --limit 50",))
 @click.option("--arm", metavar="A", help="only this arm")
-@click.option("--limit", type=click.IntRange(0), metavar="N", default=10, help="list at most N rollouts")
+@click.option("--limit", type=Whole(0), metavar="N", default=10, help="list at most N rollouts")
 @reads_runs("run_a", "run_b", scores=True)
 def diff(runs: Runs, run_a: str, run_b: str, arm: str | None, limit: int, scores: str | None, json: bool) -> int:
     """Compare the rewards of two scored runs over the same questions, whatever else differs. For a verdict on whether

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -66,14 +67,14 @@ class Value(click.ParamType[Any]):
 class ParameterOption(click.Option):
     """The option of one parameter. Its value is None when it is not given."""
 
-    def __init__(self, names: list[str], *, parameter: Parameter, **settings: Any) -> None:
+    def __init__(self, names: list[str], *, parameter: Parameter, usual: Any = None, **settings: Any) -> None:
         value = Value(parameter)
         super().__init__(
             names,
             default=None,
             multiple=value.repeated,
             callback=_table if parameter.is_table else _list if value.repeated else None,
-            help=_help(parameter, value.repeated),
+            help=_help(parameter, value.repeated, usual),
             **({"is_flag": True} if parameter.kinds() == [bool] else {"type": value, "metavar": value.metavar}),
             **settings,
         )
@@ -81,13 +82,17 @@ class ParameterOption(click.Option):
         self.path = ".".join(parameter.path)
 
 
-def parameter_options(names: Iterable[str]) -> Decorator:
-    """Return the decorator that adds an option for each parameter in ``names``, in the order of SECTIONS."""
+def parameter_options(names: Iterable[str], usual: Mapping[str, Any] = MappingProxyType({})) -> Decorator:
+    """Return the decorator that adds an option for each parameter in ``names``, in the order of SECTIONS.
+
+    ``usual`` has the defaults of a command that has others than ``harvest run``, for its help.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in sorted(names, key=_PLACE.__getitem__, reverse=True):
             parameter = PARAMETERS[name]
-            function = click.option(*parameter.options, name, cls=ParameterOption, parameter=parameter)(function)
+            option = {"cls": ParameterOption, "parameter": parameter, "usual": usual.get(name)}
+            function = click.option(*parameter.options, name, **option)(function)
         return function
 
     return decorate
@@ -117,10 +122,11 @@ def _table(ctx: click.Context, option: click.Parameter, values: tuple[str, ...])
     return read_engine_options(values) or None
 
 
-def _help(parameter: Parameter, repeated: bool) -> str:
-    text = parameter.description
+def _help(parameter: Parameter, repeated: bool, usual: Any) -> str:
+    text = parameter.description if usual is None else parameter.description.partition("; by default")[0]
+    default = parameter.default if usual is None else usual
     text = text if text[1].isupper() else text[0].lower() + text[1:]
     if repeated:
         text += "; may be repeated"
-    shown = isinstance(parameter.default, str | int | float) and parameter.default is not False
-    return f"{text}  [default: {parameter.default}]" if shown else text
+    shown = isinstance(default, str | int | float) and default is not False
+    return f"{text}  [default: {default}]" if shown else text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.commands.command import Decorator, command, flag
+from flows.commands.command import Decorator, Whole, command, flag
 from flows.commands.common_options import Runs, reads_runs
 from flows.terminal import print_json
 from tasks.errors import ConfigError
@@ -14,7 +14,7 @@ from tasks.errors import ConfigError
 if TYPE_CHECKING:
     from tasks.results.rollout_search import Outcome
 
-_ANY = click.IntRange(0)
+_ANY = Whole(0)
 
 
 def _outcome(name: str, text: str) -> Decorator:

@@ -160,7 +160,8 @@ def _why_not(present: list[GpuReading], *, built: bool) -> tuple[str, ...]:
     if not built:
         return (
             f"profile auto: {CPU_PROFILE}, as the installed torch was built without CUDA. {len(present)} x "
-            f"{present[0].name or 'GPU'} cannot be used: make setup-gpu installs the other build",
+            f"{present[0].name or 'GPU'} cannot be used: rollout-harvest[gpu] in a new environment, or in a "
+            "checkout make setup-gpu, brings the other build",
         )
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if shown.strip() not in _NO_GPU:

@@ -126,7 +126,7 @@ class ScorerProcess:
 CONTRACT = (
     "A scorer is package.module:function or path/to/file.py:function. The function is called by name with completion, "
     "ground_truth, finish_reason and any of question, arm, prompt and columns of the row, and returns a number or a "
-    "mapping with reward; see profiles/README.md"
+    "mapping with reward; harvest init writes one, with its test"
 )
 
 

@@ -46,6 +46,22 @@ def test_every_parameter_stands_in_a_section_of_the_help(tell: Tell) -> None:
     assert "--prompt-format chat|plain" in help_text
 
 
+def test_a_help_states_the_bounds_in_words_and_the_defaults_of_the_command_itself(tell: Tell) -> None:
+    assert "[default: 20; at least 0]" in tell("show", "--help").stdout
+    told = " ".join(tell("bench", "--help").stdout.split())
+    assert "number of questions, taken from the start [default: 100]" in told
+    assert "[default: 3; 1 to 1,000]" in told
+
+
+@pytest.mark.parametrize("asked", ["bash_complete", "fish_complete", "tcsh_source", "1"])
+def test_what_completes_nothing_is_refused(tell: Tell, monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setenv("_HARVEST_COMPLETE", asked)
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    told = tell("runs")
+    assert (told.code, told.stdout, told.stderr.count("\n")) == (2, "", 1)
+    assert f"_HARVEST_COMPLETE is '{asked}', which completes nothing" in told.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -1,0 +1,75 @@
+"""The first minutes with the wheel alone: ``harvest init``, and then what it says, as it says it."""
+
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.support.harvest_command import ROOT, Outcome
+from tests.support.patience import read_to_end
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked as an installer does. The packages that it needs are those of these tests."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def call(installed: Path, folder: Path, *words: str, **variables: str) -> Outcome:
+    """Run ``python`` in ``folder``, which sees the unpacked wheel, and of the checkout nothing."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**inherited, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(installed), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stdout, stderr = read_to_end(process, f"the end of {shlex.join(words)}")
+    assert process.returncode == 0, stderr
+    return Outcome(code=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def test_what_init_writes_works_from_the_wheel_by_the_commands_that_it_prints(
+    installed: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    harvest = ("-m", "flows.commands.cli")
+    told = call(installed, tmp_path, *harvest, "init", "my own").stdout
+    run, report, trial = [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("  harvest ")]
+    assert (run[0], report, trial[:2]) == ("run", ["report", "latest"], ["score", "--dry-run"])
+    call(installed, tmp_path, *harvest, *run, PREFECT_API_URL=prefect_api)
+    page = call(installed, tmp_path, *harvest, *report).stdout.removeprefix("report: ").strip()
+    run_dir = Path(page).parent
+    assert run_dir.parent == tmp_path / "runs"
+    scores = pl.read_parquet(tmp_path / run_dir / "scores")
+    assert (scores.height, scores["scorer"].unique().to_list()) == (8, ["scorer.py:exact"])
+    assert 0 < scores["reward"].mean() < 1
+    assert "best reward of a ground truth: 1; of another text: 0" in call(installed, tmp_path, *harvest, *trial).stdout
+    assert "1 passed" in call(installed, tmp_path / "my own", "-m", "pytest", "-p", "no:cacheprovider").stdout
+
+
+def test_the_wheel_has_its_command_the_pins_and_its_own_files(installed: Path, tmp_path: Path) -> None:
+    told = call(installed, tmp_path, "-m", "flows.commands.cli", "--version", "-v").stdout
+    assert told.startswith(f"rollout-harvest {metadata.version('rollout-harvest')}\n")
+    assert f"program                    {installed}\n" in told
+    assert f"prefect                    {metadata.version('prefect')}\n" in told
+    assert "rollout_harvest" in str(next(installed.glob("*.dist-info")))
+    assert "harvest = flows.commands.cli:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    for kind in ("cpu", "gpu"):
+        pins = (ROOT / "infra" / "requirements" / f"{kind}.txt").read_bytes()
+        assert (installed / "flows" / "requirements" / f"{kind}.txt").read_bytes() == pins
