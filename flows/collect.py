@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
+from flows.shards.stage_order import StageOrder
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
@@ -125,11 +127,12 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         prompts = record_prompts(plan, *plans[1:])
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
-        shards = {each.run_id: stages.shard_dataset(each) for each in plans}
+        order = StageOrder()
+        shards = {each.run_id: _shards(each, order) for each in plans}
         if on_nodes(asked.nodes, asked.ray):
-            baselines = _baselines(plans, baseline)
+            baselines = _baselines(plans, baseline, order)
             try:
-                generate_missing(plans, shards, asked, reporter)
+                generate_missing(plans, shards, asked, reporter, order)
             finally:
                 report_preflight(reporter, plan.paths)
         else:
@@ -137,12 +140,13 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
                 if has_gpus:
                     try:
                         limit = time_limit(PREFLIGHT_SECONDS)
-                        stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)
+                        preflight = stages.preflight.with_options(timeout_seconds=limit)
+                        order.call(plans, preflight, plans, asked.upload)
                     finally:
                         report_preflight(reporter, plan.paths)
-                baselines = _baselines(plans, baseline)
-                generate_missing(plans, shards, asked, reporter)
-        return finish_runs(plans, baselines, asked, reporter)
+                baselines = _baselines(plans, baseline, order)
+                generate_missing(plans, shards, asked, reporter, order)
+        return finish_runs(plans, baselines, asked, reporter, order)
 
 
 def _open(plan: RunPlan) -> None:
@@ -152,8 +156,13 @@ def _open(plan: RunPlan) -> None:
         get_run_logger().warning("ended process %d, left over from a killed run", pid)
 
 
-def _baselines(plans: Sequence[RunPlan], name: str | None) -> dict[str, Path]:
-    return {plan.run_id: stages.baseline(plan, name) for plan in plans} if name else {}
+def _shards(plan: RunPlan, order: StageOrder) -> list[Shard]:
+    # copies: from what a task returned itself, Prefect's graph has an arrow to every task that is given it
+    return [replace(shard) for shard in order.call([plan], stages.shard_dataset, plan)]
+
+
+def _baselines(plans: Sequence[RunPlan], name: str | None, order: StageOrder) -> dict[str, Path]:
+    return {plan.run_id: order.call([plan], stages.baseline, plan, name) for plan in plans} if name else {}
 
 
 @contextlib.contextmanager

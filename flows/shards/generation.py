@@ -12,6 +12,7 @@ from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
+from flows.shards.stage_order import StageOrder
 from tasks.fleet.node_session import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
 from tasks.generation.generation_session import generation_session
@@ -21,11 +22,16 @@ from tasks.plan.shards import Shard, find_remaining
 
 
 def generate_missing(
-    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], asked: FlowParameters, reporter: Reporter
+    plans: Sequence[RunPlan],
+    shards: Mapping[str, list[Shard]],
+    asked: FlowParameters,
+    reporter: Reporter,
+    order: StageOrder,
 ) -> None:
     """Generate and score the unfinished ``shards``, which are by run id; upload each if that is asked for.
 
-    The plans differ in their policies only. The first stands for all in the events.
+    The plans differ in their policies only. The first stands for all in the events. In ``order``, the stages after this
+    follow the scores.
     """
     remaining = {plan.run_id: find_remaining(plan, shards[plan.run_id]) for plan in plans}
     done_before = sum(shard.num_rollouts for left in remaining.values() for shard in left.generated)
@@ -61,7 +67,7 @@ def generate_missing(
         session = partial(node_session, nodes=asked.nodes, ray=asked.ray, forget_oom_rung=asked.forget_oom_rung)
     with events, session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = pool
-        ShardPipeline(plans, pool, asked.upload, warn=log.warning).run(
+        ShardPipeline(plans, pool, asked.upload, order, warn=log.warning).run(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,

@@ -174,8 +174,17 @@ def test_a_manual_run_shows_its_name_parameters_and_artifacts(api: Api, manual: 
     assert (record["url"], record["complete"]) == (str(home / "bucket" / run_dir.name), "yes")
 
     tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
-    assert {task["name"] for task in tasks} >= {"shard 0 · 16 q", "score shard 5", "preflight", "summarize"}
     assert [(task["name"], task["state"]) for task in tasks if task["state_type"] != "COMPLETED"] == []
+    scores = pl.read_parquet(run_dir / "scores" / "shard-00003.parquet")
+    assert f"shard 3: 128 rollouts, reward {scores['reward'].mean():.2f}" in api.logs(flow_run_id).splitlines()
+
+
+def test_the_graph_shows_the_chain_of_the_stages(api: Api, manual: dict[str, Any]) -> None:
+    arrows = {("shard dataset", "preflight"), ("summarize", "upload")}
+    for shard in range(6):
+        made, scored = f"shard {shard} · 128 rollouts", f"score shard {shard}"
+        arrows |= {("preflight", made), (made, scored), (scored, f"upload shard {shard}"), (scored, "summarize")}
+    assert api.arrows(manual["id"]) == arrows
 
 
 def test_a_schedule_fires_and_a_finished_run_is_skipped(
