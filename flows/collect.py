@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
+from flows.parameters import BY_HAND_PARAMETERS, PARAMETERS, FlowParameters, chosen, run_config, takes
 from flows.plan_collection import plan_collection
 from flows.reporting.artifacts import report_preflight
 from flows.reporting.flow_failures import explain_failures
@@ -47,8 +47,7 @@ from tasks.results.run_report import RunReport
 from tasks.time_limits import time_limit
 from tasks.user_paths import check_directory, user_path
 
-
-@flow(
+_collects = flow(
     name="collect-rollouts",
     flow_run_name=flow_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]  # its type parameter cannot be inferred
@@ -57,6 +56,9 @@ from tasks.user_paths import check_directory, user_path
     persist_result=False,
     validate_parameters=True,
 )
+
+
+@_collects
 @takes(tuple(PARAMETERS.values()))
 def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
@@ -102,6 +104,13 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         collected = flow_run.collected = Collected(reports=tuple((known | made)[plan.run_id] for plan in plans))
         show_steps(plans, reporter)
     return Completed(message=_outcome(collected), data=collected.to_json())
+
+
+@_collects
+@takes(BY_HAND_PARAMETERS)
+def collect_by_hand(**given: Any) -> "State[dict[str, Any]]":
+    """Collect rollouts, as ``collect_rollouts`` does, of a model that must be named."""
+    return collect_rollouts.fn(**given)
 
 
 def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> dict[str, RunReport]:

@@ -100,5 +100,7 @@ def test_an_error_that_is_no_outage_ends_the_flow() -> None:
 
 def test_without_a_destination_nothing_is_submitted() -> None:
     scene = Scene()
-    ShardUploads(scene.pending, None, scene.warnings.append).add(Shard(index=0, num_questions=1, num_rollouts=8), SCORED)
+    ShardUploads(scene.pending, None, scene.warnings.append).add(
+        Shard(index=0, num_questions=1, num_rollouts=8), SCORED
+    )
     assert (len(scene.pending), scene.warnings) == (0, [])
