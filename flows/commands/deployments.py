@@ -62,7 +62,7 @@ def worker(pool: str, name: str | None) -> int:
     if pool == POOL:
         _make_pool()
     else:
-        _check_pool(pool)
+        check_pool(pool)
 
     from flows.server.worker import run_worker
     from tasks.fleet.node_status import NODE_NAME_VARIABLE
@@ -137,7 +137,7 @@ def automations(notify: str | None, file: Path | None) -> int:
     return 0
 
 
-def _check_pool(name: str) -> None:
+def check_pool(name: str) -> None:
     """Raise ConfigError unless the server has the work pool, and its flow runs are processes."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
