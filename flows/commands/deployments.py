@@ -98,6 +98,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
     from prefect.types.entrypoint import EntrypointType
 
     from flows.collect import collect_rollouts
+    from flows.server.worker import end_orderly
 
     try:
         ZoneInfo(timezone)
@@ -108,6 +109,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
             'such as "0 2 * * *", and a time zone such as Europe/Paris'
         ) from error
 
+    end_orderly()
     collect_rollouts.serve(
         name=deployment,
         schedule=schedule,

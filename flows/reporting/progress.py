@@ -89,10 +89,11 @@ class Progress:
 class ProgressDisplay:
     """Shows a Progress: one line that is rewritten on a terminal, one line every ten seconds elsewhere."""
 
-    def __init__(self, progress: Progress, stream: TextIO | None) -> None:
+    def __init__(self, progress: Progress, stream: TextIO | None, *, in_place: bool = True) -> None:
+        """``in_place`` is False where others write to the terminal as well: each line is one of its own then."""
         self._progress = progress
         self._stream = stream
-        self._live = stream is not None and stream.isatty()
+        self._live = in_place and stream is not None and stream.isatty()
         self._shown_at = time.monotonic()
         self._drawn = False
 
@@ -147,5 +148,7 @@ def log_and_print(text: str) -> None:
 
 
 def open_display(progress: Progress) -> ProgressDisplay:
-    """Return a display on the command line's output, else on stderr if that is a terminal, else one without output."""
-    return ProgressDisplay(progress, console_output.get() or (sys.stderr if sys.stderr.isatty() else None))
+    """Return a display on the command line's output, else, beside Prefect's log, on stdout if that is a terminal."""
+    if (console := console_output.get()) is not None:
+        return ProgressDisplay(progress, console)
+    return ProgressDisplay(progress, sys.stdout if sys.stdout.isatty() else None, in_place=False)
