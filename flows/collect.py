@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.live.display import enter_phase
-from flows.parameters import PARAMETERS, FlowParameters, chosen, run_config, takes
+from flows.parameters import BY_HAND_PARAMETERS, PARAMETERS, FlowParameters, chosen, run_config, takes
 from flows.plan_collection import plan_collection
 from flows.reporting.artifacts import report_preflight
 from flows.reporting.flow_failures import explain_failures
@@ -25,6 +26,7 @@ from flows.shards import stages
 from flows.shards.claimed_run import claimed
 from flows.shards.finished_runs import finish_runs
 from flows.shards.generation import generate_missing
+from flows.shards.stage_order import StageOrder
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
@@ -49,8 +51,7 @@ from tasks.results.run_report import RunReport
 from tasks.time_limits import time_limit
 from tasks.user_paths import check_directory, user_path
 
-
-@flow(
+_collects = flow(
     name="collect-rollouts",
     flow_run_name=flow_run_name,
     task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]  # its type parameter cannot be inferred
@@ -59,6 +60,9 @@ from tasks.user_paths import check_directory, user_path
     persist_result=False,
     validate_parameters=True,
 )
+
+
+@_collects
 @takes(tuple(PARAMETERS.values()))
 def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     """Collect rollouts: every question under every arm, generated, scored, validated, uploaded."""
@@ -107,6 +111,13 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
     return Completed(message=_outcome(collected), data=collected.to_json())
 
 
+@_collects
+@takes(BY_HAND_PARAMETERS)
+def collect_by_hand(**given: Any) -> "State[dict[str, Any]]":
+    """Collect rollouts, as ``collect_rollouts`` does, of a model that must be named."""
+    return collect_rollouts.fn(**given)
+
+
 def _finished(plans: Sequence[RunPlan], asked: FlowParameters) -> dict[str, RunReport]:
     """Return the reports of the finished runs, by run id."""
     required = asked.require if asked.baseline else None
@@ -131,11 +142,12 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         _tell_expected(plans, asked)
-        shards = {each.run_id: stages.shard_dataset(each) for each in plans}
+        order = StageOrder()
+        shards = {each.run_id: _shards(each, order) for each in plans}
         if on_nodes(asked.nodes, asked.ray):
-            baselines = _baselines(plans, baseline)
+            baselines = _baselines(plans, baseline, order)
             try:
-                generate_missing(plans, shards, asked, reporter)
+                generate_missing(plans, shards, asked, reporter, order)
             finally:
                 report_preflight(reporter, plan.paths)
         else:
@@ -144,12 +156,13 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
                     enter_phase("preflight")
                     try:
                         limit = time_limit(PREFLIGHT_SECONDS)
-                        stages.preflight.with_options(timeout_seconds=limit)(plans, asked.upload)
+                        preflight = stages.preflight.with_options(timeout_seconds=limit)
+                        order.call(plans, preflight, plans, asked.upload)
                     finally:
                         report_preflight(reporter, plan.paths)
-                baselines = _baselines(plans, baseline)
-                generate_missing(plans, shards, asked, reporter)
-        return finish_runs(plans, baselines, asked, reporter)
+                baselines = _baselines(plans, baseline, order)
+                generate_missing(plans, shards, asked, reporter, order)
+        return finish_runs(plans, baselines, asked, reporter, order)
 
 
 def _open(plan: RunPlan) -> None:
@@ -169,8 +182,13 @@ def _tell_expected(plans: Sequence[RunPlan], asked: FlowParameters) -> None:
         keep_expected(plans[0].paths, tokens=expected.completion_tokens, seconds=expected.seconds)
 
 
-def _baselines(plans: Sequence[RunPlan], name: str | None) -> dict[str, Path]:
-    return {plan.run_id: stages.baseline(plan, name) for plan in plans} if name else {}
+def _shards(plan: RunPlan, order: StageOrder) -> list[Shard]:
+    # copies: from what a task returned itself, Prefect's graph has an arrow to every task that is given it
+    return [replace(shard) for shard in order.call([plan], stages.shard_dataset, plan)]
+
+
+def _baselines(plans: Sequence[RunPlan], name: str | None, order: StageOrder) -> dict[str, Path]:
+    return {plan.run_id: order.call([plan], stages.baseline, plan, name) for plan in plans} if name else {}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ so that each parameter is declared once.
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -40,6 +41,8 @@ SECTIONS = {
     "More": ("shard_size", "skip_finished"),
 }
 """Every parameter, in the sections and the order of ``harvest run --help`` and, but for the first, of the form."""
+
+_SECTION_OF = {name: section for section, names in SECTIONS.items() for name in names}
 
 _Settings = TypeVar("_Settings", bound=Settings)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -81,6 +84,11 @@ FLOW_PARAMETERS = {parameter.name: parameter for parameter in parameters_of(Flow
 _DECLARED = CONFIG_PARAMETERS | FLOW_PARAMETERS
 PARAMETERS = {name: _DECLARED[name] for name in (*_FIRST, *itertools.chain(*SECTIONS.values()), *_DECLARED)}
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
+BY_HAND_PARAMETERS = tuple(
+    replace(each, type=Annotated[str, Field(min_length=1)], default=PydanticUndefined) if each.name == "model" else each
+    for each in PARAMETERS.values()
+)
+"""Those of a deployment in whose form the model must be filled in."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
 MEASURED_PARAMETERS = tuple(name for name in RUN_PARAMETERS if name != "adapters")
@@ -132,9 +140,12 @@ def flow_parameters(given: Mapping[str, Any]) -> FlowParameters:
 def _shown(parameter: Parameter) -> Any:
     """Return the field that gives ``parameter`` its title and description in Prefect's form.
 
-    Prefect overwrites a field's own title and description, but keeps what the JSON schema adds to it.
+    The form has no sections, so the titles after the first few begin with theirs. Prefect overwrites a field's own
+    title and description, but keeps what the JSON schema adds to it.
     """
     dates = "; {date} is the day of the flow run, {date:%Y%m%d} the day in another format"
     with_date = parameter.name in WITH_DATE and "{date}" not in parameter.description
     description = parameter.description + (dates if with_date else "")
-    return Field(json_schema_extra={"title": parameter.title, "description": description})
+    section = "" if parameter.name in _FIRST else _SECTION_OF.get(parameter.name, "")
+    title = f"{section}: {parameter.title}" if section else parameter.title
+    return Field(json_schema_extra={"title": title, "description": description})

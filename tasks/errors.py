@@ -20,6 +20,7 @@ DamagedFile         1    a file of a run cannot be read; the message names the f
 UploadError         1    the destination does not hold the files that were sent; ``_SUCCESS`` was not written; after
                          an outage the task is tried again, for minutes
 NodesLost           1    no node can generate, and shards are unfinished; what was fetched is kept
+PoolClosed          1    the run ended, for a reason of its own, before this shard was generated; resume works
 NotEquivalent       3    the outputs differ from the baseline's by more than was required, or a run lacks rollouts
 =================  ====  ==============================================================================
 
@@ -119,6 +120,10 @@ class UploadError(HarvestError):
 
 class NodesLost(HarvestError):
     """Every node has stopped, and shards are unfinished."""
+
+
+class PoolClosed(HarvestError):
+    """The run ends, for a reason of its own, and nothing generates this shard any more."""
 
 
 class NotEquivalent(HarvestError):

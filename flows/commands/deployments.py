@@ -1,6 +1,7 @@
 """``harvest deploy``, ``worker``, ``serve`` and ``automations``: collect rollouts through a Prefect server."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from flows.commands.command import command
+from flows.commands.command import command, flag
 from flows.commands.common_options import UserPath
 from flows.commands.parameter_options import given_parameters, parameter_options
 from flows.commands.run import need_server
@@ -18,24 +19,36 @@ from flows.terminal import print_line
 from profiles.nearest import nearest_files
 from tasks.errors import ConfigError
 
-AUTOMATIONS_FILE = Path("infra/automations.yaml")
 POOL = "harvest"
 
 
-@command(examples=("harvest deploy", "harvest deploy manual demo"))
+@command(examples=("harvest deploy", "harvest deploy manual demo", "harvest deploy nightly-h100x8 --activate"))
 @click.argument("names", metavar="[NAME]...", nargs=-1, help="deployments of the file; by default all")
-@click.option("--file", type=UserPath(), default="infra/prefect.yaml", metavar="F", help="the deployments")
-def deploy(names: tuple[str, ...], file: Path) -> int:
+@click.option("--file", type=UserPath(), metavar="F", help="the deployments; by default those of the project")
+@flag("--activate", "start their schedules; a new schedule is paused otherwise")
+def deploy(names: tuple[str, ...], file: Path | None, activate: bool) -> int:
     """Make the work pool harvest, if it does not exist, and the deployments of the file. A worker of the pool runs one
-    flow run at a time. Start harvest worker on every GPU node.
+    flow run at a time. Start harvest worker on every GPU node. What is active on the server stays active.
     """
     need_server()
+
+    from flows.server.schedules import activate_schedules, active_schedules, deployment_names
+    from flows.server.shipped_files import shipped_file
+
+    file = file or shipped_file("prefect.yaml")
     if not file.is_file():
-        raise ConfigError(f"{file} does not exist.{nearest_files(file)} Run this in a checkout, or give --file")
+        raise ConfigError(f"{file} does not exist.{nearest_files(file)} Give another file with --file")
+    known = deployment_names(file)
+    active = active_schedules(known)
     _make_pool()
     chosen = [part for name in names for part in ("--name", name)] or ["--all"]
     command = ["--no-prompt", "deploy", "--prefect-file", str(file), *chosen]
-    return subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode
+    if code := subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode:
+        return code
+    print_line(f"deployed from {file}")
+    for schedule in activate_schedules(known, active, (names or ("*",)) if activate else ()):
+        print_line(f"paused: {schedule}. harvest deploy {schedule.deployment} --activate starts it")
+    return 0
 
 
 @command(examples=("harvest worker",))
@@ -46,6 +59,10 @@ def worker(pool: str, name: str | None) -> int:
     not set, at this directory. A worker that is stopped ends its flow run in order; the run can be resumed later.
     """
     need_server()
+    if pool == POOL:
+        _make_pool()
+    else:
+        check_pool(pool)
 
     from flows.server.worker import run_worker
     from tasks.fleet.node_status import NODE_NAME_VARIABLE
@@ -81,6 +98,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
     from prefect.types.entrypoint import EntrypointType
 
     from flows.collect import collect_rollouts
+    from flows.server.worker import end_orderly
 
     try:
         ZoneInfo(timezone)
@@ -91,6 +109,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
             'such as "0 2 * * *", and a time zone such as Europe/Paris'
         ) from error
 
+    end_orderly()
     collect_rollouts.serve(
         name=deployment,
         schedule=schedule,
@@ -104,16 +123,40 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
 
 @command(examples=("harvest automations --notify slack-webhook/team",))
 @click.option("--notify", metavar="TYPE/NAME", help="block that sends notifications; by default none are sent")
-@click.option("--file", type=UserPath(), default=AUTOMATIONS_FILE, metavar="F", help="the automations")
-def automations(notify: str | None, file: Path) -> int:
+@click.option("--file", type=UserPath(), metavar="F", help="the automations; by default those of the project")
+def automations(notify: str | None, file: Path | None) -> int:
     """Create or update the automations of the file on the Prefect server."""
     need_server()
 
     from flows.server.automations import install_automations
+    from flows.server.shipped_files import shipped_file
 
-    for name in install_automations(file, notify):
+    done = install_automations(file or shipped_file("automations.yaml"), notify)
+    for name in done.installed:
         print_line(f"installed {name}")
+    for name in done.left_out:
+        print_line(f"not installed {name}: it sends a notification, and --notify names no block to send it with")
     return 0
+
+
+def check_pool(name: str) -> None:
+    """Raise ConfigError unless the server has the work pool, and its flow runs are processes."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            kind = client.read_work_pool(name).type
+        except ObjectNotFound:
+            known = ", ".join(sorted(pool.name for pool in client.read_work_pools())) or "none"
+            raise ConfigError(
+                f"pool is {name!r}, and the Prefect server has no work pool of this name; it has {known}. Give one of "
+                f"those, or make it: prefect work-pool create --type process {shlex.quote(name)}"
+            ) from None
+    if kind != "process":
+        raise ConfigError(
+            f"pool is {name!r}, a work pool of the type {kind}; harvest worker takes one of the type process"
+        )
 
 
 def _make_pool() -> None:

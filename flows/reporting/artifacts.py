@@ -15,9 +15,13 @@ from tasks.node.preflight_report import read_preflight
 from tasks.plain_text import markdown
 from tasks.records import RunPaths
 from tasks.results.metrics import ArmMetrics
+from tasks.results.page_plots import ArmPoint, reward_plot
 from tasks.results.run_report import RunReport
 from tasks.results.step_report import StepReport
 from tasks.storage.upload_record import UploadRecord
+
+_BAR_CHARS = 20
+"""Length of the bar of a mean reward of 1, or of the highest one if that is more."""
 
 
 def report_preflight(reporter: Reporter, paths: RunPaths) -> None:
@@ -40,12 +44,13 @@ def report_equivalence(reporter: Reporter, paths: RunPaths) -> None:
 
 
 def report_run(reporter: Reporter, report: RunReport, upload_url: str | None) -> None:
-    """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and links to its files."""
+    """Show a finished run: rewards per arm, throughput, rungs of the OOM ladder, and where its files are."""
     total = f"{report.num_rollouts:,} rollouts, mean reward {_number(report.mean_reward, 3)}"
     reporter.table("harvest-arms", [*map(_arm, report.all_arms)], total)
     reporter.table("harvest-throughput", _throughput(report), "Throughput and telemetry")
     rungs = [_rung(change) for change in report.oom_ladder]
     reporter.table("harvest-oom-rungs", rungs, f"Rollouts per rung: {report.rollouts_per_rung}")
+    reporter.image("harvest-rewards", reward_plot(_points(report.arms)), total)
     reporter.markdown("harvest-report", run_markdown(report, upload_url), total)
 
 
@@ -59,8 +64,7 @@ def report_steps(reporter: Reporter, steps: StepReport, page: Path) -> None:
         }
         for run in steps.runs
     ]
-    link = page.resolve()
-    reporter.table("harvest-steps", rows, f"Mean reward by step: [{markdown(link)}]({link.as_uri()})")
+    reporter.table("harvest-steps", rows, f"Mean reward by step: {markdown(page.resolve())}")
 
 
 def report_upload(reporter: Reporter, record: UploadRecord) -> None:
@@ -81,7 +85,7 @@ def report_upload(reporter: Reporter, record: UploadRecord) -> None:
 
 
 def run_markdown(report: RunReport, upload_url: str | None) -> str:
-    """Return the run's page in Markdown, with links to its files."""
+    """Return the run's page in Markdown. A browser follows no link from the UI to a file, so paths are text."""
     directory = Path(report.run_dir).resolve()
     lines = [
         f"# {markdown(report.run_id)}",
@@ -90,27 +94,30 @@ def run_markdown(report: RunReport, upload_url: str | None) -> str:
         f"{markdown(report.model)} on profile {markdown(report.profile)}: {report.num_rollouts:,} rollouts, "
         f"{report.num_errors} of them errors, {report.num_unscored} others without a reward.",
         "",
-        f"- run directory: [{markdown(directory)}]({directory.as_uri()})",
+        f"- run directory: {markdown(directory)}, with the whole report in report.html",
     ]
     if upload_url is not None:
         url = f"{upload_url.rstrip('/')}/{report.run_id}"
-        lines.append(f"- uploaded to: [{markdown(url)}]({browse_url(url)})")
+        link = browse_url(url)
+        lines.append(f"- uploaded to: [{markdown(url)}]({link})" if link else f"- uploaded to: {markdown(url)}")
     if report.equivalence:
         lines.append(
             f"- equivalence: **{markdown(report.equivalence.verdict)}**: {markdown(report.equivalence.reason, 2_000)}"
         )
-    lines += ["", "| arm | mean reward | 95% interval | truncated | tokens |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += ["", "| arm | mean reward | 95% interval | truncated | tokens | |", "| --- |" + " ---: |" * 4 + " :--- |"]
+    highest = max([1.0, *(arm.mean_reward or 0.0 for arm in report.all_arms)])
     for arm in report.all_arms:
-        lines.append("| " + " | ".join(markdown(value) for value in _arm(arm).values()) + " |")
+        bar = "█" * round(_BAR_CHARS * (arm.mean_reward or 0.0) / highest)
+        lines.append("| " + " | ".join([*map(markdown, _arm(arm).values()), bar]) + " |")
     lines += ["", f"Fingerprint {markdown(report.fingerprint)}. A run with the same parameters generates nothing new."]
     return "\n".join(lines)
 
 
-def browse_url(url: str) -> str:
-    """Return a link for a browser: the S3 console or the configured endpoint for s3://, other URLs as they are."""
+def browse_url(url: str) -> str | None:
+    """Return a link for a browser: the S3 console or the configured endpoint for s3://; None for a directory."""
     parts = urlsplit(url)
     if parts.scheme not in ("s3", "s3a"):
-        return url if parts.scheme else Path(url).resolve().as_uri()
+        return url if parts.scheme in ("http", "https") else None
     key = parts.path.strip("/")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
@@ -144,6 +151,14 @@ def _arm(arm: ArmMetrics) -> TableRow:
         "truncated": _percent(arm.truncation_rate),
         "tokens": _number(arm.mean_completion_tokens, 1),
     }
+
+
+def _points(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:
+    return [
+        ArmPoint(name=str(arm.arm_id), mean=arm.mean_reward, interval=arm.mean_reward_interval)
+        for arm in arms
+        if arm.mean_reward is not None
+    ]
 
 
 def _rung(change: RungChange) -> TableRow:

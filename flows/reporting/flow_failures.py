@@ -1,7 +1,10 @@
 """Puts a failing flow run into the right final state, with the reason in its log."""
 
 import contextlib
+import io
 import logging
+import multiprocessing
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +54,9 @@ def explain_failures() -> Iterator["RunningFlow"]:
     except TerminationSignal:
         # next, Prefect restores the default handler, which ends the process before the server knows
         flow_run.report_crashed(STATE_SECONDS)
+        if multiprocessing.parent_process() is not None:
+            # multiprocessing, in which harvest serve runs its flow runs, would print the signal as a traceback
+            sys.stderr = io.StringIO()
         raise
     except Exception as error:
         if (log_path := getattr(error, "log_path", None)) is not None:

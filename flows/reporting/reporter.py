@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -98,6 +99,11 @@ class Reporter:
 
     def markdown(self, key: str, text: str, description: str) -> None:
         self._artifact(key, "markdown", text, description)
+
+    def image(self, key: str, svg: str, description: str) -> None:
+        """Show a picture, on white also where the UI is dark."""
+        picture = svg.replace("<svg ", '<svg style="background:#fff" ', 1).encode()
+        self._artifact(key, "image", f"data:image/svg+xml;base64,{b64encode(picture).decode()}", description)
 
     def event(self, event: str, run_id: str, payload: dict[str, Any]) -> None:
         """Emit ``event`` about the run ``run_id``, related to this flow run."""

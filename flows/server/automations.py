@@ -1,7 +1,7 @@
 """Installs the automations of infra/automations.yaml on a Prefect server, or updates those that are there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import yaml
@@ -16,20 +16,29 @@ from tasks.errors import ConfigError
 _NOTIFY = "send-notification"
 
 
-def install_automations(file: Path, notify: str | None) -> list[str]:
-    """Create or replace the automations of ``file``, and return their names.
+class Installation(NamedTuple):
+    """The names of the automations of a file that are on the server now, and of those that are not."""
+
+    installed: list[str]
+    left_out: list[str]
+
+
+def install_automations(file: Path, notify: str | None) -> Installation:
+    """Create or replace the automations of ``file``.
 
     ``notify`` is a notification block as TYPE/NAME; without it, automations that send notifications are left out.
     Raises ConfigError when the file or the block cannot be used.
     """
     with get_client(sync_client=True) as client:
         block_id = None if notify is None else _find_block(client, notify)
-        automations = [automation for item in _read(file) if (automation := _parse(item, block_id))]
+        items = _read(file)
+        automations = [automation for item in items if (automation := _parse(item, block_id))]
         for automation in automations:
             for known in client.read_automations_by_name(automation.name):
                 client.delete_automation(known.id)
             client.create_automation(automation)
-    return [automation.name for automation in automations]
+    installed = [automation.name for automation in automations]
+    return Installation(installed, [name for item in items if (name := str(item.get("name"))) not in installed])
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

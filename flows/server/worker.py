@@ -6,10 +6,12 @@ that they report the state Crashed. If one does not, this process reports it.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -75,6 +77,21 @@ def run_worker(arguments: Sequence[str]) -> int:
         return 0
 
 
+def end_orderly() -> None:
+    """Have Ctrl-C end this process as SIGTERM does, after its flow runs, which a terminal does not interrupt then.
+
+    Call it in the main thread, before any other thread and process starts.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_wait_for_interrupt, name="interrupt", daemon=True).start()
+
+
+def _wait_for_interrupt() -> None:
+    signal.sigwait({signal.SIGINT})
+    _end(_processes([child.pid for child in multiprocessing.active_children()]))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _end_flow_runs(worker_pid: int) -> None:
     try:
         processes = psutil.Process(worker_pid).children()
@@ -83,6 +100,20 @@ def _end_flow_runs(worker_pid: int) -> None:
     if not processes:
         return
     flow_run_ids = [found for process in processes if (found := _flow_run_id(process)) is not None]
+    _end(processes)
+    report_ended(flow_run_ids)
+
+
+def _processes(pids: Sequence[int | None]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Ask the processes to end, and wait ``FLOW_END_SECONDS`` for them."""
     for process in processes:
         try:
             process.terminate()
@@ -92,7 +123,6 @@ def _end_flow_runs(worker_pid: int) -> None:
     # zombies count as ended: the worker reaps them
     while any(_is_alive(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
-    report_ended(flow_run_ids)
 
 
 def _flow_run_id(process: psutil.Process) -> UUID | None:

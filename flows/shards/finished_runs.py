@@ -9,6 +9,8 @@ from flows.reporting.artifacts import report_equivalence, report_run, report_upl
 from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
 from flows.shards import stages
+from flows.shards.stage_order import StageOrder
+from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.errors import HarvestError, NotEquivalent
 from tasks.plan.run_plan import RunPlan
 from tasks.records import SET_PREFIX
@@ -21,7 +23,11 @@ from tasks.storage.score_sets import ScoreSet, publish_set
 
 
 def finish_runs(
-    plans: Sequence[RunPlan], baselines: Mapping[str, Path], asked: FlowParameters, reporter: Reporter
+    plans: Sequence[RunPlan],
+    baselines: Mapping[str, Path],
+    asked: FlowParameters,
+    reporter: Reporter,
+    order: StageOrder,
 ) -> Collected:
     """Compare, report, seal and upload each run. ``baselines`` has the runs to compare with, by run id.
 
@@ -32,7 +38,7 @@ def finish_runs(
     for number, plan in enumerate(plans, 1):
         which = "" if len(plans) == 1 else f" run {number} of {len(plans)}"
         try:
-            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter, which))
+            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter, order, which))
         except HarvestError as error:
             failures.append(error)
             if not isinstance(error, NotEquivalent):
@@ -44,7 +50,9 @@ def finish_runs(
     return Collected(reports=tuple(reports))
 
 
-def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter, which: str) -> RunReport:
+def _finish(
+    plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter, order: StageOrder, which: str
+) -> RunReport:
     root = plan.paths.root
     paths = plan.paths
     align_extra_columns(paths.scores(index) for index in range(plan.num_shards))
@@ -56,15 +64,17 @@ def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporte
             f"the run keeps its own scores; those of {plan.config.scorer} are read with --scores {name}, and "
             f"harvest score {plan.run_id} --use {name} makes them the run's"
         )
+    verdict: EquivalenceReport | None = None
     if baseline is not None:
         enter_phase(f"validating{which}")
-    verdict = stages.validate(root, paths.scores_folder, baseline, asked.require, asked.epsilon) if baseline else None
+        compared = (root, paths.scores_folder, baseline, asked.require, asked.epsilon)
+        verdict = order.call([plan], stages.validate, *compared)
     enter_phase(f"summarizing{which}")
-    report = stages.summarize(root, paths.scores_folder)
+    report: RunReport = order.call([plan], stages.summarize, root, paths.scores_folder)
     write_manifest(root)
     if asked.upload is not None:
         enter_phase(f"uploading{which}")
-        report_upload(reporter, stages.upload(root, asked.upload))
+        report_upload(reporter, order.call([plan], stages.upload, root, asked.upload))
     report_equivalence(reporter, plan.paths)
     report_run(reporter, report, asked.upload)
     if verdict is not None and not verdict.meets(asked.require):

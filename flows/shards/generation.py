@@ -14,6 +14,7 @@ from flows.reporting.progress import READ_SECONDS, FlowLog, Progress, display_of
 from flows.reporting.reporter import Reporter
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
+from flows.shards.stage_order import StageOrder
 from tasks.fleet.node_session import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
 from tasks.generation.generation_session import generation_session
@@ -26,11 +27,16 @@ from tasks.results.run_end import forget_end
 
 
 def generate_missing(
-    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], asked: FlowParameters, reporter: Reporter
+    plans: Sequence[RunPlan],
+    shards: Mapping[str, list[Shard]],
+    asked: FlowParameters,
+    reporter: Reporter,
+    order: StageOrder,
 ) -> None:
     """Generate and score the unfinished ``shards``, which are by run id; upload each if that is asked for.
 
-    The plans differ in their policies only. The first stands for all in the events.
+    The plans differ in their policies only. The first stands for all in the events. In ``order``, the stages after this
+    follow the scores.
     """
     for plan in plans:
         forget_end(plan.paths.root)
@@ -76,7 +82,7 @@ def generate_missing(
     display.watch.enter(GENERATION)
     with events, session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = figures.pool = pool
-        ShardPipeline(plans, pool, asked.upload, warn=log.warning).run(
+        ShardPipeline(plans, pool, asked.upload, order, warn=log.warning).run(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,

@@ -2,19 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from prefect import Task
 
 from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
-from flows.shards.stages import generate_shard, score_shard
+from flows.shards.stage_order import MAX_ARROWS, Ended, StageOrder
+from flows.shards.stages import generate_shard, score_shard, upload_shard
 from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard
 
 PUMP_SECONDS = 0.5
 """The longest time that one call of the replica pool's ``pump`` waits for the replicas."""
-
-OnScored = Callable[[Shard], None]
 
 
 class ShardPipeline:
@@ -25,23 +26,31 @@ class ShardPipeline:
     """
 
     def __init__(
-        self, plans: Sequence[RunPlan], pool: ShardPool, upload_url: str | None, *, warn: Callable[[str], None]
+        self,
+        plans: Sequence[RunPlan],
+        pool: ShardPool,
+        upload_url: str | None,
+        order: StageOrder,
+        *,
+        warn: Callable[[str], None],
     ) -> None:
+        self._plans = plans
         self._pool = pool
+        self._order = order
         self._pending = PendingTasks(pool.wake)
         self._uploads = {
             plan.run_id: ShardUploads(
                 self._pending,
-                upload_submitter(plan, upload_url),
+                upload_submitter(self._named(upload_shard), plan, upload_url),
                 warn,
                 run_id=plan.run_id if len(plans) > 1 else None,
             )
             for plan in plans
         }
+        self._scored: dict[str, deque[Ended]] = {plan.run_id: deque(maxlen=MAX_ARROWS) for plan in plans}
         self._generating = 0
-        # with one run its id would only be noise
-        name = generate_shard.task_run_name if len(plans) == 1 else f"{generate_shard.task_run_name} · {{plan.run_id}}"
-        self._generate_shard = generate_shard.with_options(task_run_name=name)
+        self._generate_shard = self._named(generate_shard)
+        self._score_shard = self._named(score_shard)
 
     def run(
         self,
@@ -57,34 +66,36 @@ class ShardPipeline:
         """
         waiting = deque(to_generate)
         for item in to_score:
-            self._score(item, on_scored)
+            self._score(item, on_scored, self._order.before(item.plan))
         while waiting or self._pending:
             while waiting and self._generating < self._pool.capacity:
                 self._generate(waiting.popleft(), on_scored)
             self._pool.pump(PUMP_SECONDS)
             on_tick()
             self._pending.run_callbacks()
+        for plan in self._plans:
+            self._order.follow(plan, self._scored[plan.run_id])
+
+    def _named(self, task: Task[..., Any]) -> Task[..., Any]:
+        """Return the task with the run's id in its name, which would only be noise with one run."""
+        several = len(self._plans) > 1
+        return task.with_options(task_run_name=f"{task.task_run_name} · {{plan.run_id}}") if several else task
 
     def _generate(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         def on_generated(_: object) -> None:
             self._generating -= 1
-            self._score(item, on_scored)
+            self._score(item, on_scored, [generated])
 
         self._generating += 1
-        self._pending.add(self._generate_shard.submit(self._pool, item.plan, item.shard), on_generated)
+        before = self._order.before(item.plan)
+        generated = self._generate_shard.submit(self._pool, item.plan, item.shard, wait_for=before)
+        self._pending.add(generated, on_generated)
 
-    def _score(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
-        uploads = self._uploads[item.plan.run_id]
-        score_and_upload(self._pending, item.plan, item.shard, uploads, lambda _: on_scored(item))
+    def _score(self, item: RunShard, on_scored: Callable[[RunShard], None], before: list[Ended]) -> None:
+        def on_result(_: object) -> None:
+            on_scored(item)
+            self._scored[item.plan.run_id].append(scored)
+            self._uploads[item.plan.run_id].add(item.shard, scored)
 
-
-def score_and_upload(
-    pending: PendingTasks, plan: RunPlan, shard: Shard, uploads: ShardUploads, on_scored: OnScored
-) -> None:
-    """Score a shard that has its rollouts, call ``on_scored``, then upload the shard."""
-
-    def on_result(_: object) -> None:
-        on_scored(shard)
-        uploads.add(shard)
-
-    pending.add(score_shard.submit(plan, shard), on_result)
+        scored = self._score_shard.submit(item.plan, item.shard, wait_for=before)
+        self._pending.add(scored, on_result)

@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+from prefect import Task
 from prefect.futures import PrefectFuture
 
 from flows.shards.pending_tasks import PendingTasks
-from flows.shards.stages import upload_shard
+from flows.shards.stage_order import Ended
 from tasks.errors import HarvestError
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
@@ -15,12 +17,13 @@ from tasks.plan.shards import Shard
 MAX_CONCURRENT_UPLOADS = 4
 """It is small, because an upload holds one of the flow's threads during an outage, and generation needs threads too."""
 
-SubmitUpload = Callable[[Shard], PrefectFuture[None]]
+SubmitUpload = Callable[[Shard, Ended], PrefectFuture[Any]]
+"""Submits the upload of a shard, which comes after its scoring."""
 
 
-def upload_submitter(plan: RunPlan, url: str | None) -> SubmitUpload | None:
-    """Return a function that submits the upload of a shard to ``url``; None without a URL."""
-    return None if url is None else lambda shard: upload_shard.submit(plan, shard, url)
+def upload_submitter(task: Task[..., Any], plan: RunPlan, url: str | None) -> SubmitUpload | None:
+    """Return a function that submits ``task``, the upload of a shard to ``url``; None without a URL."""
+    return None if url is None else lambda shard, scored: task.submit(plan, shard, url, wait_for=[scored])
 
 
 class ShardUploads:
@@ -42,22 +45,23 @@ class ShardUploads:
         self._submit = submit
         self._warn = warn
         self._of_run = "" if run_id is None else f" of {run_id}"
-        self._waiting: deque[Shard] = deque()
+        self._waiting: deque[tuple[Shard, Ended]] = deque()
         self._uploading = 0
         self._last_error: str | None = None
 
-    def add(self, shard: Shard) -> None:
+    def add(self, shard: Shard, scored: Ended) -> None:
+        """Upload ``shard``, now or when fewer uploads are in progress. ``scored`` is its scoring, which has ended."""
         if self._submit is None:
             return
-        self._waiting.append(shard)
+        self._waiting.append((shard, scored))
         self._submit_waiting(self._submit)
 
     def _submit_waiting(self, submit: SubmitUpload) -> None:
         while self._waiting and self._uploading < MAX_CONCURRENT_UPLOADS:
-            shard = self._waiting.popleft()
+            shard, scored = self._waiting.popleft()
             self._uploading += 1
             self._pending.add(
-                submit(shard),
+                submit(shard, scored),
                 partial(self._on_uploaded, submit),
                 on_retryable_error=partial(self._on_outage, shard),
             )
@@ -70,7 +74,7 @@ class ShardUploads:
     def _on_outage(self, shard: Shard, error: HarvestError) -> None:
         self._uploading -= 1
         # the waiting shards are left out too: each would wait as long for the end of the same outage
-        self._warn_of([shard, *self._waiting], str(error))
+        self._warn_of([shard, *(waiting for waiting, _ in self._waiting)], str(error))
         self._waiting.clear()
 
     def _warn_of(self, shards: list[Shard], error: str) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import State, task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled
 
 from flows.reporting.progress import log_and_print
 from flows.server.aws_credentials import transfer_of_flow_run
@@ -15,7 +17,7 @@ from tasks.comparison.equivalence import validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import find_noise_floor
 from tasks.comparison.verdict import Tier
-from tasks.errors import HarvestError
+from tasks.errors import HarvestError, PoolClosed
 from tasks.fleet.node_session import ShardPool
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
@@ -26,17 +28,21 @@ from tasks.plan.shards import shard_dataset as _shard_dataset
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
+from tasks.scoring.score_shard import describe_scores
 from tasks.scoring.score_shard import score_shard as _score_shard
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.published import record_published
 from tasks.storage.score_sets import set_like
+from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader
 from tasks.storage.upload_record import UploadRecord
 
 ENGINE_RETRIES = 1_000_000
 """No limit, because the pool decides when to give up. Each death of an engine fails all of its shards in flight, and it
 takes two deaths to find a request that kills the engine, so no number would be large enough."""
+CANCELLED = "The flow run ended before. The same run again goes on where this one stopped."
+"""Message of a shard's task run that did not fail, but was ended with its flow run."""
 
 
 def is_retryable(task: Any, task_run: Any, state: Any) -> bool:
@@ -64,14 +70,17 @@ def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
 
 @task(
     name="generate shard",
-    task_run_name="shard {shard.index} · {shard.num_questions} q",
+    task_run_name="shard {shard.index} · {shard.num_rollouts} rollouts",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=ENGINE_RETRIES,
     retry_condition_fn=is_retryable,
 )
-def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> ShardResult:
-    return pool.generate(plan, shard)
+def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> "ShardResult | State[Any]":
+    try:
+        return pool.generate(plan, shard)
+    except PoolClosed:
+        return Cancelled(message=CANCELLED)
 
 
 @task(
@@ -80,12 +89,12 @@ def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> ShardResult:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def score_shard(plan: RunPlan, shard: Shard) -> Path:
+def score_shard(plan: RunPlan, shard: Shard) -> None:
     paths, index = plan.paths, shard.index
     dataset = dataset_rows(plan.questions)
     path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer, dataset)
     record_published(path, made_from=scores_made_from(paths, index, load_scorer(plan.config.scorer)))
-    return path
+    get_run_logger().info("shard %d: %s", index, describe_scores(path))
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
@@ -118,13 +127,17 @@ def summarize(run_dir: Path, scores: str) -> RunReport:
     retries=len(DELAYS_SECONDS),
     retry_condition_fn=is_retryable,
 )
-def upload_shard(plan: RunPlan, shard: Shard, url: str) -> None:
-    wait_before_retry()
+def upload_shard(plan: RunPlan, shard: Shard, url: str) -> "State[Any] | None":
     # another set of scores than the run's own stays here
     paths = RunPaths(root=plan.paths.root)
     files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
-    with RunUploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
-        uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
+    try:
+        wait_before_retry()
+        with RunUploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:
+            uploader.upload_files(str(file.relative_to(paths.root)) for file in files)
+    except TransferStoppedError:
+        return Cancelled(message=CANCELLED)
+    return None
 
 
 @task(

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from tasks.errors import HarvestError, NodesLost
+from tasks.errors import HarvestError, NodesLost, PoolClosed
 from tasks.fleet.cluster import Cluster, Need, NodeGone
 from tasks.fleet.node_link import END_SECONDS, SILENT_SECONDS, NodeLink
 from tasks.fleet.node_order import NodeOrder
@@ -165,7 +165,7 @@ class NodePool:
     ) -> None:
         self._over.set()
         self._roster.close()
-        self._waiting.close(NodesLost("the nodes' pool was closed"))
+        self._waiting.close(PoolClosed("the nodes' pool was closed"))
         if error is None:
             for link in self._links:
                 link.stop()

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
-from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, ReloadRefused
+from tasks.errors import EngineCrashed, EngineError, EngineStalled, HarvestError, PoolClosed, ReloadRefused
 from tasks.generation.early_replicas import end_early
 from tasks.generation.generation_spec import ShardKey
 from tasks.generation.gpu_neighbours import TOGETHER_SECONDS, GpuNeighbours
@@ -153,10 +153,8 @@ class ReplicaPool(PoolCounters):
             self._fail(replica, error, together=replica in together)
 
     def close(self) -> None:
-        """End every replica, and raise an EngineCrashed in every thread that still waits."""
-        closed = EngineCrashed("the replica pool was closed")
-        closed.retryable = False
-        self._queue.close(closed)
+        """End every replica, and raise a PoolClosed in every thread that still waits."""
+        self._queue.close(PoolClosed("the replica pool was closed"))
         for replica in self._replicas:
             if replica.process is not None:
                 replica.process.send(Stop())

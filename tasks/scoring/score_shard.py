@@ -65,6 +65,15 @@ def score_shard(
     return scores_path
 
 
+def describe_scores(scores_path: Path) -> str:
+    """Return the number of rollouts in a shard's scores and their mean reward, such as "800 rollouts, reward 0.78"."""
+    rewards = pl.read_parquet(scores_path, columns=["reward"], glob=False)["reward"]
+    scored = rewards.drop_nulls().cast(pl.Float64)
+    mean = f", reward {scored.sum() / len(scored):.2f}" if len(scored) else ""
+    unscored = f", {rewards.null_count():,} without a reward" if rewards.null_count() else ""
+    return f"{len(rewards):,} rollouts{mean}{unscored}"
+
+
 def in_run(scorer: Scorer, run_dir: Path) -> Scorer:
     """Return ``scorer`` for a run: one of the user may keep there what it need not ask twice."""
     return replace(scorer, state=run_dir / "state") if isinstance(scorer, CustomScorer) else scorer

@@ -15,12 +15,12 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flows.collect import collect_rollouts
-from flows.commands.deployments import AUTOMATIONS_FILE
 from flows.reporting.reporter import Reporter
 from flows.server.automations import install_automations
+from flows.server.shipped_files import shipped_file
 from tests.faults.runs import only_run_dir
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import ROOT, environment, harvest
+from tests.support.harvest_command import environment, harvest
 from tests.support.patience import until
 from tests.support.prefect_blocks import make_block
 from tests.support.prefect_worker import Api
@@ -28,6 +28,7 @@ from tests.support.webhook import Webhook, running_webhook
 
 pytestmark = pytest.mark.slow
 
+AUTOMATIONS_FILE = shipped_file("automations.yaml")
 SHORTEST_WITHIN = timedelta(seconds=10)
 """The shortest time for which Prefect lets an automation wait for an event."""
 
@@ -50,6 +51,8 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: st
     words = {"subject": "{{subject}}", "body": "{{body}}"}
     block = make_block(prefect_api, "custom-webhook", {"name": "team", "url": hook.url, "json_data": words})
     with temporary_settings({PREFECT_API_URL: prefect_api}):
+        alone = install_automations(AUTOMATIONS_FILE, None)
+        assert (alone.installed, len(alone.left_out)) == (["harvest-zombie"], 3)
         install_automations(AUTOMATIONS_FILE, f"custom-webhook/{block}")
     # again, as after an update of the file
     installed = harvest("automations", "--notify", f"custom-webhook/{block}", PREFECT_API_URL=prefect_api)
@@ -90,7 +93,7 @@ def test_a_server_that_does_not_know_its_address_sends_no_link() -> None:
     from prefect.server.utilities.user_templates import register_user_template_filters, render_user_template_sync
 
     register_user_template_filters(all_filters)
-    found = yaml.safe_load((ROOT / AUTOMATIONS_FILE).read_text(encoding="utf-8"))["automations"]
+    found = yaml.safe_load(AUTOMATIONS_FILE.read_text(encoding="utf-8"))["automations"]
     [action] = next(automation["actions"] for automation in found if automation["name"] == "harvest-failed")
     event = {"resource": {"name": "some flow run"}}
     flow_run = FlowRun(flow_id=uuid4(), state=Failed(message="no card"))

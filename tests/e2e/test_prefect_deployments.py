@@ -3,7 +3,9 @@
 The engine is a fake: what is shown is the flow's, the worker's and the server's part.
 """
 
+import base64
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ import polars as pl
 import psutil
 import pytest
 
+from flows.parameters import SECTIONS
 from flows.server.worker import report_ended
 from tasks.generation.journal import read_journal
 from tests.support.fake_profile import write_fake_profile
@@ -45,7 +48,7 @@ def asked(home: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def api(prefect_api: str) -> Api:
+def api(prefect_api: str, home: Path) -> Api:
     """A server with all of infra/prefect.yaml, in a pool that Prefect's own command has made, without a limit."""
     server = Api(url=prefect_api)
     if server.call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": ["harvest"]}}}):
@@ -53,7 +56,8 @@ def api(prefect_api: str) -> Api:
         server.call("PATCH", "/work_pools/harvest", {"concurrency_limit": None})
     else:
         server.call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
-    deployed = harvest("deploy", PREFECT_API_URL=prefect_api)
+    # as from an installed package: no checkout is here
+    deployed = harvest("deploy", cwd=home, PREFECT_API_URL=prefect_api)
     assert deployed.code == 0, deployed.stdout + deployed.stderr
     return server
 
@@ -94,9 +98,16 @@ def test_the_deployments_are_those_of_the_file(api: Api) -> None:
     }
     weekly = api.deployment("bench-weekly", flow="bench")
     assert weekly["schedules"][0]["schedule"]["timezone"] == "America/Los_Angeles"
+    assert [deployment["schedules"][0]["active"] for deployment in (nightly, weekly)] == [False, False]
     by_hand = [api.deployment(name) for name in ("manual", "ray-nodes", "demo")]
     assert [deployment["schedules"] for deployment in by_hand] == [[], [], []]
-    assert by_hand[1]["parameters"] == {"profile": "h100x8", "nodes": 4, "ray": "auto"}
+    assert [deployment["parameter_openapi_schema"].get("required", []) for deployment in by_hand] == [
+        ["model"],
+        ["model"],
+        [],
+    ]
+    assert by_hand[0]["parameters"] == {"profile": "auto", "dataset": "openai/gsm8k"}
+    assert by_hand[1]["parameters"] == {"profile": "h100x8", "dataset": "openai/gsm8k", "nodes": 4, "ray": "auto"}
     for deployment in (nightly, weekly, *by_hand):
         assert deployment["enforce_parameter_schema"]
         assert deployment["work_pool_name"] == "harvest"
@@ -112,6 +123,11 @@ def test_every_field_of_the_form_has_a_title_and_its_bounds(api: Api) -> None:
     for name, field in fields.items():
         assert field["title"][0].isupper(), name
         assert "_" not in field["title"], name
+    in_order = sorted(fields, key=lambda name: int(fields[name]["position"]))
+    assert in_order[:6] == ["profile", "model", "dataset", "questions", "samples_per_arm", "max_tokens"]
+    assert not any(": " in fields[name]["title"] for name in in_order[:6])
+    groups = [fields[name]["title"].partition(": ")[0] for name in in_order[6:]]
+    assert [group for group, _ in itertools.groupby(groups)] == list(SECTIONS)
     profiles = fields["profile"]["anyOf"]
     assert "h100x8" in profiles[0]["enum"]
     assert profiles[1]["pattern"] == r"\.toml$"
@@ -121,17 +137,21 @@ def test_every_field_of_the_form_has_a_title_and_its_bounds(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "named"),
+    ("deployment", "parameters", "named"),
     [
-        ({"questions": 0}, "questions"),
-        ({"profile": "no-such-profile"}, "profile"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"require": "exact"}, "require"),
+        ("demo", {"questions": 0}, "questions"),
+        ("demo", {"profile": "no-such-profile"}, "profile"),
+        ("demo", {"temperature": "hot"}, "temperature"),
+        ("demo", {"require": "exact"}, "require"),
+        ("manual", {}, "model"),
+        ("manual", {"model": ""}, "model"),
     ],
 )
-def test_bad_parameters_are_refused_before_a_flow_run_exists(api: Api, parameters: dict[str, Any], named: str) -> None:
+def test_bad_parameters_are_refused_before_a_flow_run_exists(
+    api: Api, deployment: str, parameters: dict[str, Any], named: str
+) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        api.trigger("demo", parameters)
+        api.trigger(deployment, parameters)
     assert refused.value.code == 409
     assert named in refused.value.read().decode()
 
@@ -169,13 +189,26 @@ def test_a_manual_run_shows_its_name_parameters_and_artifacts(api: Api, manual: 
     assert len(json.loads(artifacts["harvest-arms"]["data"])) == 9
     assert {row["check"] for row in json.loads(artifacts["harvest-preflight"]["data"])} >= {"memory plan"}
     assert any(row["figure"] == "tokens per second" for row in json.loads(artifacts["harvest-throughput"]["data"]))
-    assert run_dir.as_uri() in artifacts["harvest-report"]["data"]
+    page = artifacts["harvest-report"]["data"]
+    assert run_dir.name in page
+    assert "file:" not in page
+    assert artifacts["harvest-rewards"]["type"] == "image"
+    assert b"<svg" in base64.b64decode(artifacts["harvest-rewards"]["data"].partition("base64,")[2])
     record = {row["figure"]: row["value"] for row in json.loads(artifacts["harvest-upload"]["data"])}
     assert (record["url"], record["complete"]) == (str(home / "bucket" / run_dir.name), "yes")
 
     tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
-    assert {task["name"] for task in tasks} >= {"shard 0 · 16 q", "score shard 5", "preflight", "summarize"}
     assert [(task["name"], task["state"]) for task in tasks if task["state_type"] != "COMPLETED"] == []
+    scores = pl.read_parquet(run_dir / "scores" / "shard-00003.parquet")
+    assert f"shard 3: 128 rollouts, reward {scores['reward'].mean():.2f}" in api.logs(flow_run_id).splitlines()
+
+
+def test_the_graph_shows_the_chain_of_the_stages(api: Api, manual: dict[str, Any]) -> None:
+    arrows = {("shard dataset", "preflight"), ("summarize", "upload")}
+    for shard in range(6):
+        made, scored = f"shard {shard} · 128 rollouts", f"score shard {shard}"
+        arrows |= {("preflight", made), (made, scored), (scored, f"upload shard {shard}"), (scored, "summarize")}
+    assert api.arrows(manual["id"]) == arrows
 
 
 def test_a_schedule_fires_and_a_finished_run_is_skipped(
@@ -214,6 +247,7 @@ def test_a_run_that_is_cancelled_killed_and_retried_has_every_rollout_once(
     processes = _generating(home, "hard", rollouts=60)
     api.set_state(cancelled, "CANCELLING")
     assert api.wait(cancelled)["state_type"] == "CANCELLED", api.logs(cancelled)
+    until(lambda: set(_shard_states(api, cancelled)) == {"CANCELLED"}, "the shards are cancelled")
     _gone(processes)
 
     # what the next run of the schedule would do: the same parameters, and so the same directory
@@ -264,7 +298,7 @@ def test_a_worker_that_is_shut_down_leaves_no_run_running(
 def test_a_worker_reports_flow_runs_that_ended_without_a_state(api: Api) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    runs = {state: api.trigger("manual", {}) for state in ("RUNNING", "CANCELLING", "SCHEDULED")}
+    runs = {state: api.trigger("manual", {"model": "demo"}) for state in ("RUNNING", "CANCELLING", "SCHEDULED")}
     for state, flow_run_id in runs.items():
         if state != "SCHEDULED":
             api.set_state(flow_run_id, state, force=True)
@@ -309,6 +343,14 @@ def test_the_server_accepts_the_kubernetes_template(api: Api) -> None:
     template = json.loads((ROOT / "infra" / "kubernetes" / "base-job-template.json").read_text(encoding="utf-8"))
     pool = api.call("POST", "/work_pools/", {"name": "gpus", "type": "kubernetes", "base_job_template": template})
     assert pool["base_job_template"] == template
+
+
+def _shard_states(api: Api, flow_run_id: str) -> list[str]:
+    """The states of the task runs that generated and had not ended; the server stores them with a delay."""
+    tasks = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+    return [
+        task["state_type"] for task in tasks if task["name"].startswith("shard ") and task["state_type"] != "COMPLETED"
+    ]
 
 
 def _served(api: Api, server: "subprocess.Popen[bytes]") -> dict[str, Any]:

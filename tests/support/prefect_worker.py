@@ -86,6 +86,12 @@ class Api:
             until(lambda: self.call("POST", "/events/filter", body)["events"], f"event {name} about {resource}")
         )
 
+    def arrows(self, flow_run_id: str) -> set[tuple[str, str]]:
+        """The arrows of the flow run's graph, by the names of the task runs at their ends."""
+        nodes = self.call("GET", f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]
+        names = {name: node["label"] for name, node in nodes}
+        return {(names[parent["id"]], node["label"]) for _, node in nodes for parent in node["parents"]}
+
     def artifacts(self, flow_run_id: str) -> dict[str, dict[str, Any]]:
         """The latest artifact of each key. A key has two when the server's answer to the first came too late."""
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}})

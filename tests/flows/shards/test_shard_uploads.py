@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prefect.states import Completed
 
 from flows.shards.pending_tasks import PendingTasks
 from flows.shards.shard_uploads import MAX_CONCURRENT_UPLOADS as LIMIT
@@ -12,6 +13,7 @@ from tasks.errors import UploadError
 from tasks.plan.shards import Shard
 
 OUTAGE = UploadError("no answer", retryable=True)
+SCORED: Any = Completed()
 
 
 class Future:
@@ -41,12 +43,13 @@ class Scene:
         self.pending = PendingTasks(lambda: None)
         self.uploads = ShardUploads(self.pending, self._submit, self.warnings.append, run_id=run_id)
 
-    def _submit(self, shard: Shard) -> Any:
+    def _submit(self, shard: Shard, scored: Any) -> Any:
+        assert scored is SCORED
         return self.submitted.setdefault(shard.index, Future())
 
     def add(self, *indices: int) -> None:
         for index in indices:
-            self.uploads.add(Shard(index=index, num_questions=1, num_rollouts=8))
+            self.uploads.add(Shard(index=index, num_questions=1, num_rollouts=8), SCORED)
 
     def end(self, index: int, error: UploadError | None = None) -> None:
         self.submitted[index].end(error)
@@ -104,5 +107,7 @@ def test_an_error_that_is_no_outage_ends_the_flow() -> None:
 
 def test_without_a_destination_nothing_is_submitted() -> None:
     scene = Scene()
-    ShardUploads(scene.pending, None, scene.warnings.append).add(Shard(index=0, num_questions=1, num_rollouts=8))
+    ShardUploads(scene.pending, None, scene.warnings.append).add(
+        Shard(index=0, num_questions=1, num_rollouts=8), SCORED
+    )
     assert (len(scene.pending), scene.warnings) == (0, [])
