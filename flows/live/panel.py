@@ -4,7 +4,9 @@ It changes no setting of the terminal: the cursor stays visible, at the start of
 nothing to restore, even after SIGKILL, and what another process prints does not run into a line of the panel.
 """
 
+import contextlib
 import logging
+import os
 import re
 import sys
 import threading
@@ -12,6 +14,7 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 from rich.cells import cell_len
+from rich.console import ConsoleDimensions
 
 from flows.console import PlainConsole
 from flows.live.display import Lines
@@ -103,7 +106,7 @@ class Panel(Lines):
 
     def _frame(self) -> str:
         """Return the panel as text; the cursor ends below it."""
-        size = self._console.size
+        size = self._size()
         # the last column stays free: some terminals go to the next line there, others do not
         lines = panel_lines(
             self.watch.state(), width=max(1, size.width - 1), height=max(1, size.height - 2), plain=self._plain
@@ -115,9 +118,17 @@ class Panel(Lines):
         self._drawn = [cell_len(line) for line in _STYLE.sub("", text).split("\n")[:-1]]
         return text
 
+    def _size(self) -> ConsoleDimensions:
+        """Return the terminal's size now; rich's own is that of standard input and output."""
+        with contextlib.suppress(OSError):
+            width, height = os.get_terminal_size(self._terminal.fileno())
+            # a terminal that nobody told its size says 0
+            self._console.size = ConsoleDimensions(width or 80, height or 24)
+        return self._console.size
+
     def _erased(self) -> str:
         """Return what takes the panel off the screen. A terminal that became narrower has folded its lines."""
-        size = self._console.size
+        size = self._size()
         rows = sum(max(1, -(-cells // size.width)) for cells in self._drawn)
         self._drawn = []
         up = min(rows, size.height - 1)

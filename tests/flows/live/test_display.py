@@ -81,9 +81,8 @@ def test_after_an_error_it_says_how_far_the_run_came() -> None:
             panel.progress("72/160 rollouts")
             raise KeyboardInterrupt
 
-    with Terminal() as terminal:
-        with terminal.stream() as stream, pytest.raises(KeyboardInterrupt):
-            interrupt(stream)
+    with Terminal() as terminal, terminal.stream() as stream, pytest.raises(KeyboardInterrupt):
+        interrupt(stream)
     assert terminal.lines == ["72/160 rollouts"]
 
 
@@ -94,8 +93,8 @@ def is_drawn(terminal: Terminal, message: str) -> bool:
 
 @pytest.mark.usefixtures("plain_terminal")
 def test_a_terminal_that_becomes_narrow_is_not_filled_with_pieces_of_the_panel() -> None:
-    with Terminal(columns=100) as terminal:
-        # drawn by messages alone, so that nothing is on its way while the terminal changes
+    # drawn by messages alone, so that nothing is on its way while the terminal changes
+    with Terminal(columns=100) as terminal:  # noqa: SIM117  # all is read when the stream and the panel are closed
         with terminal.stream() as stream, Panel(stream, refresh_s=HANG_SECONDS) as panel:
             until(lambda: terminal.lines, "the panel is drawn")
             panel.print_line("first")
