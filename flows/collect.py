@@ -133,7 +133,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
             check_directory(each.paths.state, "the run's directory")
         # in one order everywhere, so that two collections cannot wait for each other
         for each in sorted(plans, key=lambda one: one.run_id):
-            locks.enter_context(claimed(each))
+            locks.enter_context(claimed(each.paths))
         for each in plans:
             _open(each)
         for told in plan.choices:

@@ -14,7 +14,6 @@ from tasks.errors import EngineError, HarvestError, RunLocked
 from tasks.files import atomic_path
 from tasks.locks import run_lock
 from tasks.plan.run_directory import remove_run
-from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
 from tasks.results.run_end import read_end, record_end
 from tasks.results.run_state import run_state
@@ -24,16 +23,16 @@ _WORK = ("rollouts", "scores*", "state/journal")
 
 
 @contextlib.contextmanager
-def claimed(plan: RunPlan) -> Iterator[None]:
+def claimed(paths: RunPaths) -> Iterator[None]:
     """Hold the run's lock. Raises RunLocked and ConfigError.
 
     An error that refuses the run before anything of it was made takes the run's directory with it, or leaves it as it
     was if there was one. Another one is recorded, unless the run is finished.
     """
-    root = plan.paths.root
+    root = paths.root
     is_new = not root.exists()
-    with run_lock(plan.paths.state / "lock", flow_run=f"{runtime.flow_run.name} ({runtime.flow_run.id})"):
-        before, end = _Before.of(plan.paths), read_end(root)
+    with run_lock(paths.state / "lock", flow_run=f"{runtime.flow_run.name} ({runtime.flow_run.id})"):
+        before, end = _Before.of(paths), read_end(root)
         try:
             yield
         except BaseException as error:

@@ -36,7 +36,9 @@ def test_it_asks(runs: Path, answer: str, code: int, left: set[str]) -> None:
     assert {path.name for path in runs.iterdir()} == left
 
 
-@pytest.mark.parametrize(("keys", "code", "last"), [("\x03", 130, "the same command resumes"), ("\x04", 2, "--yes")])
+@pytest.mark.parametrize(
+    ("keys", "code", "last"), [("\x03", 130, "the same command resumes"), ("\x04", 2, "where nobody can answer")]
+)
 def test_ctrl_c_and_ctrl_d_end_its_question(runs: Path, keys: str, code: int, last: str) -> None:
     master, terminal = pty.openpty()
     command = [sys.executable, "-m", "flows.commands.cli", "rm", "one", "--runs-dir", str(runs)]
