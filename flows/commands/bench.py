@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LAST_WORDS = "harvest: interrupted; a benchmark does not resume; the same command starts from the beginning"
 _REPEATS = Whole(1, MOST_REPEATS)
-_USUAL = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, "top_logprobs": DEFAULT_TOP_LOGPROBS}
+_USUAL: dict[str, Any] = {"runs_dir": "runs", "questions": DEFAULT_QUESTIONS, "top_logprobs": DEFAULT_TOP_LOGPROBS}
 _NAMES = ", ".join((*CONTESTANTS, *PEERS))
 
 

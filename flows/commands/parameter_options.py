@@ -91,7 +91,7 @@ def parameter_options(names: Iterable[str], usual: Mapping[str, Any] = MappingPr
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in sorted(names, key=_PLACE.__getitem__, reverse=True):
             parameter = PARAMETERS[name]
-            option = {"cls": ParameterOption, "parameter": parameter, "usual": usual.get(name)}
+            option: dict[str, Any] = {"cls": ParameterOption, "parameter": parameter, "usual": usual.get(name)}
             function = click.option(*parameter.options, name, **option)(function)
         return function
 
