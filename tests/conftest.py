@@ -26,7 +26,6 @@ WORKER_MODULES = {"tests/e2e/test_prefect_deployments.py"}
 ENGINES = "tests with engines of one process, or with the run of one"
 ENGINE_MODULES = {
     "tests/e2e/test_equivalence_engine.py",
-    "tests/e2e/test_first_use.py",
     "tests/e2e/test_run.py",
     "tests/tasks/comparison/test_mismatch.py",
     "tests/tasks/generation/test_engine_outputs.py",
