@@ -1,12 +1,14 @@
 """The demo model's tokenizer without transformers, whose import is most of what the start of a fake engine takes."""
 
 import filecmp
+import functools
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
@@ -15,15 +17,18 @@ from profiles.load import DEMO_MODEL
 _FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
+@functools.cache
+def _compiled(template: str) -> Template:
+    """Compiled apart from the tokenizer, which is copied."""
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+
+
 class LightTokenizer:
     """Does what ``ChatTokenizer`` asks of a tokenizer."""
 
     def __init__(self, model: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         self.chat_template = (model / "chat_template.jinja").read_text()
-        self._template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
-            self.chat_template
-        )
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
@@ -32,7 +37,7 @@ class LightTokenizer:
         assert not return_dict
         if isinstance(chats[0], list):
             return [self.apply_chat_template(chat, tokenize=tokenize, return_dict=False, **variables) for chat in chats]
-        text = self._template.render(messages=chats, **variables)
+        text = _compiled(self.chat_template).render(messages=chats, **variables)
         return self(text, add_special_tokens=False)["input_ids"] if tokenize else text
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
