@@ -13,12 +13,12 @@ from pathlib import Path
 from tasks.errors import ReloadRefused
 from tasks.generation.engine import EngineOutput, EngineRequest, EngineSpec, EngineStats
 from tasks.node.engine_caches import cache_root
+from tests.support.light_tokenizer import spare_transformers
 from tests.support.patience import pause
 
 _ENGINE_PROCESSES = ("tasks.generation.replica", "tasks.generation.reference_loops", "tasks.peers.one_call")
 if getattr(sys.modules["__main__"].__spec__, "name", None) in _ENGINE_PROCESSES and "torch" not in sys.modules:
-    # the tokenizer comes from transformers, which would import torch for seconds
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    spare_transformers()
 
 
 def open_gate(gate: Path, *, until: int | None = None) -> None:

@@ -21,6 +21,7 @@ from tasks.plan.prompts import (
 )
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
+from tests.support.light_tokenizer import LightTokenizer
 
 FEW_SHOT = (Turn(user="1 + 1?", assistant="2"),)
 
@@ -159,6 +160,20 @@ def test_a_refusal_is_told_of_the_arm_that_is_refused(base_model: Path) -> None:
     found = encode_question(ChatTokenizer(base_model), arms, "2 plus 2")
     assert [arm for arm, ids in found.items() if isinstance(ids, ConfigError)] == ["ax"]
     assert "does not take this prompt: no⏎x. " in str(found["ax"])
+
+
+def test_the_tokenizer_of_fake_engines_is_that_of_transformers() -> None:
+    from transformers import AutoTokenizer
+
+    real, light = AutoTokenizer.from_pretrained(DEMO_MODEL), LightTokenizer(DEMO_MODEL)
+    chats = [build_messages(arm, "What is 7 + 8?\n Café, naïve, 100 % 😀") for arm in load_arms(None).arms]
+    for tokenize, begin_answer in ((True, True), (False, False)):
+        asked = {"tokenize": tokenize, "add_generation_prompt": begin_answer, "return_dict": False}
+        assert light.apply_chat_template(chats, **asked) == real.apply_chat_template(chats, **asked)
+    assert light("plain 12") == {"input_ids": real("plain 12")["input_ids"]}
+    for ids in (real.apply_chat_template(chats[0], return_dict=False), list(range(95)), [5, 250, 251, 2]):
+        for skip in (True, False):
+            assert light.decode(ids, skip_special_tokens=skip) == real.decode(ids, skip_special_tokens=skip)
 
 
 def test_no_argument_sets_what_the_renderer_sets() -> None:
