@@ -36,8 +36,8 @@ class NodeWatch:
             return  # the head does not answer, and ``check_head`` tells when that is for too long
         except ClusterLost as error:
             raise NodesLost(
-                f"{error}. Start the cluster again; then the same command resumes, and without --nodes and --ray it "
-                "does on this machine"
+                f"{error}. Start the cluster again; then the same command resumes, and without --ray it does on this "
+                "machine"
             ) from None
         if working not in (self._nodes, self._told):
             self._say(

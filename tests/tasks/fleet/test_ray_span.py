@@ -12,7 +12,7 @@ from tasks.node.telemetry import load_telemetry
 from tests.faults.runs import Rows, assert_nothing_left
 from tests.support.fake_engines import open_gate
 from tests.support.nvml_stub import build_stub, has_compiler, stub_environment
-from tests.support.ray_nodes import RayNode, RayNodes
+from tests.support.ray_nodes import REPLICA, RayNode, RayNodes
 from tests.tasks.fleet.test_ray_nodes import PER_SHARD, SHARDS, Run
 
 pytestmark = [
@@ -64,24 +64,53 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return run.rows
 
 
-def test_a_replica_on_two_nodes_makes_the_rows_of_one(
+def test_every_node_of_a_replica_is_checked_all_processes_end_with_a_cancelled_run_and_the_rows_are_those_of_one(
     tmp_path: Path, ray_nodes: RayNodes, add: Add, undisturbed: Rows
 ) -> None:
-    for name in ("one", "two"):
-        add(name)
+    gate = tmp_path / "gate"
+    held = {"FAKE_HOLD_AFTER": "0", "FAKE_GATE": str(gate)}
+    add("one", **held)
+    # its second GPU is the stub's GPU 3
+    bad = add("bad", NVML_STUB_FAULT="gpu_lost")
     run = SpanRun(tmp_path)
+    with pytest.raises(ConfigError, match=r"no node can generate: .*: node bad: preflight failed(?s:.*)GPU 3 answers"):
+        run.generate(ray_nodes.address, NODES)
+    assert not run.heard("was ready")
+    ray_nodes.kill(bad)
+
+    add("two", **held)
     seen: dict[int, float] = {}
-    run.generate(ray_nodes.address, NODES, lambda run: seen.update(workers(ray_nodes)))
+
+    def cancel(run: Run) -> None:
+        if run.heard("was ready"):
+            seen.update(workers(ray_nodes))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.generate(ray_nodes.address, NODES, cancel)
+    assert len(seen) >= NODES + GPUS * NODES + 1
+    assert run.num_left == SHARDS
+    assert_nothing_left(seen)
+
+    run.said.clear()
+    seen.clear()
+
+    def let_go(run: Run) -> None:
+        if not seen and run.heard("was ready"):
+            seen.update(workers(ray_nodes))
+            open_gate(gate)
+
+    run.generate(ray_nodes.address, NODES, let_go)
     assert run.rows == undisturbed
-    assert run.heard("groups of 2 nodes") or run.heard("begins: 1 of 1 groups of 2 nodes")
+    assert run.heard("begins: 1 of 1 groups of 2 nodes")
     [version] = pl.read_parquet(run.plan.paths.root / "rollouts" / "*.parquet")["engine_version"].unique()
     parts, _, own = version.removeprefix("fake on ").partition(", seen ")
-    assert sorted(parts.split()) == ["one:0", "one:1", "two:2", "two:3"]
-    assert own in ("0,1", "2,3")
+    assert sorted(parts.split()) == ["one:0", "one:1", "two:4", "two:5"]
+    assert own in ("0,1", "4,5")
     # every node was checked, and the run counts the GPUs of both
     checks = [check["name"] for check in read_json(run.plan.paths.preflight)["checks"]]
     assert [sum(f"{name}: GPU count" in check for check in checks) for name in ("one", "two")] == [1, 1]
-    [session] = read_sessions(run.plan.paths.state / "generation.json")
+    session = read_sessions(run.plan.paths.state / "generation.json")[-1]
     assert (session.gpus, session.replicas) == (4, 1)
     sampled = load_telemetry(run.plan.paths.telemetry)
     assert sampled.filter(pl.col("source") == "gpu")["index"].n_unique() == 4
@@ -115,45 +144,10 @@ def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
     assert_nothing_left(seen)
 
 
-def test_every_node_is_checked_and_one_that_does_not_suit_is_named(
-    tmp_path: Path, ray_nodes: RayNodes, add: Add, undisturbed: Rows
-) -> None:
-    add("good")
-    # its second GPU is the stub's GPU 3
-    add("bad", NVML_STUB_FAULT="gpu_lost")
-    run = SpanRun(tmp_path)
-    with pytest.raises(ConfigError, match=r"no node can generate: .*: node bad: preflight failed(?s:.*)GPU 3 answers"):
-        run.generate(ray_nodes.address, NODES)
-    assert not run.heard("was ready")
-    add("other")
-    run.generate(ray_nodes.address, NODES)
-    assert run.rows == undisturbed
-
-
-def test_all_processes_of_all_nodes_end_with_a_run_that_is_cancelled(
-    tmp_path: Path, ray_nodes: RayNodes, add: Add
-) -> None:
-    for name in ("one", "two"):
-        add(name, FAKE_HOLD_AFTER="0")
-    run = SpanRun(tmp_path)
-    seen: dict[int, float] = {}
-
-    def cancel(run: Run) -> None:
-        seen.update(workers(ray_nodes))
-        if run.heard("was ready"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run.generate(ray_nodes.address, NODES, cancel)
-    assert len(seen) >= NODES + GPUS * NODES + 1
-    assert run.num_left == SHARDS
-    assert_nothing_left(seen)
-
-
 def workers(nodes: RayNodes) -> dict[int, float]:
     """Start times, by pid, of the nodes' workers, the replica and the engine's parts."""
     return {
         process.pid: process.create_time()
         for node in nodes.nodes
-        for process in node.below("ray::SpanWorker", "ray::Part", "tasks.generation.replica")
+        for process in node.below("ray::SpanWorker", "ray::Part", REPLICA)
     }
