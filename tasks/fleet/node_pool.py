@@ -50,6 +50,8 @@ class NodePool:
 
     rollouts_resumed = 0
     """Those of the nodes' journals count as finished."""
+    capacity = MOST_SHARD_TASKS
+    """How many shard tasks to have in flight, also before a node works: a node finds what it has begun among them."""
 
     def __init__(
         self,
@@ -76,11 +78,6 @@ class NodePool:
         self._watch = NodeWatch(cluster, need, links, wait_s, self._tell)
         self._over = threading.Event()
         self._fetches = threading.Semaphore(MOST_FETCHES)
-
-    @property
-    def capacity(self) -> int:
-        """How many shard tasks to have in flight now."""
-        return min(MOST_SHARD_TASKS, sum(node.status.capacity for node in self._roster.nodes if node.works))
 
     @property
     def rollouts_finished(self) -> int:

@@ -30,22 +30,23 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     runs_dir = tmp_path / "runs"
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     with running_cluster() as nodes:
-        for name in ("one", "two"):
-            # a node stands still within a shard, so that the shard's journal stays, and there are shards for the other
-            nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(SHARD_SIZE * ARMS // 2))
+        # a node stands still within a shard, so that the shard's journal stays, and there are shards for the other
+        held = {"FAKE_HOLD_AFTER": str(SHARD_SIZE * ARMS // 2)}
+        one = nodes.add("one", tmp_path, **held)
         command = ["--nodes=2", f"--ray={nodes.address}"]
 
         # Prefect's worker sends it to the flow run that it cancels
         run = start_harvest(runs_dir, profile, more=command)
-        # whichever of them begins first next time then has a shard to go on with
-        run.wait_until(lambda: all(map(_journals, nodes.nodes)), "both nodes have rollouts")
+        run.wait_until(lambda: _has_rollouts(one), "the node has rollouts")
         seen = _engines(nodes)
         run.kill(signal.SIGTERM)
         assert_nothing_left(seen)
 
         run = start_harvest(runs_dir, profile, more=command)
-        # what a node had not finished is not made again
-        run.wait_until(lambda: _told(run, "were already in its journal", "begins: 2 of 2 nodes"), "a shard is resumed")
+        # what a node had not finished is not made again; the other comes later, so that it cannot take that shard
+        run.wait_until(lambda: _told(run, "were already in its journal"), "a shard is resumed")
+        nodes.add("two", tmp_path, **held)
+        run.wait_until(lambda: _told(run, "begins: 2 of 2 nodes"), "both nodes work")
         seen = _engines(nodes)
         run.kill(signal.SIGKILL)
         assert_nothing_left(seen)
@@ -72,7 +73,7 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     assert_nothing_left(run.seen)
 
 
-def _journals(node: RayNode) -> bool:
+def _has_rollouts(node: RayNode) -> bool:
     return any(read_journal(path).finished for path in node.home.glob("nodes/*/*/state/journal/*.jsonl"))
 
 

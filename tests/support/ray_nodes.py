@@ -104,7 +104,14 @@ def running_cluster() -> Iterator[RayNodes]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     cluster = cluster_utils.Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False},
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": _STORE_BYTES,
+            "include_dashboard": False,
+            # processes for a launcher of machines and for what drivers print
+            "no_monitor": True,
+            "include_log_monitor": False,
+        },
     )
     for number, handler in handlers.items():
         signal.signal(number, handler)
