@@ -42,7 +42,8 @@ def ray_cluster(
 ) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica. What Ray prints meanwhile is added to ``log``. Call it on the main thread, with which a Ray
+    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica. What Ray prints
+    meanwhile is added to ``log``. Call it on the main thread, with which a Ray
     of its own dies. Raises ConfigError when there is no cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -17,7 +17,7 @@ from tests.faults.runs import NEVER, Rows, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.nvml_stub import stub_environment
 from tests.support.patience import SHORT_SECONDS, until
-from tests.support.ray_nodes import RayNode, RayNodes
+from tests.support.ray_nodes import REPLICA, RayNode, RayNodes
 
 SHARDS, SHARD_SIZE = 8, 4
 PER_SHARD = SHARD_SIZE * 8
@@ -130,3 +130,12 @@ class StubNodes:
         environment = stub_environment(self._stub)
         given = {key: value for key, value in environment.items() if key.startswith(("NVML", "LD_"))}
         return self._nodes.add(name, self._folder, gpus=SPAN_GPUS, CUDA_VISIBLE_DEVICES=gpus, **(given | variables))
+
+
+def workers_on(nodes: RayNodes) -> dict[int, float]:
+    """Start times, by pid, of the nodes' workers, the replica and the engine's parts."""
+    return {
+        process.pid: process.create_time()
+        for node in nodes.nodes
+        for process in node.below("ray::SpanWorker", "ray::Part", REPLICA)
+    }

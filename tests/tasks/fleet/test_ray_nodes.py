@@ -23,7 +23,7 @@ from tasks.node.telemetry import load_telemetry
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.faults.runs import Rows, assert_nothing_left
 from tests.support.fake_engines import open_gate
-from tests.support.node_runs import PER_SHARD, SHARDS, SPAN_GPUS, SPAN_NODES, Run, SpanRun, StubNodes
+from tests.support.node_runs import PER_SHARD, SHARDS, SPAN_GPUS, SPAN_NODES, Run, SpanRun, StubNodes, workers_on
 from tests.support.nvml_stub import build_stub, has_compiler
 from tests.support.patience import is_alive
 from tests.support.ray_nodes import REPLICA, RayNodes
@@ -236,7 +236,7 @@ def test_every_node_of_a_replica_is_checked_all_processes_end_with_a_cancelled_r
 
     def cancel(run: Run) -> None:
         if run.heard("was ready"):
-            seen.update(workers(ray_nodes))
+            seen.update(workers_on(ray_nodes))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -250,7 +250,7 @@ def test_every_node_of_a_replica_is_checked_all_processes_end_with_a_cancelled_r
 
     def let_go(run: Run) -> None:
         if not seen and run.heard("was ready"):
-            seen.update(workers(ray_nodes))
+            seen.update(workers_on(ray_nodes))
             open_gate(gate)
 
     run.generate(ray_nodes.address, SPAN_NODES, let_go)
@@ -283,7 +283,7 @@ def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
     def lose(run: Run) -> None:
         if "two" not in nodes or not run.heard("came from"):
             return
-        seen.update(workers(ray_nodes))
+        seen.update(workers_on(ray_nodes))
         # the one without the engine, so that the engine lives and waits
         lost = next(node for node in nodes.values() if not node.has_replica)
         ray_nodes.kill(lost)
@@ -296,12 +296,3 @@ def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
     assert run.heard("Other nodes get its shards")
     assert run.rows == undisturbed
     assert_nothing_left(seen)
-
-
-def workers(nodes: RayNodes) -> dict[int, float]:
-    """Start times, by pid, of the nodes' workers, the replica and the engine's parts."""
-    return {
-        process.pid: process.create_time()
-        for node in nodes.nodes
-        for process in node.below("ray::SpanWorker", "ray::Part", REPLICA)
-    }
