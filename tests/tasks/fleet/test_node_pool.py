@@ -243,6 +243,6 @@ def test_a_lost_head_ends_the_pool_and_what_was_fetched_stays(plan: RunPlan) -> 
         worker.make(worker.given[0])
         until(lambda: run.pump() or any(future.done() for future in run.futures), "a shard is made")
         cluster.head_is_lost = True
-        with pytest.raises(NodesLost, match="The same command resumes"):
+        with pytest.raises(NodesLost, match="the same command resumes"):
             run.pump_until_done()
     assert len(find_remaining(plan, run._shards).to_generate) == 7
