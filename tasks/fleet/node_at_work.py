@@ -34,6 +34,8 @@ class NodeAtWork:
     """After so many seconds without an answer it counts as lost."""
     handle: NodeHandle | None = None
     name: str = ""
+    begun: bool = False
+    """Whether it has passed its checks."""
     status: NodeStatus = field(default_factory=NodeStatus)
     facts: NodeFacts = field(default_factory=lambda: NodeFacts(preflight=None, begun=frozenset()))
     made: list[tuple[str, int]] = field(default_factory=list)

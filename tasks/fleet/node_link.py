@@ -124,12 +124,13 @@ class NodeLink:
             elif orders := self._roster.next_shards(node):
                 node.call("give", orders)
             report: NodeReport = node.call("report", seen, REPORT_SECONDS)
-            if report.status.state == "generating" != node.status.state:
+            if begins := report.status.state == "generating" != node.status.state:
                 node.facts = node.call("facts")
-                self._roster.begins(node)
             if report.status.rollouts > node.status.rollouts:
                 budget.progressed()
             seen, node.status = report.number, report.status_on(time.time())
+            if begins:
+                self._roster.begins(node)
             self._roster.reported(node, report)
             if node.status.state in ("refused", "failed"):
                 error = node.status.error or {"type": "HarvestError", "message": "it ended"}

@@ -50,6 +50,8 @@ class NodePool:
 
     rollouts_resumed = 0
     """Those of the nodes' journals count as finished."""
+    capacity = MOST_SHARD_TASKS
+    """How many shard tasks to have in flight, also before a node works: a node finds what it has begun among them."""
 
     def __init__(
         self,
@@ -71,16 +73,11 @@ class NodePool:
         self._listener, self._log = listener, log
         self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._waiting = WaitingShards(self.wake)
-        self._roster = NodeRoster(f"{links} {need.places}", plans[0].paths.logs, self._waiting, self._tell)
+        self._roster = NodeRoster(f"{links} {need.places}", plans, self._waiting, self._tell)
         self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(links)]
         self._watch = NodeWatch(cluster, need, links, wait_s, self._tell)
         self._over = threading.Event()
         self._fetches = threading.Semaphore(MOST_FETCHES)
-
-    @property
-    def capacity(self) -> int:
-        """How many shard tasks to have in flight now."""
-        return min(MOST_SHARD_TASKS, sum(node.status.capacity for node in self._roster.nodes if node.works))
 
     @property
     def rollouts_finished(self) -> int:
@@ -115,7 +112,7 @@ class NodePool:
 
         Raises NodesLost, ConfigError or StorageError.
         """
-        damages = 0
+        damages, name = 0, self._roster.shard(plan.run_id, shard.index)
         while True:
             node, made = self._waiting.submit(plan, shard).result()
             read = partial(node.call, "read", plan.run_id, shard.index)
@@ -124,10 +121,10 @@ class NodePool:
                 with self._fetches:
                     fetch_shard(plan, shard, made, read)
             except NodeGone as error:
-                self._tell(f"shard {shard.index} could not be fetched from {node.name}: {error}")
+                self._tell(f"{name} could not be fetched from {node.name}: {error}")
                 continue
             except DamagedShard as error:
-                damage = f"shard {shard.index} came damaged from {node.name}: {error}"
+                damage = f"{name} came damaged from {node.name}: {error}"
             with contextlib.suppress(NodeGone):
                 node.call("drop", plan.run_id, shard.index)
             if damage is None:

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Set
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from tasks.errors import HarvestError
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
@@ -15,20 +14,21 @@ from tasks.plan.run_plan import RunPlan
 
 
 class NodeRoster:
-    """``wanted`` says how many nodes the pool asked for, ``logs`` is where the nodes' logs are kept.
+    """``wanted`` says how many nodes the pool asked for. The first of the ``plans`` has the nodes' logs.
 
     ``tell`` gets the messages for the user, and the events of the nodes' pools. Safe from any thread.
     """
 
     def __init__(
-        self, wanted: str, logs: Path, waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]
+        self, wanted: str, plans: Sequence[RunPlan], waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]
     ) -> None:
         self.first_admitted_at: float | None = None
         """When the first token was reported, on the monotonic clock."""
         self.error: HarvestError | None = None
         """What ended the pool."""
         self._wanted = wanted
-        self._logs = logs
+        self._logs = plans[0].paths.logs
+        self._has_one_run = len(plans) == 1
         self._waiting = waiting
         self._tell = tell
         self._lock = threading.RLock()
@@ -82,12 +82,14 @@ class NodeRoster:
         return next(other for other in self.nodes if other.nodes == node.nodes) is node
 
     def begins(self, node: NodeAtWork) -> None:
-        """Note that the node generates, under a name that no other one has now."""
+        """Note that the node has passed its checks, under a name that no other one has now."""
         with self._lock:
+            node.begun = True
+            begun = sum(other.works and other.begun for other in self._nodes)
             if node.name in {other.name for other in self._nodes if other is not node and other.works}:
                 node.name = f"{node.name}-{node.place + 1}"
         node.logs = str(node_directory(self._logs, node.name))
-        self._tell(f"{node.name} begins: {self.num_working} of {self._wanted}")
+        self._tell(f"{node.name} begins: {begun} of {self._wanted}")
 
     def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
         """Return shards for the node's worker."""
@@ -131,7 +133,11 @@ class NodeRoster:
             self._losses.clear()
             node.made.append((run_id, index))
             node.rollouts_fetched += num_rollouts
-        self._tell(f"shard {index} came from {node.name}")
+        self._tell(f"{self.shard(run_id, index)} came from {node.name}")
+
+    def shard(self, run_id: str, index: int) -> str:
+        """Return what messages call a shard."""
+        return f"shard {self._number(run_id, index)}"
 
     def ended(self, node: NodeAtWork, telemetry: bytes | None) -> None:
         """Note that the worker ended in good order."""
@@ -165,7 +171,10 @@ class NodeRoster:
 
     def _give_back(self, node: NodeAtWork) -> str:
         shards = self._waiting.give_back(node)
-        return f". Other nodes get its shards {', '.join(map(str, shards))}" if shards else ""
+        return f". Other nodes get its shards {', '.join(self._number(*key) for key in shards)}" if shards else ""
+
+    def _number(self, run_id: str, index: int) -> str:
+        return str(index) if self._has_one_run else f"{index} of {run_id}"
 
 
 def _journal(plan: RunPlan, index: int) -> bytes | None:

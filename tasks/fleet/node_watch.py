@@ -35,7 +35,10 @@ class NodeWatch:
         except NodeGone:
             return  # the head does not answer, and ``check_head`` tells when that is for too long
         except ClusterLost as error:
-            raise NodesLost(f"{error}. The same command resumes") from None
+            raise NodesLost(
+                f"{error}. Start the cluster again; then the same command resumes, and without --ray it does on this "
+                "machine"
+            ) from None
         if working not in (self._nodes, self._told):
             self._say(
                 f"waiting for {self._nodes - working} more of {self._nodes} {self._need.places}, each with {self._need}"

@@ -39,12 +39,11 @@ def ray_cluster(
     worker: Callable[[], object] = NodeWorker,
     *,
     span_worker: Callable[..., object] = SpanWorker,
-    head_s: float = HEAD_SECONDS,
 ) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica, ``head_s`` how long
-    the head may not answer. What Ray prints meanwhile is added to ``log``. Call it on the main thread, with which a Ray
+    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica. What Ray prints
+    meanwhile is added to ``log``. Call it on the main thread, with which a Ray
     of its own dies. Raises ConfigError when there is no cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -76,7 +75,7 @@ def ray_cluster(
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"], worker, span_worker, head_s, grows=address != LOCAL)
+            yield RayCluster(context.address_info["gcs_address"], worker, span_worker, grows=address != LOCAL)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -87,13 +86,12 @@ class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
     def __init__(
-        self, head: str, worker: Callable[[], object], span_worker: Callable[..., object], head_s: float, grows: bool
+        self, head: str, worker: Callable[[], object], span_worker: Callable[..., object], grows: bool
     ) -> None:
         self.head = head
         self.grows = grows
         self._worker = worker
         self._span_worker = span_worker
-        self._head_s = head_s
         self._silence = Silence()
 
     def place(self, need: Need, besides: Collection[str]) -> Placement:
@@ -115,14 +113,14 @@ class RayCluster:
         return suited // need.nodes
 
     def check_head(self) -> None:
-        """Raise ClusterLost when nothing has listened at the head's address for ``head_s`` seconds."""
+        """Raise ClusterLost when nothing has listened at the head's address for ``HEAD_SECONDS``."""
         address = split_address(self.head)
         assert address is not None
         try:
             socket.create_connection(address, ANSWER_SECONDS).close()
             self._silence.end()
         except OSError as error:
-            if (silent := self._silence.seconds()) > self._head_s:
+            if (silent := self._silence.seconds()) > HEAD_SECONDS:
                 raise ClusterLost(
                     f"the head of the Ray cluster, {self.head}, has not answered for {silent:.0f} s: {error}"
                 ) from None

@@ -82,8 +82,8 @@ class WaitingShards:
             del self._all[item.key]
         item.future.set_result((holder, made))
 
-    def give_back(self, holder: NodeAtWork) -> list[int]:
-        """Put the shards of a lost holder before all others, and return their indices."""
+    def give_back(self, holder: NodeAtWork) -> list[Key]:
+        """Put the shards of a lost holder before all others, and return their keys."""
         with self._lock:
             lost = [item for item in self._all.values() if item.holder is holder]
             for item in lost:
@@ -91,7 +91,7 @@ class WaitingShards:
             self._next.extendleft(reversed([item.key for item in lost]))
         if lost:
             self._wake()
-        return sorted(item.shard.index for item in lost)
+        return sorted(item.key for item in lost)
 
     def close(self, error: HarvestError) -> None:
         """Raise ``error`` in all threads that wait now or later. Only the first call's error counts."""

@@ -42,16 +42,16 @@ def main(shards: int = 2000, nodes: int = 8) -> None:
     given = {"profile": str(write_fake_profile(folder)), "dataset": {"path": str(dataset)}, "shard_size": 1}
     plan = plan_run(RunConfig.model_validate(given), folder / "runs")
     waiting = deque(shard_dataset(plan))
-    process, running = psutil.Process(), deque[Future[ShardResult]]()
+    process, running, said = psutil.Process(), deque[Future[ShardResult]](), list[str]()
     with running_cluster() as cluster:
         for number in range(nodes):
             cluster.add(f"node-{number}", folder)
         with (
             ThreadPoolExecutor(64) as threads,
             ray_cluster(cluster.address, folder / "ray.log", BenchWorker) as ray,
-            NodePool([plan], ray, nodes) as pool,
+            NodePool([plan], ray, nodes, log=said.append) as pool,
         ):
-            while pool.num_working < nodes or pool.capacity < 4 * nodes:
+            while not any(f"begins: {nodes} of {nodes}" in told for told in said):
                 pool.pump(0.1)
             used, began, memory, done = time.process_time(), time.monotonic(), 0, 0
             while waiting or running:

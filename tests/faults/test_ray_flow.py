@@ -1,7 +1,7 @@
 """The flow over the nodes of a Ray cluster: it is ended by signals, and goes on."""
 
+import contextlib
 import signal
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -12,61 +12,82 @@ from tests.faults.runs import (
     ARMS,
     SHARD_SIZE,
     Rows,
+    RunProcess,
     assert_nothing_left,
     only_run_dir,
     read_rows,
     start_harvest,
     write_profile,
 )
-from tests.support.ray_nodes import RayNode, RayNodes
+from tests.support.ray_nodes import RayNode, RayNodes, running_cluster
 
 pytestmark = pytest.mark.slow
 
 
 def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
-    tmp_path: Path, ray_nodes: RayNodes, undisturbed_fake: Rows
+    tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
     runs_dir = tmp_path / "runs"
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    for name in ("one", "two"):
-        # a node stands still within its first shard, so that the shard's journal stays
-        ray_nodes.add(name, tmp_path, FAKE_HOLD_AFTER=str(SHARD_SIZE * ARMS // 2))
-    # Prefect's worker sends the first to the flow run that it cancels
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        run = start_harvest(runs_dir, profile, more=["--nodes=2", f"--ray={ray_nodes.address}"])
-        if number == signal.SIGTERM:
-            # whichever of them begins first next time then has a shard to go on with
-            run.wait_until(lambda: all(map(_journals, ray_nodes.nodes)), "both nodes have rollouts")
-        else:
-            # what a node had not finished is not made again
-            run.wait_until(partial(_resumes, run.log), "a node resumes a shard")
-        below = [process for node in ray_nodes.nodes for process in (node.actor, *node.actor.children(recursive=True))]
-        seen = {process.pid: _started(process) for process in below}
-        run.kill(number)
+    with running_cluster() as nodes:
+        # a node stands still within a shard, so that the shard's journal stays, and there are shards for the other
+        held = {"FAKE_HOLD_AFTER": str(SHARD_SIZE * ARMS // 2)}
+        one = nodes.add("one", tmp_path, **held)
+        command = ["--nodes=2", f"--ray={nodes.address}"]
+
+        # Prefect's worker sends it to the flow run that it cancels
+        run = start_harvest(runs_dir, profile, more=command)
+        run.wait_until(lambda: _has_rollouts(one), "the node has rollouts")
+        seen = _engines(nodes)
+        run.kill(signal.SIGTERM)
         assert_nothing_left(seen)
 
-    # without an address, on a Ray of its own
+        run = start_harvest(runs_dir, profile, more=command)
+        # what a node had not finished is not made again; the other comes later, so that it cannot take that shard
+        run.wait_until(lambda: _told(run, "were already in its journal"), "a shard is resumed")
+        nodes.add("two", tmp_path, **held)
+        run.wait_until(lambda: _told(run, "begins: 2 of 2 nodes"), "both nodes work")
+        seen = _engines(nodes)
+        run.kill(signal.SIGKILL)
+        assert_nothing_left(seen)
+
+        run = start_harvest(runs_dir, profile, more=command)
+        run.wait_until(lambda: _told(run, "begins: 2 of 2 nodes"), "both nodes work")
+        seen = _engines(nodes)
+        for started in nodes.cluster.head_node.all_processes["gcs_server"]:
+            started.process.kill()
+        assert run.wait_for_end() == 1
+        assert _told(run, f"the head of the Ray cluster, {nodes.address}, has not answered", "without --ray it does on")
+        assert_nothing_left(seen)
+
+    # as that says: on a Ray of its own
     home = tmp_path / "home"
     run = start_harvest(
         runs_dir, profile, more=["--nodes=2"], HOME=str(home), HARVEST_HOME=str(home), HARVEST_NODE="here"
     )
     report = run.finish()
+    assert _told(run, "2 nodes are asked for, and without --ray there is one", "begins: 1 of 1 nodes")
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake
     assert [node["node"] for node in report["generation"]["sessions"][-1]["nodes"]] == ["here"]
     assert not (home / ".ray").exists(), "Ray left a token"
     assert_nothing_left(run.seen)
 
 
-def _journals(node: RayNode) -> bool:
+def _has_rollouts(node: RayNode) -> bool:
     return any(read_journal(path).finished for path in node.home.glob("nodes/*/*/state/journal/*.jsonl"))
 
 
-def _resumes(log: Path) -> bool:
-    return "were already in its journal" in log.read_text()
+def _told(run: RunProcess, *texts: str) -> bool:
+    """Whether the flow has told all of that."""
+    told = run.log.read_text()
+    return all(text in told for text in texts)
 
 
-def _started(process: psutil.Process) -> float:
-    try:
-        return process.create_time()
-    except psutil.NoSuchProcess:
-        return 0.0
+def _engines(nodes: RayNodes) -> dict[int, float]:
+    """Start times, by pid, of the nodes' workers and what is below them."""
+    seen = {}
+    for worker in (worker for node in nodes.nodes for worker in node.below("ray::NodeWorker")):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (worker, *worker.children(recursive=True)):
+                seen[process.pid] = process.create_time()
+    return seen

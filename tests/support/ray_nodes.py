@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.left_behind import outlives_the_test
 
+REPLICA = "tasks.generation.replica"
 _STORE_BYTES = 80 << 20
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,12 +43,8 @@ class RayNode:
         return self.below("ray::NodeWorker")[0]
 
     @property
-    def replica(self) -> psutil.Process:
-        return self.below("tasks.generation.replica")[0]
-
-    @property
     def has_replica(self) -> bool:
-        return bool(self.below("tasks.generation.replica"))
+        return bool(self.below(REPLICA))
 
     def below(self, *words: str) -> list[psutil.Process]:
         """Return the node's processes whose command lines have one of ``words``."""

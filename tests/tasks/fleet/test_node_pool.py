@@ -1,17 +1,22 @@
 """A pool of scripted nodes: who gets which shard, what is taken of them, and when the pool gives up."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from flows.server.interruption import LIMIT_SECONDS
 from tasks.errors import ConfigError, HarvestError, NodesLost
-from tasks.fleet.node_pool import NodePool
+from tasks.fleet.node_pool import KILL_SECONDS, NodePool
+from tasks.fleet.ray_cluster import END_SECONDS
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import find_remaining, shard_dataset
+from tasks.records import RunPaths
 from tests.support.fake_profile import write_fake_profile
 from tests.support.patience import SHORT_SECONDS, until
 from tests.support.scripted_nodes import Damages, Script, ScriptedCluster
@@ -28,10 +33,21 @@ def plan(tmp_path: Path) -> RunPlan:
 class Run:
     """Shards that go through a pool, on threads as in a flow."""
 
-    def __init__(self, plan: RunPlan, cluster: ScriptedCluster, nodes: int, wait_s: float = 1e6, **more: bool) -> None:
+    def __init__(
+        self,
+        plan: RunPlan,
+        cluster: ScriptedCluster,
+        nodes: int,
+        *,
+        beside: Sequence[RunPlan] = (),
+        wait_s: float = 1e6,
+        forget_oom_rung: bool = False,
+    ) -> None:
         self.plan = plan
         self.said: list[str] = []
-        self.pool = NodePool([plan], cluster, nodes, log=self.said.append, wait_s=wait_s, **more)
+        self.pool = NodePool(
+            [plan, *beside], cluster, nodes, log=self.said.append, wait_s=wait_s, forget_oom_rung=forget_oom_rung
+        )
         self._shards = shard_dataset(plan)
         self._threads = ThreadPoolExecutor(16)
         self.futures: list[Future[ShardResult]] = []
@@ -68,7 +84,7 @@ def test_every_shard_is_made_once_and_the_slow_node_gets_less(plan: RunPlan) -> 
     run = Run(plan, cluster, 2)
     with run.pool, run._threads:
         workers = {worker.name: worker for worker in (cluster.workers.get(), cluster.workers.get())}
-        until(lambda: run.pump() or (run.pool.num_working == 2 and run.heard("2 of 2")), "both nodes work")
+        until(lambda: run.heard("2 of 2"), "both nodes work")
         run.begin()
         until(lambda: run.pump() or sum(future.done() for future in run.futures) == 7, "all but one shard are made")
         [order] = workers["slow"].given
@@ -81,7 +97,7 @@ def test_every_shard_is_made_once_and_the_slow_node_gets_less(plan: RunPlan) -> 
 def test_a_node_gets_the_shards_that_it_has_begun_before(plan: RunPlan) -> None:
     run = Run(plan, ScriptedCluster(one=Script(capacity=8, begun=(1, 7)), two=Script(capacity=8, begun=(0,))), 2)
     with run.pool, run._threads:
-        until(lambda: run.heard("2 of 2") and run.pool.capacity == 16, "both nodes work")
+        until(lambda: run.heard("2 of 2"), "both nodes work")
         run.begin()
         run.pump_until_done()
     made_by = run.made_by()
@@ -108,6 +124,36 @@ def test_shards_of_a_lost_node_go_to_others_and_its_late_results_are_not_taken(p
     assert set(run.made_by().values()) == {"second"}
     assert held
     assert [future.result().num_rollouts for future in run.futures] == [32] * 8
+
+
+def test_messages_say_how_many_nodes_passed_their_checks_and_of_several_runs_which(plan: RunPlan) -> None:
+    other = replace(plan, paths=RunPaths(root=plan.paths.root.with_name("other")))
+    cluster = ScriptedCluster(one=Script(hold=True, damages=Damages(1)), two=Script(state="starting"))
+    run = Run(plan, cluster, 2, beside=[other])
+    with run.pool, run._threads:
+        workers = {worker.name: worker for worker in (cluster.workers.get(), cluster.workers.get())}
+        one, two = workers["one"], workers["two"]
+        until(lambda: run.heard("one begins: 1 of 2 nodes") and two.begun, "a node begins, and another is checked")
+        run.begin()
+        until(lambda: run.pump() or len(one.given) == 2, "it holds shards")
+        for order in list(one.given):
+            one.make(order)
+        told = f"of {plan.run_id} came "
+        until(lambda: run.heard(f"{told}damaged from one: its") and run.heard(f"{told}from one"), "both came")
+        until(lambda: run.pump() or len(one.given) > 2, "it holds more")
+        one.silent = True
+        del cluster.nodes["one"]
+        until(lambda: any("Other nodes get" in said and plan.run_id in said for said in run.said) or run.pump(), "lost")
+        two.state = "generating"
+        run.pump_until_done()
+    assert run.heard("two begins: 1 of 2 nodes")
+
+
+def test_the_nodes_of_a_cancelled_run_have_fifteen_seconds() -> None:
+    config = pytest.importorskip("ray._raylet").Config
+    # a flow ends its nodes; what it could not end dies with it
+    assert KILL_SECONDS + END_SECONDS < 15
+    assert LIMIT_SECONDS + config.kill_worker_timeout_milliseconds() / 1000 < 15
 
 
 def test_a_shard_that_comes_damaged_is_made_again(plan: RunPlan) -> None:
@@ -197,6 +243,6 @@ def test_a_lost_head_ends_the_pool_and_what_was_fetched_stays(plan: RunPlan) -> 
         worker.make(worker.given[0])
         until(lambda: run.pump() or any(future.done() for future in run.futures), "a shard is made")
         cluster.head_is_lost = True
-        with pytest.raises(NodesLost, match="The same command resumes"):
+        with pytest.raises(NodesLost, match="the same command resumes"):
             run.pump_until_done()
     assert len(find_remaining(plan, run._shards).to_generate) == 7

@@ -137,11 +137,13 @@ def test_each_of_several_runs_gets_a_session_of_its_own_work(plan: RunPlan, tmp_
     [
         pytest.param((), {"gpus": 8, "gpu_seconds": 160.0, "elapsed_s": 20.0}, id="one machine"),
         pytest.param(
-            (("a", True), ("b", True)), {"gpus": 16, "gpu_seconds": 160.0, "tokens_per_s": None}, id="all came back"
+            (("a", True), ("b", True)),
+            {"gpus": 16, "gpu_seconds": 160.0, "cost_usd": 0.16, "cost_usd_per_correct": 0.032, "tokens_per_s": None},
+            id="all came back",
         ),
         pytest.param(
             (("a", True), ("b", False)),
-            {"gpus": 16, "gpu_seconds": None, "cost_usd": None, "elapsed_s": None, "tokens_per_s": None},
+            {"gpus": 16, "gpu_seconds": None, "cost_usd": None, "cost_usd_per_correct": None, "elapsed_s": None},
             id="one did not",
         ),
     ],
@@ -150,10 +152,11 @@ def test_the_summary_says_only_what_is_known_of_all(
     plan: RunPlan, nodes: tuple[tuple[str, bool], ...], expected: dict[str, Any]
 ) -> None:
     publish_parquet(pl.concat([telemetry(0), telemetry(5)]), plan.paths.telemetry)
-    summary = summarize_telemetry(plan.paths.telemetry, plan.profile, rollouts=10, correct=5)
+    priced = plan.profile.model_copy(update={"gpu_hour_usd": 3.6})
+    summary = summarize_telemetry(plan.paths.telemetry, priced, rollouts=10, correct=5)
     before = plan.paths.telemetry.read_bytes()
     merge_nodes([plan], [record(plan, name, sampled=sampled) for name, sampled in nodes])
     plan.paths.telemetry.write_bytes(before)
     told = telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)
-    assert {name: getattr(told, name) for name in expected} == expected
+    assert {name: getattr(told, name) for name in expected} == pytest.approx(expected)
     assert ("none came back from node-b" in (told.note or "")) is (("b", False) in nodes)

@@ -1,126 +1,35 @@
-"""Nodes on a real Ray cluster of several raylets, with real replica pools and a fake engine in them."""
+"""Nodes on a real Ray cluster of several raylets, with real replica pools and a fake engine in them.
+
+The last tests are of replicas on several nodes, with a stub of NVML and an engine without a model.
+"""
 
 import contextlib
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 
 from profiles.load import DEMO_MODEL
 from tasks.errors import ConfigError, NodesLost
-from tasks.fleet.node_pool import NodePool
-from tasks.fleet.ray_cluster import ray_cluster
+from tasks.files import read_json
 from tasks.generation.generation_log import read_sessions
-from tasks.generation.generation_session import generation_session
 from tasks.generation.rung_state import RungState
-from tasks.node.prompt_check import record_prompts
-from tasks.plan.run_config import RunConfig
-from tasks.plan.run_directory import open_run
-from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard, find_remaining, shard_dataset
-from tests.faults.runs import Rows, read_rows
+from tasks.node.telemetry import load_telemetry
+from tasks.time_limits import FACTOR_VARIABLE
+from tests.faults.runs import Rows, assert_nothing_left
 from tests.support.fake_engines import open_gate
-from tests.support.fake_profile import write_fake_profile
-from tests.support.patience import SHORT_SECONDS, is_alive, until
-from tests.support.ray_nodes import RayNodes, running_cluster
+from tests.support.node_runs import PER_SHARD, SHARDS, SPAN_GPUS, SPAN_NODES, Run, SpanRun, StubNodes, workers_on
+from tests.support.nvml_stub import build_stub, has_compiler
+from tests.support.patience import is_alive
+from tests.support.ray_nodes import REPLICA, RayNodes
 
 pytestmark = pytest.mark.slow
-
-SHARDS, SHARD_SIZE = 8, 4
-PER_SHARD = SHARD_SIZE * 8
-ENGINE = "tests.support.fake_engines:FakeEngine"
-
-
-class Run:
-    """A run that is generated on the nodes of a cluster, by a pool in this process."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        engine: str = ENGINE,
-        gpus: int = 0,
-        span: tuple[int, int] | None = None,
-        model: str | None = None,
-    ) -> None:
-        """``span`` are the nodes of a replica and its GPUs on each of them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        profile = write_fake_profile(folder, backend=engine)
-        wide = ""
-        if span is not None:
-            nodes, gpus = span
-            wide = f"tensor_parallel_size = {nodes * gpus}\nnodes_per_replica = {nodes}\n"
-        if gpus:
-            text = profile.read_text().replace('device = "cpu"', f"gpu_count = {gpus}\ngpu_memory_gib = 79")
-            profile.write_text(text.replace("kv_cache_space_gib = 1\n", wide))
-        given = {"profile": str(profile), "shard_size": SHARD_SIZE, "model": model}
-        self.plan: RunPlan = plan_run(RunConfig.model_validate(given), folder / "runs")
-        open_run(self.plan)
-        record_prompts(self.plan)
-        self.shards: list[Shard] = shard_dataset(self.plan)
-        self.said: list[str] = []
-
-    @property
-    def rows(self) -> Rows:
-        return read_rows(self.plan.paths.root)
-
-    @property
-    def num_left(self) -> int:
-        return len(find_remaining(self.plan, self.shards).to_generate)
-
-    def generate(
-        self,
-        address: str,
-        nodes: int,
-        disturb: Callable[["Run"], None] = lambda run: None,
-        *,
-        wait_s: float = 1e6,
-        silent_s: float = 60,
-        head_s: float = 30,
-    ) -> None:
-        """Generate what is left on up to ``nodes`` nodes. ``disturb`` is called again and again meanwhile."""
-        todo = find_remaining(self.plan, self.shards).to_generate
-        with (
-            ThreadPoolExecutor(SHARDS) as threads,
-            ray_cluster(address, self.plan.paths.logs / "ray.log", head_s=head_s) as cluster,
-            NodePool(
-                [self.plan],
-                cluster,
-                nodes,
-                listener=lambda event: self.said.append(f"{event.kind}: {event.message}"),
-                log=self.said.append,
-                wait_s=wait_s,
-                silent_s=silent_s,
-            ) as pool,
-        ):
-            futures = [threads.submit(pool.generate, self.plan, shard) for shard in todo]
-
-            def done() -> bool:
-                pool.pump(SHORT_SECONDS)
-                disturb(self)
-                return all(future.done() for future in futures)
-
-            until(done, "all shards are made", logs=sorted(self.plan.paths.logs.rglob("*.log")))
-            for future in futures:
-                future.result()
-
-    def generate_here(self) -> None:
-        """Generate what is left on this machine, without Ray."""
-        todo = find_remaining(self.plan, self.shards).to_generate
-        with (
-            ThreadPoolExecutor(SHARDS) as threads,
-            generation_session([self.plan], listener=lambda event: None, log=lambda text: None) as pool,
-        ):
-            futures = [threads.submit(pool.generate, self.plan, shard) for shard in todo]
-            until(lambda: pool.pump(SHORT_SECONDS) or all(future.done() for future in futures), "all shards are made")
-
-    def heard(self, text: str) -> bool:
-        return any(text in said for said in self.said)
+needs_stub = pytest.mark.skipif(not has_compiler(), reason="gcc is not installed, so the stub cannot be built")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +40,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return run.rows
 
 
-SECRETS = {"AWS_SECRET_ACCESS_KEY": "key-of-the-flow", "HF_TOKEN": "token-of-the-flow"}
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "key-of-the-flow",
+    "HF_TOKEN": "token-of-the-flow",
+    "WANDB_API_KEY": "other-key-of-the-flow",
+}
 
 
 def test_two_nodes_make_the_rows_of_one_each_at_its_rung_and_one_with_other_weights_is_refused(
@@ -179,21 +92,26 @@ def test_two_nodes_make_the_rows_of_one_each_at_its_rung_and_one_with_other_weig
     kept = {str(path.relative_to(tmp_path)) for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*")}
     assert kept == {"small/nodes/0/.memory"}
     # nodes have credentials of their own
-    assert len(found) > 5
     assert [data for data in found for value in SECRETS.values() if value.encode() in data] == []
 
 
 def seen_by_ray(ray_nodes: RayNodes) -> Iterator[bytes]:
-    """What a cluster has of the flow: the environments of actors, the jobs, and all files of the session."""
+    """What a cluster has of the flow: environments of its processes, what ``ray list`` reads, the session's files."""
     from ray._private import state
 
-    for node in ray_nodes.nodes:
-        if node.has_replica:
-            yield Path(f"/proc/{node.actor.pid}/environ").read_bytes()
-    yield str(state.jobs()).encode()
-    for path in Path(ray_nodes.cluster.head_node.get_session_dir_path()).rglob("*"):
-        if path.is_file():
+    processes = [each for node in ray_nodes.nodes for each in node.below("ray::NodeWorker", REPLICA)]
+    environments = [Path(f"/proc/{process.pid}/environ") for process in processes]
+    session = Path(ray_nodes.cluster.head_node.get_session_dir_path())
+    for path in (*environments, *filter(Path.is_file, session.rglob("*"))):
+        # what ends meanwhile has none
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_bytes()
+    # each with all its details: its runtime environment, and what made it
+    tables = state.state.global_state_accessor
+    actors = tables.get_actor_table(None, None)
+    assert b"NodeWorker" in b"".join(actors)
+    yield from (*actors, *tables.get_job_table(), *tables.get_worker_table(), *tables.get_placement_group_table())
+    yield from tables.get_task_events()
 
 
 @pytest.mark.soak
@@ -230,16 +148,20 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
         if due or not left:
             due -= bool(left) and run.heard("was ready")
             return
-        victims = [node for node in ray_nodes.nodes if node.has_replica]
+        process_of = {"actor": "ray::NodeWorker", "replica": REPLICA, "raylet": REPLICA}[left[-1]]
+        # what was killed a moment ago may still be seen, or be gone before it is killed again
+        victims = [(node, process) for node in ray_nodes.nodes for process in node.below(process_of)]
         if not victims:
             return
-        due, node, what = next(waits, 0), chance.choice(victims), left.pop()
-        if what == "raylet":
-            ray_nodes.kill(node)
-            ray_nodes.add(f"{node.name}+", tmp_path, **slow)
-        else:
-            victim: psutil.Process = getattr(node, what)
-            victim.kill()
+        node, process = chance.choice(victims)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if left[-1] == "raylet":
+                ray_nodes.kill(node)
+                ray_nodes.add(f"{node.name}+", tmp_path, **slow)
+            else:
+                process.kill()
+            left.pop()
+            due = next(waits, 0)
         if not left:
             open_gate(gate)
 
@@ -252,7 +174,7 @@ def test_kills_at_random_moments_lose_double_and_change_nothing(
 
 
 def test_the_only_node_stands_still_another_goes_on_and_when_all_are_lost_the_run_fails_and_resumes(
-    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows
+    tmp_path: Path, ray_nodes: RayNodes, undisturbed: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = tmp_path / "gate"
     stopped = ray_nodes.add("stopped", tmp_path, FAKE_HOLD_AFTER=str(PER_SHARD // 2), FAKE_GATE=str(gate))
@@ -266,7 +188,9 @@ def test_the_only_node_stands_still_another_goes_on_and_when_all_are_lost_the_ru
             for process in processes:
                 process.suspend()
             open_gate(gate)
-        elif len(ray_nodes.nodes) == 1 and run.heard("waiting for 1 more of 1 nodes, each with one processor"):
+        elif len(ray_nodes.nodes) == 1 and run.heard(
+            "waiting for 1 more of 1 nodes, each with one processor", after="stopped is lost"
+        ):
             ray_nodes.add("other", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
         elif ray_nodes.nodes and run.heard("came from other"):
             for process in processes:
@@ -274,9 +198,12 @@ def test_the_only_node_stands_still_another_goes_on_and_when_all_are_lost_the_ru
                     process.resume()
             if not is_alive(processes[1]):
                 ray_nodes.clear()
+                # until now the run would have waited as long as it takes
+                monkeypatch.setenv(FACTOR_VARIABLE, "1e-6")
 
     with pytest.raises(NodesLost, match=r"no node .* free. Lost before: other: .* also on one machine"):
-        run.generate(ray_nodes.address, 1, disturb, wait_s=12, silent_s=0.5)
+        run.generate(ray_nodes.address, 1, disturb, silent_s=5)
+    monkeypatch.undo()
     assert run.heard("stopped is lost: it does not answer")
     assert 0 < run.num_left < SHARDS
     # without Ray
@@ -284,24 +211,88 @@ def test_the_only_node_stands_still_another_goes_on_and_when_all_are_lost_the_ru
     assert run.rows == undisturbed
 
 
-def test_a_lost_head_ends_the_run_clearly(tmp_path: Path, undisturbed: Rows) -> None:
-    with running_cluster() as nodes:
-        nodes.add("one", tmp_path, FAKE_HOLD_AFTER=str(2 * PER_SHARD))
-        run = Run(tmp_path)
+@pytest.fixture
+def stub_nodes(ray_nodes: RayNodes, tmp_path: Path) -> StubNodes:
+    return StubNodes(ray_nodes, tmp_path, build_stub(tmp_path))
 
-        def lose_head(run: Run) -> None:
-            if run.heard("came from one"):
-                for started in nodes.cluster.head_node.all_processes["gcs_server"]:
-                    started.process.kill()
 
-        with pytest.raises(NodesLost, match=r"the head of the Ray cluster, .* has not answered .* resumes"):
-            run.generate(nodes.address, 1, lose_head, head_s=1)
-    assert 0 < run.num_left < SHARDS
-    run.generate_here()
+@needs_stub
+def test_every_node_of_a_replica_is_checked_all_processes_end_with_a_cancelled_run_and_the_rows_are_those_of_one(
+    tmp_path: Path, ray_nodes: RayNodes, stub_nodes: StubNodes, undisturbed: Rows
+) -> None:
+    gate = tmp_path / "gate"
+    held = {"FAKE_HOLD_AFTER": "0", "FAKE_GATE": str(gate)}
+    stub_nodes.add("one", **held)
+    # its second GPU is the stub's GPU 3
+    bad = stub_nodes.add("bad", NVML_STUB_FAULT="gpu_lost")
+    run = SpanRun(tmp_path)
+    with pytest.raises(ConfigError, match=r"no node can generate: .*: node bad: preflight failed(?s:.*)GPU 3 answers"):
+        run.generate(ray_nodes.address, SPAN_NODES)
+    assert not run.heard("was ready")
+    ray_nodes.kill(bad)
+
+    stub_nodes.add("two", **held)
+    seen: dict[int, float] = {}
+
+    def cancel(run: Run) -> None:
+        if run.heard("was ready"):
+            seen.update(workers_on(ray_nodes))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.generate(ray_nodes.address, SPAN_NODES, cancel)
+    assert len(seen) >= SPAN_NODES + SPAN_GPUS * SPAN_NODES + 1
+    assert run.num_left == SHARDS
+    assert_nothing_left(seen)
+
+    run.said.clear()
+    seen.clear()
+
+    def let_go(run: Run) -> None:
+        if not seen and run.heard("was ready"):
+            seen.update(workers_on(ray_nodes))
+            open_gate(gate)
+
+    run.generate(ray_nodes.address, SPAN_NODES, let_go)
     assert run.rows == undisturbed
+    assert run.heard("begins: 1 of 1 groups of 2 nodes")
+    [version] = pl.read_parquet(run.plan.paths.root / "rollouts" / "*.parquet")["engine_version"].unique()
+    parts, _, own = version.removeprefix("fake on ").partition(", seen ")
+    assert sorted(parts.split()) == ["one:0", "one:1", "two:4", "two:5"]
+    assert own in ("0,1", "4,5")
+    # every node was checked, and the run counts the GPUs of both
+    checks = [check["name"] for check in read_json(run.plan.paths.preflight)["checks"]]
+    assert [sum(f"{name}: GPU count" in check for check in checks) for name in ("one", "two")] == [1, 1]
+    session = read_sessions(run.plan.paths.state / "generation.json")[-1]
+    assert (session.gpus, session.replicas) == (4, 1)
+    sampled = load_telemetry(run.plan.paths.telemetry)
+    assert sampled.filter(pl.col("source") == "gpu")["index"].n_unique() == 4
+    assert len(seen) >= SPAN_NODES + SPAN_GPUS * SPAN_NODES + 1
+    assert_nothing_left(seen)
 
 
-def test_a_node_without_the_gpus_that_it_says_it_has_is_refused(tmp_path: Path, ray_nodes: RayNodes) -> None:
-    ray_nodes.add("claims", tmp_path, gpus=1)
-    with pytest.raises(ConfigError, match=r"no node can generate: claims: preflight failed(?s:.*)no NVIDIA driver"):
-        Run(tmp_path, gpus=1).generate(ray_nodes.address, 1)
+@needs_stub
+def test_the_loss_of_any_node_is_that_of_the_replica_and_another_group_goes_on(
+    tmp_path: Path, ray_nodes: RayNodes, stub_nodes: StubNodes, undisturbed: Rows
+) -> None:
+    held = {"FAKE_HOLD_AFTER": str(2 * PER_SHARD), "FAKE_GATE": str(tmp_path / "gate")}
+    nodes = {name: stub_nodes.add(name, **held) for name in ("one", "two")}
+    run = SpanRun(tmp_path)
+    seen: dict[int, float] = {}
+
+    def lose(run: Run) -> None:
+        if "two" not in nodes or not run.heard("came from"):
+            return
+        seen.update(workers_on(ray_nodes))
+        # the one without the engine, so that the engine lives and waits
+        lost = next(node for node in nodes.values() if not node.has_replica)
+        ray_nodes.kill(lost)
+        nodes.clear()
+        open_gate(tmp_path / "gate")
+        stub_nodes.add("three")
+
+    run.generate(ray_nodes.address, SPAN_NODES, lose)
+    assert run.heard("is lost: its node")
+    assert run.heard("Other nodes get its shards")
+    assert run.rows == undisturbed
+    assert_nothing_left(seen)
