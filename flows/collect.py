@@ -18,6 +18,8 @@ from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planne
 from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
 from flows.reporting.resolved_parameters import changed_parameters, resolve_parameters
+from flows.reporting.run_tracking import RunTracking
+from flows.reporting.tracker_targets import check_installed
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
@@ -62,6 +64,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
         check_nodes(asked.nodes, asked.ray, asked.baseline)
+        check_installed(asked.log_to)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
@@ -126,10 +129,11 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = {each.run_id: stages.shard_dataset(each) for each in plans}
+        tracking = locks.enter_context(RunTracking(plans, asked.log_to))
         if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline)
             try:
-                generate_missing(plans, shards, asked, reporter)
+                generate_missing(plans, shards, asked, reporter, tracking)
             finally:
                 report_preflight(reporter, plan.paths)
         else:
@@ -141,8 +145,8 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
                     finally:
                         report_preflight(reporter, plan.paths)
                 baselines = _baselines(plans, baseline)
-                generate_missing(plans, shards, asked, reporter)
-        return finish_runs(plans, baselines, asked, reporter)
+                generate_missing(plans, shards, asked, reporter, tracking)
+        return finish_runs(plans, baselines, asked, reporter, on_report=tracking.finish)
 
 
 def _open(plan: RunPlan) -> None:

@@ -1,6 +1,6 @@
 """What follows generation, for each run of a collection: comparison, report, manifest and upload."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flows.parameters import FlowParameters
@@ -19,9 +19,16 @@ from tasks.storage.score_sets import ScoreSet, publish_set
 
 
 def finish_runs(
-    plans: Sequence[RunPlan], baselines: Mapping[str, Path], asked: FlowParameters, reporter: Reporter
+    plans: Sequence[RunPlan],
+    baselines: Mapping[str, Path],
+    asked: FlowParameters,
+    reporter: Reporter,
+    *,
+    on_report: Callable[[RunReport], None] = lambda report: None,
 ) -> Collected:
     """Compare, report, seal and upload each run. ``baselines`` has the runs to compare with, by run id.
+
+    ``on_report`` gets the report of each run that has its files, also of one that falls short of its baseline.
 
     A failure of one run does not keep the others from this. Raises the failure with the highest exit code at the end.
     """
@@ -29,7 +36,7 @@ def finish_runs(
     failures: list[HarvestError] = []
     for plan in plans:
         try:
-            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter))
+            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter, on_report))
         except HarvestError as error:
             failures.append(error)
             if len(plans) > 1:
@@ -39,7 +46,13 @@ def finish_runs(
     return Collected(reports=tuple(reports))
 
 
-def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter) -> RunReport:
+def _finish(
+    plan: RunPlan,
+    baseline: Path | None,
+    asked: FlowParameters,
+    reporter: Reporter,
+    on_report: Callable[[RunReport], None],
+) -> RunReport:
     root = plan.paths.root
     paths = plan.paths
     align_extra_columns(paths.scores(index) for index in range(plan.num_shards))
@@ -58,6 +71,7 @@ def _finish(plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporte
         report_upload(reporter, stages.upload(root, asked.upload))
     report_equivalence(reporter, plan.paths)
     report_run(reporter, report, asked.upload)
+    on_report(report)
     if verdict is not None and not verdict.meets(asked.require):
         reporter.event(
             "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}

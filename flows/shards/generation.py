@@ -10,6 +10,7 @@ from flows.parameters import FlowParameters
 from flows.reporting.generation_events import GenerationEvents, report_pool_event
 from flows.reporting.progress import FlowLog, Progress, open_display
 from flows.reporting.reporter import Reporter
+from flows.reporting.run_tracking import RunTracking
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
 from tasks.fleet.node_session import ShardPool, node_session
@@ -21,7 +22,11 @@ from tasks.plan.shards import Shard, find_remaining
 
 
 def generate_missing(
-    plans: Sequence[RunPlan], shards: Mapping[str, list[Shard]], asked: FlowParameters, reporter: Reporter
+    plans: Sequence[RunPlan],
+    shards: Mapping[str, list[Shard]],
+    asked: FlowParameters,
+    reporter: Reporter,
+    tracking: RunTracking,
 ) -> None:
     """Generate and score the unfinished ``shards``, which are by run id; upload each if that is asked for.
 
@@ -35,10 +40,11 @@ def generate_missing(
     first = plans[0].run_id
     events = GenerationEvents(reporter, first)
 
-    def show_progress() -> None:
+    def show_progress(pool: ShardPool) -> None:
         display.refresh()
         reporter.progress(progress.percent, progress.line())
         events.progressed(progress.done)
+        tracking.live(progress, pool)
 
     def on_pool_event(event: PoolEvent) -> None:
         display.print_line(f"{event.kind}: {event.message}")
@@ -65,7 +71,8 @@ def generate_missing(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,
-            on_tick=show_progress,
+            on_tick=lambda: show_progress(pool),
         )
+        tracking.live(progress, pool, now=True)
     display.close()
     reporter.progress(progress.percent, progress.line(), now=True)
