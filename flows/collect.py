@@ -129,7 +129,7 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         shards = {each.run_id: stages.shard_dataset(each) for each in plans}
-        tracking = locks.enter_context(RunTracking(plans, asked.log_to))
+        tracking = locks.enter_context(RunTracking(plans, asked.log_to, log_and_print))
         if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline)
             try:

@@ -59,8 +59,8 @@ class FlowParameters(Settings):
     log_to: Annotated[tuple[TargetText, ...], AsGiven(type=list[TargetText] | None, default=None)] = Field(
         (), title="Log to"
     )
-    """Follow the run in wandb:PROJECT, or in TensorBoard: tensorboard for the run's directory, tensorboard:DIRECTORY for
-    another."""
+    """Follow the run in wandb:PROJECT, or in TensorBoard: tensorboard for the run's directory, tensorboard:DIRECTORY
+    for another."""
     baseline: str | None = Field(None, title="Baseline")
     """Compare with this run: its id or how it begins, latest, its directory or URL, or "auto" to generate one."""
     require: Tier = Field("statistical", title="Equivalence required")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from flows.reporting.progress import Progress, log_and_print
+from flows.reporting.progress import Progress
 from flows.reporting.tracker_process import TrackerProcess
 from flows.reporting.tracker_targets import TrackerTarget
 from tasks.errors import HarvestError
@@ -41,8 +41,16 @@ Values = dict[str, float]
 class RunTracking:
     """Logs the runs of ``plans`` to the trackers ``log_to``. Use it as a context manager on the flow's main thread."""
 
-    def __init__(self, plans: Sequence[RunPlan], log_to: Sequence[str], *, end_seconds: float = END_SECONDS) -> None:
+    def __init__(
+        self,
+        plans: Sequence[RunPlan],
+        log_to: Sequence[str],
+        warn: Callable[[str], None],
+        *,
+        end_seconds: float = END_SECONDS,
+    ) -> None:
         first = plans[0]
+        self._tell = warn
         self._end_seconds = time_limit(end_seconds)
         targets = [TrackerTarget.read(text) for text in dict.fromkeys(log_to)]
         logs = [first.paths.logs / f"tracker-{number}-{target.tracker}.log" for number, target in enumerate(targets)]
@@ -120,7 +128,7 @@ class RunTracking:
         for tracker in self._trackers:
             if tracker.failure is not None and tracker not in self._told:
                 self._told.add(tracker)
-                log_and_print(
+                self._tell(
                     f"warning: nothing more is logged to {tracker.target.text}: {tracker.failure}. The run goes on; "
                     f"see {tracker.log}"
                 )
@@ -193,14 +201,14 @@ def report_values(report: RunReport) -> Values:
         "tokens": report.generation.tokens,
         "tokens_per_second": report.generation.tokens_per_second,
         "seconds": report.generation.seconds,
-        "cost_usd": report.telemetry and report.telemetry.cost_usd,
+        "cost_usd": None if report.telemetry is None else report.telemetry.cost_usd,
     }
     for arm in report.all_arms:
         interval = arm.mean_reward_interval
         values |= {
             f"reward/{arm.arm_id}": arm.mean_reward,
-            f"reward_low/{arm.arm_id}": interval and interval.low,
-            f"reward_high/{arm.arm_id}": interval and interval.high,
+            f"reward_low/{arm.arm_id}": None if interval is None else interval.low,
+            f"reward_high/{arm.arm_id}": None if interval is None else interval.high,
             f"truncated/{arm.arm_id}": arm.truncation_rate,
             f"zero_variance/{arm.arm_id}": arm.zero_variance_share,
             **{f"pass_at_{each.k}/{arm.arm_id}": each.value for each in arm.pass_at_k},

@@ -54,9 +54,17 @@ class TrackerProcess:
 
     def _run(self) -> None:
         try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a", encoding="utf-8") as log:
                 began = log.tell()
-                command = [sys.executable, "-P", _CHILD, self.target.tracker, self.target.place, str(self._end_seconds)]
+                command = [
+                    sys.executable,
+                    "-P",
+                    str(_CHILD),
+                    self.target.tracker,
+                    self.target.place,
+                    str(self._end_seconds),
+                ]
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True
                 )
