@@ -14,7 +14,7 @@ from tasks.errors import ConfigError
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.results.run_report import RunReport
-from tasks.results.summary import summarize
+from tasks.results.summary import summarize_run
 from tests.support.patience import SHORT_SECONDS, scaled
 from tests.support.synthetic import write_run
 
@@ -28,7 +28,7 @@ FAULTS = {
 def finished(tmp_path: Path) -> tuple[RunPlan, RunReport]:
     run = write_run(tmp_path / "runs" / "one")
     plan = plan_run(config_from_parameters({"profile": "cpu-demo", "questions": 2}), tmp_path)
-    return replace(plan, paths=replace(plan.paths, root=run.root)), summarize(run.root)
+    return replace(plan, paths=replace(plan.paths, root=run.root)), summarize_run(run.root)
 
 
 def events(folder: Path) -> Iterator[tuple[str, int, float]]:
