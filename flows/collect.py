@@ -20,6 +20,8 @@ from flows.reporting.flow_run_labels import flow_run_name, flow_run_tags, planne
 from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
 from flows.reporting.resolved_parameters import changed_parameters, resolve_parameters
+from flows.reporting.run_tracking import RunTracking
+from flows.reporting.tracker_targets import check_installed
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
@@ -71,6 +73,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         asked = chosen(FlowParameters, resolved)
         enter_phase("plan")
         check_nodes(asked.nodes, asked.ray, asked.baseline)
+        check_installed(asked.log_to)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
@@ -142,12 +145,13 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
         for told in (*plan.warnings, *prompts.problems, *prompts.warnings):
             log_and_print(f"warning: {told}")
         _tell_expected(plans, asked)
+        tracking = locks.enter_context(RunTracking(plans, asked.log_to, log_and_print))
         order = StageOrder()
         shards = {each.run_id: _shards(each, order) for each in plans}
         if on_nodes(asked.nodes, asked.ray):
             baselines = _baselines(plans, baseline, order)
             try:
-                generate_missing(plans, shards, asked, reporter, order)
+                generate_missing(plans, shards, asked, reporter, order, tracking)
             finally:
                 report_preflight(reporter, plan.paths)
         else:
@@ -161,8 +165,8 @@ def _collect(plans: Sequence[RunPlan], asked: FlowParameters, reporter: Reporter
                     finally:
                         report_preflight(reporter, plan.paths)
                 baselines = _baselines(plans, baseline, order)
-                generate_missing(plans, shards, asked, reporter, order)
-        return finish_runs(plans, baselines, asked, reporter, order)
+                generate_missing(plans, shards, asked, reporter, order, tracking)
+        return finish_runs(plans, baselines, asked, reporter, order, on_report=tracking.finish)
 
 
 def _open(plan: RunPlan) -> None:

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 from pydantic_core import PydanticUndefined
 
+from flows.reporting.tracker_targets import TargetText
 from profiles.settings import MOST_NODES, Settings
 from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
-from tasks.plan.parameters import Parameter, parameters_of
+from tasks.plan.parameters import AsGiven, Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
 
@@ -37,7 +38,7 @@ SECTIONS = {
     ),
     "Where to run": ("profile", "engine", "question_batch_size", "forget_oom_rung", "nodes", "ray"),
     "Checks": ("scorer", "right_at", "baseline", "require", "epsilon", "top_logprobs"),
-    "Output": ("runs_dir", "name", "upload", "aws_credentials_block", "sampling_mask", "routed_experts"),
+    "Output": ("runs_dir", "name", "upload", "aws_credentials_block", "log_to", "sampling_mask", "routed_experts"),
     "More": ("shard_size", "skip_finished"),
 }
 """Every parameter, in the sections and the order of ``harvest run --help`` and, but for the first, of the form."""
@@ -58,6 +59,11 @@ class FlowParameters(Settings):
     )
     """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default credentials come from the
     environment, a profile or a role."""
+    log_to: Annotated[tuple[TargetText, ...], AsGiven(type=list[TargetText] | None, default=None)] = Field(
+        (), title="Log to"
+    )
+    """Follow the run in wandb:PROJECT, or in TensorBoard: tensorboard for the run's directory, tensorboard:DIRECTORY
+    for another."""
     baseline: str | None = Field(None, title="Baseline")
     """Compare with this run: its id or how it begins, latest, its directory or URL, or "auto" to generate one."""
     require: Tier = Field("statistical", title="Equivalence required")

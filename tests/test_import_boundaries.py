@@ -28,6 +28,8 @@ ALLOWED = {
     "aiohttp": lambda module: module == "tasks/peers/vllm_serve.py",
     "datatrove": lambda module: module == "tasks/peers/datatrove_runner.py",
     "ray": lambda module: module in RAY,
+    "tensorboardX": lambda module: module == "flows/reporting/tracker_child.py",
+    "wandb": lambda module: module == "flows/reporting/tracker_child.py",
 }
 
 PRINTING = {

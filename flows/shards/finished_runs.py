@@ -1,6 +1,6 @@
 """What follows generation, for each run of a collection: comparison, report, manifest and upload."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flows.live.display import enter_phase
@@ -28,8 +28,12 @@ def finish_runs(
     asked: FlowParameters,
     reporter: Reporter,
     order: StageOrder,
+    *,
+    on_report: Callable[[RunReport], None],
 ) -> Collected:
     """Compare, report, seal and upload each run. ``baselines`` has the runs to compare with, by run id.
+
+    ``on_report`` gets the report of each run that has its files, also of one that falls short of its baseline.
 
     A failure of one run does not keep the others from this. Raises the failure with the highest exit code at the end.
     """
@@ -38,7 +42,8 @@ def finish_runs(
     for number, plan in enumerate(plans, 1):
         which = "" if len(plans) == 1 else f" run {number} of {len(plans)}"
         try:
-            reports.append(_finish(plan, baselines.get(plan.run_id), asked, reporter, order, which))
+            report = _finish(plan, baselines.get(plan.run_id), asked, reporter, order, which, on_report)
+            reports.append(report)
         except HarvestError as error:
             failures.append(error)
             if not isinstance(error, NotEquivalent):
@@ -51,7 +56,13 @@ def finish_runs(
 
 
 def _finish(
-    plan: RunPlan, baseline: Path | None, asked: FlowParameters, reporter: Reporter, order: StageOrder, which: str
+    plan: RunPlan,
+    baseline: Path | None,
+    asked: FlowParameters,
+    reporter: Reporter,
+    order: StageOrder,
+    which: str,
+    on_report: Callable[[RunReport], None],
 ) -> RunReport:
     root = plan.paths.root
     paths = plan.paths
@@ -77,6 +88,7 @@ def _finish(
         report_upload(reporter, order.call([plan], stages.upload, root, asked.upload))
     report_equivalence(reporter, plan.paths)
     report_run(reporter, report, asked.upload)
+    on_report(report)
     if verdict is not None and not verdict.meets(asked.require):
         reporter.event(
             "harvest.equivalence.failed", plan.run_id, {"verdict": verdict.verdict, "reason": verdict.reason}

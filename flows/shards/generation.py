@@ -12,6 +12,7 @@ from flows.parameters import FlowParameters
 from flows.reporting.generation_events import GenerationEvents, report_pool_event
 from flows.reporting.progress import READ_SECONDS, FlowLog, Progress, display_of_flow
 from flows.reporting.reporter import Reporter
+from flows.reporting.run_tracking import RunTracking
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
 from flows.shards.stage_order import StageOrder
@@ -32,6 +33,7 @@ def generate_missing(
     asked: FlowParameters,
     reporter: Reporter,
     order: StageOrder,
+    tracking: RunTracking,
 ) -> None:
     """Generate and score the unfinished ``shards``, which are by run id; upload each if that is asked for.
 
@@ -49,11 +51,12 @@ def generate_missing(
     figures = _figures(plans, progress)
     events = GenerationEvents(reporter, first)
 
-    def show_progress() -> None:
+    def show_progress(pool: ShardPool) -> None:
         progress.rewards.read(READ_SECONDS)
         display.progress(progress.line())
         reporter.progress(progress.percent, progress.line())
         events.progressed(progress.done)
+        tracking.live(progress, pool)
 
     def on_pool_event(event: PoolEvent) -> None:
         display.print_line(f"{event.kind}: {event.message}")
@@ -86,8 +89,9 @@ def generate_missing(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,
-            on_tick=show_progress,
+            on_tick=lambda: show_progress(pool),
         )
+        tracking.live(progress, pool, now=True)
     figures.pool = None
     progress.rewards.read(math.inf)
     reporter.progress(progress.percent, progress.line(), now=True)

@@ -10,6 +10,8 @@ from packaging.utils import canonicalize_name
 from tests.support.harvest_command import ROOT
 
 KINDS = ("cpu", "gpu")
+NOT_PINNED = ("wandb",)
+"""Extras that no set-up installs."""
 OF_A_KIND = {"apache-tvm-ffi", "setuptools", "triton"}
 """Packages whose version the kind of vLLM decides."""
 
@@ -26,7 +28,8 @@ def project() -> Any:
 
 def requirements(kind: str) -> list[Requirement]:
     extras = project()["optional-dependencies"]
-    wanted = [*project()["dependencies"], *(each for name in extras if name not in KINDS for each in extras[name])]
+    pinned = [name for name in extras if name not in (*KINDS, *NOT_PINNED)]
+    wanted = [*project()["dependencies"], *(each for name in pinned for each in extras[name])]
     return [Requirement(text) for text in (*wanted, *extras[kind])]
 
 
