@@ -54,7 +54,7 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
         assert "preflight" not in told.read_text()
         (listed,) = list_runs(tmp_path / "runs")
         assert (listed.state, listed.holder and listed.holder.pid) == ("running", waiting.pid)
-        assert ", flow run fake · demo · 4 q x 8 (" in str(listed.reason)
+        assert ", flow run gpu · demo · 4 q x 8 (" in str(listed.reason)
 
         holder.stdin.close()
         # this machine has no such GPU, which preflight finds as soon as it may look
