@@ -17,7 +17,7 @@ from tasks.node.prompt_check import find_prompts
 from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.run_plan import RunPlan
 from tasks.records import shard_indices
-from tasks.results.earlier_runs import read_earlier
+from tasks.results.earlier_runs import EarlierRun, read_earlier
 from tasks.results.finished_run import planned_shards
 from tasks.results.nearness import Near, nearest_lengths, nearest_size, nearest_speed
 
@@ -83,16 +83,8 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
     mean, tokens_from = _length(plan, nearest_lengths(plan, earlier), mean_tokens)
     lengths = find_prompts(plan).lengths
     size, disk_from = _size(plan, nearest_size(plan, earlier))
-    device = None if nodes > 1 else device_of(profile)
-    near = nearest_speed(plan, earlier, device)
-    groups = max(1, nodes // profile.engine.nodes_per_replica)
-    engines, gpus = profile.replicas * groups, profile.gpus * nodes
-    start = rate = None
-    speed_from = Source(kind="unknown", note=f"of this model under profile {profile.name} on {device or 'these nodes'}")
-    if near is not None:
-        start, rate = near.speed.start_seconds, near.speed.tokens_per_s * engines
-        scaled = f"scaled from {near.speed.engines} to {engines} engines" if near.speed.engines != engines else ""
-        speed_from = _source(near, scaled)
+    start, rate, speed_from = _speed(plan, earlier, nodes)
+    gpus = profile.gpus * nodes
 
     def seconds(tokens: float) -> float | None:
         return None if rate is None or start is None else start + tokens / rate if left else 0.0
@@ -147,6 +139,19 @@ def _length(plan: RunPlan, near: Near | None, given: float | None) -> tuple[floa
     cut, former = near.run.truncation_rate, near.run.sampling.max_tokens
     note = f"{cut:.0%} were cut off at max_tokens {former:,}, so expect more" if cut and former < most else ""
     return min(near.run.mean_tokens, most), _source(near, note)
+
+
+def _speed(plan: RunPlan, earlier: Sequence[EarlierRun], nodes: int) -> tuple[float | None, float | None, Source]:
+    """Return the seconds of an engine's start and the completion tokens per second of all engines; None if unknown."""
+    profile = plan.profile
+    device = None if nodes > 1 else device_of(profile)
+    near = nearest_speed(plan, earlier, device)
+    if near is None:
+        where = device or "these nodes"
+        return None, None, Source(kind="unknown", note=f"of this model under profile {profile.name} on {where}")
+    engines, former = profile.replicas * max(1, nodes // profile.engine.nodes_per_replica), near.speed.engines
+    scaled = "" if former == engines else f"scaled from {former} to {engines} engines"
+    return near.speed.start_seconds, near.speed.tokens_per_s * engines, _source(near, scaled)
 
 
 def _mean_drawn(lengths: OutputLengths, most: int) -> float:
