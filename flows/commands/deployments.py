@@ -81,6 +81,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
     """Make a deployment, and execute its flow runs until this command is stopped. The options are the deployment's
     default parameters; a flow run may have others.
     """
+    from flows.server.worker import end_orderly
     from tasks.plan.placeholders import WITH_DATE
     from tasks.user_paths import user_path
 
@@ -88,6 +89,7 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
     # what a date or a pattern will be is not known yet
     run_config({name: value for name, value in parameters.items() if name not in WITH_DATE})
     flow_parameters(parameters)
+    end_orderly()
     need_server()
     # flow runs have other working directories than this command
     parameters["runs_dir"] = str(user_path(parameters.get("runs_dir", "runs")).resolve())
@@ -98,7 +100,6 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
     from prefect.types.entrypoint import EntrypointType
 
     from flows.collect import collect_rollouts
-    from flows.server.worker import end_orderly
 
     try:
         ZoneInfo(timezone)
@@ -109,7 +110,6 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
             'such as "0 2 * * *", and a time zone such as Europe/Paris'
         ) from error
 
-    end_orderly()
     collect_rollouts.serve(
         name=deployment,
         schedule=schedule,

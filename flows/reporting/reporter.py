@@ -102,7 +102,8 @@ class Reporter:
 
     def image(self, key: str, svg: str, description: str) -> None:
         """Show a picture, on white also where the UI is dark."""
-        picture = svg.replace("<svg ", '<svg style="background:#fff" ', 1).encode()
+        # a str, as Markup would escape what replaces
+        picture = str.replace(str(svg), "<svg ", '<svg style="background:#fff" ', 1).encode()
         self._artifact(key, "image", f"data:image/svg+xml;base64,{b64encode(picture).decode()}", description)
 
     def event(self, event: str, run_id: str, payload: dict[str, Any]) -> None:

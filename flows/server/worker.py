@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
@@ -82,6 +83,8 @@ def end_orderly() -> None:
 
     Call it in the main thread, before any other thread and process starts.
     """
+    # its start, with the first process, would have this thread take interrupts again
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_wait_for_interrupt, name="interrupt", daemon=True).start()
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from flows.commands.cli import parse
+from flows.server.shipped_files import shipped_file
 from profiles.load import profile_names
 from tasks.node.gpu_lock import DEFAULT_DIRECTORY
 
@@ -38,6 +40,15 @@ def test_every_deployment_names_a_flow_and_a_profile_that_exist() -> None:
     [step] = content["pull"]
     module, _, name = next(iter(step)).rpartition(".")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_wheel_has_the_files_that_commands_read() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for name in ("prefect.yaml", "automations.yaml"):
+        assert f"infra/{name}" in wheel["only-include"]
+        # in a checkout the package has none of its own
+        assert shipped_file(name) == INFRA / name
+    assert wheel["sources"] == {"infra": "flows/infra"}
 
 
 def test_no_file_names_a_home_directory() -> None:
