@@ -15,7 +15,7 @@ from flows.parameters import PARAMETERS, flow_parameters, run_config
 from flows.terminal import print_error, print_json
 
 if TYPE_CHECKING:
-    from flows.live.display import Lines
+    from flows.live.lines import Lines
     from flows.server.server_loss import Outcome
     from tasks.plan.run_plan import RunPlan
 

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
 from flows.console import PlainConsole
-from flows.live.display import Lines
+from flows.live.lines import Lines
 from flows.live.view import panel_lines
 from flows.terminal import print_text
 

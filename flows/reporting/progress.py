@@ -8,7 +8,8 @@ from typing import Protocol
 
 from prefect.logging import get_run_logger
 
-from flows.live.display import Lines, shown
+from flows.live.display import shown
+from flows.live.lines import Lines
 from tasks.plain_text import clock, visible
 from tasks.results.rewards_so_far import RewardsSoFar
 

@@ -7,7 +7,8 @@ from typing import TextIO
 
 import pytest
 
-from flows.live.display import Lines, open_display
+from flows.live.display import open_display
+from flows.live.lines import Lines
 from flows.live.panel import Panel
 from tests.support.patience import HANG_SECONDS, until
 from tests.support.terminal import Terminal
