@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticUndefined
 
 from flows.reporting.tracker_targets import TargetText
@@ -59,9 +59,11 @@ class FlowParameters(Settings):
     )
     """Name of an AWS Credentials block of Prefect, or secret/NAME, for s3:// URLs; by default credentials come from the
     environment, a profile or a role."""
-    log_to: Annotated[tuple[TargetText, ...], AsGiven(type=list[TargetText] | None, default=None)] = Field(
-        (), title="Log to"
-    )
+    log_to: Annotated[
+        tuple[TargetText, ...],
+        BeforeValidator(lambda given: given or ()),
+        AsGiven(type=list[TargetText] | None, default=None),
+    ] = Field((), title="Log to")
     """Follow the run in wandb:PROJECT, or in TensorBoard: tensorboard for the run's directory, tensorboard:DIRECTORY
     for another."""
     baseline: str | None = Field(None, title="Baseline")

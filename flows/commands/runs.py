@@ -9,7 +9,7 @@ WIDE = 130
 """A terminal of at least this many characters shows every column."""
 
 
-@command(examples=("harvest runs --json | jq -r '.[] | select(.state == \"failed\") | .run_id, .reason'",))
+@command(examples=("harvest runs --json | jq '.[] | select(.state == \"failed\") | .reason'",))
 @reads_runs(credentials=False)
 def runs(runs: Runs, json: bool) -> int:
     """List runs: state and why, counts, mean reward, equivalence verdict, size; the last changed first. States are

@@ -37,7 +37,7 @@ def test_it_asks(runs: Path, answer: str, code: int, left: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "code", "last"), [("\x03", 130, "the same command resumes"), ("\x04", 2, "where nobody can answer")]
+    ("keys", "code", "last"), [("\x03", 130, "interrupted"), ("\x04", 2, "where nobody can answer")]
 )
 def test_ctrl_c_and_ctrl_d_end_its_question(runs: Path, keys: str, code: int, last: str) -> None:
     master, terminal = pty.openpty()
