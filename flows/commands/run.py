@@ -42,8 +42,11 @@ def run(json: bool, verbose: bool, **given: Any) -> int:
     check_limits_of_run()
     # Prefect's log has no place above a panel
     with open_display(lines=json or verbose) as display:
-        shown.set(display)
-        return _run(given, display, json=json, verbose=verbose)
+        before = shown.set(display)
+        try:
+            return _run(given, display, json=json, verbose=verbose)
+        finally:
+            shown.reset(before)
 
 
 def _run(given: dict[str, Any], display: "Lines", *, json: bool, verbose: bool) -> int:
