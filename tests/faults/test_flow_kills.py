@@ -165,5 +165,7 @@ def assert_ends_when_interrupted(run: RunProcess, terminal: Terminal, interrupt:
     assert code == 130, terminal.lines
     assert not any("Traceback" in line or "━" in line or "─" in line for line in terminal.lines), terminal.lines
     state = run_state(only_run_dir(run.runs_dir))
-    assert (state.name, str(state.reason).startswith("Ctrl-C, SIGTERM, ")) == ("interrupted", True), state
+    # a machine so slow that the process ends without a record leaves a lock that nobody holds
+    assert state.name == "interrupted", state
+    assert str(state.reason).startswith(("Ctrl-C, SIGTERM, ", "killed: ")), state
     assert_nothing_left(run.seen)

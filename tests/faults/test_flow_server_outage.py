@@ -178,9 +178,9 @@ def states(home: Path) -> list[str]:
 
 
 def warnings(run: RunProcess) -> list[str]:
-    """The warnings of a run. It may print nothing else than these and progress."""
+    """The warnings of a run. It may print nothing else than these, what it will take, and progress."""
     lines = run.log.read_text().splitlines()
-    assert all(line.startswith(("warning: ", "started: ")) or "rollouts" in line for line in lines), lines
+    assert all(line.startswith(("warning: ", "started: ", "tokens: ")) or "rollouts" in line for line in lines), lines
     return [line for line in lines if line.startswith("warning: ")]
 
 

@@ -107,7 +107,7 @@ def seen_by_ray(ray_nodes: RayNodes) -> Iterator[bytes]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield path.read_bytes()
     # each with all its details: its runtime environment, and what made it
-    tables = state.state.global_state_accessor
+    tables = state.state._connect_and_get_accessor()
     actors = tables.get_actor_table(None, None)
     assert b"NodeWorker" in b"".join(actors)
     yield from (*actors, *tables.get_job_table(), *tables.get_worker_table(), *tables.get_placement_group_table())
