@@ -86,7 +86,8 @@ def test_two_nodes_make_the_rows_of_one_each_at_its_rung_and_one_with_other_weig
     [told] = [said for said in run.said if said.startswith("wrong does not work for this run")]
     assert re.search(r"model is \w+ there and \w+ here", told)
     logs = run.plan.paths.logs
-    assert {path.parent.name for path in logs.glob("*/replica-0-001.log")} == {"node-large", "node-small"}
+    # the engine of the other one has nothing to say
+    assert [path.parent.name for path in logs.glob("*/replica-0-001.log")] == ["node-small"]
     assert run.plan.paths.preflight.is_file()
     # of what a node kept, the rung alone is for later runs
     kept = {str(path.relative_to(tmp_path)) for node in ray_nodes.nodes for path in node.home.glob("nodes/*/*")}
