@@ -20,6 +20,7 @@ class EngineWatch:
 
     def __init__(self) -> None:
         self._cores: set[BaseProcess] = set()
+        self._is_over = threading.Event()
         self._look()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -31,6 +32,10 @@ class EngineWatch:
         except BaseException:
             self._tell()
             raise
+
+    def end(self) -> None:
+        """Stop to watch, as the work is done: its cores are ended now, which may take longer than the watch would wait."""
+        self._is_over.set()
 
     def _look(self) -> None:
         self._cores.update(child for child in active_children() if child.name.startswith(_CORE_NAME))
@@ -48,9 +53,9 @@ class EngineWatch:
             # a core that ends before it was seen leaves nothing to tell
             time.sleep(0.5 if self._cores else 0.05)
             self._look()
-        time.sleep(ENGINE_REPORT_SECONDS)
-        self._tell()
-        exit_now(1)
+        if not self._is_over.wait(ENGINE_REPORT_SECONDS):
+            self._tell()
+            exit_now(1)
 
 
 def exit_now(code: int) -> None:

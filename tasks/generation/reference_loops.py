@@ -77,8 +77,10 @@ def main() -> None:
     _guard = ForkGuard([])
     job: ReferenceJob = pickle.load(sys.stdin.buffer)
     try:
-        with EngineWatch().telling():
+        watch = EngineWatch()
+        with watch.telling():
             run_loop(job)
+        watch.end()
     except SystemExit as error:
         # code 0 would look like the end of the work
         raise RuntimeError(f"the engine called sys.exit({error.code})") from error

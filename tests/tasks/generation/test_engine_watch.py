@@ -8,7 +8,7 @@ import pytest
 
 _ROOT = Path(__file__).parents[3]
 _SCRIPT = """
-import multiprocessing, signal, sys
+import multiprocessing, signal, sys, threading
 from tasks.generation.engine_watch import EngineWatch
 
 if __name__ == "__main__":
@@ -19,6 +19,12 @@ if __name__ == "__main__":
     watch = EngineWatch()
     helper.kill()
     helper.join()
+    if sys.argv[2] == "has ended":
+        watch.end()
+        core.kill()
+        # the watch itself, once it has seen that
+        [thread.join() for thread in threading.enumerate() if thread is not threading.main_thread()]
+        sys.exit(3)
     getattr(core, sys.argv[1])()
     with watch.telling():
         if sys.argv[2] == "raises":
@@ -39,3 +45,10 @@ def test_the_end_of_an_engine_core_is_told_and_ends_its_process(ended: str, how:
     told = process.stderr.splitlines()
     assert told[0] == f"engine process EngineCore ended by {how}; this process ends with it"
     assert ("ValueError: dead" in told) == (meanwhile == "raises")
+
+
+def test_what_ends_after_the_work_is_no_fault() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, "kill", "has ended"], capture_output=True, text=True, check=False, cwd=_ROOT
+    )
+    assert (process.returncode, process.stderr) == (3, "")
