@@ -34,7 +34,7 @@ class EngineWatch:
             raise
 
     def end(self) -> None:
-        """Stop to watch, as the work is done: its cores are ended now, which may take longer than the watch would wait."""
+        """Stop to watch, as the work is done. Its cores end now, which may take longer than the watch would wait."""
         self._is_over.set()
 
     def _look(self) -> None:
