@@ -7,13 +7,11 @@ nothing to restore, even after SIGKILL, and what another process prints does not
 import contextlib
 import logging
 import os
-import re
 import sys
 import threading
 from types import TracebackType
 from typing import Any, TextIO, cast
 
-from rich.cells import cell_len
 from rich.console import ConsoleDimensions
 
 from flows.console import PlainConsole
@@ -24,7 +22,6 @@ from flows.terminal import print_text
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.5
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _JOIN_SECONDS = 2.0
 
 
@@ -114,9 +111,8 @@ class Panel(Lines):
         with self._console.capture() as captured:
             for line in lines:
                 self._console.print(line, no_wrap=True, overflow="ignore", crop=True)
-        text = captured.get()
-        self._drawn = [cell_len(line) for line in _STYLE.sub("", text).split("\n")[:-1]]
-        return text
+        self._drawn = [line.cell_len for line in lines]
+        return captured.get()
 
     def _size(self) -> ConsoleDimensions:
         """Return the terminal's size now; rich's own is that of standard input and output."""

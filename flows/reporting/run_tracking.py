@@ -21,10 +21,8 @@ from tasks.generation.replica_pool import ReplicaPool
 from tasks.node.telemetry import load_telemetry
 from tasks.plan.run_plan import RunPlan
 from tasks.results.metrics import mean
+from tasks.results.rewards_so_far import SoFar
 from tasks.results.run_report import RunReport
-from tasks.results.sampling_metrics import zero_variance_share
-from tasks.results.scored_rollouts import load_metric_rows
-from tasks.storage.run_files import known_shards
 from tasks.time_limits import time_limit
 from tasks.units import GIB
 
@@ -65,13 +63,14 @@ class RunTracking:
         if self._is_idle or (not now and time.monotonic() < self._due):
             return
         self._due = time.monotonic() + LIVE_SECONDS
-        shared = self._guarded(lambda: _engine_values(progress, pool) | self._hardware())
-        for run in self._runs.values():
-            values = self._guarded(run.rewards_so_far)
-            step = progress.done if len(self._runs) == 1 else run.rollouts_scored
-            if step > run.step:
-                run.step = step
-                self._send(run, step, shared | values)
+        several = len(self._runs) > 1
+        for run_id, run in self._runs.items():
+            step = progress.rewards.num_rollouts_of(run_id) if several else progress.done
+            if progress.began is not None and step > run.step:
+                shared = self._guarded(lambda: _engine_values(progress, pool) | self._hardware())
+                self._send(run, step, shared | _reward_values(progress.rewards.figures(run_id)))
+            # what was finished before this session was logged then
+            run.step = step
 
     def finish(self, report: RunReport) -> None:
         """Log the summary of a run."""
@@ -135,14 +134,13 @@ class RunTracking:
 
 
 class _TrackedRun:
-    """A run, and the rewards of its scored shards."""
+    """A run, and the step that was logged last."""
 
     def __init__(self, plan: RunPlan, group: str) -> None:
         self.plan = plan
-        self.step = -1
+        self.step = 0
         self._group = group
         self._begin: dict[str, Any] | None = None
-        self._shards: dict[int, pl.DataFrame] = {}
 
     @property
     def begin(self) -> dict[str, Any]:
@@ -158,25 +156,14 @@ class _TrackedRun:
             }
         return self._begin
 
-    @property
-    def rollouts_scored(self) -> int:
-        return sum(map(len, self._shards.values()))
 
-    def rewards_so_far(self) -> Values:
-        """Return the metrics of the shards that are scored so far, also by earlier sessions."""
-        paths = self.plan.paths
-        made = known_shards(paths.root, "rollouts").keys() & known_shards(paths.root, paths.scores_folder).keys()
-        for index in made - self._shards.keys():
-            self._shards[index] = load_metric_rows(paths, shards=[index])
-        if not self._shards:
-            return {}
-        rows = pl.concat(self._shards.values())
-        scored = rows.filter(pl.col("reward").is_not_null())
-        values = {f"reward/{arm}": mean(part["reward"]) for (arm,), part in scored.group_by("arm_id")}
-        values["reward/all"] = mean(scored["reward"])
-        values["share/truncated"] = mean(rows.filter(pl.col("extraction_method") != "error")["is_truncated"])
-        values["share/zero_variance"] = zero_variance_share(scored)
-        return {name: value for name, value in values.items() if value is not None}
+def _reward_values(so_far: SoFar) -> Values:
+    values = {f"reward/{arm.arm_id}": arm.mean_reward for arm in so_far.rows}
+    scored = sum(arm.rollouts for arm in so_far.rows)
+    if scored:
+        values["reward/all"] = sum(arm.mean_reward * arm.rollouts for arm in so_far.rows) / scored
+    shares = {"share/truncated": so_far.truncated, "share/zero_variance": so_far.zero_variance}
+    return values | {name: share for name, share in shares.items() if share is not None}
 
 
 def _engine_values(progress: Progress, pool: ShardPool) -> Values:

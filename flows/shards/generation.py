@@ -91,9 +91,9 @@ def generate_missing(
             on_scored=on_scored,
             on_tick=lambda: show_progress(pool),
         )
+        progress.rewards.read(math.inf)
         tracking.live(progress, pool, now=True)
     figures.pool = None
-    progress.rewards.read(math.inf)
     reporter.progress(progress.percent, progress.line(), now=True)
 
 

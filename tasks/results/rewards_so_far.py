@@ -117,9 +117,16 @@ class RewardsSoFar:
             if time.monotonic() >= end:
                 break
 
-    def figures(self) -> SoFar:
-        """Return the figures by arm or, where there are shards of several runs, by run. Any thread may ask."""
-        frames = self._frames.copy()
+    def num_rollouts_of(self, run_id: str) -> int:
+        """How many rollouts the shards of a run have that are read."""
+        return sum(frame.height for frame in self._frames if frame["run_id"][0] == run_id)
+
+    def figures(self, run_id: str | None = None) -> SoFar:
+        """Return the figures by arm or, where there are shards of several runs, by run. Any thread may ask.
+
+        With ``run_id`` they are of that run alone, by arm.
+        """
+        frames = [frame for frame in self._frames.copy() if run_id in (None, frame["run_id"][0])]
         if not frames:
             return SoFar((), None, None)
         rows = pl.concat(frames)

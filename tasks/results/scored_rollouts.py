@@ -1,6 +1,6 @@
 """Reads the rollouts of a finished run with their scores, one shard in memory at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -72,11 +72,10 @@ def scored_shards(
 _METRIC_SCORES = [name for name in SCORE_SCHEMA if name not in ("scorer", "scorer_version")]
 
 
-def load_metric_rows(paths: RunPaths, *, repetition: bool = False, shards: Iterable[int] | None = None) -> pl.DataFrame:
+def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
     """Return the columns that metrics need of all rollouts and their scores: no prompts, texts or token lists.
 
-    ``repetition`` adds the column ``is_repetitive``. It is made from the texts, one shard at a time. ``shards`` are the
-    indices of those that are read; by default all.
+    ``repetition`` adds the column ``is_repetitive``. It is made from the texts, one shard at a time.
     """
     columns = [
         pl.col(
@@ -103,5 +102,5 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False, shards: Itera
             maintain_order="left",
         )
         .collect()
-        for index in (known_shards(paths.root, "rollouts") if shards is None else shards)
+        for index in known_shards(paths.root, "rollouts")
     )

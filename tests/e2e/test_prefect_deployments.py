@@ -30,6 +30,7 @@ from tests.support.harvest_command import ROOT, environment, harvest
 from tests.support.left_behind import outlives_the_test
 from tests.support.patience import await_exit, end, is_alive, until
 from tests.support.prefect_worker import Api, running_worker
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +117,19 @@ def test_the_deployments_are_those_of_the_file(api: Api) -> None:
         assert deployment["pull_steps"] == [{"flows.worker_home.enter_harvest_home": {}}]
     pool = api.call("GET", "/work_pools/harvest")
     assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
+
+
+def test_a_schedule_that_is_activated_stays_active_when_it_is_deployed_again(api: Api, home: Path) -> None:
+    for arguments in (["bench-weekly", "--activate"], ["bench-weekly"]):
+        deployed = harvest("deploy", *arguments, cwd=home, PREFECT_API_URL=api.url)
+        assert deployed.code == 0, deployed.stderr
+        assert "harvest deploy nightly-h100x8 --activate starts it" in deployed.stdout
+        assert "harvest deploy bench-weekly --activate" not in deployed.stdout
+        deployment = api.deployment("bench-weekly", flow="bench")
+        [schedule] = deployment["schedules"]
+        assert schedule["active"]
+    # else it would fire here one day
+    api.call("PATCH", f"/deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False})
 
 
 def test_every_field_of_the_form_has_a_title_and_its_bounds(api: Api) -> None:
@@ -314,29 +328,26 @@ def test_harvest_serve_runs_its_own_deployment(api: Api, home: Path, asked: dict
     runs_dir = home / "served-runs"
     options = ["--profile", asked["profile"], "--questions", "4", "--max-tokens", "16", "--runs-dir", str(runs_dir)]
     options += ["--upload", str(home / "served"), "--require", "bitwise", "--epsilon", "0.5", "--skip-finished"]
-    with (home / "serve.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.commands.cli", "serve", *options, "--aws-credentials-block", "team"],
-            env=environment(PREFECT_API_URL=api.url, PREFECT_RUNNER_POLL_FREQUENCY="1"),
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        deployment = _served(api, server)
-        given = deployment["parameters"]
-        assert (given["require"], given["epsilon"], given["skip_finished"]) == ("bitwise", 0.5, True)
-        assert given["aws_credentials_block"] == "team"
-        assert deployment["enforce_parameter_schema"]
-        # there is no such block, and a directory needs none
-        flow_run_id = api.trigger("served", {"aws_credentials_block": None})
-        done = api.wait(flow_run_id)
-        assert done["state_type"] == "COMPLETED", api.logs(flow_run_id) + (home / "serve.log").read_text()
-        [run_dir] = [path for path in runs_dir.iterdir() if (path / "manifest.json").is_file()]
-        assert (home / "served" / run_dir.name / "_SUCCESS").is_file()
-        server.terminate()
-        await_exit(server)
-    finally:
-        end(server)
+    command = [sys.executable, "-m", "flows.commands.cli", "serve", *options, "--aws-credentials-block", "team"]
+    with Terminal(columns=1_000) as terminal:
+        server = terminal.start(command, environment(PREFECT_API_URL=api.url, PREFECT_RUNNER_POLL_FREQUENCY="1"))
+        try:
+            deployment = _served(api, server)
+            given = deployment["parameters"]
+            assert (given["require"], given["epsilon"], given["skip_finished"]) == ("bitwise", 0.5, True)
+            assert given["aws_credentials_block"] == "team"
+            assert deployment["enforce_parameter_schema"]
+            # there is no such block, and a directory needs none
+            flow_run_id = api.trigger("served", {"aws_credentials_block": None})
+            done = api.wait(flow_run_id)
+            assert done["state_type"] == "COMPLETED", api.logs(flow_run_id) + terminal.raw
+            [run_dir] = [path for path in runs_dir.iterdir() if (path / "manifest.json").is_file()]
+            assert (home / "served" / run_dir.name / "_SUCCESS").is_file()
+            terminal.press("\x03")
+            assert await_exit(server) == 0
+        finally:
+            end(server)
+    assert not [line for line in terminal.lines if "Traceback" in line or "KeyboardInterrupt" in line]
 
 
 def test_the_server_accepts_the_kubernetes_template(api: Api) -> None:

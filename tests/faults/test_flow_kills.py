@@ -23,6 +23,7 @@ from tests.faults.runs import (
     write_profile,
 )
 from tests.support.patience import await_exit, pause, until
+from tests.support.tensorboard_events import scalars
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.slow
@@ -120,13 +121,16 @@ def test_an_interrupted_harvest_run_leaves_a_clean_terminal_and_resumes(
     tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
     profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
+    logged = ["--log-to=tensorboard"]
     with Terminal(columns=100) as terminal:
         run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_NEVER_READY="1")
         run.wait_until(lambda: runs_a_replica(run), "the engine starts")
         wait_to_see(run, terminal, " loading engine 0:")
         assert_ends_when_interrupted(run, terminal, lambda: terminal.press("\x03"))
     with Terminal(columns=40) as terminal:
-        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="80")
+        run = start_harvest(
+            runs_dir, profile, more=logged, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="80"
+        )
         run.wait_for_rollouts(80)
         # with those of the shards that are scored
         wait_to_see(run, terminal, " generating ", "/128 rollouts", "/4 shards", "truncated ", "concise ")
@@ -137,9 +141,14 @@ def test_an_interrupted_harvest_run_leaves_a_clean_terminal_and_resumes(
         # before anything is generated
         wait_to_see(run, terminal, " loading engine ", " shards", "concise ")
         assert_ends_when_interrupted(run, terminal, lambda: run.process.send_signal(signal.SIGTERM))
-    run = start_harvest(runs_dir, profile, PREFECT_API_URL=prefect_api)
+    run = start_harvest(runs_dir, profile, more=logged, PREFECT_API_URL=prefect_api)
     report = run.finish()
     assert "\x1b" not in run.log.read_text()
+    found = list(scalars(only_run_dir(runs_dir) / "tensorboard"))
+    assert ("final/rollouts", ROLLOUTS, ROLLOUTS) in found
+    steps = [step for tag, step, _ in found if tag == "progress/rollouts"]
+    assert steps == sorted(steps), "a resumed run goes back"
+    assert steps[-1] == ROLLOUTS
     assert str(run_state(only_run_dir(runs_dir))) == "finished"
     assert report["generation"]["sessions"][-1]["rollouts"] == ROLLOUTS - kept
     assert read_rows(only_run_dir(runs_dir)) == undisturbed_fake

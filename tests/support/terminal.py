@@ -62,6 +62,8 @@ class Terminal:
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
         self.screen = Screen(columns)
         self.raw = ""
+        self.unfinished = ""
+        """The line that has no end yet, such as a question; it is not on the screen."""
         self._rows = rows
         self._own, self.descriptor = os.openpty()
         self.resize(columns)
@@ -116,6 +118,7 @@ class Terminal:
                 # a character or a code may be cut in the middle
                 whole = kept.rfind(b"\n") + 1
                 text, kept = kept[:whole].decode(), kept[whole:]
+                self.unfinished = kept.decode(errors="replace")
                 self.raw += text
                 self.screen.feed(text)
         self.screen.feed(kept.decode())

@@ -1,12 +1,7 @@
 """``harvest rm`` removes what it was told, after it asked, and never a run that a process works on."""
 
-import contextlib
-import fcntl
-import os
-import pty
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -15,6 +10,7 @@ from tasks.locks import run_lock, upload_lock
 from tests.support.harvest_command import Tell, environment
 from tests.support.patience import await_exit, until
 from tests.support.synthetic import write_run
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -40,35 +36,15 @@ def test_it_asks(runs: Path, answer: str, code: int, left: set[str]) -> None:
     ("keys", "code", "last"), [("\x03", 130, "interrupted"), ("\x04", 2, "where nobody can answer")]
 )
 def test_ctrl_c_and_ctrl_d_end_its_question(runs: Path, keys: str, code: int, last: str) -> None:
-    master, terminal = pty.openpty()
     command = [sys.executable, "-m", "flows.commands.cli", "rm", "one", "--runs-dir", str(runs)]
-    process = subprocess.Popen(
-        command, env=environment(), stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=take_terminal
-    )
-    os.close(terminal)
-    os.set_blocking(master, False)
-    shown = ""
-
-    def read() -> str:
-        nonlocal shown
-        with contextlib.suppress(OSError):
-            shown += os.read(master, 10_000).decode()
-        return shown
-
-    until(lambda: "[y/N]: " in read(), "its question", alive=[process])
-    os.write(master, keys.encode())
-    assert await_exit(process, f"its end: {shown}") == code
-    lines = read().split("\r\n")
-    os.close(master)
-    assert lines[-2].endswith(last), shown
-    assert lines[-2].startswith("harvest: "), "the question has a line of its own"
+    with Terminal(columns=1_000) as terminal:
+        process = terminal.start(command, environment())
+        until(lambda: "[y/N]: " in terminal.unfinished, "its question", alive=[process])
+        terminal.press(keys)
+        assert await_exit(process, "its end") == code
+    assert terminal.lines[-1].startswith("harvest: "), "the question has a line of its own"
+    assert terminal.lines[-1].endswith(last)
     assert (runs / "one").exists()
-
-
-def take_terminal() -> None:
-    """Make the process's terminal the one whose Ctrl-C it gets."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_several_go_at_once(runs: Path, tell: Tell) -> None:

@@ -1,8 +1,6 @@
 """What trackers get of a run, and that they cannot hurt it."""
 
 import importlib.util
-import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tasks.results.run_report import RunReport
 from tasks.results.summary import summarize_run
 from tests.support.patience import SHORT_SECONDS, scaled
 from tests.support.synthetic import write_run
+from tests.support.tensorboard_events import scalars
 
 FAULTS = {
     "import threading\ndef Settings(**_): ...\ndef init(**_): threading.Event().wait()": "did not end within",
@@ -31,19 +30,6 @@ def finished(tmp_path: Path) -> tuple[RunPlan, RunReport]:
     return replace(plan, paths=replace(plan.paths, root=run.root)), summarize_run(run.root)
 
 
-def events(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Yield tag, step and value of each scalar in the event files of a folder."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for path in folder.glob("events.*"):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-            yield from ((each.tag, event.step, each.simple_value) for each in event.summary.value)
-
-
 def test_tensorboard_has_the_results_of_a_run(finished: tuple[RunPlan, RunReport]) -> None:
     plan, report = finished
     report = replace(report, run_id=plan.run_id)
@@ -51,7 +37,7 @@ def test_tensorboard_has_the_results_of_a_run(finished: tuple[RunPlan, RunReport
     with RunTracking([plan], ["tensorboard"], told.append, end_seconds=scaled(60)) as tracking:
         tracking.finish(report)
     assert told == []
-    found = {tag: (step, value) for tag, step, value in events(plan.paths.root / "tensorboard")}
+    found = {tag: (step, value) for tag, step, value in scalars(plan.paths.root / "tensorboard")}
     assert found["final/reward/all"] == (report.num_rollouts, pytest.approx(report.mean_reward))
     assert any(tag.startswith("config") for tag in found)
 
