@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.distributions import norm_ppf
+from tasks.distributions import norm_ppf, wilson_bounds
 
 CONFIDENCE = 0.95
 RESAMPLES = 4_000
@@ -30,12 +30,8 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
     ``trials`` is at least 1.
     """
-    z = norm_ppf((1 + CONFIDENCE) / 2)
-    share = successes / trials
-    scale = 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Interval(low=max(0.0, centre - half), high=min(1.0, centre + half), method="wilson")
+    low, high = wilson_bounds(successes, trials)
+    return Interval(low=low, high=high, method="wilson")
 
 
 def mean_reward_interval(
