@@ -4,11 +4,15 @@ A group is the rollouts of one question under one arm.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from tasks.files import read_record
+from tasks.plan.sampling import run_sampling
 from tasks.plan.stopping_rule import AT_MAXIMUM, StoppingRule, wave_ends
+from tasks.records import RunPaths
 from tasks.results.pass_rate import WavePlan, pass_rate, pass_rate_interval, stop_reason
 from tasks.results.sampling_metrics import GROUP
 from tasks.scoring.score import is_right
@@ -43,6 +47,11 @@ def run_waves(sampling: Mapping[str, Any]) -> WavePlan:
     return WavePlan(
         ends=wave_ends(first, int(sampling.get("wave_size") or first), int(most)), rule=StoppingRule.parse(text)
     )
+
+
+def waves_of(run_dir: Path) -> WavePlan:
+    """Return the waves of the run at ``run_dir``, from its config.json. Raises DamagedFile."""
+    return run_waves(run_sampling(read_record(RunPaths(root=run_dir).config, dict[str, Any]) or {}))
 
 
 def group_pass_rates(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
