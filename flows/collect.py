@@ -42,7 +42,8 @@ from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, find_remaining
+from tasks.plan.shards import Shard
+from tasks.plan.waves import find_remaining
 from tasks.results.collected import Collected
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.expectation import expect

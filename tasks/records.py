@@ -102,10 +102,41 @@ SCORE_SCHEMA = pl.Schema(
 ROLLOUT_KEY = ("example_id", "arm_id", "sample_index")
 """Columns that identify a rollout in every run."""
 
-SHARD_NAME = "shard-{:05d}.parquet"
-_SHARD_FILE = re.compile(r"^shard-(\d{5,})\.parquet$")
+WAVE_STEP = 1_000_000
+"""A later wave of samples of a shard has files of its own. Its index is that of the shard plus this for each wave, so
+that whatever takes a shard takes a wave as well: 2_000_003 is the second later wave of shard 3. A run has fewer
+shards."""
+_SHARD_FILE = re.compile(r"^shard-(\d{5,6})(?:-w(0[1-9]|[1-9]\d+))?\.parquet$")
 
 
+def wave_of(index: int) -> int:
+    """Return which wave the index is of: 0 for the first samples of a shard."""
+    return index // WAVE_STEP
+
+
+def shard_of(index: int) -> int:
+    """Return the index of the shard of which the index is a wave."""
+    return index % WAVE_STEP
+
+
+def shard_stem(index: int) -> str:
+    """Return the name of a shard's files without suffix: "shard-00003", or "shard-00003-w02" of a later wave."""
+    wave = f"-w{wave_of(index):02d}" if wave_of(index) else ""
+    return f"shard-{shard_of(index):05d}{wave}"
+
+
+def first_file(name: str) -> str:
+    """Return the name of the first file of a shard, given that of one of its waves; another name as it is."""
+    return f"{shard_stem(shard_of(shard_index(Path(name))))}.parquet" if _SHARD_FILE.match(name) else name
+
+
+def shard_label(index: int) -> str:
+    """Return what messages call a shard: "3", or "3 wave 2"."""
+    return f"{shard_of(index)} wave {wave_of(index)}" if wave_of(index) else str(index)
+
+
+WAVES = "waves"
+"""The folder, in a run's state, of what the later waves of samples ask."""
 OWN_SCORES = "scores"
 """The folder of the run's own scores."""
 SET_PREFIX = "scores@"
@@ -193,25 +224,32 @@ class RunPaths:
         return self.root / "state"
 
     def questions(self, index: int) -> Path:
-        return self.root / "questions" / SHARD_NAME.format(index)
+        """What is asked: the questions of a shard or, of a later wave, those that need more samples."""
+        folder = self.state / WAVES if wave_of(index) else self.root / "questions"
+        return folder / f"{shard_stem(index)}.parquet"
 
     def rollouts(self, index: int) -> Path:
-        return self.root / "rollouts" / SHARD_NAME.format(index)
+        return self.root / "rollouts" / f"{shard_stem(index)}.parquet"
 
     def scores(self, index: int) -> Path:
-        return self.root / self.scores_folder / SHARD_NAME.format(index)
+        return self.root / self.scores_folder / f"{shard_stem(index)}.parquet"
 
     def journal(self, index: int) -> Path:
-        return self.state / "journal" / f"shard-{index:05d}.jsonl"
+        return self.state / "journal" / f"{shard_stem(index)}.jsonl"
+
+    def settled(self, index: int) -> Path:
+        """Of a shard without a group that needs more samples: how many waves it has."""
+        return self.state / "settled" / f"{shard_stem(index)}.json"
 
 
 def shard_indices(directory: Path) -> list[int]:
-    """Return the indices of the published shard files in ``directory``, ascending."""
-    return sorted(shard_index(path) for path in directory.glob("shard-*.parquet") if _SHARD_FILE.match(path.name))
+    """Return the indices of the published shard files in ``directory``: shard by shard, wave by wave."""
+    found = [shard_index(path) for path in directory.glob("shard-*.parquet") if _SHARD_FILE.match(path.name)]
+    return sorted(found, key=lambda index: (shard_of(index), index))
 
 
 def shard_index(path: Path) -> int:
     """Return the index of a shard file, from its name. Raises ValueError for another name."""
     if match := _SHARD_FILE.match(path.name):
-        return int(match.group(1))
+        return int(match.group(1)) + WAVE_STEP * int(match.group(2) or 0)
     raise ValueError(f"{path.name} is not the name of a shard")

@@ -24,15 +24,17 @@ def flow_run_name() -> str:
     profile, model = str(given.get("profile") or PARAMETERS["profile"].default), given.get("model")
     try:
         model = model or (DEMO if profile == AUTO else load_profile(profile).model)
-        completions = len(load_arms(given.get("arms")).arms) * int(given.get("samples_per_arm") or 1)
+        arms, samples = len(load_arms(given.get("arms")).arms), int(given.get("samples_per_arm") or 1)
+        completions = _completions(arms * samples, arms * int(given.get("max_samples_per_arm") or samples))
     except SettingsError:
-        completions = 0
+        completions = ""
     return _name(Path(profile).stem, str(model or "no model"), given.get("questions") or "all", completions or "?")
 
 
 def planned_flow_run_name(plan: RunPlan, *beside: RunPlan) -> str:
     """Return the name with the values that ``plan`` has settled, and the number of runs ``beside`` it, if any."""
-    name = _name(plan.profile.name, plan.model.name, plan.num_questions, plan.rollouts_per_question)
+    completions = _completions(plan.rollouts_per_question, plan.most_rollouts // plan.num_questions)
+    name = _name(plan.profile.name, plan.model.name, plan.num_questions, completions)
     return f"{name} · {1 + len(beside)} policies" if beside else name
 
 
@@ -41,5 +43,9 @@ def flow_run_tags(plan: RunPlan) -> set[str]:
     return {plan.profile.name, Path(plan.model.name).name, f"run:{plan.run_id}"}
 
 
-def _name(profile: str, model: str, questions: int | str, completions: int | str) -> str:
+def _completions(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least}-{most}"
+
+
+def _name(profile: str, model: str, questions: int | str, completions: str) -> str:
     return f"{profile} · {Path(model).name} · {questions} q x {completions}"

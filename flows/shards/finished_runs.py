@@ -18,7 +18,7 @@ from tasks.results.collected import Collected
 from tasks.results.run_end import record_end
 from tasks.results.run_report import RunReport
 from tasks.scoring.extra_columns import align_extra_columns
-from tasks.storage.run_files import write_manifest
+from tasks.storage.run_files import known_waves, write_manifest
 from tasks.storage.score_sets import ScoreSet, publish_set
 
 
@@ -66,7 +66,7 @@ def _finish(
 ) -> RunReport:
     root = plan.paths.root
     paths = plan.paths
-    align_extra_columns(paths.scores(index) for index in range(plan.num_shards))
+    align_extra_columns(known_waves(root, paths.scores_folder).values())
     if not paths.are_own_scores:
         made = ScoreSet(scorer=plan.config.scorer, right_at=plan.config.right_at)
         publish_set(root, paths.scores_folder, made)

@@ -15,6 +15,7 @@ from flows.reporting.reporter import Reporter
 from flows.reporting.run_tracking import RunTracking
 from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
+from flows.shards.shard_waves import ShardWaves
 from flows.shards.stage_order import StageOrder
 from tasks.fleet.node_session import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
@@ -23,7 +24,8 @@ from tasks.generation.recovery import PoolEvent
 from tasks.node.gpu_selection import read_used_gpus
 from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, find_remaining
+from tasks.plan.shards import RemainingShards, Shard
+from tasks.plan.waves import find_remaining
 from tasks.results.run_end import forget_end
 
 
@@ -43,7 +45,9 @@ def generate_missing(
     for plan in plans:
         forget_end(plan.paths.root)
     remaining = {plan.run_id: find_remaining(plan, shards[plan.run_id]) for plan in plans}
-    done_before = sum(shard.num_rollouts for left in remaining.values() for shard in left.generated)
+    done_before = sum(
+        left.rollouts_begun + sum(shard.num_rollouts for shard in left.generated) for left in remaining.values()
+    )
     progress = Progress(total=sum(plan.num_rollouts for plan in plans), done_before=done_before)
     display = display_of_flow()
     log = FlowLog(display)
@@ -51,7 +55,8 @@ def generate_missing(
     figures = _figures(plans, progress)
     events = GenerationEvents(reporter, first)
 
-    def show_progress(pool: ShardPool) -> None:
+    def show_progress(pool: ShardPool, waves: ShardWaves) -> None:
+        progress.total = waves.num_expected
         progress.rewards.read(READ_SECONDS)
         display.progress(progress.line())
         reporter.progress(progress.percent, progress.line())
@@ -85,16 +90,32 @@ def generate_missing(
     display.watch.enter(GENERATION)
     with events, session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = figures.pool = pool
-        ShardPipeline(plans, pool, asked.upload, order, warn=log.warning).run(
+        waves = _waves(plans, pool, shards, remaining)
+        ShardPipeline(plans, pool, waves, asked.upload, order, warn=log.warning).run(
             to_generate=to_generate,
             to_score=in_turn([(plan, remaining[plan.run_id].to_score) for plan in plans]),
             on_scored=on_scored,
-            on_tick=lambda: show_progress(pool),
+            on_tick=lambda: show_progress(pool, waves),
         )
+        progress.total = waves.num_expected
         progress.rewards.read(math.inf)
         tracking.live(progress, pool, now=True)
     figures.pool = None
     reporter.progress(progress.percent, progress.line(), now=True)
+
+
+def _waves(
+    plans: Sequence[RunPlan],
+    pool: ShardPool,
+    shards: Mapping[str, list[Shard]],
+    remaining: Mapping[str, RemainingShards],
+) -> ShardWaves:
+    waves = ShardWaves(pool, num_first=sum(plan.num_rollouts for plan in plans))
+    for plan in plans:
+        first = {shard.index: shard.num_rollouts for shard in shards[plan.run_id]}
+        for shard in remaining[plan.run_id].generated:
+            waves.settled(first[shard.index], shard.num_rollouts)
+    return waves
 
 
 def _figures(plans: Sequence[RunPlan], progress: Progress) -> Figures:

@@ -9,11 +9,14 @@ from prefect import Task
 from flows.shards.pending_tasks import PendingTasks
 from flows.shards.run_shard import RunShard
 from flows.shards.shard_uploads import ShardUploads, upload_submitter
+from flows.shards.shard_waves import ShardWaves
 from flows.shards.stage_order import MAX_ARROWS, Ended, StageOrder
 from flows.shards.stages import generate_shard, score_shard, upload_shard
 from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 
+MOST_TASKS = 224
+"""Largest number of shards that are generated or scored in their task runs; below the number of the flow's threads."""
 PUMP_SECONDS = 0.5
 """The longest time that one call of the replica pool's ``pump`` waits for the replicas."""
 
@@ -29,6 +32,7 @@ class ShardPipeline:
         self,
         plans: Sequence[RunPlan],
         pool: ShardPool,
+        waves: ShardWaves,
         upload_url: str | None,
         order: StageOrder,
         *,
@@ -36,6 +40,7 @@ class ShardPipeline:
     ) -> None:
         self._plans = plans
         self._pool = pool
+        self._waves = waves
         self._order = order
         self._pending = PendingTasks(pool.wake)
         self._uploads = {
@@ -68,13 +73,19 @@ class ShardPipeline:
         for item in to_score:
             self._score(item, on_scored, self._order.before(item.plan))
         while waiting or self._pending:
-            while waiting and self._generating < self._pool.capacity:
+            while waiting and self._has_room:
                 self._generate(waiting.popleft(), on_scored)
             self._pool.pump(PUMP_SECONDS)
             on_tick()
             self._pending.run_callbacks()
         for plan in self._plans:
             self._order.follow(plan, self._scored[plan.run_id])
+
+    @property
+    def _has_room(self) -> bool:
+        # a shard whose scores are awaited has nothing in the pool, where others must fill the batches
+        at_work = self._generating - self._waves.num_scoring
+        return at_work < self._pool.capacity and self._generating < MOST_TASKS
 
     def _named(self, task: Task[..., Any]) -> Task[..., Any]:
         """Return the task with the run's id in its name, which would only be noise with one run."""
@@ -84,18 +95,25 @@ class ShardPipeline:
     def _generate(self, item: RunShard, on_scored: Callable[[RunShard], None]) -> None:
         def on_generated(_: object) -> None:
             self._generating -= 1
-            self._score(item, on_scored, [generated])
+            if item.plan.has_rule:
+                self._finished(item, on_scored, generated)
+            else:
+                self._score(item, on_scored, [generated])
 
         self._generating += 1
         before = self._order.before(item.plan)
-        generated = self._generate_shard.submit(self._pool, item.plan, item.shard, wait_for=before)
+        generated = self._generate_shard.submit(self._waves, item.plan, item.shard, wait_for=before)
         self._pending.add(generated, on_generated)
 
     def _score(self, item: RunShard, on_scored: Callable[[RunShard], None], before: list[Ended]) -> None:
         def on_result(_: object) -> None:
-            on_scored(item)
-            self._scored[item.plan.run_id].append(scored)
-            self._uploads[item.plan.run_id].add(item.shard, scored)
+            self._finished(item, on_scored, scored)
 
         scored = self._score_shard.submit(item.plan, item.shard, wait_for=before)
         self._pending.add(scored, on_result)
+
+    def _finished(self, item: RunShard, on_scored: Callable[[RunShard], None], scored: Ended) -> None:
+        """Go on after ``scored``, the task run that ended with the scores of the shard."""
+        on_scored(item)
+        self._scored[item.plan.run_id].append(scored)
+        self._uploads[item.plan.run_id].add(item.shard, scored)

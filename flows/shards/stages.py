@@ -12,27 +12,25 @@ from prefect.states import Cancelled
 from flows.reporting.progress import log_and_print
 from flows.server.aws_credentials import transfer_of_flow_run
 from flows.server.transfer_retries import DELAYS_SECONDS, transfer_delays, wait_before_retry
+from flows.shards.shard_waves import ShardWaves
 from tasks.comparison.baseline import obtain_baseline
 from tasks.comparison.equivalence import validate_in_subprocess
 from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import find_noise_floor
 from tasks.comparison.verdict import Tier
 from tasks.errors import HarvestError, PoolClosed
-from tasks.fleet.node_session import ShardPool
 from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, dataset_rows, scores_made_from
+from tasks.plan.shards import Shard, make_scores
 from tasks.plan.shards import shard_dataset as _shard_dataset
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.scoring.score_shard import describe_scores
-from tasks.scoring.score_shard import score_shard as _score_shard
-from tasks.scoring.scorers import load_scorer
 from tasks.storage.destination import CHECK_ATTEMPTS
-from tasks.storage.published import record_published
+from tasks.storage.published import shard_files
 from tasks.storage.score_sets import set_like
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader
@@ -76,9 +74,9 @@ def preflight(plans: Sequence[RunPlan], upload_url: str | None) -> None:
     retries=ENGINE_RETRIES,
     retry_condition_fn=is_retryable,
 )
-def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> "ShardResult | State[Any]":
+def generate_shard(waves: ShardWaves, plan: RunPlan, shard: Shard) -> "ShardResult | State[Any] | None":
     try:
-        return pool.generate(plan, shard)
+        return waves.generate(plan, shard, log=get_run_logger().info)
     except PoolClosed:
         return Cancelled(message=CANCELLED)
 
@@ -90,11 +88,7 @@ def generate_shard(pool: ShardPool, plan: RunPlan, shard: Shard) -> "ShardResult
     persist_result=False,
 )
 def score_shard(plan: RunPlan, shard: Shard) -> None:
-    paths, index = plan.paths, shard.index
-    dataset = dataset_rows(plan.questions)
-    path = _score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer, dataset)
-    record_published(path, made_from=scores_made_from(paths, index, load_scorer(plan.config.scorer)))
-    get_run_logger().info("shard %d: %s", index, describe_scores(path))
+    get_run_logger().info("shard %d: %s", shard.index, describe_scores(make_scores(plan, shard.index)))
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)
@@ -130,7 +124,11 @@ def summarize(run_dir: Path, scores: str) -> RunReport:
 def upload_shard(plan: RunPlan, shard: Shard, url: str) -> "State[Any] | None":
     # another set of scores than the run's own stays here
     paths = RunPaths(root=plan.paths.root)
-    files = [paths.questions(shard.index), paths.rollouts(shard.index), paths.scores(shard.index)]
+    files = [
+        paths.questions(shard.index),
+        *shard_files(paths.rollouts(shard.index)),
+        *shard_files(paths.scores(shard.index)),
+    ]
     try:
         wait_before_retry()
         with RunUploader(paths.root, url, transfer=transfer_of_flow_run(**transfer_delays())) as uploader:

@@ -17,11 +17,12 @@ from tasks.comparison.verdict import DEFAULT_EPSILON
 from tasks.errors import ConfigError
 from tasks.generation.reference_run import reference_finished, reference_plan, run_reference
 from tasks.locks import run_lock
-from tasks.plan.fingerprint import dataset_digest
+from tasks.plan.fingerprint import STOPPING, dataset_digest
 from tasks.plan.policies import AUTO_BASELINE
 from tasks.plan.questions import shuffled
 from tasks.plan.run_directory import find_run
 from tasks.plan.run_plan import RunPlan, default_shard_size
+from tasks.plan.sampling import STOPPING_FIELDS
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.score_sets import find_set, set_folder
@@ -128,15 +129,18 @@ def _sample_plan(plan: RunPlan) -> RunPlan:
         profile = load_profile(plan.profile.baseline)
     except SettingsError as error:
         raise ConfigError(str(error)) from None
+    # a loop takes a fixed number of samples: the first of each group are compared
+    sampling = plan.config.sampling.model_copy(update=dict.fromkeys(STOPPING_FIELDS))
     questions = sample_questions(plan.questions, minimum_questions(DEFAULT_EPSILON), plan.config.sampling.seed)
     sample = replace(
         plan,
         profile=profile,
         # the baseline has the settings of its own profile
-        config=plan.config.model_copy(update={"engine": None}),
+        config=plan.config.model_copy(update={"engine": None, "sampling": sampling}),
         questions=questions,
         shard_size=default_shard_size(questions.height, profile.question_batch_size, plan.rollouts_per_question),
-        comparable=plan.comparable | {"dataset": dataset_digest(questions)},
+        comparable={name: value for name, value in plan.comparable.items() if name != STOPPING}
+        | {"dataset": dataset_digest(questions)},
     )
     return reference_plan(sample, "baseline", plan.paths.root.parent / BASELINES, name="auto")
 

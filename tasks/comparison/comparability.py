@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.errors import ConfigError
+from tasks.plan.fingerprint import STOPPING
 from tasks.records import RunPaths
 from tasks.storage.published import read_published
 
@@ -18,6 +19,7 @@ COMPARABLE_KEYS = ("model", "tokenizer", "chat_template", "arms", "dataset", "sa
 """Settings that two runs must share, except ``dataset``: a baseline may be a sample, so the rows are compared."""
 
 ABSENT = "(absent)"
+_SAMPLES = "samples_per_arm"
 _NUMBER_FORMAT = frozenset({"dtype", "quantization", "kv_cache_dtype"})
 
 
@@ -75,13 +77,14 @@ def check_comparable(baseline: Path, candidate: Path) -> Comparability:
     """
     configs = [read_comparable_config(path) for path in (baseline, candidate)]
     first, second = (config["comparable"] for config in configs)
+    tested = [{**config.get("tested", {}), **_stopping(config["comparable"])} for config in configs]
     _refuse_differences(first, second, f"{baseline} and {candidate}")
     return Comparability(
         baseline=_identity(baseline, configs[0]),
         candidate=_identity(candidate, configs[1]),
         same_dataset=first["dataset"] == second["dataset"],
         baseline_is_sample=_is_sample(*configs),
-        tested=tuple(_differences(configs[0].get("tested", {}), configs[1].get("tested", {}))),
+        tested=tuple(_differences(*tested)),
     )
 
 
@@ -96,7 +99,8 @@ def check_planned_settings(baseline: Path, planned: Mapping[str, Any], run_id: s
 
 
 def _refuse_differences(baseline: Mapping[str, Any], candidate: Mapping[str, Any], named: str) -> None:
-    if fixed := list(_differences(_without_dataset(baseline), _without_dataset(candidate))):
+    settings = [_must_be_shared(own, other) for own, other in ((baseline, candidate), (candidate, baseline))]
+    if fixed := list(_differences(*settings)):
         raise ConfigError(
             f"{named} cannot be compared: "
             + "; ".join(map(str, fixed))
@@ -139,8 +143,16 @@ def _is_sample(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> boo
     return of_baseline is not None and of_candidate is not None and of_baseline < of_candidate
 
 
-def _without_dataset(comparable: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in comparable.items() if key != "dataset"}
+def _must_be_shared(comparable: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two runs must share. How many samples a group has is no part of it where groups stop by a rule."""
+    shared = {key: value for key, value in comparable.items() if key not in ("dataset", STOPPING)}
+    if STOPPING in comparable or STOPPING in other:
+        shared["sampling"] = {name: value for name, value in shared["sampling"].items() if name != _SAMPLES}
+    return shared
+
+
+def _stopping(comparable: Mapping[str, Any]) -> dict[str, Any]:
+    return {STOPPING: comparable[STOPPING]} if STOPPING in comparable else {}
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[SettingDifference]:

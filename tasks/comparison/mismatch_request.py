@@ -12,12 +12,22 @@ from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_conf
 from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
 from tasks.plan.model_source import ModelSource, find_model
-from tasks.plan.sampling import run_sampling
+from tasks.plan.sampling import STOPPING_FIELDS, run_sampling
 from tasks.storage.published import read_shard
 from tasks.storage.run_files import known_shards, missing_shards
 
 _WITHOUT_EFFECT = {
-    *("max_tokens", "samples_per_arm", "seed", "source", "lengths", "stop", "stop_token_ids", "repetition_detection"),
+    *(
+        "max_tokens",
+        "samples_per_arm",
+        *STOPPING_FIELDS,
+        "seed",
+        "source",
+        "lengths",
+        "stop",
+        "stop_token_ids",
+        "repetition_detection",
+    ),
     *("top_logprobs", "sampling_mask", "routed_experts"),
 }
 """Settings that leave the distribution of a token as it is."""

@@ -47,7 +47,8 @@ class RowCounts:
     unscored_only_in_candidate: int
     """Compared rows without a reward in the candidate alone; 0 when a run is not scored."""
     lost: int
-    """Rows of shared questions that one run has and that cannot be compared."""
+    """Rows of shared questions that one run has and that cannot be compared. Where the groups of a run stop by a rule,
+    these are only those that both runs have."""
     lost_share: float
     """``lost`` as a share (of 1) of all rows of the shared questions."""
     rows_of_questions_only_in_candidate: int = 0
@@ -98,7 +99,14 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
         candidate=candidate,
         frame=succeeded.with_row_index("pair"),
         counts=replace(
-            _count(joined, both, succeeded, scored=bool(baseline.scorers and candidate.scorers)),
+            _count(
+                # a group that stopped sooner in one run has lost nothing there
+                both if baseline.groups_stop or candidate.groups_stop else joined,
+                joined,
+                both,
+                succeeded,
+                scored=bool(baseline.scorers and candidate.scorers),
+            ),
             baseline_stated=baseline.stated,
             candidate_stated=candidate.stated,
             baseline_scored=baseline.scored if is_scored else None,
@@ -123,9 +131,11 @@ def _check_questions(baseline: RolloutIndex, candidate: RolloutIndex, succeeded:
             )
 
 
-def _count(joined: pl.DataFrame, both: pl.DataFrame, succeeded: pl.DataFrame, *, scored: bool) -> RowCounts:
+def _count(
+    expected: pl.DataFrame, joined: pl.DataFrame, both: pl.DataFrame, succeeded: pl.DataFrame, *, scored: bool
+) -> RowCounts:
     shared_questions = both.select(pl.col("example_id").unique())
-    shared_rows = joined.select("example_id").join(shared_questions, on="example_id", how="semi").height
+    shared_rows = expected.select("example_id").join(shared_questions, on="example_id", how="semi").height
     questions = {
         side: joined.filter(pl.col(f"{side}_row").is_not_null())["example_id"].n_unique() for side in ("base", "cand")
     }

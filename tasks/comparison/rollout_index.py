@@ -11,9 +11,10 @@ import polars as pl
 
 from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
+from tasks.plan.fingerprint import STOPPING
 from tasks.records import OWN_SCORES, ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
 from tasks.storage.published import scan_shard
-from tasks.storage.run_files import known_shards
+from tasks.storage.run_files import known_shards, missing_shards
 
 # One process hashes both runs, so 64-bit hashes of one pair collide with probability 2^-64.
 _INDEX_COLUMNS = (
@@ -47,16 +48,26 @@ class RolloutIndex:
     """Rollouts that a file of scores has, with a reward or without."""
     stated: int | None
     """Rollouts that the run was made to have, by its ``config.json``; None when that states none."""
+    groups_stop: bool = False
+    """True when its groups stop by a rule, so that another run may have samples of a group that it lacks."""
 
 
 def index_rollouts(paths: RunPaths) -> RolloutIndex:
     """The index of every published rollout shard of a run.
 
-    Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout occurs twice.
+    Raises ConfigError when the run has no rollouts, a shard cannot be read, or a rollout occurs twice; where groups
+    stop by a rule, also when it is not finished, since its configuration does not tell how many rollouts it must have.
     """
+    config = read_comparable_config(paths.root)
+    groups_stop = STOPPING in config["comparable"]
     shards = known_shards(paths.root, "rollouts")
     if not shards:
         raise ConfigError(f"{paths.root / 'rollouts'} holds no shards. Give the directory of a finished run")
+    if groups_stop and (missing := missing_shards(paths.root)):
+        raise ConfigError(
+            f"{paths.root} is not a finished run: it lacks {missing[0]} ({len(missing)} in all). Run the command that "
+            "made it again; it resumes"
+        )
     frames = []
     dtypes: set[str] = set()
     scorers: set[str] = set()
@@ -87,7 +98,8 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
         dtypes=frozenset(dtypes),
         scorers=frozenset(scorers),
         scored=scored,
-        stated=stated_count(read_comparable_config(paths.root), "num_rollouts"),
+        stated=stated_count(config, "num_rollouts"),
+        groups_stop=groups_stop,
     )
 
 

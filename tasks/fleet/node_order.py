@@ -16,7 +16,7 @@ from profiles.arm_schema import ArmSet
 from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.fleet.node_identity import differences
-from tasks.plan.fingerprint import comparable_settings, tested_settings
+from tasks.plan.fingerprint import STOPPING, comparable_settings, tested_settings
 from tasks.plan.model_source import find_model
 from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import build_config
@@ -75,8 +75,8 @@ def _plan(planned: dict[str, Any], questions: pl.DataFrame) -> RunPlan:
     name = config.model or profile.model
     assert name is not None
     model = find_model(name, load_format=profile.engine.load_format)
-    # this node has not all questions, so their digest comes from the plan
-    dataset = {"dataset": planned["comparable"]["dataset"]}
+    # this node has not all questions, and no scorer
+    unseen = {name: planned["comparable"][name] for name in ("dataset", STOPPING) if name in planned["comparable"]}
     return RunPlan(
         config=config,
         profile=profile,
@@ -84,7 +84,7 @@ def _plan(planned: dict[str, Any], questions: pl.DataFrame) -> RunPlan:
         model=model,
         questions=questions,
         shard_size=planned["shard_size"],
-        comparable=comparable_settings(config, arms, model, questions) | dataset,
+        comparable=comparable_settings(config, arms, model, questions) | unseen,
         tested=tested_settings(profile, planned["shard_size"]),
         fingerprint=planned["fingerprint"],
         paths=RunPaths(root=Path(planned["run_id"])),

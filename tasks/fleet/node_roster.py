@@ -11,6 +11,7 @@ from tasks.fleet.node_status import MadeShard, NodeReport, ShardOrder
 from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
+from tasks.records import shard_label
 
 
 class NodeRoster:
@@ -174,7 +175,8 @@ class NodeRoster:
         return f". Other nodes get its shards {', '.join(self._number(*key) for key in shards)}" if shards else ""
 
     def _number(self, run_id: str, index: int) -> str:
-        return str(index) if self._has_one_run else f"{index} of {run_id}"
+        name = shard_label(index)
+        return name if self._has_one_run else f"{name} of {run_id}"
 
 
 def _journal(plan: RunPlan, index: int) -> bytes | None:

@@ -20,7 +20,7 @@ from tasks.fleet.node_status import ShardOrder
 from tasks.generation.journal import read_journal
 from tasks.locks import run_lock
 from tasks.plan.run_plan import RunPlan
-from tasks.records import RunPaths, shard_indices
+from tasks.records import RunPaths, shard_index, shard_indices
 from tasks.storage.published import record_path, record_published
 from tasks.user_paths import check_directory, user_path
 
@@ -55,7 +55,7 @@ def shards_begun(plans: Sequence[RunPlan]) -> frozenset[Key]:
     for plan in plans:
         for path in plan.paths.journal(0).parent.glob("shard-*.jsonl"):
             if read_journal(path, plan.run_id, keep_rollouts=False).finished:
-                begun.add((plan.run_id, int(path.stem.partition("-")[2])))
+                begun.add((plan.run_id, shard_index(path.with_suffix(".parquet"))))
         begun |= {(plan.run_id, index) for index in shard_indices(plan.paths.rollouts(0).parent)}
     return frozenset(begun)
 

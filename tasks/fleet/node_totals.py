@@ -17,6 +17,7 @@ from tasks.node.engine_caches import coldest
 from tasks.node.telemetry import load_telemetry, parse_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
+from tasks.records import shard_of
 from tasks.storage.published import recorded_path
 
 _WORST = ("fail", "warn", "pass")
@@ -72,7 +73,7 @@ def _node_totals(run_id: str, record: NodeAtWork) -> dict[str, Any]:
     return {
         "node": record.name,
         "ended": record.ended or "lost",
-        "shards": sorted(index for run, index in record.made if run == run_id),
+        "shards": sorted({shard_of(index) for run, index in record.made if run == run_id}),
         "rollouts": made.rollouts,
         "tokens": made.tokens,
         "start_seconds": round(status.start_seconds, 3),

@@ -31,10 +31,9 @@ from tasks.parent_death import guarded_python_path
 from tasks.plan.fingerprint import fingerprint, tested_settings
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import dataset_rows, find_remaining, scores_made_from, shard_dataset
+from tasks.plan.shards import make_scores, shard_dataset
+from tasks.plan.waves import find_remaining
 from tasks.records import RunPaths
-from tasks.scoring.score_shard import score_shard
-from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import record_published
 
 
@@ -100,13 +99,9 @@ def run_reference(
     began = time.monotonic()
     (run or _run_process)(job, paths.logs / "reference.log", plan.profile.expect.device == "cuda")
     process_seconds = time.monotonic() - began
-    scorer = load_scorer(plan.config.scorer)
     for index in (shard.index for shard in shards):
         record_published(paths.rollouts(index))
-        scores = score_shard(
-            paths.rollouts(index), paths.scores(index), plan.config.scorer, dataset_rows(plan.questions)
-        )
-        record_published(scores, made_from=scores_made_from(paths, index, scorer))
+        make_scores(plan, index)
         paths.journal(index).unlink()
     timing = read_record(timing_path, ReferenceTiming)
     assert timing is not None

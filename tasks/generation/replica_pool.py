@@ -39,8 +39,8 @@ from tasks.node.gpu_selection import gpus_per_replica, read_gpu_bytes
 from tasks.node.nvml import PynvmlReader
 from tasks.node.run_batch import choose_run_batch
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard
-from tasks.storage.published import record_published
+from tasks.plan.shards import Shard, record_rollouts
+from tasks.records import shard_label
 from tasks.time_limits import time_limit
 
 MAX_SHARD_TASKS = 48
@@ -212,7 +212,7 @@ class ReplicaPool(PoolCounters):
                     )
             case ShardGenerated(key=key, num_errors=num_errors):
                 paths = self._plans[key.run_id].paths
-                record_published(paths.rollouts(key.shard))
+                record_rollouts(paths, key.shard)
                 paths.journal(key.shard).unlink(missing_ok=True)
                 process.shards.discard(key)
                 if self._queue.finished(key, num_errors).num_completed:
@@ -256,7 +256,8 @@ class ReplicaPool(PoolCounters):
             self._queue.close(error)
 
     def _name(self, key: ShardKey) -> str:
-        return str(key.shard) if len(self._plans) == 1 else f"{key.shard} of {key.run_id}"
+        name = shard_label(key.shard)
+        return name if len(self._plans) == 1 else f"{name} of {key.run_id}"
 
     def _tell(self, kind: str, message: str, **details: Any) -> None:
         self._listener(PoolEvent(kind=kind, message=message, details=details))

@@ -15,7 +15,7 @@ from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.journal import Key, read_journal, unpack
 from tasks.generation.policy import Policy
 from tasks.generation.rollout_request import completion_limit
-from tasks.generation.shard_feed import read_questions
+from tasks.generation.shard_feed import asked_questions
 from tasks.generation.token_sets import Array
 from tasks.plan.prompts import Message, build_messages, request_seed
 from tasks.plan.sampling import set_fields
@@ -36,23 +36,21 @@ def publish_rollouts(work: ShardWork, spec: GenerationSpec, facts: EngineFacts) 
     Raises StorageError when the file cannot be written, or when the journal has lost a rollout.
     """
     finished = read_journal(work.journal, work.policy.run_id).finished
-    questions = list(read_questions(work.questions).iter_rows())
     prompts: list[list[Message]] = []
     truths: list[str] = []
     records: list[dict[str, Any]] = []
-    for example_id, question, ground_truth in questions:
-        for arm in spec.arms:
-            messages = build_messages(arm, question)
-            for sample_index in range(spec.sampling.samples_per_arm):
-                key = (example_id, arm.id, sample_index)
-                if key not in finished:
-                    raise StorageError(
-                        f"{work.journal} has lost the rollout {key}: the disk is failing. Run the same command, which "
-                        "generates it again"
-                    )
-                records.append(finished[key])
-                prompts.append(messages)
-                truths.append(ground_truth)
+    for asked in asked_questions(work, spec):
+        messages = {arm.id: build_messages(arm, asked.question) for arm in spec.arms}
+        for arm, sample_index in asked.rollouts:
+            key = (asked.example_id, arm.id, sample_index)
+            if key not in finished:
+                raise StorageError(
+                    f"{work.journal} has lost the rollout {key}: the disk is failing. Run the same command, which "
+                    "generates it again"
+                )
+            records.append(finished[key])
+            prompts.append(messages[arm.id])
+            truths.append(asked.ground_truth)
     frame = _frame(records, prompts, truths, work.policy, spec, facts)
     publish_parquet(frame, work.rollouts)
     return int(frame["error"].is_not_null().sum())

@@ -1,6 +1,7 @@
 """Finds the questions of a shard that still have rollouts to generate."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class ShardFeed:
     def __init__(self, work: ShardWork, spec: GenerationSpec) -> None:
         self.work = work
         self._spec = spec
-        self._questions = read_questions(work.questions)
+        self._asked = list(asked_questions(work, spec))
         run_id = work.policy.run_id
         state = read_journal(work.journal, run_id, keep_rollouts=False)
         self.journal = JournalWriter(work.journal)
@@ -47,24 +48,23 @@ class ShardFeed:
 
     @property
     def _num_rollouts(self) -> int:
-        return self._questions.height * len(self._spec.arms) * self._spec.sampling.samples_per_arm
+        return sum(len(asked.rollouts) for asked in self._asked)
 
     def _missing(self, state: JournalState) -> list[QuestionWork]:
         work: list[QuestionWork] = []
-        for example_id, question, _ in self._questions.iter_rows():
+        for asked in self._asked:
             missing: dict[int, list[tuple[Arm, int]]] = {}
-            for arm in self._spec.arms:
-                for sample_index in range(self._spec.sampling.samples_per_arm):
-                    key = (example_id, arm.id, sample_index)
-                    if key not in state.finished:
-                        missing.setdefault(state.suspicion.get(key, 0), []).append((arm, sample_index))
+            for arm, sample_index in asked.rollouts:
+                key = (asked.example_id, arm.id, sample_index)
+                if key not in state.finished:
+                    missing.setdefault(state.suspicion.get(key, 0), []).append((arm, sample_index))
             for isolation, rollouts in missing.items():
                 # at 2 the engine died with this question alone: trying its rollouts one by one finds the guilty one
                 parts = [[rollout] for rollout in rollouts] if isolation >= 2 else [rollouts]
                 work += [
                     QuestionWork(
-                        example_id=example_id,
-                        question=question,
+                        example_id=asked.example_id,
+                        question=asked.question,
                         rollouts=tuple(part),
                         isolation=isolation,
                     )
@@ -101,8 +101,38 @@ class ShardFeed:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskedQuestion:
+    """A question of a shard, and the rollouts that are asked of it: by arm, then by sample."""
+
+    example_id: str
+    question: str
+    ground_truth: str
+    rollouts: tuple[tuple[Arm, int], ...]
+
+
+def asked_questions(work: ShardWork, spec: GenerationSpec) -> Iterator[AskedQuestion]:
+    """Yield what ``work`` asks: every arm with all of its samples, or what a later wave says.
+
+    Raises StorageError when the file is missing or damaged.
+    """
+    for row in read_questions(work.questions).iter_rows(named=True):
+        arm_ids = row.get("arm_ids")
+        arms = [arm for arm in spec.arms if arm_ids is None or arm.id in arm_ids]
+        samples = range(row.get("first_sample", 0), row.get("end_sample", spec.sampling.samples_per_arm))
+        yield AskedQuestion(
+            example_id=row["example_id"],
+            question=row["question"],
+            ground_truth=row["ground_truth"],
+            rollouts=tuple((arm, sample) for arm in arms for sample in samples),
+        )
+
+
 def read_questions(path: Path) -> pl.DataFrame:
-    """Return a shard's questions, in QUESTION_SCHEMA. Raises StorageError when the file is missing or damaged."""
+    """Return a shard's questions, in QUESTION_SCHEMA or ASKED_SCHEMA.
+
+    Raises StorageError when the file is missing or damaged.
+    """
     try:
         return read_shard(path)
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -16,6 +16,10 @@ from tasks.plan.model_source import ModelSource
 from tasks.plan.run_config import RunConfig
 from tasks.plan.sampling import STORED_FIELDS, Sampling, recorded_sampling
 from tasks.records import QUESTION_SCHEMA
+from tasks.scoring.scorers import load_scorer
+
+STOPPING = "stopping"
+"""The name of the settings that decide how many samples a group gets."""
 
 _RECORDED_BACKENDS = {"vllm": "tasks.engine:VllmEngine"}
 """The text that fingerprints hold for an engine's name: where its class was in the first release. Never change it."""
@@ -33,6 +37,26 @@ def comparable_settings(config: RunConfig, arms: ArmSet, model: ModelSource, que
         "dataset": dataset_digest(questions),
         "sampling": recorded_sampling(config.sampling),
         "seed": config.sampling.seed,
+    }
+
+
+def stopping_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what decides how many samples a group gets, under its name; nothing where that is fixed.
+
+    The scores decide it too, and with them the scorer.
+    """
+    sampling = config.sampling
+    if sampling.sample_until is None:
+        return {}
+    scorer = load_scorer(config.scorer)
+    return {
+        STOPPING: {
+            "sample_until": sampling.sample_until,
+            "max_samples_per_arm": sampling.most_samples,
+            "wave_size": sampling.wave_size or sampling.samples_per_arm,
+            "scorer": f"{scorer.name} {scorer.version}",
+            "right_at": config.right_at,
+        }
     }
 
 

@@ -16,7 +16,7 @@ from profiles.schema import AUTO, Profile
 from tasks.errors import ConfigError
 from tasks.plan.adapter_source import AdapterSource, LoraSlots
 from tasks.plan.engine_options import changed_profile
-from tasks.plan.fingerprint import comparable_settings, fingerprint, tested_settings
+from tasks.plan.fingerprint import comparable_settings, fingerprint, stopping_settings, tested_settings
 from tasks.plan.gold_check import check_golds
 from tasks.plan.model_sampling import told_sampling, with_model_sampling
 from tasks.plan.model_source import ModelSource, find_model
@@ -81,7 +81,18 @@ class RunPlan:
 
     @property
     def num_rollouts(self) -> int:
+        """How many rollouts the run has; the least, where groups stop by a rule."""
         return self.num_questions * self.rollouts_per_question
+
+    @property
+    def most_rollouts(self) -> int:
+        """How many rollouts the run has at most."""
+        return self.num_questions * len(self.arms.arms) * self.config.sampling.most_samples
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether a group gets samples until a rule holds, in waves, and not a fixed number."""
+        return self.config.sampling.sample_until is not None
 
     @property
     def num_shards(self) -> int:
@@ -104,7 +115,8 @@ class RunPlan:
                 **({} if self.adapter is None else {"adapter": self.adapter.to_json()}),
             },
             "num_questions": self.num_questions,
-            "num_rollouts": self.num_rollouts,
+            # which groups stop when is not known before
+            **({} if self.has_rule else {"num_rollouts": self.num_rollouts}),
             "num_shards": self.num_shards,
             "shard_size": self.shard_size,
             "duplicate_questions": asdict(find_duplicates(self.questions)),
@@ -164,7 +176,7 @@ def _resolved(
             f"{questions.height:,} questions at a shard_size of {shard_size:,} make {shards:,} shards; at most "
             f"{MOST_SHARDS:,} are allowed, as each has up to three task runs. Raise shard_size, or leave it out"
         )
-    comparable = comparable_settings(config, arms, model, questions)
+    comparable = comparable_settings(config, arms, model, questions) | stopping_settings(config)
     tested = tested_settings(profile, shard_size)
     digest = fingerprint(comparable, tested, config.sampling)
     name = config.name or name_of_run("-".join((profile.name, slug(model.name), slug(config.dataset.path))))
@@ -222,11 +234,12 @@ def _check_context(config: RunConfig, profile: Profile) -> None:
 
 
 def _check_group_sizes(config: RunConfig, arms: ArmSet) -> None:
-    samples = config.sampling.samples_per_arm
+    samples = config.sampling.most_samples
+    name = "samples_per_arm" if config.sampling.sample_until is None else "max_samples_per_arm"
     if (rollouts := len(arms.arms) * samples) > MOST_SAMPLES:
         raise ConfigError(
-            f"{len(arms.arms)} arms x {samples:,} samples_per_arm = {rollouts:,} rollouts of each question, which "
-            f"are in memory together; at most {MOST_SAMPLES:,} are allowed. Lower samples_per_arm"
+            f"{len(arms.arms)} arms x {samples:,} {name} = {rollouts:,} rollouts of each question, which "
+            f"are in memory together; at most {MOST_SAMPLES:,} are allowed. Lower {name}"
         )
 
 

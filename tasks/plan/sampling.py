@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from profiles.settings import MOST_TOKENS, Settings
+from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.parameters import AsGiven
 from tasks.plan.repetition_detection import RepetitionDetection
+from tasks.plan.stopping_rule import StoppingRule, wave_ends
 
 MOST_SAMPLES = 100_000
 """The most rollouts of a question, over all arms: they are in memory together."""
@@ -27,6 +29,8 @@ LATER_FIELDS = (
     *("stop", "stop_token_ids", "bad_words", "repetition_detection"),
 )
 """Fields that came after the first release: fingerprints, requests and columns hold them only where they are set."""
+STOPPING_FIELDS = ("max_samples_per_arm", "sample_until", "wave_size")
+"""How many samples beyond the first a group gets: no part of how one is sampled."""
 STORED_FIELDS = ("sampling_mask", "routed_experts")
 """What is stored beside the tokens, and changes none of them."""
 
@@ -34,6 +38,16 @@ STORED_FIELDS = ("sampling_mask", "routed_experts")
 def _off(value: Any) -> Any:
     # vLLM takes both for "all tokens"
     return 0 if type(value) is int and value == -1 else value
+
+
+def _canonical_rule(given: Any) -> Any:
+    """Return the one text of a rule, so that the same rule gives the same fingerprint."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return str(StoppingRule.parse(given))
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("sample_until ")) from None
 
 
 def _optional(kind: Any, **bounds: Any) -> AsGiven:
@@ -74,7 +88,14 @@ class Sampling(Settings):
     min_tokens: int = Field(0, title="Completion tokens at least", ge=0, le=MOST_TOKENS)
     """Tokens before which nothing ends a completion."""
     samples_per_arm: int = Field(1, title="Samples per arm", ge=1, le=MOST_SAMPLES)
-    """Completions per question and arm."""
+    """Completions per question and arm; with sample_until the least."""
+    max_samples_per_arm: int | None = Field(None, title="Samples per arm at most", ge=2, le=MOST_SAMPLES)
+    """With sample_until: the most completions per question and arm."""
+    sample_until: Annotated[str | None, BeforeValidator(_canonical_rule)] = Field(None, title="Sample until")
+    """Sample a question under an arm until correct:K (K rollouts are right), mixed or mixed:K (K are right and K are
+    wrong) or width:W (the 95% interval of the pass rate is narrower than W); joined by commas, the first that holds."""
+    wave_size: int | None = Field(None, title="Samples per wave", ge=1, le=MOST_SAMPLES)
+    """With sample_until: completions per question and arm between two looks at the rule; by default samples_per_arm."""
     seed: Annotated[int, AsGiven(type=Seed | Literal["{date}"])] = Field(0, title="Seed", ge=0, lt=2**63)
     """Seed of the run, from which each request's seed is made; in Prefect's form, {date} is the day as a number."""
     top_logprobs: Annotated[int, AsGiven(type=Annotated[int, Field(ge=0, le=20)] | None, default=None)] = Field(
@@ -107,7 +128,8 @@ class Sampling(Settings):
 
     @model_validator(mode="after")
     def _can_be_done(self) -> "Sampling":
-        for problem in (self._misfit(), self._ends_early(), None if self.source else self._not_random()):
+        random = None if self.source else self._not_random()
+        for problem in (self._misfit(), self._ends_early(), random, self._never_stops()):
             if problem:
                 raise ValueError(problem)
         return self
@@ -136,11 +158,12 @@ class Sampling(Settings):
 
     def _not_random(self) -> str | None:
         greedy = self.greedy_by
-        if greedy and self.samples_per_arm > 1:
+        if greedy and self.most_samples > 1:
+            name = "samples_per_arm" if self.sample_until is None else "max_samples_per_arm"
             return (
-                f"samples_per_arm is {self.samples_per_arm} at {greedy}, which gives the same completion each time. "
-                "Set samples_per_arm to 1 or raise the temperature"
-                + ("" if self.temperature == 0 else f" and leave out {greedy.split()[0]}")
+                f"{name} is {self.most_samples} at {greedy}, which gives the same completion each time. "
+                f"{'Set samples_per_arm to 1' if self.sample_until is None else 'Leave out sample_until'} or raise the "
+                f"temperature{'' if self.temperature == 0 else f' and leave out {greedy.split()[0]}'}"
             )
         if self.sampling_mask and (self.temperature == 0 or self.top_k == 0):
             return (
@@ -149,6 +172,42 @@ class Sampling(Settings):
                 "--sampling-mask"
             )
         return None
+
+    def _never_stops(self) -> str | None:
+        """What of the rule by which groups stop is missing, or can do nothing."""
+        rule, most = self.sample_until, self.max_samples_per_arm
+        if rule is None:
+            given = next((name for name in STOPPING_FIELDS if getattr(self, name) is not None), None)
+            return given and (
+                f"{given} is {getattr(self, given)}, but no rule says when a group needs no more samples. Give "
+                f"sample_until, such as mixed, or leave out {given}"
+            )
+        if most is None:
+            return (
+                f"sample_until is {rule}, but nothing says how many samples a group gets that never fits it. Give "
+                "max_samples_per_arm"
+            )
+        if most <= self.samples_per_arm:
+            return (
+                f"max_samples_per_arm is {most}, and each group has {self.samples_per_arm} samples at least "
+                "(samples_per_arm): no group could get more. Raise max_samples_per_arm, or leave out sample_until"
+            )
+        if never := StoppingRule.parse(rule).out_of_reach(most):
+            return (
+                f"sample_until has {never[0]}, which no group of up to {most} samples can fit. Raise "
+                "max_samples_per_arm, or change the condition"
+            )
+        return None
+
+    @property
+    def most_samples(self) -> int:
+        """Completions per question and arm at most."""
+        return self.max_samples_per_arm or self.samples_per_arm
+
+    @property
+    def wave_ends(self) -> tuple[int, ...]:
+        """How many samples a group has after each wave; without a rule there is one."""
+        return wave_ends(self.samples_per_arm, self.wave_size or self.samples_per_arm, self.most_samples)
 
     @property
     def greedy_by(self) -> str | None:
@@ -169,7 +228,13 @@ def set_fields(sampling: Sampling) -> dict[str, Any]:
 
 def recorded_sampling(sampling: Sampling) -> dict[str, Any]:
     """Return ``sampling`` as fingerprints hold it: what came later only where it is set, nothing of what is stored."""
-    left_out = {*LATER_FIELDS} - set_fields(sampling).keys() | {"seed", "top_logprobs", "source", *STORED_FIELDS}
+    left_out = {*LATER_FIELDS} - set_fields(sampling).keys() | {
+        "seed",
+        "top_logprobs",
+        "source",
+        *STOPPING_FIELDS,
+        *STORED_FIELDS,
+    }
     return sampling.model_dump(mode="json", exclude=left_out, exclude_none=True)
 
 

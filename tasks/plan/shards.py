@@ -8,8 +8,9 @@ import polars as pl
 from tasks.files import publish_parquet, sha256_of
 from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
-from tasks.records import QUESTION_SCHEMA, RunPaths, are_rollouts
+from tasks.records import QUESTION_SCHEMA, RunPaths, are_rollouts, wave_of
 from tasks.scoring.score import Scorer
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorer_calls import ROW
 from tasks.scoring.scorers import load_scorer
 from tasks.storage.published import published_record, record_published
@@ -17,11 +18,12 @@ from tasks.storage.published import published_record, record_published
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One slice of a run's questions, and how many rollouts it has when it is finished."""
+    """One slice of a run's questions, or a later wave of it, and how many rollouts it has when it is finished."""
 
     index: int
     num_questions: int
     num_rollouts: int
+    """Where groups stop by a rule: those of its first samples, and of a later wave those that it asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,9 @@ class RemainingShards:
     to_generate: list[Shard]
     to_score: list[Shard]
     generated: list[Shard]
-    """The shards that have their rollouts, scored or not."""
+    """The shards that have their rollouts, scored or not, each with the number of all."""
+    rollouts_begun: int = 0
+    """Rollouts that shards of ``to_generate`` have in finished waves."""
 
     def __bool__(self) -> bool:
         return bool(self.to_generate or self.to_score)
@@ -76,17 +80,35 @@ def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
     return f"{record and record.sha256} {scorer.name}@{scorer.version}"
 
 
-def rollouts_finished(paths: RunPaths, shard: Shard) -> bool:
-    """Return whether the shard's rollouts are published, intact and complete."""
+def record_rollouts(paths: RunPaths, index: int) -> None:
+    """Record the published rollouts of a shard, or of a later wave with what it asks."""
+    asked = published_record(paths.questions(index)) if wave_of(index) else None
+    record_published(paths.rollouts(index), made_from=asked.made_from if asked else "")
+
+
+def rollouts_finished(paths: RunPaths, shard: Shard, made_from: str = "") -> bool:
+    """Return whether the shard's rollouts are published, intact and complete; those of a wave by what it asks."""
     path = paths.rollouts(shard.index)
-    if not is_finished(path):
+    if not is_finished(path, made_from):
         return False
     lazy = pl.scan_parquet(path, glob=False)
     return are_rollouts(lazy.collect_schema()) and lazy.select(pl.len()).collect().item() == shard.num_rollouts
 
 
+def make_scores(plan: RunPlan, index: int) -> Path:
+    """Score the rollouts of a shard or of a later wave, record the scores, and return their path."""
+    dataset = dataset_rows(plan.questions)
+    path = score_shard(plan.paths.rollouts(index), plan.paths.scores(index), plan.config.scorer, dataset)
+    record_published(path, made_from=scores_made_from(plan.paths, index, load_scorer(plan.config.scorer)))
+    return path
+
+
 def rollouts_to_make(plan: RunPlan) -> int:
-    """Return how many rollouts the run lacks, by the names of its files alone: ``find_remaining`` reads them."""
+    """Return how many rollouts the run lacks, by the names of its files alone; by a rule, the least."""
+    if plan.has_rule:
+        # a shard that is not settled may lack nothing but the look at its last scores
+        settled = sum(plan.paths.settled(index).is_file() for index in range(plan.num_shards))
+        return (plan.num_shards - settled) * plan.shard_size * plan.rollouts_per_question
     published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
     return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
 
@@ -95,11 +117,3 @@ def scores_finished(plan: RunPlan, shard: Shard) -> bool:
     """Return whether the shard's scores are published, intact, and made from today's rollouts by today's scorer."""
     made_from = scores_made_from(plan.paths, shard.index, load_scorer(plan.config.scorer))
     return is_finished(plan.paths.scores(shard.index), made_from)
-
-
-def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
-    """Return what is left of ``shards``, from the checked files in the run directory."""
-    to_generate = [shard for shard in shards if not rollouts_finished(plan.paths, shard)]
-    generated = [shard for shard in shards if shard not in to_generate]
-    to_score = [shard for shard in generated if not scores_finished(plan, shard)]
-    return RemainingShards(to_generate=to_generate, to_score=to_score, generated=generated)

@@ -17,12 +17,12 @@ from tasks.results.summary_subprocess import summarize_in_subprocess
 from tasks.storage.published import (
     forget_published,
     published_record,
-    read_shard,
+    read_wave,
     record_path,
     record_published,
     recorded_path,
 )
-from tasks.storage.run_files import write_manifest
+from tasks.storage.run_files import known_waves, write_manifest
 from tasks.storage.score_sets import (
     SET_RECORD,
     ScoreSet,
@@ -57,7 +57,8 @@ def adopt_scores(run_dir: Path, name: str) -> AdoptedScores:
 
 
 def _adopt(paths: RunPaths, other: RunPaths) -> AdoptedScores:
-    run_dir, indices = paths.root, check_scored(other.root, other.scores_folder)
+    check_scored(other.root, other.scores_folder)
+    run_dir, indices = paths.root, [*known_waves(other.root, other.scores_folder)]
     kept: str | None = None
     removed = False
     if not other.are_own_scores:
@@ -95,7 +96,7 @@ def _scorer_besides(paths: RunPaths, other: RunPaths, indices: list[int]) -> tup
 
 
 def _scorer(paths: RunPaths, index: int) -> tuple[str, str]:
-    row = read_shard(paths.scores(index), columns=["scorer", "scorer_version"]).row(0)
+    row = read_wave(paths.scores(index), columns=["scorer", "scorer_version"]).row(0)
     return str(row[0]), str(row[1])
 
 

@@ -21,18 +21,18 @@ from tasks.node.prompt_check import read_prompts
 from tasks.node.telemetry import load_telemetry
 from tasks.plan.run_plan import RunPlan
 from tasks.process_tree import ReplicaProcesses
-from tasks.records import RunPaths, shard_index
+from tasks.records import WAVES, RunPaths, shard_index, shard_of
 from tasks.results.finished_run import read_config
 from tasks.results.run_end import RunEnd
 from tasks.results.run_report import read_report
 from tasks.storage.manifest import SHARD_FOLDERS, Manifest
 from tasks.storage.multipart_uploads import MultipartUpload
 from tasks.storage.published import PublishedRecord, forget_published
-from tasks.storage.run_files import damaged_files, missing_files, strange_files
+from tasks.storage.run_files import Settled, damaged_files, missing_files, strange_files
 from tasks.storage.upload_record import UploadRecord
 
-_RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), "state/published")
-_FOLDERS = (*SHARD_FOLDERS, *_RECORDS, "logs", "state/journal", "state/multipart")
+_RECORDS = (*(f"state/{folder}" for folder in SHARD_FOLDERS), f"state/{WAVES}", "state/published")
+_FOLDERS = (*SHARD_FOLDERS, *_RECORDS, "logs", "state/journal", "state/settled", "state/multipart")
 _FILE_SUFFIXES = {".json", ".jsonl", ".parquet", ".html", ".md", ".log", ".lock"}
 _LOST = {
     "telemetry.parquet": "the samples of earlier sessions are lost",
@@ -85,7 +85,7 @@ def _strange(plan: RunPlan) -> dict[Path, str]:
     told = {}
     for path in (plan.paths.root / name for name in strange_files(plan.paths.root)):
         index = shard_index(path)
-        if index >= plan.num_shards:
+        if shard_of(index) >= plan.num_shards:
             told[path] = f"{path} is not a file of this run and is left out. Move it away"
         elif path == plan.paths.rollouts(index) and not plan.paths.journal(index).exists():
             # with its journal, it was published right before a kill, and comes from there again
@@ -131,6 +131,7 @@ def _checks(plan: RunPlan) -> Iterator[Callable[[], object]]:
     yield lambda: check_saved_rung(plan)
     for folder in _RECORDS:
         yield from _records(paths, f"{folder}/*.json", PublishedRecord)
+    yield from _records(paths, "state/settled/*.json", Settled)
     yield from _records(paths, "state/multipart/*.json", MultipartUpload)
     yield from _records(paths, "state/replica-*.pid.json", ReplicaProcesses)
 

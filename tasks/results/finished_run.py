@@ -10,7 +10,8 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.verdict import Tier
 from tasks.files import read_json, read_record, try_read_record
 from tasks.plan.run_plan import RunPlan, slug
-from tasks.plan.shards import Shard, find_remaining
+from tasks.plan.shards import Shard
+from tasks.plan.waves import find_remaining
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.storage.published import read_published

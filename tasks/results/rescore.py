@@ -18,7 +18,7 @@ from tasks.locks import run_lock
 from tasks.plan.questions import MoreColumns, load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.plan.shards import dataset_rows, scores_made_from
-from tasks.records import RunPaths
+from tasks.records import RunPaths, wave_of
 from tasks.results.finished_run import read_config
 from tasks.results.metrics import mean
 from tasks.results.run_openings import find_openings
@@ -26,8 +26,8 @@ from tasks.scoring.extra_columns import align_extra_columns
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import in_run, read_scorable, score_frame
 from tasks.scoring.scorers import BUILT_IN, load_scorer
-from tasks.storage.published import forget_published, read_shard, record_published
-from tasks.storage.run_files import known_shards, missing_shards
+from tasks.storage.published import forget_published, read_wave, record_published
+from tasks.storage.run_files import known_waves, missing_shards
 from tasks.storage.score_sets import ScoreSet, publish_set, set_folder
 
 LISTED_CHANGES = 50
@@ -73,9 +73,9 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
     """
     if right_at is not None and not math.isfinite(right_at):
         raise ConfigError(f"--right-at is {right_at}: input should be a finite number")
-    loaded = in_run(load_scorer(scorer), run_dir)
+    loaded = load_scorer(scorer)
     paths = RunPaths(root=run_dir)
-    indices = known_shards(run_dir, "rollouts")
+    indices = known_waves(run_dir, "rollouts")
     if not indices:
         raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
     if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
@@ -95,7 +95,8 @@ def _rescore(paths: RunPaths, indices: Collection[int], loaded: Scorer, asked: S
     openings = find_openings(run_dir) if loaded.name in BUILT_IN else ()
     compared = []
     for index in indices:
-        new = score_frame(read_scorable(paths.rollouts(index), openings, loaded, dataset), loaded)
+        rollouts = paths.rollouts(index)
+        new = score_frame(read_scorable(rollouts, openings, loaded, dataset), in_run(loaded, run_dir, rollouts))
         forget_published(made.scores(index))
         publish_parquet(new, made.scores(index))
         record_published(made.scores(index), made_from=scores_made_from(made, index, loaded))
@@ -109,7 +110,7 @@ def _rescore(paths: RunPaths, indices: Collection[int], loaded: Scorer, asked: S
         scorer=loaded.name,
         scorer_version=loaded.version,
         directory=directory,
-        shards=len(indices),
+        shards=sum(not wave_of(index) for index in indices),
         rollouts=rows.height,
         changed=changes.height,
         unscored=rows.height - int(rows["is_scored"].sum()),
@@ -132,7 +133,7 @@ def _dataset_rows(run_dir: Path, scorer: Scorer) -> pl.DataFrame | None:
 
 def _beside_old(new: pl.DataFrame, old_path: Path) -> pl.DataFrame:
     columns = ["rollout_id", "reward", "extracted_answer"]
-    old = read_shard(old_path, columns) if old_path.exists() else new.select(columns).clear()
+    old = read_wave(old_path, columns) if old_path.exists() else new.select(columns).clear()
     return (
         new.select("rollout_id", new_reward="reward", new_extracted="extracted_answer")
         .join(

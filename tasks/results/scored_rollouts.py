@@ -11,7 +11,7 @@ from tasks.results.group_pass_rates import waves_of, weigh
 from tasks.results.metrics import is_repetitive
 from tasks.results.run_state import run_state
 from tasks.storage.published import scan_shard
-from tasks.storage.run_files import known_shards, missing_shards
+from tasks.storage.run_files import known_shards, known_waves, missing_shards
 from tasks.storage.score_sets import right_at
 
 
@@ -36,9 +36,10 @@ def check_scored(run_dir: Path, scores: str = OWN_SCORES) -> list[int]:
             f"{run_dir} is not a finished run: it is {run_state(run_dir)}. Run the command that made it again; it "
             "resumes"
         )
-    if missing := sorted({*indices} - {*known_shards(run_dir, scores)}):
+    waves = known_waves(run_dir, "rollouts")
+    if missing := waves.keys() - known_waves(run_dir, scores).keys():
         raise ConfigError(
-            f"{run_dir} is not scored: {len(missing)} of {len(indices)} shards have no scores. "
+            f"{run_dir} is not scored: {len(missing)} of {len(waves)} shards have no scores. "
             "Run the command that made it again; it scores without generating"
         )
     return indices

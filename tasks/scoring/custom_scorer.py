@@ -44,6 +44,8 @@ class CustomScorer:
     described: Described
     state: Path | None = None
     """The ``state/`` of the run that is scored, for the cache of an asynchronous function."""
+    may_fail: bool = False
+    """Whether it may fail on all rows: it gave rewards before, and these may be those on which it fails."""
 
     @classmethod
     def load(cls, given: str) -> "CustomScorer":
@@ -87,7 +89,8 @@ class CustomScorer:
             cache = JudgeCache(self.state / CACHE, self.name, self.version)
         try:
             with lent_processes(self.source) as lender:
-                outcomes = ScorerRun(lender, self.described, row_arguments(self.described, rows), cache).outcomes()
+                asked = row_arguments(self.described, rows)
+                outcomes = ScorerRun(lender, self.described, asked, cache, may_fail=self.may_fail).outcomes()
         except AllFailed as error:
             raise ConfigError(
                 f"{self._told(rows, error.first, error.outcome)}, and so on all {error.tried:,} rollouts that were "
@@ -99,7 +102,7 @@ class CustomScorer:
         outcomes = [_without_reserved(outcome) for outcome in outcomes]
         if failed := [index for index, outcome in enumerate(outcomes) if outcome.result is None]:
             told = self._told(rows, failed[0], outcomes[failed[0]])
-            if len(failed) == len(outcomes):
+            if len(failed) == len(outcomes) and not self.may_fail:
                 raise ConfigError(
                     f"{told}, and so on all {len(failed):,} rollouts of a shard. Fix it, then score again"
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.files import publish_parquet
-from tasks.records import SCORE_SCHEMA
+from tasks.records import SCORE_SCHEMA, first_file
 from tasks.scoring.custom_scorer import CustomScorer
 from tasks.scoring.gsm8k_gold_suspects import suspect_flags
 from tasks.scoring.gsm8k_scorer import GSM8K_NAME, Gsm8kScorer
@@ -15,7 +15,7 @@ from tasks.scoring.opening_column import add_openings, read_openings
 from tasks.scoring.reasoning_opening import ReasoningOpening
 from tasks.scoring.score import SCORER_OUTPUT, Scorer
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import read_shard
+from tasks.storage.published import read_wave
 
 
 def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.DataFrame:
@@ -53,14 +53,14 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
 def score_shard(
     rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME, dataset: pl.DataFrame | None = None
 ) -> Path:
-    """Score the rollouts of one shard, publish the scores at ``scores_path``, and return that path.
+    """Score one file of rollouts, publish the scores at ``scores_path``, and return that path.
 
     The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds. ``dataset`` has
     ``example_id`` and ``row``, the columns of the dataset that the scorer asks for, as JSON.
     """
     run_dir = rollouts_path.parent.parent
     openings = read_openings(run_dir) or ()
-    loaded = in_run(load_scorer(scorer), run_dir)
+    loaded = in_run(load_scorer(scorer), run_dir, rollouts_path)
     publish_parquet(score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded), scores_path)
     return scores_path
 
@@ -74,9 +74,15 @@ def describe_scores(scores_path: Path) -> str:
     return f"{len(rewards):,} rollouts{mean}{unscored}"
 
 
-def in_run(scorer: Scorer, run_dir: Path) -> Scorer:
-    """Return ``scorer`` for a run: one of the user may keep there what it need not ask twice."""
-    return replace(scorer, state=run_dir / "state") if isinstance(scorer, CustomScorer) else scorer
+def in_run(scorer: Scorer, run_dir: Path, rollouts_path: Path | None = None) -> Scorer:
+    """Return ``scorer`` for a run: one of the user may keep there what it need not ask twice.
+
+    It may fail on all rollouts of a later wave: a question on whose rollouts it fails is one that gets more of them.
+    """
+    if not isinstance(scorer, CustomScorer):
+        return scorer
+    is_later = rollouts_path is not None and first_file(rollouts_path.name) != rollouts_path.name
+    return replace(scorer, state=run_dir / "state", may_fail=is_later)
 
 
 def read_scorable(
@@ -93,13 +99,13 @@ def read_scorable(
     if isinstance(scorer, CustomScorer):
         columns = list(dict.fromkeys([*columns, *scorer.columns]))
     if openings:
-        rollouts = add_openings(read_shard(rollouts_path, list(dict.fromkeys([*columns, "prompt_ids"]))), openings)
+        rollouts = add_openings(read_wave(rollouts_path, list(dict.fromkeys([*columns, "prompt_ids"]))), openings)
     else:
-        rollouts = read_shard(rollouts_path, columns)
+        rollouts = read_wave(rollouts_path, columns)
     if dataset is not None:
         rollouts = rollouts.join(dataset, on="example_id", how="left", maintain_order="left")
-    questions_path = rollouts_path.parent.parent / "questions" / rollouts_path.name
+    questions_path = rollouts_path.parent.parent / "questions" / first_file(rollouts_path.name)
     if not questions_path.exists():
         return rollouts
-    questions = read_shard(questions_path, ["example_id", "question"])
+    questions = read_wave(questions_path, ["example_id", "question"])
     return rollouts.join(questions, on="example_id", how="left", maintain_order="left")

@@ -51,8 +51,16 @@ class ScorerRun:
     """One pass over ``rows``, of ``row_arguments``."""
 
     def __init__(
-        self, lender: Lender, described: Described, rows: Sequence[dict[str, Any]], cache: JudgeCache | None
+        self,
+        lender: Lender,
+        described: Described,
+        rows: Sequence[dict[str, Any]],
+        cache: JudgeCache | None,
+        *,
+        may_fail: bool = False,
     ) -> None:
+        """With ``may_fail`` all rows may fail."""
+        self._may_fail = may_fail
         self._lender, self._described, self._rows = lender, described, rows
         self._cache = cache if described.form in ("row", "verl", "positional") else None
         count = min(TRIAL_ROWS, len(rows))
@@ -69,7 +77,8 @@ class ScorerRun:
             self._send()
             if self._flight:
                 self._take()
-            self._check()
+            if not self._may_fail:
+                self._check()
         return [self._outcomes[index] for index in range(len(self._rows))]
 
     def _units(self) -> list[_Unit]:

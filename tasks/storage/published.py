@@ -32,7 +32,7 @@ from tasks.files import (
     xxh3_of,
 )
 from tasks.last_read import note_read
-from tasks.records import RunPaths, folder_kind
+from tasks.records import WAVE_STEP, WAVES, RunPaths, folder_kind, shard_index, shard_stem, wave_of
 from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, parse_manifest
 from tasks.storage.shard_columns import check_columns
 
@@ -107,18 +107,50 @@ def read_published(path: Path, kind: type[Record]) -> Record | None:
     return read_record(path, kind)
 
 
-def read_shard(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Return the rows of a shard file that has the bytes on record and the columns of a run. Raises DamagedFile."""
+def read_wave(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the rows of one file that has the bytes on record and the columns of a run. Raises DamagedFile."""
     check_published(path)
     check_columns(path)
     return pl.read_parquet(path, columns=columns, glob=False)
 
 
+def read_shard(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Return the rows of the shard whose first file is at ``path``, with those of its later waves of samples.
+
+    Each file has the bytes on record and the columns of a run. Raises DamagedFile.
+    """
+    files = shard_files(path)
+    if len(files) == 1:
+        return read_wave(path, columns)
+    return pl.concat([read_wave(each, columns) for each in files], how="diagonal_relaxed")
+
+
 def scan_shard(path: Path, *, row_index_name: str | None = None) -> pl.LazyFrame:
-    """Return the lazy rows of a shard file, checked as ``read_shard`` does. Raises DamagedFile."""
-    check_published(path)
-    check_columns(path)
-    return pl.scan_parquet(path, row_index_name=row_index_name, glob=False)
+    """Return the lazy rows of a shard with its later waves, checked as ``read_shard`` does. Raises DamagedFile."""
+    files = shard_files(path)
+    for each in files:
+        check_published(each)
+        check_columns(each)
+    if len(files) == 1:
+        return pl.scan_parquet(path, row_index_name=row_index_name, glob=False)
+    # until all are scored, a scorer of the user may have given other columns in each
+    rows = pl.concat([pl.scan_parquet(each, glob=False) for each in files], how="diagonal_relaxed")
+    return rows if row_index_name is None else rows.with_row_index(row_index_name)
+
+
+def shard_files(path: Path) -> list[Path]:
+    """Return ``path``, the first file of a shard, and the files of its later waves that are on record beside it."""
+    found = [path]
+    try:
+        index = shard_index(path)
+    except ValueError:
+        return found
+    while not wave_of(index):
+        later = path.with_name(f"{shard_stem(index + WAVE_STEP * len(found))}.parquet")
+        if not later.is_file() or published_record(later) is None:
+            break
+        found.append(later)
+    return found
 
 
 def damage_of(path: Path, *, by_sha256: bool = False) -> str | None:
@@ -145,6 +177,8 @@ def damage_of(path: Path, *, by_sha256: bool = False) -> str | None:
 
 def _split(path: Path) -> tuple[Path, str]:
     """Return the run directory of a published file, and its name in there."""
+    if path.parent.name == WAVES and path.parent.parent.name == "state":
+        return path.parent.parent.parent, f"{WAVES}/{path.name}"
     if folder_kind(path.parent.name) in SHARD_FOLDERS and path.name.startswith("shard-"):
         return path.parent.parent, f"{path.parent.name}/{path.name}"
     return path.parent, path.name

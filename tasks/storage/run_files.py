@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from pydantic import Field
 from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
 from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record, xxh3_of
-from tasks.records import SHARD_NAME, RunPaths, shard_indices
+from tasks.records import WAVE_STEP, RunPaths, shard_indices, shard_of, shard_stem, wave_of
 from tasks.storage.manifest import (
     CONFIG,
     MANIFEST,
@@ -40,9 +41,28 @@ MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Sampling:
+    sample_until: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    sampling: _Sampling = _Sampling()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Config:
     fingerprint: str
     num_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = None
+    config: _Asked = _Asked()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What is recorded of a shard without a group that needs more samples."""
+
+    waves: Annotated[int, Field(ge=1, lt=MOST_SHARDS)]
+    """How many waves of samples it has, the first included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +71,18 @@ class _Comparison:
 
 
 def known_shards(run_dir: Path, folder: str) -> dict[int, Path]:
-    """Return the shard files of the run in ``folder`` by their indices, ascending; strange files are logged.
+    """Return the shards of the run in ``folder`` by their indices, ascending; strange files are logged.
 
-    Raises DamagedFile when config.json is damaged, which says how many there must be.
+    Each is told by its first file: ``scan_shard`` and ``read_shard`` add its later waves of samples. Raises DamagedFile
+    when config.json is damaged, which says how many there must be.
+    """
+    return {index: path for index, path in known_waves(run_dir, folder).items() if not wave_of(index)}
+
+
+def known_waves(run_dir: Path, folder: str) -> dict[int, Path]:
+    """Return all shard files of the run in ``folder`` by their indices, those of later waves too.
+
+    Raises DamagedFile as ``known_shards`` does.
     """
     if (config := run_dir / CONFIG).exists():
         check_published(config)
@@ -82,13 +111,19 @@ def published_files(run_dir: Path) -> list[str]:
 
 
 def missing_shards(run_dir: Path) -> list[str]:
-    """Return the shard files that the run lacks, relative to ``run_dir``; scores only if any shard is scored."""
+    """Return the shard files that the run lacks, relative to ``run_dir``; scores only if any shard is scored.
+
+    Where groups stop by a rule, also the next wave of each shard that is not known to need none.
+    """
     known = {folder: _sort_out(run_dir, folder)[0] for folder in SHARD_FOLDERS}
     found = {*known["questions"], *known["rollouts"]}
-    indices = sorted(found | {*range(_planned_shards(run_dir) or 0)})
+    config = _read_config(run_dir)
+    indices = sorted(found | {*range((config and config.num_shards) or 0)})
+    if config is not None and config.config.sampling.sample_until is not None:
+        indices = sorted({*indices, *_later_waves(run_dir, indices)})
     folders = [folder for folder in SHARD_FOLDERS if folder != "scores" or known["scores"]]
-    names = ((index, folder) for index in indices for folder in folders)
-    return [f"{folder}/{SHARD_NAME.format(index)}" for index, folder in names if index not in known[folder]]
+    names = ((index, folder) for index in indices for folder in folders if folder != "questions" or not wave_of(index))
+    return [f"{folder}/{shard_stem(index)}.parquet" for index, folder in names if index not in known[folder]]
 
 
 def lost_shards(run_dir: Path) -> list[str]:
@@ -190,19 +225,33 @@ def write_manifest(run_dir: Path) -> Manifest:
     return manifest
 
 
-def _planned_shards(run_dir: Path) -> int | None:
+def _read_config(run_dir: Path) -> _Config | None:
     try:
-        config = read_record(run_dir / CONFIG, _Config)
+        return read_record(run_dir / CONFIG, _Config)
     except DamagedRecord:
         return None
-    return config.num_shards if config else None
+
+
+def _later_waves(run_dir: Path, indices: list[int]) -> Iterator[int]:
+    """Yield the later waves that the shards among ``indices`` must have, as far as it is known."""
+    paths, listed = RunPaths(root=run_dir), manifest_records(run_dir)
+    most: dict[int, int] = {}
+    for index in indices:
+        most[shard_of(index)] = max(most.get(shard_of(index), 0), wave_of(index))
+    for shard, wave in most.items():
+        settled = try_read_record(paths.settled(shard), Settled)
+        # the manifest of a run is written when all its shards are settled
+        if settled is None and f"rollouts/{shard_stem(shard)}.parquet" not in listed:
+            wave += 1
+        last = wave if settled is None else max(wave, settled.waves - 1)
+        yield from (shard + WAVE_STEP * each for each in range(1, last + 1))
 
 
 def _sort_out(run_dir: Path, folder: str) -> tuple[dict[int, Path], tuple[Path, ...]]:
     """Return the shards that are on record, and the other files with names of shards."""
     known, strange = {}, []
     for index in shard_indices(run_dir / folder):
-        path = run_dir / folder / SHARD_NAME.format(index)
+        path = run_dir / folder / f"{shard_stem(index)}.parquet"
         if published_record(path):
             known[index] = path
         else:

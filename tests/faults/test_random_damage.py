@@ -17,7 +17,8 @@ from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import find_remaining, scores_made_from, shard_dataset
+from tasks.plan.shards import scores_made_from, shard_dataset
+from tasks.plan.waves import find_remaining
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
 from tasks.results.summary import summarize_run

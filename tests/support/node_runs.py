@@ -12,7 +12,8 @@ from tasks.node.prompt_check import record_prompts
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard, find_remaining, shard_dataset
+from tasks.plan.shards import Shard, shard_dataset
+from tasks.plan.waves import find_remaining
 from tests.faults.runs import NEVER, Rows, read_rows
 from tests.support.fake_profile import write_fake_profile
 from tests.support.nvml_stub import stub_environment

@@ -15,7 +15,8 @@ from tasks.fleet.ray_cluster import END_SECONDS
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import find_remaining, shard_dataset
+from tasks.plan.shards import shard_dataset
+from tasks.plan.waves import find_remaining
 from tasks.records import RunPaths
 from tests.support.fake_profile import write_fake_profile
 from tests.support.patience import SHORT_SECONDS, until

@@ -12,7 +12,8 @@ from tasks.fleet.node_status import MadeShard
 from tasks.fleet.shard_transfer import CHUNK_BYTES, DamagedShard, fetch_shard
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import find_remaining, shard_dataset
+from tasks.plan.shards import shard_dataset
+from tasks.plan.waves import find_remaining
 from tasks.records import ROLLOUT_SCHEMA
 from tests.support.fake_profile import write_fake_profile
 

@@ -10,7 +10,8 @@ from tasks.plan.fingerprint import engine_versions
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import find_remaining, shard_dataset
+from tasks.plan.shards import shard_dataset
+from tasks.plan.waves import find_remaining
 
 OLD_RUNS = Path(__file__).parents[2] / "data" / "runs_without_engine_names"
 RUN_ID = "cpu-demo-demo-demo-8e26179c6e"
