@@ -19,6 +19,7 @@ from tasks.comparison.verdict import DEFAULT_EPSILON, Tier
 from tasks.plan.parameters import AsGiven, Parameter, parameters_of
 from tasks.plan.placeholders import WITH_DATE
 from tasks.plan.run_config import CONFIG_PARAMETERS, RunConfig, build_settings, config_from_parameters
+from tasks.plan.sampling import STOPPING_FIELDS
 
 _BLOCK_NAME = r"^((aws-credentials|secret)/)?[a-z0-9-]+$"
 
@@ -112,8 +113,8 @@ BY_HAND_PARAMETERS = tuple(
 """Those of a deployment in whose form the model must be filled in."""
 RUN_PARAMETERS = (*CONFIG_PARAMETERS, "runs_dir")
 """Names of the parameters that define a run and say where it is kept."""
-MEASURED_PARAMETERS = tuple(name for name in RUN_PARAMETERS if name != "adapters")
-"""Those of a run of one policy, by which the engine is measured."""
+MEASURED_PARAMETERS = tuple(name for name in RUN_PARAMETERS if name not in ("adapters", *STOPPING_FIELDS))
+"""Those of a run of one policy and a fixed number of samples, by which the engine is measured."""
 
 
 def takes(parameters: Sequence[Parameter]) -> Callable[[_Function], _Function]:

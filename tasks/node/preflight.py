@@ -99,9 +99,14 @@ def check_output_fits(plan: RunPlan, *beside: RunPlan) -> None:
         policies = f"{1 + len(beside)} policies x " if beside else ""
         raise PreflightFailed(
             f"{policies}{plan.num_questions:,} questions x {len(plan.arms.arms)} arms x "
-            f"{plan.config.sampling.samples_per_arm:,} samples_per_arm = {plan.num_rollouts * (1 + len(beside)):,} "
+            f"{_samples(plan)} = {plan.most_rollouts * (1 + len(beside)):,} "
             f"rollouts. {check}"
         )
+
+
+def _samples(plan: RunPlan) -> str:
+    name = "max_samples_per_arm" if plan.has_rule else "samples_per_arm"
+    return f"{plan.config.sampling.most_samples:,} {name}"
 
 
 def check_settings(plan: RunPlan) -> None:
@@ -125,7 +130,9 @@ def output_size(*plans: RunPlan) -> OutputSize:
 def _most_bytes(plan: RunPlan) -> int:
     finished = len(known_shards(plan.paths.root, "rollouts"))
     questions = min(plan.num_questions, max(0, plan.num_shards - finished) * plan.shard_size)
-    return questions * plan.rollouts_per_question * plan.config.sampling.max_tokens * bytes_per_token(plan)
+    return (
+        questions * (plan.most_rollouts // plan.num_questions) * plan.config.sampling.max_tokens * bytes_per_token(plan)
+    )
 
 
 def bytes_per_token(plan: RunPlan) -> int:

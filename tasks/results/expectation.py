@@ -18,8 +18,10 @@ from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.run_plan import RunPlan
 from tasks.records import shard_indices
 from tasks.results.earlier_runs import EarlierRun, read_earlier
+from tasks.results.expected_samples import samples_per_group
 from tasks.results.finished_run import planned_shards
 from tasks.results.nearness import Near, nearest_lengths, nearest_size, nearest_speed
+from tasks.results.run_state import published_rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,10 @@ class Expected:
     """What is left to do, and what it will take. ``most`` is with every completion as long as max_tokens."""
 
     rollouts: int
+    """Where groups stop by a rule: what the pass rates of an earlier run let expect, without one the least."""
+    rollouts_most: int
+    rollouts_by: str | None
+    """The earlier run whose pass rates tell; None where the number is fixed, or no run tells."""
     rollouts_finished: int
     """Made before."""
     prompt_tokens: int | None
@@ -77,17 +83,21 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
     """
     plan = plans[0]
     finished = sum(map(_finished, plans))
-    left = sum(each.num_rollouts for each in plans) - finished
     profile, most = plan.profile, plan.config.sampling.max_tokens
     earlier = read_earlier(plan.paths.root.parent, plan.model.tokenizer_digest)
-    mean, tokens_from = _length(plan, nearest_lengths(plan, earlier), mean_tokens)
+    near = nearest_lengths(plan, earlier)
+    mean, tokens_from = _length(plan, near, mean_tokens)
+    samples = _samples(plan, near)
+    least = sum(each.num_rollouts for each in plans)
+    planned = least if samples is None else round(least * samples / plan.config.sampling.samples_per_arm)
+    left, left_most = max(0, planned - finished), sum(each.most_rollouts for each in plans) - finished
     lengths = find_prompts(plan).lengths
     size, disk_from = _size(plan, nearest_size(plan, earlier))
     start, rate, speed_from = _speed(plan, earlier, nodes)
     gpus = profile.gpus * nodes
 
     def seconds(tokens: float) -> float | None:
-        return None if rate is None or start is None else start + tokens / rate if left else 0.0
+        return None if rate is None or start is None else start + tokens / rate if left_most else 0.0
 
     def cost(tokens: float) -> float | None:
         taken, price = seconds(tokens), profile.gpu_hour_usd
@@ -95,35 +105,48 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
 
     return Expected(
         rollouts=left,
+        rollouts_most=left_most,
+        rollouts_by=None if samples is None or near is None else near.run.name,
         rollouts_finished=finished,
         prompt_tokens=None if lengths is None else round(left * lengths.mean),
         completion_tokens=round(left * mean),
-        completion_tokens_most=left * most,
+        completion_tokens_most=left_most * most,
         tokens_from=tokens_from,
         seconds=seconds(left * mean),
-        seconds_most=seconds(left * most),
+        seconds_most=seconds(left_most * most),
         start_seconds=start,
         tokens_per_s=rate,
         speed_from=speed_from,
         disk_bytes=round(left * mean * size),
-        disk_bytes_most=round(left * most * size),
+        disk_bytes_most=round(left_most * most * size),
         disk_from=disk_from,
         gpus=gpus,
         gpu_hour_usd=profile.gpu_hour_usd,
         cost_usd=cost(left * mean),
-        cost_usd_most=cost(left * most),
+        cost_usd_most=cost(left_most * most),
     )
 
 
 def _finished(plan: RunPlan) -> int:
     """Return how many rollouts of the run are published or in its journals, by the names of its files."""
     paths, published = plan.paths, {*shard_indices(plan.paths.root / "rollouts")}
+    if plan.has_rule:
+        made = published_rollouts(paths.root)
+        journals = paths.journal(0).parent.glob("shard-*.jsonl")
+        return made + sum(len(read_journal(path, keep_rollouts=False).finished) for path in journals)
     return sum(
         shard.num_rollouts
         if shard.index in published
         else min(shard.num_rollouts, len(read_journal(paths.journal(shard.index), keep_rollouts=False).finished))
         for shard in planned_shards(plan)
     )
+
+
+def _samples(plan: RunPlan, near: Near | None) -> float | None:
+    """Return the expected samples of a group, by the pass rates of a near run; None where fixed or unknown."""
+    if not plan.has_rule or near is None:
+        return None
+    return samples_per_group(near.run.root, plan.config.sampling, plan.config.right_at)
 
 
 def _length(plan: RunPlan, near: Near | None, given: float | None) -> tuple[float, Source]:

@@ -17,7 +17,7 @@ def plan_lines(expected: Expected) -> list[str]:
     done = f"; {expected.rollouts_finished:,} are finished" if expected.rollouts_finished else ""
     prompts = "" if expected.prompt_tokens is None else f", and {expected.prompt_tokens:,} of prompts"
     lines = [
-        f"expected rollouts: {expected.rollouts:,}{done}",
+        f"expected rollouts: {_rollouts(expected)}{done}",
         f"expected tokens: {_tokens(expected)}{prompts}: {_known(expected.tokens_from)}",
     ]
     if expected.seconds is None or expected.seconds_most is None:
@@ -34,7 +34,7 @@ def run_lines(expected: Expected) -> list[str]:
     """Return what a run says at its start: what it will take, and how that is known."""
     time = "time unknown" if expected.seconds is None else f"about {in_words(expected.seconds)}"
     cost = "" if expected.cost_usd is None else f", ${expected.cost_usd:,.2f}"
-    parts = (f"{expected.rollouts:,} rollouts", _tokens(expected), time, f"{decimal(expected.disk_bytes)} on disk")
+    parts = (f"{_rollouts(expected)} rollouts", _tokens(expected), time, f"{decimal(expected.disk_bytes)} on disk")
     tokens, speed = _known(expected.tokens_from), _unknown(expected.speed_from)
     if expected.seconds is not None:
         speed = _known(expected.speed_from)
@@ -51,8 +51,20 @@ def outcome_line(outcome: Outcome) -> str:
     )
 
 
+def _rollouts(expected: Expected) -> str:
+    """Return how many rollouts, which is a range where groups stop by a rule."""
+    if expected.rollouts == expected.rollouts_most:
+        return f"{expected.rollouts:,}"
+    if expected.rollouts_by is None:
+        # what follows is of the least, as no earlier run has pass rates
+        return f"{expected.rollouts:,} to {expected.rollouts_most:,}"
+    by = one_line(expected.rollouts_by, _LONGEST_NAME)
+    return f"about {expected.rollouts:,} (by the pass rates of {by}; at most {expected.rollouts_most:,})"
+
+
 def _tokens(expected: Expected) -> str:
-    return f"about {expected.completion_tokens:,} completion tokens (at most {expected.completion_tokens_most:,})"
+    about = "about" if expected.rollouts == expected.rollouts_most or expected.rollouts_by else "from about"
+    return f"{about} {expected.completion_tokens:,} completion tokens (at most {expected.completion_tokens_most:,})"
 
 
 def _cost(expected: Expected) -> str:

@@ -24,7 +24,7 @@ from tasks.results.finished_run import read_config
 from tasks.results.run_end import read_end
 from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, parse_manifest
 from tasks.storage.published import published_record
-from tasks.storage.run_files import known_shards, lost_shards
+from tasks.storage.run_files import known_waves, lost_shards
 from tasks.storage.upload_record import read_upload_record
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def run_state(run_dir: Path, *, is_mine: bool = False) -> RunState:
     planned = config.get("num_rollouts")
     rollouts, lost = _by_manifest(run_dir, body) if config and body else None, list[str]()
     if rollouts is None:
-        rollouts, lost = _published_rollouts(run_dir) if config else 0, lost_shards(run_dir)
+        rollouts, lost = published_rollouts(run_dir) if config else 0, lost_shards(run_dir)
     if lost:
         logger.warning("%s has lost %s (%d in all)", run_dir, lost[0], len(lost))
     name: StateName
@@ -183,13 +183,13 @@ def _by_manifest(run_dir: Path, body: bytes) -> int | None:
     return rollouts
 
 
-def _published_rollouts(run_dir: Path) -> int:
+def published_rollouts(run_dir: Path) -> int:
     """Return how many rollouts are published; those of a damaged shard, as far as its size tells, do not count."""
     return sum(map(_rows, (undamaged(_rollout_shards, run_dir) or {}).values()))
 
 
 def _rollout_shards(run_dir: Path) -> dict[int, Path]:
-    return known_shards(run_dir, "rollouts")
+    return known_waves(run_dir, "rollouts")
 
 
 def _rows(path: Path) -> int:

@@ -6,12 +6,12 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import DamagedFile
-from tasks.records import RunPaths, shard_index
+from tasks.records import RunPaths, shard_index, wave_of
 from tasks.results.page_timeline import Timeline, read_timeline
 from tasks.results.rewards_so_far import ArmSoFar, arms_so_far, scored_rows
 from tasks.results.run_list import ListedRun, listed_run
 from tasks.storage.published import scan_shard
-from tasks.storage.run_files import known_shards
+from tasks.storage.run_files import known_waves
 
 _FINISHED = b'"kind":"rollout"'
 """Stands in a journal's line once, and only in that of a finished rollout, as quotes within its texts are escaped."""
@@ -43,19 +43,19 @@ class RunProgress:
 def read_progress(run_dir: Path) -> RunProgress:
     """Return how far the run is. Raises DamagedFile, OSError, or what Polars raises when a file goes away meanwhile."""
     paths = RunPaths(root=run_dir)
-    rollouts, scores = known_shards(run_dir, "rollouts"), known_shards(run_dir, "scores")
+    rollouts, scores = known_waves(run_dir, "rollouts"), known_waves(run_dir, "scores")
     try:
         timeline = read_timeline(paths.telemetry)
     except DamagedFile:
         timeline = None  # the run itself replaces it
     return RunProgress(
         listed=listed_run(run_dir),
-        shards=len(rollouts),
-        scored=len(scores),
+        shards=sum(not wave_of(index) for index in rollouts),
+        scored=sum(not wave_of(index) for index in scores),
         journaled=sum(
             _count(path) for path in paths.journal(0).parent.glob("shard-*.jsonl") if _index(path) not in rollouts
         ),
-        arms=_arms(paths, sorted(rollouts.keys() & scores.keys())),
+        arms=_arms(paths, sorted(index for index in rollouts.keys() & scores.keys() if not wave_of(index))),
         timeline=timeline,
     )
 
