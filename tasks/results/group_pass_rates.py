@@ -49,7 +49,7 @@ def run_waves(sampling: Mapping[str, Any]) -> WavePlan:
     )
 
 
-def waves_of(run_dir: Path) -> WavePlan:
+def wave_plan_of(run_dir: Path) -> WavePlan:
     """Return the waves of the run at ``run_dir``, from its config.json. Raises DamagedFile."""
     return run_waves(run_sampling(read_record(RunPaths(root=run_dir).config, dict[str, Any]) or {}))
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.records import LATER_ROLLOUT_COLUMNS, OWN_SCORES, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
-from tasks.results.group_pass_rates import waves_of, weigh
+from tasks.results.group_pass_rates import wave_plan_of, weigh
 from tasks.results.metrics import is_repetitive
 from tasks.results.run_state import run_state
 from tasks.storage.published import scan_shard
@@ -108,4 +108,4 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
         .collect()
         for index in known_shards(paths.root, "rollouts")
     )
-    return weigh(rows, waves_of(paths.root), right_at(paths.root, paths.scores_folder))
+    return weigh(rows, wave_plan_of(paths.root), right_at(paths.root, paths.scores_folder))
