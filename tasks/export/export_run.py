@@ -245,7 +245,7 @@ def _filtered(
     early = chosen.advantages and filters.group_size is None
     for index, scored in scored_shards(run_dir, scored_rollout_columns(run_dir, scores), scores=scores):
         # the waves of a group follow each other in the files of their own
-        rollouts = scored.sort(_first_row(), "sample_index", maintain_order=True) if has_waves else scored
+        rollouts = _by_group(scored) if has_waves else scored
         rollouts = group_advantages(rollouts) if early else rollouts
         rollouts = apply_filters(rollouts, filters, counts, right)
         if chosen.for_training:
@@ -258,8 +258,9 @@ def _filtered(
         yield index, rollouts
 
 
-def _first_row() -> pl.Expr:
-    return pl.int_range(pl.len()).min().over("group_id")
+def _by_group(rollouts: pl.DataFrame) -> pl.DataFrame:
+    first = pl.col("_row").min().over("group_id")
+    return rollouts.with_row_index("_row").sort(first, "sample_index").drop("_row")
 
 
 def _own_files(store: ObjectStore) -> set[str]:

@@ -39,8 +39,8 @@ groups that do not fill the last batch. After the first step they are off-policy
 run."""
 
 _TRL_BEST = """\
-The best right rollouts of each group, for supervised fine-tuning with `SFTTrainer`. `input_ids` are the ids as they were
-prompted and sampled; the loss is over the completion alone. Run from this directory:
+The best right rollouts of each group, for supervised fine-tuning with `SFTTrainer`. `input_ids` are the ids of prompt
+and completion, as they were sampled; the loss is over the completion alone. Run from this directory:
 
 ```python
 from datasets import load_dataset

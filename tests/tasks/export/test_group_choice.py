@@ -15,7 +15,6 @@ from tasks.export.filters import DropCounts, ExportFilters, apply_filters
 from tasks.export.group_choice import choose_rollouts
 from tasks.records import RunPaths
 from tasks.results.scored_rollouts import scored_shards
-from tests.support.card_code import run_card_code
 from tests.support.harvest_command import Tell
 from tests.support.stopped_rollouts import write_stopped_run
 
@@ -70,14 +69,9 @@ def test_balanced_groups_are_as_near_to_half_right_as_they_can_be(
         assert 0 < taken < size
         assert found["sample_index"].to_list() == sorted(found["sample_index"])
     assert chosen.height + sum(counts.dropped.values()) == rows.height
-    assert (
-        chosen.equals(
-            choose_rollouts(rows.sample(fraction=1, shuffle=True, seed=1), filters, 0.5, DropCounts()).sort(
-                GROUP, "sample_index"
-            )
-        )
-        or len(groups) > 1
-    )
+    # which ones are taken depends on seeds alone, not on the order of the rows
+    again = choose_rollouts(rows.sample(fraction=1, shuffle=True, seed=1), filters, 0.5, DropCounts())
+    assert {*again.select(GROUP, "sample_index").iter_rows()} == {*chosen.select(GROUP, "sample_index").iter_rows()}
 
 
 def test_trl_gets_balanced_groups_of_a_run_with_waves(run: RunPaths, tmp_path: Path) -> None:
@@ -89,8 +83,6 @@ def test_trl_gets_balanced_groups_of_a_run_with_waves(run: RunPaths, tmp_path: P
     assert frame.select(pl.col(GROUP).rle().struct.field("len"))["len"].to_list() == [4] * groups.height
     assert {"group has one outcome", "more than group_size"} <= report.dropped.keys()
     assert report.rollouts + sum(report.dropped.values()) == report.rollouts_read
-    card = run_card_code(tmp_path / "out")
-    assert (card["NUM_GENERATIONS"], card["group_ids"]) == (4, groups[GROUP].to_list())
 
 
 def test_advantages_are_those_of_the_groups_that_are_trained_on(run: RunPaths, tmp_path: Path) -> None:
@@ -107,7 +99,7 @@ def test_advantages_are_those_of_the_groups_that_are_trained_on(run: RunPaths, t
 def test_pass_rates_choose_groups(run: RunPaths, tmp_path: Path) -> None:
     report, frame = exported(run, "parquet", tmp_path / "out", min_pass_rate=0.25, max_pass_rate=0.5)
     rows = scored(run)
-    rates = {group: rate for group, rate in rows.group_by(GROUP).agg(pl.col("reward").mean()).iter_rows()}
+    rates = dict(rows.group_by(GROUP).agg(pl.col("reward").mean()).iter_rows())
     expected = rows.filter(pl.col(GROUP).replace_strict(rates).is_between(0.25, 0.5))
     assert {*frame["rollout_id"]} == {*expected["rollout_id"]}
     assert report.dropped["pass rate"] == rows.height - expected.height
