@@ -167,7 +167,10 @@ def column_mean(rows: pl.DataFrame, name: str) -> float | None:
     if "weight" not in rows.columns:
         return mean(rows[name])
     present = rows.select(pl.col(name).cast(pl.Float64), "weight").drop_nulls(name)
-    return None if present.is_empty() else float(present[name].dot(present["weight"])) / float(present["weight"].sum())
+    if present.is_empty():
+        return None
+    # its sum is above 0, as by_group keeps no weight of 0
+    return float(present[name].dot(present["weight"])) / float(present["weight"].to_numpy().sum())
 
 
 def mean(values: pl.Series) -> float | None:

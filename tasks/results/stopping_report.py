@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.results.group_pass_rates import GROUP
 from tasks.results.pass_rate import WavePlan
+from tasks.results.sampling_metrics import GROUP
 
 TENTHS = 10
 """Bins between the groups without a right rollout and those without a wrong one."""
