@@ -151,9 +151,9 @@ def _print_stopping(console: Any, report: RunReport) -> None:
     stopping = report.stopping
     if stopping is None:
         return
-    shares = ", ".join(f"{_percent(each.share)} by {each.reason}" for each in stopping.stopped_by)
+    shares = ", ".join(f"{_percent(each.share)} by {one_line(each.reason, 120)}" for each in stopping.stopped_by)
     console.print(
-        f"sampled until {stopping.rule}: {stopping.samples:,} of {stopping.most_samples:,} samples, "
+        f"sampled until {one_line(stopping.rule, 200)}: {stopping.samples:,} of {stopping.most_samples:,} samples, "
         f"{_percent(stopping.saved_share)} of the tokens saved{f'; groups stopped {shares}' if shares else ''}"
     )
 

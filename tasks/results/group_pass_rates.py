@@ -3,15 +3,16 @@
 A group is the rollouts of one question under one arm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import polars as pl
+from pydantic import Field
 
 from tasks.files import read_record
-from tasks.plan.sampling import run_sampling
-from tasks.plan.stopping_rule import AT_MAXIMUM, StoppingRule, wave_ends
+from tasks.plan.stopping_rule import AT_MAXIMUM, MOST_COUNT, StoppingRule, wave_ends
 from tasks.records import RunPaths
 from tasks.results.pass_rate import WavePlan, pass_rate, pass_rate_interval, stop_reason
 from tasks.results.sampling_metrics import GROUP
@@ -38,20 +39,35 @@ are null where ``n`` is 0. ``stopped_by`` is a condition of the stopping rule, "
 are not those by which groups stopped."""
 
 
-def run_waves(sampling: Mapping[str, Any]) -> WavePlan:
-    """Return the waves of a run whose sampling has the dump ``sampling``."""
-    first = int(sampling.get("samples_per_arm") or 1)
-    text, most = sampling.get("sample_until"), sampling.get("max_samples_per_arm")
-    if not text or not most:
-        return WavePlan(ends=(first,))
-    return WavePlan(
-        ends=wave_ends(first, int(sampling.get("wave_size") or first), int(most)), rule=StoppingRule.parse(text)
-    )
+_Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampling:
+    samples_per_arm: _Count = 1
+    max_samples_per_arm: _Count | None = None
+    sample_until: str | None = None
+    wave_size: _Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    sampling: _Sampling = _Sampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    config: _Asked = _Asked()
 
 
 def wave_plan_of(run_dir: Path) -> WavePlan:
     """Return the waves of the run at ``run_dir``, from its config.json. Raises DamagedFile."""
-    return run_waves(run_sampling(read_record(RunPaths(root=run_dir).config, dict[str, Any]) or {}))
+    found = read_record(RunPaths(root=run_dir).config, _Config)
+    asked = found.config.sampling if found else _Sampling()
+    first, most = asked.samples_per_arm, asked.max_samples_per_arm
+    if asked.sample_until is None or most is None:
+        return WavePlan(ends=(first,))
+    return WavePlan(ends=wave_ends(first, asked.wave_size or first, most), rule=StoppingRule.parse(asked.sample_until))
 
 
 def group_pass_rates(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
@@ -127,9 +143,9 @@ def decides(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> bool:
 
 def _counts(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
     """Return for each wave of a group the scored and the right samples up to its end, and the samples of the wave."""
-    before = [pl.col("sample_index") >= end for end in plan.ends[:-1]] if plan.rule else []
+    ends = pl.Series(plan.ends[:-1] if plan.rule else (), dtype=rows.schema["sample_index"])
     return (
-        rows.group_by(*GROUP, wave=pl.sum_horizontal(before) if before else pl.lit(0, pl.UInt32))
+        rows.group_by(*GROUP, ends.search_sorted(rows["sample_index"], side="right").alias("wave"))
         .agg(
             n=pl.col("reward").is_not_null().sum().cast(pl.Int64),
             right=is_right("reward", right_at).sum().cast(pl.Int64),

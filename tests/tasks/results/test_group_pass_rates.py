@@ -1,16 +1,22 @@
 """What a stopping rule leaves of a run: the groups, and means that the rule does not bias."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
 
-from tasks.results.group_pass_rates import DIFFICULTY_SCHEMA, decides, group_pass_rates, run_waves, weigh
+from tasks.errors import DamagedFile
+from tasks.files import publish_json
+from tasks.results.group_pass_rates import DIFFICULTY_SCHEMA, decides, group_pass_rates, wave_plan_of, weigh
 from tasks.results.metrics import by_group, column_mean, run_metrics
 from tasks.results.pass_rate import WavePlan, pass_rate, pass_rate_interval
 from tasks.results.reward_interval import mean_reward_interval
 from tests.support.stopped_rollouts import draw_rollouts, wave_plan
 
 RULES = ("correct:2", "mixed", "width:0.45", "mixed,correct:6,width:0.5")
+RULED = {"samples_per_arm": 4, "max_samples_per_arm": 11, "sample_until": "mixed"}
 CORRECT = wave_plan("correct:2", first=2, size=2, most=6)
 
 
@@ -20,12 +26,24 @@ def rollouts(groups: dict[str, list[float | None]]) -> pl.DataFrame:
     return pl.DataFrame(rows, ["example_id", "arm_id", "sample_index", ("reward", pl.Float32)], orient="row")
 
 
-def test_the_waves_are_those_of_the_sampling() -> None:
-    assert run_waves({}) == WavePlan(ends=(1,))
-    assert run_waves({"samples_per_arm": 8, "sample_until": None}) == WavePlan(ends=(8,))
-    ruled = {"samples_per_arm": 4, "max_samples_per_arm": 11, "sample_until": "mixed", "wave_size": 3}
-    assert run_waves(ruled) == wave_plan("mixed", size=3, most=11)
-    assert run_waves({**ruled, "wave_size": None}) == wave_plan("mixed", most=11)
+@pytest.mark.parametrize(
+    ("sampling", "plan"),
+    [
+        ({}, WavePlan(ends=(1,))),
+        ({"samples_per_arm": 8, "sample_until": None}, WavePlan(ends=(8,))),
+        ({**RULED, "wave_size": 3}, wave_plan("mixed", size=3, most=11)),
+        ({**RULED, "wave_size": None}, wave_plan("mixed", most=11)),
+    ],
+)
+def test_the_waves_are_those_of_the_configuration(sampling: dict[str, Any], plan: WavePlan, tmp_path: Path) -> None:
+    publish_json({"config": {"sampling": sampling}}, tmp_path / "config.json")
+    assert wave_plan_of(tmp_path) == plan
+
+
+def test_a_configuration_that_cannot_be_is_named(tmp_path: Path) -> None:
+    publish_json({"config": {"sampling": {**RULED, "samples_per_arm": 0}}}, tmp_path / "config.json")
+    with pytest.raises(DamagedFile, match="samples_per_arm"):
+        wave_plan_of(tmp_path)
 
 
 def test_each_group_has_its_counts_its_pass_rate_and_why_it_stopped() -> None:
