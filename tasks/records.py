@@ -137,6 +137,8 @@ def shard_label(index: int) -> str:
 
 WAVES = "waves"
 """The folder, in a run's state, of what the later waves of samples ask."""
+DIFFICULTY = "questions/difficulty.parquet"
+"""The pass rates of a run's groups, in the run directory."""
 OWN_SCORES = "scores"
 """The folder of the run's own scores."""
 SET_PREFIX = "scores@"
@@ -190,6 +192,10 @@ class RunPaths:
     @property
     def mismatch(self) -> Path:
         return self.root / "mismatch.json"
+
+    @property
+    def difficulty(self) -> Path:
+        return self.root / DIFFICULTY if self.are_own_scores else self._of_scores / Path(DIFFICULTY).name
 
     @property
     def report(self) -> Path:

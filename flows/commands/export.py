@@ -16,6 +16,8 @@ TARGETS = ("verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl")
     examples=(
         "harvest export latest --to verl --out data/verl",
         "harvest export latest --to jsonl --out data/grpo --advantages",
+        "harvest export latest --to trl --out data/grpo --group-size 8 --balance",
+        "harvest export latest --to trl --out data/sft --best 1",
     ),
 )
 @click.option("--to", required=True, type=click.Choice(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
@@ -23,10 +25,15 @@ TARGETS = ("verl", "trl", "openrlhf", "prime-rl", "parquet", "jsonl")
 @click.option("--arms", metavar="A,B", help="only these arms")
 @flag("--include-errors", "keep error rows (parquet and jsonl only)")
 @click.option("--drop-gold-suspects", is_flag=True, help="no questions whose ground truth is known as wrong")
+@click.option("--min-pass-rate", type=float, metavar="P", help="only groups with at least this share of right rollouts")
+@click.option("--max-pass-rate", type=float, metavar="P", help="only groups with at most this share of right rollouts")
 @flag("--drop-zero-variance", "leave out groups whose rewards are all equal")
 @flag("--drop-truncated", "leave out rollouts that max_tokens cut off")
 @click.option("--min-reward", type=float, metavar="R", help="only rollouts with at least this reward")
 @click.option("--max-per-group", type=int, metavar="N", help="at most N rollouts per question and arm")
+@click.option("--group-size", type=int, metavar="G", help="exactly G rollouts per question and arm; smaller groups go")
+@flag("--balance", "with --group-size: half right, half wrong; groups of one outcome go")
+@click.option("--best", type=int, metavar="N", help="at most the N best right rollouts, for supervised fine-tuning")
 @click.option(
     "--advantages",
     is_flag=True,

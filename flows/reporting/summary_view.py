@@ -85,6 +85,7 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
         mean = _number(report.mean_reward_without_suspects, 3)
         console.print(f"mean reward without suspect ground truths (questions: {suspects}): {mean}")
     _print_sampling(console, report)
+    _print_stopping(console, report)
     _print_contrasts(console, report.contrasts)
     generation = report.generation
     speed = generation.tokens_per_second
@@ -139,11 +140,22 @@ def _print_sampling(console: Any, report: RunReport) -> None:
         )
     console.print(table)
     console.print(
-        "of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have; "
-        "no number when these are fewer than half"
+        "of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have"
+        f"{' in the first wave' if report.stopping else ''}; no number when these are fewer than half"
     )
     console.print("gap: share with the right last number, minus share that the scorer calls right")
     console.print("ended: mean tokens of completions that were not truncated")
+
+
+def _print_stopping(console: Any, report: RunReport) -> None:
+    stopping = report.stopping
+    if stopping is None:
+        return
+    shares = ", ".join(f"{_percent(each.share)} by {one_line(each.reason, 120)}" for each in stopping.stopped_by)
+    console.print(
+        f"sampled until {one_line(stopping.rule, 200)}: {stopping.samples:,} of {stopping.most_samples:,} samples, "
+        f"{_percent(stopping.saved_share)} of the tokens saved{f'; groups stopped {shares}' if shares else ''}"
+    )
 
 
 def _print_contrasts(console: Any, contrasts: Sequence[ArmContrast]) -> None:

@@ -26,18 +26,22 @@ from tasks.export.filters import (
     keep_trainable,
 )
 from tasks.export.formats import FORMATS, ExportFormat
+from tasks.export.group_choice import choose_rollouts
 from tasks.export.prompt_check import ArmPrompts, check_prompts
 from tasks.files import is_temporary
 from tasks.plan.prompts import TEXT
 from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import OWN_SCORES
 from tasks.results.finished_run import read_config
+from tasks.results.group_pass_rates import wave_plan_of
+from tasks.results.pass_rate import WavePlan
 from tasks.results.scored_rollouts import check_scored, scored_rollout_columns, scored_shards
 from tasks.storage.destination import open_store
 from tasks.storage.digests import digest_file
 from tasks.storage.filesystems import TransferSettings
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.run_files import run_fingerprint, scan_shards
+from tasks.storage.score_sets import right_at
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -79,7 +83,8 @@ class ExportManifest:
     """Rollouts exported."""
     groups: int
     rollouts_per_group: int
-    """The group size to configure in the trainer: the run's, or ``max_per_group`` if it is smaller."""
+    """The group size to configure in the trainer: the run's, or ``max_per_group`` if it is smaller, or ``group_size``.
+    With ``best`` the most rollouts of a group."""
     chat_template_kwargs: dict[str, Any]
     """To configure in a trainer that gives prompts to the chat template. Empty for other targets."""
     dropped: dict[str, int]
@@ -112,9 +117,11 @@ def export_run(
     filters = filters or ExportFilters()
     arms, samples = _arms_and_group_size(run_dir, scores)
     check_filters(filters, [arm.arm_id for arm in arms], samples)
+    plan = wave_plan_of(run_dir)
     _check_target(chosen, filters, samples)
+    _check_sizes(chosen, filters, samples, plan)
     template_kwargs = check_prompts(chosen, [arm for arm in arms if not filters.arms or arm.arm_id in filters.arms])
-    size = min(samples, filters.max_per_group or samples)
+    size = filters.best or filters.group_size or min(samples, filters.max_per_group or samples)
     store = open_store(out, transfer, for_writing=True)
     earlier = _own_files(store)
     source = _data_source(run_dir)
@@ -195,6 +202,13 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
         raise ConfigError(
             f"{chosen.name} cannot take error rows: they have no tokens. Use parquet or jsonl, or leave them out"
         )
+    if filters.best is not None:
+        if chosen.for_training and chosen.name != "trl":
+            raise ConfigError(
+                f"best is {filters.best}, which leaves right rollouts alone, for supervised fine-tuning, and "
+                f"{chosen.name} compares right and wrong ones. Export to trl, parquet or jsonl"
+            )
+        return
     size = min(samples, filters.max_per_group or samples)
     if chosen.needs_group and size < 2:
         limit = "samples_per_arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
@@ -210,18 +224,43 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
         )
 
 
+def _check_sizes(chosen: ExportFormat, filters: ExportFilters, samples: int, plan: WavePlan) -> None:
+    """Raise ConfigError where groups differ in size by the run's stopping rule, and the trainer takes one size."""
+    is_chosen = filters.group_size is not None or filters.best is not None
+    first = plan.ends[0]
+    if plan.rule and chosen.equal_groups and not is_chosen and (filters.max_per_group or samples) > first:
+        raise ConfigError(
+            f"groups of this run have from {first} to {samples} rollouts, as they were sampled until {plan.rule}, and "
+            f"{chosen.name} takes groups of one size. Give --group-size, for instance with --balance; each group has "
+            f"{first}"
+        )
+
+
 def _filtered(
     run_dir: Path, scores: str, chosen: ExportFormat, filters: ExportFilters, size: int, counts: DropCounts
 ) -> Iterator[tuple[int, pl.DataFrame]]:
+    right = right_at(run_dir, scores)
+    has_waves = wave_plan_of(run_dir).rule is not None
+    # an advantage is relative to the whole group, or to the group that is chosen for the trainer
+    early = chosen.advantages and filters.group_size is None
     for index, scored in scored_shards(run_dir, scored_rollout_columns(run_dir, scores), scores=scores):
-        # before the filters, because an advantage is relative to the whole group
-        rollouts = group_advantages(scored) if chosen.advantages else scored
-        rollouts = apply_filters(rollouts, filters, counts)
+        # the waves of a group follow each other in the files of their own
+        rollouts = _by_group(scored) if has_waves else scored
+        rollouts = group_advantages(rollouts) if early else rollouts
+        rollouts = apply_filters(rollouts, filters, counts, right)
         if chosen.for_training:
             rollouts = keep_trainable(rollouts, counts)
-        if chosen.equal_groups and size > 1:
+        rollouts = choose_rollouts(rollouts, filters, right, counts)
+        if chosen.advantages and not early:
+            rollouts = group_advantages(rollouts)
+        if chosen.equal_groups and size > 1 and filters.best is None:
             rollouts = keep_complete_groups(rollouts, size, counts)
         yield index, rollouts
+
+
+def _by_group(rollouts: pl.DataFrame) -> pl.DataFrame:
+    first = pl.col("_row").min().over("group_id")
+    return rollouts.with_row_index("_row").sort(first, "sample_index").drop("_row")
 
 
 def _own_files(store: ObjectStore) -> set[str]:

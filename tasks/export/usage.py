@@ -38,6 +38,27 @@ args=GRPOConfig(num_generations=NUM_GENERATIONS, ...))` trains on them. An epoch
 groups that do not fill the last batch. After the first step they are off-policy. Set `temperature` to that of the
 run."""
 
+_TRL_BEST = """\
+The best right rollouts of each group, for supervised fine-tuning with `SFTTrainer`. `input_ids` are the ids of prompt
+and completion, as they were sampled; the loss is over the completion alone. Run from this directory:
+
+```python
+from datasets import load_dataset
+
+rollouts = load_dataset("parquet", data_files="train-*.parquet", split="train")
+
+
+def as_example(row):
+    prompt, completion = row["prompt_ids"], row["completion_ids"]
+    return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
+
+
+examples = rollouts.map(as_example, remove_columns=rollouts.column_names)
+```
+
+`SFTTrainer(model, train_dataset=examples, args=SFTConfig(completion_only_loss=True, ...))` trains on them. With
+`rollouts.select_columns(["prompt", "completion"])` TRL would apply the chat template of its own tokenizer."""
+
 _VERL = """\
 A row is a rollout; rows of a group follow each other. `prompts`, `responses`, `response_mask`, `rollout_log_probs` and
 `rm_scores` have the names and the alignment of an agent loop's output, without padding; `uid` is the group.
@@ -184,11 +205,13 @@ _USAGE = {"trl": _TRL, "verl": _VERL, "openrlhf": _OPENRLHF, "prime-rl": _PRIME_
 
 def usage(manifest: dict[str, Any]) -> str:
     """Return what to do with an export, as Markdown, from the fields of its manifest."""
-    text = _USAGE[manifest["to"]]
+    filters = manifest["filters"]
+    text = _TRL_BEST if manifest["to"] == "trl" and filters["best"] else _USAGE[manifest["to"]]
     if text is _PRIME_RL and {*STORED_COLUMNS} & {*manifest["columns"]}:
         text = _PRIME_RL_REPLAY
     if "```" in text:
         text += f"\n\nThe code was tried with {manifest['source']}."
     text = text.replace("GROUP_SIZE", str(manifest["rollouts_per_group"]))
     text = text.replace("TEMPLATE_KWARGS", json.dumps(manifest["chat_template_kwargs"]))
-    return text + _ADVANTAGE if "advantage" in manifest["columns"] else text
+    text = text + _ADVANTAGE if "advantage" in manifest["columns"] else text
+    return text.replace(", exported or not", " that are exported") if filters["group_size"] else text

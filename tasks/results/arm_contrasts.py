@@ -75,9 +75,12 @@ def significant_contrasts(contrasts: Iterable[ArmContrast]) -> list[ArmContrast]
 def contrast_arms(scored: pl.DataFrame, *, seed: int) -> tuple[ArmContrast, ...]:
     """Return one contrast per pair of arms that share a question, in the order of arm names.
 
-    ``scored`` has ``example_id``, ``arm_id`` and ``reward``, without nulls.
+    ``scored`` has ``example_id``, ``arm_id`` and ``reward``, without nulls, and ``weight`` in a run with a stopping
+    rule.
     """
-    means = scored.group_by("example_id", "arm_id").agg(pl.col("reward").cast(pl.Float64).mean())
+    reward = pl.col("reward").cast(pl.Float64)
+    mean = reward.dot(pl.col("weight")) / pl.col("weight").sum() if "weight" in scored.columns else reward.mean()
+    means = scored.group_by("example_id", "arm_id").agg(mean.alias("reward")).filter(pl.col("reward").is_finite())
     arms = sorted(means["arm_id"].unique())
     if len(arms) < 2:
         return ()

@@ -86,7 +86,9 @@ def rank_arms(run_dir: Path, *, seed: int = 0, scores: str = OWN_SCORES) -> ArmR
     if scored["arm_id"].n_unique() < 2:
         raise ConfigError(f"{run_dir.name} has {scored['arm_id'].n_unique()} scored arms; two are needed to compare")
     metrics = run_metrics(rows, seed=seed, right_at=right)
-    has_answers = scored["extracted_answer"].is_not_null().any()
+    # votes compare sample by sample, and only the first wave has the same samples of every arm
+    votes = scored.filter("in_first_wave") if "in_first_wave" in scored.columns else scored
+    has_answers = votes["extracted_answer"].is_not_null().any()
     significant = [contrast.better_first() for contrast in metrics.contrasts if contrast.is_significant]
     ranked = sorted(
         (arm for arm in metrics.arms if arm.mean_reward is not None),
@@ -111,9 +113,9 @@ def rank_arms(run_dir: Path, *, seed: int = 0, scores: str = OWN_SCORES) -> ArmR
         arms=standings,
         contrasts=metrics.contrasts,
         real_differences=len(significant),
-        agreement=agreement(scored, [standing.arm_id for standing in standings]),
-        oracle=_vote(oracle_credit(scored), seed),
-        majority=_vote(majority_credit(scored, _QUESTION_AND_SAMPLE, right), seed) if has_answers else None,
+        agreement=agreement(votes, [standing.arm_id for standing in standings]),
+        oracle=_vote(oracle_credit(votes), seed),
+        majority=_vote(majority_credit(votes, _QUESTION_AND_SAMPLE, right), seed) if has_answers else None,
     )
 
 

@@ -9,6 +9,7 @@ from tasks.plain_text import clock, one_line
 from tasks.results.page_lengths import ArmLengths, LengthBins, Spread
 from tasks.results.page_timeline import Panel, Timeline
 from tasks.results.reward_interval import Interval
+from tasks.results.stopping_report import TENTHS, ArmPassRates
 from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
 
 WIDTH = 520
@@ -137,6 +138,32 @@ def _panel_plot(timeline: Timeline, panel: Panel) -> Markup:
     parts.append(text((x.start + x.end) / 2, 192, "time of generating", "middle", GREY))
     marked = f"; {len(timeline.marks)} failures or restarts are marked" if timeline.marks else ""
     return svg(_PANEL_WIDTH, 200, f"{panel.name}, over {clock(timeline.seconds)}{marked}", parts)
+
+
+def pass_rate_plot(arms: Sequence[ArmPassRates]) -> Markup:
+    """Draw how many groups of each arm have which share of right rollouts, one row per arm, in the order given."""
+    x = Scale(low=0, high=TENTHS + 2, start=150, end=WIDTH - 20)
+    most = max((count for arm in arms for count in arm.bins), default=0) or 1
+    parts: list[Markup] = []
+    for row, arm in enumerate(arms):
+        top = _ROW * row + 4
+        parts.append(text(140, top + 17, one_line(arm.arm_id, 20), "end"))
+        for place, count in enumerate(arm.bins):
+            height = (_ROW - 4) * count / most
+            if count:
+                fill = GREY if place in (0, TENTHS + 1) else BLUE
+                bar = tag("title", f"{count:,} groups")
+                width = x(1) - x(0) - 2
+                parts.append(
+                    tag("rect", bar, x=x(place), y=top + _ROW - 4 - height, width=width, height=height, fill=fill)
+                )
+        parts.append(line(x.start, top + _ROW - 3, x.end, top + _ROW - 3))
+    bottom = _ROW * len(arms) + 4
+    labels = {0.5: "0", **{place: f"{(place - 1) / TENTHS:g}" for place in (3.0, 5.0, 7.0, 9.0)}, 11.5: "1"}
+    parts += [text(x(place), bottom + 16, words, "middle", GREY) for place, words in labels.items()]
+    parts.append(text((x.start + x.end) / 2, bottom + 34, "share of right rollouts in a group; groups", "middle", GREY))
+    words = (f"{one_line(arm.arm_id, 24)} {arm.never:,} never and {arm.always:,} always right" for arm in arms)
+    return svg(WIDTH, bottom + 42, f"Groups by their share of right rollouts: {', '.join(words)}", parts)
 
 
 def step_plot(series: Sequence[StepSeries]) -> Markup:

@@ -19,6 +19,7 @@ from tasks.results.page_plots import (
     ArmPoint,
     arm_length_plot,
     length_plot,
+    pass_rate_plot,
     reward_plot,
     startup_plot,
     timeline_plots,
@@ -26,6 +27,7 @@ from tasks.results.page_plots import (
 from tasks.results.page_samples import KINDS
 from tasks.results.page_template import Links, page_template
 from tasks.results.run_state import RunState
+from tasks.results.stopping_report import ArmPassRates
 from tasks.storage.published import recorded_path
 
 _LISTED_CONTRASTS = 10
@@ -57,6 +59,7 @@ def render_page(data: PageData, *, links: Links = (), state: RunState | None = N
         kinds=KINDS,
         reward_plot=reward_plot(arm_points(arms)),
         arm_length_plot=arm_length_plot([_lengths(data, arm) for arm in arms]),
+        pass_rate_plot=pass_rate_plot(_in_order(report.pass_rates, arms)) if report.pass_rates else None,
         length_plot=length_plot(data.lengths),
         startup_plot=startup_plot(data.timeline) if data.timeline and data.timeline.startups else None,
         timeline_plots=timeline_plots(data.timeline) if data.timeline else (),
@@ -84,6 +87,11 @@ def arm_points(arms: Sequence[ArmMetrics]) -> list[ArmPoint]:
         for arm in arms
         if arm.mean_reward is not None
     ]
+
+
+def _in_order(pass_rates: Sequence[ArmPassRates], arms: Sequence[ArmMetrics]) -> list[ArmPassRates]:
+    place = {str(arm.arm_id): number for number, arm in enumerate(arms)}
+    return sorted(pass_rates, key=lambda each: place.get(each.arm_id, len(place)))
 
 
 def _lengths(data: PageData, arm: ArmMetrics) -> ArmLengths:

@@ -42,12 +42,19 @@ def mean_reward_interval(
     It is Wilson's interval when every ``example_id`` has one rollout and all rewards are 0 or 1. Otherwise it is a
     bootstrap over whole questions, because rollouts of one question are not independent (Cameron, Gelbach & Miller
     2008, Rev. Econ. Stat. 90:414), or its limit with more than ``most_distinct`` distinct clusters. It is None without
-    rows, and for the bootstrap with fewer than two questions.
+    rows, and for the bootstrap with fewer than two questions. With a column ``weight`` the mean is that of its weights,
+    which are those of ``metrics.by_group``: a group counts once, by its estimate.
     """
-    clusters = scored.group_by("example_id").agg(total=pl.col("reward").cast(pl.Float64).sum(), rollouts=pl.len())
+    is_weighted = "weight" in scored.columns
+    reward, weight = pl.col("reward").cast(pl.Float64), pl.col("weight") if is_weighted else pl.lit(1.0)
+    clusters = scored.group_by("example_id").agg(
+        # weights leave rounding errors, and equal clusters are drawn together
+        total=(reward * weight).sum().round(9) if is_weighted else reward.sum(),
+        rollouts=weight.sum().round(9) if is_weighted else pl.len(),
+    )
     if clusters.is_empty():
         return None
-    if clusters["rollouts"].max() == 1 and scored["reward"].is_in([0.0, 1.0]).all():
+    if not is_weighted and clusters["rollouts"].max() == 1 and scored["reward"].is_in([0.0, 1.0]).all():
         return wilson_interval(int(clusters["total"].sum()), clusters.height)
     if clusters.height < 2:
         return None

@@ -1,16 +1,22 @@
-"""The rewards of a run that has not ended, from the shards that are scored. Each file is read once, and in part."""
+"""The rewards of a run that has not ended, from the shards that are scored. Each file is read once, and in part.
+
+Of a run with a stopping rule they are over the first wave, in which nothing selects samples by their rewards.
+"""
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from tasks.records import RunPaths
+from tasks.errors import DamagedFile
+from tasks.records import RunPaths, wave_of
+from tasks.results.group_pass_rates import wave_plan_of
 from tasks.results.metrics import mean
+from tasks.results.pass_rate import WavePlan
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.sampling_metrics import zero_variance_share
 
@@ -42,9 +48,11 @@ class SoFar(NamedTuple):
     zero_variance: float | None
 
 
-def scored_rows(rollouts: pl.LazyFrame, scores: pl.LazyFrame) -> pl.DataFrame:
+def scored_rows(rollouts: pl.LazyFrame, scores: pl.LazyFrame, plan: WavePlan) -> pl.DataFrame:
     """Return what the figures need of a shard. Of an error row, length and truncation are null."""
     generated = pl.col("error").is_null()
+    if plan.rule:
+        rollouts = rollouts.filter(pl.col("sample_index") < plan.ends[0])
     return (
         rollouts.select(
             "rollout_id",
@@ -85,13 +93,16 @@ class RewardsSoFar:
     def __init__(self) -> None:
         self._waiting: deque[tuple[RunPaths, int]] = deque()
         self._frames: list[pl.DataFrame] = []
+        self._plans: dict[str, WavePlan] = {}
+        self._rollouts: Counter[str] = Counter()
+        self._read = 0
         self._sum = 0.0
         self._count = 0
 
     @property
     def num_shards(self) -> int:
         """How many shards are read."""
-        return len(self._frames)
+        return self._read
 
     @property
     def mean_reward(self) -> float | None:
@@ -107,19 +118,26 @@ class RewardsSoFar:
         while self._waiting:
             paths, index = self._waiting.popleft()
             try:
-                rows = scored_rows(_scan(paths.rollouts(index)), _scan(paths.scores(index)))
-            except (OSError, pl.exceptions.PolarsError) as error:
+                plan = self._plans.get(paths.run_id) or wave_plan_of(paths.root)
+                rollouts = _scan(paths.rollouts(index))
+                rows = scored_rows(rollouts, _scan(paths.scores(index)), plan)
+                count = int(rollouts.select(pl.len()).collect().item())
+            except (OSError, DamagedFile, pl.exceptions.PolarsError) as error:
                 logger.debug("shard %d of %s is not among the rewards: %s", index, paths.root, error)
                 continue
             self._sum += float(rows["reward"].cast(pl.Float64).sum())
             self._count += rows.height - rows["reward"].null_count()
-            self._frames.append(rows.with_columns(run_id=pl.lit(paths.run_id)))
+            self._plans[paths.run_id] = plan
+            self._rollouts[paths.run_id] += count
+            self._read += not wave_of(index)
+            if rows.height:
+                self._frames.append(rows.with_columns(run_id=pl.lit(paths.run_id)))
             if time.monotonic() >= end:
                 break
 
     def num_rollouts_of(self, run_id: str) -> int:
         """How many rollouts the shards of a run have that are read."""
-        return sum(frame.height for frame in self._frames if frame["run_id"][0] == run_id)
+        return self._rollouts[run_id]
 
     def figures(self, run_id: str | None = None) -> SoFar:
         """Return the figures by arm or, where there are shards of several runs, by run. Any thread may ask.

@@ -12,7 +12,9 @@ from tasks.plan.run_directory import reproduce_command
 from tasks.plan.sampling import run_sampling, told_fields, truncation_warning
 from tasks.records import LATER_ROLLOUT_COLUMNS, QUESTION_SCHEMA, ROLLOUT_KEY, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
-from tasks.results.scored_rollouts import check_scored
+from tasks.results.group_pass_rates import wave_plan_of
+from tasks.results.metrics import by_group, column_mean
+from tasks.results.scored_rollouts import check_scored, load_metric_rows
 from tasks.storage.published import recorded_path
 from tasks.storage.run_files import known_shards, run_fingerprint, scan_shards
 
@@ -86,6 +88,7 @@ scored = concatenate_datasets([rollouts, scores], axis=1)
 ```
 
 The rows of `rollouts` and `scores` are in the same order. `questions` is the third configuration.
+`questions/difficulty.parquet` has the pass rate of each question under each arm, with its interval.
 """
 
 
@@ -213,7 +216,7 @@ def build_hub_card(run_dir: Path) -> str:
     told = truncation_warning(run_sampling(read_config(run_dir)))
     facts["sampling"] = _sampling(run_dir, facts)
     scores = scan_scores(run_dir)
-    reward = None if scores is None else scores.select(pl.col("reward").mean()).collect().item()
+    reward = None if scores is None else _mean_reward(run_dir, scores)
     facts |= {
         "run_id": run_dir.resolve().name,
         "fingerprint": run_fingerprint(run_dir),
@@ -225,6 +228,14 @@ def build_hub_card(run_dir: Path) -> str:
     }
     warning = f"\nWarning: {markdown(told)}.\n" if told else ""
     return _CARD.format(**{name: markdown(value) for name, value in facts.items()}, warning=warning)
+
+
+def _mean_reward(run_dir: Path, scores: pl.LazyFrame) -> float | None:
+    if wave_plan_of(run_dir).rule:
+        rows = load_metric_rows(RunPaths(root=run_dir))
+        return column_mean(by_group(rows.filter(pl.col("reward").is_not_null())), "reward")
+    reward: float | None = scores.select(pl.col("reward").mean()).collect().item()
+    return reward
 
 
 def scan_scores(run_dir: Path) -> pl.LazyFrame | None:

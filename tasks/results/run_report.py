@@ -20,6 +20,7 @@ from tasks.records import OWN_SCORES, RunPaths
 from tasks.results.arm_contrasts import ArmContrast
 from tasks.results.metrics import ArmMetrics
 from tasks.results.outcome import Outcome
+from tasks.results.stopping_report import ArmPassRates, StoppingReport
 from tasks.storage.published import read_published, recorded_path
 
 
@@ -143,6 +144,10 @@ class RunReport:
     """What was taken from the model's own generation_config.json, by name; None if that was not asked for."""
     outcome: Outcome | None = None
     """What was expected of the last session and what it took; None where nothing was expected."""
+    pass_rates: tuple[ArmPassRates, ...] = ()
+    """By arm; empty where no group has two rollouts with a reward, and in a report of an earlier release."""
+    stopping: StoppingReport | None = None
+    """None in a run without a stopping rule."""
 
     @property
     def num_unscored(self) -> int:
@@ -159,6 +164,7 @@ class RunReport:
         values = {**asdict(self), "telemetry": self.telemetry and self.telemetry.to_json()}
         values["generation"]["sessions"] = [session.to_json() for session in self.generation.sessions]
         unset = {"batch": None, "warnings": (), "model_sampling": None, "mismatch": None, "outcome": None}
+        unset |= {"pass_rates": (), "stopping": None}
         values = {name: value for name, value in values.items() if name not in unset or value != unset[name]}
         for session in values["generation"]["sessions"]:
             if session["start_kind"] is None:

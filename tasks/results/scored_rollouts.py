@@ -7,10 +7,12 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.records import LATER_ROLLOUT_COLUMNS, OWN_SCORES, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
+from tasks.results.group_pass_rates import wave_plan_of, weigh
 from tasks.results.metrics import is_repetitive
 from tasks.results.run_state import run_state
 from tasks.storage.published import scan_shard
 from tasks.storage.run_files import known_shards, known_waves, missing_shards
+from tasks.storage.score_sets import right_at
 
 
 def scored_rollout_columns(run_dir: Path, scores: str = OWN_SCORES) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ _METRIC_SCORES = [name for name in SCORE_SCHEMA if name not in ("scorer", "score
 def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFrame:
     """Return the columns that metrics need of all rollouts and their scores: no prompts, texts or token lists.
 
-    ``repetition`` adds the column ``is_repetitive``. It is made from the texts, one shard at a time.
+    ``repetition`` adds the column ``is_repetitive``. It is made from the texts, one shard at a time. A run with a
+    stopping rule has the columns of ``group_pass_rates.weigh``.
     """
     columns = [
         pl.col(
@@ -93,7 +96,7 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
         ),
         *([is_repetitive(pl.col("completion")).alias("is_repetitive")] if repetition else []),
     ]
-    return pl.concat(
+    rows = pl.concat(
         scan_shard(paths.rollouts(index))
         .select(columns)
         .join(
@@ -105,3 +108,4 @@ def load_metric_rows(paths: RunPaths, *, repetition: bool = False) -> pl.DataFra
         .collect()
         for index in known_shards(paths.root, "rollouts")
     )
+    return weigh(rows, wave_plan_of(paths.root), right_at(paths.root, paths.scores_folder))

@@ -15,7 +15,9 @@ from tasks.node.preflight_report import read_preflight
 from tasks.node.telemetry_summary import TelemetrySummary, summarize_telemetry
 from tasks.plan.sampling import run_sampling, truncation_warning
 from tasks.records import OWN_SCORES, RunPaths
+from tasks.results.difficulty import publish_difficulty
 from tasks.results.finished_run import read_config
+from tasks.results.group_pass_rates import group_pass_rates, wave_plan_of
 from tasks.results.metrics import run_metrics
 from tasks.results.outcome import outcome_of
 from tasks.results.run_report import (
@@ -28,6 +30,7 @@ from tasks.results.run_report import (
     publish_report,
 )
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
+from tasks.results.stopping_report import arm_pass_rates, stopping_report
 from tasks.scoring.score import is_right
 from tasks.storage.score_sets import right_at
 
@@ -36,7 +39,8 @@ LISTED_ERRORS = 20
 
 def summarize_run(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
     """Make, publish and return the report of the finished run at ``run_dir``, scored in the folder ``scores``."""
-    report = build_report(run_dir, scores)
+    report, groups = _summary(run_dir, scores)
+    publish_difficulty(groups, run_dir, scores)
     publish_report(report, run_dir, scores)
     return report
 
@@ -46,15 +50,23 @@ def build_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
 
     Raises ConfigError when the run is not finished and scored, DamagedFile when a file is not what was published.
     """
+    return _summary(run_dir, scores)[0]
+
+
+def _summary(run_dir: Path, scores: str) -> tuple[RunReport, pl.DataFrame]:
+    """Return the report, and the groups in DIFFICULTY_SCHEMA."""
     paths = RunPaths(root=run_dir, scores_folder=scores)
     check_scored(run_dir, scores)
     right = right_at(run_dir, scores)
     config = read_config(run_dir)
     rows = load_metric_rows(paths, repetition=True)
     metrics = run_metrics(rows, right_at=right)
+    plan = wave_plan_of(run_dir)
+    groups = group_pass_rates(rows, plan, right)
     order = [arm["id"] for arm in config["arms"]]
     sessions = read_sessions(paths.state / "generation.json")
-    return RunReport(
+    telemetry = _telemetry(paths, config["profile"], rows, sessions, right)
+    report = RunReport(
         run_id=paths.run_id,
         run_dir=str(paths.root),
         fingerprint=config["fingerprint"],
@@ -72,7 +84,7 @@ def build_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
         arms=tuple(sorted(metrics.arms, key=lambda arm: order.index(arm.arm_id))),
         contrasts=metrics.contrasts,
         generation=_totals(sessions),
-        telemetry=_telemetry(paths, config["profile"], rows, sessions, right),
+        telemetry=telemetry,
         oom_ladder=tuple(RungState(paths.state / "oom_ladder.json").changes),
         rollouts_per_rung={str(rung): count for rung, count in rows.group_by("oom_rung").len().sort("oom_rung").rows()},
         equivalence=_equivalence(run_dir, scores),
@@ -81,7 +93,10 @@ def build_report(run_dir: Path, scores: str = OWN_SCORES) -> RunReport:
         warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
         model_sampling=config.get("model_sampling"),
         outcome=outcome_of(paths, sessions),
+        pass_rates=arm_pass_rates(groups),
+        stopping=stopping_report(rows, groups, plan, telemetry.gpu_seconds if telemetry else None),
     )
+    return report, groups
 
 
 def mismatch_outcome(run_dir: Path) -> MismatchOutcome | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tasks.files import parse_record
 from tasks.plain_text import one_line
+from tasks.records import DIFFICULTY
 
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
@@ -19,6 +20,7 @@ SINGLE_FILES = (
     "report.json",
     "report.html",
     "telemetry.parquet",
+    DIFFICULTY,
     "README.md",
 )
 _SHARD = re.compile(rf"(?:{'|'.join(SHARD_FOLDERS)})/shard-[A-Za-z0-9_.-]{{1,100}}\.parquet")

@@ -32,7 +32,7 @@ from tasks.files import (
     xxh3_of,
 )
 from tasks.last_read import note_read
-from tasks.records import WAVE_STEP, WAVES, RunPaths, folder_kind, shard_index, shard_stem, wave_of
+from tasks.records import DIFFICULTY, WAVE_STEP, WAVES, RunPaths, folder_kind, shard_index, shard_stem, wave_of
 from tasks.storage.manifest import MANIFEST, SHARD_FOLDERS, parse_manifest
 from tasks.storage.shard_columns import check_columns
 
@@ -179,7 +179,8 @@ def _split(path: Path) -> tuple[Path, str]:
     """Return the run directory of a published file, and its name in there."""
     if path.parent.name == WAVES and path.parent.parent.name == "state":
         return path.parent.parent.parent, f"{WAVES}/{path.name}"
-    if folder_kind(path.parent.name) in SHARD_FOLDERS and path.name.startswith("shard-"):
+    is_difficulty = f"{path.parent.name}/{path.name}" == DIFFICULTY
+    if is_difficulty or (folder_kind(path.parent.name) in SHARD_FOLDERS and path.name.startswith("shard-")):
         return path.parent.parent, f"{path.parent.name}/{path.name}"
     return path.parent, path.name
 

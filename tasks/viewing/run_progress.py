@@ -7,6 +7,7 @@ import polars as pl
 
 from tasks.errors import DamagedFile
 from tasks.records import RunPaths, shard_index, wave_of
+from tasks.results.group_pass_rates import wave_plan_of
 from tasks.results.page_timeline import Timeline, read_timeline
 from tasks.results.rewards_so_far import ArmSoFar, arms_so_far, scored_rows
 from tasks.results.run_list import ListedRun, listed_run
@@ -82,6 +83,9 @@ def _count(journal: Path) -> int:
 def _arms(paths: RunPaths, shards: list[int]) -> tuple[ArmSoFar, ...]:
     if not shards:
         return ()
+    plan = wave_plan_of(paths.root)
     return arms_so_far(
-        pl.concat(scored_rows(scan_shard(paths.rollouts(index)), scan_shard(paths.scores(index))) for index in shards)
+        pl.concat(
+            scored_rows(scan_shard(paths.rollouts(index)), scan_shard(paths.scores(index)), plan) for index in shards
+        )
     )

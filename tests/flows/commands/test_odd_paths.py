@@ -144,7 +144,8 @@ def test_a_run_is_made_among_odd_names(prefect_api: str, tmp_path: Path) -> None
     assert made.code == 0, made.stderr
     run_id = made.report["run_id"]
     assert made.report["run_dir"] == f"-r*/{run_id}"
-    assert pl.read_parquet(here / "-r*" / run_id / "questions", glob=False)["question"].to_list() == ["1 + 1?"]
+    questions = pl.read_parquet(here / "-r*" / run_id / "questions" / "shard-00000.parquet", glob=False)
+    assert questions["question"].to_list() == ["1 + 1?"]
     assert (here / "u::p" / run_id / "_SUCCESS").is_file()
 
     # the whole directory is moved, and everything is found again

@@ -10,7 +10,10 @@ import pytest
 from profiles.load import DEMO_MODEL
 from tasks.export.advantages import group_advantages
 from tasks.export.export_run import export_run
+from tasks.export.filters import ExportFilters
+from tasks.storage.run_files import known_waves
 from tests.support.card_code import run_card_code
+from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import publish_shard, write_run
 
 SAMPLES = 4
@@ -19,9 +22,68 @@ GROUPS_PER_STEP = 2
 
 
 @pytest.mark.slow
+def test_sft_trains_on_the_best_rollouts_with_the_ids_that_were_sampled(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    run = write_stopped_run(tmp_path / "run", "correct:1", shards=1, questions_per_shard=GROUPS, arms=1, min_tokens=3)
+    for index in known_waves(run.root, "rollouts"):
+        ids = pl.col("prompt_ids", "completion_ids").list.eval(pl.element() % len(tokenizer))
+        publish_shard(pl.read_parquet(run.rollouts(index)).with_columns(ids), run.rollouts(index))
+    manifest = export_run(run.root, "trl", str(tmp_path / "out"), ExportFilters(best=1))
+    examples = run_card_code(tmp_path / "out")["examples"]
+    assert manifest.groups == len(examples) > 1
+
+    trainer = SFTTrainer(
+        model=_small_model(len(tokenizer)),
+        processing_class=tokenizer,
+        train_dataset=examples,
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trained"),
+            completion_only_loss=True,
+            per_device_train_batch_size=len(examples),
+            num_train_epochs=1,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+        ),
+    )
+    (batch,) = trainer.get_train_dataloader()
+    # labels are the completion alone; -100 is no token
+    found = {tuple(row[row >= 0].tolist()) for row in batch["labels"]}
+    assert found == {tuple(ids) for ids in pl.read_parquet(tmp_path / "out" / "*.parquet")["completion_ids"].to_list()}
+    assert trainer.train().training_loss > 0
+
+    # the same run gives groups of one size, with both outcomes, for GRPO
+    manifest = export_run(run.root, "trl", str(tmp_path / "grpo"), ExportFilters(group_size=2, balance=True))
+    card = run_card_code(tmp_path / "grpo")
+    accelerator = SimpleNamespace(accelerator=SimpleNamespace(process_index=0))
+    asked = [group_id for group_id in card["group_ids"] for _ in range(card["NUM_GENERATIONS"])]
+    rewards = card["stored_rollouts"](asked, accelerator)["reward"]
+    assert manifest.groups == len(card["group_ids"]) > 1
+    assert [sorted(rewards[at : at + 2]) for at in range(0, len(rewards), 2)] == [[0.0, 1.0]] * manifest.groups
+
+
+def _small_model(vocabulary: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
+
+
+@pytest.mark.slow
 def test_grpo_trains_on_every_stored_rollout_once_in_an_epoch(tmp_path: Path) -> None:
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
@@ -45,15 +107,7 @@ def test_grpo_trains_on_every_stored_rollout_once_in_an_epoch(tmp_path: Path) ->
             batches.append(batch)
             return batch
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
-    )
+    model = _small_model(len(tokenizer))
     before = model.lm_head.weight.detach().clone()
     trainer = Recording(
         model=model,

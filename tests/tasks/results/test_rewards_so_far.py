@@ -7,7 +7,11 @@ import pytest
 
 from tasks.results.metrics import run_metrics
 from tasks.results.rewards_so_far import RewardsSoFar
+from tasks.results.run_card import build_run_card
 from tasks.results.scored_rollouts import load_metric_rows
+from tasks.storage.run_files import known_waves
+from tasks.viewing.run_progress import read_progress
+from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import write_run
 
 
@@ -64,3 +68,21 @@ def test_before_the_first_shard_there_is_nothing() -> None:
     so_far.read(60)
     assert so_far.mean_reward is None
     assert so_far.figures() == ((), None, None)
+
+
+def test_of_a_run_with_a_rule_they_are_over_the_first_wave(tmp_path: Path) -> None:
+    paths = write_stopped_run(tmp_path / "run", "correct:2", shards=2, arms=2, questions_per_shard=20)
+    so_far = RewardsSoFar()
+    for index in known_waves(paths.root, "rollouts"):
+        so_far.add(paths, index)
+    so_far.read(60)
+    rows = load_metric_rows(paths)
+    first = rows.filter(pl.col("sample_index") < 2)
+    assert first["reward"].mean() != rows["reward"].mean()
+    assert so_far.mean_reward == pytest.approx(first["reward"].mean())
+    assert {row.arm_id: row.mean_reward for row in so_far.figures().rows} == pytest.approx(
+        dict(first.group_by("arm_id").agg(pl.col("reward").mean()).iter_rows())
+    )
+    assert (so_far.num_shards, so_far.num_rollouts_of("run")) == (2, rows.height)
+    assert read_progress(paths.root).arms == so_far.figures().rows
+    assert f"| mean reward | {run_metrics(rows).overall.mean_reward:.4f} |" in build_run_card(paths.root)

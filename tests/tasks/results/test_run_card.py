@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
 def test_the_directory_loads_as_it_is(name: str | None, run: RunPaths, tmp_path: Path) -> None:
     dataset = load_dataset(str(run.root), name, split="train", cache_dir=str(tmp_path))
 
-    stored = pl.read_parquet(run.root / (name or "rollouts") / "*.parquet")
+    stored = pl.read_parquet(run.root / (name or "rollouts") / "shard-*.parquet")
     assert (dataset.num_rows, dataset.column_names) == (stored.height, stored.columns)
     assert dataset[0][stored.columns[0]] == stored[stored.columns[0]][0]
 
