@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.reporting.run_tracking import RunTracking
-from flows.reporting.tracker_targets import check_installed
+from flows.reporting.tracker_targets import check_trackers
 from tasks.errors import ConfigError
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -63,4 +63,4 @@ def test_a_tracker_that_fails_costs_a_warning(
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="the extra wandb is installed")
 def test_a_tracker_that_is_not_installed_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"pip install 'rollout-harvest\[wandb\]'"):
-        check_installed(["wandb:project"])
+        check_trackers(["wandb:project"])
