@@ -91,19 +91,17 @@ class Figures:
 
     def _of_pool(self, state: LiveState, pool: ShardPool) -> LiveState:
         self._measure_speed()
-        replicas = [row for row in self._sample if row["source"] == "replica"]
         gpus = [row for row in self._sample if row["source"] == "gpu" and row["memory_used"] is not None]
         generating = self._progress.began is not None
+        load = pool.load
         return dataclasses.replace(
             state,
             eta_seconds=self._progress.eta_seconds,
             tokens_per_second=self._progress.tokens_per_second if generating else None,
             speeds=tuple(self._speeds),
-            running=sum(row["running"] for row in replicas) if replicas and generating else None,
-            waiting=sum(row["waiting"] for row in replicas),
-            kv_cache=sum(row["kv_cache_usage"] for row in replicas) / len(replicas)
-            if replicas and generating
-            else None,
+            running=load.running if generating else None,
+            waiting=load.waiting,
+            kv_cache=load.kv_cache_usage if generating else None,
             gpus=tuple(GpuMemory(row["index"], row["memory_used"], self._gpu_bytes.get(row["index"])) for row in gpus),
             engines=_engines(pool),
             restarts=pool.restarts,

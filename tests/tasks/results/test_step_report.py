@@ -117,7 +117,7 @@ def test_a_pattern_names_finished_runs(runs: Path) -> None:
     assert matching_runs("run-a", runs) == ["run-a"]
     assert matching_runs("s3://bucket/run-*", runs) == ["s3://bucket/run-*"]
     for pattern in ("step-*", f"{runs}/run-*", "../*", "n" * 300 + "*", "*/*"):
-        with pytest.raises(ConfigError, match="no finished run in |name too long"):
+        with pytest.raises(ConfigError, match=r"no finished run in |name too long"):
             matching_runs(pattern, runs)
 
 
