@@ -68,7 +68,9 @@ class RunTracking:
             step = progress.rewards.num_rollouts_of(run_id) if several else progress.done
             if progress.began is not None and step > run.step:
                 shared = self._guarded(lambda: _engine_values(progress, pool) | self._hardware())
-                self._send(run, step, shared | _reward_values(progress.rewards.figures(run_id)))
+                self._send(
+                    run, step, {"progress/rollouts": step} | shared | _reward_values(progress.rewards.figures(run_id))
+                )
             # what was finished before this session was logged then
             run.step = step
 
@@ -167,7 +169,8 @@ def _reward_values(so_far: SoFar) -> Values:
 
 
 def _engine_values(progress: Progress, pool: ShardPool) -> Values:
-    values: Values = {"progress/rollouts": progress.done, "speed/tokens_per_second": progress.tokens_per_second}
+    """Return what the engines do now, for all runs that share them."""
+    values: Values = {"speed/tokens_per_second": progress.tokens_per_second}
     load = pool.load
     if isinstance(pool, ReplicaPool):
         values["engine/oom_rung"] = pool.rung.index
