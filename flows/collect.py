@@ -21,7 +21,7 @@ from flows.reporting.progress import log_and_print
 from flows.reporting.reporter import Reporter
 from flows.reporting.resolved_parameters import changed_parameters, resolve_parameters
 from flows.reporting.run_tracking import RunTracking
-from flows.reporting.tracker_targets import check_installed
+from flows.reporting.tracker_targets import check_trackers
 from flows.server.aws_credentials import load_credentials
 from flows.server.transfer_retries import outage_seconds
 from flows.shards import stages
@@ -74,7 +74,7 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         asked = chosen(FlowParameters, resolved)
         enter_phase("plan")
         check_nodes(asked.nodes, asked.ray, asked.baseline)
-        check_installed(asked.log_to)
+        check_trackers(asked.log_to)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)

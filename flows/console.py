@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from flows.terminal import print_json
@@ -14,6 +16,9 @@ from tasks.plain_text import visible
 
 PIPED_WIDTH = 200
 """Columns of a file or a pipe: enough that no line is cut or folded."""
+
+MOST_COLUMNS = 1_000
+"""More than any table has."""
 
 
 class PlainConsole(Console):
@@ -37,6 +42,18 @@ class PlainConsole(Console):
 def console() -> PlainConsole:
     """Return a console on standard output, as wide as the terminal. A file or a pipe gets PIPED_WIDTH columns."""
     return PlainConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def leave_out_columns(table: Table, console: Console) -> list[str]:
+    """Take columns off the right end of ``table`` until the others fit the console; return their names.
+
+    Rich would cut all columns, down to nothing for one that may be folded.
+    """
+    left_out: list[str] = []
+    endless = console.options.update_width(MOST_COLUMNS)
+    while len(table.columns) > 2 and Measurement.get(console, endless, table).maximum > console.width:
+        left_out.insert(0, str(table.columns.pop().header))
+    return left_out
 
 
 def print_result(value: Any, view: Callable[[], RenderableType], *, json: bool, paged: bool = False) -> int:

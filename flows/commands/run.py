@@ -160,7 +160,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     PreflightFailed for a destination or a disk that cannot be used.
     """
     from flows.plan_collection import plan_collection
-    from flows.reporting.tracker_targets import check_installed
+    from flows.reporting.tracker_targets import check_trackers
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
     from tasks.fleet.ray_address import check_nodes, on_nodes
@@ -174,7 +174,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
 
     config = run_config(parameters)
     asked = flow_parameters(parameters)
-    check_installed(asked.log_to)
+    check_trackers(asked.log_to)
     plans = plan_collection(plan_here(config, runs_dir), asked)
     plan = plans[0]
     load_scorer(config.scorer)

@@ -34,11 +34,22 @@ class Figures:
     """Fills the states of a panel. The panel's thread calls ``fill``, the sampler's thread ``sampled``."""
 
     def __init__(
-        self, progress: Progress, *, subject: str, num_shards: int, logs: Path, gpu_bytes: Mapping[int, int | None]
+        self,
+        progress: Progress,
+        *,
+        subject: str,
+        names: Mapping[str, str] | None = None,
+        num_shards: int,
+        logs: Path,
+        gpu_bytes: Mapping[int, int | None],
     ) -> None:
-        """``logs`` is where the engines' logs are, ``gpu_bytes`` the memory of each GPU by its index."""
+        """``logs`` is where the engines' logs are, ``gpu_bytes`` the memory of each GPU by its index.
+
+        ``names`` are what several runs are called, by run id, in their order; else the rows are arms.
+        """
         self._progress = progress
         self._subject = subject
+        self._names = names or {}
         self._num_shards = num_shards
         self._logs = logs
         self._gpu_bytes = dict(gpu_bytes)
@@ -64,20 +75,25 @@ class Figures:
             total=progress.total,
             shards=progress.rewards.num_shards,
             num_shards=self._num_shards,
-            rewards=tuple(
-                RewardRow(
-                    arm.arm_id,
-                    arm.mean_reward,
-                    arm.interval.low if arm.interval else None,
-                    arm.interval.high if arm.interval else None,
-                    arm.rollouts,
-                )
-                for arm in self._so_far.rows
-            ),
+            rewards=self._rows(),
             truncated=self._so_far.truncated,
             zero_variance=self._so_far.zero_variance,
         )
         return figures if self.pool is None else self._of_pool(figures, self.pool)
+
+    def _rows(self) -> tuple[RewardRow, ...]:
+        """Return the arms, the highest reward first, or the runs in their order."""
+        rows, order = self._so_far.rows, list(self._names)
+        return tuple(
+            RewardRow(
+                self._names.get(row.arm_id, row.arm_id),
+                row.mean_reward,
+                row.interval.low if row.interval else None,
+                row.interval.high if row.interval else None,
+                row.rollouts,
+            )
+            for row in (sorted(rows, key=lambda row: order.index(row.arm_id)) if order else rows)
+        )
 
     def _of_phase(self, state: LiveState) -> LiveState:
         if state.phase != GENERATION or self.pool is None:
@@ -91,19 +107,17 @@ class Figures:
 
     def _of_pool(self, state: LiveState, pool: ShardPool) -> LiveState:
         self._measure_speed()
-        replicas = [row for row in self._sample if row["source"] == "replica"]
         gpus = [row for row in self._sample if row["source"] == "gpu" and row["memory_used"] is not None]
         generating = self._progress.began is not None
+        load = pool.load
         return dataclasses.replace(
             state,
             eta_seconds=self._progress.eta_seconds,
             tokens_per_second=self._progress.tokens_per_second if generating else None,
             speeds=tuple(self._speeds),
-            running=sum(row["running"] for row in replicas) if replicas and generating else None,
-            waiting=sum(row["waiting"] for row in replicas),
-            kv_cache=sum(row["kv_cache_usage"] for row in replicas) / len(replicas)
-            if replicas and generating
-            else None,
+            running=load.running if generating else None,
+            waiting=load.waiting,
+            kv_cache=load.kv_cache_usage if generating else None,
             gpus=tuple(GpuMemory(row["index"], row["memory_used"], self._gpu_bytes.get(row["index"])) for row in gpus),
             engines=_engines(pool),
             restarts=pool.restarts,

@@ -60,6 +60,7 @@ def report_steps(reporter: Reporter, steps: StepReport, page: Path) -> None:
         {
             "step": run.step,
             **{arm: _arm(run.arms[arm])["mean reward"] if arm in run.arms else "-" for arm in steps.arms},
+            "state": run.state.name,
             "run": run.report.run_id,
         }
         for run in steps.runs

@@ -74,7 +74,10 @@ class Progress:
         return self.counters.first_admitted_at if self.counters else None
 
     def line(self) -> str:
-        parts = [f"{self.done:,}/{self.total:,} rollouts", f"{self.tokens_per_second:,.0f} tokens/s"]
+        # engines load for minutes, and 0 tokens/s would look like a run that hangs
+        is_loading = self.counters is not None and self.began is None and self.done < self.total
+        speed = "loading engines" if is_loading else f"{self.tokens_per_second:,.0f} tokens/s"
+        parts = [f"{self.done:,}/{self.total:,} rollouts", speed]
         if self.eta_seconds is not None:
             parts.append(f"ETA {clock(self.eta_seconds)}")
         if (mean := self.rewards.mean_reward) is not None:

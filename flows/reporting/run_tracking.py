@@ -68,7 +68,9 @@ class RunTracking:
             step = progress.rewards.num_rollouts_of(run_id) if several else progress.done
             if progress.began is not None and step > run.step:
                 shared = self._guarded(lambda: _engine_values(progress, pool) | self._hardware())
-                self._send(run, step, shared | _reward_values(progress.rewards.figures(run_id)))
+                self._send(
+                    run, step, {"progress/rollouts": step} | shared | _reward_values(progress.rewards.figures(run_id))
+                )
             # what was finished before this session was logged then
             run.step = step
 
@@ -167,17 +169,20 @@ def _reward_values(so_far: SoFar) -> Values:
 
 
 def _engine_values(progress: Progress, pool: ShardPool) -> Values:
-    values: Values = {"progress/rollouts": progress.done, "speed/tokens_per_second": progress.tokens_per_second}
+    """Return what the engines do now, for all runs that share them."""
+    values: Values = {"speed/tokens_per_second": progress.tokens_per_second}
+    load = pool.load
     if isinstance(pool, ReplicaPool):
-        stats = [status.stats for status in pool.status()]
-        values |= {
-            "engine/running": sum(each.running for each in stats),
-            "engine/waiting": sum(each.waiting for each in stats),
-            "engine/kv_cache_use": max((each.kv_cache_usage for each in stats), default=0.0),
-            "engine/oom_rung": pool.rung.index,
-            "engine/restarts": pool.restarts,
-        }
-    return values
+        values["engine/oom_rung"] = pool.rung.index
+    else:
+        # each node has a rung of its own
+        values |= {"engine/nodes": pool.num_working, "engine/smaller_batches": pool.num_rung_changes}
+    return values | {
+        "engine/running": load.running,
+        "engine/waiting": load.waiting,
+        "engine/kv_cache_use": load.kv_cache_usage,
+        "engine/restarts": pool.restarts,
+    }
 
 
 def report_values(report: RunReport) -> Values:

@@ -16,6 +16,13 @@ from tasks.results.run_report import RunReport
 
 _MAX_ERROR_CHARS = 2_000
 _MAX_SUMMARIES = 3
+_ARM_WIDTH = 32
+_MEANINGS = {
+    "of groups": "pass@k and maj@k are over the groups with as many scored samples as most groups have, in the first wave "
+    "where a rule stops groups; no number when these are fewer than half",
+    "gap": "share with the right last number, minus share that the scorer calls right",
+    "ended": "mean tokens of completions that were not truncated",
+}
 RUNS_DIR = Path("runs")
 """Where runs are by default, so that commands need not be told."""
 
@@ -73,14 +80,14 @@ def print_summary(report: RunReport, *, named: bool = False) -> None:
     table = Table(
         title=f"{name}{report.num_questions:,} questions x {len(report.arms)} arms: {report.num_rollouts:,} rollouts"
     )
-    table.add_column("arm")
+    table.add_column("arm", overflow="fold", max_width=_ARM_WIDTH)
     for name in ("mean reward", "95% interval", "truncated", "unread", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in report.arms:
         table.add_row(*_row(arm))
     table.add_section()
     table.add_row(*_row(report.all_arms[-1]))
-    console.print(table)
+    _print_fitting(console, table)
     if suspects := report.gold_suspects:
         mean = _number(report.mean_reward_without_suspects, 3)
         console.print(f"mean reward without suspect ground truths (questions: {suspects}): {mean}")
@@ -119,7 +126,7 @@ def _print_sampling(console: Any, report: RunReport) -> None:
     from rich.table import Table
 
     table = Table()
-    table.add_column("arm")
+    table.add_column("arm", overflow="fold", max_width=_ARM_WIDTH)
     most = max((item.k for item in report.overall.pass_at_k), default=1)
     ks = sorted({1, most})
     for name in (*(f"pass@{k}" for k in ks), "maj@k", "of groups", "zero var.", "gap", "repeats", "ended"):
@@ -138,13 +145,21 @@ def _print_sampling(console: Any, report: RunReport) -> None:
             _percent(arm.repetition_rate),
             _number(arm.mean_completion_tokens_terminated, 1),
         )
+    left_out = _print_fitting(console, table)
+    for column, meaning in _MEANINGS.items():
+        if column not in left_out:
+            console.print(f"{column}: {meaning}")
+
+
+def _print_fitting(console: Any, table: Any) -> list[str]:
+    """Print ``table`` without the columns for which the terminal is too narrow, and return their names."""
+    from flows.console import leave_out_columns
+
+    left_out = leave_out_columns(table, console)
     console.print(table)
-    console.print(
-        "of groups: pass@k and maj@k are over the groups with as many scored samples as most groups have"
-        f"{' in the first wave' if report.stopping else ''}; no number when these are fewer than half"
-    )
-    console.print("gap: share with the right last number, minus share that the scorer calls right")
-    console.print("ended: mean tokens of completions that were not truncated")
+    if left_out:
+        console.print(f"a wider terminal shows {', '.join(left_out)} too, as does the report")
+    return left_out
 
 
 def _print_stopping(console: Any, report: RunReport) -> None:

@@ -1,6 +1,7 @@
 """What ``--log-to`` may name: the trackers, and which package each of them needs."""
 
 import importlib.util
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,6 +10,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from tasks.errors import ConfigError
+from tasks.user_paths import check_directory, user_path
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 """The package that writes for each tracker. The extra of the same name as the tracker installs it."""
@@ -28,14 +30,21 @@ class TrackerTarget:
     @classmethod
     def read(cls, text: str) -> "TrackerTarget":
         tracker, _, place = text.partition(":")
+        # the shell expands ~ at the start of a word only
+        place = os.path.expanduser(place) if tracker == "tensorboard" else place  # noqa: PTH111
         return cls(text=text, tracker=tracker, place=place)
 
 
-def check_installed(log_to: Iterable[str]) -> None:
-    """Raise ConfigError when the package of a tracker is not installed. Imports none of them."""
+def check_trackers(log_to: Iterable[str]) -> None:
+    """Raise ConfigError when the package of a tracker is not installed, or its directory cannot be written.
+
+    Imports none of them, and leaves nothing behind.
+    """
     for text in log_to:
-        tracker = TrackerTarget.read(text).tracker
-        package = _PACKAGES[tracker]
+        target = TrackerTarget.read(text)
+        tracker, package = target.tracker, _PACKAGES[target.tracker]
+        if tracker == "tensorboard" and target.place:
+            check_directory(user_path(target.place), "the directory of --log-to")
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"--log-to {text} needs the package {package}, which is not installed. Run pip install "

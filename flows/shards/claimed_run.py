@@ -11,7 +11,7 @@ from prefect.exceptions import CancelledRun
 from flows.reporting.flow_failures import log_last_lines
 from flows.server.interruption import was_signalled
 from tasks.errors import EngineError, HarvestError, RunLocked
-from tasks.files import atomic_path
+from tasks.files import DAMAGED, atomic_path
 from tasks.locks import run_lock
 from tasks.plan.run_directory import remove_run
 from tasks.records import RunPaths
@@ -36,6 +36,8 @@ def claimed(paths: RunPaths) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
+            if _refuses(error):
+                before.put_back(root)
             if not _refuses(error) or before.work != _work(root):
                 # a collection may have recorded why this run of it failed
                 if read_end(root) == end and not run_state(root, is_mine=True).is_complete:
@@ -58,14 +60,28 @@ class _Before:
     files: dict[Path, bytes | None]
     """The content of each file that is written before anything is made of the run; None of one that was not there."""
     work: frozenset[tuple[str, int, int]]
+    aside: frozenset[Path]
+    """Damaged files that were set aside before."""
 
     @classmethod
     def of(cls, paths: RunPaths) -> "_Before":
         published = (paths.config, paths.prompts, paths.preflight)
         files = (*published, *map(record_path, published), paths.end)
         return cls(
-            files={path: path.read_bytes() if path.is_file() else None for path in files}, work=_work(paths.root)
+            files={path: path.read_bytes() if path.is_file() else None for path in files},
+            work=_work(paths.root),
+            aside=_aside(paths.root),
         )
+
+    def put_back(self, root: Path) -> None:
+        """Undo that damaged files were set aside: the next session finds them again, and says so."""
+        for path in _aside(root) - self.aside:
+            original = path.with_name(path.name.removesuffix(DAMAGED))
+            if not original.exists():
+                with contextlib.suppress(OSError):
+                    path.rename(original)
+            elif original in self.files:
+                path.unlink(missing_ok=True)
 
     def restore(self) -> None:
         for path, content in self.files.items():
@@ -78,6 +94,10 @@ class _Before:
 
 def _refuses(error: BaseException) -> bool:
     return isinstance(error, RunLocked) or (isinstance(error, HarvestError) and error.exit_code == 2)
+
+
+def _aside(root: Path) -> frozenset[Path]:
+    return frozenset(root.rglob(f"*{DAMAGED}"))
 
 
 def _work(root: Path) -> frozenset[tuple[str, int, int]]:

@@ -26,6 +26,7 @@ from tasks.node.nvml import PynvmlReader
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import RemainingShards, Shard
 from tasks.plan.waves import find_remaining
+from tasks.results.rewards_so_far import RewardsSoFar
 from tasks.results.run_end import forget_end
 
 
@@ -48,7 +49,11 @@ def generate_missing(
     done_before = sum(
         left.rollouts_begun + sum(shard.num_rollouts for shard in left.generated) for left in remaining.values()
     )
-    progress = Progress(total=sum(plan.num_rollouts for plan in plans), done_before=done_before)
+    progress = Progress(
+        total=sum(plan.num_rollouts for plan in plans),
+        done_before=done_before,
+        rewards=RewardsSoFar(several=len(plans) > 1),
+    )
     display = display_of_flow()
     log = FlowLog(display)
     first = plans[0].run_id
@@ -123,7 +128,14 @@ def _figures(plans: Sequence[RunPlan], progress: Progress) -> Figures:
     return Figures(
         progress,
         subject=plan.run_id if len(plans) == 1 else f"{len(plans)} runs",
+        names=run_names(plans) if len(plans) > 1 else {},
         num_shards=sum(each.num_shards for each in plans),
         logs=plan.paths.logs,
         gpu_bytes={gpu.index: gpu.memory_total for gpu in read_used_gpus(plan.profile, PynvmlReader())},
     )
+
+
+def run_names(plans: Sequence[RunPlan]) -> dict[str, str]:
+    """Return what tells the runs apart, by run id: their checkpoints, as ids may begin alike and are long."""
+    names = {plan.run_id: plan.adapter.path.name if plan.adapter else plan.model.path.name for plan in plans}
+    return names if len(set(names.values())) == len(names) else {run_id: run_id for run_id in names}

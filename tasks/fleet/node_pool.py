@@ -22,6 +22,7 @@ from tasks.fleet.node_totals import merge_nodes
 from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
 from tasks.fleet.waiting_shards import WaitingShards
+from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_plan import RunPlan
@@ -106,6 +107,11 @@ class NodePool:
     def num_rung_changes(self) -> int:
         """How often a node went on with a smaller batch."""
         return sum(len(node.status.rung_changes) for node in self._roster.nodes)
+
+    @property
+    def load(self) -> EngineLoad:
+        """What the engines of all nodes do, as of the nodes' last reports."""
+        return EngineLoad.of(node.status.load for node in self._roster.nodes if node.works)
 
     def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
         """Have a node generate ``shard``, publish it here, and return what it holds. Task threads call this.

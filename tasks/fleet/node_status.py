@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind
@@ -31,6 +32,8 @@ class NodeStatus:
     """Time of engine starts, summed over all replicas."""
     start_kind: StartKind | None = None
     restarts: int = 0
+    load: EngineLoad = field(default_factory=EngineLoad)
+    """What its engines do now."""
     replicas: int = 0
     gpus: int = 0
     machines: tuple[str, ...] = ()

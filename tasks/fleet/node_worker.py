@@ -217,6 +217,7 @@ class NodeWorker:
             start_seconds=pool.engine_start_seconds,
             start_kind=pool.start_kind,
             restarts=pool.restarts,
+            load=pool.load,
             replicas=plans[0].profile.replicas,
             gpus=plans[0].profile.gpus,
             runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},

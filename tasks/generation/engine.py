@@ -3,7 +3,7 @@
 The loop uses only this protocol, so a test or a profile can name another engine than vLLM.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -118,6 +118,24 @@ class EngineStats:
     """Steps of which the engine told whether they ran in a CUDA graph."""
     graph_steps: int = 0
     """Those of ``steps`` that did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLoad:
+    """What several engines do now: requests in all, and the largest share of a KV cache in use, from 0 to 1."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+
+    @classmethod
+    def of(cls, loads: "Iterable[EngineStats | EngineLoad]") -> "EngineLoad":
+        each = list(loads)
+        return cls(
+            running=sum(load.running for load in each),
+            waiting=sum(load.waiting for load in each),
+            kv_cache_usage=max((load.kv_cache_usage for load in each), default=0.0),
+        )
 
 
 def sampling_values(request: EngineRequest) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.generation.engine import EngineStats
+from tasks.generation.engine import EngineLoad, EngineStats
 from tasks.generation.replica_supervisor import ReplicaSupervisor
 from tasks.generation.run_counters import RunCounters
 from tasks.node.engine_caches import StartKind, coldest
@@ -66,6 +66,11 @@ class PoolCounters:
             for replica in self._replicas
             if (process := replica.process) is not None
         ]
+
+    @property
+    def load(self) -> EngineLoad:
+        """What the replicas do now. Safe from any thread."""
+        return EngineLoad.of(replica.stats for replica in self.status())
 
     def counters_of(self, run_id: str) -> RunCounters:
         """Return what this session generated for one of the runs."""

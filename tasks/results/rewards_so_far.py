@@ -88,9 +88,10 @@ def arms_so_far(rows: pl.DataFrame, *, by: str = "arm_id") -> tuple[ArmSoFar, ..
 
 
 class RewardsSoFar:
-    """Rewards of one run, or of several that are collected together."""
+    """Rewards of one run, or of ``several`` that are collected together."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
+        self._several = several
         self._waiting: deque[tuple[RunPaths, int]] = deque()
         self._frames: list[pl.DataFrame] = []
         self._plans: dict[str, WavePlan] = {}
@@ -140,7 +141,7 @@ class RewardsSoFar:
         return self._rollouts[run_id]
 
     def figures(self, run_id: str | None = None) -> SoFar:
-        """Return the figures by arm or, where there are shards of several runs, by run. Any thread may ask.
+        """Return the figures by arm or, of several runs, by run. Any thread may ask.
 
         With ``run_id`` they are of that run alone, by arm.
         """
@@ -148,7 +149,7 @@ class RewardsSoFar:
         if not frames:
             return SoFar((), None, None)
         rows = pl.concat(frames)
-        several = rows["run_id"].n_unique() > 1
+        several = self._several and run_id is None
         # an arm of one run and the same of another are two groups
         own = rows.with_columns(arm_id=pl.col("run_id") + "\0" + pl.col("arm_id")) if several else rows
         return SoFar(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tasks.results.page_plots import StepSeries, step_plot
 from tasks.results.page_template import page_template
 from tasks.results.reward_interval import Interval
 from tasks.results.run_report import RunReport, read_report
-from tasks.results.run_state import run_state
-from tasks.user_paths import is_url
+from tasks.results.run_state import RunState, run_state
+from tasks.user_paths import is_url, user_path
 
 _UNLIKE = ("model", "tokenizer", "chat_template")
 
@@ -34,6 +35,8 @@ class StepRun:
     step: int
     checkpoint: str
     report: RunReport
+    state: RunState
+    """The state of the run when the page is made: a run may have lost files since its report, or have failed."""
 
     @property
     def arms(self) -> dict[str, ArmMetrics]:
@@ -43,10 +46,23 @@ class StepRun:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """Finished runs in the order of their steps. ``key`` is the same for all collections of these checkpoints."""
+    """Runs with a report in the order of their steps. ``key`` is the same for all collections of these checkpoints."""
 
     runs: tuple[StepRun, ...]
     key: str
+
+    @property
+    def num_checkpoints(self) -> int:
+        return len({run.checkpoint for run in self.runs})
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What the runs asked and under which profile; more than one when they cannot be compared as they are."""
+        asked = (
+            f"{run.report.num_questions:,} questions of {run.report.dataset} on profile {run.report.profile}"
+            for run in self.runs
+        )
+        return tuple(dict.fromkeys(asked))
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -61,18 +77,19 @@ def matching_runs(name: str, runs_dir: Path) -> list[str]:
 
     Raises ConfigError when none matches.
     """
-    if is_url(name) or not glob.has_magic(name) or (runs_dir / name).exists() or Path(name).exists():
+    if is_url(name) or not glob.has_magic(name) or any(user_path(path).exists() for path in (runs_dir / name, name)):
         return [name]
-    found = sorted(path.parent.name for path in runs_dir.glob(f"{name}/report.json"))
-    if not found:
-        raise ConfigError(f"no finished run in {runs_dir} matches {quoted(name)}. harvest runs lists them")
+    known = [path.parent for path in runs_dir.glob("*/config.json") if (path.parent / "report.json").is_file()]
+    if not (found := sorted(each.name for each in known if fnmatchcase(each.name, name))):
+        paths = " A pattern is of ids, not of paths: give --runs-dir too." if "/" in name else ""
+        raise ConfigError(f"no finished run in {runs_dir} matches {quoted(name)}.{paths} harvest runs lists them")
     return found
 
 
 def read_steps(run_dirs: Sequence[Path], scores: Sequence[str] | None = None) -> StepReport:
     """Read the reports of two or more finished runs. ``scores`` has the folder of each one's scores.
 
-    Raises ConfigError when one is not finished, or DamagedFile.
+    Raises ConfigError when one has no report, or DamagedFile.
     """
     configs = [read_config(run_dir) for run_dir in run_dirs]
     folders = scores or [OWN_SCORES] * len(run_dirs)
@@ -91,7 +108,10 @@ def read_steps(run_dirs: Sequence[Path], scores: Sequence[str] | None = None) ->
     # one checkpoint may have several runs, as when it changed
     checkpoints = sorted(dict.fromkeys(paths), key=step_key)
     step = dict(zip(checkpoints, steps_of(checkpoints), strict=True))
-    runs = [StepRun(step=step[path], checkpoint=path, report=report) for path, report in zip(paths, found, strict=True)]
+    runs = [
+        StepRun(step=step[path], checkpoint=path, report=report, state=run_state(run_dir))
+        for path, report, run_dir in zip(paths, found, run_dirs, strict=True)
+    ]
     return StepReport(runs=tuple(sorted(runs, key=lambda run: run.step)), key=_key(paths, configs[0]))
 
 

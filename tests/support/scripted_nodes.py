@@ -15,6 +15,7 @@ from tasks.fleet.node_identity import software
 from tasks.fleet.node_order import NodeOrder
 from tasks.fleet.node_span import NodeSpan
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeStatus, ShardOrder
+from tasks.generation.engine import EngineLoad
 from tasks.records import ROLLOUT_SCHEMA
 
 
@@ -75,7 +76,13 @@ class ScriptedWorker:
 
     def report(self, seen: int, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
-        status = NodeStatus(state=self.state, capacity=self.script.capacity, rollouts=self._rollouts, error=error)
+        status = NodeStatus(
+            state=self.state,
+            capacity=self.script.capacity,
+            rollouts=self._rollouts,
+            load=self.script.load,
+            error=error,
+        )
         return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
 
     def facts(self) -> NodeFacts:
@@ -107,6 +114,7 @@ class Script:
 
     capacity: int = 2
     state: str = "generating"
+    load: EngineLoad = field(default_factory=EngineLoad)
     error: str | None = None
     software: dict[str, str] = field(default_factory=dict)
     begun: tuple[int, ...] = ()

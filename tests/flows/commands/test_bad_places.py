@@ -85,6 +85,7 @@ def test_a_run_is_not_begun_where_it_cannot_be_kept(place: str, refused: Refused
         if place in ("/dev/null", "FILE/x"):
             assert place in line
     refused("bench", "--profile", "fake.toml", f"--runs-dir={place}")
+    refused(*command, f"--log-to=tensorboard:{place}")
     if place:
         refused(*command, f"--upload=file://{place if place.startswith('/') else here / place}")
     assert {path.name for path in here.iterdir()} <= {"FILE", "LOOP", "DANGLING", "fake.toml", "runs"}

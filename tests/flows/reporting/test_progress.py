@@ -46,9 +46,16 @@ def test_the_line_shows_rollouts_speed_and_time_left(done_before: int, counts: d
     assert progress.line() == line
 
 
-@pytest.mark.parametrize("counters", [None, Counted()])
-def test_before_the_first_rollout_there_is_no_speed(counters: Counted | None) -> None:
-    assert Progress(total=8, counters=counters).line() == "0/8 rollouts · 0 tokens/s"
+@pytest.mark.parametrize(
+    ("counters", "done_before", "line"),
+    [
+        (None, 0, "0/8 rollouts · 0 tokens/s"),
+        (Counted(), 0, "0/8 rollouts · loading engines"),
+        (Counted(), 8, "8/8 rollouts · 0 tokens/s"),
+    ],
+)
+def test_before_the_first_rollout_there_is_no_speed(counters: Counted | None, done_before: int, line: str) -> None:
+    assert Progress(total=8, done_before=done_before, counters=counters).line() == line
 
 
 def test_the_mean_reward_is_of_the_rollouts_scored_so_far(tmp_path: Path) -> None:

@@ -50,6 +50,20 @@ def test_it_shows_rewards_per_arm_speed_and_the_run_directory(
     assert "suspect" not in shown
 
 
+@pytest.mark.parametrize("columns", [40, 50, 80])
+def test_a_narrow_terminal_keeps_the_names_of_arms_and_says_what_it_leaves_out(
+    columns: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_summary(summarize_run(write_run(tmp_path / "run").root))
+    shown = capsys.readouterr().out
+    tables = [line for line in shown.splitlines() if line[:1] in "│┃┏┡└"]
+    assert max(map(len, tables)) <= columns
+    assert all(shown.count(f"│ {arm} ") == 2 for arm in ARMS)
+    assert "…" not in "".join(tables)
+    assert "ended too, as does the report" in shown
+
+
 def test_it_shows_over_how_many_groups_and_why_rows_have_no_reward(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from flows.shards.claimed_run import claimed
 from tasks.errors import ConfigError, HarvestError, NotEquivalent, PreflightFailed, RunLocked, SettingRefused
-from tasks.files import publish_text
+from tasks.files import publish_text, set_aside
 from tasks.locks import run_lock
 from tasks.records import RunPaths
 from tasks.results.run_end import record_end
@@ -28,6 +28,13 @@ def prepare(paths: RunPaths, text: str) -> None:
     """Write what a flow writes before it generates."""
     for path in (paths.config, paths.prompts, paths.preflight):
         publish_text(f'{{"fingerprint": "{text}"}}', path, recorded_path)
+
+
+def find_damages(paths: RunPaths) -> None:
+    """Set aside what a flow finds damaged, before it is refused."""
+    for path in (paths.rollouts(0), paths.preflight, paths.logs):
+        set_aside(path)
+    prepare(paths, "new")
 
 
 def work_on(paths: RunPaths, do: Callable[[], object], error: BaseException) -> None:
@@ -53,10 +60,12 @@ def test_a_refused_run_leaves_no_directory(error: HarvestError, tmp_path: Path) 
 def test_a_refused_run_leaves_a_directory_as_it_was(error: HarvestError, tmp_path: Path) -> None:
     paths = write_run(tmp_path / "run", shards=1, arms=1)
     publish_text("{}", paths.preflight, recorded_path)
+    paths.logs.write_text("not a directory")
+    (paths.root / "telemetry.parquet.damaged").write_text("set aside by an earlier session")
     record_end(paths.root, ValueError("an earlier failure"))
     before, state = content(paths), run_state(paths.root)
     with pytest.raises(type(error)):
-        work_on(paths, lambda: prepare(paths, "new"), error)
+        work_on(paths, lambda: find_damages(paths), error)
     assert content(paths) == before
     assert (run_state(paths.root), state.name) == (state, "failed")
 

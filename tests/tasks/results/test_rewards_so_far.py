@@ -12,7 +12,7 @@ from tasks.results.scored_rollouts import load_metric_rows
 from tasks.storage.run_files import known_waves
 from tasks.viewing.run_progress import read_progress
 from tests.support.stopped_rollouts import write_stopped_run
-from tests.support.synthetic import write_run
+from tests.support.synthetic import ARMS, write_run
 
 
 def test_all_shards_give_the_numbers_of_the_report_and_are_read_once(tmp_path: Path) -> None:
@@ -42,10 +42,13 @@ def test_of_several_runs_each_has_a_row_and_its_own_groups(tmp_path: Path) -> No
     runs = [
         write_run(tmp_path / name, shards=1, samples=2, accuracy=accuracy) for name, accuracy in (("a", 0), ("b", 1))
     ]
-    so_far = RewardsSoFar()
+    so_far = RewardsSoFar(several=True)
     for paths in runs:
         so_far.add(paths, 0)
+    so_far.read(0)
+    assert [row.arm_id for row in so_far.figures().rows] == ["a"], "also while there is only one of them"
     so_far.read(60)
+    assert {row.arm_id for row in so_far.figures("a").rows} == set(ARMS)
     figures = so_far.figures()
     assert [(row.arm_id, row.mean_reward) for row in figures.rows] == [("b", 1.0), ("a", 0.0)]
     # as one run, each group would have rewards of 0 and of 1

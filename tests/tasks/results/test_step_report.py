@@ -11,9 +11,11 @@ from tasks.errors import ConfigError
 from tasks.files import publish_json
 from tasks.results.page_plots import StepSeries, step_plot
 from tasks.results.reward_interval import Interval
+from tasks.results.run_end import record_end
 from tasks.results.run_report import publish_report
-from tasks.results.step_report import matching_runs, publish_steps, read_steps
+from tasks.results.step_report import matching_runs, publish_steps, read_steps, render_steps
 from tasks.results.summary import summarize_run
+from tasks.storage.run_files import write_manifest
 from tests.support.synthetic import write_run
 
 
@@ -84,6 +86,27 @@ def test_the_page_stands_alone_and_has_each_reward(runs: Path, tmp_path: Path) -
     assert read_steps([runs / "run-a", runs / "run-b"]).key == steps.key
 
 
+def test_the_page_says_in_which_state_each_run_is(runs: Path, tmp_path: Path) -> None:
+    whole, failed = (shutil.copytree(runs / f"run-{name}", tmp_path / name) for name in "ab")
+    write_manifest(whole)
+    record_end(failed, ValueError("<b>no memory"))
+    steps = read_steps([whole, failed])
+    assert [(run.step, run.state.name) for run in steps.runs] == [(900, "failed"), (1000, "finished")]
+    text = render_steps(steps)
+    assert ">failed</span> <small>ValueError: &lt;b&gt;no memory<" in text
+    assert ">finished</span></td>" in text
+    assert "2 runs of 2 checkpoints" in text
+    assert "asked different questions" not in text
+
+
+def test_the_page_says_when_runs_asked_different_questions(runs: Path) -> None:
+    # run-c is of another dataset, whose name is hostile
+    text = render_steps(read_steps([runs / "run-a", runs / "run-a", runs / "run-c"]))
+    assert "3 runs of 2 checkpoints" in text
+    assert "asked different questions" in text
+    assert "<script>alert" not in text
+
+
 def test_a_run_that_is_not_finished_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no report\.json"):
         read_steps([runs / "run-a", tmp_path])
@@ -93,8 +116,17 @@ def test_a_pattern_names_finished_runs(runs: Path) -> None:
     assert matching_runs("run-[ab]", runs) == ["run-a", "run-b"]
     assert matching_runs("run-a", runs) == ["run-a"]
     assert matching_runs("s3://bucket/run-*", runs) == ["s3://bucket/run-*"]
-    with pytest.raises(ConfigError, match="no finished run in "):
-        matching_runs("step-*", runs)
+    for pattern in ("step-*", f"{runs}/run-*", "../*", "n" * 300 + "*", "*/*"):
+        with pytest.raises(ConfigError, match=r"no finished run in |name too long"):
+            matching_runs(pattern, runs)
+
+
+def test_a_pattern_names_runs_only(runs: Path, tmp_path: Path) -> None:
+    publish_json({}, tmp_path / "page" / "report.json")
+    shutil.copytree(runs / "run-a", tmp_path / "folder" / "run-b")
+    shutil.copytree(runs / "run-a", tmp_path / "run-a")
+    for pattern in ("*", "**"):
+        assert matching_runs(pattern, tmp_path) == ["run-a"]
 
 
 def test_the_plot_has_a_panel_per_arm_with_points_and_intervals() -> None:
