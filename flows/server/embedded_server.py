@@ -51,8 +51,16 @@ _HOST = "127.0.0.1"
 _DATABASE = "prefect.db"
 _LONGEST_DATABASE_PATH = 504
 """In bytes: SQLite takes 512, with the suffix of the journal."""
-# as Prefect does for a server that it starts itself: no UI, and settings that do not change any more
-_SERVER_VARIABLES = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+_SERVER_VARIABLES = {
+    # as Prefect does for a server that it starts itself: no UI, and settings that do not change any more
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    # no block is made here, and in a new database their types are a quarter of the start; a server that the user starts
+    # there later must not take it for done
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+}
 _STARTED = b"started"
 _LONGEST_REASON = 1000
 _ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*: (.+)$", re.MULTILINE)

@@ -1,5 +1,6 @@
 """The check of a run's prompts, before anything is loaded: what ``tasks.node.prompt_sample`` finds of them."""
 
+import os
 import pickle
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from profiles.arm_schema import Arm
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.files import publish_json
 from tasks.node.check_result import CheckResult
+from tasks.node.kept_prompts import keep, kept_path, read_kept
 from tasks.node.prompt_sample import PromptOrder, PromptSample, render_prompts
 from tasks.plan.prompts import build_messages
 from tasks.plan.run_plan import RunPlan
@@ -112,11 +114,17 @@ def sample_questions(questions: Sequence[str], arms: Sequence[Arm]) -> tuple[str
 def sample_prompts(order: PromptOrder, model: str) -> PromptSample:
     """Return what a subprocess finds of the prompts of ``order``; once per process for one order and ``model``.
 
+    What it found at another time is kept on this node, for prompts of which there is nothing to say.
+
     Raises ConfigError.
     """
     key = pickle.dumps((order, model))
     if key not in _known:
-        _known[key] = _in_subprocess(order)
+        path = kept_path(order, os.environ)
+        found = (path and read_kept(path)) or _in_subprocess(order)
+        if path:
+            keep(found, path)
+        _known[key] = found
     return _known[key]
 
 

@@ -27,7 +27,13 @@ CREATE_TABLES = """
 import gc; gc.disable()
 import asyncio
 from prefect.server.database import provide_database_interface
-asyncio.run(provide_database_interface().create_db())
+from prefect.server.models.block_registration import run_block_auto_registration
+async def create():
+    database = provide_database_interface()
+    await database.create_db()
+    async with await database.session() as session:
+        await run_block_auto_registration(session=session)
+asyncio.run(create())
 """
 
 NewHome = Callable[[Path], Path]
@@ -36,7 +42,7 @@ NewHome = Callable[[Path], Path]
 
 @pytest.fixture(scope="session")
 def new_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> NewHome:
-    """Makes homes of Prefect whose database has its tables but no row: they are half of a first server's start."""
+    """Makes homes of Prefect whose database has its tables and the types of blocks: half of a first server's start."""
     first = session_folder(tmp_path_factory) / "prefect-tables"
     with first.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,8 +109,13 @@ def start_server(home: Path, port: int) -> tuple["subprocess.Popen[bytes]", str]
                 PREFECT_UI_URL=f"http://127.0.0.1:{port}",
                 PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
                 PREFECT_SERVER_ANALYTICS_ENABLED="false",
+                # the database has them
+                PREFECT_SERVER_REGISTER_BLOCKS_ON_START="false",
                 # Prefect remembers this outside of this home, by the path of the database, also of an earlier one
                 PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION="false",
+                # a server that waits for the next test looks less often at what no test waits for
+                PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED="false",
+                PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS="60",
                 DO_NOT_TRACK="1",
             ),
             stdout=log,

@@ -1,5 +1,6 @@
 """Prompts are rendered as generation does, before anything is loaded: what templates of others make of them."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from profiles.arm_schema import Arm, Turn
 from tasks.errors import ConfigError
+from tasks.node.kept_prompts import kept_path, read_kept
 from tasks.node.prompt_check import sample_prompts, sample_questions
 from tasks.node.prompt_sample import PromptOrder, PromptSample, examine_prompts, render_prompts
 from tasks.plan.prompts import ChatTokenizer, encode_question
@@ -232,6 +234,9 @@ def test_a_sample_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
     assert found == examine_prompts(ChatTokenizer(asked.model_path), asked)
     assert isinstance(found.openings[0], ReasoningOpening)
     assert sample_prompts(asked, "") is found
+    kept = kept_path(asked, os.environ)
+    assert kept is not None
+    assert read_kept(kept) == found
 
 
 @pytest.mark.parametrize(

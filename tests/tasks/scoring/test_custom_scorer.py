@@ -142,7 +142,7 @@ def test_a_failed_import_says_what_to_do_and_names_no_line_of_python_itself(
 
 
 RESULTS = [
-    # what is returned for the second row, its reward, or what its failure says
+    # what is returned for a row, its reward, or what its failure says
     ("0.25", 0.25),
     ("True", 1.0),
     ("np.bool_(True)", 1.0),
@@ -175,6 +175,9 @@ RESULTS = [
     ("fail(GeneratorExit())", "GeneratorExit"),
     ("fail(ValueError('\\ud800\\x1b'))", "ValueError"),
     ("score(completion, ground_truth, None)", "RecursionError"),
+]
+ENDS = [
+    ("fail(ZeroDivisionError())", "ZeroDivisionError"),
     ("os._exit(0)", "it ended its process .exit code 0"),
     ("os.kill(os.getpid(), 9)", "it ended its process .SIGKILL"),
     ("os.kill(os.getpid(), 11)", "it ended its process .SIGSEGV"),
@@ -197,12 +200,38 @@ def fail(error):
 """
 
 
-@pytest.mark.parametrize(("returned", "expected"), RESULTS, ids=[text for text, _ in RESULTS])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_result_or_a_failure_is_that_of_its_row(
+    is_async: bool, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    # an asynchronous one that blocks has a test of its own
+    cases = [case for case in RESULTS if not (is_async and case[0].startswith("score("))]
+    names = [f"row {number}" for number in range(len(cases))]
+    rows = pl.DataFrame({"rollout_id": names, "completion": names, "ground_truth": "18", "finish_reason": "stop"})
+    lines = [
+        f"    if completion == {name!r}:\n        return {case[0]}\n" for name, case in zip(names, cases, strict=True)
+    ]
+    kind = "async def" if is_async else "def"
+    header = HEADER.format(limit=600) + ("SCORER_RETRIES = 0\n" if is_async else "")
+    scores = scored(write(f"{header}{kind} score(completion, ground_truth, finish_reason):\n{''.join(lines)}"), rows)
+    for (returned, expected), row in zip(cases, scores.iter_rows(named=True), strict=True):
+        if isinstance(expected, str):
+            assert row["reward"] is None, returned
+            assert row["extraction_method"].startswith(FAILED), returned
+            assert re.search(expected, row["extraction_method"]), (returned, row["extraction_method"])
+        else:
+            assert (row["reward"], row["extraction_method"]) == (expected, "custom"), returned
+    failed = sum(isinstance(expected, str) for _, expected in cases)
+    [record] = caplog.records
+    assert f"{failed} of {len(cases)} rollouts of a shard have no reward" in record.message
+
+
+@pytest.mark.parametrize(("returned", "expected"), ENDS, ids=[text for text, _ in ENDS])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_scorer_does_to_its_process_costs_its_row(
     returned: str, expected: float | str | None, is_async: bool, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if is_async and returned.startswith(("score(", "threading")):
+    if is_async and returned.startswith("threading"):
         return  # an asynchronous one that blocks has a test of its own
     # only a call that never ends may reach the limit
     limit = 2 if returned.startswith("threading") else 600
@@ -228,7 +257,7 @@ def test_a_result_or_a_failure_is_that_of_its_row(
     [record] = caplog.records
     assert "1 of 2 rollouts of a shard have no reward" in record.message
     assert "completion 'five'" in record.message
-    if "Error" in expected or "Exit: " in expected:
+    if "Error" in expected:
         assert "my_scorer.py:" in record.message
 
 
