@@ -7,8 +7,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from flows.shards.shard_waves import ShardWaves
 from tasks.errors import ConfigError, PoolClosed
-from tasks.plan.shards import shard_dataset
+from tasks.generation.shard_queue import ShardResult
+from tasks.plan.run_directory import open_run
+from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard, shard_dataset
 from tasks.plan.waves import find_remaining
 from tasks.records import WAVE_STEP, shard_of, wave_of
 from tasks.results.damaged_files import set_aside_damaged
@@ -162,6 +166,23 @@ def test_readers_see_the_waves_of_a_shard_together(whole: dict[Any, Any], tmp_pa
     assert sum(rows or 0 for name, rows in listed.items() if name.startswith("rollouts/")) == len(whole)
     report = rescore_run(root, "gsm8k")
     assert (report.shards, report.rollouts, report.unscored) == (3, len(whole), 0)
+
+
+def test_a_shard_whose_scores_are_awaited_is_no_work_of_the_pool(tmp_path: Path) -> None:
+    plan = wave_plan(tmp_path, **MIXED, shard_size=5)
+    open_run(plan)
+    (shard,) = shard_dataset(plan)
+    in_pool, at_scores = [], []
+
+    class Watched(WavePool):
+        def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
+            in_pool.append(waves.num_scoring)
+            return super().generate(plan, shard)
+
+    waves = ShardWaves(Watched(), plan.num_rollouts)  # type: ignore[arg-type]  # it has what is used of a pool
+    waves.generate(plan, shard, log=lambda text: at_scores.append(waves.num_scoring))
+    # so the pipeline begins another shard, and batches stay full
+    assert (in_pool, at_scores, waves.num_scoring) == ([0, 0, 0, 0], [1, 1, 1, 1], 0)
 
 
 def test_a_scorer_that_fails_on_a_question_ends_no_run(tmp_path: Path) -> None:
