@@ -11,6 +11,7 @@ import polars as pl
 from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_config
 from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
+from tasks.plan.fingerprint import STOPPING
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.sampling import STOPPING_FIELDS, run_sampling
 from tasks.storage.published import read_shard
@@ -180,7 +181,7 @@ def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tup
 
 def not_recomputed(config: Mapping[str, Any]) -> list[str]:
     """Return what the outputs depend on beside the model: an adapter, or what a later version knows."""
-    later = sorted(set(config["comparable"]) - set(COMPARABLE_KEYS))
+    later = sorted(set(config["comparable"]) - {*COMPARABLE_KEYS, STOPPING})
     return [*(["an adapter"] if config.get("model", {}).get("adapter") else []), *later]
 
 

@@ -61,6 +61,8 @@ class RowCounts:
     """Rows of the baseline that its scores have, with a reward or without; None when neither run is scored."""
     candidate_scored: int | None = None
     """Rows of the candidate that its scores have, with a reward or without; None when neither run is scored."""
+    groups_stop: bool = False
+    """True when the groups of a run stop by a rule, so that one run alone may have further samples of a group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,7 @@ def pair_rollouts(baseline: RolloutIndex, candidate: RolloutIndex) -> Pairing:
             candidate_stated=candidate.stated,
             baseline_scored=baseline.scored if is_scored else None,
             candidate_scored=candidate.scored if is_scored else None,
+            groups_stop=baseline.groups_stop or candidate.groups_stop,
         ),
     )
 

@@ -110,6 +110,12 @@ def _unpaired(rows: RowCounts, *, baseline_is_sample: bool) -> str | None:
         )
         if scored not in (None, count)
     ]
+    if rows.groups_stop:
+        # each run has the samples that its rule asked for
+        new = 0 if baseline_is_sample else rows.questions_only_in_candidate
+        lacking = (("candidate", rows.questions_only_in_baseline), ("baseline", new))
+        found += [f"the {name} lacks {count} questions of the other run" for name, count in lacking if count]
+        return "; ".join(found) or None
     if rows.rows_only_in_baseline:
         found.append(f"the candidate lacks {rows.rows_only_in_baseline} of the baseline's {rows.baseline} rollouts")
     if extra:

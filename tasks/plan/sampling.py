@@ -91,7 +91,9 @@ class Sampling(Settings):
     """Completions per question and arm; with sample_until the least."""
     max_samples_per_arm: int | None = Field(None, title="Samples per arm at most", ge=2, le=MOST_SAMPLES)
     """With sample_until: the most completions per question and arm."""
-    sample_until: Annotated[str | None, BeforeValidator(_canonical_rule)] = Field(None, title="Sample until")
+    sample_until: Annotated[str | None, BeforeValidator(_canonical_rule), AsGiven(type=str | None)] = Field(
+        None, title="Sample until"
+    )
     """Sample a question under an arm until correct:K (K rollouts are right), mixed or mixed:K (K are right and K are
     wrong) or width:W (the 95% interval of the pass rate is narrower than W); joined by commas, the first that holds."""
     wave_size: int | None = Field(None, title="Samples per wave", ge=1, le=MOST_SAMPLES)

@@ -80,12 +80,15 @@ def begin_wave(plan: RunPlan, wave: Wave) -> None:
 def settle(plan: RunPlan, last: Shard) -> None:
     """Record that ``last`` is the last wave of its shard, and remove what other scores once asked for after it."""
     waves = wave_of(last.index) + 1
-    _forget_waves(plan, shard_of(last.index), waves)
-    publish_json(asdict(Settled(waves=waves)), plan.paths.settled(shard_of(last.index)))
+    shard = shard_of(last.index)
+    _forget_waves(plan, shard, waves)
+    for later in range(waves, len(plan.config.sampling.wave_ends)):
+        plan.paths.journal(shard + later * WAVE_STEP).unlink(missing_ok=True)
+    publish_json(asdict(Settled(waves=waves)), plan.paths.settled(shard))
 
 
 def _forget_waves(plan: RunPlan, shard: int, first: int) -> None:
-    """Remove the waves of a shard from number ``first`` on. Their journals stay, as a record is of one sample."""
+    """Remove the waves of a shard from number ``first`` on; not their journals, which may be asked for again."""
     root = plan.paths.root
     plan.paths.settled(shard).unlink(missing_ok=True)
     folders = [root / "rollouts", *root.glob("scores*"), plan.paths.state / WAVES]

@@ -28,6 +28,8 @@ def test_a_run_with_a_chosen_batch_shows_it_everywhere(tmp_path: Path, prefect_a
             "--runs-dir",
             tmp_path / "runs",
             "--json",
+            *("--sample-until", "correct:1", "--max-samples-per-arm", 3, "--wave-size", 1, "--shard-size", 10),
+            *("--upload", tmp_path / "up"),
         ),
         PREFECT_API_URL=prefect_api,
     )
@@ -40,6 +42,12 @@ def test_a_run_with_a_chosen_batch_shows_it_everywhere(tmp_path: Path, prefect_a
     assert chosen["reason"].startswith("64, max_num_seqs: the KV cache holds ")
     rows = pl.read_parquet(run_dir / "rollouts" / "*.parquet")
     assert rows.select("question_batch_size", "max_num_seqs").unique().rows() == [(8, 64)]
+    # noise is never right, so that every group has all samples, in three waves of both shards
+    assert rows.height == 20 * 8 * 3
+    waves = [f"rollouts/shard-0000{shard}{wave}.parquet" for shard in (0, 1) for wave in ("", "-w01", "-w02")]
+    uploaded = tmp_path / "up" / run_dir.name
+    assert {path.relative_to(uploaded).as_posix() for path in uploaded.glob("rollouts/*")} == {*waves}
+    assert harvest_here("verify", uploaded) == 0
     batch = {"stated": "auto", "least": 8, "most": 8, "sequences": 64, "reason": chosen["reason"]}
     assert json.loads((run_dir / "report.json").read_text())["batch"] == batch
     assert chosen["reason"] in (run_dir / "report.html").read_text()

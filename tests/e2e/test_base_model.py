@@ -24,6 +24,7 @@ SAMPLING: dict[str, Any] = {
     "frequency_penalty": -0.01, "min_tokens": 2, "stop_token_ids": [40, 41], "bad_words": ["zebra"],
     "repetition_detection": "8:6:1",
 }  # fmt: skip
+RULE: dict[str, Any] = {"max_samples_per_arm": 2, "sample_until": "correct:1"}
 TAKEN = {"temperature": 1.0, "top_p": 0.99}
 # no multiple of the KV cache's block size, so that its rounding is seen
 MAX_MODEL_LEN = 1000
@@ -71,7 +72,7 @@ def finished(model: Path, prefect_api: str) -> Outcome:
         *options(model),
         *as_text,
         *stops,
-        *as_options(SAMPLING, PARAMETERS),
+        *as_options(SAMPLING | RULE, PARAMETERS),
         PREFECT_API_URL=prefect_api,
     )
 
@@ -90,7 +91,8 @@ def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, mode
     assert finished.code == 0, finished.stderr
     rows = pl.read_parquet(Path(finished.report["run_dir"]) / "rollouts" / "*.parquet")
     tokenizer = ChatTokenizer(model)
-    assert rows["error"].null_count() == rows.height == 24
+    assert rows["error"].null_count() == rows.height
+    assert rows.select("example_id", "arm_id").n_unique() == 24
     assert not rows["completion"].str.contains_any(STOP).any()
     stopped = rows.filter(pl.col("stop_reason").is_in(STOP))
     assert stopped.height > 0
@@ -101,6 +103,20 @@ def test_a_base_model_completes_text_until_a_stop_string(finished: Outcome, mode
         as_sampled = tokenizer.decode(row["completion_ids"])
         assert as_sampled.startswith(row["completion"] + row["stop_reason"])
         assert len(row["logprobs"]) == len(row["completion_ids"])
+
+
+def test_a_group_gets_another_sample_until_one_is_right(finished: Outcome) -> None:
+    run_dir = Path(finished.report["run_dir"])
+    found = {folder: {path.name for path in (run_dir / folder).glob("*.parquet")} for folder in ("rollouts", "scores")}
+    assert found["rollouts"] == found["scores"] == {"shard-00000.parquet", "shard-00000-w01.parquet"}
+    first, later = (
+        pl.read_parquet(run_dir / "rollouts" / name).join(pl.read_parquet(run_dir / "scores" / name), on="rollout_id")
+        for name in ("shard-00000.parquet", "shard-00000-w01.parquet")
+    )
+    wrong = first.filter(pl.col("reward") < 1)
+    assert later.select("example_id", "arm_id").rows() == wrong.select("example_id", "arm_id").rows()
+    assert (first["sample_index"].unique().to_list(), later["sample_index"].unique().to_list()) == ([0], [1])
+    assert finished.report["num_rollouts"] == first.height + later.height
 
 
 def test_every_sampling_option_is_in_the_runs_files(finished: Outcome) -> None:

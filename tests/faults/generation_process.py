@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.shards.shard_waves import ShardWaves
 from tasks.errors import HarvestError
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import ReplicaPool
@@ -24,7 +25,8 @@ from tasks.locks import run_lock
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import Shard, rollouts_finished, shard_dataset
+from tasks.plan.shards import Shard, shard_dataset
+from tasks.plan.waves import find_remaining
 
 
 def main() -> None:
@@ -47,10 +49,11 @@ def generate_missing(plan: RunPlan) -> dict[str, Any]:
     events: list[PoolEvent] = []
     with run_lock(plan.paths.state / "lock"):
         leftovers = open_run(plan)
-        missing = [shard for shard in shard_dataset(plan) if not rollouts_finished(plan.paths, shard)]
+        missing = find_remaining(plan, shard_dataset(plan)).to_generate
         rung = RungState(plan.paths.state / "oom_ladder.json")
         with ThreadPoolExecutor(64) as threads, ReplicaPool([plan], rung=rung, listener=events.append) as pool:
-            futures = [threads.submit(_generate, pool, plan, shard) for shard in missing]
+            waves = ShardWaves(pool, plan.num_rollouts)
+            futures = [threads.submit(_generate, waves, plan, shard) for shard in missing]
             while not all(future.done() for future in futures):
                 pool.pump(0.2)
                 for future in futures:
@@ -60,7 +63,7 @@ def generate_missing(plan: RunPlan) -> dict[str, Any]:
     return {
         "leftovers": leftovers,
         "events": [asdict(event) for event in events],
-        "shards": [asdict(result) for result in results],
+        "shards": [asdict(result) for result in results if result is not None],
         "rung": rung.rung,
         "restarts": pool.restarts,
         "start_seconds": pool.engine_start_seconds,
@@ -69,10 +72,10 @@ def generate_missing(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def _generate(pool: ReplicaPool, plan: RunPlan, shard: Shard) -> ShardResult:
+def _generate(waves: ShardWaves, plan: RunPlan, shard: Shard) -> ShardResult | None:
     while True:
         try:
-            return pool.generate(plan, shard)
+            return waves.generate(plan, shard, log=lambda text: None)
         except HarvestError as error:
             if not error.retryable:
                 raise

@@ -108,7 +108,7 @@ class DyingPool:
     def __init__(self, deaths: int) -> None:
         self.deaths = deaths
 
-    def generate(self, plan: None, shard: Shard) -> ShardResult:
+    def generate(self, plan: None, shard: Shard, *, log: object) -> ShardResult:
         if self.deaths:
             self.deaths -= 1
             raise EngineCrashed("boom")

@@ -41,6 +41,7 @@ def test_the_same_configuration_is_the_same_run(tmp_path: Path) -> None:
         {"max_tokens": 64},
         {"seed": 1},
         {"samples_per_arm": 2},
+        {"sample_until": "mixed", "max_samples_per_arm": 4},
         {"top_logprobs": 5},
         {"questions": 9},
         {"split": "train"},
@@ -57,6 +58,18 @@ def test_a_setting_that_changes_outputs_changes_the_run(tmp_path: Path, change: 
 @pytest.mark.parametrize("change", [{"scorer": "math"}, {"name": "other"}], ids=str)
 def test_a_setting_that_changes_no_output_keeps_the_fingerprint(tmp_path: Path, change: dict[str, Any]) -> None:
     assert plan(tmp_path, **change).fingerprint == plan(tmp_path).fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scorer": "math"}, {"right_at": 0.5}, {"wave_size": 2}, {"max_samples_per_arm": 5}, {"sample_until": "mixed:2"}],
+    ids=str,
+)
+def test_what_decides_when_a_group_stops_changes_a_run_with_a_rule(tmp_path: Path, change: dict[str, Any]) -> None:
+    rule = {"sample_until": "mixed", "max_samples_per_arm": 4}
+    assert plan(tmp_path, **rule | change).fingerprint != plan(tmp_path, **rule).fingerprint
+    # written in another way, it is the same rule
+    assert plan(tmp_path, **rule, wave_size=1).fingerprint == plan(tmp_path, **rule).fingerprint
 
 
 def test_arms_and_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:

@@ -21,11 +21,20 @@ ALL: dict[str, Any] = {
     "frequency_penalty": 0.5, "min_tokens": 3, "stop": ["\n\n"], "stop_token_ids": [7, 9],
     "bad_words": ["-no", "never"], "repetition_detection": "20:8:2",
 }  # fmt: skip
+RULE: dict[str, Any] = {"max_samples_per_arm": 8, "sample_until": "mixed"}
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        pytest.param({"sample_until": "mixed"}, "Give max_samples_per_arm", id="a rule without an end"),
+        pytest.param({"max_samples_per_arm": 8}, "no rule says", id="an end without a rule"),
+        pytest.param({"wave_size": 2}, "no rule says", id="waves without a rule"),
+        pytest.param(RULE | {"samples_per_arm": 8}, "no group could get more", id="an end below the first samples"),
+        pytest.param(RULE | {"sample_until": "mixt"}, "give correct:K", id="no rule"),
+        pytest.param(RULE | {"sample_until": "correct:9"}, "no group of up to 8 samples", id="a rule out of reach"),
+        pytest.param(RULE | {"temperature": 0}, "max_samples_per_arm is 8 at temperature 0", id="a rule and no chance"),
+        pytest.param(RULE | {"wave_size": 0}, "wave_size", id="empty waves"),
         pytest.param({"temperature": 2.5}, "temperature.*2", id="above vLLM's bound"),
         pytest.param({"temperature": 0.001}, "vLLM would sample at 0.01", id="below what vLLM samples at"),
         pytest.param({"top_k": -2}, "top_k", id="top_k below off"),
@@ -135,3 +144,15 @@ def test_a_sampling_is_told_in_words() -> None:
     sampling = build_settings(Sampling, given).model_dump(mode="json")
     assert told_fields(sampling) == ["top_k 20", "stop ['a']"]
     assert told_fields({}) == []
+
+
+def test_a_rule_is_no_part_of_how_a_rollout_is_sampled() -> None:
+    given = {**RULE, "sample_until": "mixed:1 , width:0.50", "samples_per_arm": 3}
+    sampling = config_from_parameters(given).sampling
+    assert sampling.sample_until == "mixed,width:0.5"
+    assert sampling.wave_ends == (3, 6, 8)
+    assert recorded_sampling(sampling) == recorded_sampling(config_from_parameters({"samples_per_arm": 3}).sampling)
+    assert parameters_of_config(run_config(given).model_dump(mode="json")).items() >= {
+        ("sample_until", "mixed,width:0.5"),
+        ("max_samples_per_arm", 8),
+    }
