@@ -169,8 +169,9 @@ def column_mean(rows: pl.DataFrame, name: str) -> float | None:
     present = rows.select(pl.col(name).cast(pl.Float64), "weight").drop_nulls(name)
     if present.is_empty():
         return None
-    # its sum is above 0, as by_group keeps no weight of 0
-    return float(present[name].dot(present["weight"])) / float(present["weight"].to_numpy().sum())
+    # their sum is above 0, as by_group keeps no weight of 0
+    weights = present["weight"].to_numpy()
+    return float(present[name].to_numpy() @ weights) / float(weights.sum())
 
 
 def mean(values: pl.Series) -> float | None:

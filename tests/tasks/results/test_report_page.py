@@ -163,7 +163,7 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
     ):
         assert words in page.words, words
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(pictures) == 7
+    assert len(pictures) == 8
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
     kinds = [a["class"] for tag, a in page.elements if tag == "span" and (a.get("class") or "").startswith("tag")]
     assert {"tag good", "tag bad", "tag careful"} == {*kinds}
