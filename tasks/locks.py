@@ -64,7 +64,7 @@ def run_lock(path: Path, **details: str) -> Iterator[None]:
         if not _lock_soon(descriptor):
             raise RunLocked(
                 f"run {path.parent.parent.name} is in use by {describe_holder(descriptor)}. Wait for it or end it; "
-                "then run the same command, which resumes"
+                "then give the same command again"
             )
         if not _is_at(path, descriptor):
             raise RunLocked(f"run {path.parent.parent.name} was removed just now. Run the same command again")

@@ -5,6 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
             'such as "0 2 * * *", and a time zone such as Europe/Paris'
         ) from error
 
+    # Prefect's own handler of SIGTERM makes it, and then exits, which ends the runner in order
+    warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
     collect_rollouts.serve(
         name=deployment,
         schedule=schedule,

@@ -1,5 +1,6 @@
 """Messages and lines of progress, for what cannot be redrawn."""
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Self, TextIO
@@ -22,9 +23,11 @@ class Lines:
 
     def print_line(self, text: str) -> None:
         """Print ``text`` so that it stays."""
+        # a run is worth more than its lines: who read them may be gone, as head or a closed terminal is
         if self._stream is not None:
-            print_text(text, self._stream)
-            self._stream.flush()
+            with contextlib.suppress(OSError):
+                print_text(text, self._stream)
+                self._stream.flush()
 
     def progress(self, line: str) -> None:
         """Tell how far the run is; it is shown where it is due."""

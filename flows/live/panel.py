@@ -51,7 +51,8 @@ class Panel(Lines):
         self._thread.start()
 
     def print_line(self, text: str) -> None:
-        with self._lock:
+        # as with lines: the terminal may be gone
+        with self._lock, contextlib.suppress(OSError):
             self._terminal.write(self._erased())
             print_text(text, self._terminal)
             if self.is_open:
@@ -72,8 +73,9 @@ class Panel(Lines):
                     if isinstance(stream, _Above):
                         stream.flush_rest()
                 sys.stdout, sys.stderr = self._replaced
-                self._terminal.write(self._erased())
-                self._terminal.flush()
+                with contextlib.suppress(OSError):
+                    self._terminal.write(self._erased())
+                    self._terminal.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

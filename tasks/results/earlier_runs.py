@@ -1,7 +1,7 @@
 """What earlier runs of a runs directory tell of one to come: how long completions were, how fast they came, their size.
 
-Only small files are read, of the newest MOST_READ runs; those that ``harvest bench`` made count as runs. A run with a
-damaged file is left out, or what that file would tell.
+Only small files are read, of the newest MOST_READ runs, and of a run that is not finished one column of a few shards.
+Runs that ``harvest bench`` made count as runs. A run with a damaged file is left out, or what that file would tell.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 from pydantic import Field
 
 from profiles.regular_files import read_regular
@@ -18,10 +19,12 @@ from tasks.errors import DamagedFile
 from tasks.files import RECORD_BYTES
 from tasks.generation.generation_log import GenerationSession, read_sessions, start_of_one
 from tasks.records import RunPaths
+from tasks.results.metrics import mean
 from tasks.storage.manifest import parse_manifest
 from tasks.storage.published import read_published
 
 MOST_READ = 200
+MOST_SHARDS = 4
 _RUNS = ("*/config.json", "bench-*/repeat-*/*/config.json")
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -168,7 +171,7 @@ def _read(root: Path, changed: float, tokenizer: str) -> EarlierRun | None:
     except (DamagedFile, OSError):
         return None
     sessions = tuple(filter(_is_possible, known))
-    rollouts, mean = _lengths(report, sessions)
+    rollouts, mean = _lengths(report, sessions, paths)
     return EarlierRun(
         root=root,
         changed=changed,
@@ -191,12 +194,24 @@ def _is_possible(session: GenerationSession) -> bool:
     return all(0 <= value < 2**53 for value in (*counts, session.seconds, session.start_seconds))
 
 
-def _lengths(report: _Report | None, sessions: Sequence[GenerationSession]) -> tuple[int, float | None]:
+def _lengths(
+    report: _Report | None, sessions: Sequence[GenerationSession], paths: RunPaths
+) -> tuple[int, float | None]:
     """Return the number of completions and their mean length: of a finished run, or of what one has made so far."""
     if report is not None:
         return report.num_rollouts - report.num_errors, report.overall.mean_completion_tokens
-    rollouts = sum(each.rollouts for each in sessions)
-    return rollouts, sum(each.tokens for each in sessions) / rollouts if rollouts > 0 else None
+    # the tokens of sessions are also of completions that never ended: of one that was killed early, of most
+    return sum(each.rollouts for each in sessions), _mean_of_shards(paths)
+
+
+def _mean_of_shards(paths: RunPaths) -> float | None:
+    """Return the mean length in tokens over a few published shards; None without one that can be read."""
+    shards = [path for path in sorted(paths.root.glob("rollouts/shard-*.parquet")) if path.is_file()][:MOST_SHARDS]
+    try:
+        rows = pl.scan_parquet(shards, glob=False).filter(pl.col("error").is_null()) if shards else None
+        return None if rows is None else mean(rows.select("num_completion_tokens").collect().to_series())
+    except (OSError, pl.exceptions.PolarsError):
+        return None
 
 
 def _bytes_per_rollout(paths: RunPaths) -> float | None:

@@ -1,7 +1,10 @@
 """What is shown where nothing can be redrawn, and on a terminal."""
 
+import contextlib
 import io
+import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import TextIO
 
@@ -22,6 +25,19 @@ def test_a_log_gets_messages_and_no_line_for_every_tick() -> None:
         display.watch.enter("preflight")
         display.progress("1/8 rollouts")
     assert log.getvalue() == "started\n"
+
+
+@pytest.mark.parametrize(("kind", "opened"), [(Lines, os.pipe), (Panel, os.openpty)], ids=["pipe", "terminal"])
+def test_a_reader_that_is_gone_ends_no_run(kind: type[Lines], opened: Callable[[], tuple[int, int]]) -> None:
+    reader, writer = opened()
+    os.close(reader)
+    stream = os.fdopen(writer, "w", encoding="utf-8")
+    with kind(stream) as display:
+        display.print_line("told")
+        display.print_line("told again")
+    display.print_line("told at the end")
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def test_text_of_others_does_not_drive_the_terminal() -> None:

@@ -65,7 +65,7 @@ def test_a_price_makes_a_cost_and_nodes_share_the_work(tmp_path: Path) -> None:
     write_earlier(plan, "earlier", session(replicas=2, start_seconds=8.0, device=None))
     one, four = expect([plan], nodes=1), expect([plan], nodes=4)
     assert (one.gpus, one.tokens_per_s, one.start_seconds) == (8, 800.0, 4.0)
-    assert one.cost_usd == pytest.approx((4 + 32 * 20 / 800) * 8 / 3600 * 2)
+    assert one.cost_usd == pytest.approx((4 + 32 * 30 / 800) * 8 / 3600 * 2)
     assert (four.gpus, four.tokens_per_s) == (32, 3200.0)
     assert "scaled from 2 to 32 engines" in plan_lines(four)[2]
     assert plan_lines(one)[-1].endswith("8 GPUs at $2.00 an hour")
@@ -84,13 +84,26 @@ def test_the_same_command_again_expects_the_rest(tmp_path: Path) -> None:
             made = {"kind": "rollout", "example_id": "q", "arm_id": "a", "sample_index": sample}
             journal.append(made)
     expected = expect([plan])
-    assert (expected.rollouts, expected.rollouts_finished, expected.completion_tokens) == (13, 19, 13 * 20)
+    # its session's 20 tokens for each finished rollout are also those of rollouts that never ended
+    assert (expected.rollouts, expected.rollouts_finished, expected.completion_tokens) == (13, 19, 13 * 30)
     assert plan_lines(expected)[0] == "expected rollouts: 13; 19 are finished"
     # another policy beside it has all to do
     beside = replace(plan, paths=RunPaths(root=tmp_path / "beside"))
     assert expect([plan, beside]).rollouts == 13 + 32
     shutil.copy(plan.paths.rollouts(1), plan.paths.rollouts(0))
     assert (expect([plan]).rollouts, expect([plan]).seconds) == (0, 0.0)
+
+
+def test_a_run_that_was_killed_before_its_first_shard_tells_no_length(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    run = write_earlier(plan, "earlier", session(rollouts=2, tokens=60_000, device=device_of(plan.profile)))
+    shutil.rmtree(run.root / "rollouts")
+    expected = expect([plan])
+    assert (expected.tokens_from.kind, expected.completion_tokens) == ("guess", 1600)
+    assert expected.speed_from.run == "earlier"
+    (run.root / "rollouts").mkdir()
+    run.rollouts(0).write_bytes(b"no Parquet")
+    assert expect([plan]).tokens_from.kind == "guess"
 
 
 def test_a_shorter_max_tokens_of_the_earlier_run_is_told(tmp_path: Path) -> None:
