@@ -2,15 +2,17 @@
 
 import gc
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tasks.node.engine_caches import CACHE_VARIABLE
+from tasks.node.engine_caches import CACHE_VARIABLE, cache_root
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
 from tests.support.harvest_command import tell  # noqa: F401
@@ -45,6 +47,8 @@ GIVEN_FACTOR = os.environ.get(FACTOR_VARIABLE)
 TEST_SECONDS = 4 * HANG_SECONDS
 """Longest time of one test on a quiet machine: for a hang in which the test waits for nothing by name."""
 
+MODEL_CLASSES = "modelinfos"
+"""In vLLM's cache: what it knows of the classes of models, by the digest of their source."""
 RAY_FOLDER_VARIABLE = "RAY_TMPDIR"
 SERVERS = {"prefect_api", "moto_server", "ministack_server", "tls_server", "any_bucket", "ray_nodes"}
 """Fixtures that start a server, so that a test that uses one is ``slow``."""
@@ -67,6 +71,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if CACHE_VARIABLE not in os.environ:
         # engines of tests, fake ones too, record that they filled a cache: not in the user's
         caches = tempfile.TemporaryDirectory(prefix="harvest-caches-", ignore_cleanup_errors=True)
+        # vLLM looks at the class of a model in a process that imports it all, which takes as long as an engine
+        if (known := cache_root(os.environ) / MODEL_CLASSES).is_dir():
+            shutil.copytree(known, Path(caches.name) / "vllm" / MODEL_CLASSES)
         os.environ[CACHE_VARIABLE] = caches.name
         config.add_cleanup(caches.cleanup)
     if RAY_FOLDER_VARIABLE not in os.environ:

@@ -20,6 +20,7 @@ import yaml
 
 from flows.commands.cli import harvest, parse
 from profiles.load import profile_names
+from tasks.node.engine_caches import CACHE_VARIABLE
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tasks.records import ROLLOUT_SCHEMA, SCORE_SCHEMA
@@ -119,7 +120,7 @@ def paste(block: Block, folder: Path, run_id: str, **variables: str) -> "subproc
     text = block.text.replace("RUN_ID", run_id)
     command = ["bash", "-euc", text] if block.language == "sh" else [sys.executable, "-c", text]
     own = {name: value for name, value in environment().items() if not name.startswith(("PREFECT_", "HARVEST_"))}
-    own |= variables
+    own |= {CACHE_VARIABLE: os.environ[CACHE_VARIABLE], **variables}
     return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, check=False)
 
 

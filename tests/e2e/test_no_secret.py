@@ -97,27 +97,13 @@ def check_uploaded(scene: Scene, outcome: Outcome, monkeypatch: pytest.MonkeyPat
     assert verify_upload(f"{scene.bucket.url}/{outcome.report['run_id']}").ok
 
 
-def test_credentials_from_the_environment(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = scene.from_environment()
-    wrong = scene.run("--upload", "s3://no-such-bucket-here/x", **given)
+def test_no_secret_of_the_environment_or_of_a_block_is_found_after_runs_that_fail_and_one_that_completes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = scene.run("--upload", "s3://no-such-bucket-here/x", **scene.from_environment())
     assert (wrong.code, wrong.stdout) == (2, "")
     assert "The bucket does not exist" in wrong.stderr
 
-    # each of these is retried, with a warning that quotes the failure
-    scene.proxy.faults += [
-        Fault(kind="503", method="PUT", path="rollouts/shard-00001", times=2),
-        Fault(kind="reset", method="PUT", path="scores/", times=1),
-    ]
-    outcome = scene.run("--upload", scene.bucket.url, **given)
-    assert outcome.code == 0, outcome.stderr
-    assert sum(fault.hits for fault in scene.proxy.faults) > 3
-
-    assert scene.is_in_the_database(scene.bucket.url)
-    assert scene.leaks() == []
-    check_uploaded(scene, outcome, monkeypatch)
-
-
-def test_credentials_from_blocks(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     name = scene.block("aws-credentials")
     scene.proxy.faults.append(Fault(kind="403", method="PUT", path="rollouts/shard-00001", times=99))
     denied = scene.run("--upload", scene.bucket.url, "--aws-credentials-block", name)
@@ -128,10 +114,17 @@ def test_credentials_from_blocks(scene: Scene, monkeypatch: pytest.MonkeyPatch) 
     assert scene.is_in_the_database("s3:AbortMultipartUpload")
     assert scene.is_in_the_database(name)
 
-    scene.proxy.faults.clear()
-    outcome = scene.run("--upload", scene.bucket.url, "--aws-credentials-block", scene.block("secret"))
+    # each of these is retried, with a warning that quotes the failure
+    scene.proxy.faults[:] = [
+        Fault(kind="503", method="PUT", path="rollouts/shard-00001", times=2),
+        Fault(kind="reset", method="PUT", path="report.json", times=1),
+    ]
+    given = ("--upload", scene.bucket.url, "--aws-credentials-block", scene.block("secret"))
+    outcome = scene.run(*given, **scene.from_environment())
     assert outcome.code == 0, outcome.stderr
+    assert sum(fault.hits for fault in scene.proxy.faults) > 3
 
+    assert scene.is_in_the_database(scene.bucket.url)
     assert scene.leaks() == []
     check_uploaded(scene, outcome, monkeypatch)
 

@@ -58,8 +58,12 @@ def api(prefect_api: str, home: Path) -> Api:
     else:
         server.call("POST", "/work_pools/", {"name": "harvest", "type": "process"})
     # as from an installed package: no checkout is here
-    deployed = harvest("deploy", cwd=home, PREFECT_API_URL=prefect_api)
-    assert deployed.code == 0, deployed.stdout + deployed.stderr
+    for arguments in (["bench-weekly", "--activate"], []):
+        deployed = harvest("deploy", *arguments, cwd=home, PREFECT_API_URL=prefect_api)
+        assert deployed.code == 0, deployed.stdout + deployed.stderr
+        # deployed again, it stays active
+        assert "harvest deploy bench-weekly --activate" not in deployed.stdout
+    assert "harvest deploy nightly-h100x8 --activate starts it" in deployed.stdout
     return server
 
 
@@ -90,7 +94,7 @@ def worker(workers: Workers) -> "subprocess.Popen[bytes]":
     return workers.running()
 
 
-def test_the_deployments_are_those_of_the_file(api: Api) -> None:
+def test_the_deployments_are_those_of_the_file_and_the_schedule_that_was_activated_stays_active(api: Api) -> None:
     nightly = api.deployment("nightly-h100x8")
     assert nightly["schedules"][0]["schedule"] == {
         "cron": "0 2 * * *",
@@ -99,7 +103,7 @@ def test_the_deployments_are_those_of_the_file(api: Api) -> None:
     }
     weekly = api.deployment("bench-weekly", flow="bench")
     assert weekly["schedules"][0]["schedule"]["timezone"] == "America/Los_Angeles"
-    assert [deployment["schedules"][0]["active"] for deployment in (nightly, weekly)] == [False, False]
+    assert [deployment["schedules"][0]["active"] for deployment in (nightly, weekly)] == [False, True]
     by_hand = [api.deployment(name) for name in ("manual", "ray-nodes", "demo")]
     assert [deployment["schedules"] for deployment in by_hand] == [[], [], []]
     assert [deployment["parameter_openapi_schema"].get("required", []) for deployment in by_hand] == [
@@ -117,19 +121,6 @@ def test_the_deployments_are_those_of_the_file(api: Api) -> None:
         assert deployment["pull_steps"] == [{"flows.worker_home.enter_harvest_home": {}}]
     pool = api.call("GET", "/work_pools/harvest")
     assert (pool["type"], pool["concurrency_limit"]) == ("process", 1)
-
-
-def test_a_schedule_that_is_activated_stays_active_when_it_is_deployed_again(api: Api, home: Path) -> None:
-    for arguments in (["bench-weekly", "--activate"], ["bench-weekly"]):
-        deployed = harvest("deploy", *arguments, cwd=home, PREFECT_API_URL=api.url)
-        assert deployed.code == 0, deployed.stderr
-        assert "harvest deploy nightly-h100x8 --activate starts it" in deployed.stdout
-        assert "harvest deploy bench-weekly --activate" not in deployed.stdout
-        deployment = api.deployment("bench-weekly", flow="bench")
-        [schedule] = deployment["schedules"]
-        assert schedule["active"]
-    # else it would fire here one day
-    api.call("PATCH", f"/deployments/{deployment['id']}/schedules/{schedule['id']}", {"active": False})
 
 
 def test_every_field_of_the_form_has_a_title_and_its_bounds(api: Api) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -271,6 +272,12 @@ def only_run_dir(runs_dir: Path) -> Path:
 
 def logs(root: Path) -> list[Path]:
     return sorted((root / "logs").glob("replica-*.log"))
+
+
+def states(home: Path) -> list[str]:
+    """The states of all flow runs, in their order, in the Prefect home of a server that has ended."""
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        return [state for (state,) in database.execute("SELECT state_type FROM flow_run ORDER BY created")]
 
 
 def assert_nothing_left(seen: dict[int, float]) -> None:

@@ -1,7 +1,5 @@
 """Whatever happens to the Prefect server during generation, the run ends by what became of its data."""
 
-import contextlib
-import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.faults.runs import (
     only_run_dir,
     read_rows,
     start_harvest,
+    states,
     write_profile,
 )
 from tests.support.fake_engines import open_gate
@@ -66,9 +65,10 @@ def test_a_run_completes_through_an_outage_of_the_server(
         assert "harvest-report" in artifacts
 
 
-def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
+def test_a_killed_embedded_server_is_started_again_serves_its_owner_alone_and_is_given_up_where_it_cannot_start(
     tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
 ) -> None:
+    """A run to whose end there is a server that was started again: tests/faults/test_random_kills.py."""
     home = new_prefect_home(tmp_path / "runs" / ".prefect")
     run, gate = start_and_hold(tmp_path)
     killed = embedded_server(run)
@@ -77,7 +77,7 @@ def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
     killed.kill()
     starting = run.wait_until(lambda: embedded_server(run, other_than=killed), "another server")
     starting.kill()
-    run.wait_until(lambda: embedded_server(run, other_than=starting), "a third server")
+    third = run.wait_until(lambda: embedded_server(run, other_than=starting), "a third server")
     [port] = {each.laddr.port for each in psutil.Process(run.process.pid).net_connections() if each.status == "LISTEN"}
     # it waits until the server has started
     with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -85,36 +85,22 @@ def test_a_killed_embedded_server_is_started_again_and_serves_its_owner_alone(
     words = [word for process in run.descendants() for word in command(process)]
     assert {oct(path.stat().st_mode)[-3:] for path in home.iterdir()} == {"600"}
     assert oct(home.stat().st_mode)[-3:] == "700"
+    # another one cannot start
+    moved = home.rename(tmp_path / "moved")
+    home.touch()
+    third.kill()
+    run.wait_until(lambda: len(warnings(run)) == 4, "the run gives its server up")
     open_gate(gate)
     assert run.finish()["num_errors"] == 0
     assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
-    assert states(home) == ["COMPLETED"]
-    assert warnings(run) == 2 * [
+    *again, lost = warnings(run)
+    assert again == 3 * [
         "warning: Prefect's embedded server was killed, as the kernel does when memory runs out; it is started again"
     ]
-    assert find_leaks([secret], [tmp_path], words) == []
-    assert_nothing_left(run.seen)
-
-
-def test_a_run_without_its_embedded_server_ends_by_its_data(
-    tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
-) -> None:
-    home = new_prefect_home(tmp_path / "runs" / ".prefect")
-    run, gate = start_and_hold(tmp_path)
-    server = embedded_server(run)
-    assert server is not None
-    # another one cannot start
-    home.rename(tmp_path / "moved")
-    home.touch()
-    server.kill()
-    run.wait_until(lambda: len(warnings(run)) == 2, "the run gives its server up")
-    open_gate(gate)
-    assert run.finish()["num_errors"] == 0
-    assert read_rows(only_run_dir(tmp_path / "runs")) == undisturbed_fake
-    [_, lost] = warnings(run)
     assert "server cannot start: Not a directory" in lost
     assert lost.endswith("The run goes on without a server, which does not get to know its end")
-    assert states(tmp_path / "moved") == ["RUNNING"]
+    assert states(moved) == ["RUNNING"]
+    assert find_leaks([secret], [tmp_path], words) == []
     assert_nothing_left(run.seen)
 
 
@@ -169,12 +155,6 @@ def start_and_hold(tmp_path: Path, **variables: str) -> tuple[RunProcess, Path]:
 def embedded_server(run: RunProcess, *, other_than: psutil.Process | None = None) -> psutil.Process | None:
     servers = [process for process in run.descendants() if "flows.server.embedded_server" in command(process)]
     return next((process for process in servers if process != other_than), None)
-
-
-def states(home: Path) -> list[str]:
-    """The states of all flow runs in the database of a server that has ended."""
-    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
-        return [state for (state,) in database.execute("SELECT state_type FROM flow_run")]
 
 
 def warnings(run: RunProcess) -> list[str]:

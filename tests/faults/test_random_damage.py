@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 CASES = 8
 RESUMES = 2
 """A group of cases has a seed of its own, and so many cases of each kind."""
-GROUPS = [*range(12), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(12, 60))]
+GROUPS = [*range(6), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(6, 60))]
 
 COMMANDS: dict[str, Callable[[str, str, Path], list[str]]] = {
     "show": lambda run, other, out: ["show", run, "--limit", "0"],

@@ -20,6 +20,7 @@ from tests.faults.runs import (
     read_rows,
     recorder_of,
     start_harvest,
+    states,
     write_profile,
 )
 from tests.support.fake_engines import open_gate
@@ -64,10 +65,11 @@ def test_a_run_whose_processes_are_killed_is_completed(
     while killed < kills:
         number += 1
         runs_dir, told = tmp_path / str(number) / "runs", ""
-        new_prefect_home(runs_dir / ".prefect")
-        first, later = draw.sample(sorted(WHILE_GENERATING), 4), draw.sample(sorted(AFTERWARDS), 2)
+        home = new_prefect_home(runs_dir / ".prefect")
+        first, later = draw.sample(sorted(WHILE_GENERATING), 4), draw.sample(sorted(AFTERWARDS), 1)
         for attempt in range(5):
-            variables = {"HOME": str(tmp_path)} if "server" in first else shared
+            own_server = "server" in first
+            variables = {"HOME": str(tmp_path)} if own_server else shared
             gate = tmp_path / f"gate-{number}-{attempt}"
             held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}
             run = start_harvest(runs_dir, profile, more=more, **held)
@@ -80,6 +82,9 @@ def test_a_run_whose_processes_are_killed_is_completed(
             code, told = run.wait_for_end(), run.log.read_text()
             assert_nothing_left(run.seen)
             assert "Traceback" not in told, told
+            # a server that was started again gets to know how the run ended
+            if own_server and code in (0, 1):
+                assert states(home)[-1] == ("FAILED" if code else "COMPLETED")
             if code == 0 and not first and not later:
                 break
             assert code in (0, 1, -9), told

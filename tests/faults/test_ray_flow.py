@@ -25,9 +25,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
-    tmp_path: Path, undisturbed_fake: Rows
+    tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
-    runs_dir = tmp_path / "runs"
+    runs_dir, server = tmp_path / "runs", {"PREFECT_API_URL": prefect_api}
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     with running_cluster() as nodes:
         # a node stands still within a shard, so that the shard's journal stays, and there are shards for the other
@@ -36,13 +36,13 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
         command = ["--nodes=2", f"--ray={nodes.address}"]
 
         # Prefect's worker sends it to the flow run that it cancels
-        run = start_harvest(runs_dir, profile, more=command)
+        run = start_harvest(runs_dir, profile, more=command, **server)
         run.wait_until(lambda: _has_rollouts(one), "the node has rollouts")
         seen = _engines(nodes)
         run.kill(signal.SIGTERM)
         assert_nothing_left(seen)
 
-        run = start_harvest(runs_dir, profile, more=command)
+        run = start_harvest(runs_dir, profile, more=command, **server)
         # what a node had not finished is not made again; the other comes later, so that it cannot take that shard
         run.wait_until(lambda: _told(run, "were already in its journal"), "a shard is resumed")
         nodes.add("two", tmp_path, **held)
@@ -51,7 +51,7 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
         run.kill(signal.SIGKILL)
         assert_nothing_left(seen)
 
-        run = start_harvest(runs_dir, profile, more=command)
+        run = start_harvest(runs_dir, profile, more=command, **server)
         run.wait_until(lambda: _told(run, "begins: 2 of 2 nodes"), "both nodes work")
         seen = _engines(nodes)
         for started in nodes.cluster.head_node.all_processes["gcs_server"]:
@@ -63,7 +63,7 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
     # as that says: on a Ray of its own
     home = tmp_path / "home"
     run = start_harvest(
-        runs_dir, profile, more=["--nodes=2"], HOME=str(home), HARVEST_HOME=str(home), HARVEST_NODE="here"
+        runs_dir, profile, more=["--nodes=2"], HOME=str(home), HARVEST_HOME=str(home), HARVEST_NODE="here", **server
     )
     report = run.finish()
     assert _told(run, "2 nodes are asked for, and without --ray there is one", "begins: 1 of 1 nodes")

@@ -14,6 +14,7 @@ from tests.support.fake_profile import write_fake_profile
 from tests.support.harvest_command import ROOT, environment
 from tests.support.own_machine import may_own_machine, on_own_machine  # noqa: F401
 from tests.support.patience import read_to_end
+from tests.support.prefect_server import NewHome
 
 SCRIPT = ROOT / "infra" / "slurm" / "collect.sh"
 _SRUN = 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"'
@@ -31,6 +32,7 @@ def start(directory: Path, *options: str, on_machine: bool = False) -> "subproce
             SLURM_JOB_NUM_NODES="2",
             RAY_OPTIONS="--num-cpus=1 --include-dashboard=false --object-store-memory=83886080",
             HARVEST_HOME=str(directory / "home"),
+            PREFECT_HOME=str(directory / "prefect"),
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -40,8 +42,9 @@ def start(directory: Path, *options: str, on_machine: bool = False) -> "subproce
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("may_own_machine")
-def test_a_job_collects_on_a_ray_cluster_of_its_own(tmp_path: Path) -> None:
+def test_a_job_collects_on_a_ray_cluster_of_its_own(tmp_path: Path, new_prefect_home: NewHome) -> None:
     pytest.importorskip("ray")
+    new_prefect_home(tmp_path / "prefect")
     (tmp_path / ".venv").symlink_to(sys.prefix)
     profile = write_fake_profile(tmp_path)
     process = start(tmp_path, f"--profile={profile}", "--questions=4", "--max-tokens=8", "--json", on_machine=True)

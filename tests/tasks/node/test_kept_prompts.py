@@ -103,4 +103,6 @@ def test_a_directory_that_takes_no_writes_costs_nothing(asked: PromptOrder) -> N
 
 
 def test_without_a_variable_it_is_kept_in_the_users_cache(asked: PromptOrder, tmp_path: Path) -> None:
-    assert kept_path(asked, {"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "rollout-harvest/prompts" / place(asked).name
+    assert (
+        kept_path(asked, {"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "rollout-harvest/prompts" / place(asked).name
+    )

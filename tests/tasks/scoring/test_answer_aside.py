@@ -88,6 +88,7 @@ def test_math_rewards_what_gsm8k_reads_and_no_other_number_of_the_text() -> None
 
 
 @pytest.mark.parametrize("repeated", ["a ", "1 ", "1 a ", "one ", "=", "1=", "1 x ", "'", "1+", "(", ")"])
-def test_a_megabyte_in_a_parenthesis_takes_bounded_time(repeated: str) -> None:
-    for size in (190, 1_000_000):
+def test_a_long_text_in_a_parenthesis_takes_bounded_time(repeated: str) -> None:
+    # what takes quadratic time would never end
+    for size in (190, 200_000):
         assert score_gsm8k(f"#### 18 eggs ({repeated * (size // len(repeated))})", "19").reward == 0

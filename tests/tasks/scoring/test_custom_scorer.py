@@ -186,6 +186,8 @@ ENDS = [
     ("os.write(int(sys.argv[1]), struct.pack('!i', 1) + b'x')", "it wrote to a file descriptor that is not its own"),
     ("os.write(int(sys.argv[1]), struct.pack('!i', 10) + b'{\"id\": 99}')", "it wrote to a file descriptor"),
 ]
+UNREACHED = 600
+"""Seconds that a call may take."""
 HEADER = """
 import os, struct, sys, threading
 from decimal import Decimal
@@ -212,7 +214,7 @@ def test_a_result_or_a_failure_is_that_of_its_row(
         f"    if completion == {name!r}:\n        return {case[0]}\n" for name, case in zip(names, cases, strict=True)
     ]
     kind = "async def" if is_async else "def"
-    header = HEADER.format(limit=600) + ("SCORER_RETRIES = 0\n" if is_async else "")
+    header = HEADER.format(limit=UNREACHED) + ("SCORER_RETRIES = 0\n" if is_async else "")
     scores = scored(write(f"{header}{kind} score(completion, ground_truth, finish_reason):\n{''.join(lines)}"), rows)
     for (returned, expected), row in zip(cases, scores.iter_rows(named=True), strict=True):
         if isinstance(expected, str):
@@ -234,7 +236,7 @@ def test_what_a_scorer_does_to_its_process_costs_its_row(
     if is_async and returned.startswith("threading"):
         return  # an asynchronous one that blocks has a test of its own
     # only a call that never ends may reach the limit
-    limit = 2 if returned.startswith("threading") else 600
+    limit = 2 if returned.startswith("threading") else UNREACHED
     kind = "async def" if is_async else "def"
     scores = scored(
         write(

@@ -1,8 +1,8 @@
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import psutil
@@ -20,7 +20,7 @@ BOMB = "9^{9^{9^{9}}}"
 pytestmark = pytest.mark.slow
 
 
-def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> None:
+def test_expressions_are_compared_outside_the_main_thread_too_and_a_huge_one_loses_only_its_own_reward() -> None:
     cases = [
         ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "18", "math", False)),
         ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "0.5", "math", False)),
@@ -56,7 +56,12 @@ def test_expressions_are_compared_and_a_huge_one_loses_only_its_own_reward() -> 
         }
     )
     scorer = MathScorer(limit_s=LIMIT_S / 3)
-    scores = score_frame(rows, scorer)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with ThreadPoolExecutor(1) as thread:
+        scores = thread.submit(score_frame, rows, scorer).result()
+    left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
+    # multiprocessing keeps one tracker process
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
     columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
     got = scores.select(columns).rows()
     # a right answer counts in the flexible column too
@@ -102,23 +107,6 @@ def test_the_majority_of_equal_answers_wins() -> None:
     )
     scores = score_frame(rows, load_scorer("math"))
     assert maj_at_k(rows.join(scores, on="rollout_id")) == 1.0
-
-
-def test_the_limit_holds_outside_the_main_thread_and_leaves_no_process() -> None:
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    outcomes: list[str] = []
-
-    def compare() -> None:
-        pairs = [AnswerPair(candidate=BOMB, gold="18"), AnswerPair(candidate="\\frac{36}{2}", gold="18")]
-        outcomes.extend(verify_all(pairs, workers=1, limit_s=LIMIT_S / 3).outcomes)
-
-    thread = threading.Thread(target=compare)
-    thread.start()
-    thread.join()
-    assert outcomes == ["timeout", "right"]
-    left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
-    # multiprocessing keeps one tracker process
-    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
 
 
 def test_no_pairs_start_no_worker() -> None:
