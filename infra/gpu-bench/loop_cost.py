@@ -46,6 +46,7 @@ from tasks.plan.prompts import ChatTokenizer, build_messages
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tasks.plan.shards import shard_dataset
+from tasks.process_tree import descendants, kill_all
 
 Timing = tuple[float, int]
 
@@ -174,6 +175,7 @@ def main() -> None:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.stdout.flush()
+    kill_all(descendants(os.getpid()))  # a core in its own process would outlive this one
     os._exit(0)  # the engine's own shutdown can hang
 
 
