@@ -1,4 +1,4 @@
-"""Where the replica's time goes: variants of its loop, on one engine in one process, without Prefect.
+"""Where the replica's time goes: variants of its loop, on one engine, without Prefect.
 
     python infra/gpu-bench/loop_cost.py PROFILE MODEL QUESTIONS MAX_TOKENS LENGTHS [REPEATS]
 
@@ -7,7 +7,9 @@
 - loop: the replica's generation loop, its journal and publication in their own process, as in ``harvest run``;
 - alone: the same loop, with prompts encoded before and nothing recorded or published.
 
-Per variant: tokens/s, seconds of the engine's thread and of the process on a core, and seconds inside vLLM's parts.
+The engine core is in this process, or in one of its own with VLLM_ENABLE_V1_MULTIPROCESSING=1; then only the work of
+this process is seen. Per variant: tokens/s, seconds of the engine's thread and of the process on a core, and seconds
+inside vLLM's parts.
 """
 
 import multiprocessing
@@ -23,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from tasks.gc_freeze import gc_frozen
@@ -44,6 +46,7 @@ from tasks.plan.prompts import ChatTokenizer, build_messages
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import plan_run
 from tasks.plan.shards import shard_dataset
+from tasks.process_tree import descendants, kill_all
 
 Timing = tuple[float, int]
 
@@ -172,17 +175,21 @@ def main() -> None:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     sys.stdout.flush()
+    kill_all(descendants(os.getpid()))  # a core in its own process would outlive this one
     os._exit(0)  # the engine's own shutdown can hang
 
 
 def _measure(variants: Variants, repeats: int) -> None:
     spent: Counter[str] = Counter()
-    core = variants.core.engine_core.engine_core
-    for owner, name in (
+    core = getattr(variants.core.engine_core, "engine_core", None)
+    inside = core and (
         (core.scheduler, "schedule"),
         (core.scheduler, "update_from_output"),
         (core.model_executor, "execute_model"),
         (core.model_executor, "sample_tokens"),
+    )
+    for owner, name in (
+        *(inside or ()),
         (variants.core.engine_core, "get_output"),
         (variants.core.output_processor, "process_outputs"),
         (variants.core, "add_request"),

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Measure on a GPU node, step by step:  infra/gpu-bench/measure.sh WORK_DIR OUT_DIR STEP...
-# Steps: models preflight bench batch shared start little-cache baseline loop-cost oom-start oom-run equivalence strict strict-cost split
-# adapters adapter-cost reload reload-cost masks mask-cost experts expert-parallel.
+# Steps: models warm loops guide defaults lengths tune preflight bench batch shared start little-cache baseline loop-cost oom-start oom-run
+# equivalence strict strict-cost split adapters adapter-cost reload reload-cost masks mask-cost experts expert-parallel.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
-# directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory.
+# directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory; those that measure no
+# speed also on one GPU, with a HARVEST_LOCK_DIR each, and SMALL and KV_BYTES for what each takes of the memory.
 set -u
 work=$1
 out=$2
@@ -25,7 +26,7 @@ step() { # name command...: run the command, keep its output, print its exit cod
     shift
     echo "== $name: $*"
     began=$(date +%s)
-    "$@" >"$out/$name.txt" 2>"$out/$name.log"
+    timeout --kill-after 30 "${STEP_SECONDS:-3600}" "$@" >"$out/$name.txt" 2>"$out/$name.log"
     echo "   $name: exit code $?, $(($(date +%s) - began)) s"
 }
 
@@ -45,14 +46,61 @@ keep_logs() { # run name: keep the ends of the run's engine logs
     done >"$out/$2.log" 2>/dev/null
 }
 
+keep_bench() { # name: keep the result of the newest benchmark, and the ends of its contestants' logs
+    newest=$(ls -td "$work"/runs/bench-*/ | head -1)
+    cp "$newest/bench.json" "$out/$1.json"
+    for log in "$newest"/repeat-*/*/contestant.log; do
+        [ -f "$log" ] && { echo "--- $log"; tail -60 "$log"; }
+    done >"$out/$1-contestants.log"
+}
+
 small="s/^gpu_memory_utilization.*/gpu_memory_utilization = ${SMALL:-0.2}/"
 eager='s/^enforce_eager.*/enforce_eager = true/'
+little="s/^\[expect\]/[engine.vllm]\nkv_cache_memory_bytes = ${KV_BYTES:-4294967296}\n&/"
 generate="--runs-dir $work/runs --lengths $lengths --max-tokens $max_tokens"
 for wanted in "$@"; do
     case $wanted in
     models)
         step model-0.5b python3 $here/make_model.py --shape 0.5b --out "$models/0.5b"
         step model-7b python3 $here/make_model.py --shape 7b --out "$models/7b"
+        ;;
+    warm) # so that nothing that is compared below starts cold
+        kinds=
+        for kind in ${WARM:-auto limit serve ray strict lora}; do
+            [ $kind = strict ] && kind=$(variant warm-strict "$profile-strict")
+            [ $kind = lora ] && kind=$(variant warm "$profile")+lora
+            kinds="$kinds $kind"
+        done
+        step warm python3 $here/warm.py "$models/7b" "$max_tokens" $kinds
+        ;;
+    loops) # the loops that it replaces, on as many questions as give their rate
+        step loops-baseline $harvest bench --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --top-logprobs 0 --only baseline --repeats 1
+        keep_bench loops-baseline
+        step loops-script $harvest bench --model "$models/7b" --questions "${SCRIPT_QUESTIONS:-256}" $generate --top-logprobs 0 --only script --repeats 1
+        keep_bench loops-script
+        ;;
+    guide) # the run at its defaults, by questions
+        for count in ${GUIDE_QUESTIONS:-100 500 2000}; do
+            step guide-$count $harvest run --model "$models/7b" --questions $count $generate --name guide-$count --json
+            keep_logs guide-$count guide-$count-engine
+            python3 $here/rate.py "$work"/runs/guide-$count-*/telemetry.parquet >"$out/guide-$count-rate.txt" 2>&1
+        done
+        ;;
+    defaults) # the run at its defaults beside vLLM's own limit and other tools
+        for some in ${CONTESTANTS:-limit,features,pipeline,vllm-serve,datatrove ray}; do
+            step defaults-$some $harvest bench --model "$models/7b" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only $some
+            keep_bench defaults-$some
+        done
+        ;;
+    lengths) # the same with prompts of about 300 tokens, and with completions of 400 on average
+        python3 $here/long_questions.py "$work/long.jsonl"
+        step lengths-prompts $harvest bench --model "$models/7b" --dataset "$work/long.jsonl" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only limit,pipeline
+        keep_bench lengths-prompts
+        step lengths-completions $harvest bench --model "$models/7b" --questions "$questions" --runs-dir "$work/runs" --lengths lognormal:340:0.57 --max-tokens 1600 --top-logprobs 0 --repeats 1 --only limit,pipeline
+        keep_bench lengths-completions
+        ;;
+    tune)
+        step tune $harvest tune --model "$models/7b" --questions 2000 $generate --minutes "${MINUTES:-2}" --save "$out/tuned.toml" --force --json
         ;;
     preflight)
         chosen=$(variant preflight "$profile")
@@ -112,8 +160,12 @@ for wanted in "$@"; do
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
             --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
         ;;
-    loop-cost)
-        step loop-cost python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$models/7b" "$questions" "$max_tokens" "$lengths"
+    loop-cost) # with the engine core in the replica's process, and in one of its own
+        for own in 0 1; do
+            export VLLM_ENABLE_V1_MULTIPROCESSING=$own
+            step loop-cost-$own python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$models/7b" "$questions" "$max_tokens" "$lengths" "${REPEATS:-2}"
+        done
+        unset VLLM_ENABLE_V1_MULTIPROCESSING
         ;;
     oom-start | oom-run) # another process takes the rest of the GPU while the engine starts, or once it generates
         python3 $here/take_memory.py "$work/runs/$wanted" "${wanted#oom-}" >"$out/$wanted-neighbour.txt" 2>&1 &
@@ -123,21 +175,21 @@ for wanted in "$@"; do
         kill $neighbour 2>/dev/null
         keep_logs $wanted $wanted-engine
         ;;
-    equivalence | strict) # the trained demo model sampled, and a larger random one greedily, one question or 16 at a time
+    equivalence | strict) # the trained demo model sampled, and a larger random one greedily, one question at a time or a chosen batch
         [ $wanted = strict ] && from=$profile-strict || from=$profile
-        chosen=$(variant $wanted "$from" -e "$eager")
-        for model in demo 0.5b; do
+        chosen=$(variant $wanted "$from" -e "$eager" -e "$small" -e "$little")
+        for model in ${COMPARED:-demo 0.5b}; do
             [ $model = demo ] && asked="--model demo --questions 64 --temperature 0.7" || asked="--model $models/0.5b --questions 24 --temperature 0"
-            for batch in 1 16; do
+            for batch in 1 auto; do
                 step $wanted-$model-$batch $harvest run --profile "$chosen" $asked --question-batch-size $batch \
                     --runs-dir "$work/runs" --max-tokens 128 --top-logprobs 20 --name $wanted-$model-$batch --json
                 keep_logs $wanted-$model-$batch $wanted-$model-$batch-engine
             done
-            step $wanted-$model-verdict $harvest compare "$work"/runs/$wanted-$model-1-* "$work"/runs/$wanted-$model-16-*
+            step $wanted-$model-verdict $harvest compare "$work"/runs/$wanted-$model-1-* "$work"/runs/$wanted-$model-auto-*
         done
         ;;
     strict-cost) # tokens/s of the default and the strict profile, with CUDA graphs
-        for kind in default strict; do
+        for kind in ${KINDS:-default strict}; do
             [ $kind = strict ] && from=$profile-strict || from=$profile
             step cost-$kind $harvest run --profile "$(variant cost-$kind "$from")" --model "$models/7b" --questions "$questions" $generate \
                 --name cost-$kind --json
@@ -215,7 +267,7 @@ for wanted in "$@"; do
         ;;
     mask-cost) # top-k 20 with the 7B shape: without masks, and with them
         chosen=$(variant mask-cost "$profile")
-        for kind in without with; do
+        for kind in ${KINDS:-without with}; do
             [ $kind = with ] && flag=--sampling-mask || flag=
             step mask-cost-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --top-k 20 $flag --name mask-cost-$kind --json
         done
