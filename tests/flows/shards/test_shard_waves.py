@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 
 from flows.shards.shard_waves import ShardWaves
+from tasks.comparison.equivalence import compare_runs
 from tasks.errors import ConfigError, PoolClosed
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, shard_dataset
+from tasks.plan.shards import Shard, make_scores, shard_dataset
 from tasks.plan.waves import find_remaining
 from tasks.records import WAVE_STEP, shard_of, wave_of
 from tasks.results.damaged_files import set_aside_damaged
@@ -166,6 +167,25 @@ def test_readers_see_the_waves_of_a_shard_together(whole: dict[Any, Any], tmp_pa
     assert sum(rows or 0 for name, rows in listed.items() if name.startswith("rollouts/")) == len(whole)
     report = rescore_run(root, "gsm8k")
     assert (report.shards, report.rollouts, report.unscored) == (3, len(whole), 0)
+
+
+def test_a_comparison_takes_what_both_runs_have(whole: dict[Any, Any], tmp_path: Path) -> None:
+    stopping = wave_plan(tmp_path, **MIXED)
+    collect(stopping, WavePool())
+    fixed = wave_plan(tmp_path, samples_per_arm=7)
+    open_run(fixed)
+    for shard in shard_dataset(fixed):
+        WavePool().generate(fixed, shard)
+        make_scores(fixed, shard.index)
+    roots = stopping.paths.root, fixed.paths.root
+    for first, second in (roots, roots[::-1]):
+        report = compare_runs(first, second)
+        assert (report.verdict, report.rows.lost) == ("bitwise", 0)
+        assert report.rows.compared + report.rows.failed_in_both == len(whole)
+    # a run that stops by a rule does not say how many rollouts it must have, so it must be finished
+    stopping.paths.settled(1).unlink()
+    with pytest.raises(ConfigError, match="is not a finished run"):
+        compare_runs(*roots)
 
 
 def test_a_shard_whose_scores_are_awaited_is_no_work_of_the_pool(tmp_path: Path) -> None:
