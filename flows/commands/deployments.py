@@ -1,5 +1,7 @@
 """``harvest deploy``, ``worker``, ``serve`` and ``automations``: collect rollouts through a Prefect server."""
 
+import asyncio
+import logging
 import os
 import shlex
 import socket
@@ -113,6 +115,8 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
 
     # Prefect's own handler of SIGTERM makes it, and then exits, which ends the runner in order
     warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
+    # the same exit cancels connections of flow runs, which asyncio of Python 3.11 shows as errors
+    logging.getLogger("asyncio").addFilter(_is_no_cancellation)
     collect_rollouts.serve(
         name=deployment,
         schedule=schedule,
@@ -122,6 +126,10 @@ def serve(cron: str | None, timezone: str, deployment: str, **given: Any) -> int
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return 0
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 
 @command(examples=("harvest automations --notify slack-webhook/team",))

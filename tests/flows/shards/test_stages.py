@@ -13,10 +13,10 @@ from prefect.states import Failed
 
 from flows.reporting.flow_failures import explain_failures
 from flows.shards import stages
+from flows.shards.shard_waves import ShardWaves
 from flows.shards.stages import is_retryable, upload, upload_shard
 from tasks.comparison.verdict import Tier
 from tasks.errors import ConfigError, EngineCrashed, UploadError
-from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.storage.filesystems import TransferSettings
@@ -53,7 +53,7 @@ def test_stages_that_use_remote_storage_have_retries() -> None:
 
 
 def test_no_task_parameter_can_hold_a_secret() -> None:
-    plain = (RunPlan, Sequence[RunPlan], Shard, ShardPool, Path, str, str | None, Tier, float)
+    plain = (RunPlan, Sequence[RunPlan], Shard, ShardWaves, Path, str, str | None, Tier, float)
     for step in (value for value in vars(stages).values() if isinstance(value, Task)):
         taken = {name: kind for name, kind in get_type_hints(step.fn).items() if name != "return"}
         assert {name: kind for name, kind in taken.items() if kind not in plain} == {}, step.name
