@@ -122,7 +122,9 @@ def weigh(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
     in_first_wave = pl.col("sample_index") < plan.ends[0]
     if not decides(rows, plan, right_at):
         return rows.with_columns(weight=in_first_wave.cast(pl.Float64), in_first_wave=in_first_wave)
-    groups = group_pass_rates(rows, plan, right_at, with_intervals=False).select(*GROUP, "n", "estimate", _right="right")
+    groups = group_pass_rates(rows, plan, right_at, with_intervals=False).select(
+        *GROUP, "n", "estimate", _right="right"
+    )
     right, share = is_right("reward", right_at), pl.col("estimate")
     weight = pl.when(right).then(share / pl.col("_right")).otherwise((1 - share) / (pl.col("n") - pl.col("_right")))
     return (

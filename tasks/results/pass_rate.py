@@ -9,9 +9,10 @@ of the orders of right and wrong samples that lead there without an earlier stop
 A single estimate may be 0 although a sample was right: the samples after the first wave of ``mixed`` say when it
 stopped, and nothing of the first one. It is made for means over many groups.
 
-The interval is that of all pass rates that a test at the level 5% does not reject, where outcomes are ordered by the
-share of right samples (Jennison & Turnbull 1983, Technometrics 25:49). The outcome itself counts half on either side,
-the mid-p (Lancaster 1961, J. Am. Stat. Assoc. 56:223). Without it intervals would cover more than 95%.
+The interval is that of all pass rates that an exact test at the level 5% does not reject (Jennison & Turnbull 1983,
+Technometrics 25:49). Outcomes are ordered by the share of right samples, which is the maximum likelihood estimate
+(Emerson & Fleming 1990, Biometrika 77:875). The outcome itself counts half on either side, the mid-p (Lancaster 1961,
+J. Am. Stat. Assoc. 56:223). Without it intervals would cover more than 95%.
 """
 
 import functools
