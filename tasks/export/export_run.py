@@ -113,13 +113,12 @@ def export_run(
     the trainer would make other token ids of a prompt, when ``out`` holds other files, or when no rollout passes.
     Raises UploadError or StorageError when a write fails.
     """
-    chosen = _format(to, advantages=advantages)
-    filters = filters or ExportFilters()
-    arms, samples = _arms_and_group_size(run_dir, scores)
+    chosen, filters = _format(to, advantages=advantages), filters or ExportFilters()
+    arms, least, samples = _arms_and_group_sizes(run_dir, scores)
     check_filters(filters, [arm.arm_id for arm in arms], samples)
     plan = wave_plan_of(run_dir)
     _check_target(chosen, filters, samples)
-    _check_sizes(chosen, filters, samples, plan)
+    _check_sizes(chosen, filters, (least, samples), plan)
     template_kwargs = check_prompts(chosen, [arm for arm in arms if not filters.arms or arm.arm_id in filters.arms])
     size = filters.best or filters.group_size or min(samples, filters.max_per_group or samples)
     store = open_store(out, transfer, for_writing=True)
@@ -176,8 +175,8 @@ def _format(to: str, *, advantages: bool) -> ExportFormat:
     return replace(chosen, advantages=chosen.advantages or advantages)
 
 
-def _arms_and_group_size(run_dir: Path, scores: str) -> tuple[list[ArmPrompts], int]:
-    """Return the arms of the run, and the size of its largest group."""
+def _arms_and_group_sizes(run_dir: Path, scores: str) -> tuple[list[ArmPrompts], int, int]:
+    """Return the arms of the run, and the sizes of its smallest and its largest group."""
     check_scored(run_dir, scores)
     role = pl.col("prompt").list.first().struct.field("role")
     groups = (
@@ -185,7 +184,7 @@ def _arms_and_group_size(run_dir: Path, scores: str) -> tuple[list[ArmPrompts], 
         .group_by("arm_id", "group_id")
         .agg(pl.len(), is_plain=(role == TEXT).any())
         .group_by("arm_id")
-        .agg(pl.col("len").max(), pl.col("is_plain").any())
+        .agg(pl.col("len").min().alias("least"), pl.col("len").max(), pl.col("is_plain").any())
         .sort("arm_id")
         .collect(engine="streaming")
     )
@@ -194,7 +193,7 @@ def _arms_and_group_size(run_dir: Path, scores: str) -> tuple[list[ArmPrompts], 
         ArmPrompts(arm_id=arm_id, is_plain=is_plain, template_kwargs=kwargs.get(arm_id, {}))
         for arm_id, is_plain in groups.select("arm_id", "is_plain").iter_rows()
     ]
-    return arms, max(groups["len"].to_list())
+    return arms, min(groups["least"].to_list()), max(groups["len"].to_list())
 
 
 def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) -> None:
@@ -224,15 +223,19 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
         )
 
 
-def _check_sizes(chosen: ExportFormat, filters: ExportFilters, samples: int, plan: WavePlan) -> None:
-    """Raise ConfigError where groups differ in size by the run's stopping rule, and the trainer takes one size."""
-    is_chosen = filters.group_size is not None or filters.best is not None
-    first = plan.ends[0]
-    if plan.rule and chosen.equal_groups and not is_chosen and (filters.max_per_group or samples) > first:
+def _check_sizes(chosen: ExportFormat, filters: ExportFilters, sizes: tuple[int, int], plan: WavePlan) -> None:
+    """Raise ConfigError where groups differ in size by the run's stopping rule, and the target cannot take that."""
+    if plan.rule is None or filters.group_size is not None:
+        return
+    least, most = sizes
+    how = f"groups of this run have from {least} to {most} rollouts, as they were sampled until {plan.rule}, and"
+    if chosen.equal_groups and filters.best is None and (filters.max_per_group or most) > least:
         raise ConfigError(
-            f"groups of this run have from {first} to {samples} rollouts, as they were sampled until {plan.rule}, and "
-            f"{chosen.name} takes groups of one size. Give --group-size, for instance with --balance; each group has "
-            f"{first}"
+            f"{how} {chosen.name} takes groups of one size. Give --group-size, for instance with --balance"
+        )
+    if chosen.advantages and least < 2:
+        raise ConfigError(
+            f"{how} an advantage compares those of a group. Give --group-size, which leaves out smaller ones"
         )
 
 

@@ -14,6 +14,8 @@ def choose_rollouts(
         return _best(rollouts, filters.best, right_at, counts)
     if filters.group_size is None:
         return rollouts
+    if filters.balance or not filters.include_errors:
+        rollouts = keep(rollouts, pl.col("reward").is_not_null(), "no reward", counts)
     if filters.balance:
         return _balanced(rollouts, filters.group_size, right_at, counts)
     rollouts = keep(rollouts, pl.len().over("group_id") >= filters.group_size, "group is too small", counts)
@@ -28,7 +30,6 @@ def _balanced(rollouts: pl.DataFrame, size: int, right_at: float, counts: DropCo
     down-sampling, Xu et al. 2025 (https://arxiv.org/abs/2504.13818). Which of the right and of the wrong ones are taken
     is decided by their requests' seeds, which are hashes of the run's seed and the rollout's place.
     """
-    rollouts = keep(rollouts, pl.col("reward").is_not_null(), "no reward", counts)
     rollouts = rollouts.with_columns(is_right("reward", right_at).alias("_is_right"))
     right, total = pl.col("_is_right").sum().over("group_id").cast(pl.Int64), pl.len().over("group_id").cast(pl.Int64)
     rollouts = keep(rollouts, (right > 0) & (right < total), "group has one outcome", counts)

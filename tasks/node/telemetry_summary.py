@@ -99,6 +99,13 @@ class TelemetrySummary:
     note: str | None = None
     """How the numbers of several nodes were combined; None for one node."""
 
+    @property
+    def gpu_seconds_per_token(self) -> float | None:
+        """GPU seconds per generated token while sequences ran: the starts of engines do not count."""
+        if self.gpu_seconds is None or self.idle_s is None or not self.elapsed_s or not self.generation_tokens:
+            return None
+        return self.gpu_seconds * (1 - self.idle_s / self.elapsed_s) / self.generation_tokens
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``graph_step_share`` and ``note`` only when they are set."""
         optional = ("graph_step_share", "note")

@@ -70,14 +70,18 @@ def wave_plan_of(run_dir: Path) -> WavePlan:
     return WavePlan(ends=wave_ends(first, asked.wave_size or first, most), rule=StoppingRule.parse(asked.sample_until))
 
 
-def group_pass_rates(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
+def group_pass_rates(
+    rows: pl.DataFrame, plan: WavePlan, right_at: float, *, with_intervals: bool = True
+) -> pl.DataFrame:
     """Return the groups of ``rows`` in DIFFICULTY_SCHEMA, without ``stopped_by`` where the rewards do not decide.
 
-    ``rows`` has one row per rollout, with ``example_id``, ``arm_id``, ``sample_index`` and ``reward``.
+    ``rows`` has one row per rollout, with ``example_id``, ``arm_id``, ``sample_index`` and ``reward``. Intervals take
+    most of the time; without them ``lower`` and ``upper`` are null.
     """
     if plan.rule and not decides(rows, plan, right_at):
         first = rows.filter(pl.col("sample_index") < plan.ends[0])
-        return group_pass_rates(first, WavePlan(ends=plan.ends[:1]), right_at).with_columns(
+        fixed = WavePlan(ends=plan.ends[:1])
+        return group_pass_rates(first, fixed, right_at, with_intervals=with_intervals).with_columns(
             stopped_by=pl.lit(None, pl.String)
         )
     groups = (
@@ -87,8 +91,11 @@ def group_pass_rates(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.
         .with_columns(key=pl.col("ends").cast(pl.List(pl.String)).list.join(","), n=pl.col("ends").list.last())
     )
     kinds = groups.select("key", "ends", "right").unique(["key", "right"], maintain_order=True)
+    own = [(_own_plan(plan, ends), ends[-1], key, right) for key, ends, right in kinds.iter_rows()]
+    # groups of the same waves follow each other, so that few waves are in memory
+    own.sort(key=lambda kind: kind[0].ends)
     outcomes = pl.DataFrame(
-        [(key, right, *_outcome(plan, ends, right)) for key, ends, right in kinds.iter_rows()],
+        [(key, right, *_outcome(waves, samples, right, with_intervals)) for waves, samples, key, right in own],
         schema={
             "key": pl.String,
             "right": groups.schema["right"],
@@ -115,7 +122,9 @@ def weigh(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame:
     in_first_wave = pl.col("sample_index") < plan.ends[0]
     if not decides(rows, plan, right_at):
         return rows.with_columns(weight=in_first_wave.cast(pl.Float64), in_first_wave=in_first_wave)
-    groups = group_pass_rates(rows, plan, right_at).select(*GROUP, "n", "estimate", _right="right")
+    groups = group_pass_rates(rows, plan, right_at, with_intervals=False).select(
+        *GROUP, "n", "estimate", _right="right"
+    )
     right, share = is_right("reward", right_at), pl.col("estimate")
     weight = pl.when(right).then(share / pl.col("_right")).otherwise((1 - share) / (pl.col("n") - pl.col("_right")))
     return (
@@ -156,17 +165,22 @@ def _counts(rows: pl.DataFrame, plan: WavePlan, right_at: float) -> pl.DataFrame
     )
 
 
-def _outcome(plan: WavePlan, ends: Sequence[int], right: int) -> tuple[float | None, float | None, float | None, str]:
-    """Return estimate, interval and reason of a group with so many scored samples after each of its waves."""
-    samples, last = ends[-1], len(ends) - 1
+def _own_plan(plan: WavePlan, ends: Sequence[int]) -> WavePlan:
+    """Return the waves of a group with so many scored samples after each of those that it had."""
     if plan.rule is None:
-        own, reason = WavePlan(ends=(samples,)), FIXED
-    else:
-        lost = plan.ends[last] - samples
-        # samples without a reward leave the waves smaller; those to come are taken as planned
-        own_ends = {end for end in (*ends, *(end - lost for end in plan.ends[last + 1 :])) if end}
-        own = WavePlan(ends=tuple(sorted(own_ends)), rule=plan.rule)
-        reason = (samples and stop_reason(own, samples, right)) or AT_MAXIMUM
+        return WavePlan(ends=(ends[-1],))
+    lost = plan.ends[len(ends) - 1] - ends[-1]
+    # samples without a reward leave the waves smaller; those to come are taken as planned
+    own_ends = {end for end in (*ends, *(end - lost for end in plan.ends[len(ends) :])) if end}
+    return WavePlan(ends=tuple(sorted(own_ends)), rule=plan.rule)
+
+
+def _outcome(
+    plan: WavePlan, samples: int, right: int, with_interval: bool
+) -> tuple[float | None, float | None, float | None, str]:
+    """Return estimate, interval and reason of a group with waves of its own that stopped there."""
+    reason = FIXED if plan.rule is None else ((samples and stop_reason(plan, samples, right)) or AT_MAXIMUM)
     if not samples:
         return None, None, None, reason
-    return pass_rate(own, samples, right), *pass_rate_interval(own, samples, right), reason
+    low, high = pass_rate_interval(plan, samples, right) if with_interval else (None, None)
+    return pass_rate(plan, samples, right), low, high, reason

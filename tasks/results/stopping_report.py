@@ -51,9 +51,11 @@ class StoppingReport:
     tokens: int
     """Completion tokens of the run."""
     most_tokens: float
-    """Those that it would have had: of each group its mean length, by the weights of its rollouts, for each sample."""
+    """Those that it would have had: of each group its mean length, by the weights of its rollouts, for each sample; not
+    fewer than ``tokens``."""
     saved_gpu_seconds: float | None
-    """GPU time that these tokens would have taken, at the run's own speed; None without GPU telemetry."""
+    """GPU time that these tokens would have taken, at the run's own speed while sequences ran; None without GPU
+    telemetry."""
     stopped_by: tuple[StoppedBy, ...]
     """The most frequent first. Empty where the scores are not those by which groups stopped."""
 
@@ -85,14 +87,16 @@ def arm_pass_rates(groups: pl.DataFrame) -> tuple[ArmPassRates, ...]:
 
 
 def stopping_report(
-    rows: pl.DataFrame, groups: pl.DataFrame, plan: WavePlan, gpu_seconds: float | None
+    rows: pl.DataFrame, groups: pl.DataFrame, plan: WavePlan, gpu_seconds_per_token: float | None
 ) -> StoppingReport | None:
     """Return what the rule of ``plan`` did, from weighed ``rows`` and their groups; None without a rule."""
     if plan.rule is None:
         return None
     tokens, weight = pl.col("num_completion_tokens").fill_null(0), pl.col("weight")
     means = rows.group_by(GROUP).agg(mean=(tokens * weight).sum() / weight.sum())["mean"]
-    made, most = int(rows.select(tokens.sum()).item()), float(means.sum()) * plan.ends[-1]
+    made = int(rows.select(tokens.sum()).item())
+    # of few groups the estimate can be below what there is
+    most = max(float(made), float(means.sum()) * plan.ends[-1])
     counts = groups["stopped_by"].drop_nulls().value_counts(name="groups").sort("groups", "stopped_by", descending=True)
     return StoppingReport(
         rule=str(plan.rule),
@@ -100,7 +104,7 @@ def stopping_report(
         most_samples=groups.height * plan.ends[-1],
         tokens=made,
         most_tokens=round(most, 1),
-        saved_gpu_seconds=None if gpu_seconds is None or not made else round(gpu_seconds * (most / made - 1), 1),
+        saved_gpu_seconds=None if gpu_seconds_per_token is None else round(gpu_seconds_per_token * (most - made), 1),
         stopped_by=tuple(
             StoppedBy(reason=reason, groups=count, share=count / groups.height) for reason, count in counts.iter_rows()
         ),

@@ -94,7 +94,7 @@ def _summary(run_dir: Path, scores: str) -> tuple[RunReport, pl.DataFrame]:
         model_sampling=config.get("model_sampling"),
         outcome=outcome_of(paths, sessions),
         pass_rates=arm_pass_rates(groups),
-        stopping=stopping_report(rows, groups, plan, telemetry.gpu_seconds if telemetry else None),
+        stopping=stopping_report(rows, groups, plan, telemetry.gpu_seconds_per_token if telemetry else None),
     )
     return report, groups
 

@@ -133,8 +133,8 @@ def test_the_best_are_right_distinct_and_the_first_of_equals() -> None:
 @pytest.mark.parametrize(
     ("to", "filters", "message"),
     [
-        ("trl", {}, "groups of this run have from 2 to 8 rollouts, as they were sampled until mixed:2"),
-        ("verl", {"max_per_group": 3}, "takes groups of one size. Give --group-size"),
+        ("trl", {}, "groups of this run have from 4 to 8 rollouts, as they were sampled until mixed:2"),
+        ("verl", {"max_per_group": 5}, "takes groups of one size. Give --group-size"),
         ("trl", {"balance": True}, "Give group_size"),
         ("trl", {"group_size": 1}, "group_size is 1; it must be from 2 to 8"),
         ("trl", {"group_size": 9}, "group_size is 9; it must be from 2 to 8"),
@@ -155,10 +155,34 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_first_wave_of_every_group_is_a_size_that_all_have(run: RunPaths, tmp_path: Path) -> None:
-    report, frame = exported(run, "verl", tmp_path / "out", max_per_group=2)
-    assert {*frame.group_by("uid").len()["len"]} == {2}
-    assert report.rollouts_per_group == 2
+def test_groups_of_one_rollout_have_no_advantage_and_nothing_is_written(tmp_path: Path) -> None:
+    # groups of the first shard have several rollouts, so that its file would be written
+    some = {"shards": 3, "questions_per_shard": 1, "arms": 1, "accuracy": 0.4}
+    single = write_stopped_run(tmp_path / "run", "correct:1", first=1, size=1, **some)
+    sizes = scored(single).group_by(GROUP, maintain_order=True).len()["len"].to_list()
+    assert sizes[0] > 1 == min(sizes)
+    for to in ("prime-rl", "parquet"):
+        with pytest.raises(ConfigError, match=r"groups of this run have from 1 to .*Give --group-size"):
+            export_run(single.root, to, str(tmp_path / to), advantages=True)
+        assert not (tmp_path / to).exists()
+    _, frame = exported(single, "prime-rl", tmp_path / "out", group_size=2)
+    assert frame.height == 2 * sum(size > 1 for size in sizes)
+
+
+def test_rollouts_without_a_reward_fill_no_group() -> None:
+    rows = pl.DataFrame({"group_id": ["g"] * 3 + ["h"] * 2, "reward": [None, 1.0, 0.0, None, 1.0]})
+    counts = DropCounts()
+    assert choose_rollouts(rows, ExportFilters(group_size=2), 1.0, counts)["reward"].to_list() == [1.0, 0.0]
+    assert counts.dropped == {"no reward": 2, "group is too small": 1}
+    kept = choose_rollouts(rows, ExportFilters(group_size=2, include_errors=True), 1.0, DropCounts())
+    assert kept["reward"].to_list() == [None, 1.0, None, 1.0]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_size_of_the_smallest_group_is_one_that_all_have(size: int, run: RunPaths, tmp_path: Path) -> None:
+    report, frame = exported(run, "verl", tmp_path / "out", max_per_group=size)
+    assert {*frame.group_by("uid").len()["len"]} == {size}
+    assert report.rollouts_per_group == size
 
 
 def test_the_command(tell: Tell, run: RunPaths, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_summary_of_a_healthy_run(tmp_path: Path) -> None:
     assert summary.generation_tokens == 1600
     assert summary.tokens_per_s == 200
     assert summary.gpu_seconds == 20  # the start-up counts
+    assert summary.gpu_seconds_per_token == pytest.approx(16 / 1600)  # and here it does not
     assert summary.gpu_seconds_per_rollout == 0.2
     assert summary.gpu_seconds_per_correct == 0.4
     assert summary.cost_usd == pytest.approx(20 / 3600 * 3.6)
@@ -227,7 +228,7 @@ def test_prefix_cache_hit_rate(tmp_path: Path) -> None:
 def test_nothing_recorded_leaves_targets_undecided(tmp_path: Path) -> None:
     summary = summarize_telemetry(write(tmp_path / "t.parquet", [row(0, "host", 0, memory_used=GIB)]), H100)
     assert [target.met for target in summary.targets] == [None, None, None]
-    assert summary.gpu_seconds is summary.cost_usd is summary.tokens_per_s is None
+    assert summary.gpu_seconds is summary.cost_usd is summary.tokens_per_s is summary.gpu_seconds_per_token is None
     assert summary.memory_gib == 1
     empty = summarize_telemetry(write(tmp_path / "e.parquet", []), H100)
     assert empty.elapsed_s == 0

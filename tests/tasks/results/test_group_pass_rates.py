@@ -1,5 +1,7 @@
 """What a stopping rule leaves of a run: the groups, and means that the rule does not bias."""
 
+import itertools
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,23 @@ def test_a_rollout_without_a_reward_is_neither_right_nor_wrong() -> None:
         None,
         pass_rate(WavePlan(ends=(1, 3, 5), rule=CORRECT.rule), 3, 3),
     ]
+
+
+def test_waves_of_many_groups_that_lack_rewards_are_not_in_memory_together() -> None:
+    """Each of these groups has waves of its own: two samples lack a reward, in other waves than those of the others."""
+    plan = wave_plan("width:0.1", first=4, size=4, most=160)
+    lost = itertools.islice(itertools.combinations(range(0, 160, 4), 2), 48)
+    groups = [[None if index in pair else index % 2 for index in range(160)] for pair in lost]
+
+    def kept_bytes(count: int) -> int:
+        tracemalloc.start()
+        group_pass_rates(rollouts({f"q{index}": group for index, group in enumerate(groups[:count])}), plan, 1.0)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return kept
+
+    group_pass_rates(rollouts({"q": groups[0]}), plan, 1.0)
+    assert kept_bytes(48) < 2 * kept_bytes(12)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 
 from tasks.records import RunPaths
-from tasks.results.group_pass_rates import DIFFICULTY_SCHEMA
+from tasks.results.group_pass_rates import DIFFICULTY_SCHEMA, group_pass_rates, weigh
 from tasks.results.report_page import publish_page
 from tasks.results.run_report import RunReport, read_report
-from tasks.results.stopping_report import arm_pass_rates
+from tasks.results.stopping_report import arm_pass_rates, stopping_report
 from tasks.results.summary import summarize_run
 from tasks.storage.manifest import parse_manifest
 from tasks.storage.run_files import damaged_files, problems_of_run, published_files, write_manifest
 from tests.support.html_page import Page
-from tests.support.stopped_rollouts import write_stopped_run
+from tests.support.stopped_rollouts import wave_plan, write_stopped_run
 from tests.support.synthetic import write_run
 
 DIFFICULTY = "questions/difficulty.parquet"
@@ -67,6 +67,22 @@ def test_the_report_says_what_the_rule_did(run: RunPaths, report: RunReport) -> 
     assert stopping.most_tokens == pytest.approx(240 * 8 * 16, rel=0.03)
     assert stopping.saved_share == pytest.approx(1 - report.num_rollouts / stopping.most_samples, abs=0.03)
     assert stopping.saved_gpu_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("rewards", "saved"),
+    # in waves of two until mixed: the first sample of seven right and one wrong was right, so that wrong ones weigh 0
+    [([1.0, 0.0], 900.0), ([1.0] * 7 + [0.0], 0.0), ([1.0] * 8, 0.0)],
+)
+def test_what_one_group_saved_is_never_below_nothing(rewards: list[float], saved: float) -> None:
+    plan = wave_plan("mixed", first=2, size=2, most=8)
+    rows = pl.DataFrame({"sample_index": range(len(rewards)), "reward": rewards}).with_columns(
+        example_id=pl.lit("q"), arm_id=pl.lit("a"), num_completion_tokens=200 - 100 * pl.col("reward").cast(pl.Int32)
+    )
+    report = stopping_report(weigh(rows, plan, 1.0), group_pass_rates(rows, plan, 1.0), plan, 0.5)
+    assert report is not None
+    assert (report.most_tokens - report.tokens, report.saved_gpu_seconds) == (saved, saved / 2)
+    assert report.saved_share == pytest.approx(saved / (saved + report.tokens))
 
 
 def test_the_page_shows_pass_rates_and_the_rule(run: RunPaths, report: RunReport) -> None:
