@@ -18,8 +18,8 @@ _MAX_ERROR_CHARS = 2_000
 _MAX_SUMMARIES = 3
 _ARM_WIDTH = 32
 _MEANINGS = {
-    "of groups": "pass@k and maj@k are over the groups with as many scored samples as most groups have, in the first wave "
-    "where a rule stops groups; no number when these are fewer than half",
+    "of groups": "pass@k and maj@k are over the groups with as many scored samples as most groups have, in the first "
+    "wave where a rule stops groups; no number when these are fewer than half",
     "gap": "share with the right last number, minus share that the scorer calls right",
     "ended": "mean tokens of completions that were not truncated",
 }

@@ -13,8 +13,8 @@ from tasks.results.run_card import FOLDERS, MEANINGS, build_hub_card, publish_ca
 from tasks.results.summary_subprocess import publish_page_and_card
 from tasks.storage.run_files import published_files
 from tests.support.card_code import run_card_code
-from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.report_run import write_report_run
+from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import write_run
 
 
