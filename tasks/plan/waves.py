@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
@@ -17,7 +18,16 @@ from tasks.files import publish_json, publish_parquet, try_read_record
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import RemainingShards, Shard, is_finished, rollouts_finished, scores_finished
 from tasks.plan.stopping_rule import StoppingRule
-from tasks.records import QUESTION_SCHEMA, WAVE_STEP, WAVES, shard_of, shard_stem, wave_of
+from tasks.records import (
+    QUESTION_SCHEMA,
+    ROLLOUT_KEY,
+    ROLLOUT_SCHEMA,
+    WAVE_STEP,
+    WAVES,
+    shard_of,
+    shard_stem,
+    wave_of,
+)
 from tasks.scoring.score import is_right
 from tasks.storage.published import forget_published, read_wave, record_published
 from tasks.storage.run_files import Settled
@@ -64,7 +74,24 @@ def waves_of(plan: RunPlan, shard: Shard) -> Iterator[Wave]:
 
 def is_generated(plan: RunPlan, wave: Wave) -> bool:
     """Return whether the rollouts of ``wave`` are published, intact, and those that it asks for."""
-    return rollouts_finished(plan.paths, wave.shard, wave.made_from)
+    if rollouts_finished(plan.paths, wave.shard, wave.made_from):
+        return True
+    if wave.asked is None:
+        return False
+    # a downloaded run has no record of what its waves were made from
+    return rollouts_finished(plan.paths, wave.shard) and _has_rows(plan.paths.rollouts(wave.shard.index), wave.asked)
+
+
+def _has_rows(path: Path, asked: pl.DataFrame) -> bool:
+    """Return whether the rollouts at ``path`` are those that ``asked`` asks for, in order."""
+    keys = {name: ROLLOUT_SCHEMA[name] for name in ROLLOUT_KEY}
+    wanted = (
+        asked.select("example_id", arm_id="arm_ids", sample_index=pl.int_ranges("first_sample", "end_sample"))
+        .explode("arm_id")
+        .explode("sample_index")
+        .select(pl.col(name).cast(kind) for name, kind in keys.items())
+    )
+    return read_wave(path, [*keys]).equals(wanted)
 
 
 def begin_wave(plan: RunPlan, wave: Wave) -> None:

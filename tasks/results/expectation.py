@@ -4,7 +4,9 @@ What is finished is not counted, so that the same command again expects the rest
 of completions and the size on disk are guesses that are called so, and time and cost are not known.
 """
 
+import contextlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -16,12 +18,14 @@ from tasks.node.preflight import USUAL_COMPLETION, bytes_per_token
 from tasks.node.prompt_check import find_prompts
 from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.run_plan import RunPlan
-from tasks.records import shard_indices
+from tasks.records import shard_index, shard_indices, shard_of
 from tasks.results.earlier_runs import EarlierRun, read_earlier
 from tasks.results.expected_samples import samples_per_group
 from tasks.results.finished_run import planned_shards
 from tasks.results.nearness import Near, nearest_lengths, nearest_size, nearest_speed
-from tasks.results.run_state import published_rollouts
+from tasks.results.run_state import published_by_wave
+from tasks.scoring.scorers import load_scorer
+from tasks.storage.score_sets import own_scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +86,14 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
     ``nodes`` are those of a Ray cluster. ``mean_tokens`` is the mean completion, in tokens, that the user knows of.
     """
     plan = plans[0]
-    finished = sum(map(_finished, plans))
     profile, most = plan.profile, plan.config.sampling.max_tokens
     earlier = read_earlier(plan.paths.root.parent, plan.model.tokenizer_digest)
     near = nearest_lengths(plan, earlier)
     mean, tokens_from = _length(plan, near, mean_tokens)
-    samples = _samples(plan, near)
-    least = sum(each.num_rollouts for each in plans)
-    planned = least if samples is None else round(least * samples / plan.config.sampling.samples_per_arm)
-    left, left_most = max(0, planned - finished), sum(each.most_rollouts for each in plans) - finished
+    found = _samples(plan, earlier)
+    samples, by = found or (plan.config.sampling.samples_per_arm, None)
+    rests = [_rest(each, samples) for each in plans]
+    finished, left, left_most = (sum(getattr(rest, name) for rest in rests) for name in ("finished", "left", "most"))
     lengths = find_prompts(plan).lengths
     size, disk_from = _size(plan, nearest_size(plan, earlier))
     start, rate, speed_from = _speed(plan, earlier, nodes)
@@ -106,7 +109,7 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
     return Expected(
         rollouts=left,
         rollouts_most=left_most,
-        rollouts_by=None if samples is None or near is None else near.run.name,
+        rollouts_by=by,
         rollouts_finished=finished,
         prompt_tokens=None if lengths is None else round(left * lengths.mean),
         completion_tokens=round(left * mean),
@@ -127,26 +130,60 @@ def expect(plans: Sequence[RunPlan], *, nodes: int = 1, mean_tokens: float | Non
     )
 
 
-def _finished(plan: RunPlan) -> int:
-    """Return how many rollouts of the run are published or in its journals, by the names of its files."""
-    paths, published = plan.paths, {*shard_indices(plan.paths.root / "rollouts")}
+@dataclass(frozen=True, kw_only=True)
+class _Rest:
+    """Rollouts of a run."""
+
+    finished: int
+    """Published or in its journals, by the names of its files."""
+    left: int
+    """To expect yet."""
+    most: int
+    """That may come yet."""
+
+
+def _rest(plan: RunPlan, samples: float) -> _Rest:
+    """Return what is left of ``plan``, of whose groups each is expected to get ``samples``."""
+    paths, left, most = plan.paths, 0, 0
+    made = _made(plan)
+    scale = samples / plan.config.sampling.samples_per_arm, plan.most_rollouts / plan.num_rollouts
+    for shard in planned_shards(plan):
+        # groups of a settled shard get no more samples, however few they have
+        if not paths.settled(shard.index).is_file():
+            expected, at_most = (round(shard.num_rollouts * each) for each in scale)
+            left += max(0, expected - made[shard.index])
+            most += max(0, at_most - made[shard.index])
+    return _Rest(finished=made.total(), left=left, most=most)
+
+
+def _made(plan: RunPlan) -> Counter[int]:
+    """Return how many rollouts of each shard are published or in its journals, by the names of its files."""
+    paths, made = plan.paths, Counter[int]()
     if plan.has_rule:
-        made = published_rollouts(paths.root)
-        journals = paths.journal(0).parent.glob("shard-*.jsonl")
-        return made + sum(len(read_journal(path, keep_rollouts=False).finished) for path in journals)
-    return sum(
-        shard.num_rollouts
-        if shard.index in published
-        else min(shard.num_rollouts, len(read_journal(paths.journal(shard.index), keep_rollouts=False).finished))
-        for shard in planned_shards(plan)
-    )
+        for index, rollouts in published_by_wave(paths.root).items():
+            made[shard_of(index)] += rollouts
+        for path in paths.journal(0).parent.glob("shard-*.jsonl"):
+            with contextlib.suppress(ValueError):
+                index = shard_of(shard_index(path.with_suffix(".parquet")))
+                made[index] += len(read_journal(path, keep_rollouts=False).finished)
+        return made
+    published = {*shard_indices(paths.root / "rollouts")}
+    for shard in planned_shards(plan):
+        journaled = len(read_journal(paths.journal(shard.index), keep_rollouts=False).finished)
+        made[shard.index] = shard.num_rollouts if shard.index in published else min(shard.num_rollouts, journaled)
+    return made
 
 
-def _samples(plan: RunPlan, near: Near | None) -> float | None:
-    """Return the expected samples of a group, by the pass rates of a near run; None where fixed or unknown."""
-    if not plan.has_rule or near is None:
+def _samples(plan: RunPlan, earlier: Sequence[EarlierRun]) -> tuple[float, str] | None:
+    """Return the expected samples of a group by the pass rates of a near run, and its name; None if none tells."""
+    if not plan.has_rule:
         return None
-    return samples_per_group(near.run.root, plan.config.sampling, plan.config.right_at)
+    scorer = load_scorer(plan.config.scorer).name
+    near = nearest_lengths(plan, [run for run in earlier if (own_scorer(run.root) or ("",))[0] == scorer])
+    if near is None:
+        return None
+    samples = samples_per_group(near.run.root, plan.config.sampling, plan.config.right_at)
+    return None if samples is None else (samples, near.run.name)
 
 
 def _length(plan: RunPlan, near: Near | None, given: float | None) -> tuple[float, Source]:

@@ -169,10 +169,13 @@ def _later_columns(run_dir: Path) -> dict[str, Any]:
 
 def _sampling(run_dir: Path, facts: dict[str, Any]) -> str:
     """Return the sampling of a run in words: what every run has, and what this one sets."""
-    always = [f"temperature {facts['temperature']}", f"top_p {facts['top_p']}"]
-    return ", ".join(
-        [*always, *told_fields(run_sampling(read_config(run_dir))), f"at most {facts['max_tokens']} tokens"]
-    )
+    parts = [f"temperature {facts['temperature']}", f"top_p {facts['top_p']}"]
+    parts += [*told_fields(run_sampling(read_config(run_dir))), f"at most {facts['max_tokens']} tokens"]
+    plan = wave_plan_of(run_dir)
+    if plan.rule:
+        # plain means over such rollouts are biased
+        parts.append(f"{plan.ends[0]} to {plan.ends[-1]} samples of a question under an arm, until {plan.rule}")
+    return ", ".join(parts)
 
 
 def _provenance(run_dir: Path) -> list[str]:

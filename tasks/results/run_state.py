@@ -185,7 +185,12 @@ def _by_manifest(run_dir: Path, body: bytes) -> int | None:
 
 def published_rollouts(run_dir: Path) -> int:
     """Return how many rollouts are published; those of a damaged shard, as far as its size tells, do not count."""
-    return sum(map(_rows, (undamaged(_rollout_shards, run_dir) or {}).values()))
+    return sum(published_by_wave(run_dir).values())
+
+
+def published_by_wave(run_dir: Path) -> dict[int, int]:
+    """Return how many rollouts each published file has, by its index; damaged ones as ``published_rollouts`` does."""
+    return {index: _rows(path) for index, path in (undamaged(_rollout_shards, run_dir) or {}).items()}
 
 
 def _rollout_shards(run_dir: Path) -> dict[int, Path]:

@@ -1,5 +1,6 @@
 """Samples in waves until a rule holds: which rollouts there are, whatever is killed, damaged or arranged otherwise."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tasks.errors import ConfigError, PoolClosed
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, make_scores, shard_dataset
+from tasks.plan.shards import Shard, make_scores, record_rollouts, shard_dataset
 from tasks.plan.waves import find_remaining
 from tasks.records import WAVE_STEP, shard_of, wave_of
 from tasks.results.damaged_files import set_aside_damaged
@@ -133,6 +134,25 @@ def test_a_damaged_file_of_a_wave_is_made_again(folder: str, whole: dict[Any, An
     assert {shard_of(index) for index in pool.waves} == ({1} if folder == "rollouts" else set())
 
 
+@pytest.mark.parametrize("other_rows", [False, True])
+def test_of_a_downloaded_run_no_rollout_is_made_again(other_rows: bool, whole: dict[Any, Any], tmp_path: Path) -> None:
+    plan = wave_plan(tmp_path, **MIXED)
+    root = plan.paths.root
+    collect(plan, WavePool())
+    if other_rows:
+        # a wave that asks for other samples is no wave of the run
+        path = plan.paths.rollouts(WAVE_STEP)
+        pl.read_parquet(path).with_columns(pl.col("sample_index") + 1).write_parquet(path)
+        record_rollouts(plan.paths, WAVE_STEP)
+    write_manifest(root)
+    shutil.rmtree(plan.paths.state)
+    pool = WavePool()
+    collect(plan, pool)
+    assert rows_of(plan) == whole
+    assert {shard_of(index) for index in pool.waves} == ({0} if other_rows else set())
+    assert not find_remaining(plan, planned_shards(plan))
+
+
 class Mixing(WavePool):
     """Answers right and wrong in turn, as no engine would that made the same rollouts before."""
 
@@ -140,7 +160,7 @@ class Mixing(WavePool):
         return f"#### {7 + len(self.asked) % 2}"
 
 
-def test_what_other_scores_once_asked_for_is_removed(tmp_path: Path) -> None:
+def test_what_other_rows_once_asked_for_is_removed(tmp_path: Path) -> None:
     plan = wave_plan(tmp_path, **MIXED)
     collect(plan, WavePool())
     root = plan.paths.root

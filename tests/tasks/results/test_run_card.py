@@ -14,6 +14,7 @@ from tasks.results.summary_subprocess import publish_page_and_card
 from tasks.storage.run_files import published_files
 from tests.support.card_code import run_card_code
 from tests.support.report_run import write_report_run
+from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import write_run
 
 
@@ -61,6 +62,12 @@ def test_a_warning_is_a_paragraph_of_its_own(tmp_path: Path) -> None:
     config = json.loads(run.config.read_text())
     run.config.write_text(json.dumps(config | {"config": {"sampling": {"top_k": 3}}}))
     assert "\n\nWarning: logprobs are of the distribution that top\\_k 3 truncates" in build_hub_card(run.root)
+
+
+def test_the_card_says_that_a_rule_stopped_groups(tmp_path: Path) -> None:
+    run = write_stopped_run(tmp_path / "run", "mixed", shards=1, questions_per_shard=2, arms=1)
+    publish_card(run.root)
+    assert "2 to 8 samples of a question under an arm, until mixed" in (run.root / "README.md").read_text()
 
 
 def test_an_unscored_run_has_no_card(tmp_path: Path) -> None:
