@@ -125,6 +125,11 @@ def shard_stem(index: int) -> str:
     return f"shard-{shard_of(index):05d}{wave}"
 
 
+def is_shard_file(name: str) -> bool:
+    """Return whether ``name`` is that of a file of a shard, or of one of its later waves."""
+    return _SHARD_FILE.match(name) is not None
+
+
 def first_file(name: str) -> str:
     """Return the name of the first file of a shard, given that of one of its waves; another name as it is."""
     return f"{shard_stem(shard_of(shard_index(Path(name))))}.parquet" if _SHARD_FILE.match(name) else name

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class _Callbacks:
 
 
 class PendingTasks:
-    """Submitted task runs. ``len()`` is the number whose callback has not run yet.
+    """Submitted task runs, and other work in threads. ``len()`` is the number whose callback has not run yet.
 
     ``wake`` is called, from any thread, when a task run has ended and ``run_callbacks`` has something to do.
     """
@@ -32,7 +33,7 @@ class PendingTasks:
 
     def add(
         self,
-        future: PrefectFuture[Any],
+        future: PrefectFuture[Any] | Future[Any],
         on_result: Callable[[Any], None],
         *,
         on_retryable_error: Callable[[HarvestError], None] | None = None,

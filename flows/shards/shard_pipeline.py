@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from prefect import Task
@@ -12,6 +13,7 @@ from flows.shards.shard_uploads import ShardUploads, upload_submitter
 from flows.shards.shard_waves import ShardWaves
 from flows.shards.stage_order import MAX_ARROWS, Ended, StageOrder
 from flows.shards.stages import generate_shard, score_shard, upload_shard
+from flows.shards.wave_uploads import WaveUploads
 from tasks.fleet.node_session import ShardPool
 from tasks.plan.run_plan import RunPlan
 
@@ -52,6 +54,7 @@ class ShardPipeline:
             )
             for plan in plans
         }
+        self._wave_uploads = WaveUploads(self._pending, upload_url)
         self._scored: dict[str, deque[Ended]] = {plan.run_id: deque(maxlen=MAX_ARROWS) for plan in plans}
         self._generating = 0
         self._generate_shard = self._named(generate_shard)
@@ -72,12 +75,14 @@ class ShardPipeline:
         waiting = deque(to_generate)
         for item in to_score:
             self._score(item, on_scored, self._order.before(item.plan))
-        while waiting or self._pending:
-            while waiting and self._has_room:
-                self._generate(waiting.popleft(), on_scored)
-            self._pool.pump(PUMP_SECONDS)
-            on_tick()
-            self._pending.run_callbacks()
+        with self._wave_uploads:
+            while waiting or self._pending:
+                while waiting and self._has_room:
+                    self._generate(waiting.popleft(), on_scored)
+                self._pool.pump(PUMP_SECONDS)
+                on_tick()
+                self._upload_waves()
+                self._pending.run_callbacks()
         for plan in self._plans:
             self._order.follow(plan, self._scored[plan.run_id])
 
@@ -116,4 +121,11 @@ class ShardPipeline:
         """Go on after ``scored``, the task run that ended with the scores of the shard."""
         on_scored(item)
         self._scored[item.plan.run_id].append(scored)
-        self._uploads[item.plan.run_id].add(item.shard, scored)
+        # what it has told until now must not be uploaded beside it
+        self._upload_waves()
+        upload = partial(self._uploads[item.plan.run_id].add, item.shard, scored)
+        self._wave_uploads.before(item.plan, item.shard, upload)
+
+    def _upload_waves(self) -> None:
+        for plan, index in self._waves.take_final():
+            self._wave_uploads.add(plan, index)

@@ -6,6 +6,7 @@ wave before it; meanwhile the engines have the waves of other shards, of which t
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from tasks.fleet.node_session import ShardPool
@@ -17,7 +18,7 @@ from tasks.records import shard_label
 from tasks.scoring.score_shard import describe_scores
 
 _Key = tuple[str, int]
-"""Run id and index of a shard."""
+"""Run id and index of a shard or of a wave."""
 
 
 class ShardWaves:
@@ -33,6 +34,9 @@ class ShardWaves:
         self._scoring: set[_Key] = set()
         self._settled = (0, 0)
         """The same of all shards that are settled."""
+        self._final: deque[tuple[RunPlan, int]] = deque()
+        self._told: set[_Key] = set()
+        """The waves that ``take_final`` has returned or will return."""
 
     @property
     def num_scoring(self) -> int:
@@ -47,6 +51,14 @@ class ShardWaves:
         more = known / first if first else 1.0
         left = self._num_first - first - sum(own for own, _ in begun)
         return known + round(sum(max(so_far, own * more) for own, so_far in begun) + left * more)
+
+    def take_final(self) -> Iterator[tuple[RunPlan, int]]:
+        """Yield, each once, the waves that have their scores and another wave after them; the last comes with the shard.
+
+        A wave is told by its run and its index.
+        """
+        while self._final:
+            yield self._final.popleft()
 
     def settled(self, num_first: int, rollouts: int) -> None:
         """Note a shard that has all of its ``rollouts``, of which ``num_first`` were in its first wave."""
@@ -65,6 +77,8 @@ class ShardWaves:
         key, result, rollouts, last = (plan.run_id, shard.index), None, 0, shard
         with self._noted(key, shard.num_rollouts):
             for wave in waves_of(plan, shard):
+                if wave.asked is not None:
+                    self._tell_final(plan, last.index)
                 last = wave.shard
                 rollouts += last.num_rollouts
                 with self._lock:
@@ -79,6 +93,12 @@ class ShardWaves:
             settle(plan, last)
         self.settled(shard.num_rollouts, rollouts)
         return result
+
+    def _tell_final(self, plan: RunPlan, index: int) -> None:
+        # after a failed engine the waves of a shard are gone through again
+        if (plan.run_id, index) not in self._told:
+            self._told.add((plan.run_id, index))
+            self._final.append((plan, index))
 
     @contextlib.contextmanager
     def _noted(self, key: _Key, num_first: int) -> Iterator[None]:

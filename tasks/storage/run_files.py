@@ -14,7 +14,7 @@ from pydantic import Field
 from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
 from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record, xxh3_of
-from tasks.records import WAVE_STEP, RunPaths, shard_indices, shard_of, shard_stem, wave_of
+from tasks.records import WAVE_STEP, RunPaths, first_file, is_shard_file, shard_indices, shard_of, shard_stem, wave_of
 from tasks.storage.manifest import (
     CONFIG,
     MANIFEST,
@@ -108,6 +108,21 @@ def published_files(run_dir: Path) -> list[str]:
     return single + [
         f"{folder}/{path.name}" for folder in SHARD_FOLDERS for path in _sort_out(run_dir, folder)[0].values()
     ]
+
+
+def is_published_file(run_dir: Path, name: str) -> bool:
+    """Return whether ``name`` is one of ``published_files``, without a look at the others."""
+    path = run_dir / name
+    if name in SINGLE_FILES:
+        return path.is_file()
+    folder, _, file = name.partition("/")
+    return folder in SHARD_FOLDERS and is_shard_file(file) and path.is_file() and published_record(path) is not None
+
+
+def first_wave(name: str) -> str:
+    """Return the name of the first file of a shard, relative to its run, given that of a wave; another as it is."""
+    folder, _, file = name.partition("/")
+    return f"{folder}/{first_file(file)}" if folder in SHARD_FOLDERS else name
 
 
 def missing_shards(run_dir: Path) -> list[str]:

@@ -26,7 +26,15 @@ from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings, check_url
 from tasks.storage.manifest import CONFIG, MANIFEST, SHARD_FOLDERS, SUCCESS, ManifestFile, SuccessMarker, is_run_name
 from tasks.storage.object_store import StoredObject
-from tasks.storage.run_files import missing_files, parse_fingerprint, published_files, run_fingerprint, write_manifest
+from tasks.storage.run_files import (
+    first_wave,
+    is_published_file,
+    missing_files,
+    parse_fingerprint,
+    published_files,
+    run_fingerprint,
+    write_manifest,
+)
 from tasks.storage.upload_record import UploadedFile, UploadRecord, read_upload_record, update_upload_record
 
 logger = logging.getLogger(__name__)
@@ -48,10 +56,8 @@ class RunUploader:
         self.run_dir = run_dir.resolve()
         self.run_id = self.run_dir.name
         if not is_run_name(self.run_id):
-            raise ConfigError(
-                f"{self.run_dir} has a name that a download would refuse: it is too long, or has control characters or "
-                "a backslash. Rename the directory"
-            )
+            why = "it is too long, or has control characters or a backslash. Rename the directory"
+            raise ConfigError(f"{self.run_dir} has a name that a download would refuse: {why}")
         self.fingerprint = run_fingerprint(self.run_dir)
         self._verify = verify
         self._transfer = transfer or TransferSettings()
@@ -91,7 +97,7 @@ class RunUploader:
         Raises ConfigError when the destination holds a different run, UploadError when a file cannot be stored.
         """
         names = list(dict.fromkeys(paths))
-        if unpublished := sorted({*names} - {*published_files(self.run_dir)}):
+        if unpublished := [name for name in names if not is_published_file(self.run_dir, name)]:
             raise ConfigError(f"{unpublished[0]!r} is not a published file of {self.run_dir}")
         with self._lock_uploads(exclusive=False):
             return self._upload_all(names)
@@ -221,10 +227,16 @@ class RunUploader:
             self._success_deleted = True
 
     def _refuse_foreign_shards(self, listed: Mapping[str, StoredObject], own: set[str]) -> None:
-        foreign = sorted(
-            key for key in listed if key.startswith(SHARD_FOLDERS) and not key.endswith("/") and key not in own
-        )
-        if foreign:
+        """Raise UploadError when the destination holds shards of another run.
+
+        Waves that a shard of this run has no more are deleted: they went up before it was whole, and it was made again.
+        """
+        foreign = [key for key in sorted(listed) if key.startswith(SHARD_FOLDERS) and key not in own]
+        lost = [key for key in foreign if first_wave(key) != key and first_wave(key) in own]
+        for key in lost:
+            self._delete_success()
+            self._store.delete(key)
+        if foreign := [key for key in foreign if key not in lost and not key.endswith("/")]:
             raise UploadError(
                 f"{self.url} holds {len(foreign)} shard files that are not of this run, such as {foreign[0]}. "
                 "Remove them or choose another URL; _SUCCESS was not written"

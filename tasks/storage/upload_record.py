@@ -54,7 +54,7 @@ def read_upload_record(run_dir: Path) -> UploadRecord | None:
 
 
 def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
-    """Publish ``update``, which keeps the files of an earlier record of this run at this destination.
+    """Publish ``update``. Until it is complete, it keeps the files of an earlier record of this run at this destination.
 
     Works under a lock, since several uploaders may work on one run.
     """
@@ -63,7 +63,8 @@ def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = read_upload_record(run_dir)
         same = before is not None and (before.url, before.fingerprint) == (update.url, update.fingerprint)
-        files: dict[str, UploadedFile] = {**(before.files if before and same else {}), **update.files}
+        kept = before.files if before and same and not update.complete else {}
+        files: dict[str, UploadedFile] = {**kept, **update.files}
         merged = replace(update, files=dict(sorted(files.items())))
         publish_json(asdict(merged), paths.upload_record)
     return merged

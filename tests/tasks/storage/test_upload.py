@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 from tasks.errors import ConfigError, UploadError
 from tasks.files import publish_json
 from tasks.locks import upload_lock
-from tasks.records import RunPaths
+from tasks.records import WAVE_STEP, RunPaths
 from tasks.storage.download import download_run
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.published import record_published
+from tasks.storage.published import forget_published, record_published
 from tasks.storage.run_files import published_files, run_fingerprint
 from tasks.storage.transfer_errors import TransferStoppedError
 from tasks.storage.upload import RunUploader, upload_run
@@ -220,6 +221,26 @@ def test_success_is_not_written_beside_a_shard_of_another_run(bucket: Bucket, tm
         upload_run(run.root, bucket.url)
     assert "team/rollouts/run/_SUCCESS" not in bucket.listing()
     assert stranger in bucket.listing()
+
+
+def test_waves_that_a_shard_has_no_more_are_deleted(any_bucket: Bucket, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", shards=2)
+    publish_shard(pl.read_parquet(run.rollouts(0)), run.rollouts(WAVE_STEP))
+    lost, stranger = (f"rollouts/shard-0000{shard}-w01.parquet" for shard in (0, 9))
+    with RunUploader(run.root, any_bucket.url) as uploader:
+        uploader.upload_files([lost])
+        with pytest.raises(ConfigError, match="is not a published file"):
+            uploader.upload_files([stranger])
+    # the shard was made again, and needed one wave
+    run.rollouts(WAVE_STEP).unlink()
+    forget_published(run.rollouts(WAVE_STEP))
+    record = upload_run(run.root, any_bucket.url)
+    assert lost not in record.files
+    assert verify_upload(f"{any_bucket.url}/run").ok
+
+    any_bucket.server.client().put_object(Bucket=any_bucket.name, Key=f"team/rollouts/run/{stranger}", Body=b"x")
+    with pytest.raises(UploadError, match=f"not of this run, such as {re.escape(stranger)}"):
+        upload_run(run.root, any_bucket.url)
 
 
 def test_a_large_file_is_sent_in_parts_and_leaves_no_multipart_upload_open(any_bucket: Bucket, tmp_path: Path) -> None:
