@@ -56,9 +56,10 @@ def score(
         print_json({**asdict(report), "directory": str(report.directory)})
         return 0
     old, new = (_reward(mean) for mean in (report.old_mean_reward, report.new_mean_reward))
+    of_what = " of the first samples" if report.has_rule else ""
     print_line(
         f"{report.scorer} {report.scorer_version}: {report.rollouts:,} rollouts scored, {report.changed:,} rewards "
-        f"changed, mean reward {old} -> {new}"
+        f"changed, mean reward{of_what} {old} -> {new}"
     )
     for change in report.changes:
         read = one_line(f"{change.old_extracted!r} -> {change.new_extracted!r}", 100)

@@ -53,10 +53,7 @@ class ShardWaves:
         return known + round(sum(max(so_far, own * more) for own, so_far in begun) + left * more)
 
     def take_final(self) -> Iterator[tuple[RunPlan, int]]:
-        """Yield, each once, the waves that have their scores and another wave after them; the last comes with the shard.
-
-        A wave is told by its run and its index.
-        """
+        """Yield each wave, by its run and its index, that has its scores and another wave after it."""
         while self._final:
             yield self._final.popleft()
 

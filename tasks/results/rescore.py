@@ -20,6 +20,7 @@ from tasks.plan.run_config import DatasetSource
 from tasks.plan.shards import dataset_rows, scores_made_from
 from tasks.records import RunPaths, wave_of
 from tasks.results.finished_run import read_config
+from tasks.results.group_pass_rates import wave_plan_of
 from tasks.results.metrics import mean
 from tasks.results.run_openings import find_openings
 from tasks.scoring.extra_columns import align_extra_columns
@@ -47,7 +48,10 @@ class RewardChange:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreReport:
-    """The changes after a run was scored again. Mean rewards are over all rows with a reward."""
+    """The changes after a run was scored again.
+
+    Mean rewards are over the rows with a reward; where groups stopped by a rule, over those of the first wave.
+    """
 
     scorer: str
     scorer_version: str
@@ -62,6 +66,8 @@ class RescoreReport:
     old_mean_reward: float | None
     new_mean_reward: float | None
     changes: tuple[RewardChange, ...]
+    has_rule: bool = False
+    """Whether groups stopped by a rule."""
 
 
 def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> RescoreReport:
@@ -104,6 +110,8 @@ def _rescore(paths: RunPaths, indices: Collection[int], loaded: Scorer, asked: S
     align_extra_columns(made.scores(index) for index in indices)
     publish_set(run_dir, made.scores_folder, asked)
     rows = pl.concat(compared)
+    # nothing selected the samples of the first wave by their rewards
+    first = pl.concat(each for index, each in zip(indices, compared, strict=True) if not wave_of(index))
     changes = rows.filter(pl.col("is_scored") & pl.col("old_reward").ne_missing(pl.col("new_reward"))).drop("is_scored")
     publish_parquet(changes, directory / "changes.parquet")
     return RescoreReport(
@@ -114,9 +122,10 @@ def _rescore(paths: RunPaths, indices: Collection[int], loaded: Scorer, asked: S
         rollouts=rows.height,
         changed=changes.height,
         unscored=rows.height - int(rows["is_scored"].sum()),
-        old_mean_reward=mean(rows["old_reward"]),
-        new_mean_reward=mean(rows["new_reward"]),
+        old_mean_reward=mean(first["old_reward"]),
+        new_mean_reward=mean(first["new_reward"]),
         changes=tuple(RewardChange(**row) for row in changes.head(LISTED_CHANGES).iter_rows(named=True)),
+        has_rule=wave_plan_of(run_dir).rule is not None,
     )
 
 

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import polars as pl
 
 from tasks.errors import DamagedFile
-from tasks.records import RunPaths, wave_of
+from tasks.records import RunPaths
 from tasks.results.group_pass_rates import wave_plan_of
 from tasks.results.metrics import mean
 from tasks.results.pass_rate import WavePlan
 from tasks.results.reward_interval import Interval, mean_reward_interval
 from tasks.results.sampling_metrics import zero_variance_share
+from tasks.storage.published import shard_files
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class RewardsSoFar:
         return self._sum / self._count if self._count else None
 
     def add(self, paths: RunPaths, index: int) -> None:
-        """Have the scored shard ``index`` of a run read by a later ``read``."""
+        """Have the shard ``index`` of a run, which has all its waves and scores, read by a later ``read``."""
         self._waiting.append((paths, index))
 
     def read(self, seconds: float) -> None:
@@ -122,7 +123,8 @@ class RewardsSoFar:
                 plan = self._plans.get(paths.run_id) or wave_plan_of(paths.root)
                 rollouts = _scan(paths.rollouts(index))
                 rows = scored_rows(rollouts, _scan(paths.scores(index)), plan)
-                count = int(rollouts.select(pl.len()).collect().item())
+                files = shard_files(paths.rollouts(index))
+                count = pl.scan_parquet(files, glob=False).select(pl.len()).collect().item()
             except (OSError, DamagedFile, pl.exceptions.PolarsError) as error:
                 logger.debug("shard %d of %s is not among the rewards: %s", index, paths.root, error)
                 continue
@@ -130,14 +132,14 @@ class RewardsSoFar:
             self._count += rows.height - rows["reward"].null_count()
             self._plans[paths.run_id] = plan
             self._rollouts[paths.run_id] += count
-            self._read += not wave_of(index)
+            self._read += 1
             if rows.height:
                 self._frames.append(rows.with_columns(run_id=pl.lit(paths.run_id)))
             if time.monotonic() >= end:
                 break
 
     def num_rollouts_of(self, run_id: str) -> int:
-        """How many rollouts the shards of a run have that are read."""
+        """How many rollouts the shards of a run have that are read, in all of their waves."""
         return self._rollouts[run_id]
 
     def figures(self, run_id: str | None = None) -> SoFar:

@@ -15,6 +15,7 @@ from tasks.comparison.paired_statistics import Flips, count_flips, lost_and_won
 from tasks.errors import ConfigError
 from tasks.plain_text import one_line, visible
 from tasks.records import OWN_SCORES, ROLLOUT_KEY
+from tasks.results.group_pass_rates import wave_plan_of
 from tasks.results.scored_rollouts import scored_shards
 from tasks.storage.run_files import scan_shards
 from tasks.storage.score_sets import right_at
@@ -73,6 +74,8 @@ def diff_runs(
 ) -> RunDiff:
     """Compare the rewards of two scored runs over the same questions. At most ``most`` flips become examples.
 
+    Of a run whose groups stopped by a rule, the first wave counts.
+
     ``arm`` restricts the comparison to one arm. ``scores`` are the folders of the scores. The first run says from which
     reward on a rollout is right. Raises ConfigError when the runs share no scored rollout, or when equal ids stand for
     different questions.
@@ -113,6 +116,10 @@ def diff_runs(
 
 def _scored(run_dir: Path, arm: str | None, scores: str) -> pl.DataFrame:
     where = pl.col("reward").is_not_null()
+    plan = wave_plan_of(run_dir)
+    if plan.rule is not None:
+        # whether a group has a later sample depends on the rewards of those before
+        where &= pl.col("sample_index") < plan.ends[0]
     if arm is not None:
         where &= pl.col("arm_id") == arm
     return pl.concat([frame for _, frame in scored_shards(run_dir, _COLUMNS, where=where, scores=scores)])

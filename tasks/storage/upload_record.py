@@ -54,7 +54,7 @@ def read_upload_record(run_dir: Path) -> UploadRecord | None:
 
 
 def update_upload_record(run_dir: Path, update: UploadRecord) -> UploadRecord:
-    """Publish ``update``. Until it is complete, it keeps the files of an earlier record of this run at this destination.
+    """Publish ``update``. If it is not complete, it keeps the files of an earlier record of this run at this place.
 
     Works under a lock, since several uploaders may work on one run.
     """

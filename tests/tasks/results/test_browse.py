@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,12 +14,14 @@ from tasks.errors import ConfigError
 from tasks.files import publish_json, publish_text, read_json
 from tasks.locks import run_lock
 from tasks.records import RunPaths
+from tasks.results.rescore import rescore_run
 from tasks.results.rollout_search import RolloutFilter, count_rollouts, find_rollouts, render_rollouts
 from tasks.results.run_diff import diff_runs, render_diff
 from tasks.results.run_list import list_runs, render_runs
-from tasks.results.scored_rollouts import scored_shards
+from tasks.results.scored_rollouts import load_metric_rows, scored_shards
 from tasks.storage.run_files import write_manifest
 from tests.support.harvest_command import harvest, harvest_here
+from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import publish_shard, write_run
 
 
@@ -189,6 +192,21 @@ def test_diff_counts_what_changed(tmp_path: Path) -> None:
     assert len(diff.examples) == 3
     shown = text_of(render_diff(diff))
     assert all(flip.first_completion in shown for flip in diff.examples)
+
+
+def test_of_runs_with_a_rule_the_first_samples_are_compared(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"shards": 1, "arms": 2, "questions_per_shard": 20}
+    runs = [
+        write_stopped_run(tmp_path / name, "correct:2", variant=variant, **asked)
+        for variant, name in enumerate(("one", "two"))
+    ]
+    rows = load_metric_rows(runs[0])
+    first = rows.filter(pl.col("sample_index") < 2)["reward"].mean()
+    assert first != rows["reward"].mean()
+    diff = diff_runs(runs[0].root, runs[1].root)
+    assert (diff.flips.rollouts, diff.first_only, diff.second_only) == (20 * 2 * 2, 0, 0)
+    assert diff.first_mean == pytest.approx(first)
+    assert rescore_run(runs[0].root, "gsm8k").old_mean_reward == pytest.approx(first)
 
 
 def test_diff_refuses_other_questions(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tasks.results.metrics import run_metrics
 from tasks.results.rewards_so_far import RewardsSoFar
 from tasks.results.run_card import build_run_card
 from tasks.results.scored_rollouts import load_metric_rows
-from tasks.storage.run_files import known_waves
+from tasks.storage.run_files import known_shards
 from tasks.viewing.run_progress import read_progress
 from tests.support.stopped_rollouts import write_stopped_run
 from tests.support.synthetic import ARMS, write_run
@@ -76,7 +76,7 @@ def test_before_the_first_shard_there_is_nothing() -> None:
 def test_of_a_run_with_a_rule_they_are_over_the_first_wave(tmp_path: Path) -> None:
     paths = write_stopped_run(tmp_path / "run", "correct:2", shards=2, arms=2, questions_per_shard=20)
     so_far = RewardsSoFar()
-    for index in known_waves(paths.root, "rollouts"):
+    for index in known_shards(paths.root, "rollouts"):
         so_far.add(paths, index)
     so_far.read(60)
     rows = load_metric_rows(paths)
