@@ -1,8 +1,8 @@
 """Stopping rules beside a fixed number of samples: ``python -m tests.bench.bench_stopping_rules``.
 
-Each repeat runs ``harvest run`` with 32 samples per arm, and with each rule and 32 at most, with the demo model and equal
-slots: the same number of sequences that run and that wait. The order rotates. Exit code 1 when a sample of a run with a
-rule is not the same in the run without one.
+Each repeat runs ``harvest run`` with 32 samples per arm, and with each rule and 32 at most, with the demo model and
+equal slots: the same number of sequences that run and that wait. The order rotates. Exit code 1 when a sample of a run
+with a rule is not the same in the run without one.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FIXED = "fixed"
 MOST = 32
 FIRST = 4
 BATCH = 16
-"""Questions in flight with ``FIRST`` samples of each; with ``MOST`` samples they are fewer, and the rollouts as many."""
+"""Questions in flight with ``FIRST`` samples each; with ``MOST`` they are fewer, and their rollouts as many."""
 
 
 @dataclass(frozen=True, kw_only=True)
