@@ -39,6 +39,9 @@ IDLE_LIMIT_S = 120.0
 """Seconds for which a worker may use no processor time."""
 
 MEMORY_BYTES = 4 << 30
+ANSWERS_PER_START = 32
+"""A worker for so many answers: its start takes as much processor time as some dozens of them."""
+
 ANSWERS_PER_WORKER = 2_000
 """A worker is replaced after this many answers, since SymPy's caches grow."""
 
@@ -101,7 +104,7 @@ def verify_all(comparisons: Sequence[AnswerPair], *, workers: int | None = None,
     was killed or idle may not be to blame, so it is done once more. Raises HarvestError when a worker does not start.
     """
     work = _Work(comparisons, time_limit(limit_s))
-    count = min(workers or len(os.sched_getaffinity(0)), len(comparisons))
+    count = min(workers or len(os.sched_getaffinity(0)), -(-len(comparisons) // ANSWERS_PER_START))
     pool: list[_Worker] = []
     try:
         pool.extend(_start(work.limit_s) for _ in range(count))
