@@ -223,6 +223,8 @@ def test_a_shard_whose_scores_are_awaited_is_no_work_of_the_pool(tmp_path: Path)
     waves.generate(plan, shard, log=lambda text: at_scores.append(waves.num_scoring))
     # so the pipeline begins another shard, and batches stay full
     assert (in_pool, at_scores, waves.num_scoring) == ([0, 0, 0, 0], [1, 1, 1, 1], 0)
+    # the last wave goes up with its shard
+    assert [index for _, index in waves.take_final()] == [0, WAVE_STEP, 2 * WAVE_STEP]
 
 
 def test_a_scorer_that_fails_on_a_question_ends_no_run(tmp_path: Path) -> None:
