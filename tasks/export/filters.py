@@ -88,7 +88,7 @@ def _check_pass_rates(filters: ExportFilters) -> None:
 def _check_choice(filters: ExportFilters, samples: int) -> None:
     size = filters.group_size
     if filters.balance and size is None:
-        raise ConfigError("balance chooses the rollouts of groups of one size, which is not given. Give group_size")
+        raise ConfigError("balance is given, but not the size that groups shall have. Give group_size")
     if size is not None and not 2 <= size <= samples:
         raise ConfigError(
             f"group_size is {size}; it must be from 2 to {samples}, which is the size of the run's largest group"

@@ -30,7 +30,7 @@ def test_advantages_are_optional_and_need_groups(tmp_path: Path, tell: Tell) -> 
     assert frame.group_by("group_id").agg(pl.col("advantage").sum().abs())["advantage"].max() < 1e-9  # type: ignore[operator]
 
     lacking = tell(*command, "groups", "--out", tmp_path / "refused", "--balance")
-    assert (lacking.code, "--balance chooses" in lacking.stderr) == (2, True), lacking.stderr
+    assert (lacking.code, "--balance is given" in lacking.stderr) == (2, True), lacking.stderr
     assert lacking.stderr.endswith("Give --group-size\n")
 
     refused = tell(*command, "singles", "--out", tmp_path / "refused", "--advantages")
