@@ -167,6 +167,8 @@ def run_fingerprint(run_dir: Path) -> str:
     Raises ConfigError when ``run_dir`` is no run directory, DamagedFile when the config.json is damaged.
     """
     config = read_published(run_dir / CONFIG, StoredConfig)
+    if config is not None and config.fingerprint is None:
+        raise DamagedRecord(run_dir / CONFIG, "it has no fingerprint")
     if config is None or not config.fingerprint:
         raise ConfigError(
             f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
@@ -178,7 +180,7 @@ def parse_fingerprint(config: bytes) -> str:
     """Return the fingerprint in the text of a config.json. Raises ValueError when there is none."""
     if fingerprint := parse_record(config, StoredConfig).fingerprint:
         return fingerprint
-    raise ValueError("fingerprint is empty")
+    raise ValueError("fingerprint is missing or empty")
 
 
 def build_manifest(run_dir: Path) -> Manifest:

@@ -55,7 +55,7 @@ class StoredModel:
 class StoredConfig:
     """The parts of a config.json that have a meaning here; any other key is ignored."""
 
-    fingerprint: str = ""
+    fingerprint: str | None = None
     num_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = None
     comparable: dict[str, Any] = field(default_factory=dict)
     tested: dict[str, Any] = field(default_factory=dict)
