@@ -107,7 +107,14 @@ _DECLARED = CONFIG_PARAMETERS | FLOW_PARAMETERS
 PARAMETERS = {name: _DECLARED[name] for name in (*_FIRST, *itertools.chain(*SECTIONS.values()), *_DECLARED)}
 """Every parameter of ``collect_rollouts`` by name, in the order of the form."""
 BY_HAND_PARAMETERS = tuple(
-    replace(each, type=Annotated[str, Field(min_length=1)], default=PydanticUndefined) if each.name == "model" else each
+    replace(
+        each,
+        type=Annotated[str, Field(min_length=1)],
+        default=PydanticUndefined,
+        description=each.description.partition("; by default")[0],
+    )
+    if each.name == "model"
+    else each
     for each in PARAMETERS.values()
 )
 """Those of a deployment in whose form the model must be filled in."""

@@ -14,6 +14,8 @@ MOST_SEQUENCES = 2**16
 MOST_GIB = 2**16
 MOST_SECONDS = 10_000_000
 MOST_REPLICAS_PER_GPU = 8
+MOST_SAMPLES = 100_000
+"""The most rollouts of a question, over all arms: they are in memory together."""
 
 RIGHT_AT = 1.0
 """A rollout is right when its reward is at least this, unless the run's ``right_at`` says another value."""

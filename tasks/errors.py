@@ -7,7 +7,7 @@ type               exit  what happens
 =================  ====  ==============================================================================
 ConfigError         2    bad input, found before any engine starts; it leaves no run directory
 PreflightFailed     2    the node or the destination cannot do the job; nothing was loaded
-RunLocked           1    another process works on this run; it is named; nothing was touched
+RunLocked           2    another process works on this run; it is named; nothing was touched
 OutOfMemory         1    memory ran out; *curable* ones step down the OOM ladder and retry first
 EngineStartError    1    the engine never became ready; the reason was not memory
 SettingRefused      2    vLLM refused a setting before it started an engine core
@@ -72,6 +72,8 @@ class PreflightFailed(HarvestError):
 
 class RunLocked(HarvestError):
     """Another live process holds this run directory."""
+
+    exit_code = 2
 
 
 class PromptTooLong(HarvestError):

@@ -9,6 +9,8 @@ _CONTROL_PICTURES = 0x2400
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>|~#&!$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 """What starts emphasis, code, a link, an image, a heading, a table cell, a formula, HTML or an address by itself."""
+_EXACT = 2**53
+"""Larger floats have no fraction, whatever they were."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -45,6 +47,16 @@ def quoted(pattern: str) -> str:
 def markdown(text: object, max_length: int = 500) -> str:
     """Return ``text`` on one line in Markdown that shows it as it is: nothing in it is markup or a link."""
     return _MARKDOWN.sub(r"\\\g<0>", one_line(str(text), max_length))
+
+
+def plain_number(value: object) -> object:
+    """Return a float without a fraction as the whole number that it is, and any other value unchanged.
+
+    Numbers that a scorer adds are floats on disk, as other rows may have fractions.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
 
 
 def clock(seconds: float) -> str:

@@ -55,8 +55,8 @@ COMMANDS = {
 """Section of the help, name, module and line of every command."""
 
 EXIT_CODES = (
-    "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, or a failed preflight; 3 "
-    "not equivalent to the baseline; 130 interrupted"
+    "exit codes: 0 done; 1 the run failed; 2 refused before anything was loaded: bad input, a failed preflight, or a "
+    "run in use; 3 not equivalent to the baseline; 130 interrupted"
 )
 _NAME_WIDTH = 25
 """Of the longest variable in what --version -v shows."""

@@ -163,20 +163,21 @@ def given_flag(option: click.Parameter, ctx: click.Context | None) -> str | None
 
 
 def _with_flags(message: str) -> str:
-    """Return ``message`` with each parameter that was given called by its flag, as in "--max-tokens is 0"."""
+    """Return ``message`` with each parameter of the command called by its flag, as in "--max-tokens is 0"."""
     ctx = click.get_current_context(silent=True)
     if ctx is None or _OF_A_FILE.match(message):
         return message
-    for option in ctx.command.params:
-        if isinstance(option, click.Option) and (flag := given_flag(option, ctx)):
-            spelled = (getattr(option, "path", option.name), option.name, option.opts[0].removeprefix("--"))
-            # which of several values it is stands in the message
-            names = f"(?:{'|'.join(map(re.escape, spelled))})" + r"(?:\.\d+)?" * option.multiple
-            # a name of one word is a word of English too, except before what is said of it
-            where = (
-                r"(?:^|(?<=: )){}(?= (?:is|has|are) | '|: )" if "_" not in option.name else r"(?<![\w./-]){}(?![\w=/-])"
-            )
-            message = re.sub(where.replace("{}", names), flag, message)
+    for option in (each for each in ctx.command.params if isinstance(each, click.Option)):
+        is_word = "_" not in str(option.name)
+        flag = given_flag(option, ctx) or (None if is_word else option.opts[0])
+        if flag is None:
+            continue
+        spelled = (getattr(option, "path", option.name), option.name, option.opts[0].removeprefix("--"))
+        # which of several values it is stands in the message
+        names = f"(?:{'|'.join(map(re.escape, spelled))})" + r"(?:\.\d+)?" * option.multiple
+        # a name of one word is a word of English too, except before what is said of it
+        where = r"(?:^|(?<=: )){}(?= (?:is|has|are) | '|: )" if is_word else r"(?<![\w./-]){}(?![\w=/-]| =)"
+        message = re.sub(where.replace("{}", names), flag, message)
     # which group of settings a flag belongs to is not the user's business
     return re.sub(r"^\w+: (?=--)", "", message)
 

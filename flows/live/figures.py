@@ -28,6 +28,8 @@ REWARDS_SHARE = 0.02
 _TAIL_BYTES = 4_096
 _LOG_PREFIX = re.compile(r"^.*?\b(?:INFO|WARNING|ERROR|DEBUG) \d\d-\d\d [\d:]+ \[[^\]]*\] ")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
+_CONTINUED = re.compile(r"(?:\([^()]*\) )?\s")
+"""A line that belongs to the one before, such as the source line of a warning. Those of engine cores have a prefix."""
 
 
 class Figures:
@@ -144,7 +146,7 @@ class Figures:
 
 
 def last_line(logs: Path) -> str:
-    """Return the last line of the log that was written last, without what vLLM puts before a message."""
+    """Return the last message of the log that was written last, without what vLLM puts before it."""
     try:
         latest = max(logs.rglob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
         if latest is None:
@@ -154,7 +156,7 @@ def last_line(logs: Path) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    lines = [line for line in re.split(r"[\r\n]+", _STYLE.sub("", text)) if line.strip()]
+    lines = [line for line in re.split(r"[\r\n]+", _STYLE.sub("", text)) if line and not _CONTINUED.match(line)]
     return _LOG_PREFIX.sub("", lines[-1]).strip() if lines else ""
 
 

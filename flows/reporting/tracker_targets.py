@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from tasks.errors import ConfigError
+from tasks.extras import add_extra
 from tasks.user_paths import check_directory, user_path
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -47,8 +48,7 @@ def check_trackers(log_to: Iterable[str]) -> None:
             check_directory(user_path(target.place), "the directory of --log-to")
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"--log-to {text} needs the package {package}, which is not installed. Run pip install "
-                f"'rollout-harvest[{tracker}]'"
+                f"--log-to {text} needs the package {package}, which is not installed. Install it: {add_extra(tracker)}"
             )
 
 

@@ -10,7 +10,7 @@ from prefect.exceptions import CancelledRun
 
 from flows.reporting.flow_failures import log_last_lines
 from flows.server.interruption import was_signalled
-from tasks.errors import EngineError, HarvestError, RunLocked
+from tasks.errors import EngineError, HarvestError
 from tasks.files import DAMAGED, atomic_path
 from tasks.locks import run_lock
 from tasks.plan.run_directory import remove_run
@@ -93,7 +93,7 @@ class _Before:
 
 
 def _refuses(error: BaseException) -> bool:
-    return isinstance(error, RunLocked) or (isinstance(error, HarvestError) and error.exit_code == 2)
+    return isinstance(error, HarvestError) and error.exit_code == 2
 
 
 def _aside(root: Path) -> frozenset[Path]:

@@ -23,7 +23,7 @@ def group_advantages(rollouts: pl.DataFrame) -> pl.DataFrame:
     if singles:
         raise ConfigError(
             f"{singles} of {len(sizes)} groups have size 1 (one sample per question and arm), so they have no "
-            "baseline to compare with. Generate with samples_per_arm >= 2"
+            "baseline to compare with. Generate with --samples-per-arm 2 or more"
         )
     reward = pl.col("reward").cast(pl.Float64)
     is_flat = reward.min().over("group_id") == reward.max().over("group_id")

@@ -210,11 +210,11 @@ def _check_target(chosen: ExportFormat, filters: ExportFilters, samples: int) ->
         return
     size = min(samples, filters.max_per_group or samples)
     if chosen.needs_group and size < 2:
-        limit = "samples_per_arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
+        limit = "--samples-per-arm was 1" if samples < 2 else f"max_per_group is {filters.max_per_group}"
         others = ", ".join(name for name, target in FORMATS.items() if not target.needs_group)
         raise ConfigError(
             f"{chosen.name} compares the rollouts of a group, but a group has only one here ({limit}). Generate with "
-            f"samples_per_arm >= 2, or export to one of {others}"
+            f"--samples-per-arm 2 or more, or export to one of {others}"
         )
     if chosen.advantages and samples < 2:
         raise ConfigError(

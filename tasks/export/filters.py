@@ -71,8 +71,8 @@ def check_filters(filters: ExportFilters, arms: list[str], samples: int) -> None
         raise ConfigError(f"min_reward is {filters.min_reward}; it must be a finite number")
     if filters.drop_zero_variance and samples < 2:
         raise ConfigError(
-            "every group of this run has one rollout (samples_per_arm 1), so its rewards have no variance and all "
-            "would be left out. Generate with samples_per_arm >= 2, or leave drop_zero_variance off"
+            "every group of this run has one rollout (--samples-per-arm 1), so its rewards have no variance and all "
+            "would be left out. Generate with --samples-per-arm 2 or more, or leave drop_zero_variance off"
         )
 
 
@@ -88,12 +88,12 @@ def _check_pass_rates(filters: ExportFilters) -> None:
 def _check_choice(filters: ExportFilters, samples: int) -> None:
     size = filters.group_size
     if filters.balance and size is None:
-        raise ConfigError("balance chooses the rollouts of groups of one size, which is not given. Give group_size")
+        raise ConfigError("balance is given, but not the size that groups shall have. Give group_size")
     if size is not None and not 2 <= size <= samples:
         raise ConfigError(
             f"group_size is {size}; it must be from 2 to {samples}, which is the size of the run's largest group"
             if samples > 1
-            else f"group_size is {size}, and a group has one rollout here. Generate with samples_per_arm >= 2"
+            else f"group_size is {size}, and a group has one rollout here. Generate with --samples-per-arm 2 or more"
         )
     if filters.best is not None and filters.best < 1:
         raise ConfigError(f"best is {filters.best}; it must be at least 1")

@@ -7,6 +7,7 @@ import socket
 import psutil
 
 from tasks.errors import ConfigError
+from tasks.extras import add_extra
 from tasks.plan.policies import AUTO_BASELINE
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -51,8 +52,7 @@ def check_address(given: str | None) -> None:
     """Raise ConfigError when Ray is not installed, or there is no cluster at the address that is ``given``."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
-            "several nodes are joined by Ray, which is not installed here. Install it: pip install "
-            "'rollout-harvest[ray]'"
+            f"several nodes are joined by Ray, which is not installed here. Install it: {add_extra('ray')}"
         )
     address = address_of(given)
     source = "ray" if address == given else ADDRESS_VARIABLE

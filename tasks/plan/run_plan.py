@@ -13,6 +13,7 @@ import polars as pl
 from profiles.arm_schema import ArmSet
 from profiles.load import SettingsError, load_arms, load_profile, parse_settings
 from profiles.schema import AUTO, Profile
+from profiles.settings import MOST_SAMPLES
 from tasks.errors import ConfigError
 from tasks.plan.adapter_source import AdapterSource, LoraSlots
 from tasks.plan.engine_options import changed_profile
@@ -23,7 +24,6 @@ from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.prompts import arms_as_asked, check_prompts
 from tasks.plan.questions import MoreColumns, find_duplicates, load_questions
 from tasks.plan.run_config import RunConfig
-from tasks.plan.sampling import MOST_SAMPLES
 from tasks.plan.sampling_check import check_sampling
 from tasks.records import OWN_SCORES, RunPaths
 from tasks.scoring.scorers import load_scorer

@@ -5,15 +5,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from profiles.settings import MOST_TOKENS, Settings
+from profiles.settings import MOST_SAMPLES, MOST_TOKENS, Settings
 from tasks.errors import ConfigError
 from tasks.plan.output_lengths import OutputLengths
 from tasks.plan.parameters import AsGiven
 from tasks.plan.repetition_detection import RepetitionDetection
 from tasks.plan.stopping_rule import StoppingRule, wave_ends
 
-MOST_SAMPLES = 100_000
-"""The most rollouts of a question, over all arms: they are in memory together."""
 LEAST_TEMPERATURE = 0.01
 """vLLM raises a lower one to this without saying so; 0 is greedy."""
 MOST_TOP_K = 2**31 - 1

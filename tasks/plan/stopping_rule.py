@@ -8,11 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from profiles.settings import MOST_SAMPLES
 from tasks.distributions import wilson_bounds
 from tasks.errors import ConfigError
 
-MOST_COUNT = 100_000
-"""Largest K: no group has more samples."""
 AT_MAXIMUM = "max"
 """Why a group stopped for which no condition holds: it has as many samples as a group may have."""
 
@@ -108,6 +107,6 @@ def _condition(part: str, text: str) -> Condition:
 
 
 def _count(value: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", value) or not 1 <= int(value) <= MOST_COUNT:
+    if not re.fullmatch("[0-9]{1,6}", value) or not 1 <= int(value) <= MOST_SAMPLES:
         raise ValueError
     return int(value)

@@ -22,6 +22,7 @@ from tasks.records import RunPaths
 from tasks.results.metrics import mean
 from tasks.storage.manifest import parse_manifest
 from tasks.storage.published import read_published
+from tasks.storage.stored_config import StoredConfig, StoredSampling
 
 MOST_READ = 200
 MOST_SHARDS = 4
@@ -30,23 +31,6 @@ _RUNS = ("*/config.json", "bench-*/repeat-*/*/config.json")
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Length = Annotated[float, Field(ge=0, lt=2**63, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredSampling:
-    """What of a run's sampling decides the length and the size of its rollouts."""
-
-    max_tokens: Annotated[int, Field(ge=1, lt=2**63)]
-    lengths: dict[str, Any] | None = None
-    """How lengths were drawn, for a benchmark; None when the model ended its completions."""
-    top_logprobs: int = 0
-    sampling_mask: bool = False
-    routed_experts: bool = False
-
-    @property
-    def stored(self) -> tuple[int, bool, bool]:
-        """What is stored with each token."""
-        return self.top_logprobs, self.sampling_mask, self.routed_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,25 +107,6 @@ def read_earlier(runs_dir: Path, tokenizer: str) -> list[EarlierRun]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
-    dataset: dict[str, Any]
-    sampling: StoredSampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    path: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    comparable: dict[str, Any]
-    tested: dict[str, Any]
-    config: _Asked
-    model: _Model
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Overall:
     mean_completion_tokens: _Length | None = None
     truncation_rate: _Share | None = None
@@ -163,8 +128,8 @@ class _Report:
 def _read(root: Path, changed: float, tokenizer: str) -> EarlierRun | None:
     paths = RunPaths(root=root)
     try:
-        config = read_published(paths.config, _Config)
-        if config is None or config.comparable.get("tokenizer") != tokenizer:
+        config = read_published(paths.config, StoredConfig)
+        if config is None or config.comparable.get("tokenizer") != tokenizer or not config.config.sampling.max_tokens:
             return None
         report = read_published(paths.report, _Report)
         known = (report and report.generation.sessions) or read_sessions(paths.state / "generation.json")

@@ -196,7 +196,7 @@ def _length(plan: RunPlan, near: Near | None, given: float | None) -> tuple[floa
         return _mean_drawn(sampling.lengths, most), Source(kind="sampling", note="lengths are drawn")
     if near is None or near.run.mean_tokens is None:
         return most * USUAL_COMPLETION, Source(kind="guess", note=f"{USUAL_COMPLETION:.0%} of max_tokens")
-    cut, former = near.run.truncation_rate, near.run.sampling.max_tokens
+    cut, former = near.run.truncation_rate, near.run.sampling.max_tokens or most
     note = f"{cut:.0%} were cut off at max_tokens {former:,}, so expect more" if cut and former < most else ""
     return min(near.run.mean_tokens, most), _source(near, note)
 

@@ -4,19 +4,15 @@ A group is the rollouts of one question under one arm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import polars as pl
-from pydantic import Field
 
-from tasks.files import read_record
-from tasks.plan.stopping_rule import AT_MAXIMUM, MOST_COUNT, StoppingRule, wave_ends
-from tasks.records import RunPaths
+from tasks.plan.stopping_rule import AT_MAXIMUM, StoppingRule, wave_ends
 from tasks.results.pass_rate import WavePlan, pass_rate, pass_rate_interval, stop_reason
 from tasks.results.sampling_metrics import GROUP
 from tasks.scoring.score import is_right
+from tasks.storage.stored_config import read_stored_config
 
 FIXED = "fixed"
 """Why a group of a run without a stopping rule has no more samples."""
@@ -39,31 +35,9 @@ are null where ``n`` is 0. ``stopped_by`` is a condition of the stopping rule, "
 are not those by which groups stopped."""
 
 
-_Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sampling:
-    samples_per_arm: _Count = 1
-    max_samples_per_arm: _Count | None = None
-    sample_until: str | None = None
-    wave_size: _Count | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    sampling: _Sampling = _Sampling()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    config: _Asked = _Asked()
-
-
 def wave_plan_of(run_dir: Path) -> WavePlan:
     """Return the waves of the run at ``run_dir``, from its config.json. Raises DamagedFile."""
-    found = read_record(RunPaths(root=run_dir).config, _Config)
-    asked = found.config.sampling if found else _Sampling()
+    asked = read_stored_config(run_dir).config.sampling
     first, most = asked.samples_per_arm, asked.max_samples_per_arm
     if asked.sample_until is None or most is None:
         return WavePlan(ends=(first,))

@@ -95,7 +95,7 @@ def arm_length_plot(arms: Sequence[ArmLengths]) -> Markup:
         parts.append(tag("circle", cx=x(spread.p50), cy=float(y), r=4, fill=colour))
     parts.append(text((x.start + x.end) / 2, bottom + 34, "completion tokens", "middle", GREY))
     parts += [*_key(8, bottom + 44, "right", BLUE), *_key(78, bottom + 44, "wrong", ORANGE)]
-    parts.append(text(150, bottom + 54, "dot: median; lines: middle half and middle 80%", fill=GREY))
+    parts.append(text(150, bottom + 54, "dot: median; lines: middle 50% and 80%", fill=GREY))
     medians = ", ".join(
         f"{one_line(arm.arm_id, 24)} {' and '.join(f'{side} {spread.p50:,.0f}' for side, spread in _sides(arm))}"
         for arm in arms

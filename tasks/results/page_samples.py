@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import polars as pl
 
-from tasks.plain_text import one_line, shortened, visible
+from tasks.plain_text import one_line, plain_number, shortened, visible
 from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
 from tasks.results.finished_run import read_config
 from tasks.results.token_tints import Piece, find_tokenizer, pieces_of
@@ -214,7 +214,7 @@ def _sample(row: dict[str, Any], tokenizer: Any) -> Sample:
         ground_truth=_value(row["ground_truth"]),
         tokens=row["num_completion_tokens"],
         extra=tuple(
-            (one_line(name, 60), one_line(str(value), _VALUE_CHARACTERS))
+            (one_line(name, 60), one_line(str(plain_number(value)), _VALUE_CHARACTERS))
             for name, value in row.items()
             if name not in _SHOWN and value is not None
         ),

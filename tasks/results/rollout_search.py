@@ -13,7 +13,7 @@ from rich.text import Text
 
 from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
-from tasks.plain_text import one_line, visible
+from tasks.plain_text import one_line, plain_number, visible
 from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
 from tasks.results.run_state import RunState
 from tasks.scoring.score import RIGHT_AT, is_right
@@ -177,7 +177,8 @@ def _score(rollout: dict[str, Any]) -> str:
         reason = "yet" if method is None else f"({method})"
         return f"none {reason}; ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"
     known = {*_ROLLOUT_COLUMNS, *SCORE_SCHEMA, "is_right"}
-    added = "".join(f"{name} {value!r}; " for name, value in rollout.items() if name not in known and value is not None)
+    more = ((name, plain_number(value)) for name, value in rollout.items() if name not in known and value is not None)
+    added = "".join(f"{name} {value!r}; " for name, value in more)
     return (
         f"reward {rollout['reward']:g}; {added}read {rollout['extracted_answer']!r} ({rollout['extraction_method']}), "
         f"ground truth {rollout['ground_truth']!r}; {tokens}, {ended}"

@@ -5,7 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tasks.plain_text import one_line
+from tasks.plain_text import one_line, plain_number
 from tasks.results.scorer_trial import ScorerTrial
 
 
@@ -24,7 +24,7 @@ def render_trial(trial: ScorerTrial) -> RenderableType:
             "-" if text.reward is None else f"{text.reward:g}",
             "-" if text.extracted_answer is None else one_line(text.extracted_answer, 60),
             one_line(text.method, 200),
-            *("-" if text.extra[name] is None else one_line(str(text.extra[name]), 60) for name in extra),
+            *("-" if text.extra[name] is None else one_line(str(plain_number(text.extra[name])), 60) for name in extra),
         )
     best = max((text.reward for text in trial.texts if text.is_gold and text.reward is not None), default=None)
     others = max((text.reward for text in trial.texts if not text.is_gold and text.reward is not None), default=None)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import polars as pl
 
 from tasks.errors import ConfigError
+from tasks.extras import add_extra
 from tasks.scoring.answer_marker import MarkedValue, marked_values
 from tasks.scoring.answer_text import answer_text
 from tasks.scoring.answer_value import read_value
@@ -66,8 +67,7 @@ class MathScorer:
             return f"4-{importlib.metadata.version('math-verify')}"
         except importlib.metadata.PackageNotFoundError:
             raise ConfigError(
-                "scorer 'math' needs the package math-verify, which is not installed. Install the extra: "
-                "pip install 'rollout-harvest[math]'"
+                f"scorer 'math' needs the package math-verify, which is not installed. Install it: {add_extra('math')}"
             ) from None
 
     def score_columns(self, rows: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from profiles.regular_files import read_regular
 from tasks.errors import ConfigError, DamagedRecord, StorageError
-from tasks.files import RECORD_BYTES, parse_record, publish_json, read_record, sha256_of, try_read_record, xxh3_of
+from tasks.files import RECORD_BYTES, parse_record, publish_json, sha256_of, try_read_record, xxh3_of
 from tasks.records import WAVE_STEP, RunPaths, first_file, is_shard_file, shard_indices, shard_of, shard_stem, wave_of
 from tasks.storage.manifest import (
     CONFIG,
@@ -33,28 +33,9 @@ from tasks.storage.published import (
     record_path,
     scan_shard,
 )
+from tasks.storage.stored_config import MOST_SHARDS, StoredConfig, read_stored_config
 
 logger = logging.getLogger(__name__)
-
-MOST_SHARDS = 1_000_000
-"""More shards than a run can have: a larger number in a config.json is damage."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sampling:
-    sample_until: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    sampling: _Sampling = _Sampling()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    fingerprint: str
-    num_shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = None
-    config: _Asked = _Asked()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +113,12 @@ def missing_shards(run_dir: Path) -> list[str]:
     """
     known = {folder: _sort_out(run_dir, folder)[0] for folder in SHARD_FOLDERS}
     found = {*known["questions"], *known["rollouts"]}
-    config = _read_config(run_dir)
-    indices = sorted(found | {*range((config and config.num_shards) or 0)})
-    if config is not None and config.config.sampling.sample_until is not None:
+    try:
+        config = read_stored_config(run_dir)
+    except DamagedRecord:
+        config = StoredConfig()
+    indices = sorted(found | {*range(config.num_shards or 0)})
+    if config.config.sampling.sample_until is not None:
         indices = sorted({*indices, *_later_waves(run_dir, indices)})
     folders = [folder for folder in SHARD_FOLDERS if folder != "scores" or known["scores"]]
     names = ((index, folder) for index in indices for folder in folders if folder != "questions" or not wave_of(index))
@@ -197,7 +181,9 @@ def run_fingerprint(run_dir: Path) -> str:
 
     Raises ConfigError when ``run_dir`` is no run directory, DamagedFile when the config.json is damaged.
     """
-    config = read_published(run_dir / CONFIG, _Config)
+    config = read_published(run_dir / CONFIG, StoredConfig)
+    if config is not None and config.fingerprint is None:
+        raise DamagedRecord(run_dir / CONFIG, "it has no fingerprint")
     if config is None or not config.fingerprint:
         raise ConfigError(
             f"{run_dir} is not a run directory: it has no {CONFIG} with a fingerprint. Give RUNS_DIR/RUN_ID"
@@ -207,9 +193,9 @@ def run_fingerprint(run_dir: Path) -> str:
 
 def parse_fingerprint(config: bytes) -> str:
     """Return the fingerprint in the text of a config.json. Raises ValueError when there is none."""
-    if fingerprint := parse_record(config, _Config).fingerprint:
+    if fingerprint := parse_record(config, StoredConfig).fingerprint:
         return fingerprint
-    raise ValueError("fingerprint is empty")
+    raise ValueError("fingerprint is missing or empty")
 
 
 def build_manifest(run_dir: Path) -> Manifest:
@@ -238,13 +224,6 @@ def write_manifest(run_dir: Path) -> Manifest:
     manifest = build_manifest(run_dir)
     publish_json(asdict(manifest), run_dir / MANIFEST)
     return manifest
-
-
-def _read_config(run_dir: Path) -> _Config | None:
-    try:
-        return read_record(run_dir / CONFIG, _Config)
-    except DamagedRecord:
-        return None
 
 
 def _later_waves(run_dir: Path, indices: list[int]) -> Iterator[int]:

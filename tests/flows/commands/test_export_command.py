@@ -29,6 +29,10 @@ def test_advantages_are_optional_and_need_groups(tmp_path: Path, tell: Tell) -> 
     frame = pl.read_parquet(tmp_path / "asked" / "*.parquet")
     assert frame.group_by("group_id").agg(pl.col("advantage").sum().abs())["advantage"].max() < 1e-9  # type: ignore[operator]
 
+    lacking = tell(*command, "groups", "--out", tmp_path / "refused", "--balance")
+    assert (lacking.code, "--balance is given" in lacking.stderr) == (2, True), lacking.stderr
+    assert lacking.stderr.endswith("Give --group-size\n")
+
     refused = tell(*command, "singles", "--out", tmp_path / "refused", "--advantages")
     assert (refused.code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
     assert "--samples-per-arm 2 or more" in refused.stderr

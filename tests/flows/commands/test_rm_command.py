@@ -58,7 +58,7 @@ def test_what_a_process_works_on_stays_and_so_do_the_others(runs: Path, tell: Te
     for held in (run_lock(state / "lock"), upload_lock(state, exclusive=False, wait=lambda seconds: None)):
         with held:
             told = tell("rm", "one", "two", "--yes", "--runs-dir", runs)
-        assert (told.code, told.stdout) == (1, "")
+        assert (told.code, told.stdout) == (2, "")
         assert "in use by" in told.stderr or "being uploaded" in told.stderr
         assert {path.name for path in runs.iterdir()} == {"one", "two", "three"}
 

@@ -30,7 +30,7 @@ def test_a_row_without_reward_has_no_advantage_and_no_part() -> None:
 
 
 def test_groups_of_one_are_refused_with_what_to_set() -> None:
-    with pytest.raises(ConfigError, match="samples_per_arm >= 2"):
+    with pytest.raises(ConfigError, match="--samples-per-arm 2 or more"):
         advantages(["a", "b", "c"], [1, 0, 1])
     with pytest.raises(ConfigError, match="1 of 2 groups"):
         advantages(["a", "b", "b"], [1, 0, 1])

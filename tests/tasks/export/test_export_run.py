@@ -217,7 +217,7 @@ def test_bad_input(to: str, filters: Row, message: str, run: RunPaths, tmp_path:
 def test_single_samples_have_no_group(to: str, tmp_path: Path) -> None:
     single = write_run(tmp_path / "single", shards=1)
 
-    with pytest.raises(ConfigError, match="samples_per_arm >= 2"):
+    with pytest.raises(ConfigError, match="--samples-per-arm 2 or more"):
         exported(single, to, tmp_path / "out")
     assert exported(single, "verl", tmp_path / "verl")[0].rollouts == 32
 

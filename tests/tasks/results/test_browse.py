@@ -106,11 +106,13 @@ def test_hostile_text_is_shown_and_not_interpreted(tmp_path: Path) -> None:
         ),
         run.rollouts(0),
     )
-    publish_shard(pl.read_parquet(run.scores(0)).with_columns(extracted_answer=pl.lit(evil)), run.scores(0))
+    added = {"words": pl.lit(3.0), "share": pl.lit(0.5)}
+    publish_shard(pl.read_parquet(run.scores(0)).with_columns(extracted_answer=pl.lit(evil), **added), run.scores(0))
 
     rollouts = list(find_rollouts(run.root, RolloutFilter()))
     shown = text_of(render_rollouts(rollouts, shown=1, found=1))
     assert "\x1b" not in shown
+    assert "words 3; share 0.5; " in shown
     assert "\x07" not in shown
     assert shown.count("[bold]not markup[/bold]") == 3
 
