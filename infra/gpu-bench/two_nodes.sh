@@ -34,11 +34,12 @@ left() { # wait until they have ended; print for how long, how many are left, an
     echo "   after $waited s on the GPUs: $(on_gpus) processes, $(nvidia-smi --query-gpu=memory.used --format=csv,noheader | tr '\n' ' ')"
 }
 
-busy() { # whether all GPUs compute
-    ! nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits | grep -qE '^[0-9]$'
+generates() { # whether a node has rollouts
+    find "$work"/node-*/nodes -path '*/journal/*' -size +0 2>/dev/null | grep -q .
 }
 
 trap '$ray stop --force >/dev/null 2>&1' EXIT
+trap 'exit 1' TERM
 start_node 0 0,1 --head --port=6379 --include-dashboard=false
 start_node 1 1,0 --address=127.0.0.1:6379
 small="s/^gpu_memory_utilization.*/gpu_memory_utilization = ${SMALL:-0.95}/"
@@ -58,8 +59,7 @@ for wanted in "$@"; do
     if [ "$wanted" = killed ]; then
         $harvest run $asked >"$out/$name-before.txt" 2>"$out/$name-before.log" &
         flow=$!
-        until busy || ! kill -0 $flow; do sleep 1; done
-        sleep 5
+        until generates || ! kill -0 $flow; do sleep 1; done
         echo "   $(on_gpus) processes on the GPUs, and the flow is killed"
         kill -9 $flow
         left
