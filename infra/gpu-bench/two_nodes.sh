@@ -34,8 +34,8 @@ left() { # wait until they have ended; print for how long, how many are left, an
     echo "   after $waited s on the GPUs: $(on_gpus) processes, $(nvidia-smi --query-gpu=memory.used --format=csv,noheader | tr '\n' ' ')"
 }
 
-generates() { # whether a node has rollouts
-    find "$work"/node-*/nodes -path '*/journal/*' -size +0 2>/dev/null | grep -q .
+generates() { # whether a node has rollouts of the run
+    find "$work"/node-*/nodes -path "*/$name-*/journal/*" -size +0 2>/dev/null | grep -q .
 }
 
 trap '$ray stop --force >/dev/null 2>&1' EXIT
