@@ -1,6 +1,6 @@
 #!/bin/sh
 # Two nodes of a Ray cluster on one machine with two GPUs, one for each:  infra/gpu-bench/two_nodes.sh WORK_DIR OUT_DIR STEP...
-# Steps: replicas (an engine on each node), tensor-parallel and pipeline-parallel (one engine over both), killed (the flow
+# Steps: replicas (an engine on each node), pipeline-parallel and tensor-parallel (one engine over both), killed (the flow
 # of the latter is killed, and goes on). Like measure.sh, from the repository's root; it ends every Ray of the machine.
 here=$(dirname "$0")
 . "$here/steps.sh"
@@ -48,8 +48,8 @@ for wanted in "$@"; do
     over="nodes_per_replica = 2\n[engine.vllm]\ndisable_custom_all_reduce = true\n${KV_BYTES:+kv_cache_memory_bytes = $KV_BYTES\n}&"
     case $wanted in
     replicas) how= ;;
-    tensor-parallel) how="s/^tensor_parallel_size.*/tensor_parallel_size = 2/; s/^\[expect\]/$over/" ;;
-    pipeline-parallel | killed) how="s/^tensor_parallel_size.*/pipeline_parallel_size = 2/; s/^\[expect\]/$over/" ;;
+    tensor-parallel | killed) how="s/^tensor_parallel_size.*/tensor_parallel_size = 2/; s/^\[expect\]/$over/" ;;
+    pipeline-parallel) how="s/^tensor_parallel_size.*/pipeline_parallel_size = 2/; s/^\[expect\]/$over/" ;;
     *) echo "unknown step $wanted" && exit 2 ;;
     esac
     name=nodes-$shape-$wanted
