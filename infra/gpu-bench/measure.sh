@@ -4,7 +4,8 @@
 # equivalence strict strict-cost split adapters adapter-cost reload reload-cost masks mask-cost experts expert-parallel.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory; those that measure no
-# speed also on one GPU, with a HARVEST_LOCK_DIR each, and SMALL and KV_BYTES for what each takes of the memory.
+# speed also on one GPU, with a HARVEST_LOCK_DIR each, and SMALL and KV_BYTES for what each takes of the memory. SHAPE is the
+# model of all steps but those of checkpoints and experts; SPLIT, SPLIT_SAMPLES and GPUS are for the step split.
 here=$(dirname "$0")
 . "$here/steps.sh"
 small="s/^gpu_memory_utilization.*/gpu_memory_utilization = ${SMALL:-0.2}/"

@@ -37,7 +37,7 @@ variant() { # name profile expression...: write the profile for this GPU, change
 }
 
 keep_logs() { # run name: keep the ends of the run's engine logs
-    for log in "$work/runs/$1"*/logs/*.log; do
+    for log in "$work/runs/$1"*/logs/*.log "$work/runs/$1"*/logs/node-*/*.log; do
         [ -f "$log" ] && { echo "--- ${log##*/}"; grep -vE '^\s*$' "$log" | tail -60; }
     done >"$out/$2.log" 2>/dev/null
 }
