@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 DEMO_MODEL = Path(__file__).parents[2] / "profiles" / "demo" / "model"
-# from the config.json of Qwen/Qwen2.5-7B-Instruct, Qwen/Qwen2.5-0.5B-Instruct and Qwen/Qwen3-30B-A3B
+# from the config.json of Qwen/Qwen2.5-7B-Instruct, of its 0.5B and 32B, and of Qwen/Qwen3-30B-A3B
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
         "hidden_size": 3584,
@@ -37,6 +37,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "vocab_size": 151936,
         "tie_word_embeddings": False,  # tied random embeddings would only repeat the last token
+    },
+    "32b": {
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
     },
     "30b-moe": {
         "architectures": ["Qwen3MoeForCausalLM"],
@@ -113,7 +122,7 @@ def _write_weights(shape: dict[str, Any], out: Path, seed: int) -> None:
     outer = {"model.norm.weight": ones(hidden)}
     outer["model.embed_tokens.weight"] = normal(shape["vocab_size"], hidden)
     outer["lm_head.weight"] = normal(shape["vocab_size"], hidden, std=LOGIT_STD / hidden**0.5)
-    files = {"model-outer.safetensors": outer}
+    weight_map, total = _save(out, "model-outer.safetensors", outer)
 
     def feed_forward(at: str, wide: int) -> dict[str, torch.Tensor]:
         return {
@@ -137,17 +146,17 @@ def _write_weights(shape: dict[str, Any], out: Path, seed: int) -> None:
                 tensors |= feed_forward(f"{at}.mlp.experts.{expert}", shape["moe_intermediate_size"])
         else:
             tensors |= feed_forward(f"{at}.mlp", shape["intermediate_size"])
-        files[f"model-layer-{layer:02d}.safetensors"] = tensors
-        _save(out, f"model-layer-{layer:02d}.safetensors", tensors)
-    _save(out, "model-outer.safetensors", outer)
-    weight_map = {name: file for file, tensors in files.items() for name in tensors}
-    total = sum(tensor.numel() * 2 for tensors in files.values() for tensor in tensors.values())
+        saved, size = _save(out, f"model-layer-{layer:02d}.safetensors", tensors)
+        weight_map |= saved
+        total += size
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (out / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _save(out: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+def _save(out: Path, name: str, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, str], int]:
+    """Write a file; return the file of each of its tensors, and their size in bytes."""
     save_file(tensors, out / name, metadata={"format": "pt"})
+    return dict.fromkeys(tensors, name), sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 if __name__ == "__main__":

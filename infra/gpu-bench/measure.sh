@@ -4,56 +4,10 @@
 # equivalence strict strict-cost split adapters adapter-cost reload reload-cost masks mask-cost experts expert-parallel.
 # Run it from the repository's root. WORK_DIR holds the runs, OUT_DIR the results. Two of these can run side by side with
 # directories and CUDA_VISIBLE_DEVICES of their own, and share the models of one MODELS directory; those that measure no
-# speed also on one GPU, with a HARVEST_LOCK_DIR each, and SMALL and KV_BYTES for what each takes of the memory.
-set -u
-work=$1
-out=$2
-shift 2
-here=infra/gpu-bench
-harvest="python3 -m flows.commands.cli"
-profile=${PROFILE:-h200x1}
-models=${MODELS:-$work}
-questions=${QUESTIONS:-500}
-lengths=${LENGTHS:-lognormal:80:0.6}
-max_tokens=${MAX_TOKENS:-384}
-# vLLM samples with FlashInfer unless told otherwise, and fails where that is not installed
-python3 -c 'import flashinfer' 2>/dev/null || export VLLM_USE_FLASHINFER_SAMPLER=0
-export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 PYTHONUNBUFFERED=1
-mkdir -p "$work/runs" "$out"
-
-step() { # name command...: run the command, keep its output, print its exit code and duration
-    name=$1
-    shift
-    echo "== $name: $*"
-    began=$(date +%s)
-    timeout --kill-after 30 "${STEP_SECONDS:-3600}" "$@" >"$out/$name.txt" 2>"$out/$name.log"
-    echo "   $name: exit code $?, $(($(date +%s) - began)) s"
-}
-
-variant() { # name profile expression...: write the profile for this GPU, changed by the sed expressions; print its path
-    name=$1
-    from=profiles/$2.toml
-    shift 2
-    set -- -e "s/^name = .*/name = \"$name\"/" -e '/^baseline/d' -e "s/^gpu_name.*/gpu_name = \"${GPU_NAME:-H200}\"/" \
-        -e "s/^gpu_memory_gib.*/gpu_memory_gib = ${GPU_GIB:-139}/" "$@"
-    sed "$@" "$from" >"$work/$name.toml"
-    echo "$work/$name.toml"
-}
-
-keep_logs() { # run name: keep the ends of the run's engine logs
-    for log in "$work/runs/$1"*/logs/*.log; do
-        [ -f "$log" ] && { echo "--- ${log##*/}"; grep -vE '^\s*$' "$log" | tail -60; }
-    done >"$out/$2.log" 2>/dev/null
-}
-
-keep_bench() { # name: keep the result of the newest benchmark, and the ends of its contestants' logs
-    newest=$(ls -td "$work"/runs/bench-*/ | head -1)
-    cp "$newest/bench.json" "$out/$1.json"
-    for log in "$newest"/repeat-*/*/contestant.log; do
-        [ -f "$log" ] && { echo "--- $log"; tail -60 "$log"; }
-    done >"$out/$1-contestants.log"
-}
-
+# speed also on one GPU, with a HARVEST_LOCK_DIR each, and SMALL and KV_BYTES for what each takes of the memory. SHAPE is the
+# model of all steps but those of checkpoints and experts; SPLIT, SPLIT_SAMPLES and GPUS are for the step split.
+here=$(dirname "$0")
+. "$here/steps.sh"
 small="s/^gpu_memory_utilization.*/gpu_memory_utilization = ${SMALL:-0.2}/"
 eager='s/^enforce_eager.*/enforce_eager = true/'
 little="s/^\[expect\]/[engine.vllm]\nkv_cache_memory_bytes = ${KV_BYTES:-4294967296}\n&/"
@@ -62,7 +16,7 @@ for wanted in "$@"; do
     case $wanted in
     models)
         step model-0.5b python3 $here/make_model.py --shape 0.5b --out "$models/0.5b"
-        step model-7b python3 $here/make_model.py --shape 7b --out "$models/7b"
+        step "model-$shape" python3 "$here/make_model.py" --shape "$shape" --out "$model"
         ;;
     warm) # so that nothing that is compared below starts cold
         kinds=
@@ -71,44 +25,44 @@ for wanted in "$@"; do
             [ $kind = lora ] && kind=$(variant warm "$profile")+lora
             kinds="$kinds $kind"
         done
-        step warm python3 $here/warm.py "$models/7b" "$max_tokens" $kinds
+        step warm python3 $here/warm.py "$model" "$max_tokens" $kinds
         ;;
     loops) # the loops that it replaces, on as many questions as give their rate
-        step loops-baseline $harvest bench --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --top-logprobs 0 --only baseline --repeats 1
+        step loops-baseline $harvest bench --model "$model" --questions "${BASELINE_QUESTIONS:-24}" $generate --top-logprobs 0 --only baseline --repeats 1
         keep_bench loops-baseline
-        step loops-script $harvest bench --model "$models/7b" --questions "${SCRIPT_QUESTIONS:-256}" $generate --top-logprobs 0 --only script --repeats 1
+        step loops-script $harvest bench --model "$model" --questions "${SCRIPT_QUESTIONS:-256}" $generate --top-logprobs 0 --only script --repeats 1
         keep_bench loops-script
         ;;
     guide) # the run at its defaults, by questions
         for count in ${GUIDE_QUESTIONS:-100 500 2000}; do
-            step guide-$count $harvest run --model "$models/7b" --questions $count $generate --name guide-$count --json
+            step guide-$count $harvest run --model "$model" --questions $count $generate --name guide-$count --json
             keep_logs guide-$count guide-$count-engine
             python3 $here/rate.py "$work"/runs/guide-$count-*/telemetry.parquet >"$out/guide-$count-rate.txt" 2>&1
         done
         ;;
     defaults) # the run at its defaults beside vLLM's own limit and other tools
         for some in ${CONTESTANTS:-limit,features,pipeline,vllm-serve,datatrove ray}; do
-            step defaults-$some $harvest bench --model "$models/7b" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only $some
+            step defaults-$some $harvest bench --model "$model" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only $some
             keep_bench defaults-$some
         done
         ;;
     lengths) # the same with prompts of about 300 tokens, and with completions of 400 on average
         python3 $here/long_questions.py "$work/long.jsonl"
-        step lengths-prompts $harvest bench --model "$models/7b" --dataset "$work/long.jsonl" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only limit,pipeline
+        step lengths-prompts $harvest bench --model "$model" --dataset "$work/long.jsonl" --questions "$questions" $generate --top-logprobs 0 --repeats 1 --only limit,pipeline
         keep_bench lengths-prompts
-        step lengths-completions $harvest bench --model "$models/7b" --questions "$questions" --runs-dir "$work/runs" --lengths lognormal:340:0.57 --max-tokens 1600 --top-logprobs 0 --repeats 1 --only limit,pipeline
+        step lengths-completions $harvest bench --model "$model" --questions "$questions" --runs-dir "$work/runs" --lengths lognormal:340:0.57 --max-tokens 1600 --top-logprobs 0 --repeats 1 --only limit,pipeline
         keep_bench lengths-completions
         ;;
     tune)
-        step tune $harvest tune --model "$models/7b" --questions 2000 $generate --minutes "${MINUTES:-2}" --save "$out/tuned.toml" --force --json
+        step tune $harvest tune --model "$model" --questions 2000 $generate --minutes "${MINUTES:-2}" --save "$out/tuned.toml" --force --json
         ;;
     preflight)
         chosen=$(variant preflight "$profile")
-        step preflight $harvest preflight --profile "$chosen" --model "$models/7b" --smoke --runs-dir "$work/runs"
-        step plan $harvest plan --profile "$chosen" --model "$models/7b" --questions "$questions" --runs-dir "$work/runs" --max-tokens "$max_tokens"
+        step preflight $harvest preflight --profile "$chosen" --model "$model" --smoke --runs-dir "$work/runs"
+        step plan $harvest plan --profile "$chosen" --model "$model" --questions "$questions" --runs-dir "$work/runs" --max-tokens "$max_tokens"
         ;;
     bench)
-        step bench $harvest bench --profile "$(variant bench "$profile")" --model "$models/7b" --questions "$questions" $generate \
+        step bench $harvest bench --profile "$(variant bench "$profile")" --model "$model" --questions "$questions" $generate \
             --only "${CONTESTANTS:-limit,features,pipeline}" ${PEERS:+--peers} --repeats "${REPEATS:-1}" --name seven
         grep -h "KV cache size" "$work"/runs/bench-*/*/*/logs/*.log >"$out/kv-tokens.txt" 2>/dev/null
         cp "$work"/runs/bench-*/bench.json "$out/bench.json" 2>/dev/null
@@ -118,7 +72,7 @@ for wanted in "$@"; do
         ;;
     batch) # the chosen question batch beside a stated one: tokens/s, steps in a CUDA graph, and the memory that vLLM logs
         for size in auto "${STATED_BATCH:-32}"; do
-            step batch-$size $harvest run --profile "$(variant batch-$size "$profile")" --model "$models/7b" --questions "$questions" $generate \
+            step batch-$size $harvest run --profile "$(variant batch-$size "$profile")" --model "$model" --questions "$questions" $generate \
                 --question-batch-size $size --name batch-$size --json
             keep_logs batch-$size batch-$size-engine
             cp "$work"/runs/batch-$size-*/telemetry.parquet "$out/batch-$size-telemetry.parquet"
@@ -129,7 +83,7 @@ for wanted in "$@"; do
         # they start one after the other, so that the work must outlast the starts
         for engines in 1 2 3; do
             chosen=$(variant shared-$engines "$profile" -e "s/^description/replicas = $engines\nreplicas_per_gpu = $engines\n&/")
-            step shared-$engines $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate \
+            step shared-$engines $harvest run --profile "$chosen" --model "$model" --questions "$questions" $generate \
                 --samples-per-arm "${SHARED_SAMPLES:-6}" --question-batch-size auto --name shared-$engines --json
             keep_logs shared-$engines shared-$engines-engine
             cp "$work"/runs/shared-$engines-*/telemetry.parquet "$out/shared-$engines-telemetry.parquet"
@@ -139,7 +93,7 @@ for wanted in "$@"; do
         done
         ;;
     start) # the whole command with empty caches, with those that it filled, and with those that preflight --warm filled
-        asked="--profile $(variant start "$profile") --model $models/7b --questions $questions $generate"
+        asked="--profile $(variant start "$profile") --model $model --questions $questions $generate"
         cached="env -u VLLM_CACHE_ROOT -u TRITON_CACHE_DIR -u TORCHINDUCTOR_CACHE_DIR -u FLASHINFER_WORKSPACE_BASE -u CUDA_CACHE_PATH HARVEST_CACHE_DIR=$work/caches"
         rm -rf "$work/caches"
         for caches in empty filled warmed; do
@@ -152,18 +106,18 @@ for wanted in "$@"; do
         ;;
     little-cache) # a chosen batch that must rise, and fall when sequences are preempted
         chosen=$(variant little-cache "$profile" -e "s/^gpu_memory_utilization.*/gpu_memory_utilization = ${LITTLE:-0.145}/")
-        step little-cache $harvest run --profile "$chosen" --model "$models/7b" --questions 300 --runs-dir "$work/runs" \
+        step little-cache $harvest run --profile "$chosen" --model "$model" --questions 300 --runs-dir "$work/runs" \
             --lengths lognormal:200:0.8 --max-tokens 900 --name little-cache --json
         cp "$work"/runs/little-cache-*/telemetry.parquet "$out/little-cache-telemetry.parquet"
         ;;
     baseline) # questions do not affect each other in this loop, so a few of them give its rate
         step baseline $harvest bench --profile "$(variant bench "$profile")" --baseline-profile "$(variant base "$profile-baseline")" \
-            --model "$models/7b" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
+            --model "$model" --questions "${BASELINE_QUESTIONS:-24}" $generate --only baseline --repeats 1 --name base
         ;;
     loop-cost) # with the engine core in the replica's process, and in one of its own
         for own in 0 1; do
             export VLLM_ENABLE_V1_MULTIPROCESSING=$own
-            step loop-cost-$own python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$models/7b" "$questions" "$max_tokens" "$lengths" "${REPEATS:-2}"
+            step loop-cost-$own python3 $here/loop_cost.py "$(variant loop-cost "$profile")" "$model" "$questions" "$max_tokens" "$lengths" "${REPEATS:-2}"
         done
         unset VLLM_ENABLE_V1_MULTIPROCESSING
         ;;
@@ -191,21 +145,23 @@ for wanted in "$@"; do
     strict-cost) # tokens/s of the default and the strict profile, with CUDA graphs
         for kind in ${KINDS:-default strict}; do
             [ $kind = strict ] && from=$profile-strict || from=$profile
-            step cost-$kind $harvest run --profile "$(variant cost-$kind "$from")" --model "$models/7b" --questions "$questions" $generate \
+            step cost-$kind $harvest run --profile "$(variant cost-$kind "$from")" --model "$model" --questions "$questions" $generate \
                 --name cost-$kind --json
             keep_logs cost-$kind cost-$kind-engine
         done
         ;;
-    split) # one engine over all GPUs, then one engine per GPU
+    split) # all GPUs: what the profile "auto" chooses, then one engine per GPU, then one engine over all
         gpus=${GPUS:-2}
-        for kind in tensor-parallel replicas; do
-            [ $kind = replicas ] && how="s/^tensor_parallel_size.*/tensor_parallel_size = 1/; s/^description/replicas = $gpus\n&/" ||
-                how="s/^tensor_parallel_size.*/tensor_parallel_size = $gpus/"
-            chosen=$(variant $kind "$profile" -e "$how" -e "s/^gpu_count.*/gpu_count = $gpus/")
-            step split-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --samples-per-arm "${SPLIT_SAMPLES:-6}" --name split-$kind --json
-            keep_logs split-$kind split-$kind-engine
-            cp "$work"/runs/split-$kind-*/telemetry.parquet "$out/split-$kind-telemetry.parquet"
-            python3 $here/rate.py "$out/split-$kind-telemetry.parquet" >"$out/split-$kind-rate.txt" 2>&1
+        for kind in ${SPLIT:-auto replicas tensor-parallel}; do
+            case $kind in
+            auto) chosen=auto ;;
+            replicas) how="s/^tensor_parallel_size.*/tensor_parallel_size = 1/; s/^description/replicas = $gpus\n&/" ;;
+            tensor-parallel) how="s/^tensor_parallel_size.*/tensor_parallel_size = $gpus/" ;;
+            esac
+            [ $kind = auto ] || chosen=$(variant $kind "$profile" -e "$how" -e "s/^gpu_count.*/gpu_count = $gpus/")
+            name=split-$shape-$kind
+            step $name $harvest run --profile "$chosen" --model "$model" --questions "$questions" $generate --samples-per-arm "${SPLIT_SAMPLES:-6}" --name $name --json
+            keep_rate $name
         done
         ;;
     adapters) # the demo model and two adapters in the same batches, each checked by transformers with the merged model
@@ -224,11 +180,11 @@ for wanted in "$@"; do
         ;;
     adapter-cost) # as many rollouts of the 7B shape alone, and of it and two adapters in the same batches
         for name in c d; do
-            [ -d "$work/cost/$name" ] || python3 $here/make_adapter.py "$models/7b" "$work/cost/$name" --seed $(printf %d "'$name")
+            [ -d "$work/cost/$name" ] || python3 $here/make_adapter.py "$model" "$work/cost/$name" --seed $(printf %d "'$name")
         done
         chosen=$(variant adapter-cost "$profile")
-        step adapter-cost-none $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --name adapter-cost-none --json
-        step adapter-cost-two $harvest run --profile "$chosen" --model "$models/7b" --adapter "$work/cost/*" --questions $((questions / 3)) $generate --json
+        step adapter-cost-none $harvest run --profile "$chosen" --model "$model" --questions "$questions" $generate --name adapter-cost-none --json
+        step adapter-cost-two $harvest run --profile "$chosen" --model "$model" --adapter "$work/cost/*" --questions $((questions / 3)) $generate --json
         keep_logs adapter-cost-7b adapter-cost-two-engine
         for kind in none 7b; do
             python3 $here/rate.py "$work"/runs/adapter-cost-$kind-*/telemetry.parquet >"$out/adapter-cost-$kind-rate.txt" 2>&1
@@ -248,7 +204,7 @@ for wanted in "$@"; do
         done
         ;;
     reload-cost) # two checkpoints of the 7B shape: seconds of a reload; the cold start of the second is in its log
-        [ -d "$work/seven/step-2" ] || { mkdir -p "$work/seven" && ln -s "$models/7b" "$work/seven/step-1" && python3 $here/make_model.py --shape 7b --seed 2 --out "$work/seven/step-2"; }
+        [ -d "$work/seven/step-2" ] || { mkdir -p "$work/seven" && ln -s "$model" "$work/seven/step-1" && python3 $here/make_model.py --shape 7b --seed 2 --out "$work/seven/step-2"; }
         chosen=$(variant reload-cost "$profile")
         step reload-cost $harvest run --profile "$chosen" --model "$work/seven/step-*" --questions 100 $generate --json
         keep_logs reload-cost-step reload-cost-engine
@@ -269,7 +225,7 @@ for wanted in "$@"; do
         chosen=$(variant mask-cost "$profile")
         for kind in ${KINDS:-without with}; do
             [ $kind = with ] && flag=--sampling-mask || flag=
-            step mask-cost-$kind $harvest run --profile "$chosen" --model "$models/7b" --questions "$questions" $generate --top-k 20 $flag --name mask-cost-$kind --json
+            step mask-cost-$kind $harvest run --profile "$chosen" --model "$model" --questions "$questions" $generate --top-k 20 $flag --name mask-cost-$kind --json
         done
         ;;
     experts) # routed experts, beside those that transformers computes, and what storing them costs

@@ -1,4 +1,4 @@
-"""Tokens per second while every replica of a run generated, from the run's telemetry.
+"""Tokens per second and GPU use while every replica of a run generated, from the run's telemetry.
 
     python infra/gpu-bench/rate.py TELEMETRY_FILE
 
@@ -12,16 +12,19 @@ import polars as pl
 
 
 def main() -> None:
-    samples = pl.read_parquet(sys.argv[1]).filter(pl.col("source") == "replica").sort("time")
-    busy = samples.with_columns(made=pl.col("generation_tokens").diff().over("session", "index")).filter(
-        pl.col("made") > 0
-    )
-    spans = busy.group_by("index").agg(first=pl.col("time").min(), last=pl.col("time").max(), samples=pl.len())
+    samples = pl.read_parquet(sys.argv[1]).sort("time")
+    # the replicas of different nodes have the same indices, but sessions of their own
+    engine = ("session", "index")
+    made = pl.col("generation_tokens").diff().over(engine)
+    busy = samples.filter(source="replica").with_columns(made=made).filter(pl.col("made") > 0)
+    spans = busy.group_by(engine).agg(first=pl.col("time").min(), last=pl.col("time").max(), samples=pl.len())
     begin, end = spans["first"].max(), spans["last"].min()
-    inside = busy.filter(pl.col("time").is_between(begin, end, closed="right"))
-    tokens, seconds = inside["made"].sum(), (end - begin).total_seconds()
-    print(spans.sort("index"))
+    inside = pl.col("time").is_between(begin, end, closed="right")
+    tokens, seconds = busy.filter(inside)["made"].sum(), (end - begin).total_seconds()
+    print(spans.sort(engine))
     print(f"{spans.height} engines at work for {seconds:.1f} s: {tokens:,} tokens, {tokens / seconds:,.0f} tokens/s")
+    gpus = samples.filter(inside, source="gpu").group_by("index").agg(pl.col("utilization_percent").mean())
+    print("GPU busy:", ", ".join(f"{busy:.0f}%" for _, busy in gpus.sort("index").iter_rows()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 A run that is interrupted and resumed has several sessions.
 """
 
+import datetime
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ class GenerationSession:
     """One uninterrupted stretch of generation. With several nodes the counters are sums over ``nodes``."""
 
     started_at: str
-    """UTC, ISO 8601."""
+    """When the first rollout was admitted, in UTC, ISO 8601."""
     seconds: float
     """Time from the first admitted to the last finished rollout; with several nodes, over all of them."""
     start_seconds: float
@@ -56,6 +58,12 @@ def start_of_one(sessions: Sequence[GenerationSession]) -> float:
 def read_sessions(path: Path) -> list[GenerationSession]:
     """Return all sessions of a run, oldest first; none when there is no file. Raises DamagedFile."""
     return list(read_record(path, tuple[GenerationSession, ...]) or ())
+
+
+def utc_of(moment: float) -> str:
+    """Return a ``moment`` of ``time.monotonic`` in UTC, ISO 8601, whole seconds."""
+    ago = datetime.timedelta(seconds=time.monotonic() - moment)
+    return (datetime.datetime.now(datetime.UTC) - ago).isoformat(timespec="seconds")
 
 
 def add_session(path: Path, session: GenerationSession) -> None:

@@ -1,6 +1,5 @@
 """Runs a reference loop in its own process and stores the result as a run directory, to be compared like any other."""
 
-import datetime
 import os
 import pickle
 import shutil
@@ -16,7 +15,7 @@ from tasks.generation.engine import EngineSpec
 from tasks.generation.engine_environment import engine_environment
 from tasks.generation.engine_sockets import SOCKETS_VARIABLE, socket_directory
 from tasks.generation.failure_classifier import classify_exit
-from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.generation_log import GenerationSession, add_session, utc_of
 from tasks.generation.generation_spec import GenerationSpec, ShardWork
 from tasks.generation.lora_spec import LoraSpec
 from tasks.generation.oom_ladder import Rung
@@ -143,7 +142,7 @@ def _log_session(plan: RunPlan, timing: ReferenceTiming) -> None:
     add_session(
         plan.paths.state / "generation.json",
         GenerationSession(
-            started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            started_at=utc_of(timing.started),
             seconds=timing.finished - timing.started,
             start_seconds=timing.start_seconds,
             tokens=timing.tokens,

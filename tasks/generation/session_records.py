@@ -1,9 +1,8 @@
 """Stores what a session of generation did: with each of its runs, for its own rollouts."""
 
-import datetime
 from collections.abc import Sequence
 
-from tasks.generation.generation_log import GenerationSession, add_session
+from tasks.generation.generation_log import GenerationSession, add_session, utc_of
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungState
@@ -18,14 +17,13 @@ def record_session(plans: Sequence[RunPlan], pool: ReplicaPool, mps: Mps | None)
     Several runs share the engines, and so the time of their starts and the steps down the OOM ladder, which the first
     run's ``state`` holds; time and tokens are each run's own.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     device = device_of(plans[0].profile)
     for plan in plans:
         counters = counters_of(plans, plan, pool)
         if counters.first_admitted_at is None or counters.last_finished_at is None:
             continue
         session = GenerationSession(
-            started_at=now,
+            started_at=utc_of(counters.first_admitted_at),
             seconds=counters.last_finished_at - counters.first_admitted_at,
             start_seconds=pool.engine_start_seconds,
             start_kind=pool.start_kind,

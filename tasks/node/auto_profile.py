@@ -40,7 +40,7 @@ WEIGHTS_SHARE = 0.75
 """Most of an engine's memory that weights may take when the size of the KV cache cannot be told."""
 BFLOAT16_CAPABILITY = (8, 0)
 MOST_SHARING = 2
-"""Engines on a GPU. On an H200 two of a 7B model made 1.2 to 1.4 times the tokens/s of one (infra/gpu-bench)."""
+"""Engines on a GPU. On an H200 two of a 7B model made 1.2 to 1.7 times the tokens/s of one (infra/gpu-bench)."""
 
 
 @dataclass(frozen=True, kw_only=True)

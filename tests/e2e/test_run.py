@@ -1,6 +1,7 @@
 """The main job as a user runs it: ``harvest run`` with real vLLM, a real Prefect and real files."""
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -97,6 +98,8 @@ def test_the_engines_counters_are_in_the_telemetry(demo_run: DemoRun) -> None:
     replica = made.select("running", "waiting", "kv_cache_usage", *counters)
     assert replica.null_count().sum_horizontal().item() == 0
     assert all(replica[name].is_sorted() for name in counters)
+    session = demo_run.outcome.report["generation"]["sessions"][0]
+    assert datetime.fromisoformat(session["started_at"]) <= made.filter(pl.col("generation_tokens") > 0)["time"].min()
     last = replica.row(-1, named=True)
     # the last sample is of the end
     assert last["generation_tokens"] == demo_run.outcome.report["generation"]["tokens"]
