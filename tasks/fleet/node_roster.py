@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 
+import polars as pl
+
 from tasks.errors import HarvestError
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
 from tasks.fleet.node_logs import add_logs, node_directory
@@ -36,7 +38,8 @@ class NodeRoster:
         self._over = False
         self._nodes: list[NodeAtWork] = []
         self._unfit: dict[str, tuple[str, NodeUnfit]] = {}
-        self._losses: list[str] = []
+        self._losses: list[tuple[int | None, str]] = []
+        """The place and a phrase for each loss since the last finished shard."""
 
     @property
     def nodes(self) -> list[NodeAtWork]:
@@ -54,7 +57,14 @@ class NodeRoster:
     def losses(self) -> list[str]:
         """A phrase for each loss since the last finished shard."""
         with self._lock:
-            return list(self._losses)
+            return [why for _, why in self._losses]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether a node works in a place that had none of these losses."""
+        with self._lock:
+            lost = {place for place, _ in self._losses}
+            return any(node.works and node.place not in lost for node in self._nodes)
 
     @property
     def num_working(self) -> int:
@@ -140,7 +150,7 @@ class NodeRoster:
         """Return what messages call a shard."""
         return f"shard {self._number(run_id, index)}"
 
-    def ended(self, node: NodeAtWork, telemetry: bytes | None) -> None:
+    def ended(self, node: NodeAtWork, telemetry: pl.DataFrame | None) -> None:
         """Note that the worker ended in good order."""
         node.telemetry, node.ended = telemetry, "well"
 
@@ -152,7 +162,7 @@ class NodeRoster:
                 node.ended = "lost"
             if self._over:
                 return
-            self._losses.append(f"{name}: {why}")
+            self._losses.append((node and node.place, f"{name}: {why}"))
         self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
 
     def refused(self, node: NodeAtWork, error: NodeUnfit) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import queue
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,11 +29,12 @@ class ScriptedWorker:
         self.silent = False
         self.given: list[ShardOrder] = []
         self._files: dict[tuple[str, int], bytes] = {}
-        self._news: list[MadeShard] = []
+        self._news: deque[MadeShard] = deque()
         self._rollouts = 0
         self.state: Any = "starting"
         self.begun = False
-        self.expected: dict[str, str] = {}
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
 
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
@@ -74,7 +76,7 @@ class ScriptedWorker:
             )
         )
 
-    def report(self, seen: int, wait_s: float) -> NodeReport:
+    def report(self, wait_s: float, now: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
         status = NodeStatus(
             state=self.state,
@@ -83,17 +85,13 @@ class ScriptedWorker:
             load=self.script.load,
             error=error,
         )
-        return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
+        news = [self._news.popleft() for _ in range(len(self._news))]
+        return NodeReport(status=status, news=tuple(news), logs={})
 
     def facts(self) -> NodeFacts:
         begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
-        return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=begun)
-
-    def files(self) -> dict[str, str]:
-        return self.script.files
-
-    def expect(self, files: dict[str, str]) -> None:
-        self.expected = files
+        preflight = {"worst": "pass", "checks": [], "plan": None}
+        return NodeFacts(preflight=preflight, begun=begun, files=self.script.files)
 
     def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
         return self._files[run_id, index][offset : offset + size]
@@ -104,7 +102,7 @@ class ScriptedWorker:
     def stop(self) -> None:
         self.state = "ended"
 
-    def telemetry(self) -> bytes | None:
+    def telemetry(self, now: float) -> pl.DataFrame | None:
         return None
 
 
@@ -200,6 +198,7 @@ class _Handle:
     def call(self, method: str, *given: Any, limit_s: float) -> Any:
         if self._worker.silent or self._worker.script.gone:
             raise NodeGone("it does not answer")
+        self._worker.calls[method] += 1
         called: Callable[..., Any] = getattr(self._worker, method)
         return called(*given)
 
