@@ -162,7 +162,7 @@ class NodeRoster:
                 node.ended = "lost"
             if self._over:
                 return
-            self._losses.append((node and node.place, f"{name}: {why}"))
+            self._losses.append((node.place if node else None, f"{name}: {why}"))
         self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
 
     def refused(self, node: NodeAtWork, error: NodeUnfit) -> None:
