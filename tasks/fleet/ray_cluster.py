@@ -38,7 +38,6 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[..., object] = 
     with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     # else a call of a thread that outlives the connection would start another Ray, or join one
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     import ray

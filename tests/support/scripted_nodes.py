@@ -4,7 +4,7 @@ import hashlib
 import io
 import queue
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +33,8 @@ class ScriptedWorker:
         self._rollouts = 0
         self.state: Any = "starting"
         self.begun = False
-        self.calls: Counter[str] = Counter()
-        """How often each method was called."""
+        self.called: list[str] = []
+        """The methods that were called, in order."""
 
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
@@ -198,7 +198,7 @@ class _Handle:
     def call(self, method: str, *given: Any, limit_s: float) -> Any:
         if self._worker.silent or self._worker.script.gone:
             raise NodeGone("it does not answer")
-        self._worker.calls[method] += 1
+        self._worker.called.append(method)
         called: Callable[..., Any] = getattr(self._worker, method)
         return called(*given)
 

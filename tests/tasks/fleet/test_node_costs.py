@@ -12,19 +12,20 @@ from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import plan_run
 from tests.support.fake_profile import write_fake_profile
 from tests.support.patience import until
-from tests.support.scripted_nodes import Script, ScriptedCluster
+from tests.support.scripted_nodes import Script, ScriptedCluster, ScriptedWorker
 from tests.tasks.fleet.test_node_pool import Run
 
 NODES = 2
+_NOT_HELD = (FunctionType, ModuleType, type, ScriptedCluster, ScriptedWorker)
 
 
 def held_by(root: object) -> int:
-    """Bytes of all Python objects that can be reached from ``root``, code aside."""
+    """Bytes of all Python objects that can be reached from ``root``, but for code and what stands in for the cluster."""
     gc.collect()
     seen, found = {id(root)}, [root]
     for each in found:
         for other in gc.get_referents(each):
-            if id(other) not in seen and not isinstance(other, (FunctionType, ModuleType, type)):
+            if id(other) not in seen and not isinstance(other, _NOT_HELD):
                 seen.add(id(other))
                 found.append(other)
     return sum(map(sys.getsizeof, found))
@@ -44,7 +45,7 @@ def cost_of(folder: Path, shards: int) -> tuple[Counter[str], int]:
         run.pump_until_done()
         until(lambda: run.pump() or run.pool.rollouts_finished == plan.num_rollouts, "all shards are counted")
         run.said.clear()
-        calls = sum((worker.calls for worker in cluster.workers.queue), Counter())
+        calls = Counter(method for worker in cluster.workers.queue for method in worker.called)
         return calls, held_by(run.pool)
 
 
