@@ -20,7 +20,7 @@ _NOT_HELD = (FunctionType, ModuleType, type, ScriptedCluster, ScriptedWorker)
 
 
 def held_by(root: object) -> int:
-    """Bytes of all Python objects that can be reached from ``root``, but for code and what stands in for the cluster."""
+    """Bytes of all Python objects that can be reached from ``root``, without code and the cluster."""
     gc.collect()
     seen, found = {id(root)}, [root]
     for each in found:
