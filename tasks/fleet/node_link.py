@@ -121,8 +121,8 @@ class NodeLink:
             if self._stop.is_set() and not asked_to_stop:
                 asked_to_stop = True
                 node.call("stop")
-            elif orders := self._roster.next_shards(node):
-                node.call("give", orders)
+            for order in self._roster.next_shards(node):
+                node.call("give", order)
             report: NodeReport = node.call("report", REPORT_SECONDS, time.time())
             if begins := report.status.state == "generating" != node.status.state:
                 node.facts = node.call("facts")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import polars as pl
 
@@ -102,22 +102,20 @@ class NodeRoster:
         node.logs = str(node_directory(self._logs, node.name))
         self._tell(f"{node.name} begins: {begun} of {self._wanted}")
 
-    def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
-        """Return shards for the node's worker."""
+    def next_shards(self, node: NodeAtWork) -> Iterator[ShardOrder]:
+        """Yield shards for the node's worker, which holds them from now on. Each is read when it is taken."""
         if node.status.state != "generating":
-            return []
+            return
         # another node with room goes on with what it has begun before
         others = [other for other in self.nodes if other is not node and other.works and self._waiting.room(other) > 0]
         taken = self._waiting.take(node, {key for other in others for key in other.facts.begun})
-        return [
-            ShardOrder(
+        for item in taken:
+            yield ShardOrder(
                 run_id=item.plan.run_id,
                 shard=item.shard,
                 questions=item.plan.paths.questions(item.shard.index).read_bytes(),
                 journal=_journal(item.plan, item.shard.index),
             )
-            for item in taken
-        ]
 
     def reported(self, node: NodeAtWork, report: NodeReport) -> None:
         """Take what the worker told."""

@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -95,9 +94,9 @@ class NodeWorker:
         """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
         threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
 
-    def give(self, orders: Sequence[ShardOrder]) -> None:
-        """Take shards to generate."""
-        self._inbox.extend(orders)
+    def give(self, order: ShardOrder) -> None:
+        """Take a shard to generate."""
+        self._inbox.append(order)
         if self._pool is not None:
             self._pool.wake()
 

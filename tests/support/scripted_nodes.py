@@ -5,7 +5,7 @@ import io
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +45,10 @@ class ScriptedWorker:
         self.state = self.script.state
         self.begun = True
 
-    def give(self, orders: Sequence[ShardOrder]) -> None:
-        self.given += orders
+    def give(self, order: ShardOrder) -> None:
+        self.given.append(order)
         if not self.script.hold:
-            for order in orders:
-                self.make(order)
+            self.make(order)
 
     def make(self, order: ShardOrder) -> None:
         """Generate a shard that was given."""

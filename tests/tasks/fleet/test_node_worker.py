@@ -30,7 +30,7 @@ def test_the_times_of_a_node_are_on_the_clock_of_the_collection(
     [shard] = shard_dataset(plan)
     worker = NodeWorker()
     worker.begin(NodeOrder.of([plan]))
-    worker.give([ShardOrder(run_id=plan.run_id, shard=shard, questions=plan.paths.questions(0).read_bytes())])
+    worker.give(ShardOrder(run_id=plan.run_id, shard=shard, questions=plan.paths.questions(0).read_bytes()))
     news: list[object] = []
 
     def report(ahead: float = 0.0) -> NodeReport:
