@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, HarvestError
 from tasks.fleet.cluster import ClusterLost, Need, Placement
 from tasks.fleet.node_worker import NodeWorker
 from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL, address_of, split_address
@@ -35,7 +35,8 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[..., object] = 
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
     ``worker`` is the class of the workers. What Ray prints meanwhile is added to ``log``. Call it on the main thread,
-    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version.
+    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version, HarvestError
+    when Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # else a call of a thread that outlives the connection would start another Ray, or join one
@@ -53,8 +54,13 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[..., object] = 
     with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        except Exception as error:
             told = " ".join(str(getattr(error, "message", error)).split())[:400].rstrip(".")
+            if address == LOCAL:
+                raise HarvestError(
+                    f"Ray could not be started on this machine: {told}. Run the same command again when the machine is "
+                    "less busy; without --nodes and --ray it needs no Ray"
+                ) from None
             raise ConfigError(
                 f"the Ray cluster at {address} cannot be used: {told}. Start one with ray start --head, with the same "
                 "versions of Ray and Python on every machine. If it has a token, this process needs it too: "
