@@ -35,8 +35,8 @@ def ray_cluster(address: str | None, log: Path, worker: Callable[..., object] = 
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
     ``worker`` is the class of the workers. What Ray prints meanwhile is added to ``log``. Call it on the main thread,
-    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version, HarvestError
-    when Ray cannot be started here.
+    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version, and
+    HarvestError when Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # else a call of a thread that outlives the connection would start another Ray, or join one
