@@ -22,7 +22,7 @@ from tasks.comparison.equivalence_report import EquivalenceReport
 from tasks.comparison.noise_floor import NoiseFloor, find_noise_floor, measure_noise_floor, save_noise_floor
 from tasks.errors import ConfigError, EngineError, HarvestError
 from tasks.files import publish_json
-from tasks.fleet.replica_span import check_span
+from tasks.fleet.ray_address import check_span
 from tasks.generation.reference_loops import LoopName
 from tasks.generation.reference_run import reference_plan, run_reference
 from tasks.node.arithmetic import find_arithmetic

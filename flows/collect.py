@@ -32,11 +32,10 @@ from flows.shards.stage_order import StageOrder
 from flows.shards.step_report import show_steps
 from tasks.errors import HarvestError
 from tasks.fleet.ray_address import check_nodes, on_nodes
-from tasks.fleet.replica_span import check_span
 from tasks.generation.rung_state import forget_rung
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
-from tasks.node.plan_here import check_profile_of_nodes, plan_here
+from tasks.node.plan_here import plan_here
 from tasks.node.preflight import PREFLIGHT_SECONDS, check_settings
 from tasks.node.prompt_check import check_rendered, record_prompts
 from tasks.plan.policies import AUTO_BASELINE
@@ -73,15 +72,11 @@ def collect_rollouts(**given: Any) -> "State[dict[str, Any]]":
         resolved = resolve_parameters(given)
         asked = chosen(FlowParameters, resolved)
         enter_phase("plan")
-        check_nodes(asked.nodes, asked.ray, asked.baseline)
         check_trackers(asked.log_to)
         outage_seconds()  # refuses a wrong value before anything is written
         config = run_config(resolved)
         plans = plan_collection(plan_here(config, user_path(asked.runs_dir)), asked)
-        first = plans[0]
-        check_span(first.profile, asked.nodes, asked.ray)
-        if on_nodes(asked.nodes, asked.ray):
-            check_profile_of_nodes(config, first)
+        check_nodes(config, plans[0], asked.nodes, asked.ray, asked.baseline)
         reporter.describe_flow_run(
             name=planned_flow_run_name(*plans),
             tags=set().union(*map(flow_run_tags, plans)),

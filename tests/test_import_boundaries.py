@@ -18,7 +18,7 @@ IN_ROOMS = [module for module in MODULES if module.parts[0] == "tasks" and "inte
 REMOTE = {"tasks/files.py", "tasks/storage/upload.py", "tasks/storage/filesystems.py"}
 ENGINE = {f"tasks/generation/{name}.py" for name in ("vllm_engine", "vllm_requests", "weight_reload")}
 RAY = {"tasks/peers/ray_data.py", "tasks/generation/ray_group.py"} | {
-    f"tasks/fleet/ray_{name}.py" for name in ("cluster", "handle", "span")
+    f"tasks/fleet/ray_{name}.py" for name in ("cluster", "placement")
 }
 ALLOWED = {
     "prefect": lambda module: module.startswith("flows/"),

@@ -116,7 +116,7 @@ def _check_no_run(given: Mapping[str, Any]) -> None:
 
 def _run_to_warm(given: dict[str, Any], runs_dir: Path) -> "RunPlan":
     """Return the plan of the run whose caches --warm fills. Raises ConfigError."""
-    from tasks.fleet.replica_span import check_span
+    from tasks.fleet.ray_address import check_span
     from tasks.generation.warm_start import check_caches
     from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_settings

@@ -163,9 +163,8 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
     from flows.reporting.tracker_targets import check_trackers
     from tasks.comparison.baseline import check_baseline
     from tasks.errors import PreflightFailed, UploadError
-    from tasks.fleet.ray_address import check_nodes, on_nodes
-    from tasks.fleet.replica_span import check_span
-    from tasks.node.plan_here import check_profile_of_nodes, plan_here
+    from tasks.fleet.ray_address import check_nodes
+    from tasks.node.plan_here import plan_here
     from tasks.node.preflight import check_output_fits, check_settings
     from tasks.scoring.scorers import load_scorer
     from tasks.storage.destination import check_destination
@@ -182,10 +181,7 @@ def check_input(parameters: dict[str, Any], runs_dir: Path) -> "tuple[RunPlan, .
         check_baseline(asked.baseline, each)
     # only the flow reads the credentials of a block, so without them only the form of the URL is checked
     check = check_destination if asked.aws_credentials_block is None else check_url
-    check_span(plan.profile, asked.nodes, asked.ray)
-    check_nodes(asked.nodes, asked.ray, asked.baseline)
-    if on_nodes(asked.nodes, asked.ray):
-        check_profile_of_nodes(config, plan)
+    check_nodes(config, plan, asked.nodes, asked.ray, asked.baseline)
     if asked.upload is not None:
         try:
             check(asked.upload)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import polars as pl
+
 from tasks.fleet.cluster import NodeGone, NodeHandle
 from tasks.fleet.node_status import NodeFacts, NodeStatus
 from tasks.time_limits import time_limit
@@ -42,8 +44,8 @@ class NodeAtWork:
     """Run id and index of the shards that were fetched from it."""
     rollouts_fetched: int = 0
     ended: Ended | None = None
-    telemetry: bytes | None = None
-    """Its telemetry file; None when it ended without sending it."""
+    telemetry: pl.DataFrame | None = None
+    """None when it ended without sending it."""
     logs: str = ""
     """Where the logs of its replicas are."""
 

@@ -116,23 +116,23 @@ class NodeLink:
         node.call("begin", replace(self._order, forget_oom_rung=forget))
 
     def _serve(self, node: NodeAtWork, budget: RestartBudget) -> None:
-        seen, asked_to_stop = 0, False
+        asked_to_stop = False
         while node.status.state != "ended":
             if self._stop.is_set() and not asked_to_stop:
                 asked_to_stop = True
                 node.call("stop")
-            elif orders := self._roster.next_shards(node):
-                node.call("give", orders)
-            report: NodeReport = node.call("report", seen, REPORT_SECONDS)
+            for order in self._roster.next_shards(node):
+                node.call("give", order)
+            report: NodeReport = node.call("report", REPORT_SECONDS, time.time())
             if begins := report.status.state == "generating" != node.status.state:
                 node.facts = node.call("facts")
             if report.status.rollouts > node.status.rollouts:
                 budget.progressed()
-            seen, node.status = report.number, report.status_on(time.time())
+            node.status = report.status
             if begins:
                 self._roster.begins(node)
             self._roster.reported(node, report)
             if node.status.state in ("refused", "failed"):
                 error = node.status.error or {"type": "HarvestError", "message": "it ended"}
                 raise NodeUnfit(error["type"], error["message"])
-        self._roster.ended(node, node.call("telemetry"))
+        self._roster.ended(node, node.call("telemetry", time.time()))

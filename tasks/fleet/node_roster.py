@@ -2,7 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+
+import polars as pl
 
 from tasks.errors import HarvestError
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
@@ -36,7 +38,8 @@ class NodeRoster:
         self._over = False
         self._nodes: list[NodeAtWork] = []
         self._unfit: dict[str, tuple[str, NodeUnfit]] = {}
-        self._losses: list[str] = []
+        self._losses: list[tuple[int | None, str]] = []
+        """The place and a phrase for each loss since the last finished shard."""
 
     @property
     def nodes(self) -> list[NodeAtWork]:
@@ -54,7 +57,14 @@ class NodeRoster:
     def losses(self) -> list[str]:
         """A phrase for each loss since the last finished shard."""
         with self._lock:
-            return list(self._losses)
+            return [why for _, why in self._losses]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether a node works in a place that had none of these losses."""
+        with self._lock:
+            lost = {place for place, _ in self._losses}
+            return any(node.works and node.place not in lost for node in self._nodes)
 
     @property
     def num_working(self) -> int:
@@ -92,22 +102,20 @@ class NodeRoster:
         node.logs = str(node_directory(self._logs, node.name))
         self._tell(f"{node.name} begins: {begun} of {self._wanted}")
 
-    def next_shards(self, node: NodeAtWork) -> list[ShardOrder]:
-        """Return shards for the node's worker."""
+    def next_shards(self, node: NodeAtWork) -> Iterator[ShardOrder]:
+        """Yield shards for the node's worker, which holds them from now on. Each is read when it is taken."""
         if node.status.state != "generating":
-            return []
+            return
         # another node with room goes on with what it has begun before
         others = [other for other in self.nodes if other is not node and other.works and self._waiting.room(other) > 0]
         taken = self._waiting.take(node, {key for other in others for key in other.facts.begun})
-        return [
-            ShardOrder(
+        for item in taken:
+            yield ShardOrder(
                 run_id=item.plan.run_id,
                 shard=item.shard,
                 questions=item.plan.paths.questions(item.shard.index).read_bytes(),
                 journal=_journal(item.plan, item.shard.index),
             )
-            for item in taken
-        ]
 
     def reported(self, node: NodeAtWork, report: NodeReport) -> None:
         """Take what the worker told."""
@@ -140,7 +148,7 @@ class NodeRoster:
         """Return what messages call a shard."""
         return f"shard {self._number(run_id, index)}"
 
-    def ended(self, node: NodeAtWork, telemetry: bytes | None) -> None:
+    def ended(self, node: NodeAtWork, telemetry: pl.DataFrame | None) -> None:
         """Note that the worker ended in good order."""
         node.telemetry, node.ended = telemetry, "well"
 
@@ -152,7 +160,7 @@ class NodeRoster:
                 node.ended = "lost"
             if self._over:
                 return
-            self._losses.append(f"{name}: {why}")
+            self._losses.append((node.place if node else None, f"{name}: {why}"))
         self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
 
     def refused(self, node: NodeAtWork, error: NodeUnfit) -> None:

@@ -3,12 +3,13 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.run_counters import RunCounters
+from tasks.generation.rung_state import RungChange
 from tasks.node.engine_caches import StartKind
 from tasks.plan.shards import Shard
 
@@ -39,9 +40,9 @@ class NodeStatus:
     machines: tuple[str, ...] = ()
     """Names of the nodes that hold the replica together, each with an equal part of the GPUs; empty for one alone."""
     runs: Mapping[str, RunCounters] = field(default_factory=dict)
-    """What was generated for each run, by its id. Its times are on the node's monotonic clock until the pool has them,
-    then seconds since the epoch: clocks of nodes may differ."""
-    rung_changes: tuple[dict[str, Any], ...] = ()
+    """What was generated for each run, by its id. Its times are on the node's monotonic clock; in a report they are on
+    the clock of who asked, in seconds since the epoch."""
+    rung_changes: tuple[RungChange, ...] = ()
     error: dict[str, str] | None = None
     """Type and message of what ended or refused the work."""
 
@@ -79,18 +80,9 @@ class NodeReport:
     """The state of a node, and its news since the report before."""
 
     status: NodeStatus
-    number: int
-    """Number of the latest news; the next call gives it, as ``seen``."""
     news: tuple[News, ...]
     logs: Mapping[str, bytes]
     """What was added to the log files of its replicas, by file name."""
-    clock: float
-    """The node's monotonic clock when the report was made."""
-
-    def status_on(self, clock: float) -> NodeStatus:
-        """Return the state with its times on another clock, which shows ``clock`` now."""
-        shift = clock - self.clock
-        return replace(self.status, runs={run_id: made.shifted(shift) for run_id, made in self.status.runs.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +92,8 @@ class NodeFacts:
     preflight: dict[str, Any] | None
     begun: frozenset[tuple[str, int]]
     """Run id and index of the shards of which an earlier worker on the node left rollouts."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Where it has what engines load: the paths of models and adapters, by what they are."""
 
 
 def node_name() -> str:

@@ -1,7 +1,6 @@
 """Merges the nodes' results into the run's own files: sessions, OOM rungs, telemetry and preflight."""
 
 import datetime
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -12,15 +11,16 @@ from tasks.files import publish_json, publish_parquet
 from tasks.fleet.node_at_work import NodeAtWork
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.run_counters import RunCounters
-from tasks.generation.rung_state import RungChange, RungState
+from tasks.generation.rung_state import RungState
 from tasks.node.engine_caches import coldest
-from tasks.node.telemetry import load_telemetry, parse_telemetry
+from tasks.node.telemetry import load_telemetry
 from tasks.node.telemetry_summary import TelemetrySummary
 from tasks.plan.run_plan import RunPlan
 from tasks.records import shard_of
 from tasks.storage.published import recorded_path
 
 _WORST = ("fail", "warn", "pass")
+_GPUS = pl.col("source") != "replica"
 
 
 def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeAtWork]) -> None:
@@ -34,11 +34,10 @@ def merge_nodes(plans: Sequence[RunPlan], records: Sequence[NodeAtWork]) -> None
         if (session := session_of(plans, plan, records)) is not None:
             add_session(state / "generation.json", session)
         RungState(state / "oom_ladder.json").add_changes(
-            RungChange(**{**change, "node": record.name}) for record in records for change in record.status.rung_changes
+            replace(change, node=record.name) for record in records for change in record.status.rung_changes
         )
     paths = plans[0].paths
-    frames = [_telemetry(record.telemetry) for record in records]
-    if sampled := [frame for frame in frames if frame is not None]:
+    if sampled := [record.telemetry for record in records if record.telemetry is not None]:
         publish_parquet(pl.concat([load_telemetry(paths.telemetry), *sampled]), paths.telemetry, recorded_path)
     if checked := {record.name: record.facts.preflight for record in records if record.facts.preflight}:
         publish_json(merge_preflights(checked), paths.preflight, recorded_path)
@@ -117,15 +116,6 @@ def telemetry_scope(sessions: Sequence[GenerationSession], summary: TelemetrySum
     return replace(summary, **changes)
 
 
-def _telemetry(data: bytes | None) -> pl.DataFrame | None:
-    if data is None:
-        return None
-    try:
-        return parse_telemetry(io.BytesIO(data))
-    except ValueError:
-        return None
-
-
 def merge_preflights(checked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the preflight reports of several nodes, by node, as one with the worst outcome and the first's plan."""
     checks = [
@@ -134,3 +124,24 @@ def merge_preflights(checked: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     found = {report["worst"] for report in checked.values()}
     worst = next((status for status in _WORST if status in found), "pass")
     return {"worst": worst, "checks": checks, "plan": next(iter(checked.values()))["plan"]}
+
+
+def join_telemetry(frames: Sequence[pl.DataFrame | None]) -> pl.DataFrame | None:
+    """Return the telemetry of the nodes of one replica as that of one node with the GPUs of all.
+
+    None when one is missing, as a part would look like the whole. The samples of the others count for the moment of the
+    first node's that is nearest: they were taken beside it. Their devices get further indices.
+    """
+    joined = frames[0]
+    if joined is None:
+        return None
+    moments = joined.select("time", "session").unique().sort("time")
+    for frame in frames[1:]:
+        if frame is None:
+            return None
+        further = int(joined.filter(_GPUS)["index"].max() or 0) + 1  # type: ignore[arg-type]  # an Int32 column
+        found = frame.filter(_GPUS).drop("session").sort("time")
+        placed = found.join_asof(moments.with_columns(moment="time"), on="time", strategy="nearest")
+        placed = placed.with_columns(time="moment", index=(pl.col("index") + further).cast(pl.Int32))
+        joined = pl.concat([joined, placed.select(joined.columns)])
+    return joined.sort("time", maintain_order=True)

@@ -6,20 +6,22 @@ process, since a replica dies with the thread that started it.
 
 import contextlib
 import os
+import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError, HarvestError, PreflightFailed, StorageError
+import polars as pl
+
+from tasks.errors import ConfigError, DamagedFile, HarvestError, PreflightFailed, StorageError
 from tasks.files import read_json, sha256_file
 from tasks.fleet.node_identity import software
 from tasks.fleet.node_logs import LogTails
-from tasks.fleet.node_news import NodeNews
 from tasks.fleet.node_order import NodeOrder, accept_order
 from tasks.fleet.node_scratch import (
     lock_scratch,
@@ -31,7 +33,16 @@ from tasks.fleet.node_scratch import (
     store,
     store_order,
 )
-from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeState, ShardOrder, node_name
+from tasks.fleet.node_status import (
+    MadeShard,
+    News,
+    NodeFacts,
+    NodeReport,
+    NodeState,
+    NodeStatus,
+    ShardOrder,
+    node_name,
+)
 from tasks.generation.generation_session import generation_session
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.generation.rung_state import forget_rung
@@ -40,27 +51,39 @@ from tasks.generation.shard_queue import ShardResult
 from tasks.node.gpu_lock import lock_gpus
 from tasks.node.gpu_selection import gpus_of_run
 from tasks.node.preflight import PREFLIGHT_SECONDS, run_preflight
+from tasks.node.telemetry import TelemetrySampler, load_telemetry
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import rollouts_finished
 from tasks.time_limits import time_limit
 
 PUMP_SECONDS = 0.5
+LAST_SECONDS = 10.0
+"""How long the pool has to end when its telemetry is asked for."""
 
 
 class NodeWorker:
-    """Its public methods may be called from any thread at the same time. Only ``report`` waits."""
+    """Its public methods may be called from any thread at the same time. Only ``report`` and ``telemetry`` wait.
 
-    def __init__(self) -> None:
+    The nodes of one replica have a worker each, and one of them ``generates``. vLLM's processes on the others are in
+    the placement group, beside their workers, which check their nodes and sample their GPUs. ``variables`` are added to
+    the environment.
+    """
+
+    def __init__(self, generates: bool = True, **variables: str) -> None:
+        os.environ.update(variables)
         _forget_threads()
-        self._news = NodeNews()
+        self._generates = generates
+        self._status = NodeStatus()
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        """What happened since the last report; None is for a new state."""
         self._inbox: deque[ShardOrder] = deque()
         self._plans: dict[str, RunPlan] = {}
         self._facts = NodeFacts(preflight=None, begun=frozenset())
-        self._telemetry: bytes | None = None
+        self._telemetry: pl.DataFrame | None = None
         self._logs: LogTails | None = None
         self._pool: ReplicaPool | None = None
-        self._over = threading.Event()
+        self._over, self._ended = threading.Event(), threading.Event()
         self._error: HarvestError | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -71,17 +94,36 @@ class NodeWorker:
         """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
         threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
 
-    def give(self, orders: Sequence[ShardOrder]) -> None:
-        """Take shards to generate."""
-        self._inbox.extend(orders)
+    def give(self, order: ShardOrder) -> None:
+        """Take a shard to generate."""
+        self._inbox.append(order)
         if self._pool is not None:
             self._pool.wake()
 
-    def report(self, seen: int, wait_s: float) -> NodeReport:
-        """Return what is new since the news with number ``seen``, at once or after up to ``wait_s`` seconds."""
-        status, number, news = self._news.since(seen, wait_s)
-        logs = self._logs.new() if self._logs else {}
-        return NodeReport(status=status, number=number, news=news, logs=logs, clock=time.monotonic())
+    def report(self, wait_s: float, now: float) -> NodeReport:
+        """Return what is new since the last report, at once or after up to ``wait_s`` seconds.
+
+        Its times are on the caller's clock, which shows ``now``: clocks of nodes may differ.
+        """
+        ahead, shift = _ahead(now), now - time.monotonic()
+        news: list[News | None] = []
+        with contextlib.suppress(queue.Empty):
+            news.append(self._news.get(timeout=wait_s))
+        # before the rest of the news, so that the last state comes with the last of them
+        status = self._status
+        with contextlib.suppress(queue.Empty):
+            while True:
+                news.append(self._news.get_nowait())
+        changes = tuple(
+            replace(change, at=(datetime.fromisoformat(change.at) + ahead).isoformat())
+            for change in status.rung_changes
+        )
+        runs = {run_id: made.shifted(shift) for run_id, made in status.runs.items()}
+        return NodeReport(
+            status=replace(status, runs=runs, rung_changes=changes),
+            news=tuple(item for item in news if item is not None),
+            logs=self._logs.new() if self._logs else {},
+        )
 
     def facts(self) -> NodeFacts:
         return self._facts
@@ -102,33 +144,34 @@ class NodeWorker:
         if self._pool is not None:
             self._pool.wake()
 
-    def telemetry(self) -> bytes | None:
-        """Return the telemetry file of a pool that has ended."""
-        return self._telemetry
+    def telemetry(self, now: float) -> pl.DataFrame | None:
+        """End the pool, and return its telemetry, with times on the caller's clock, which shows ``now``."""
+        self.stop()
+        self._ended.wait(time_limit(LAST_SECONDS))
+        if self._telemetry is None:
+            return None
+        return self._telemetry.with_columns(pl.col("time", "session") + _ahead(now))
 
     def _run(self, order: NodeOrder) -> None:
         state: NodeState = "failed"
         try:
             with contextlib.ExitStack() as stack:
                 plans = self._open(order, stack)
-                self._generate(plans)
-                if plans[0].paths.telemetry.is_file():
-                    self._telemetry = plans[0].paths.telemetry.read_bytes()
+                self._generate(plans) if self._generates else self._guard(plans)
+                with contextlib.suppress(DamagedFile):
+                    self._telemetry = load_telemetry(plans[0].paths.telemetry)
             remove_runs(list(self._plans))
             state = "ended"
-        except (ConfigError, PreflightFailed) as error:
-            state = "refused"
-            self._error = error
-        except HarvestError as error:
-            self._error = error
         except OSError as error:
             self._error = StorageError(
                 f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
             )
         except Exception as error:
-            self._error = HarvestError(f"{type(error).__name__}: {error}")
+            self._error = error if isinstance(error, HarvestError) else HarvestError(f"{type(error).__name__}: {error}")
+            state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
         told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
-        self._news.set(state=state, error=told)
+        self._set(state=state, error=told)
+        self._ended.set()
 
     def _open(self, order: NodeOrder, stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
         """Plan the runs in a directory of their own, and check the node for them."""
@@ -136,13 +179,13 @@ class NodeWorker:
         plans = lock_scratch(accept_order(order, nodes_directory()), stack)
         for plan in plans:
             for pid in open_run(plan):
-                self._news.tell(f"ended process {pid}, left over from a killed run")
+                self._news.put(f"ended process {pid}, left over from a killed run")
             if order.forget_oom_rung:
                 forget_rung(plan, is_locked=True)
         first = plans[0]
         if order.prompts is not None:
             store(first.paths.prompts, order.prompts)
-        stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.tell))
+        stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.put))
         hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
         hangs.daemon = True
         hangs.start()
@@ -151,17 +194,21 @@ class NodeWorker:
         finally:
             hangs.cancel()
         self._plans = {plan.run_id: plan for plan in plans}
-        self._facts = NodeFacts(preflight=read_json(first.paths.preflight), begun=shards_begun(plans))
+        models = {f"the model of {plan.run_id}": str(plan.model.path) for plan in plans}
+        adapters = {f"the adapter of {plan.run_id}": str(plan.adapter.path) for plan in plans if plan.adapter}
+        self._facts = NodeFacts(
+            preflight=read_json(first.paths.preflight), begun=shards_begun(plans), files=models | adapters
+        )
         self._logs = LogTails(first.paths.logs)
         return plans
 
     def _hangs(self) -> None:
         """Report that the node is of no use. Its process is ended for that."""
         told = f"its preflight has not ended for {time_limit(PREFLIGHT_SECONDS):.0f} s, as when a driver hangs"
-        self._news.set(state="failed", error={"type": "PreflightFailed", "message": told})
+        self._set(state="failed", error={"type": "PreflightFailed", "message": told})
 
     def _generate(self, plans: tuple[RunPlan, ...]) -> None:
-        with generation_session(plans, listener=self._news.tell, log=self._news.tell) as pool:
+        with generation_session(plans, listener=self._news.put, log=self._news.put) as pool:
             self._pool = pool
             while not self._over.is_set() and self._error is None:
                 self._count(pool)
@@ -171,6 +218,11 @@ class NodeWorker:
         self._count(pool)
         if self._error is not None:
             raise self._error
+
+    def _guard(self, plans: tuple[RunPlan, ...]) -> None:
+        with TelemetrySampler(plans[0].paths.telemetry, plans[0].profile, list):
+            self._set(state="generating")
+            self._over.wait()
 
     def _submit(self, pool: ReplicaPool, order: ShardOrder) -> None:
         plan = self._plans[order.run_id]
@@ -204,11 +256,11 @@ class NodeWorker:
             num_errors=num_errors,
             num_resumed=num_resumed,
         )
-        self._news.tell(made)
+        self._news.put(made)
 
     def _count(self, pool: ReplicaPool) -> None:
         plans = tuple(self._plans.values())
-        self._news.set(
+        self._set(
             state="generating",
             capacity=pool.capacity,
             rollouts=pool.rollouts_finished,
@@ -221,8 +273,19 @@ class NodeWorker:
             replicas=plans[0].profile.replicas,
             gpus=plans[0].profile.gpus,
             runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},
-            rung_changes=tuple(asdict(change) for change in pool.rung_changes),
+            rung_changes=tuple(pool.rung_changes),
         )
+
+    def _set(self, **changes: Any) -> None:
+        """Change fields of the status."""
+        before, self._status = self._status, replace(self._status, **changes)
+        if self._status.state != before.state:
+            self._news.put(None)
+
+
+def _ahead(clock: float) -> timedelta:
+    """Return how far another clock, which shows ``clock`` now, is ahead of this node's, in whole seconds."""
+    return timedelta(seconds=round(clock - time.time()))
 
 
 def _forget_threads() -> None:

@@ -1,4 +1,4 @@
-"""Whether a run is to be generated on nodes, and whether the address of their cluster can be one. Imports no Ray."""
+"""Whether a run is to be generated on nodes, and whether those that are asked for can do it. Imports no Ray."""
 
 import importlib.util
 import os
@@ -6,9 +6,13 @@ import socket
 
 import psutil
 
+from profiles.schema import Profile
 from tasks.errors import ConfigError
 from tasks.extras import add_extra
+from tasks.node.plan_here import check_profile_of_nodes
 from tasks.plan.policies import AUTO_BASELINE
+from tasks.plan.run_config import RunConfig
+from tasks.plan.run_plan import RunPlan
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 AUTO, LOCAL = "auto", "local"
@@ -16,8 +20,9 @@ _START = "Start one with ray start --head, and join this machine to it with ray 
 ANSWER_SECONDS = 5.0
 
 
-def check_nodes(nodes: int, ray: str | None, baseline: str | None) -> None:
-    """Raise ConfigError when a run cannot be generated on ``nodes`` nodes of the Ray cluster at ``ray``."""
+def check_nodes(config: RunConfig, plan: RunPlan, nodes: int, ray: str | None, baseline: str | None) -> None:
+    """Raise ConfigError when ``plan``, made of ``config``, cannot be generated on ``nodes`` nodes of ``ray``."""
+    check_span(plan.profile, nodes, ray)
     if not on_nodes(nodes, ray):
         return
     if baseline == AUTO_BASELINE:
@@ -26,6 +31,25 @@ def check_nodes(nodes: int, ray: str | None, baseline: str | None) -> None:
             "baseline first, and give its run id"
         )
     check_address(ray)
+    check_profile_of_nodes(config, plan)
+
+
+def check_span(profile: Profile, nodes: int = 1, ray: str | None = None) -> None:
+    """Raise ConfigError when ``nodes`` nodes of the cluster at ``ray`` cannot hold whole replicas of ``profile``."""
+    each = profile.engine.nodes_per_replica
+    if each == 1:
+        return
+    if nodes % each:
+        asked = f"nodes {nodes} is no multiple of it" if nodes > 1 else "this is for one node"
+        raise ConfigError(
+            f"nodes_per_replica of profile {profile.name} is {each}, and {asked}. Give harvest run --nodes {each}, "
+            f"{2 * each} or another multiple, and --ray, the cluster of the nodes"
+        )
+    if address_of(ray) == LOCAL:
+        raise ConfigError(
+            f"nodes_per_replica of profile {profile.name} is {each}, and without --ray this machine is the only node. "
+            f"Give the cluster of the {nodes} nodes: --ray HOST:PORT, or --ray auto if this machine is part of it"
+        )
 
 
 def on_nodes(nodes: int, ray: str | None) -> bool:

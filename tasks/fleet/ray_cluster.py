@@ -1,4 +1,4 @@
-"""A cluster on Ray: one placement group and one actor per node; for the nodes of one replica see ray_span.py.
+"""A cluster on Ray: one placement group and one actor per node; for the nodes of one replica see ray_placement.py.
 
 A group of its own for each node, and not one for all, lets the pool begin with the nodes that there are. The pending
 ones are seen by Ray's autoscaler. A worker that is lost is replaced by the pool and not by Ray, as each new one must be
@@ -16,13 +16,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, HarvestError
 from tasks.fleet.cluster import ClusterLost, Need, Placement
 from tasks.fleet.node_worker import NodeWorker
 from tasks.fleet.ray_address import ANSWER_SECONDS, LOCAL, address_of, split_address
-from tasks.fleet.ray_handle import CONCURRENCY, RayHandle, gone
-from tasks.fleet.ray_span import RaySpanPlacement
-from tasks.fleet.span_worker import SpanWorker
+from tasks.fleet.ray_placement import RayPlacement, gone
 from tasks.idleness import Silence
 
 HEAD_SECONDS = 30.0
@@ -33,21 +31,14 @@ END_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def ray_cluster(
-    address: str | None,
-    log: Path,
-    worker: Callable[[], object] = NodeWorker,
-    *,
-    span_worker: Callable[..., object] = SpanWorker,
-) -> Iterator["RayCluster"]:
+def ray_cluster(address: str | None, log: Path, worker: Callable[..., object] = NodeWorker) -> Iterator["RayCluster"]:
     """Connect to the cluster at ``address``, or to a Ray on this machine that ends with the context.
 
-    ``worker`` is the class of the workers, ``span_worker`` of those on the nodes of one replica. What Ray prints
-    meanwhile is added to ``log``. Call it on the main thread, with which a Ray
-    of its own dies. Raises ConfigError when there is no cluster, or one of another version.
+    ``worker`` is the class of the workers. What Ray prints meanwhile is added to ``log``. Call it on the main thread,
+    with which a Ray of its own dies. Raises ConfigError when there is no cluster, or one of another version, and
+    HarvestError when Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     # else a call of a thread that outlives the connection would start another Ray, or join one
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     import ray
@@ -63,8 +54,13 @@ def ray_cluster(
     with log.open("a", encoding="utf-8") as printed, contextlib.redirect_stdout(printed):
         try:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        except Exception as error:
             told = " ".join(str(getattr(error, "message", error)).split())[:400].rstrip(".")
+            if address == LOCAL:
+                raise HarvestError(
+                    f"Ray could not be started on this machine: {told}. Run the same command again when the machine is "
+                    "less busy; without --nodes and --ray it needs no Ray"
+                ) from None
             raise ConfigError(
                 f"the Ray cluster at {address} cannot be used: {told}. Start one with ray start --head, with the same "
                 "versions of Ray and Python on every machine. If it has a token, this process needs it too: "
@@ -75,7 +71,7 @@ def ray_cluster(
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
         try:
-            yield RayCluster(context.address_info["gcs_address"], worker, span_worker, grows=address != LOCAL)
+            yield RayCluster(context.address_info["gcs_address"], worker, grows=address != LOCAL)
         finally:
             closing = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             closing.start()
@@ -85,18 +81,13 @@ def ray_cluster(
 class RayCluster:
     """The cluster to which this process is connected, with its head at ``head``, which is HOST:PORT."""
 
-    def __init__(
-        self, head: str, worker: Callable[[], object], span_worker: Callable[..., object], grows: bool
-    ) -> None:
+    def __init__(self, head: str, worker: Callable[..., object], grows: bool) -> None:
         self.head = head
         self.grows = grows
         self._worker = worker
-        self._span_worker = span_worker
         self._silence = Silence()
 
     def place(self, need: Need, besides: Collection[str]) -> Placement:
-        if need.nodes > 1:
-            return RaySpanPlacement(need, besides, self._span_worker)
         return RayPlacement(need, besides, self._worker)
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
@@ -107,7 +98,8 @@ class RayCluster:
         suited: int = sum(
             node["Alive"]
             and node["NodeID"] not in besides
-            and all(node["Resources"].get(name, 0.0) >= count for name, count in _bundle(need).items())
+            and node["Resources"].get("CPU", 0.0) >= 1
+            and node["Resources"].get("GPU", 0.0) >= need.gpus
             for node in nodes
         )
         return suited // need.nodes
@@ -124,50 +116,3 @@ class RayCluster:
                 raise ClusterLost(
                     f"the head of the Ray cluster, {self.head}, has not answered for {silent:.0f} s: {error}"
                 ) from None
-
-
-class RayPlacement:
-    """A placement group of one bundle."""
-
-    def __init__(self, need: Need, besides: Collection[str], worker: Callable[[], object]) -> None:
-        from ray.util.placement_group import placement_group
-
-        self._need = need
-        self._worker = worker
-        elsewhere = [{"ray.io/node-id": f"!in({','.join(sorted(besides))})"}] if besides else None
-        with gone():
-            self._group = placement_group([_bundle(need)], bundle_label_selector=elsewhere)
-
-    def wait(self, seconds: float) -> tuple[str, ...] | None:
-        from ray.util.placement_group import placement_group_table
-
-        with gone():
-            if not self._group.wait(seconds):
-                return None
-            nodes: dict[int, str] = placement_group_table(self._group)["bundles_to_node_id"]
-            return (nodes[0],)
-
-    def start(self) -> RayHandle:
-        import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        bundle = _bundle(self._need)
-        with gone():
-            actor = ray.remote(self._worker).options(
-                num_cpus=bundle["CPU"],
-                num_gpus=bundle.get("GPU", 0),
-                max_restarts=0,
-                max_concurrency=CONCURRENCY,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, 0),
-            )
-            return RayHandle(actor.remote())
-
-    def remove(self) -> None:
-        from ray.util.placement_group import remove_placement_group
-
-        with contextlib.suppress(Exception):
-            remove_placement_group(self._group)
-
-
-def _bundle(need: Need) -> dict[str, float]:
-    return {"CPU": 1.0} | ({"GPU": float(need.gpus)} if need.gpus else {})

@@ -10,7 +10,8 @@ from tasks.files import atomic_path
 from tasks.fleet.node_status import MadeShard
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, record_rollouts
-from tasks.records import ROLLOUT_KEY, ROLLOUT_SCHEMA, are_rollouts, wave_of
+from tasks.plan.waves import keys_of
+from tasks.records import ROLLOUT_KEY, are_rollouts, wave_of
 from tasks.storage.published import read_wave
 
 CHUNK_BYTES = 4 << 20
@@ -62,19 +63,10 @@ def check_rollouts(path: Path, plan: RunPlan, shard: Shard) -> str | None:
 def _expected_keys(plan: RunPlan, shard: Shard) -> pl.DataFrame:
     if wave_of(shard.index):
         asked = read_wave(plan.paths.questions(shard.index), ["example_id", "arm_ids", "first_sample", "end_sample"])
-        rows = [
-            (plan.run_id, example_id, arm_id, sample)
-            for example_id, arm_ids, first, end in asked.iter_rows()
-            for arm_id in arm_ids
-            for sample in range(first, end)
-        ]
     else:
-        questions = plan.questions.slice(shard.index * plan.shard_size, shard.num_questions)
-        rows = [
-            (plan.run_id, example_id, arm.id, sample)
-            for example_id in questions["example_id"]
-            for arm in plan.arms.arms
-            for sample in range(plan.config.sampling.samples_per_arm)
-        ]
-    schema = pl.Schema({name: ROLLOUT_SCHEMA[name] for name in ("run_id", *ROLLOUT_KEY)})
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        asked = plan.questions.slice(shard.index * plan.shard_size, shard.num_questions).with_columns(
+            arm_ids=pl.lit([arm.id for arm in plan.arms.arms]),
+            first_sample=0,
+            end_sample=plan.config.sampling.samples_per_arm,
+        )
+    return keys_of(asked).select(pl.lit(plan.run_id).alias("run_id"), pl.all())

@@ -10,7 +10,6 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import polars as pl
 
@@ -79,19 +78,18 @@ def is_generated(plan: RunPlan, wave: Wave) -> bool:
     if wave.asked is None:
         return False
     # a downloaded run has no record of what its waves were made from
-    return rollouts_finished(plan.paths, wave.shard) and _has_rows(plan.paths.rollouts(wave.shard.index), wave.asked)
+    path = plan.paths.rollouts(wave.shard.index)
+    return rollouts_finished(plan.paths, wave.shard) and read_wave(path, [*ROLLOUT_KEY]).equals(keys_of(wave.asked))
 
 
-def _has_rows(path: Path, asked: pl.DataFrame) -> bool:
-    """Return whether the rollouts at ``path`` are those that ``asked`` asks for, in order."""
-    keys = {name: ROLLOUT_SCHEMA[name] for name in ROLLOUT_KEY}
-    wanted = (
+def keys_of(asked: pl.DataFrame) -> pl.DataFrame:
+    """Return ROLLOUT_KEY of the rollouts that ``asked`` asks for, in their order."""
+    return (
         asked.select("example_id", arm_id="arm_ids", sample_index=pl.int_ranges("first_sample", "end_sample"))
         .explode("arm_id")
         .explode("sample_index")
-        .select(pl.col(name).cast(kind) for name, kind in keys.items())
+        .select(pl.col(name).cast(ROLLOUT_SCHEMA[name]) for name in ROLLOUT_KEY)
     )
-    return read_wave(path, [*keys]).equals(wanted)
 
 
 def begin_wave(plan: RunPlan, wave: Wave) -> None:

@@ -1,6 +1,7 @@
 """The flow over the nodes of a Ray cluster: it is ended by signals, and goes on."""
 
 import contextlib
+import json
 import signal
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.faults.runs import (
     RunProcess,
     assert_nothing_left,
     only_run_dir,
+    parameters,
     read_rows,
     start_harvest,
     write_profile,
@@ -42,7 +44,9 @@ def test_whatever_ends_the_flow_ends_its_nodes_and_the_same_command_goes_on(
         run.kill(signal.SIGTERM)
         assert_nothing_left(seen)
 
-        run = start_harvest(runs_dir, profile, more=command, **server)
+        given = {**parameters(profile), "runs_dir": str(runs_dir), "nodes": 2, "ray": nodes.address}
+        script = ["tests.support.python_flow", json.dumps(given)]
+        run = RunProcess(runs_dir=runs_dir, module_and_arguments=script, variables=server)
         # what a node had not finished is not made again; the other comes later, so that it cannot take that shard
         run.wait_until(lambda: _told(run, "were already in its journal"), "a shard is resumed")
         nodes.add("two", tmp_path, **held)

@@ -138,5 +138,5 @@ def workers_on(nodes: RayNodes) -> dict[int, float]:
     return {
         process.pid: process.create_time()
         for node in nodes.nodes
-        for process in node.below("ray::SpanWorker", "ray::Part", REPLICA)
+        for process in node.below("ray::NodeWorker", "ray::Part", REPLICA)
     }

@@ -18,7 +18,6 @@ REPLICA = "tasks.generation.replica"
 _STORE_BYTES = 80 << 20
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
     # a node would start a process per processor before anybody asks for one
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",

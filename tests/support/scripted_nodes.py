@@ -4,7 +4,8 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +29,12 @@ class ScriptedWorker:
         self.silent = False
         self.given: list[ShardOrder] = []
         self._files: dict[tuple[str, int], bytes] = {}
-        self._news: list[MadeShard] = []
+        self._news: deque[MadeShard] = deque()
         self._rollouts = 0
         self.state: Any = "starting"
         self.begun = False
-        self.expected: dict[str, str] = {}
+        self.called: list[str] = []
+        """The methods that were called, in order."""
 
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
@@ -43,11 +45,10 @@ class ScriptedWorker:
         self.state = self.script.state
         self.begun = True
 
-    def give(self, orders: Sequence[ShardOrder]) -> None:
-        self.given += orders
+    def give(self, order: ShardOrder) -> None:
+        self.given.append(order)
         if not self.script.hold:
-            for order in orders:
-                self.make(order)
+            self.make(order)
 
     def make(self, order: ShardOrder) -> None:
         """Generate a shard that was given."""
@@ -74,7 +75,7 @@ class ScriptedWorker:
             )
         )
 
-    def report(self, seen: int, wait_s: float) -> NodeReport:
+    def report(self, wait_s: float, now: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
         status = NodeStatus(
             state=self.state,
@@ -83,17 +84,13 @@ class ScriptedWorker:
             load=self.script.load,
             error=error,
         )
-        return NodeReport(status=status, number=len(self._news), news=tuple(self._news[seen:]), logs={}, clock=0.0)
+        news = [self._news.popleft() for _ in range(len(self._news))]
+        return NodeReport(status=status, news=tuple(news), logs={})
 
     def facts(self) -> NodeFacts:
         begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
-        return NodeFacts(preflight={"worst": "pass", "checks": [], "plan": None}, begun=begun)
-
-    def files(self) -> dict[str, str]:
-        return self.script.files
-
-    def expect(self, files: dict[str, str]) -> None:
-        self.expected = files
+        preflight = {"worst": "pass", "checks": [], "plan": None}
+        return NodeFacts(preflight=preflight, begun=begun, files=self.script.files)
 
     def read(self, run_id: str, index: int, offset: int, size: int) -> bytes:
         return self._files[run_id, index][offset : offset + size]
@@ -104,7 +101,7 @@ class ScriptedWorker:
     def stop(self) -> None:
         self.state = "ended"
 
-    def telemetry(self) -> bytes | None:
+    def telemetry(self, now: float) -> pl.DataFrame | None:
         return None
 
 
@@ -200,6 +197,7 @@ class _Handle:
     def call(self, method: str, *given: Any, limit_s: float) -> Any:
         if self._worker.silent or self._worker.script.gone:
             raise NodeGone("it does not answer")
+        self._worker.called.append(method)
         called: Callable[..., Any] = getattr(self._worker, method)
         return called(*given)
 

@@ -10,8 +10,13 @@ import pytest
 
 from flows.server.interruption import LIMIT_SECONDS
 from tasks.errors import ConfigError, HarvestError, NodesLost
+from tasks.fleet.cluster import Need
+from tasks.fleet.node_at_work import NodeAtWork
 from tasks.fleet.node_pool import KILL_SECONDS, NodePool
+from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_watch import MOST_LOSSES, NodeWatch
 from tasks.fleet.ray_cluster import END_SECONDS
+from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -216,6 +221,24 @@ def test_a_pool_without_a_node_that_can_work_gives_up(
     run = Run(plan, ScriptedCluster(**nodes), len(nodes), wait_s=2.0)
     with pytest.raises(error, match=told):
         run.finish()
+
+
+def test_a_node_that_comes_and_goes_does_not_end_the_work_of_another(plan: RunPlan) -> None:
+    cluster, need = ScriptedCluster(steady=Script()), Need(gpus=0)
+    place = cluster.place(need, ())
+    assert place.wait(SHORT_SECONDS) == ("steady",)
+    roster = NodeRoster("2 nodes", [plan], WaitingShards(lambda: None), lambda told: None)
+    watch = NodeWatch(cluster, need, 2, 1e6, lambda told: None)
+    steady = NodeAtWork(place=0, nodes=("steady",), silent_s=1.0, handle=place.start())
+    assert roster.claim(steady)
+    for _ in range(2 * MOST_LOSSES):
+        guest = NodeAtWork(place=1, nodes=("guest",), silent_s=1.0)
+        assert roster.claim(guest)
+        roster.lost(guest, "it ended")
+    watch.look(roster)
+    roster.lost(steady, "it ended")
+    with pytest.raises(NodesLost, match="nodes were lost 11 times, and no shard was finished in between"):
+        watch.look(roster)
 
 
 def test_a_pool_waits_for_a_node_says_for_what_and_goes_on_when_it_joins(plan: RunPlan) -> None:

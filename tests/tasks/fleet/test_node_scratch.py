@@ -59,7 +59,7 @@ def end_of(worker: NodeWorker, plan: RunPlan) -> dict[str, str]:
     worker.begin(NodeOrder.of([plan]))
 
     def ended() -> NodeReport | None:
-        report = worker.report(0, SHORT_SECONDS)
+        report = worker.report(SHORT_SECONDS, time.time())
         return report if report.status.state in ("refused", "failed", "ended") else None
 
     error = until(ended, "the worker ends").status.error

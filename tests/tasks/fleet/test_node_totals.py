@@ -1,7 +1,6 @@
 """Totals over nodes: nothing is counted twice, and unknown values are None."""
 
 import datetime
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,14 @@ from typing import Any
 import polars as pl
 import pytest
 
+from profiles.schema import Profile
 from tasks.files import publish_parquet, read_json
 from tasks.fleet.node_at_work import NodeAtWork
-from tasks.fleet.node_status import NodeFacts, NodeReport, NodeStatus
-from tasks.fleet.node_totals import merge_nodes, telemetry_scope
+from tasks.fleet.node_status import NodeFacts, NodeStatus
+from tasks.fleet.node_totals import join_telemetry, merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.run_counters import RunCounters
-from tasks.generation.rung_state import RungState
+from tasks.generation.rung_state import RungChange, RungState
 from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.node.telemetry_summary import summarize_telemetry
 from tasks.plan.run_config import RunConfig
@@ -23,16 +23,9 @@ from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.records import RunPaths
 from tests.support.fake_profile import write_fake_profile
 
-CHANGE = {
-    "at": "2026-01-01T00:00:00+00:00",
-    "from_rung": 0,
-    "to_rung": 1,
-    "kind": "device",
-    "phase": "run",
-    "reason": "CUDA",
-    "settings": {},
-    "node": None,
-}
+CHANGE = RungChange(
+    at="2026-01-01T00:00:00+00:00", from_rung=0, to_rung=1, kind="device", phase="run", reason="CUDA", settings={}
+)
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def record(plan: RunPlan, name: str, *, sampled: bool = False, **changes: Any) -
         "status": NodeStatus(runs={plan.run_id: RunCounters(**made)}, **status),
         "made": [(plan.run_id, 3), (plan.run_id, 1)],
         "facts": NodeFacts(preflight=changes.pop("preflight", None), begun=frozenset()),
-        "telemetry": _bytes(telemetry(0)) if sampled else None,
+        "telemetry": telemetry(0) if sampled else None,
         "logs": "logs",
     }
     return NodeAtWork(**values | changes)
@@ -69,12 +62,6 @@ def telemetry(minute: int) -> pl.DataFrame:
         for gpu in range(8)
     ]
     return pl.DataFrame(rows, schema=TELEMETRY_SCHEMA)
-
-
-def _bytes(frame: pl.DataFrame) -> bytes:
-    written = io.BytesIO()
-    frame.write_parquet(written)
-    return written.getvalue()
 
 
 def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan) -> None:
@@ -98,14 +85,6 @@ def test_two_nodes_are_one_session_as_long_as_the_clock_says(plan: RunPlan) -> N
     assert (change.node, change.to_rung) == ("node-a", 1)
     assert read_json(plan.paths.preflight)["checks"] == [{"name": "node-a: disk"}]
     assert pl.read_parquet(plan.paths.telemetry).height == 80
-
-
-@pytest.mark.parametrize("clock", [5.0, 2e6], ids=["just started", "up for weeks"])
-def test_the_times_of_a_node_are_those_of_the_collection_whatever_its_clock_shows(clock: float) -> None:
-    made = RunCounters(rollouts=1, first_admitted_at=clock - 50, last_finished_at=None)
-    report = NodeReport(status=NodeStatus(runs={"run": made}), number=0, news=(), logs={}, clock=clock)
-    here = report.status_on(1000.0).runs["run"]
-    assert (here.rollouts, here.first_admitted_at, here.last_finished_at) == (1, 950.0, None)
 
 
 def test_the_gpus_of_a_node_in_two_groups_count_once(plan: RunPlan) -> None:
@@ -160,3 +139,39 @@ def test_the_summary_says_only_what_is_known_of_all(
     told = telemetry_scope(read_sessions(plan.paths.state / "generation.json"), summary)
     assert {name: getattr(told, name) for name in expected} == pytest.approx(expected)
     assert ("none came back from node-b" in (told.note or "")) is (("b", False) in nodes)
+
+
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+SECONDS = 10
+
+
+def samples(gpus: int, *, utilization: float, late_ms: int = 0, replica: bool = False) -> pl.DataFrame:
+    """Ten seconds of a node with so many GPUs, whose sampler began ``late_ms`` milliseconds after the others."""
+    rows = []
+    for second in range(SECONDS):
+        now = {"time": START + datetime.timedelta(seconds=second, milliseconds=late_ms), "session": START}
+        load = {"source": "gpu", "utilization_percent": utilization, "memory_used": 1 << 30}
+        rows += [now | load | {"index": index} for index in range(gpus)]
+        if replica:
+            rows.append(now | {"source": "replica", "index": 0, "running": 4, "generation_tokens": 10 * second})
+    return pl.DataFrame(rows, schema=TELEMETRY_SCHEMA)
+
+
+def test_the_gpus_of_all_nodes_of_a_replica_count_for_the_same_seconds(plan: RunPlan) -> None:
+    first = samples(2, utilization=90, replica=True)
+    others = [samples(2, utilization=70, late_ms=400), samples(2, utilization=80, late_ms=300)]
+    joined = join_telemetry([first, *others])
+    assert joined is not None
+    gpus = joined.filter(pl.col("source") == "gpu")
+    assert sorted(gpus["index"].unique()) == [0, 1, 2, 3, 4, 5]
+    assert gpus.height == 6 * SECONDS
+    publish_parquet(joined, plan.paths.telemetry)
+    summary = summarize_telemetry(plan.paths.telemetry, Profile(name="x", gpu_hour_usd=3600.0))
+    assert (summary.gpus, summary.elapsed_s, summary.idle_s, summary.generation_tokens) == (6, 10.0, 0.0, 90)
+    assert (summary.gpu_seconds, summary.cost_usd, summary.utilization_percent) == (60.0, 60.0, 80.0)
+
+
+def test_a_part_of_the_telemetry_is_not_taken_for_the_whole() -> None:
+    whole = samples(1, utilization=90, replica=True)
+    assert join_telemetry([None, whole]) is None
+    assert join_telemetry([whole, whole, None]) is None

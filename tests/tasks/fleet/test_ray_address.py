@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.bench import Bench
+from tasks.errors import ConfigError
 from tests.support.harvest_command import environment, harvest_here
 
 pytest.importorskip("ray")
@@ -60,9 +62,62 @@ def test_ray_is_asked_for_where_it_is_not_installed(
     refused(tmp_path, capsys, ["--nodes=2"], "Install it: pip install 'rollout-harvest[ray]'")
 
 
-def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str) -> None:
-    given = ["--questions=2", "--profile=cpu-demo", f"--runs-dir={tmp_path / 'runs'}", *options]
-    assert harvest_here("run", *given) == 2
+WIDE = """
+name = "wide"
+[engine]
+tensor_parallel_size = 2
+nodes_per_replica = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "told"),
+    [
+        (
+            "run",
+            [],
+            "nodes_per_replica of profile wide is 2, and this is for one node. Give harvest run --nodes 2, 4 or",
+        ),
+        ("run", ["--nodes=3", "--ray=auto"], "is 2, and nodes 3 is no multiple of it. Give harvest run --nodes 2, 4"),
+        ("run", ["--nodes=1", "--ray=auto"], "this is for one node"),
+        ("run", ["--nodes=2"], "without --ray this machine is the only node. Give the cluster of the 2 nodes: --ray"),
+        ("run", ["--nodes=2", "--ray=local"], "this machine is the only node"),
+        ("tune", [], "this is for one node"),
+        ("preflight", ["--warm"], "this is for one node"),
+    ],
+)
+def test_too_few_nodes_for_a_replica_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    options: list[str],
+    told: str,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "wide.toml").write_text(WIDE)
+    given = [f"--profile={tmp_path / 'wide.toml'}", "--model=demo", *options]
+    refused(tmp_path, capsys, given, told, command=command)
+
+
+def test_a_benchmark_measures_one_node(tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text(WIDE)
+    given = {
+        "profile": f"{tmp_path / 'wide.toml'}",
+        "model": "demo",
+        "questions": 2,
+        "runs_dir": f"{tmp_path / 'runs'}",
+    }
+    with pytest.raises(ConfigError, match="nodes_per_replica of profile wide is 2, and this is for one node"):
+        Bench(given, baseline_profile=None, log=lambda text: None)
+
+
+def refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str, command: str = "run"
+) -> None:
+    profile = [] if any(each.startswith("--profile") for each in options) else ["--profile=cpu-demo"]
+    given = ["--questions=2", f"--runs-dir={tmp_path / 'runs'}", *profile, *options]
+    assert harvest_here(command, *given) == 2
     printed = capsys.readouterr()
     assert told in printed.err
     assert (printed.err.count("\n"), printed.out) == (1, "")
