@@ -18,7 +18,7 @@ from tests.support.failure_report import log_section
 from tests.support.harvest_command import tell  # noqa: F401
 from tests.support.left_behind import nothing_left_behind  # noqa: F401
 from tests.support.patience import HANG_SECONDS, SLOWNESS_VARIABLE, measure_slowness, scaled, slowness
-from tests.support.prefect_server import new_prefect_home, prefect_api, wake_server  # noqa: F401
+from tests.support.prefect_server import new_prefect_home, prefect_api  # noqa: F401
 from tests.support.ray_nodes import ray_head, ray_nodes  # noqa: F401
 from tests.support.s3_servers import any_bucket, bucket, ministack_server, moto_server, tls_bucket, tls_server  # noqa: F401
 from tests.support.small_disk import small_disk  # noqa: F401
@@ -93,7 +93,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # the product, in this process and its children, must not take a slow machine for a failure; load comes and goes
     os.environ[FACTOR_VARIABLE] = GIVEN_FACTOR or f"{scaled(1):.2f}"
-    wake_server(getattr(item, "fixturenames", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -3,15 +3,13 @@
 import contextlib
 import fcntl
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.support.failure_report import shared_logs
@@ -72,32 +70,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, new_prefect_home: NewH
     server, url = start_server(home, free_port())
     shared_logs.append(home / "server.log")
     outlives_the_test(server.pid)
-    _waiting[:] = [server]
     try:
         yield url
-        wake_server(("prefect_api",))
         _flush_logs_and_events()
     finally:
-        server.send_signal(signal.SIGCONT)
-        _waiting.clear()
         end(server)
-
-
-_waiting: list["subprocess.Popen[bytes]"] = []
-"""The server of ``prefect_api``, if there is one."""
-
-
-def wake_server(fixtures: Collection[str]) -> None:
-    """Have the server of ``prefect_api`` run for a test with these fixtures if that is one of them, else stand still.
-
-    A server that nobody asks anything looks for work four times a second, which is a twentieth of a processor.
-    """
-    for server in _waiting:
-        if "prefect_api" in fixtures:
-            server.send_signal(signal.SIGCONT)
-        elif psutil.Process(server.pid).status() != psutil.STATUS_STOPPED:
-            _flush_logs_and_events()
-            server.send_signal(signal.SIGSTOP)
 
 
 def _flush_logs_and_events() -> None:
