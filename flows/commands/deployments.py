@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import socket
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -46,11 +45,23 @@ def deploy(names: tuple[str, ...], file: Path | None, activate: bool) -> int:
     _make_pool()
     chosen = [part for name in names for part in ("--name", name)] or ["--all"]
     command = ["--no-prompt", "deploy", "--prefect-file", str(file), *chosen]
-    if code := subprocess.run([sys.executable, "-m", "prefect", *command], check=False).returncode:
+    if code := _prefect(command):
         return code
     print_line(f"deployed from {file}")
     for schedule in activate_schedules(known, active, (names or ("*",)) if activate else ()):
         print_line(f"paused: {schedule}. harvest deploy {schedule.deployment} --activate starts it")
+    return 0
+
+
+def _prefect(words: list[str]) -> int:
+    """Run Prefect's own command in this process, which has imported most of what it needs; return its exit code."""
+    from prefect.cli import app
+
+    sys.argv = ["prefect", *words]
+    try:
+        app()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
     return 0
 
 

@@ -64,7 +64,8 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: st
 
     profile, runs_dir = str(write_fake_profile(tmp_path)), tmp_path / "runs"
     with _silent_run(api, profile, runs_dir) as silent, temporary_settings({PREFECT_API_URL: prefect_api}):
-        failed = collect_rollouts.with_options(retries=0)(
+        # the flow has retries, and bad input is none of their cases
+        failed = collect_rollouts(
             profile, dataset="no-such-file.jsonl", runs_dir=str(tmp_path / "none"), return_state=True
         )
         _report_difference()
@@ -82,6 +83,8 @@ def test_every_automation_fires_with_its_message(tmp_path: Path, prefect_api: st
     run_id = only_run_dir(runs_dir).name
     body = hook.wait_for("Rollout Harvest: no progress", run_id)
     assert body == f"{run_id} has finished no rollout for half an hour."
+    assert collect_rollouts.retries
+    assert (flow_run["run_count"], "no-such-file.jsonl" in flow_run["state"]["message"]) == (1, True)
     # what had an end is left as it is
     assert api.flow_run(flow_run["id"])["state_type"] == "FAILED"
 
@@ -127,6 +130,7 @@ def _silent_run(api: Api, profile: str, runs_dir: Path) -> Iterator[str]:
             "--profile",
             profile,
             "--questions=4",
+            "--max-tokens=16",
             f"--runs-dir={runs_dir}",
         ],
         env=environment(PREFECT_API_URL=api.url, FAKE_HOLD_AFTER="0"),

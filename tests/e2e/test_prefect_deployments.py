@@ -282,14 +282,6 @@ def test_a_run_that_is_cancelled_killed_and_retried_has_every_rollout_once(
     assert sessions[-1]["rollouts"] < 8 * NUM_QUESTIONS - 150
 
 
-def test_bad_input_fails_at_once_although_the_flow_has_retries(api: Api, worker: object, asked: dict[str, Any]) -> None:
-    flow_run_id = api.trigger("demo", {**asked, "dataset": "no-such-file.jsonl"})
-    failed = api.wait(flow_run_id)
-    assert failed["state_type"] == "FAILED"
-    assert "no-such-file.jsonl" in failed["state"]["message"]
-    assert failed["run_count"] == 1
-
-
 def test_a_worker_that_is_shut_down_leaves_no_run_running(
     api: Api, worker: "subprocess.Popen[bytes]", home: Path, asked: dict[str, Any]
 ) -> None:

@@ -30,7 +30,16 @@ def test_gpus_in_use_are_waited_for_and_a_run_in_use_is_refused(tmp_path: Path, 
         "HARVEST_LOCK_DIR": str(tmp_path / "locks"),
         "CUDA_VISIBLE_DEVICES": "0",
     }
-    options = ["--profile", str(profile), "--questions", "4", "--max-tokens", "8", "--runs-dir", str(tmp_path / "runs")]
+    options = [
+        "--profile",
+        str(profile),
+        "--questions",
+        "4",
+        "--max-tokens",
+        "16",
+        "--runs-dir",
+        str(tmp_path / "runs"),
+    ]
     held, told = tmp_path / "holder.log", tmp_path / "waiting.log"
     with held.open("wb") as log:
         holder = subprocess.Popen(

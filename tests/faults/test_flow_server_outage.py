@@ -130,7 +130,9 @@ def test_a_run_whose_end_the_server_refuses_ends_by_its_data(tmp_path: Path, pre
     assert unknown.startswith(f"warning: the Prefect server {url} does not know how the run ended: ")
 
 
-@pytest.mark.parametrize("command_line", [["run", "--profile", "cpu-demo"], ["automations"]])
+@pytest.mark.parametrize(
+    "command_line", [["run", "--profile=cpu-demo", "--questions=8", "--max-tokens=64"], ["automations"]]
+)
 def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: Path, command_line: list[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
     outcome = harvest(*command_line, cwd=tmp_path, PREFECT_API_URL=url)

@@ -75,7 +75,7 @@ def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(tmp_path: 
 def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(
     tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.faulty_engines:HungryEngine")
+    profile = write_profile(tmp_path, backend="tests.support.hungry_engine:HungryEngine")
     # memory for two questions of eight arms and the next one, which is admitted as they end, but not for four
     run = start_generation(tmp_path / "runs", profile, MEMORY_LIMIT="28")
     outcome = run.finish()
@@ -83,7 +83,7 @@ def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(
     assert read_rows(root) == undisturbed_fake
     (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
     assert "out of memory (host, run)" in told["message"]
-    assert "can't allocate memory" in told["message"]
+    assert "Unable to allocate" in told["message"]
     assert outcome["rung"] == 1
     assert rungs(root) == {1: {2}}
 

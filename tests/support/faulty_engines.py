@@ -1,31 +1,13 @@
-"""Engines that fail while they use real memory or the real vLLM. Their settings are environment variables."""
+"""Engines of the real vLLM that a test holds, or whose parts it chooses. Their settings are environment variables."""
 
 import os
-import resource
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from tasks.generation.engine import EngineOutput, EngineSpec
+from tasks.generation.engine import EngineOutput
 from tasks.generation.engine_environment import METHOD_VARIABLE
 from tasks.generation.vllm_engine import VllmEngine
-from tests.support.fake_engines import FakeEngine, completions_allowed
+from tests.support.fake_engines import completions_allowed
 from tests.support.patience import pause
-
-
-class HungryEngine(FakeEngine):
-    """Needs 512 MiB of host memory per request in flight; its process may grow by ``MEMORY_LIMIT`` times as much."""
-
-    def __init__(self, spec: EngineSpec) -> None:
-        super().__init__(spec)
-        grown = Path("/proc/self/statm").read_text().split()[0]
-        limit = int(grown) * resource.getpagesize() + int(os.environ["MEMORY_LIMIT"]) * 2**29
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-    def step(self) -> list[EngineOutput]:
-        torch.empty(len(self.running) * 2**29, dtype=torch.uint8)
-        return super().step()
 
 
 class ForkingEngine(VllmEngine):

@@ -23,6 +23,9 @@ __all__ = ["model"]
 
 pytestmark = pytest.mark.slow
 
+KNOWN_PROMPTS = ("--questions", "8", "--max-tokens", "64")
+"""Their check takes seconds, and is kept for other tests: tests/faults/test_flow_server_outage.py asks for them too."""
+
 
 def test_the_demo_profile_passes_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert harvest_here("preflight", "--json", "--runs-dir", tmp_path) == 0
@@ -90,7 +93,7 @@ def test_ctrl_c_while_an_engine_warms_ends_it_and_leaves_nothing(tmp_path: Path)
 def test_warm_says_that_an_eager_engine_on_a_cpu_compiles_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert harvest_here("preflight", "--warm", "--questions", "2", "--runs-dir", tmp_path) == 0
+    assert harvest_here("preflight", "--warm", *KNOWN_PROMPTS, "--runs-dir", tmp_path) == 0
     assert "nothing to warm" in capsys.readouterr().out
 
 
@@ -117,7 +120,7 @@ def test_eight_gpus_are_found_and_pass(stub: Path, tmp_path: Path) -> None:
 
 def test_the_default_profile_is_chosen_by_the_gpus(stub: Path, tmp_path: Path) -> None:
     gpus = stub_environment(stub, CUDA_VISIBLE_DEVICES="0,1,2,3,4", COLUMNS="200")
-    asked = ("--model", "demo", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path)
+    asked = ("--model", "demo", *KNOWN_PROMPTS, "--runs-dir", tmp_path)
     outcome = harvest("plan", "--json", *asked, **gpus)
     assert outcome.code == 0, outcome.stderr
     assert "profile auto: 5 engines of 1 GPU, bfloat16, max_model_len 2048" in outcome.stderr
@@ -162,7 +165,7 @@ def test_the_error_names_the_missing_shard(model: Path, tmp_path: Path, capsys: 
 
 
 def test_plan_measures_the_dataset_and_advises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert harvest_here("plan", "--json", "--questions", "8", "--max-tokens", "64", "--runs-dir", tmp_path) == 0
+    assert harvest_here("plan", "--json", *KNOWN_PROMPTS, "--runs-dir", tmp_path) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["plan"]["kv_tokens"] > 0
     assert value["prompts"]["longest"] < 200

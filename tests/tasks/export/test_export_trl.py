@@ -1,5 +1,7 @@
 """TRL's own GRPO trainer takes an export, with the code of the export's README."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,14 @@ from tests.support.synthetic import publish_shard, write_run
 SAMPLES = 4
 GROUPS = 8
 GROUPS_PER_STEP = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_vllm() -> Iterator[None]:
+    """TRL imports vLLM, which generates nothing here and takes seconds, unless there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vllm", None)
+        yield
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""A replica process that imports vLLM early works for a replica with the same environment, and else leaves no trace."""
+"""A replica process that imports vLLM early works for a replica with the same environment, and else leaves no trace.
+
+No engine starts here, so modules that say that they are imported stand in for vLLM, whose import takes eight seconds.
+``tests.support.engine_script`` imports vLLM by the same function.
+"""
 
 import os
 from collections.abc import Iterator
@@ -15,11 +19,20 @@ from tests.support.replica_parts import make_spec
 
 pytestmark = pytest.mark.slow
 
+VLLM = (
+    *("vllm/__init__.py", "vllm/engine/__init__.py", "vllm/engine/arg_utils.py", "vllm/v1/__init__.py"),
+    *("vllm/v1/engine/__init__.py", "vllm/v1/engine/core.py", "vllm/v1/engine/llm_engine.py"),
+)
 ENGINE = EngineSettings(kv_cache_space_gib=1, enforce_eager=True)
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    for name in VLLM:
+        module = tmp_path / "modules" / name
+        module.parent.mkdir(parents=True, exist_ok=True)
+        module.write_text(f"print('imported: {name}', flush=True)\n")
+    monkeypatch.syspath_prepend(tmp_path / "modules")
     made = replica_environment(ENGINE, None, {}, tmp_path / "caches")
     begin_with(made)
     yield made
@@ -46,7 +59,10 @@ def test_what_is_taken_works_as_any_replica_and_writes_to_its_log(tmp_path: Path
     failed = taken.connection.recv()
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.starting) == ("config", True)
-    assert "tests.no_such_module" in log.read_text()
+    told = log.read_text()
+    assert "tests.no_such_module" in told
+    # before there was a log
+    assert [name for name in VLLM if f"imported: {name}\n" not in told] == []
     taken.process.wait()
 
 

@@ -70,7 +70,7 @@ def test_expressions_are_compared_outside_the_main_thread_too_and_a_huge_one_los
     assert scores["scorer_version"].unique().to_list() == [scorer.version]
 
 
-def test_equal_answers_have_one_text_so_that_they_vote_together() -> None:
+def test_equal_answers_have_one_text_so_that_they_vote_together_and_their_majority_wins() -> None:
     groups = {
         "1/2": ["1/2", "0.5", "\\frac{1}{2}"],
         "0.333333": ["1/3", "\\dfrac13", "0.3333333"],
@@ -83,22 +83,8 @@ def test_equal_answers_have_one_text_so_that_they_vote_together() -> None:
     texts = [(text, form) for text, forms in groups.items() for form in forms]
     rows = pl.DataFrame(
         {
+            "rollout_id": [str(index) for index in range(len(texts))],
             "completion": [f"\\boxed{{{form}}}" for _, form in texts],
-            "ground_truth": "1/2",
-            "finish_reason": "stop",
-        }
-    )
-    scores = load_scorer("math").score_columns(rows)
-    assert list(zip(scores["extracted_answer"], (form for _, form in texts), strict=True)) == texts
-    assert scores["reward"].to_list() == [float(text == "1/2") for text, _ in texts]
-
-
-def test_the_majority_of_equal_answers_wins() -> None:
-    answers = ["1/2", "0.5", "\\frac{1}{2}", "1/3", "1/3"]
-    rows = pl.DataFrame(
-        {
-            "rollout_id": [*"abcde"],
-            "completion": [f"\\boxed{{{answer}}}" for answer in answers],
             "ground_truth": "1/2",
             "finish_reason": "stop",
             "example_id": "q",
@@ -106,7 +92,10 @@ def test_the_majority_of_equal_answers_wins() -> None:
         }
     )
     scores = score_frame(rows, load_scorer("math"))
-    assert maj_at_k(rows.join(scores, on="rollout_id")) == 1.0
+    assert list(zip(scores["extracted_answer"], (form for _, form in texts), strict=True)) == texts
+    assert scores["reward"].to_list() == [float(text == "1/2") for text, _ in texts]
+    # three forms of the right answer, and two of a wrong one
+    assert maj_at_k(rows.join(scores, on="rollout_id").head(5)) == 1.0
 
 
 def test_no_pairs_start_no_worker() -> None:
