@@ -3,6 +3,9 @@
 import os
 from typing import Any
 
+# the module of fake engines does without it in a process that has not imported it
+import torch  # noqa: F401
+
 from tasks.generation.engine import EngineOutput
 from tasks.generation.engine_environment import METHOD_VARIABLE
 from tasks.generation.vllm_engine import VllmEngine
