@@ -63,7 +63,7 @@ def check_row(row: Mapping[str, Any], needed: Sequence[str], given: str) -> None
     if lacking := [name for name in needed if name not in row]:
         raise ConfigError(
             f"scorer {given!r} has the parameter {lacking[0]!r}, which is no name of ours and no column of the "
-            f"dataset; it has {', '.join(map(str, row))}. {CONTRACT}"
+            f"dataset; it has {', '.join(map(repr, row))}. {CONTRACT}"
         )
 
 
