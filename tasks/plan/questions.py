@@ -71,7 +71,7 @@ def load_questions(source: DatasetSource, more: MoreColumns | None = None) -> pl
         if index == 0:
             _check_columns(row, source, filters)
             if more is not None:
-                check_row(row, more.needed, more.scorer)
+                check_row(row, more.needed, more.scorer, source.path)
         if not all(wanted.passes(row) for wanted in filters):
             continue
         example_id = _example_id(row, index, source)

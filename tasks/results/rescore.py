@@ -83,7 +83,7 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
     paths = RunPaths(root=run_dir)
     indices = known_waves(run_dir, "rollouts")
     if not indices:
-        raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
+        raise ConfigError(f"{run_dir} has no rollouts to score. {what_finishes(run_dir)}")
     if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
         raise ConfigError(
             f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). "
