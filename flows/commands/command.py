@@ -19,7 +19,7 @@ _SECTION = {"--json": "Output", "--verbose": "Output", "--help": "More"}
 """Of the options that are no parameters, in a long help."""
 _COLUMN = 26
 """Characters of an option's names in a long help; a longer one stands on a line of its own."""
-_OF_A_FILE = re.compile(r"(?:profile|arms file) \S*\.toml\b")
+_OF_A_FILE = re.compile(r"(?:profile|arms file) [^:]*\.toml\b")
 _QUOTED = r"(?<!\w)(?:'[^']*'|\"[^\"]*\")(?!\w)"
 
 

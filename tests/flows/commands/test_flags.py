@@ -101,6 +101,9 @@ def test_all_problems_of_a_file_are_told_as_the_file_has_them(tmp_path: Path, te
         assert problem in outcome.stderr
     assert "unknown key engine.max_sequences. Did you mean max_num_seqs?" in outcome.stderr
     assert "--question-batch-size" not in outcome.stderr
+    (tmp_path / "my arms.toml").write_text('[[arms]]\nid = "a"\nsystem_prompt = ""\nprompt_formt = "chat"\n')
+    told = tell("run", "--arms", tmp_path / "my arms.toml", "--prompt-format", "chat").stderr
+    assert "unknown key arms.0.prompt_formt. Did you mean prompt_format?" in told
 
 
 def test_both_spellings_mean_the_same(tmp_path: Path, tell: Tell) -> None:
