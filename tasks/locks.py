@@ -86,6 +86,14 @@ def find_holder(path: Path) -> tuple[Holder | None, bool]:
         return None, False
 
 
+def what_finishes(run_dir: Path) -> str:
+    """Return what finishes a run that is not finished, as the last sentence of a message: to wait, while it is used."""
+    holder, is_held = find_holder(run_dir / "state" / "lock")
+    if is_held:
+        return f"It is in use by {holder or 'another process'}; wait for it"
+    return "Run the command that made it again; it resumes"
+
+
 @contextlib.contextmanager
 def upload_lock(state: Path, *, exclusive: bool, wait: Callable[[float], None]) -> Iterator[None]:
     """Hold the upload lock in the run's ``state`` directory: ``exclusive``, or shared with other uploads.

@@ -19,7 +19,8 @@ _SECTION = {"--json": "Output", "--verbose": "Output", "--help": "More"}
 """Of the options that are no parameters, in a long help."""
 _COLUMN = 26
 """Characters of an option's names in a long help; a longer one stands on a line of its own."""
-_OF_A_FILE = re.compile(r"(?:profile|arms file) \S*\.toml\b")
+_OF_A_FILE = re.compile(r"(?:profile|arms file) [^:]*\.toml\b")
+_QUOTED = r"(?<!\w)(?:'[^']*'|\"[^\"]*\")(?!\w)"
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -176,10 +177,16 @@ def _with_flags(message: str) -> str:
         # which of several values it is stands in the message
         names = f"(?:{'|'.join(map(re.escape, spelled))})" + r"(?:\.\d+)?" * option.multiple
         # a name of one word is a word of English too, except before what is said of it
-        where = r"(?:^|(?<=: )){}(?= (?:is|has|are) | '|: )" if is_word else r"(?<![\w./-]){}(?![\w=/-]| =)"
-        message = re.sub(where.replace("{}", names), flag, message)
+        where = r"(?:^|(?<=: )){}(?= (?:is|has|are) | '|: )" if is_word else r"(?<![\w./:-]){}(?![\w=/-]| =|\.\w)"
+        # what is quoted is the user's own text, such as the name of a column
+        either = f"{_QUOTED}|({where.replace('{}', names)})"
+        message = re.sub(either, partial(_flag_or_quoted, flag), message)
     # which group of settings a flag belongs to is not the user's business
     return re.sub(r"^\w+: (?=--)", "", message)
+
+
+def _flag_or_quoted(flag: str, found: re.Match[str]) -> str:
+    return found[0] if found[1] is None else flag
 
 
 def _check_text(given: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import polars as pl
 from tasks.comparison.comparability import COMPARABLE_KEYS, read_comparable_config
 from tasks.comparison.sampling_support import SAMPLED_BY
 from tasks.errors import ConfigError
+from tasks.locks import what_finishes
 from tasks.plan.fingerprint import STOPPING
 from tasks.plan.model_source import ModelSource, find_model
 from tasks.plan.sampling import STOPPING_FIELDS, run_sampling
@@ -153,7 +154,7 @@ def _check_finished(run_dir: Path) -> None:
     missing = missing_shards(run_dir)
     if missing or not known_shards(run_dir, "rollouts"):
         named = f": {missing[0]} is missing ({len(missing)} in all)" if missing else ""
-        raise ConfigError(f"{run_dir} is not a finished run{named}. Run the command that made it again; it resumes")
+        raise ConfigError(f"{run_dir} is not a finished run{named}. {what_finishes(run_dir)}")
 
 
 def _weights(run_dir: Path, config: Mapping[str, Any], given: str | None) -> tuple[ModelSource, bool]:

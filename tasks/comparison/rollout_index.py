@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.comparison.comparability import read_comparable_config, stated_count
 from tasks.errors import ConfigError
+from tasks.locks import what_finishes
 from tasks.plan.fingerprint import STOPPING
 from tasks.records import OWN_SCORES, ROLLOUT_KEY, SCORE_SCHEMA, RunPaths
 from tasks.storage.published import scan_shard
@@ -65,8 +66,8 @@ def index_rollouts(paths: RunPaths) -> RolloutIndex:
         raise ConfigError(f"{paths.root / 'rollouts'} holds no shards. Give the directory of a finished run")
     if groups_stop and (missing := missing_shards(paths.root)):
         raise ConfigError(
-            f"{paths.root} is not a finished run: it lacks {missing[0]} ({len(missing)} in all). Run the command that "
-            "made it again; it resumes"
+            f"{paths.root} is not a finished run: it lacks {missing[0]} ({len(missing)} in all). "
+            f"{what_finishes(paths.root)}"
         )
     frames = []
     dtypes: set[str] = set()

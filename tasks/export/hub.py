@@ -9,6 +9,7 @@ import polars as pl
 
 from tasks.errors import ConfigError, HarvestError, UploadError
 from tasks.files import publish_parquet
+from tasks.locks import what_finishes
 from tasks.records import RunPaths
 from tasks.results.run_card import build_hub_card, scan_scores
 from tasks.storage.published import read_shard
@@ -65,7 +66,7 @@ def _scored_shards(run_dir: Path) -> Iterator[tuple[int, pl.DataFrame]]:
     paths = RunPaths(root=run_dir)
     indices = known_shards(run_dir, "rollouts")
     if not indices or missing_shards(run_dir):
-        raise ConfigError(f"{run_dir} is not a finished run. Run the command that made it again; it resumes")
+        raise ConfigError(f"{run_dir} is not a finished run. {what_finishes(run_dir)}")
     scored = scan_scores(run_dir) is not None
     for index in indices:
         frame = read_shard(paths.rollouts(index))

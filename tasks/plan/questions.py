@@ -71,7 +71,7 @@ def load_questions(source: DatasetSource, more: MoreColumns | None = None) -> pl
         if index == 0:
             _check_columns(row, source, filters)
             if more is not None:
-                check_row(row, more.needed, more.scorer)
+                check_row(row, more.needed, more.scorer, source.path)
         if not all(wanted.passes(row) for wanted in filters):
             continue
         example_id = _example_id(row, index, source)
@@ -130,7 +130,7 @@ def _check_columns(row: Mapping[str, Any], source: DatasetSource, filters: list[
     for setting, column in wanted:
         if column not in row:
             raise ConfigError(
-                f"dataset {source.path} has no column {column!r}; it has {', '.join(map(str, row))}. Set {setting}"
+                f"dataset {source.path} has no column {column!r}; it has {', '.join(map(repr, row))}. Set {setting}"
             )
 
 
@@ -174,7 +174,7 @@ def _cell(row: Mapping[str, Any], column: str, index: int, source: DatasetSource
     # lines of a JSON file may have different columns; a missing column is not an empty question
     if column not in row:
         raise ConfigError(
-            f"dataset {source.path} row {index} has no {column!r}; it has {', '.join(map(str, row))}. "
+            f"dataset {source.path} row {index} has no {column!r}; it has {', '.join(map(repr, row))}. "
             "Fix or remove the row"
         )
     return row[column]

@@ -14,7 +14,7 @@ import polars as pl
 
 from tasks.errors import ConfigError
 from tasks.files import publish_parquet
-from tasks.locks import run_lock
+from tasks.locks import run_lock, what_finishes
 from tasks.plan.questions import MoreColumns, load_questions
 from tasks.plan.run_config import DatasetSource
 from tasks.plan.shards import dataset_rows, scores_made_from
@@ -83,11 +83,11 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
     paths = RunPaths(root=run_dir)
     indices = known_waves(run_dir, "rollouts")
     if not indices:
-        raise ConfigError(f"{run_dir} has no rollouts to score. Give the directory of a run that has generated some")
+        raise ConfigError(f"{run_dir} has no rollouts to score. {what_finishes(run_dir)}")
     if missing := [name for name in missing_shards(run_dir) if name.startswith("rollouts")]:
         raise ConfigError(
-            f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). Run the command that "
-            "made it again; it resumes"
+            f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). "
+            f"{what_finishes(run_dir)}"
         )
     with run_lock(paths.state / "lock", work="harvest score"):
         return _rescore(paths, indices, loaded, ScoreSet(scorer=scorer, right_at=right_at))

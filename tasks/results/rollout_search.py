@@ -13,6 +13,7 @@ from rich.text import Text
 
 from profiles.nearest import did_you_mean
 from tasks.errors import ConfigError
+from tasks.locks import what_finishes
 from tasks.plain_text import one_line, plain_number, visible
 from tasks.records import OWN_SCORES, SCORE_SCHEMA, RunPaths
 from tasks.results.run_state import RunState
@@ -96,7 +97,7 @@ def count_rollouts(run_dir: Path, wanted: RolloutFilter, scores: str = OWN_SCORE
 def check_names(run_dir: Path, wanted: RolloutFilter) -> None:
     """Raise ConfigError when the run has no rollouts, or not the arm or the example asked for."""
     if not known_shards(run_dir, "rollouts"):
-        raise ConfigError(f"{run_dir} has no rollouts yet. Run the command that made it again; it resumes")
+        raise ConfigError(f"{run_dir} has no rollouts yet. {what_finishes(run_dir)}")
     if missing := [name for name in missing_files(run_dir) if name.startswith(("rollouts", "scores"))]:
         logger.warning("%s is not finished: it lacks %s (%d in all)", run_dir, missing[0], len(missing))
     rollouts = scan_shards(run_dir, "rollouts")

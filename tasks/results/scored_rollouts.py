@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.errors import ConfigError
+from tasks.locks import what_finishes
 from tasks.records import LATER_ROLLOUT_COLUMNS, OWN_SCORES, ROLLOUT_SCHEMA, SCORE_SCHEMA, RunPaths
 from tasks.results.group_pass_rates import wave_plan_of, weigh
 from tasks.results.metrics import is_repetitive
@@ -32,15 +33,13 @@ def check_scored(run_dir: Path, scores: str = OWN_SCORES) -> list[int]:
     """
     indices = [*known_shards(run_dir, "rollouts")]
     if not indices or missing_shards(run_dir):
-        raise ConfigError(
-            f"{run_dir} is not a finished run: it is {run_state(run_dir)}. Run the command that made it again; it "
-            "resumes"
-        )
+        state = run_state(run_dir)
+        told = state.name if state.holder else state
+        raise ConfigError(f"{run_dir} is not a finished run: it is {told}. {what_finishes(run_dir)}")
     waves = known_waves(run_dir, "rollouts")
     if missing := waves.keys() - known_waves(run_dir, scores).keys():
         raise ConfigError(
-            f"{run_dir} is not scored: {len(missing)} of {len(waves)} shards have no scores. "
-            "Run the command that made it again; it scores without generating"
+            f"{run_dir} is not scored: {len(missing)} of {len(waves)} shards have no scores. {what_finishes(run_dir)}"
         )
     return indices
 

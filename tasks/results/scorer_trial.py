@@ -60,7 +60,12 @@ def try_scorer(scorer: str, run_dir: Path | None = None) -> ScorerTrial:
     if not isinstance(dataset, dict):
         raise ConfigError(f"the config.json of {run_dir} names no dataset. Try the scorer without a run")
     source = DatasetSource.model_validate({**dataset, "questions": QUESTIONS})
-    questions = load_questions(source, MoreColumns.of(loaded))
+    try:
+        questions = load_questions(source, MoreColumns.of(loaded))
+    except ConfigError as error:
+        if run_dir is not None:
+            raise
+        raise ConfigError(f"{error}. For your own dataset name a run of it: harvest score RUN --dry-run S") from None
     kinds = pl.DataFrame(_TEXTS, schema=["kind", "text", "finish_reason", "is_gold"], orient="row")
     rows = questions.join(kinds, how="cross").with_row_index("number")
     completions = [text.format(truth=truth) for text, truth in rows.select("text", "ground_truth").iter_rows()]

@@ -58,12 +58,12 @@ def dataset_columns(described: Described) -> tuple[list[str], list[str] | None]:
     return needed, None if described.takes_all else unknown
 
 
-def check_row(row: Mapping[str, Any], needed: Sequence[str], given: str) -> None:
-    """Raise ConfigError when the dataset's first ``row`` lacks a column that the scorer ``given`` needs."""
+def check_row(row: Mapping[str, Any], needed: Sequence[str], given: str, dataset: str) -> None:
+    """Raise ConfigError when the first ``row`` of ``dataset`` lacks a column that the scorer ``given`` needs."""
     if lacking := [name for name in needed if name not in row]:
         raise ConfigError(
-            f"scorer {given!r} has the parameter {lacking[0]!r}, which is no name of ours and no column of the "
-            f"dataset; it has {', '.join(map(str, row))}. {CONTRACT}"
+            f"scorer {given!r} has the parameter {lacking[0]!r}, which is no name of ours and no column of "
+            f"dataset {dataset}; it has {', '.join(map(repr, row))}. {CONTRACT}"
         )
 
 

@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from tasks.errors import ConfigError, UploadError
-from tasks.locks import reservation_lock, upload_lock
+from tasks.locks import reservation_lock, upload_lock, what_finishes
 from tasks.storage.destination import CHECK_PREFIX, open_store
 from tasks.storage.file_upload import FileUploader, Verify
 from tasks.storage.filesystems import TransferSettings, check_url
@@ -110,7 +110,7 @@ class RunUploader:
         if missing := missing_files(self.run_dir):
             raise ConfigError(
                 f"{self.run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} files in all). "
-                "Run the command that made it again; it resumes"
+                f"{what_finishes(self.run_dir)}"
             )
         with self._lock_uploads(exclusive=True):
             return self._finish()

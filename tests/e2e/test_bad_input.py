@@ -27,7 +27,7 @@ print(json.dumps(found))
 REFUSED = [
     (["--profile", "nope"], "unknown profile 'nope'; the shipped ones are"),
     (["--dataset", "missing.jsonl"], "dataset file missing.jsonl does not exist"),
-    (["--dataset", "wrong.jsonl"], "no column 'question'; it has prompt, answer"),
+    (["--dataset", "wrong.jsonl"], "no column 'question'; it has 'prompt', 'answer'"),
     (["--model", "./nope"], "model './nope' is not a directory"),
     (["--arms", "twice.toml"], "arm id 'a' appears more than once"),
     (["--questions", "0"], "--questions is '0': input should be greater than or equal to 1"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.locks import open_lock_file, run_lock, write_holder
+from tasks.locks import open_lock_file, run_lock, what_finishes, write_holder
 from tasks.node.gpu_lock import lock_gpus
 
 HOLDER = b'{"pid": 7, "host": "node-1", "since": "2026-10-01T09:00:00+00:00"}'
@@ -70,3 +70,11 @@ def test_the_holder_is_a_lock_file_for_the_next(tmp_path: Path) -> None:
     for _ in range(2):
         with open_lock_file(tmp_path / "lock") as descriptor:
             write_holder(descriptor, run_id="run")
+
+
+def test_a_run_that_is_in_use_is_finished_by_waiting(tmp_path: Path) -> None:
+    resumes = "Run the command that made it again; it resumes"
+    assert what_finishes(tmp_path) == resumes
+    with run_lock(tmp_path / "state" / "lock"):
+        assert what_finishes(tmp_path).startswith(f"It is in use by process {os.getpid()} on ")
+    assert what_finishes(tmp_path) == resumes

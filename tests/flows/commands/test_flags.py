@@ -48,6 +48,8 @@ swap_space = 4
         ("run --profile cpu-dmeo", "Did you mean cpu-demo?"),
         ("run --profile profil.toml", "profile profil.toml does not exist. Did you mean profile.toml?"),
         ("run --arms mat8", "Did you mean math8?"),
+        ("run --dataset top_k.jsonl", "error: dataset file top_k.jsonl does not exist"),
+        ("run --dataset table.csv --max-tokens 8", "has no column 'question'; it has 'max_tokens', 'top_p'. Set --q"),
         ("run --dataset row.jsonl", "dataset file row.jsonl does not exist. Did you mean rows.jsonl?"),
         ("run --dataset nowhere/row.jsonl", "There is no directory nowhere."),
         ("run --model ./modle", "--model './modle' is not a directory. Did you mean model?"),
@@ -76,6 +78,7 @@ def test_it_is_told_in_one_line(
     (tmp_path / "model").mkdir()
     for name in ("profile.toml", "rows.jsonl", "template.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "table.csv").write_text("max_tokens,top_p\n?,1\n")
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
     outcome = tell(*arguments.split())
@@ -98,6 +101,9 @@ def test_all_problems_of_a_file_are_told_as_the_file_has_them(tmp_path: Path, te
         assert problem in outcome.stderr
     assert "unknown key engine.max_sequences. Did you mean max_num_seqs?" in outcome.stderr
     assert "--question-batch-size" not in outcome.stderr
+    (tmp_path / "my arms.toml").write_text('[[arms]]\nid = "a"\nsystem_prompt = ""\nprompt_formt = "chat"\n')
+    told = tell("run", "--arms", tmp_path / "my arms.toml", "--prompt-format", "chat").stderr
+    assert "unknown key arms.0.prompt_formt. Did you mean prompt_format?" in told
 
 
 def test_both_spellings_mean_the_same(tmp_path: Path, tell: Tell) -> None:

@@ -53,7 +53,7 @@ def test_a_smaller_draw_is_the_start_of_a_larger_one(file: Path) -> None:
     ("filters", "message"),
     [
         (("level=9",), "none of the 30 rows"),
-        (("colour=red",), "has no column 'colour'; it has question, answer, level. Set filter"),
+        (("colour=red",), "has no column 'colour'; it has 'question', 'answer', 'level'. Set filter"),
         (("level",), "is not COLUMN OPERATOR VALUE"),
     ],
 )

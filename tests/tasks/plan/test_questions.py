@@ -71,7 +71,7 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "settings", "told"),
     [
-        ([{"prompt": "?", "answer": "1"}], {}, r"no column 'question'; it has prompt, answer"),
+        ([{"prompt": "?", "answer": "1"}], {}, r"no column 'question'; it has 'prompt', 'answer'"),
         ([{"question": "?", "gold": "1"}], {}, r"no column 'answer'"),
         ([{"question": "?", "answer": "1"}], {"id_column": "key"}, r"no column 'key'"),
         ([{"question": "?", "answer": "1", "key": 1}] * 2, {"id_column": "key"}, r"rows 0 and 1 share the id '1'"),
@@ -88,7 +88,7 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
         ([*ROWS, {"question": "?", "answer": "steps ####"}], {}, r"row 2: 'answer' is 'steps ####'"),
         ([{"question": "?", "answer": f"{'a' * 99} #### \t\n"}], {}, r"row 0: 'answer' is 'a+\.\.\.a+ #### .*a value"),
         ([{"question": "?", "answer": "#### ,"}], {}, r"row 0: 'answer' is '#### ,'"),
-        ([*ROWS, {"prompt": "?", "answer": "1"}], {}, r"row 2 has no 'question'; it has prompt, answer. Fix"),
+        ([*ROWS, {"prompt": "?", "answer": "1"}], {}, r"row 2 has no 'question'; it has 'prompt', 'answer'. Fix"),
         ([*ROWS, {"question": "?"}], {}, r"row 2 has no 'answer'; it has question. Fix or remove the row"),
         ([], {}, r"has no rows"),
     ],

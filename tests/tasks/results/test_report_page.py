@@ -162,6 +162,9 @@ def test_it_shows_every_part(page: Page, run: RunPaths) -> None:
         read_json(run.config)["fingerprint"],
     ):
         assert words in page.words, words
+    sections = [a["id"] for tag, a in page.elements if tag == "section" and "id" in a]
+    links = [a["href"].removeprefix("#") for tag, a in page.elements if tag == "a" and a["href"].startswith("#")]
+    assert [name for name in links if name in sections] == sections
     pictures = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(pictures) == 8
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)

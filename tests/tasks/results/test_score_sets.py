@@ -160,7 +160,7 @@ def test_a_scorer_asks_for_columns_of_the_dataset(tmp_path: Path, run: RunPaths)
     assert json.loads(plan.questions["row"][0]) == {"level": 3, "tags": ["a"]}
     assert plan.fingerprint == plan_run(config_from_parameters({"dataset": "data.jsonl"}), tmp_path).fingerprint
     Path("level.py").write_text("def score(completion, levle):\n    return levle\n")
-    with pytest.raises(ConfigError, match="parameter 'levle', which is no name of ours and no column of the dataset"):
+    with pytest.raises(ConfigError, match="parameter 'levle', which is no name of ours and no column of dataset "):
         plan_run(config_from_parameters(asked), tmp_path / "runs")
 
 
@@ -178,5 +178,9 @@ def test_a_dry_run_tries_a_scorer_and_writes_nothing(run: RunPaths, tell: Tell) 
     broken = tell("score", "--dry-run", "broken.py:score")
     assert broken.code == 2
     assert "at broken.py:2: return 1 / 0" in broken.stderr
+    Path("level.py").write_text("def score(completion, level):\n    return level\n")
+    lacking = tell("score", "--dry-run", "level.py:score")
+    assert "no column of dataset demo; it has 'id', 'question', 'answer'" in lacking.stderr
+    assert "For your own dataset name a run of it: harvest score RUN --dry-run S" in lacking.stderr
     assert files(run.root) == before
     assert tell("score").code == 2

@@ -12,6 +12,7 @@ import pytest
 from tasks.errors import ConfigError, DamagedFile, HarvestError
 from tasks.export.export_run import export_run
 from tasks.files import publish_json, publish_text, xxh3_file
+from tasks.locks import run_lock
 from tasks.records import RunPaths
 from tasks.results.arm_ranking import rank_arms
 from tasks.results.rescore import rescore_run
@@ -101,6 +102,10 @@ def test_a_file_that_the_run_does_not_know_is_named_and_not_counted(
 ) -> None:
     for folder in ("questions", "rollouts", "scores"):
         shutil.copy(run.root / folder / "shard-00001.parquet", run.root / folder / "shard-00009.parquet")
+    with run_lock(run.state / "lock"):
+        assert [*known_shards(run.root, "rollouts")] == [0, 1]
+    # the run may be publishing it
+    assert "is not a file of this run" not in caplog.text
     assert [*known_shards(run.root, "rollouts")] == [0, 1]
     assert "rollouts/shard-00009.parquet is not a file of this run" in caplog.text
     assert export_run(run.root, "jsonl", str(tmp_path / "out")).rollouts == 64
