@@ -89,7 +89,7 @@ def test_an_empty_question_stays_for_an_error_row(tmp_path: Path) -> None:
         ([{"question": "?", "answer": f"{'a' * 99} #### \t\n"}], {}, r"row 0: 'answer' is 'a+\.\.\.a+ #### .*a value"),
         ([{"question": "?", "answer": "#### ,"}], {}, r"row 0: 'answer' is '#### ,'"),
         ([*ROWS, {"prompt": "?", "answer": "1"}], {}, r"row 2 has no 'question'; it has 'prompt', 'answer'. Fix"),
-        ([*ROWS, {"question": "?"}], {}, r"row 2 has no 'answer'; it has question. Fix or remove the row"),
+        ([*ROWS, {"question": "?"}], {}, r"row 2 has no 'answer'; it has 'question'. Fix or remove the row"),
         ([], {}, r"has no rows"),
     ],
 )
