@@ -121,10 +121,10 @@ class ShardPipeline:
         """Go on after ``scored``, the task run that ended with the scores of the shard."""
         on_scored(item)
         self._scored[item.plan.run_id].append(scored)
-        # what it has told until now must not be uploaded beside it
+        # so that none of its waves is added after the whole shard, and uploaded beside it
         self._upload_waves()
         upload = partial(self._uploads[item.plan.run_id].add, item.shard, scored)
-        self._wave_uploads.before(item.plan, item.shard, upload)
+        self._wave_uploads.hand_over(item.plan, item.shard, upload)
 
     def _upload_waves(self) -> None:
         for plan, index in self._waves.take_final():

@@ -57,8 +57,8 @@ class WaveUploads:
             self._waiting.setdefault((paths.root, shard_of(index)), []).extend(names)
             self._upload_next(self._url)
 
-    def before(self, plan: RunPlan, shard: Shard, upload: Callable[[], None]) -> None:
-        """Call ``upload``, which uploads the whole of ``shard``, as soon as no wave of it is being uploaded."""
+    def hand_over(self, plan: RunPlan, shard: Shard, upload: Callable[[], None]) -> None:
+        """Upload no more waves of ``shard``. Call ``upload``, for the whole of it, once none is being uploaded."""
         key = plan.paths.root, shard.index
         self._waiting.pop(key, None)
         if self._uploading == key:

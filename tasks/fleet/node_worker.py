@@ -157,7 +157,10 @@ class NodeWorker:
         try:
             with contextlib.ExitStack() as stack:
                 plans = self._open(order, stack)
-                self._generate(plans) if self._generates else self._guard(plans)
+                if self._generates:
+                    self._generate(plans)
+                else:
+                    self._guard(plans)
                 with contextlib.suppress(DamagedFile):
                     self._telemetry = load_telemetry(plans[0].paths.telemetry)
             remove_runs(list(self._plans))

@@ -162,7 +162,8 @@ class RunUploader:
             self._upload_all(pending)
         else:
             raise UploadError(f"{pending[0]} keeps changing, here or at {self.url}. Upload when nothing else writes")
-        self._refuse_foreign_shards(listed, {file.path for file in manifest.files})
+        own = {file.path for file in manifest.files}
+        self._refuse_foreign_shards(listed, own | self._delete_lost_waves(listed, own))
         body = (self.run_dir / MANIFEST).read_bytes()
         success = SuccessMarker(run_id=self.run_id, manifest_sha256=hashlib.sha256(body).hexdigest())
         self._put_manifest_and_success(body, json.dumps(asdict(success)).encode() + b"\n", listed)
@@ -226,17 +227,17 @@ class RunUploader:
                 self._store.delete(SUCCESS)
             self._success_deleted = True
 
-    def _refuse_foreign_shards(self, listed: Mapping[str, StoredObject], own: set[str]) -> None:
-        """Raise UploadError when the destination holds shards of another run.
-
-        Waves that a shard of this run has no more are deleted: they went up before it was whole, and it was made again.
-        """
-        foreign = [key for key in sorted(listed) if key.startswith(SHARD_FOLDERS) and key not in own]
-        lost = [key for key in foreign if first_wave(key) != key and first_wave(key) in own]
+    def _delete_lost_waves(self, listed: Mapping[str, StoredObject], own: set[str]) -> set[str]:
+        """Delete the waves of shards that were made again since, and have fewer now. Return their names."""
+        lost = {key for key in listed if key not in own and first_wave(key) != key and first_wave(key) in own}
         for key in lost:
             self._delete_success()
             self._store.delete(key)
-        if foreign := [key for key in foreign if key not in lost and not key.endswith("/")]:
+        return lost
+
+    def _refuse_foreign_shards(self, listed: Mapping[str, StoredObject], own: set[str]) -> None:
+        others = (key for key in listed if key not in own and not key.endswith("/"))
+        if foreign := sorted(key for key in others if key.startswith(SHARD_FOLDERS)):
             raise UploadError(
                 f"{self.url} holds {len(foreign)} shard files that are not of this run, such as {foreign[0]}. "
                 "Remove them or choose another URL; _SUCCESS was not written"

@@ -66,7 +66,7 @@ def test_the_whole_shard_follows_its_wave_and_a_failure_of_one_leaves_the_others
         uploads.add(plan, 1)
         first, second, _ = shard_dataset(plan)
         # its first wave is being sent, and its second one is no more: it goes up with the whole
-        uploads.before(plan, first, lambda: called.append(first.index))
+        uploads.hand_over(plan, first, lambda: called.append(first.index))
         assert called == []
 
         def run_callbacks() -> bool:
@@ -75,7 +75,7 @@ def test_the_whole_shard_follows_its_wave_and_a_failure_of_one_leaves_the_others
 
         until(run_callbacks, "the waves have been sent or have failed")
         assert called == [first.index]
-        uploads.before(plan, second, lambda: called.append(second.index))
+        uploads.hand_over(plan, second, lambda: called.append(second.index))
     assert called == [first.index, second.index]
     stored = {key.partition(f"/{plan.run_id}/")[2] for key in bucket.listing()}
     assert {"rollouts/shard-00001.parquet", "scores/shard-00001.parquet"} <= stored
