@@ -1,6 +1,7 @@
 """What trackers get of a run, and that they cannot hurt it."""
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.support.scripted_nodes import Script, ScriptedCluster
 from tests.support.synthetic import write_run
 from tests.support.tensorboard_events import scalars
 
+HAS_WANDB = importlib.util.find_spec("wandb") is not None
 FAULTS = {
     "import threading\ndef Settings(**_): ...\ndef init(**_): threading.Event().wait()": "did not end within",
     "def Settings(**_): ...\ndef init(**_): raise OSError('no network')": "no network",
@@ -45,6 +47,23 @@ def test_tensorboard_has_the_results_of_a_run(finished: tuple[RunPlan, RunReport
     found = {tag: (step, value) for tag, step, value in scalars(plan.paths.root / "tensorboard")}
     assert found["final/reward/all"] == (report.num_rollouts, pytest.approx(report.mean_reward))
     assert any(tag.startswith("config") for tag in found)
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="the extra wandb is not installed")
+def test_wandb_has_the_results_of_a_run(
+    finished: tuple[RunPlan, RunReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    plan, report = finished
+    told: list[str] = []
+    with RunTracking([plan], ["wandb:project"], told.append, end_seconds=scaled(60)) as tracking:
+        tracking.finish(replace(report, run_id=plan.run_id))
+    assert told == []
+    (logged,) = tmp_path.glob(f"wandb/offline-run-*/run-{plan.run_id}.wandb")
+    data = logged.read_bytes()
+    assert b"final/reward/all" in data
+    assert json.dumps(report.mean_reward).encode() in data
 
 
 class Begun:
@@ -101,7 +120,7 @@ def test_a_tracker_that_fails_costs_a_warning(
     assert FAULTS[fault] in warning
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="the extra wandb is installed")
+@pytest.mark.skipif(HAS_WANDB, reason="the extra wandb is installed")
 def test_a_tracker_that_is_not_installed_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"pip install 'rollout-harvest\[wandb\]'"):
         check_trackers(["wandb:project"])
