@@ -132,6 +132,7 @@ def _silent_run(api: Api, profile: str, runs_dir: Path) -> Iterator[str]:
             "--questions=4",
             "--max-tokens=16",
             f"--runs-dir={runs_dir}",
+            "--name=silent",
         ],
         env=environment(PREFECT_API_URL=api.url, FAKE_HOLD_AFTER="0"),
         stdout=subprocess.DEVNULL,
@@ -141,7 +142,7 @@ def _silent_run(api: Api, profile: str, runs_dir: Path) -> Iterator[str]:
         found = until(lambda: list(runs_dir.glob("*/config.json")), "the run's config.json", alive=[run])
         run_id = found[0].parent.name
         api.events("harvest.generation.started", f"harvest.run.{run_id}")
-        [flow_run] = api.call("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"run:{run_id}"]}}})
+        [flow_run] = api.flow_runs_of(run_id)
         api.events("prefect.flow-run.heartbeat", f"prefect.flow-run.{flow_run['id']}")
         assert flow_run["state_type"] == "RUNNING"
     finally:

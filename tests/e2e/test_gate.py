@@ -45,7 +45,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     assert floor["near_tie_limit"] == pytest.approx(limit)
 
     # by the default of float32, differences as large would be real
-    command = ("run", *asked, "--json")
+    command = ("run", *asked, "--name", "gate", "--json")
     passed = harvest(*command, "--baseline", reordered, "--require", "numerical", PREFECT_API_URL=prefect_api)
     assert passed.code == 0, passed.stderr
     assert passed.report["equivalence"]["verdict"] == "numerical"
@@ -73,8 +73,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     assert (uploaded / "report.html").read_bytes() == (run_dir / "report.html").read_bytes()
 
     api = Api(url=prefect_api)
-    tagged = {"flow_runs": {"tags": {"all_": [f"run:{run_dir.name}"]}}, "sort": "START_TIME_DESC"}
-    last, earlier = api.call("POST", "/flow_runs/filter", tagged)
+    last, earlier = api.flow_runs_of(run_dir.name)
     assert (earlier["state_type"], last["state_type"]) == ("COMPLETED", "FAILED")
     assert reason in last["state"]["message"]
     told = {run["id"]: api.artifacts(run["id"])["harvest-equivalence"]["description"] for run in (earlier, last)}

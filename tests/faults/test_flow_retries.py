@@ -49,7 +49,7 @@ def read_once(report: dict[str, Any], folder: str) -> pl.DataFrame:
 def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp_path: Path, prefect_api: str) -> None:
     profile = write_profile(tmp_path, "CrowdedEngine")
     # two questions of eight arms fit, four do not
-    report = collect(profile, PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23").report
+    report = collect(profile, "--name=crowded", PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23").report
     assert set(read_once(report, "rollouts")["oom_rung"]) == {1}
     assert report["num_errors"] == 0
     assert report["rollouts_per_rung"] == {"1": ROLLOUTS}
@@ -58,7 +58,7 @@ def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp
     assert change["settings"]["question_batch_size"] == 2
 
     api, run_id = Api(url=prefect_api), report["run_id"]
-    [flow_run] = api.call("POST", "/flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"run:{run_id}"]}}})
+    [flow_run] = api.flow_runs_of(run_id)
     task_runs = api.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
     attempts = [run["run_count"] for run in task_runs if run["name"].startswith("shard ") and "·" in run["name"]]
     # only the shards that the engine had are tried twice; the waiting one has lost nothing
@@ -84,7 +84,7 @@ def test_a_forgotten_rung_is_left_and_a_request_that_kills_its_engine_is_an_erro
     save_rung(plan, 1)
     key = (plan.questions["example_id"][5], plan.arms.arms[2].id, 0)
     seeds = str(request_seed(0, *key))
-    outcome = collect(profile, "--forget-oom-rung", PREFECT_API_URL=prefect_api, POISON_SEEDS=seeds)
+    outcome = collect(profile, "--name=poisoned", "--forget-oom-rung", PREFECT_API_URL=prefect_api, POISON_SEEDS=seeds)
     assert "of the OOM ladder" not in outcome.stderr
     report = outcome.report
     assert (report["rollouts_per_rung"], report["oom_ladder"]) == ({"0": ROLLOUTS}, [])

@@ -58,6 +58,14 @@ class Api:
         found: dict[str, Any] = self.call("GET", f"/flow_runs/{flow_run_id}")
         return found
 
+    def flow_runs_of(self, run_id: str) -> list[dict[str, Any]]:
+        """The flow runs of the run ``run_id``, the latest first.
+
+        Equal configurations have equal run ids, and tests share a server: such a run needs a ``--name`` of its own.
+        """
+        body = {"flow_runs": {"tags": {"all_": [f"run:{run_id}"]}}, "sort": "START_TIME_DESC"}
+        return list(self.call("POST", "/flow_runs/filter", body))
+
     def set_state(self, flow_run_id: str, kind: str, *, force: bool = False, **details: Any) -> None:
         self.call("POST", f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": kind, **details}, "force": force})
 
