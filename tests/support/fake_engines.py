@@ -313,8 +313,8 @@ class GreedyEngine(FakeEngine):
         self.weights = b"x" * 2 * 2**30
 
 
-class CrowdedEngine(FakeEngine):
-    """Raises an out-of-memory error with more than ``MEMORY_LIMIT`` requests in flight."""
+class CrowdedEngine(PoisonedEngine):
+    """Raises an out-of-memory error with more than ``MEMORY_LIMIT`` requests in flight; may be poisoned too."""
 
     def step(self) -> list[EngineOutput]:
         if len(self.running) > int(os.environ["MEMORY_LIMIT"]):
