@@ -205,22 +205,6 @@ class StragglingEngine(FakeEngine):
             self.running |= stragglers
 
 
-class StuckEngine(FakeEngine):
-    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once.
-
-    While a test holds it, it reports progress all the same: it has not stalled, however long the test takes.
-    """
-
-    def step(self) -> list[EngineOutput]:
-        marker = Path(os.environ["STUCK_MARKER"])
-        if self.stats.generation_tokens > 200 and not marker.exists():
-            marker.touch()
-            signal.pause()
-        if self._finished >= completions_allowed():
-            self.stats.generation_tokens += 1
-        return super().step()
-
-
 class PoisonedEngine(FakeEngine):
     """Kills its process at the second token of a request whose seed is in ``POISON_SEEDS``."""
 
