@@ -32,43 +32,7 @@ def num_starts(run: RunProcess) -> int:
     return len(logs(run.root)) if run.root else 0
 
 
-def test_a_replica_that_is_stuck_killed_or_stopped_is_replaced_and_keeps_its_rollouts(
-    tmp_path: Path, undisturbed_fake: Rows
-) -> None:
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:StuckEngine", stall=STALL)
-    stuck, gate = tmp_path / "stuck", tmp_path / "gate"
-    run = start_generation(
-        tmp_path / "runs", profile, FAKE_HOLD_AFTER="30", FAKE_GATE=str(gate), STUCK_MARKER=str(stuck)
-    )
-    # a step of the first replica never returns
-    run.wait_until(lambda: num_starts(run) == 2, "another replica starts")
-    assert stuck.exists()
-    root = only_run_dir(tmp_path / "runs")
-    kept = creation_times(root)
-    run.wait_for_rollouts(len(kept) + 30)
-    run.replica().send_signal(signal.SIGKILL)
-    run.wait_until(lambda: num_starts(run) == 3, "a third replica starts")
-    kept |= creation_times(root)
-    run.wait_for_rollouts(len(kept) + 30)
-    run.replica().send_signal(signal.SIGSTOP)
-    kept |= creation_times(root)
-    # the fourth replica makes all that is left
-    open_gate(gate)
-    outcome = run.finish()
-    assert read_rows(root) == undisturbed_fake
-    assert outcome["restarts"] == 3
-    restarts = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
-    for message, log, cause in zip(
-        restarts, logs(root), ("no new token for", "signal 9", "no new token for"), strict=False
-    ):
-        assert cause in message
-        assert str(log) in message
-    # nothing that was finished was made again
-    assert kept.items() <= creation_times(root).items()
-    assert_nothing_left(run.seen)
-
-
-def test_a_replica_whose_recorder_or_engine_core_ends_or_stands_still_is_replaced(
+def test_a_replica_is_replaced_and_keeps_its_rollouts_when_any_of_its_processes_ends_or_stands_still(
     tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.waiting_engine:WaitingEngine", stall=STALL)
@@ -91,13 +55,33 @@ def test_a_replica_whose_recorder_or_engine_core_ends_or_stands_still_is_replace
     run.wait_for_rollouts(len(kept) + 20)
     run.engine_core().send_signal(signal.SIGSTOP)
     kept |= creation_times(root)
+    # the next step never returns
+    open_gate(gate, until=40)
+    run.wait_until(lambda: num_starts(run) == 4, "a replica starts in place of the one whose core stands still")
+    run.wait_for_rollouts(len(kept) + 20)
+    run.replica().send_signal(signal.SIGKILL)
+    run.wait_until(lambda: num_starts(run) == 5, "a replica starts in place of the one that was killed")
+    kept |= creation_times(root)
+    run.wait_for_rollouts(len(kept) + 5)
+    run.replica().send_signal(signal.SIGSTOP)
+    kept |= creation_times(root)
+    # the last replica makes all that is left
     open_gate(gate)
     outcome = run.finish()
     assert read_rows(root) == undisturbed_fake
-    assert outcome["restarts"] == 3
-    _, of_recorder, of_core = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
-    assert "the process that records rollouts ended with exit code -9" in of_recorder
-    assert "no new token for" in of_core
+    assert outcome["restarts"] == 5
+    restarts = [event["message"] for event in outcome["events"] if event["kind"] == "restarted"]
+    causes = (
+        "signal 9",
+        "the process that records rollouts ended with exit code -9",
+        "no new token for",
+        "signal 9",
+        "no new token for",
+    )
+    for message, log, cause in zip(restarts, logs(root)[:-1], causes, strict=True):
+        assert cause in message
+        assert str(log) in message
+    # nothing that was finished was made again
     assert kept.items() <= creation_times(root).items()
     assert_nothing_left(run.seen)
 

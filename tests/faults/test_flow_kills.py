@@ -45,7 +45,7 @@ PROGRESS: dict[str, Callable[[RunProcess], int]] = {
 """What a run makes more of, one after the other. A kill comes when there is one more."""
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_flow_that_is_killed_again_and_again_gives_the_rows_of_an_undisturbed_run(
     kills: int, tmp_path: Path, undisturbed_fake: Rows
 ) -> None:
@@ -58,7 +58,7 @@ def test_a_flow_that_is_killed_again_and_again_gives_the_rows_of_an_undisturbed_
         made = moments.randrange(1, ROLLOUTS // 2)
         run = start_generation(runs_dir, profile, FAKE_HOLD_AFTER=str(made))
         name = moments.choice([*PROGRESS, "rollouts", "rollouts", "rollouts"])
-        if kills > 6 and moments.random() < 0.3:
+        if kills > 4 and moments.random() < 0.3:
             pause(moments.uniform(0, 3))
         else:
             wait_for_one_more(run, name, enough=kept + made)
@@ -122,11 +122,6 @@ def test_an_interrupted_harvest_run_leaves_a_clean_terminal_and_resumes(
 ) -> None:
     profile, runs_dir = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine"), tmp_path / "runs"
     logged = ["--log-to=tensorboard"]
-    with Terminal(columns=100) as terminal:
-        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_NEVER_READY="1")
-        run.wait_until(lambda: runs_a_replica(run), "the engine starts")
-        wait_to_see(run, terminal, " loading engine 0:")
-        assert_ends_when_interrupted(run, terminal, lambda: terminal.press("\x03"))
     with Terminal(columns=40) as terminal:
         run = start_harvest(
             runs_dir, profile, more=logged, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="80"
@@ -137,10 +132,11 @@ def test_an_interrupted_harvest_run_leaves_a_clean_terminal_and_resumes(
         assert_ends_when_interrupted(run, terminal, lambda: run.process.send_signal(signal.SIGTERM))
     kept = num_saved_rollouts(run.root)
     with Terminal(columns=100) as terminal:
-        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_HOLD_AFTER="0")
+        run = start_harvest(runs_dir, profile, terminal=terminal, PREFECT_API_URL=prefect_api, FAKE_NEVER_READY="1")
+        run.wait_until(lambda: runs_a_replica(run), "the engine starts")
         # before anything is generated
-        wait_to_see(run, terminal, " loading engine ", " shards", "concise ")
-        assert_ends_when_interrupted(run, terminal, lambda: run.process.send_signal(signal.SIGTERM))
+        wait_to_see(run, terminal, " loading engine 0:", " shards", "concise ")
+        assert_ends_when_interrupted(run, terminal, lambda: terminal.press("\x03"))
     run = start_harvest(runs_dir, profile, more=logged, PREFECT_API_URL=prefect_api)
     report = run.finish()
     assert "\x1b" not in run.log.read_text()

@@ -46,10 +46,18 @@ def read_once(report: dict[str, Any], folder: str) -> pl.DataFrame:
     return rows
 
 
-def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp_path: Path, prefect_api: str) -> None:
+def test_an_out_of_memory_failure_is_retried_shown_and_remembered_and_a_request_that_kills_its_engine_is_an_error_row(
+    tmp_path: Path, prefect_api: str
+) -> None:
     profile = write_profile(tmp_path, "CrowdedEngine")
+    plan = plan_run(config_from_parameters({"profile": str(profile), **PARAMETERS}), tmp_path / "runs")
+    # what was remembered is forgotten
+    save_rung(plan, 2)
     # two questions of eight arms fit, four do not
-    report = collect(profile, "--name=crowded", PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23").report
+    variables = {"PREFECT_API_URL": prefect_api, "MEMORY_LIMIT": "23"}
+    outcome = collect(profile, "--name=crowded", "--forget-oom-rung", **variables)
+    assert "of the OOM ladder" not in outcome.stderr
+    report = outcome.report
     assert set(read_once(report, "rollouts")["oom_rung"]) == {1}
     assert report["num_errors"] == 0
     assert report["rollouts_per_rung"] == {"1": ROLLOUTS}
@@ -70,25 +78,15 @@ def test_an_out_of_memory_failure_is_retried_shown_in_prefect_and_remembered(tmp
     table = api.artifacts(flow_run["id"])["harvest-oom-rungs"]
     assert f"{{'1': {ROLLOUTS}}}" in table["description"]
     assert '"question batch": 2' in table["data"]
+    assert load_rung(plan) == 1
 
-    later = collect(profile, "--seed=1", PREFECT_API_URL=prefect_api, MEMORY_LIMIT="23")
-    assert "beginning at rung 1 of the OOM ladder (question batch 2)" in later.stderr
-    assert (later.report["rollouts_per_rung"], later.report["oom_ladder"]) == ({"1": ROLLOUTS}, [])
-
-
-def test_a_forgotten_rung_is_left_and_a_request_that_kills_its_engine_is_an_error_row_of_a_completed_run(
-    tmp_path: Path, prefect_api: str
-) -> None:
-    profile = write_profile(tmp_path, "PoisonedEngine")
-    plan = plan_run(config_from_parameters({"profile": str(profile), **PARAMETERS}), tmp_path / "runs")
-    save_rung(plan, 1)
+    # the next run, in which a request kills its engine
     key = (plan.questions["example_id"][5], plan.arms.arms[2].id, 0)
     seeds = str(request_seed(0, *key))
-    outcome = collect(profile, "--name=poisoned", "--forget-oom-rung", PREFECT_API_URL=prefect_api, POISON_SEEDS=seeds)
-    assert "of the OOM ladder" not in outcome.stderr
-    report = outcome.report
-    assert (report["rollouts_per_rung"], report["oom_ladder"]) == ({"0": ROLLOUTS}, [])
-    assert load_rung(plan) == 0
+    later = collect(profile, "--name=poisoned", POISON_SEEDS=seeds, **variables)
+    assert "beginning at rung 1 of the OOM ladder (question batch 2)" in later.stderr
+    report = later.report
+    assert (report["rollouts_per_rung"], report["oom_ladder"]) == ({"1": ROLLOUTS}, [])
     assert report["num_errors"] == 1
     [told] = report["errors"]
     assert told == {"error": "the engine died each time that it had this request", "count": 1}
@@ -98,7 +96,7 @@ def test_a_forgotten_rung_is_left_and_a_request_that_kills_its_engine_is_an_erro
     assert failed.select("example_id", "arm_id", "sample_index").rows() == [key]
     scores = read_once(report, "scores").filter(pl.col("reward").is_null())
     assert scores["rollout_id"].to_list() == failed["rollout_id"].to_list()
-    [event, *_] = Api(url=prefect_api).events("harvest.replica.restarted", f"harvest.run.{report['run_id']}")
+    [event, *_] = api.events("harvest.replica.restarted", f"harvest.run.{report['run_id']}")
     assert "signal 9" in event["payload"]["message"]
 
 

@@ -16,6 +16,7 @@ from tests.faults.runs import (
     assert_nothing_left,
     command,
     only_run_dir,
+    options,
     read_rows,
     start_harvest,
     states,
@@ -26,43 +27,40 @@ from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.harvest_command import harvest
 from tests.support.leaks import find_leaks
 from tests.support.patience import HTTP_SECONDS, scaled
-from tests.support.prefect_server import NewHome, free_port, running_server
+from tests.support.prefect_server import NewHome, free_port
 from tests.support.prefect_worker import Api
 
 pytestmark = pytest.mark.slow
 
-LOUD = {"PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG"}
-"""Makes the run tell of each request that the server did not answer."""
-
 
 def test_a_run_completes_through_an_outage_of_the_server(
-    tmp_path: Path, undisturbed_fake: Rows, new_prefect_home: NewHome
+    tmp_path: Path, undisturbed_fake: Rows, prefect_api: str
 ) -> None:
-    """It ends a Prefect server, so it needs one of its own."""
-    home, port, gate = new_prefect_home(tmp_path / "server"), free_port(), tmp_path / "gate"
-    profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
-    with running_server(home, port) as url:
-        variables = {"PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path / "client"), "FAKE_GATE": str(gate), **LOUD}
-        run = start_harvest(tmp_path / "runs", profile, FAKE_HOLD_AFTER="1", **variables)
-        run.wait_for_rollouts(1)
-    root = only_run_dir(tmp_path / "runs")
-    assert num_scored(root) == 0
-    # without the server, shards are generated and scored, but not the last one
-    open_gate(gate, until=ROLLOUTS - 1)
-    run.wait_until(lambda: num_scored(root) == QUESTIONS // SHARD_SIZE - 1, "all shards but one are scored")
-    tries = num_failures(run.log)
-    run.wait_until(lambda: num_failures(run.log) >= tries + 3, "the run has tried three times more to reach the server")
-    with running_server(home, port) as url:
+    """Its server answers no more for a while. One that ends, and is started again: the next test."""
+    with fault_proxy(prefect_api) as proxy:
+        run, gate = start_and_hold(tmp_path, "--name=outage", PREFECT_API_URL=f"{proxy.endpoint}/api")
+        proxy.faults.append(Fault(kind="hang", seconds=0, times=10**9))
+        root = only_run_dir(tmp_path / "runs")
+        assert num_scored(root) == 0
+        # without the server, shards are generated and scored, but not the last one
+        open_gate(gate, until=ROLLOUTS - 1)
+        run.wait_until(lambda: num_scored(root) == QUESTIONS // SHARD_SIZE - 1, "all shards but one are scored")
+        tries = len(proxy.requests)
+        run.wait_until(
+            lambda: len(proxy.requests) >= tries + 3, "the run has tried three times more to reach the server"
+        )
+        proxy.faults.clear()
         open_gate(gate)
         report = run.finish()
-        assert (report["num_rollouts"], report["num_errors"]) == (ROLLOUTS, 0)
-        assert report["generation"]["restarts"] == 0
-        assert read_rows(root) == undisturbed_fake
-        [flow_run] = Api(url=url).call("POST", "/flow_runs/filter", {})
-        assert flow_run["state_type"] == "COMPLETED"
-        artifacts = Api(url=url).artifacts(flow_run["id"])
-        assert artifacts["harvest-progress"]["data"] == 100
-        assert "harvest-report" in artifacts
+    assert (report["num_rollouts"], report["num_errors"]) == (ROLLOUTS, 0)
+    assert report["generation"]["restarts"] == 0
+    assert read_rows(root) == undisturbed_fake
+    api = Api(url=prefect_api)
+    [flow_run] = api.flow_runs_of(report["run_id"])
+    assert flow_run["state_type"] == "COMPLETED"
+    artifacts = api.artifacts(flow_run["id"])
+    assert artifacts["harvest-progress"]["data"] == 100
+    assert "harvest-report" in artifacts
 
 
 def test_a_killed_embedded_server_is_started_again_serves_its_owner_alone_and_is_given_up_where_it_cannot_start(
@@ -130,12 +128,11 @@ def test_a_run_whose_end_the_server_refuses_ends_by_its_data(tmp_path: Path, pre
     assert unknown.startswith(f"warning: the Prefect server {url} does not know how the run ended: ")
 
 
-@pytest.mark.parametrize(
-    "command_line", [["run", "--profile=cpu-demo", "--questions=8", "--max-tokens=64"], ["automations"]]
-)
-def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: Path, command_line: list[str]) -> None:
+@pytest.mark.parametrize("name", ["run", "automations"])
+def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: Path, name: str) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"
-    outcome = harvest(*command_line, cwd=tmp_path, PREFECT_API_URL=url)
+    given = options(write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")) if name == "run" else []
+    outcome = harvest(name, *given, cwd=tmp_path, PREFECT_API_URL=url)
     assert outcome.code == 1
     [line] = outcome.stderr.splitlines()
     assert line.startswith("harvest: error: ")
@@ -144,12 +141,12 @@ def test_a_server_that_does_not_answer_when_a_command_starts_is_named(tmp_path: 
     assert list(tmp_path.rglob("config.json")) == []
 
 
-def start_and_hold(tmp_path: Path, **variables: str) -> tuple[RunProcess, Path]:
+def start_and_hold(tmp_path: Path, *more: str, **variables: str) -> tuple[RunProcess, Path]:
     """Start a run whose engine holds after the first rollout; returns it and the engine's gate."""
     gate = tmp_path / "gate"
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     variables |= {"FAKE_HOLD_AFTER": "1", "FAKE_GATE": str(gate), "HOME": str(tmp_path)}
-    run = start_harvest(tmp_path / "runs", profile, **variables)
+    run = start_harvest(tmp_path / "runs", profile, more=more, **variables)
     run.wait_for_rollouts(1)
     return run, gate
 
@@ -168,7 +165,3 @@ def warnings(run: RunProcess) -> list[str]:
 
 def num_scored(root: Path) -> int:
     return len(list(root.glob("scores/*.parquet")))
-
-
-def num_failures(log: Path) -> int:
-    return log.read_text().count("could not report to Prefect")

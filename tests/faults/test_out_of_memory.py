@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.generation.rung_state import RungState
 from tests.faults.runs import (
-    ARMS,
     GIB,
     Rows,
     assert_nothing_left,
@@ -43,32 +43,33 @@ def offer_hungry_logits(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(ROOT), str(folder))), "HUNGRY_MARKER": str(folder / "asked")}
 
 
-def test_host_memory_that_runs_out_in_vllm_halves_the_batch_each_time(tmp_path: Path) -> None:
+def test_host_memory_that_runs_out_in_vllm_is_known_at_its_start_and_in_a_step(tmp_path: Path) -> None:
     """It runs out for the KV cache of an engine core in its own process, and then in a step of the next one.
 
-    For the replica's own process: the next test, and tests/tasks/generation/test_engine_outputs.py for vLLM's words.
+    For a run that goes on with the smaller batch: the next test. For the replica's own process:
+    tests/tasks/generation/test_engine_outputs.py, with vLLM's words.
     """
     profile = write_profile(tmp_path, backend="tests.support.faulty_engines:OneGpuEngine", kv=8, core_process=True)
     run = start_generation(
         tmp_path / "runs",
         profile,
-        changes={"questions": 4, "max_tokens": 16},
+        # so that the second failure is at the last rung
+        changes={"questions": 4, "max_tokens": 16, "question_batch_size": 2},
         limits={"RLIMIT_AS": 10 * GIB},
         **offer_hungry_logits(tmp_path / "packages"),
     )
     outcome = run.finish()
     root = only_run_dir(tmp_path / "runs")
-    rows = read_rows(root)
-    assert (len(rows), {error for _, error in rows.values()}) == (4 * ARMS, {None})
-    assert rungs(root) == {2: {1}}
-    assert (outcome["restarts"], outcome["rung"]) == (2, 2)
-    events = [event for event in outcome["events"] if event["kind"] == "oom"]
-    for told, phase, batch in zip(events, ("start", "run"), (2, 1), strict=True):
-        assert f"out of memory (host, {phase})" in told["message"]
-        assert "can't allocate memory" in told["message"]
-        assert f"Question batch is now {batch}" in told["message"]
-    assert events[0]["details"]["kv_cache_space_gib"] == 4
+    (at_start,) = RungState(root / "state" / "oom_ladder.json").changes
+    assert (at_start.kind, at_start.phase, at_start.to_rung) == ("host", "start", 1)
+    assert "can't allocate memory" in at_start.reason
+    assert (at_start.settings["question_batch_size"], at_start.settings["kv_cache_space_gib"]) == (1, 4)
     assert "(EngineCore pid=" in logs(root)[0].read_text()
+    assert outcome["error"] == "OutOfMemory"
+    assert "at every rung of the ladder (question batches 2, 1, the last one eager)" in outcome["message"]
+    assert "can't allocate memory" in outcome["message"]
+    # it was in a step
+    assert (tmp_path / "packages" / "asked").exists()
     assert_nothing_left(run.seen)
 
 
@@ -84,7 +85,8 @@ def test_host_memory_that_runs_out_while_generating_halves_the_batch_once(
     (told,) = [event for event in outcome["events"] if event["kind"] == "oom"]
     assert "out of memory (host, run)" in told["message"]
     assert "Unable to allocate" in told["message"]
-    assert outcome["rung"] == 1
+    assert "Question batch is now 2" in told["message"]
+    assert (outcome["restarts"], outcome["rung"]) == (1, 1)
     assert rungs(root) == {1: {2}}
 
 
@@ -113,10 +115,10 @@ def test_a_replica_that_the_kernel_kills_for_memory_is_reported_as_out_of_memory
     tmp_path: Path, small_memory: Path
 ) -> None:
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:GreedyEngine")
-    run = start_generation(tmp_path / "runs", profile, cgroup=small_memory)
+    run = start_generation(tmp_path / "runs", profile, changes={"question_batch_size": 2}, cgroup=small_memory)
     outcome = run.finish()
     assert run.process.returncode == 1
     assert outcome["error"] == "OutOfMemory"
-    assert "memory ran out at every rung of the ladder (question batches 4, 2, 1" in outcome["message"]
+    assert "memory ran out at every rung of the ladder (question batches 2, 1" in outcome["message"]
     assert "the kernel killed the engine: host memory is exhausted (cgroup oom_kill)" in outcome["message"]
     assert_nothing_left(run.seen)

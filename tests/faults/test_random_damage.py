@@ -7,26 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from flows.commands.cli import main
 from tasks.comparison.equivalence import validate_run
-from tasks.files import publish_parquet
-from tasks.node.telemetry import TELEMETRY_SCHEMA
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
-from tasks.plan.shards import scores_made_from, shard_dataset
+from tasks.plan.shards import shard_dataset
 from tasks.plan.waves import find_remaining
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import finished_report
-from tasks.results.summary import summarize_run
-from tasks.results.summary_subprocess import publish_page_and_card
-from tasks.scoring.score_shard import score_shard
-from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import record_published, recorded_path
+from tasks.storage.published import record_published
 from tasks.storage.run_files import problems_of_run, write_manifest
+from tests.faults.finished_run import finish
 from tests.faults.runs import only_run_dir, parameters, read_rows, start_generation, write_profile
 from tests.support.random_damage import damage_one
 
@@ -73,19 +67,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     validate_run(second.paths.root, first.paths.root)
     write_manifest(second.paths.root)
     return Runs(plan=second, other=first.paths.root)
-
-
-def finish(plan: RunPlan) -> None:
-    """Do what a flow does after the rollouts are generated."""
-    paths = plan.paths
-    for shard in find_remaining(plan, shard_dataset(plan)).to_score:
-        scores = score_shard(paths.rollouts(shard.index), paths.scores(shard.index))
-        record_published(scores, made_from=scores_made_from(paths, shard.index, load_scorer("gsm8k")))
-    if not paths.telemetry.exists():
-        publish_parquet(pl.DataFrame(schema=TELEMETRY_SCHEMA), paths.telemetry, recorded_path)
-    summarize_run(paths.root)
-    assert publish_page_and_card(paths.root) == []
-    write_manifest(paths.root)
 
 
 @pytest.mark.parametrize("seed", GROUPS)

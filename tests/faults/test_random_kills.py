@@ -51,17 +51,24 @@ WHILE_GENERATING: dict[str, Find] = {
 AFTERWARDS: dict[str, Find] = {"comparison": with_words("comparison of "), "summary": with_words("summary of ")}
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
+# the first seed kills each process but the flow, whose kill is in test_wave_kills.py and test_adapter_kills.py
+@pytest.mark.parametrize(("kills", "seed"), [(5, 3), pytest.param(100, 0, marks=pytest.mark.soak)])
 def test_a_run_whose_processes_are_killed_is_completed(
-    kills: int, tmp_path: Path, undisturbed_fake: Rows, prefect_api: str, new_prefect_home: NewHome
+    kills: int,
+    seed: int,
+    tmp_path: Path,
+    undisturbed_run: Path,
+    undisturbed_fake: Rows,
+    prefect_api: str,
+    new_prefect_home: NewHome,
 ) -> None:
     """Where the server is killed too, the run has its own."""
     profile = write_profile(tmp_path, backend="tests.support.fake_engines:FakeEngine")
     shared = {"HOME": str(tmp_path), "PREFECT_API_URL": prefect_api}
-    baseline = start_harvest(tmp_path / "baseline", profile, changes={"question_batch_size": 2}, **shared)
-    baseline.finish()
-    more = ["--baseline", str(only_run_dir(tmp_path / "baseline")), "--upload", str(tmp_path / "bucket")]
-    draw, killed, number = random.Random(0), 0, 0
+    # another batch makes another run
+    changes = {"question_batch_size": 2}
+    more = ["--baseline", str(undisturbed_run), "--upload", str(tmp_path / "bucket")]
+    draw, killed, number = random.Random(seed), 0, 0
     while killed < kills:
         number += 1
         runs_dir, told = tmp_path / str(number) / "runs", ""
@@ -72,7 +79,7 @@ def test_a_run_whose_processes_are_killed_is_completed(
             variables = {"HOME": str(tmp_path)} if own_server else shared
             gate = tmp_path / f"gate-{number}-{attempt}"
             held = {"FAKE_HOLD_AFTER": str(draw.randrange(1, ROLLOUTS // 2)), "FAKE_GATE": str(gate), **variables}
-            run = start_harvest(runs_dir, profile, more=more, **held)
+            run = start_harvest(runs_dir, profile, more=more, changes=changes, **held)
             while first and run.process.poll() is None:
                 if num_saved_rollouts(run.root) == ROLLOUTS or found_or_ended(run, "replica", WHILE_GENERATING):
                     killed += kill(run, first.pop(), WHILE_GENERATING)

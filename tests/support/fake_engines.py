@@ -205,22 +205,6 @@ class StragglingEngine(FakeEngine):
             self.running |= stragglers
 
 
-class StuckEngine(FakeEngine):
-    """One step never returns. The file ``STUCK_MARKER`` records that, so that it happens once.
-
-    While a test holds it, it reports progress all the same: it has not stalled, however long the test takes.
-    """
-
-    def step(self) -> list[EngineOutput]:
-        marker = Path(os.environ["STUCK_MARKER"])
-        if self.stats.generation_tokens > 200 and not marker.exists():
-            marker.touch()
-            signal.pause()
-        if self._finished >= completions_allowed():
-            self.stats.generation_tokens += 1
-        return super().step()
-
-
 class PoisonedEngine(FakeEngine):
     """Kills its process at the second token of a request whose seed is in ``POISON_SEEDS``."""
 
@@ -313,8 +297,8 @@ class GreedyEngine(FakeEngine):
         self.weights = b"x" * 2 * 2**30
 
 
-class CrowdedEngine(FakeEngine):
-    """Raises an out-of-memory error with more than ``MEMORY_LIMIT`` requests in flight."""
+class CrowdedEngine(PoisonedEngine):
+    """Raises an out-of-memory error with more than ``MEMORY_LIMIT`` requests in flight; may be poisoned too."""
 
     def step(self) -> list[EngineOutput]:
         if len(self.running) > int(os.environ["MEMORY_LIMIT"]):

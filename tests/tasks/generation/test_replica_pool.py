@@ -138,17 +138,16 @@ def test_shards_that_wait_for_their_longest_completions_do_not_empty_the_batch(
     assert late["created_at"].min() > others["created_at"].max()
 
 
-@pytest.mark.parametrize("batch", ["4", '"auto"'])
 def test_replicas_share_the_shards_on_gpus_of_their_own_and_start_together_after_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,9,11,13,15")
     gate = tmp_path / "gate"
     monkeypatch.setenv("FAKE_GATE", str(gate))
     monkeypatch.setenv("FAKE_START_SECONDS", "1")
     backend = "tests.support.fake_engines:GatedEngine"
-    # a chosen batch would take all of this work at once
-    plan = make_plan(tmp_path, batch=batch, replicas=3, width=2, device="cuda", backend=backend)
+    # a chosen batch would take all of this work at once; two replicas with a stated one: test_weight_switches.py
+    plan = make_plan(tmp_path, batch='"auto"', replicas=3, width=2, device="cuda", backend=backend)
     seen: list[tuple[int, int]] = []
 
     def watch(pool: ReplicaPool) -> None:

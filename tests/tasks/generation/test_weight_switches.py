@@ -76,11 +76,11 @@ def test_an_engine_that_refuses_is_replaced_without_counting_a_failure(
 
 
 def test_an_engine_without_load_weights_starts_anew_for_each_checkpoint(tmp_path: Path) -> None:
-    plans = make_plans(tmp_path, backend="tests.support.fake_engines:FakeEngine")
+    plans = make_plans(tmp_path, backend="tests.support.fake_engines:FakeEngine")[:2]
     outcome = generate(*plans, retry=True)
     assert outcome.error is None
     assert outcome.pool.restarts == 0
-    assert sum(event.kind == "renewed" for event in outcome.events) == 2
+    assert sum(event.kind == "renewed" for event in outcome.events) == 1
     assert all(len(list(plan.paths.root.glob("rollouts/*.parquet"))) == plan.num_shards for plan in plans)
 
 

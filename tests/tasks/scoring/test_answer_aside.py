@@ -1,10 +1,8 @@
 """A parenthesis explains the number before it, or makes it ambiguous, for both scorers."""
 
-import polars as pl
 import pytest
 
 from tasks.scoring.gsm8k_scorer import score_gsm8k
-from tasks.scoring.scorers import load_scorer
 
 EXPLAINED = {
     "24 cookies (2 trays of 12)": "24",
@@ -62,29 +60,12 @@ AMBIGUOUS = [
     "20 = 18",
 ]
 READINGS = EXPLAINED | dict.fromkeys(AMBIGUOUS)
+"""What is read of each text after a marker. What the math scorer rewards: ``test_plain_answers.py``."""
 
 
 @pytest.mark.parametrize("text", READINGS)
 def test_gsm8k_reads(text: str) -> None:
     assert score_gsm8k(f"#### {text}", "18").extracted_answer == READINGS[text]
-
-
-@pytest.mark.slow
-def test_math_rewards_what_gsm8k_reads_and_no_other_number_of_the_text() -> None:
-    # of an ambiguous text, neither the first nor the other number is right
-    cases = [(text, gold) for text in READINGS for gold in ("18", "5", "3", "24", "20", "16", "36", READINGS[text])]
-    rows = pl.DataFrame(
-        [(f"#### {text}", gold) for text, gold in cases if gold],
-        schema=["completion", "ground_truth"],
-        orient="row",
-    ).with_columns(finish_reason=pl.lit("stop"))
-    rewards = load_scorer("math").score_columns(rows)["reward"]
-    right = {
-        (text.removeprefix("#### "), gold)
-        for (text, gold, _), reward in zip(rows.rows(), rewards, strict=True)
-        if reward
-    }
-    assert right == {(text, gold) for text, gold in EXPLAINED.items() if gold is not None}
 
 
 @pytest.mark.parametrize("repeated", ["a ", "1 ", "1 a ", "one ", "=", "1=", "1 x ", "'", "1+", "(", ")"])

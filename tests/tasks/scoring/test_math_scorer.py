@@ -13,14 +13,13 @@ from tasks.results.sampling_metrics import maj_at_k
 from tasks.scoring.math_scorer import MathScorer
 from tasks.scoring.math_workers import LIMIT_S, AnswerPair, _advance, _stop, _Work, _Worker, verify_all
 from tasks.scoring.score_shard import score_frame
-from tasks.scoring.scorers import load_scorer
 
 BOMB = "9^{9^{9^{9}}}"
 
 pytestmark = pytest.mark.slow
 
 
-def test_expressions_are_compared_outside_the_main_thread_too_and_a_huge_one_loses_only_its_own_reward() -> None:
+def test_expressions_are_compared_in_any_thread_a_huge_one_loses_only_its_own_reward_and_equal_ones_vote() -> None:
     cases = [
         ("so \\boxed{\\frac{36}{2}}", "18", "stop", (1.0, "18", "math", False)),
         ("#### $\\frac{1}{2}$", "0.5", "stop", (1.0, "0.5", "math", False)),
@@ -47,30 +46,7 @@ def test_expressions_are_compared_outside_the_main_thread_too_and_a_huge_one_los
         ("<think>\\boxed{18}</think>", "18", "stop", (0.0, None, "none", False)),
         ("\\boxed{18}", "", "stop", (None, "18", "gold_unparseable", False)),
     ]
-    rows = pl.DataFrame(
-        {
-            "rollout_id": [str(index) for index in range(len(cases))],
-            "completion": [case[0] for case in cases],
-            "ground_truth": [case[1] for case in cases],
-            "finish_reason": [case[2] for case in cases],
-        }
-    )
-    scorer = MathScorer(limit_s=LIMIT_S / 3)
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    with ThreadPoolExecutor(1) as thread:
-        scores = thread.submit(score_frame, rows, scorer).result()
-    left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
-    # multiprocessing keeps one tracker process
-    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
-    columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
-    got = scores.select(columns).rows()
-    # a right answer counts in the flexible column too
-    expected = [(reward, text, method, flexible or reward == 1) for *_, (reward, text, method, flexible) in cases]
-    assert got == expected
-    assert scores["scorer_version"].unique().to_list() == [scorer.version]
-
-
-def test_equal_answers_have_one_text_so_that_they_vote_together_and_their_majority_wins() -> None:
+    # equal answers have one text, so that they vote together
     groups = {
         "1/2": ["1/2", "0.5", "\\frac{1}{2}"],
         "0.333333": ["1/3", "\\dfrac13", "0.3333333"],
@@ -81,21 +57,29 @@ def test_equal_answers_have_one_text_so_that_they_vote_together_and_their_majori
         "Paris": ["Paris", "\\text{Paris}"],
     }
     texts = [(text, form) for text, forms in groups.items() for form in forms]
-    rows = pl.DataFrame(
-        {
-            "rollout_id": [str(index) for index in range(len(texts))],
-            "completion": [f"\\boxed{{{form}}}" for _, form in texts],
-            "ground_truth": "1/2",
-            "finish_reason": "stop",
-            "example_id": "q",
-            "arm_id": "a",
-        }
+    # in one call, as each starts its workers
+    asked = [case[:3] for case in cases] + [(f"\\boxed{{{form}}}", "1/2", "stop") for _, form in texts]
+    rows = pl.DataFrame(asked, schema=["completion", "ground_truth", "finish_reason"], orient="row").with_columns(
+        rollout_id=pl.int_range(len(asked)).cast(pl.String), example_id=pl.lit("q"), arm_id=pl.lit("a")
     )
-    scores = score_frame(rows, load_scorer("math"))
-    assert list(zip(scores["extracted_answer"], (form for _, form in texts), strict=True)) == texts
-    assert scores["reward"].to_list() == [float(text == "1/2") for text, _ in texts]
+    scorer = MathScorer(limit_s=LIMIT_S / 6)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    with ThreadPoolExecutor(1) as thread:
+        scores = thread.submit(score_frame, rows, scorer).result()
+    left = {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
+    # multiprocessing keeps one tracker process
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in left)
+    assert scores["scorer_version"].unique().to_list() == [scorer.version]
+    columns = ["reward", "extracted_answer", "extraction_method", "correct_flexible"]
+    # a right answer counts in the flexible column too
+    expected = [(reward, text, method, flexible or reward == 1) for *_, (reward, text, method, flexible) in cases]
+    assert scores.select(columns).head(len(cases)).rows() == expected
+
+    of_groups = scores.tail(len(texts))
+    assert list(zip(of_groups["extracted_answer"], (form for _, form in texts), strict=True)) == texts
+    assert of_groups["reward"].to_list() == [float(text == "1/2") for text, _ in texts]
     # three forms of the right answer, and two of a wrong one
-    assert maj_at_k(rows.join(scores, on="rollout_id").head(5)) == 1.0
+    assert maj_at_k(rows.join(of_groups, on="rollout_id").head(5)) == 1.0
 
 
 def test_no_pairs_start_no_worker() -> None:

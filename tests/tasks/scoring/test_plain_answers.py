@@ -1,11 +1,14 @@
 """Answers of the math scorer that Math-Verify would misread: texts after a marker, per ground truth."""
 
+import re
+
 import polars as pl
 import pytest
 
 from tasks.scoring.math_answer import is_comparable
 from tasks.scoring.plain_answers import decided, plain_gold
 from tasks.scoring.scorers import load_scorer
+from tests.tasks.scoring.test_answer_aside import READINGS
 
 WRONG = {
     "1": ["1 1/2", "\\boxed{1 1/2}", "\\boxed{1\\ 1/2}"],
@@ -162,11 +165,21 @@ RIGHT = {
 }
 
 
+# what gsm8k reads of a text with a parenthesis, and no other number of it
+ASIDES = [
+    (text, gold, float(gold == read))
+    for text, read in READINGS.items()
+    for gold in {*re.findall(r"\d+", text), read}
+    if gold is not None
+]
+
+
 @pytest.mark.slow
 def test_rewards() -> None:
     # in one call, as each starts its workers
     tables = ((0.0, WRONG), (1.0, RIGHT))
     cases = [(text, gold, reward) for reward, table in tables for gold, texts in table.items() for text in texts]
+    cases += ASIDES
     texts = [text if text.startswith(("\\boxed", "<answer>", "#")) else f"#### {text}" for text, *_ in cases]
     rows = pl.DataFrame({"completion": texts, "ground_truth": [gold for _, gold, _ in cases], "finish_reason": "stop"})
     rewards = load_scorer("math").score_columns(rows)["reward"]
