@@ -38,7 +38,6 @@ from tasks.records import (
     WAVE_STEP,
     WAVES,
     shard_of,
-    shard_stem,
     wave_of,
 )
 from tasks.scoring.score import is_right

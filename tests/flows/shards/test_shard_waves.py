@@ -143,7 +143,6 @@ def test_a_damaged_file_of_a_wave_is_made_again(folder: str, whole: dict[Any, An
 @pytest.mark.parametrize("other_rows", [False, True])
 def test_of_a_downloaded_run_no_rollout_is_made_again(other_rows: bool, whole: dict[Any, Any], tmp_path: Path) -> None:
     plan = wave_plan(tmp_path, **MIXED)
-    root = plan.paths.root
     collect(plan, WavePool())
     if other_rows:
         # a wave that asks for other samples is no wave of the run
