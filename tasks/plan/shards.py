@@ -78,8 +78,13 @@ def is_finished(path: Path, made_from: str = "") -> bool:
 
 def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
     """Return what identifies the input of a shard's scores: the hash of its rollouts, and the scorer's version."""
+    return made_from_scorer(paths, index, scorer.name, scorer.version)
+
+
+def made_from_scorer(paths: RunPaths, index: int, name: str, version: str) -> str:
+    """Return what ``scores_made_from`` does, for a scorer that is only known by name and version."""
     record = published_record(paths.rollouts(index))
-    return f"{record and record.sha256} {scorer.name}@{scorer.version}"
+    return f"{record and record.sha256} {name}@{version}"
 
 
 def record_rollouts(paths: RunPaths, index: int) -> None:
