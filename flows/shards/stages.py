@@ -26,10 +26,9 @@ from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
 from tasks.plan.shards import shard_dataset as _shard_dataset
 from tasks.plan.waves import finish_scores
-from tasks.records import RunPaths, shard_index, shard_label
+from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
-from tasks.scoring.score_shard import describe_scores
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.published import shard_files
 from tasks.storage.score_sets import set_like
@@ -89,8 +88,8 @@ def generate_shard(waves: ShardWaves, plan: RunPlan, shard: Shard) -> "ShardResu
     persist_result=False,
 )
 def score_shard(plan: RunPlan, shard: Shard) -> None:
-    for path in finish_scores(plan, shard):
-        get_run_logger().info("shard %s: %s", shard_label(shard_index(path)), describe_scores(path))
+    for told in finish_scores(plan, shard):
+        get_run_logger().info("%s", told)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)

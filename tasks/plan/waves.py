@@ -37,10 +37,12 @@ from tasks.records import (
     ROLLOUT_SCHEMA,
     WAVE_STEP,
     WAVES,
+    shard_label,
     shard_of,
     wave_of,
 )
 from tasks.scoring.score import is_right
+from tasks.scoring.score_shard import describe_scores
 from tasks.storage.published import forget_published, has_own_record, read_wave, record_published
 from tasks.storage.run_files import Settled, settled_waves
 
@@ -210,18 +212,22 @@ def _begun(plan: RunPlan, shard: Shard) -> tuple[list[Shard], bool]:
     return waves, True
 
 
-def finish_scores(plan: RunPlan, shard: Shard) -> Iterator[Path]:
-    """Make the scores that a shard of ``RemainingShards.to_score`` lacks, and yield the path of each."""
+def finish_scores(plan: RunPlan, shard: Shard) -> Iterator[str]:
+    """Make the scores that a shard of ``RemainingShards.to_score`` lacks, and yield a line about each."""
     first = replace(shard, num_rollouts=shard.num_questions * plan.rollouts_per_question)
     if not plan.has_rule:
-        yield make_scores(plan, shard.index)
+        yield _score(plan, shard.index)
     elif waves := _settled(plan, first):
         for wave in waves:
             if not scores_finished(plan, wave):
-                yield make_scores(plan, wave.index)
+                yield _score(plan, wave.index)
     else:
         # it has all for which its scores ask, and only the record of that is missing
         settle(plan, _begun(plan, first)[0][-1])
+
+
+def _score(plan: RunPlan, index: int) -> str:
+    return f"shard {shard_label(index)}: {describe_scores(make_scores(plan, index))}"
 
 
 def _counted(plan: RunPlan, index: int, before: _Counts) -> _Counts:

@@ -12,7 +12,7 @@ import pytest
 from flows.parameters import FlowParameters
 from flows.plan_collection import plan_collection
 from flows.shards.pending_tasks import PendingTasks
-from flows.shards.wave_uploads import WaveUploads
+from flows.shards.wave_uploads import ATTEMPTS, WaveUploads
 from tasks.errors import ConfigError, EngineCrashed
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import shard_dataset
@@ -64,9 +64,10 @@ def test_a_flow_that_fails_does_not_wait_for_an_upload_that_hangs(
 
 
 def test_the_whole_shard_follows_its_wave_and_a_failure_of_one_leaves_the_others(
-    plan: RunPlan, bucket: Bucket, proxy: FaultProxy
+    plan: RunPlan, bucket: Bucket, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    refused = Fault(kind="403", method="PUT", path=FIRST_WAVE, times=99)
+    caplog.set_level("INFO")
+    refused = Fault(kind="503", method="PUT", path=FIRST_WAVE, times=99)
     proxy.faults.append(refused)
     pending, called = PendingTasks(lambda: None), list[int]()
     with WaveUploads(pending, bucket.url) as uploads:
@@ -77,6 +78,7 @@ def test_the_whole_shard_follows_its_wave_and_a_failure_of_one_leaves_the_others
         # its first wave is being sent, and its second one is no more: it goes up with the whole
         uploads.hand_over(plan, first, lambda: called.append(first.index))
         assert called == []
+        assert f"shard 0 of {plan.run_id} goes up when its wave" in caplog.text
 
         def run_callbacks() -> bool:
             pending.run_callbacks()
@@ -88,7 +90,8 @@ def test_the_whole_shard_follows_its_wave_and_a_failure_of_one_leaves_the_others
     assert called == [first.index, second.index]
     stored = {key.partition(f"/{plan.run_id}/")[2] for key in bucket.listing()}
     assert {"rollouts/shard-00001.parquet", "scores/shard-00001.parquet"} <= stored
-    assert refused.hits
+    # the whole shard tries again, and longer
+    assert refused.hits == ATTEMPTS
     assert not any("shard-00000" in name and name.startswith("rollouts") for name in stored)
 
 
