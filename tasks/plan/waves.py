@@ -110,13 +110,16 @@ def keys_of(asked: pl.DataFrame) -> pl.DataFrame:
 
 
 def begin_wave(plan: RunPlan, wave: Wave) -> None:
-    """Publish what a later wave asks, before it is generated. What other scores once asked for is set aside."""
+    """Publish what a later wave asks, before it is generated. What other scores once asked for is set aside.
+
+    The waves after it may be those for which its scores will ask.
+    """
     path = plan.paths.questions(wave.shard.index)
     # a kill must not leave new rollouts with the waves that followed others
     plan.paths.settled(shard_of(wave.shard.index)).unlink(missing_ok=True)
     if wave.asked is None or is_finished(path, wave.made_from):
         return
-    _forget_waves(plan, shard_of(wave.shard.index), wave_of(wave.shard.index))
+    _forget_wave(plan, wave.shard.index)
     publish_parquet(wave.asked, path)
     record_published(path, made_from=wave.made_from)
 
@@ -125,29 +128,25 @@ def settle(plan: RunPlan, last: Shard) -> None:
     """Record that ``last`` is the last wave of its shard, and set aside what other scores once asked for after it."""
     waves = wave_of(last.index) + 1
     shard = shard_of(last.index)
-    _forget_waves(plan, shard, waves)
-    for later in range(waves, len(plan.config.sampling.wave_ends)):
-        plan.paths.journal(shard + later * WAVE_STEP).unlink(missing_ok=True)
+    for index in (shard + later * WAVE_STEP for later in range(waves, len(plan.config.sampling.wave_ends))):
+        _forget_wave(plan, index)
+        plan.paths.journal(index).unlink(missing_ok=True)
     publish_json(asdict(Settled(waves=waves)), plan.paths.settled(shard))
 
 
-def _forget_waves(plan: RunPlan, shard: int, first: int) -> None:
-    """Set aside the rollouts of a shard from wave number ``first`` on, and remove what was made of them.
+def _forget_wave(plan: RunPlan, index: int) -> None:
+    """Set aside the rollouts of a later wave, and remove what was made of them.
 
-    Their journals stay, as they may be asked for again.
+    Its journal stays, as it may be asked for again.
     """
-    root = plan.paths.root
-    plan.paths.settled(shard).unlink(missing_ok=True)
-    folders = [*root.glob("scores*"), plan.paths.state / WAVES]
-    for index in (shard + wave * WAVE_STEP for wave in range(first, len(plan.config.sampling.wave_ends))):
-        rollouts = plan.paths.rollouts(index)
-        if rollouts.is_file():
-            aside = set_aside(rollouts).name
-            logger.warning("%s was asked for by other scores than there are now. It is now %s", rollouts, aside)
-        forget_published(rollouts)
-        for path in (folder / rollouts.name for folder in folders):
-            path.unlink(missing_ok=True)
-            forget_published(path)
+    root, rollouts = plan.paths.root, plan.paths.rollouts(index)
+    if rollouts.is_file():
+        aside = set_aside(rollouts).name
+        logger.warning("%s was asked for by other scores than there are now. It is now %s", rollouts, aside)
+    forget_published(rollouts)
+    for folder in (*root.glob("scores*"), plan.paths.state / WAVES):
+        (folder / rollouts.name).unlink(missing_ok=True)
+        forget_published(folder / rollouts.name)
 
 
 def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:

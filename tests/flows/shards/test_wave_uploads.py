@@ -102,12 +102,13 @@ def test_a_run_goes_on_elsewhere_with_what_an_unfinished_upload_holds(
     whole = rows_of(plan)
     bucket: Bucket | None = request.getfixturevalue("bucket") if store == "s3" else None
     url = bucket.url if bucket else f"{tmp_path / 'store'}"
-    went_up = [f"{folder}/shard-00000{wave}.parquet" for wave in ("", "-w01") for folder in ("rollouts", "scores")]
+    waves = ["", "-w01", "-w02"]
+    went_up = [f"{folder}/shard-00000{wave}.parquet" for wave in waves for folder in ("rollouts", "scores")]
     # of another shard the scores were on their way
     uploader = RunUploader(plan.paths.root, url)
     uploader.upload_files([*went_up, "rollouts/shard-00001.parquet", "questions/shard-00000.parquet"])
     if bucket is not None:
-        damaged = f"{url.removeprefix(f's3://{bucket.name}/')}/{plan.run_id}/scores/shard-00000.parquet"
+        damaged = f"{url.removeprefix(f's3://{bucket.name}/')}/{plan.run_id}/rollouts/shard-00000-w01.parquet"
         bucket.overwrite_keeping_metadata(damaged, bytes(len(bucket.get(damaged))))
 
     refused = tell("download", f"{url}/{plan.run_id}", tmp_path / "copy")
@@ -115,14 +116,17 @@ def test_a_run_goes_on_elsewhere_with_what_an_unfinished_upload_holds(
     said = tell("download", f"{url}/{plan.run_id}", tmp_path / "copy", "--unfinished")
     assert said.code == 0, said.stderr
     here = replace(plan, paths=RunPaths(root=tmp_path / "copy" / plan.run_id))
-    brought = {*went_up, "rollouts/shard-00001.parquet"} - ({"scores/shard-00000.parquet"} if bucket else set())
+    lost = {"rollouts/shard-00000-w01.parquet", "scores/shard-00000-w01.parquet"} if bucket else set[str]()
+    brought = {*went_up, "rollouts/shard-00001.parquet"} - lost
     assert {f"{path.parent.name}/{path.name}" for path in here.paths.root.rglob("*.parquet")} == brought
-    assert ("left out: scores/shard-00000.parquet" in said.stdout) == (store == "s3")
+    assert {line.split()[2] for line in said.stdout.splitlines() if line.startswith("left out: ")} == lost
 
     pool = WavePool()
     collect(here, pool)
     assert rows_of(here) == whole
-    assert not {0, WAVE_STEP, 1} & {*pool.waves}
+    # the wave after the one that is lost is what its scores ask for
+    assert (WAVE_STEP in pool.waves) == bool(lost)
+    assert not {0, 2 * WAVE_STEP, 1} & {*pool.waves}
     assert upload_run(here.paths.root, url).complete
     again = tell("download", f"{url}/{plan.run_id}", tmp_path / "more", "--unfinished")
     assert (again.code, "Leave out --unfinished" in again.stderr) == (2, True)
