@@ -167,8 +167,9 @@ def download(plan: RunPlan) -> None:
     shutil.rmtree(plan.paths.state)
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["downloaded", "kept here"])
-@pytest.mark.parametrize("lost", ["shard-00001.parquet", "shard-0000*.parquet"], ids=["one file", "all"])
+@pytest.mark.parametrize(
+    ("kept", "lost"), [(True, "shard-00001.parquet"), (False, "shard-0000*.parquet")], ids=["kept here", "downloaded"]
+)
 def test_a_run_whose_scores_are_lost_is_only_scored(
     kept: bool, lost: str, whole: dict[Any, Any], tmp_path: Path
 ) -> None:
