@@ -5,10 +5,18 @@ from tasks.errors import ConfigError
 from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import check_baselines, plan_policies
 from tasks.plan.run_plan import RunPlan
+from tasks.storage.download import refuse_unfinished_download
 
 
 def plan_collection(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
     """Return the plan of each run. ``plan`` is that of the first model. Raises ConfigError."""
+    plans = _plans(plan, asked)
+    for each in plans:
+        refuse_unfinished_download(each.paths.root)
+    return plans
+
+
+def _plans(plan: RunPlan, asked: FlowParameters) -> tuple[RunPlan, ...]:
     if not isinstance(asked.checkpoints, str) and asked.checkpoints[:1] != [plan.config.model]:
         raise ConfigError(
             f"checkpoints names directories, but the model, {plan.model.name}, is not the first of them. Give a "

@@ -31,7 +31,7 @@ def report(runs: Runs, run: tuple[str, ...], open_page: bool, scores: str | None
         if sets[0] == OWN_SCORES:
             publish_card(run_dirs[0])
     else:
-        path = publish_steps(read_steps(run_dirs, sets), run_dirs[0].parent)
+        path = publish_steps(read_steps(run_dirs, sets), run_dirs[0].parent, by_runs=True)
     if json:
         print_json({"report": str(path), "bytes": path.stat().st_size}, indent=None)
     else:

@@ -51,16 +51,33 @@ def verify(runs: Runs, url: str, json: bool) -> int:
     return 1 if report.problems else 0
 
 
-@command(resumes=True, examples=("harvest download s3://bucket/rollouts/RUN_ID runs",))
+@command(
+    resumes=True,
+    examples=(
+        "harvest download s3://bucket/rollouts/RUN_ID runs",
+        "harvest download s3://bucket/rollouts/RUN_ID runs --unfinished",
+    ),
+)
 @click.argument("url", help="the uploaded run: URL/RUN_ID")
 @click.argument("directory", metavar="DIR", type=UserPath(), help="the run goes to DIR/RUN_ID")
+@flag("--unfinished", "bring back what an unfinished upload holds, as when its machine is lost; harvest run goes on")
 @flag("--json", "print the result as JSON")
 @parameter_options(("aws_credentials_block",))
-def download(url: str, directory: Path, json: bool, aws_credentials_block: str | None) -> int:
+def download(url: str, directory: Path, unfinished: bool, json: bool, aws_credentials_block: str | None) -> int:
     """Download an uploaded run and verify it."""
+    from tasks.results.unfinished_upload import download_unfinished
     from tasks.storage.download import download_run
 
-    run_dir = download_run(url, directory, Runs(RUNS_DIR, aws_credentials_block).transfer)
+    transfer = Runs(RUNS_DIR, aws_credentials_block).transfer
+    if unfinished:
+        found = download_unfinished(url, directory, transfer)
+        told = (
+            *(f"left out: {reason}" for reason in found.left_out),
+            f"run directory: {found.run_dir}, with {found.rollouts:,} rollouts. The command that made the run goes on "
+            f"there, with --runs-dir {directory}",
+        )
+        return _print(json, {**asdict(found), "run_dir": str(found.run_dir)}, *told)
+    run_dir = download_run(url, directory, transfer)
     return _print(json, {"run_dir": str(run_dir)}, f"run directory: {run_dir}")
 
 

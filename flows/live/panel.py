@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import textwrap
 import threading
 from types import TracebackType
 from typing import Any, TextIO, cast
@@ -54,7 +55,7 @@ class Panel(Lines):
         # as with lines: the terminal may be gone
         with self._lock, contextlib.suppress(OSError):
             self._terminal.write(self._erased())
-            print_text(text, self._terminal)
+            print_text(_wrapped(text, self._size().width), self._terminal)
             if self.is_open:
                 self._draw()
             self._terminal.flush()
@@ -131,6 +132,15 @@ class Panel(Lines):
         self._drawn = []
         up = min(rows, size.height - 1)
         return f"\r\x1b[{up}A\x1b[J" if up else "\r\x1b[J"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return ``text`` in lines that end between words, as far as a word is not longer than a line."""
+    lines = (
+        textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False, expand_tabs=False) or [line]
+        for line in text.split("\n")
+    )
+    return "\n".join(part for parts in lines for part in parts)
 
 
 class _Above:

@@ -28,6 +28,7 @@ from tasks.plan.shards import RemainingShards, Shard
 from tasks.plan.waves import find_remaining
 from tasks.results.rewards_so_far import RewardsSoFar
 from tasks.results.run_end import forget_end
+from tasks.scoring.scorer_process import kept_processes
 
 
 def generate_missing(
@@ -93,7 +94,7 @@ def generate_missing(
         session = partial(node_session, nodes=asked.nodes, ray=asked.ray, forget_oom_rung=asked.forget_oom_rung)
     display.watch.follow(figures.fill)
     display.watch.enter(GENERATION)
-    with events, session(plans, listener=on_pool_event, log=say) as pool:
+    with events, kept_processes(), session(plans, listener=on_pool_event, log=say) as pool:
         progress.counters = figures.pool = pool
         waves = _waves(plans, pool, shards, remaining)
         ShardPipeline(plans, pool, waves, asked.upload, order, warn=log.warning).run(

@@ -23,12 +23,12 @@ from tasks.generation.shard_queue import ShardResult
 from tasks.node.preflight import run_preflight
 from tasks.plan.questions import find_duplicates
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, make_scores
+from tasks.plan.shards import Shard
 from tasks.plan.shards import shard_dataset as _shard_dataset
+from tasks.plan.waves import finish_scores
 from tasks.records import RunPaths
 from tasks.results.run_report import RunReport
 from tasks.results.summary_subprocess import summarize_in_subprocess
-from tasks.scoring.score_shard import describe_scores
 from tasks.storage.destination import CHECK_ATTEMPTS
 from tasks.storage.published import shard_files
 from tasks.storage.score_sets import set_like
@@ -88,7 +88,8 @@ def generate_shard(waves: ShardWaves, plan: RunPlan, shard: Shard) -> "ShardResu
     persist_result=False,
 )
 def score_shard(plan: RunPlan, shard: Shard) -> None:
-    get_run_logger().info("shard %d: %s", shard.index, describe_scores(make_scores(plan, shard.index)))
+    for told in finish_scores(plan, shard):
+        get_run_logger().info("%s", told)
 
 
 @task(name="baseline", task_run_name="baseline", cache_policy=NO_CACHE, persist_result=False)

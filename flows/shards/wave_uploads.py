@@ -23,6 +23,9 @@ from tasks.storage.upload import RunUploader
 
 logger = logging.getLogger(__name__)
 
+ATTEMPTS = 2
+"""How often a request for a wave is tried. What waits for it, the upload of the whole shard, tries more often."""
+
 _Key = tuple[Path, int]
 """The directory of a run, and the index of a shard."""
 
@@ -62,6 +65,7 @@ class WaveUploads:
         key = plan.paths.root, shard.index
         self._waiting.pop(key, None)
         if self._uploading == key:
+            logger.info("shard %s of %s goes up when its wave that is being sent is", shard.index, plan.run_id)
             self._next = upload
         else:
             upload()
@@ -96,7 +100,8 @@ class WaveUploads:
     def _upload(self, url: str, root: Path, names: Sequence[str]) -> None:
         try:
             if root not in self._uploaders:
-                self._uploaders[root] = RunUploader(root, url, transfer=transfer_of_flow_run(**transfer_delays()))
+                transfer = transfer_of_flow_run(attempts=ATTEMPTS, **transfer_delays())
+                self._uploaders[root] = RunUploader(root, url, transfer=transfer)
             if self._is_closed:
                 return
             self._uploaders[root].upload_files(names)

@@ -90,16 +90,18 @@ def _check_choice(filters: ExportFilters, samples: int) -> None:
     if filters.balance and size is None:
         raise ConfigError("balance is given, but not the size that groups shall have. Give group_size")
     if size is not None and not 2 <= size <= samples:
+        allowed = "2" if samples == 2 else f"from 2 to {samples}"
         raise ConfigError(
-            f"group_size is {size}; it must be from 2 to {samples}, which is the size of the run's largest group"
+            f"group_size is {size}; it must be {allowed}, which is the size of the run's largest group"
             if samples > 1
             else f"group_size is {size}, and a group has one rollout here. Generate with --samples-per-arm 2 or more"
         )
     if filters.best is not None and filters.best < 1:
         raise ConfigError(f"best is {filters.best}; it must be at least 1")
-    given = [name for name in ("max_per_group", "group_size", "best") if getattr(filters, name) is not None]
+    choices = ("best", "max_per_group", "group_size")
+    given = [f"{name} is {value}" for name in choices if (value := getattr(filters, name)) is not None]
     if len(given) > 1:
-        raise ConfigError(f"{given[0]} and {given[1]} both say which rollouts of a group are taken. Give one of them")
+        raise ConfigError(f"{' and '.join(given)}: each says which rollouts of a group are taken. Give one of them")
 
 
 def apply_filters(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tasks.errors import DamagedFile
 from tasks.files import publish_parquet, sha256_of
 from tasks.plan.fingerprint import dataset_digest
 from tasks.plan.run_plan import RunPlan
@@ -13,7 +14,8 @@ from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scorer_calls import ROW
 from tasks.scoring.scorers import load_scorer
-from tasks.storage.published import published_record, record_published
+from tasks.storage.published import has_own_record, published_record, read_wave, record_published
+from tasks.storage.run_files import settled_waves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,13 @@ def is_finished(path: Path, made_from: str = "") -> bool:
 
 def scores_made_from(paths: RunPaths, index: int, scorer: Scorer) -> str:
     """Return what identifies the input of a shard's scores: the hash of its rollouts, and the scorer's version."""
+    return made_from_scorer(paths, index, scorer.name, scorer.version)
+
+
+def made_from_scorer(paths: RunPaths, index: int, name: str, version: str) -> str:
+    """Return what ``scores_made_from`` does, for a scorer that is only known by name and version."""
     record = published_record(paths.rollouts(index))
-    return f"{record and record.sha256} {scorer.name}@{scorer.version}"
+    return f"{record and record.sha256} {name}@{version}"
 
 
 def record_rollouts(paths: RunPaths, index: int) -> None:
@@ -89,10 +96,16 @@ def record_rollouts(paths: RunPaths, index: int) -> None:
 def rollouts_finished(paths: RunPaths, shard: Shard, made_from: str = "") -> bool:
     """Return whether the shard's rollouts are published, intact and complete; those of a wave by what it asks."""
     path = paths.rollouts(shard.index)
-    if not is_finished(path, made_from):
-        return False
+    return is_finished(path, made_from) and published_rows(path) == shard.num_rollouts
+
+
+def published_rows(path: Path) -> int | None:
+    """Return how many rollouts are in a published file; None if it is not what is on record."""
+    record = published_record(path)
+    if record is None or not is_finished(path, record.made_from):
+        return None
     lazy = pl.scan_parquet(path, glob=False)
-    return are_rollouts(lazy.collect_schema()) and lazy.select(pl.len()).collect().item() == shard.num_rollouts
+    return int(lazy.select(pl.len()).collect().item()) if are_rollouts(lazy.collect_schema()) else None
 
 
 def make_scores(plan: RunPlan, index: int) -> Path:
@@ -104,10 +117,10 @@ def make_scores(plan: RunPlan, index: int) -> Path:
 
 
 def rollouts_to_make(plan: RunPlan) -> int:
-    """Return how many rollouts the run lacks, by the names of its files alone; by a rule, the least."""
+    """Return how many rollouts the run lacks, by its records and the names of its files; by a rule, the least."""
     if plan.has_rule:
         # a shard that is not settled may lack nothing but the look at its last scores
-        settled = sum(plan.paths.settled(index).is_file() for index in range(plan.num_shards))
+        settled = sum(settled_waves(plan.paths.root, index) is not None for index in range(plan.num_shards))
         return (plan.num_shards - settled) * plan.shard_size * plan.rollouts_per_question
     published = sum(path.stem.startswith("shard-") for path in plan.paths.root.glob("rollouts/*.parquet"))
     return max(0, plan.num_rollouts - published * plan.shard_size * plan.rollouts_per_question)
@@ -115,5 +128,20 @@ def rollouts_to_make(plan: RunPlan) -> int:
 
 def scores_finished(plan: RunPlan, shard: Shard) -> bool:
     """Return whether the shard's scores are published, intact, and made from today's rollouts by today's scorer."""
-    made_from = scores_made_from(plan.paths, shard.index, load_scorer(plan.config.scorer))
-    return is_finished(plan.paths.scores(shard.index), made_from)
+    rollouts, scores = plan.paths.rollouts(shard.index), plan.paths.scores(shard.index)
+    scorer = load_scorer(plan.config.scorer)
+    if has_own_record(rollouts) or has_own_record(scores):
+        return is_finished(scores, scores_made_from(plan.paths, shard.index, scorer))
+    # a downloaded run has no record of what its scores were made from; they say it themselves
+    return is_finished(scores) and scorer_of_rows(rollouts, scores) == (scorer.name, scorer.version)
+
+
+def scorer_of_rows(rollouts: Path, scores: Path) -> tuple[str, str] | None:
+    """Return name and version of the one scorer of a file of scores; None unless they are those of ``rollouts``."""
+    columns = ["rollout_id", "scorer", "scorer_version"]
+    try:
+        rows, made = read_wave(rollouts, columns[:1]), read_wave(scores, columns)
+    except DamagedFile:
+        return None
+    scorers = made.select(columns[1:]).unique()
+    return scorers.row(0) if scorers.height == 1 and made["rollout_id"].equals(rows["rollout_id"]) else None

@@ -3,19 +3,33 @@
 Without a rule a shard has one wave. With one, a later wave asks for the next samples of those groups of the wave before
 for which the rule does not hold. What it asks follows from the configuration and the scores alone, so it is made anew
 each time; its digest stands with the rollouts that were made of it.
+
+Once a shard is settled, its rollouts are what they are: it is only scored, also where its scores are lost, and a scorer
+gives others now. ``group_pass_rates`` sees that such scores did not decide. Until then scores decide, and a wave for
+which today's do not ask is set aside.
 """
 
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import polars as pl
 
-from tasks.files import publish_json, publish_parquet, try_read_record
+from tasks.files import publish_json, publish_parquet, set_aside
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import RemainingShards, Shard, is_finished, rollouts_finished, scores_finished
+from tasks.plan.shards import (
+    RemainingShards,
+    Shard,
+    is_finished,
+    make_scores,
+    published_rows,
+    rollouts_finished,
+    scores_finished,
+)
 from tasks.plan.stopping_rule import StoppingRule
 from tasks.records import (
     QUESTION_SCHEMA,
@@ -23,13 +37,16 @@ from tasks.records import (
     ROLLOUT_SCHEMA,
     WAVE_STEP,
     WAVES,
+    shard_label,
     shard_of,
-    shard_stem,
     wave_of,
 )
 from tasks.scoring.score import is_right
-from tasks.storage.published import forget_published, read_wave, record_published
-from tasks.storage.run_files import Settled
+from tasks.scoring.score_shard import describe_scores
+from tasks.storage.published import forget_published, has_own_record, read_wave, record_published
+from tasks.storage.run_files import Settled, settled_waves
+
+logger = logging.getLogger(__name__)
 
 ASKED_SCHEMA = pl.Schema(
     [*QUESTION_SCHEMA.items(), ("arm_ids", pl.List(pl.String)), ("first_sample", pl.Int32), ("end_sample", pl.Int32)]
@@ -93,34 +110,43 @@ def keys_of(asked: pl.DataFrame) -> pl.DataFrame:
 
 
 def begin_wave(plan: RunPlan, wave: Wave) -> None:
-    """Publish what a later wave asks, before it is generated. What other scores once asked for is removed."""
+    """Publish what a later wave asks, before it is generated. What other scores once asked for is set aside.
+
+    The waves after it may be those for which its scores will ask.
+    """
     path = plan.paths.questions(wave.shard.index)
+    # a kill must not leave new rollouts with the waves that followed others
+    plan.paths.settled(shard_of(wave.shard.index)).unlink(missing_ok=True)
     if wave.asked is None or is_finished(path, wave.made_from):
         return
-    _forget_waves(plan, shard_of(wave.shard.index), wave_of(wave.shard.index))
+    _forget_wave(plan, wave.shard.index)
     publish_parquet(wave.asked, path)
     record_published(path, made_from=wave.made_from)
 
 
 def settle(plan: RunPlan, last: Shard) -> None:
-    """Record that ``last`` is the last wave of its shard, and remove what other scores once asked for after it."""
+    """Record that ``last`` is the last wave of its shard, and set aside what other scores once asked for after it."""
     waves = wave_of(last.index) + 1
     shard = shard_of(last.index)
-    _forget_waves(plan, shard, waves)
-    for later in range(waves, len(plan.config.sampling.wave_ends)):
-        plan.paths.journal(shard + later * WAVE_STEP).unlink(missing_ok=True)
+    for index in (shard + later * WAVE_STEP for later in range(waves, len(plan.config.sampling.wave_ends))):
+        _forget_wave(plan, index)
+        plan.paths.journal(index).unlink(missing_ok=True)
     publish_json(asdict(Settled(waves=waves)), plan.paths.settled(shard))
 
 
-def _forget_waves(plan: RunPlan, shard: int, first: int) -> None:
-    """Remove the waves of a shard from number ``first`` on; not their journals, which may be asked for again."""
-    root = plan.paths.root
-    plan.paths.settled(shard).unlink(missing_ok=True)
-    folders = [root / "rollouts", *root.glob("scores*"), plan.paths.state / WAVES]
-    for wave in range(first, len(plan.config.sampling.wave_ends)):
-        for path in (folder / f"{shard_stem(shard + wave * WAVE_STEP)}.parquet" for folder in folders):
-            path.unlink(missing_ok=True)
-            forget_published(path)
+def _forget_wave(plan: RunPlan, index: int) -> None:
+    """Set aside the rollouts of a later wave, and remove what was made of them.
+
+    Its journal stays, as it may be asked for again.
+    """
+    root, rollouts = plan.paths.root, plan.paths.rollouts(index)
+    if rollouts.is_file():
+        aside = set_aside(rollouts).name
+        logger.warning("%s was asked for by other scores than there are now. It is now %s", rollouts, aside)
+    forget_published(rollouts)
+    for folder in (*root.glob("scores*"), plan.paths.state / WAVES):
+        (folder / rollouts.name).unlink(missing_ok=True)
+        forget_published(folder / rollouts.name)
 
 
 def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
@@ -134,24 +160,73 @@ def find_remaining(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
 
 
 def _remaining_waves(plan: RunPlan, shards: list[Shard]) -> RemainingShards:
-    """A wave that lacks its scores may be followed by another, so its shard is one to generate."""
-    to_generate, generated, begun = [], [], 0
+    to_generate, to_score, generated, begun = [], [], [], 0
     for shard in shards:
-        rollouts = waves = 0
-        for wave in waves_of(plan, shard):
-            if not is_generated(plan, wave) or not scores_finished(plan, wave.shard):
-                to_generate.append(shard)
-                begun += rollouts
-                break
-            rollouts, waves = rollouts + wave.shard.num_rollouts, waves + 1
-        else:
-            settled = try_read_record(plan.paths.settled(shard.index), Settled)
-            if settled is None or settled.waves != waves:
-                to_generate.append(shard)
-                begun += rollouts
-            else:
-                generated.append(replace(shard, num_rollouts=rollouts))
-    return RemainingShards(to_generate=to_generate, to_score=[], generated=generated, rollouts_begun=begun)
+        waves, is_whole = _settled(plan, shard), True
+        is_scored = waves is not None and all(scores_finished(plan, wave) for wave in waves)
+        if waves is None:
+            waves, is_whole = _begun(plan, shard)
+        rollouts = sum(wave.num_rollouts for wave in waves)
+        if not is_whole:
+            to_generate.append(shard)
+            begun += rollouts
+            continue
+        generated.append(replace(shard, num_rollouts=rollouts))
+        if not is_scored:
+            to_score.append(generated[-1])
+    return RemainingShards(to_generate=to_generate, to_score=to_score, generated=generated, rollouts_begun=begun)
+
+
+def _settled(plan: RunPlan, shard: Shard) -> list[Shard] | None:
+    """Return the waves of a settled shard; None for one that is not settled, or lacks rollouts."""
+    known, ends = settled_waves(plan.paths.root, shard.index), plan.config.sampling.wave_ends
+    if known is None or known > len(ends) or not rollouts_finished(plan.paths, shard):
+        return None
+    waves = [shard]
+    for wave, (begin, end) in enumerate(itertools.pairwise(ends[:known]), 1):
+        index = shard.index + wave * WAVE_STEP
+        path = plan.paths.rollouts(index)
+        rows = published_rows(path)
+        if rows is None or not (has_own_record(path) or _are_samples(path, begin, end)):
+            return None
+        waves.append(replace(shard, index=index, num_rollouts=rows))
+    return waves
+
+
+def _are_samples(path: Path, begin: int, end: int) -> bool:
+    samples = read_wave(path, ["sample_index"])["sample_index"]
+    return bool(samples.is_between(begin, end, closed="left").all())
+
+
+def _begun(plan: RunPlan, shard: Shard) -> tuple[list[Shard], bool]:
+    """Return the finished waves of a shard, and whether no other one is asked for.
+
+    A wave that lacks its scores may be followed by another.
+    """
+    waves: list[Shard] = []
+    for wave in waves_of(plan, shard):
+        if not is_generated(plan, wave) or not scores_finished(plan, wave.shard):
+            return waves, False
+        waves.append(wave.shard)
+    return waves, True
+
+
+def finish_scores(plan: RunPlan, shard: Shard) -> Iterator[str]:
+    """Make the scores that a shard of ``RemainingShards.to_score`` lacks, and yield a line about each."""
+    first = replace(shard, num_rollouts=shard.num_questions * plan.rollouts_per_question)
+    if not plan.has_rule:
+        yield _score(plan, shard.index)
+    elif waves := _settled(plan, first):
+        for wave in waves:
+            if not scores_finished(plan, wave):
+                yield _score(plan, wave.index)
+    else:
+        # it has all for which its scores ask, and only the record of that is missing
+        settle(plan, _begun(plan, first)[0][-1])
+
+
+def _score(plan: RunPlan, index: int) -> str:
+    return f"shard {shard_label(index)}: {describe_scores(make_scores(plan, index))}"
 
 
 def _counted(plan: RunPlan, index: int, before: _Counts) -> _Counts:

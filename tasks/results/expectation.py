@@ -25,6 +25,7 @@ from tasks.results.finished_run import planned_shards
 from tasks.results.nearness import Near, nearest_lengths, nearest_size, nearest_speed
 from tasks.results.run_state import published_by_wave
 from tasks.scoring.scorers import load_scorer
+from tasks.storage.run_files import settled_waves
 from tasks.storage.score_sets import own_scorer
 
 
@@ -149,7 +150,7 @@ def _rest(plan: RunPlan, samples: float) -> _Rest:
     scale = samples / plan.config.sampling.samples_per_arm, plan.most_rollouts / plan.num_rollouts
     for shard in planned_shards(plan):
         # groups of a settled shard get no more samples, however few they have
-        if not paths.settled(shard.index).is_file():
+        if settled_waves(paths.root, shard.index) is None:
             expected, at_most = (round(shard.num_rollouts * each) for each in scale)
             left += max(0, expected - made[shard.index])
             most += max(0, at_most - made[shard.index])

@@ -10,7 +10,22 @@ from tasks.results.page_lengths import ArmLengths, LengthBins, Spread
 from tasks.results.page_timeline import Panel, Timeline
 from tasks.results.reward_interval import Interval
 from tasks.results.stopping_report import TENTHS, ArmPassRates
-from tasks.results.svg import BLUE, FONT_PX, GREY, ORANGE, RED, Scale, label, line, polyline, svg, tag, text, ticks
+from tasks.results.svg import (
+    BLUE,
+    FONT_PX,
+    GREY,
+    ORANGE,
+    RED,
+    Scale,
+    label,
+    line,
+    polyline,
+    svg,
+    tag,
+    text,
+    ticks,
+    whole_ticks,
+)
 
 WIDTH = 520
 _PANEL_WIDTH = 420
@@ -60,7 +75,7 @@ def length_plot(bins: LengthBins) -> Markup:
     tallest = max((a + b for a, b in zip(bins.ended, bins.truncated, strict=True)), default=0) or 1
     x = Scale(low=bins.edges[0], high=bins.edges[-1], start=62, end=WIDTH - 14)
     y = Scale(low=0, high=tallest, start=190, end=24)
-    parts = [_grid_y(y, tick, x) for tick in ticks(0, tallest, 4)]
+    parts = [_grid_y(y, tick, x) for tick in whole_ticks(0, tallest, 4)]
     for index, (ended, truncated) in enumerate(zip(bins.ended, bins.truncated, strict=True)):
         left, right = x(bins.edges[index]), x(bins.edges[index + 1])
         for low, high, fill in ((0, ended, BLUE), (ended, ended + truncated, ORANGE)):
@@ -68,7 +83,7 @@ def length_plot(bins: LengthBins) -> Markup:
                 parts.append(
                     tag("rect", x=left, y=y(high), width=max(0.5, right - left - 1), height=y(low) - y(high), fill=fill)
                 )
-    parts += [text(x(tick), 208, label(tick), "middle", GREY) for tick in ticks(bins.edges[0], bins.edges[-1], 6)]
+    parts += [text(x(tick), 208, label(tick), "middle", GREY) for tick in whole_ticks(bins.edges[0], bins.edges[-1], 6)]
     parts.append(text((x.start + x.end) / 2, 228, "completion tokens", "middle", GREY))
     parts += [*_key(62, 2, "ended by itself", BLUE), *_key(216, 2, "cut off by max_tokens", ORANGE)]
     cut = sum(bins.truncated)
@@ -185,7 +200,7 @@ def step_plot(series: Sequence[StepSeries]) -> Markup:
                 parts.append(line(x(step), y(interval.low), x(step), y(interval.high), BLUE, 2))
             parts.append(tag("circle", cx=x(step), cy=y(mean), r=4, fill=BLUE))
     bottom = len(series) * _PANEL
-    parts += [text(x(tick), bottom + 10, label(tick), "middle", GREY) for tick in ticks(x.low, x.high, 6)]
+    parts += [text(x(tick), bottom + 10, label(tick), "middle", GREY) for tick in whole_ticks(x.low, x.high, 6)]
     parts.append(text((x.start + x.end) / 2, bottom + 30, "step; mean reward, 95% interval", "middle", GREY))
     names = ", ".join(one_line(each.name, 24) for each in series)
     return svg(WIDTH, bottom + 38, f"Mean reward by step: {names}", parts)

@@ -26,6 +26,7 @@ from tasks.results.run_openings import find_openings
 from tasks.scoring.extra_columns import align_extra_columns
 from tasks.scoring.score import Scorer
 from tasks.scoring.score_shard import in_run, read_scorable, score_frame
+from tasks.scoring.scorer_process import kept_processes
 from tasks.scoring.scorers import BUILT_IN, load_scorer
 from tasks.storage.published import forget_published, read_wave, record_published
 from tasks.storage.run_files import known_waves, missing_shards
@@ -89,7 +90,7 @@ def rescore_run(run_dir: Path, scorer: str, right_at: float | None = None) -> Re
             f"{run_dir} is not a finished run: {missing[0]} is missing ({len(missing)} in all). "
             f"{what_finishes(run_dir)}"
         )
-    with run_lock(paths.state / "lock", work="harvest score"):
+    with run_lock(paths.state / "lock", work="harvest score"), kept_processes():
         return _rescore(paths, indices, loaded, ScoreSet(scorer=scorer, right_at=right_at))
 
 

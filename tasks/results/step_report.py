@@ -25,6 +25,8 @@ from tasks.results.run_report import RunReport, read_report
 from tasks.results.run_state import RunState, run_state
 from tasks.user_paths import is_url, user_path
 
+_LONGEST_ID = 110
+"""Characters of a run's id in the name of a page."""
 _UNLIKE = ("model", "tokenizer", "chat_template")
 
 
@@ -115,9 +117,16 @@ def read_steps(run_dirs: Sequence[Path], scores: Sequence[str] | None = None) ->
     return StepReport(runs=tuple(sorted(runs, key=lambda run: run.step)), key=_key(paths, configs[0]))
 
 
-def publish_steps(steps: StepReport, runs_dir: Path) -> Path:
-    """Make and publish the page of ``steps`` beside the runs, and return its path."""
-    path = runs_dir / f"steps-{steps.key}.html"
+def publish_steps(steps: StepReport, runs_dir: Path, *, by_runs: bool = False) -> Path:
+    """Make and publish the page of ``steps`` beside the runs, and return its path.
+
+    Its name is that of the checkpoints; with ``by_runs``, and of two runs, it is that of the runs.
+    """
+    name = steps.key
+    if by_runs and len(steps.runs) == 2:
+        # the end of an id tells runs apart
+        name = "-and-".join(_plain(run.report.run_id)[-_LONGEST_ID:].lstrip("-.") for run in steps.runs)
+    path = runs_dir / f"steps-{name}.html"
     publish_text(render_steps(steps), path)
     return path
 
@@ -142,5 +151,8 @@ def _key(paths: Sequence[str], config: dict[str, Any]) -> str:
     folder = Path(os.path.commonpath(paths))
     settings = {name: value for name, value in config.get("comparable", {}).items() if name not in _UNLIKE}
     text = json.dumps([str(folder), settings, config.get("tested")], sort_keys=True, default=str)
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", folder.name).strip("-.") or "checkpoints"
-    return f"{name[:100]}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{_plain(folder.name)[:100] or 'checkpoints'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")

@@ -86,6 +86,16 @@ def arm_pass_rates(groups: pl.DataFrame) -> tuple[ArmPassRates, ...]:
     )
 
 
+def undecided_warning(groups: pl.DataFrame, plan: WavePlan) -> str | None:
+    """Return what follows where the scores of ``groups`` (DIFFICULTY_SCHEMA) are not those by which groups stopped."""
+    if plan.rule is None or not groups["stopped_by"].null_count():
+        return None
+    return (
+        "these are not the rewards by which sampling stopped: another scorer gave those, or the scorer gives others "
+        f"now. The rollouts stay as they are; means and pass rates are of the first {plan.ends[0]:,} samples of a group"
+    )
+
+
 def stopping_report(
     rows: pl.DataFrame, groups: pl.DataFrame, plan: WavePlan, gpu_seconds_per_token: float | None
 ) -> StoppingReport | None:

@@ -30,7 +30,7 @@ from tasks.results.run_report import (
     publish_report,
 )
 from tasks.results.scored_rollouts import check_scored, load_metric_rows
-from tasks.results.stopping_report import arm_pass_rates, stopping_report
+from tasks.results.stopping_report import arm_pass_rates, stopping_report, undecided_warning
 from tasks.scoring.score import is_right
 from tasks.storage.score_sets import right_at
 
@@ -90,7 +90,7 @@ def _summary(run_dir: Path, scores: str) -> tuple[RunReport, pl.DataFrame]:
         equivalence=_equivalence(run_dir, scores),
         batch=_batch(run_dir, config["profile"]["question_batch_size"], rows),
         mismatch=mismatch_outcome(run_dir),
-        warnings=tuple(filter(None, [truncation_warning(run_sampling(config))])),
+        warnings=tuple(filter(None, [truncation_warning(run_sampling(config)), undecided_warning(groups, plan)])),
         model_sampling=config.get("model_sampling"),
         outcome=outcome_of(paths, sessions),
         pass_rates=arm_pass_rates(groups),

@@ -72,6 +72,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def whole_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return those of ``ticks`` that a count can be."""
+    return [tick for tick in ticks(low, high, count) if float(tick).is_integer()]
+
+
 def label(value: float) -> str:
     """Return the text of a tick: 1200 becomes "1,200", 0.25 becomes "0.25"."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"

@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -115,6 +116,10 @@ class ScorerProcess:
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
     @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def was_killed(self) -> bool:
         """Whether it was ended from outside, as for want of memory."""
         return self._process.wait() == -signal.SIGKILL
@@ -152,13 +157,74 @@ def describe_scorer(source: ScorerSource) -> Described:
     return known[1]
 
 
+class _Kept:
+    """Processes between two callers. Each has imported its module, which can take seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_ended = False
+        self._idle: list[tuple[ScorerSource, object, ScorerProcess]] = []
+        # a process ends with the thread that started it, and those that score may end any time
+        self._starters = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))), thread_name_prefix="scorers")
+
+    def take(self, source: ScorerSource) -> ScorerProcess:
+        """Return a process whose file is as it was imported; a new one if there is none."""
+        with self._lock:
+            known = [entry for entry in self._idle if entry[0] == source]
+            self._idle = [entry for entry in self._idle if entry[0] != source]
+            while known:
+                _, state, process = known.pop()
+                if process.is_alive and state == _state_of(process.described.file):
+                    self._idle += known
+                    return process
+                process.end()
+            if self._is_ended:
+                return ScorerProcess(source)
+            starting = self._starters.submit(ScorerProcess, source)
+        return starting.result()
+
+    def give(self, source: ScorerSource, state: object, process: ScorerProcess) -> None:
+        with self._lock:
+            if self._is_ended:
+                process.end()
+            else:
+                self._idle.append((source, state, process))
+
+    def end(self) -> None:
+        """End the idle processes, and with the threads those that are lent: what they are at is tried once more."""
+        with self._lock:
+            self._is_ended = True
+        for _, _, process in self._idle:
+            process.end()
+        self._starters.shutdown()
+
+
+_kept: _Kept | None = None
+
+
+@contextlib.contextmanager
+def kept_processes() -> Iterator[None]:
+    """Keep the processes of scorers that nothing went wrong with for the next shard, in this whole process."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    _kept = own = _Kept()
+    try:
+        yield
+    finally:
+        _kept = None
+        own.end()
+
+
 @contextlib.contextmanager
 def lent_processes(source: ScorerSource) -> Iterator["Lender"]:
-    """Yield what starts processes, one at a time, for one caller; as many callers at once as there are processors."""
+    """Yield what lends processes, one at a time, to one caller; as many callers at once as there are processors."""
     with _places:
-        lender = Lender(source)
+        lender = Lender(source, _kept)
         try:
             yield lender
+            lender.give_back()
         finally:
             lender.end()
 
@@ -166,15 +232,23 @@ def lent_processes(source: ScorerSource) -> Iterator["Lender"]:
 class Lender:
     """Lends one process at a time."""
 
-    def __init__(self, source: ScorerSource) -> None:
-        self._source = source
+    def __init__(self, source: ScorerSource, kept: _Kept | None = None) -> None:
+        self._source, self._kept = source, kept
         self._process: ScorerProcess | None = None
+        self._state: object = None
 
     def process(self) -> ScorerProcess:
         """Return the process that is lent, or another one if that was ended."""
         if self._process is None:
-            self._process = ScorerProcess(self._source)
+            self._process = ScorerProcess(self._source) if self._kept is None else self._kept.take(self._source)
+            self._state = _state_of(self._process.described.file)
         return self._process
+
+    def give_back(self) -> None:
+        """Keep the process for the next caller, if processes are kept."""
+        if self._process is not None and self._kept is not None:
+            self._kept.give(self._source, self._state, self._process)
+            self._process = None
 
     def end(self) -> None:
         """End the process."""

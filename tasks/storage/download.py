@@ -4,6 +4,7 @@ It trusts only the manifest whose hash is in ``_SUCCESS``.
 """
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from tasks.errors import ConfigError, UploadError
 from tasks.files import atomic_path, publish_json, remove_stale_temporaries, sha256_file, try_read_record
 from tasks.storage.destination import open_store
 from tasks.storage.filesystems import TransferSettings
-from tasks.storage.manifest import MANIFEST, Manifest, ManifestFile
+from tasks.storage.manifest import CONFIG, MANIFEST, Manifest, ManifestFile
 from tasks.storage.object_store import ObjectStore
-from tasks.storage.published import forget_published
+from tasks.storage.published import forget_published, manifest_records
 from tasks.storage.run_files import published_files, strange_files
 from tasks.storage.verify import trusted_manifest
 from tasks.user_paths import check_directory
@@ -30,7 +31,7 @@ class _Source:
     url: str
 
 
-class _DamagedError(UploadError):
+class DamagedCopy(UploadError):
     """The downloaded bytes are not those of the manifest."""
 
 
@@ -47,14 +48,13 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     target = directory / manifest.run_id
     wanted = [file for file in manifest.files if not _is_here(target, file)]
     _refuse_other_run(target, store.url, manifest, wanted)
-    check_directory(target, "the directory")
-    publish_json(asdict(_Source(url=store.url)), target / _SOURCE)
+    _mark(target, store.url)
     remove_stale_temporaries(target)
     if wanted:
         # files are missing or old, and an incomplete directory must not have a manifest
         (target / MANIFEST).unlink(missing_ok=True)
     with ThreadPoolExecutor(transfer.workers, thread_name_prefix="download") as pool:
-        futures = [pool.submit(_fetch, store, file, target) for file in wanted]
+        futures = [pool.submit(fetch_file, store, file, target) for file in wanted]
         try:
             for future in futures:
                 future.result()
@@ -73,9 +73,7 @@ def _is_here(target: Path, file: ManifestFile) -> bool:
 
 
 def _refuse_other_run(target: Path, url: str, manifest: Manifest, wanted: list[ManifestFile]) -> None:
-    for folder in {(target / name).parent for name in (_SOURCE, *(file.path for file in manifest.files))}:
-        if not folder.resolve().is_relative_to(target.resolve()):
-            raise ConfigError(f"{folder} is a link out of {target}. Choose another directory")
+    _refuse_links(target, [file.path for file in manifest.files])
     if try_read_record(target / _SOURCE, _Source) == _Source(url=url):
         return
     others = {*published_files(target), *strange_files(target)} - {file.path for file in manifest.files}
@@ -86,14 +84,52 @@ def _refuse_other_run(target: Path, url: str, manifest: Manifest, wanted: list[M
         )
 
 
-def _fetch(store: ObjectStore, file: ManifestFile, target: Path) -> None:
+def _refuse_links(target: Path, names: Sequence[str]) -> None:
+    for folder in {(target / name).parent for name in (_SOURCE, *names)}:
+        if not folder.resolve().is_relative_to(target.resolve()):
+            raise ConfigError(f"{folder} is a link out of {target}. Choose another directory")
+
+
+def _mark(target: Path, url: str) -> None:
+    check_directory(target, "the directory")
+    publish_json(asdict(_Source(url=url)), target / _SOURCE)
+
+
+def mark_download(target: Path, url: str, names: Sequence[str]) -> None:
+    """Begin a download of files called ``names`` to ``target``, or go on with one from ``url``.
+
+    Raises ConfigError when ``target`` is there and not such a download.
+    """
+    _refuse_links(target, names)
+    if try_read_record(target / _SOURCE, _Source) != _Source(url=url) and (target / CONFIG).exists():
+        raise ConfigError(f"{target} is there already. harvest run goes on with it; or choose another directory")
+    _mark(target, url)
+
+
+def remove_mark(target: Path) -> None:
+    """End a download that leaves a run without a manifest."""
+    (target / _SOURCE).unlink()
+
+
+def refuse_unfinished_download(run_dir: Path) -> None:
+    """Raise ConfigError for a downloaded run of which files may be missing: without a manifest none is on record."""
+    source = try_read_record(run_dir / _SOURCE, _Source)
+    if source is not None and not manifest_records(run_dir):
+        raise ConfigError(
+            f"{run_dir} is a download that was not finished, or has lost its {MANIFEST}. Give its command again, "
+            f"harvest download {source.url} {run_dir.parent}, or remove the directory"
+        )
+
+
+def fetch_file(store: ObjectStore, file: ManifestFile, target: Path) -> None:
+    """Download one file below ``target``. Raises DamagedCopy when its bytes are others each time, or UploadError."""
     for attempt in range(1, _TRIES + 1):
         try:
             with atomic_path(target / file.path) as temporary:
                 _copy(store, file, temporary)
                 forget_published(target / file.path)  # of a file that was made here; the manifest has the record now
             return
-        except _DamagedError:
+        except DamagedCopy:
             # another try helps when the network damaged the bytes, not when the store did
             if attempt == _TRIES:
                 raise
@@ -106,7 +142,7 @@ def _copy(store: ObjectStore, file: ManifestFile, temporary: Path) -> None:
             digest.update(data)
             copy.write(data)
     if digest.hexdigest() != file.sha256:
-        raise _DamagedError(
+        raise DamagedCopy(
             f"{file.path} at {store.url} is damaged: its sha256 is {digest.hexdigest()}, the manifest says "
             f"{file.sha256}. Upload the run again"
         )

@@ -90,6 +90,11 @@ def published_record(path: Path) -> PublishedRecord | None:
     return manifest_records(run_dir).get(name)
 
 
+def has_own_record(path: Path) -> bool:
+    """Return whether the file at ``path`` has a record in ``state/``, as all have that were made here."""
+    return record_path(path).is_file()
+
+
 def check_published(path: Path, *, by_sha256: bool = False) -> None:
     """Raise DamagedFile unless the file at ``path`` has the bytes on record.
 

@@ -109,6 +109,24 @@ def first_wave(name: str) -> str:
     return f"{folder}/{first_file(file)}" if folder in SHARD_FOLDERS else name
 
 
+def settled_waves(run_dir: Path, shard: int) -> int | None:
+    """Return how many waves a shard without a group that needs more samples has; None for another, or a lost record.
+
+    The manifest of a run is written when all its shards are settled, and a downloaded run has no other record.
+    """
+    paths = RunPaths(root=run_dir)
+    if settled := try_read_record(paths.settled(shard), Settled):
+        return settled.waves
+    listed, waves = manifest_records(run_dir), 0
+    while entry := listed.get(f"rollouts/{shard_stem(shard + WAVE_STEP * waves)}.parquet"):
+        own = published_record(paths.rollouts(shard + WAVE_STEP * waves))
+        if own is None or own.sha256 != entry.sha256:
+            # made again since
+            return None
+        waves += 1
+    return waves or None
+
+
 def missing_shards(run_dir: Path) -> list[str]:
     """Return the shard files that the run lacks, relative to ``run_dir``; scores only if any shard is scored.
 
@@ -231,16 +249,12 @@ def write_manifest(run_dir: Path) -> Manifest:
 
 def _later_waves(run_dir: Path, indices: list[int]) -> Iterator[int]:
     """Yield the later waves that the shards among ``indices`` must have, as far as it is known."""
-    paths, listed = RunPaths(root=run_dir), manifest_records(run_dir)
     most: dict[int, int] = {}
     for index in indices:
         most[shard_of(index)] = max(most.get(shard_of(index), 0), wave_of(index))
     for shard, wave in most.items():
-        settled = try_read_record(paths.settled(shard), Settled)
-        # the manifest of a run is written when all its shards are settled
-        if settled is None and f"rollouts/{shard_stem(shard)}.parquet" not in listed:
-            wave += 1
-        last = wave if settled is None else max(wave, settled.waves - 1)
+        settled = settled_waves(run_dir, shard)
+        last = wave + 1 if settled is None else max(wave, settled - 1)
         yield from (shard + WAVE_STEP * each for each in range(1, last + 1))
 
 

@@ -22,6 +22,7 @@ from tasks.storage.manifest import (
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.run_files import problems_of_run, published_files, strange_files
 
+_INCOMPLETE = "The upload is not complete; harvest download --unfinished brings back what it holds"
 MOST_MANIFEST_BYTES = 2**28
 """A manifest of a million files is smaller. A larger one is not read into memory."""
 
@@ -95,14 +96,14 @@ def verify_run(run_dir: Path) -> VerifyReport:
 
 def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
     """Return the manifest whose hash is in ``_SUCCESS``, and its bytes. Raises UploadError when there is none."""
-    success = _read(store, SUCCESS)
+    success = read_small(store, SUCCESS)
     if success is None:
         runs = sorted(
             key.split("/")[0] for key in store.listing() if key.count("/") == 1 and key.endswith(f"/{SUCCESS}")
         )
-        hint = f"It holds the runs {', '.join(runs)}: add one to the URL" if runs else "The upload is not complete"
+        hint = f"It holds the runs {', '.join(runs)}: add one to the URL" if runs else _INCOMPLETE
         raise UploadError(f"{store.url} has no {SUCCESS}. {hint}")
-    body = _read(store, MANIFEST)
+    body = read_small(store, MANIFEST)
     if body is None:
         raise UploadError(f"{store.url} has {SUCCESS} but no {MANIFEST}. Upload the run again")
     try:
@@ -113,7 +114,8 @@ def trusted_manifest(store: ObjectStore) -> tuple[Manifest, bytes]:
         raise UploadError(f"{SUCCESS} or {MANIFEST} at {store.url} is damaged: {error}. Upload the run again") from None
 
 
-def _read(store: ObjectStore, key: str) -> bytes | None:
+def read_small(store: ObjectStore, key: str) -> bytes | None:
+    """Return the bytes of a small file of a run, or None. Raises UploadError for one that no run has."""
     stored = store.head(key)
     if stored is None:
         return None

@@ -1,11 +1,12 @@
 """A run whose groups stop by a rule is killed inside a later wave, and the same command resumes it.
 
-Its waves are in the store before their shard is whole, and are sent once.
+Its waves are in the store before their shard is whole, and are sent once. Once downloaded, no engine is needed.
 """
 
 import signal
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tasks.generation.journal import read_journal
@@ -18,6 +19,7 @@ from tests.faults.runs import (
     Rows,
     RunProcess,
     assert_nothing_left,
+    logs,
     only_run_dir,
     read_rows,
     start_generation,
@@ -76,8 +78,18 @@ def test_a_run_that_is_killed_inside_a_wave_gives_the_rows_of_an_undisturbed_one
     # what was there before the kill was not sent again
     assert [sum(path.endswith(f"/{root.name}/{name}") for path in puts) for name in uploaded] == [1] * len(uploaded)
     assert verify_upload(url).ok
-    assert read_rows(download_run(url, tmp_path / "copies")) == whole
-    assert_nothing_left(run.seen)
+    copy = download_run(url, tmp_path / "copies")
+    assert read_rows(copy) == whole
+
+    # elsewhere it is only scored where scores are lost: no engine is started, and nothing is checked for one
+    lost, checked = copy / "scores" / "shard-00000.parquet", (copy / "preflight.json").stat().st_mtime_ns
+    lost.unlink()
+    again = start_harvest(copy.parent, profile, changes=changes, PREFECT_API_URL=prefect_api)
+    assert again.wait_for_end() == 0, again.log.read_text()
+    assert read_rows(copy) == whole
+    assert pl.read_parquet(lost).equals(pl.read_parquet(root / "scores" / lost.name))
+    assert (logs(copy), (copy / "preflight.json").stat().st_mtime_ns) == ([], checked)
+    assert_nothing_left(run.seen | again.seen)
 
 
 def _sent_waves(run: RunProcess) -> set[str]:

@@ -24,7 +24,7 @@ from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import Shard, record_rollouts, shard_dataset
 from tasks.plan.stopping_rule import StoppingRule, wave_ends
-from tasks.plan.waves import find_remaining
+from tasks.plan.waves import find_remaining, finish_scores
 from tests.support.fake_profile import write_fake_profile
 
 Group = tuple[str, str]
@@ -117,6 +117,8 @@ def collect(plan: RunPlan, pool: WavePool) -> ShardWaves:
     left = find_remaining(plan, shards)
     for shard in left.generated:
         waves.settled(shards[shard.index].num_rollouts, shard.num_rollouts)
+    for shard in left.to_score:
+        [*finish_scores(plan, shard)]
     for shard in left.to_generate:
         waves.generate(plan, shard, log=lambda text: None)
     return waves

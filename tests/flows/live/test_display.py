@@ -79,6 +79,7 @@ def test_messages_stay_above_the_panel_which_goes_away(capsys: pytest.CaptureFix
         with terminal.stream() as stream, Panel(stream) as panel:
             panel.watch.enter("loading engine")
             panel.print_line("OOM: halved the batch")
+            panel.print_line(f"{'word ' * 30}/a/path/that-is-not-broken  end")
             sys.stderr.write("of a library\n  45% of a download\r 50% of a download")
             panel.print_line("another")
             until(lambda: any("50% of a download" in line for line in terminal.lines), "the note is shown")
@@ -86,7 +87,9 @@ def test_messages_stay_above_the_panel_which_goes_away(capsys: pytest.CaptureFix
             stderr = sys.stderr
         # a library may keep the stream
         stderr.write("later\n")
-    assert terminal.lines == ["OOM: halved the batch", "of a library", "another", " 50% of a download"]
+    # a line of 80 cells has sixteen words, and the path is whole
+    long = [" ".join(["word"] * 16), " ".join(["word"] * 14), "/a/path/that-is-not-broken  end"]
+    assert terminal.lines == ["OOM: halved the batch", *long, "of a library", "another", " 50% of a download"]
     assert "\x1b[1m" in terminal.raw
     assert capsys.readouterr().err == "later\n"
 

@@ -14,13 +14,15 @@ from tasks.errors import ConfigError, PoolClosed
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_directory import open_run
 from tasks.plan.run_plan import RunPlan
-from tasks.plan.shards import Shard, make_scores, record_rollouts, shard_dataset
+from tasks.plan.shards import Shard, make_scores, record_rollouts, rollouts_to_make, shard_dataset
 from tasks.plan.waves import find_remaining
 from tasks.records import WAVE_STEP, shard_of, wave_of
 from tasks.results.damaged_files import set_aside_damaged
 from tasks.results.finished_run import planned_shards
+from tasks.results.group_pass_rates import group_pass_rates, wave_plan_of
 from tasks.results.rescore import rescore_run
-from tasks.results.scored_rollouts import scored_shards
+from tasks.results.scored_rollouts import load_metric_rows, scored_shards
+from tasks.results.stopping_report import undecided_warning
 from tasks.storage.run_files import known_shards, known_waves, missing_shards, problems_of_run, write_manifest
 from tests.support.wave_pool import ERROR, NEVER, WavePool, collect, expected_samples, rows_of, wave_plan
 
@@ -127,6 +129,10 @@ def test_a_damaged_file_of_a_wave_is_made_again(folder: str, whole: dict[Any, An
             path.write_bytes(path.read_bytes()[:-2])
     told = set_aside_damaged(plan)
     assert told or folder == "state/waves"
+    left = find_remaining(plan, planned_shards(plan))
+    # what needs no engine asks for none
+    assert [shard.index for shard in left.to_generate] == ([1] if folder == "rollouts" else [])
+    assert [shard.index for shard in left.to_score] == ([1] if folder in ("scores", "state/settled") else [])
     pool = WavePool()
     collect(plan, pool)
     assert rows_of(plan) == whole
@@ -137,20 +143,107 @@ def test_a_damaged_file_of_a_wave_is_made_again(folder: str, whole: dict[Any, An
 @pytest.mark.parametrize("other_rows", [False, True])
 def test_of_a_downloaded_run_no_rollout_is_made_again(other_rows: bool, whole: dict[Any, Any], tmp_path: Path) -> None:
     plan = wave_plan(tmp_path, **MIXED)
-    root = plan.paths.root
     collect(plan, WavePool())
     if other_rows:
         # a wave that asks for other samples is no wave of the run
         path = plan.paths.rollouts(WAVE_STEP)
         pl.read_parquet(path).with_columns(pl.col("sample_index") + 1).write_parquet(path)
         record_rollouts(plan.paths, WAVE_STEP)
-    write_manifest(root)
-    shutil.rmtree(plan.paths.state)
+    download(plan)
+    left = find_remaining(plan, planned_shards(plan))
+    assert [shard.index for shard in left.to_generate] == ([0] if other_rows else [])
+    assert left.to_score == []
+    assert bool(rollouts_to_make(plan)) is False
     pool = WavePool()
     collect(plan, pool)
     assert rows_of(plan) == whole
     assert {shard_of(index) for index in pool.waves} == ({0} if other_rows else set())
     assert not find_remaining(plan, planned_shards(plan))
+
+
+def download(plan: RunPlan) -> None:
+    """Leave of a finished run what ``harvest download`` brings back."""
+    write_manifest(plan.paths.root)
+    shutil.rmtree(plan.paths.state)
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost"), [(True, "shard-00001.parquet"), (False, "shard-0000*.parquet")], ids=["kept here", "downloaded"]
+)
+def test_a_run_whose_scores_are_lost_is_only_scored(
+    kept: bool, lost: str, whole: dict[Any, Any], tmp_path: Path
+) -> None:
+    plan = wave_plan(tmp_path, **MIXED)
+    collect(plan, WavePool())
+    if not kept:
+        download(plan)
+    for path in (plan.paths.root / "scores").glob(lost):
+        path.write_bytes(b"PAR1")
+    assert set_aside_damaged(plan)
+    left = find_remaining(plan, planned_shards(plan))
+    assert left.to_generate == []
+    assert {shard.index for shard in left.to_score} == ({1} if "1" in lost else {0, 1, 2})
+    assert sum(shard.num_rollouts for shard in left.generated) == len(whole)
+    # again and again, it is the same
+    for _ in range(2):
+        collect(plan, WavePool(stop_after=0))
+        assert rows_of(plan) == whole
+        assert not find_remaining(plan, planned_shards(plan))
+        assert not problems_of_run(plan.paths.root)
+
+
+SCORER = """
+SCORER_VERSION = "1"
+RIGHT = "#### 7"
+
+
+def score(completion):
+    return float(completion == RIGHT)
+"""
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "under way"])
+def test_scores_that_would_have_decided_otherwise_lose_no_row(
+    settled: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = tmp_path / "scorer.py"
+    scorer.write_text(SCORER)
+    plan = wave_plan(tmp_path, **MIXED, scorer=f"{scorer}:score", shard_size=5)
+    collect(plan, WavePool())
+    folder = plan.paths.root / "rollouts"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    assert len(before) == 4
+    # it says that it is the same, and finds no answer right
+    scorer.write_text(SCORER.replace("7", "9"))
+    if settled:
+        download(plan)
+    else:
+        plan.paths.settled(0).unlink()
+    lost = plan.paths.scores(0)
+    lost.unlink()
+    pool = WavePool()
+    collect(plan, pool)
+    assert lost.is_file()
+    assert not find_remaining(plan, planned_shards(plan))
+    groups = group_pass_rates(load_metric_rows(plan.paths), wave_plan_of(plan.paths.root), 1.0)
+    warning = undecided_warning(groups, wave_plan_of(plan.paths.root))
+    if settled:
+        assert pool.waves == []
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert warning is not None
+        assert "first 2 samples" in warning
+    else:
+        # no group was mixed after the first wave, so that the second is still what the scores ask for
+        assert pool.waves == [2 * WAVE_STEP, 3 * WAVE_STEP]
+        aside = _set_aside(folder)
+        assert sorted(aside) == ["shard-00000-w02.parquet", "shard-00000-w03.parquet"]
+        assert aside == {name: before[name] for name in aside}
+        assert "shard-00000-w02.parquet was asked for by other scores" in caplog.text
+        assert warning is None
+
+
+def _set_aside(folder: Path) -> dict[str, bytes]:
+    return {path.name.removesuffix(".damaged"): path.read_bytes() for path in folder.glob("*.damaged")}
 
 
 class Mixing(WavePool):
@@ -160,13 +253,15 @@ class Mixing(WavePool):
         return f"#### {7 + len(self.asked) % 2}"
 
 
-def test_what_other_rows_once_asked_for_is_removed(tmp_path: Path) -> None:
+def test_what_other_rows_once_asked_for_is_set_aside(tmp_path: Path) -> None:
     plan = wave_plan(tmp_path, **MIXED)
     collect(plan, WavePool())
     root = plan.paths.root
-    assert plan.paths.rollouts(1 + 3 * WAVE_STEP).is_file()
+    later = [plan.paths.rollouts(1 + wave * WAVE_STEP) for wave in (1, 2, 3)]
+    made = {path.name: path.read_bytes() for path in later}
     plan.paths.rollouts(1).unlink()
     collect(plan, Mixing())
+    assert _set_aside(root / "rollouts") == made
     # every group of the shard is mixed now
     assert [index for index in known_waves(root, "rollouts") if shard_of(index) == 1] == [1]
     assert [index for index in known_waves(root, "scores") if shard_of(index) == 1] == [1]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks.errors import ConfigError
 from tasks.export.advantages import group_advantages
 from tasks.export.export_run import ExportManifest, export_run
-from tasks.export.filters import DropCounts, ExportFilters, apply_filters
+from tasks.export.filters import DropCounts, ExportFilters, apply_filters, check_filters
 from tasks.export.group_choice import choose_rollouts
 from tasks.records import RunPaths
 from tasks.results.scored_rollouts import scored_shards
@@ -138,7 +138,8 @@ def test_the_best_are_right_distinct_and_the_first_of_equals() -> None:
         ("trl", {"balance": True}, "Give group_size"),
         ("trl", {"group_size": 1}, "group_size is 1; it must be from 2 to 8"),
         ("trl", {"group_size": 9}, "group_size is 9; it must be from 2 to 8"),
-        ("trl", {"group_size": 4, "best": 1}, "group_size and best both say"),
+        ("trl", {"group_size": 4, "best": 1}, "best is 1 and group_size is 4: each says which"),
+        ("trl", {"group_size": 4, "max_per_group": 2}, "max_per_group is 2 and group_size is 4: each says which"),
         ("verl", {"best": 1}, "Export to trl, parquet or jsonl"),
         ("parquet", {"best": 0}, "best is 0; it must be at least 1"),
         ("parquet", {"min_pass_rate": 30.0}, "min_pass_rate is 30.0; it is a share"),
@@ -153,6 +154,11 @@ def test_what_makes_no_sense_is_refused(
         export_run(run.root, to, str(tmp_path / "out"), ExportFilters(**filters))
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_size_that_groups_may_have_is_no_range() -> None:
+    with pytest.raises(ConfigError, match="group_size is 3; it must be 2, which"):
+        check_filters(ExportFilters(group_size=3), [], 2)
 
 
 def test_groups_of_one_rollout_have_no_advantage_and_nothing_is_written(tmp_path: Path) -> None:
@@ -191,3 +197,6 @@ def test_the_command(tell: Tell, run: RunPaths, tmp_path: Path) -> None:
     assert said.code == 0, said.stderr
     assert "(group has one outcome)" not in said.stdout
     assert "(pass rate)" in said.stdout
+    both = tell(*command, "--best", "1")
+    assert both.code == 2
+    assert "--best is 1 and --group-size is 4: each says" in both.stderr

@@ -18,7 +18,8 @@ from tasks.files import read_json
 from tasks.plan.run_config import build_config, config_from_parameters
 from tasks.plan.run_directory import reproduce_command
 from tasks.records import RunPaths
-from tasks.results.page_lengths import ArmLengths, arm_lengths, length_bins
+from tasks.results.page_lengths import ArmLengths, LengthBins, arm_lengths, length_bins
+from tasks.results.page_plots import length_plot
 from tasks.results.page_template import content_policy
 from tasks.results.page_timeline import read_timeline
 from tasks.results.report_page import publish_page
@@ -210,6 +211,12 @@ def test_every_completion_is_in_one_bin(run: RunPaths) -> None:
     for index, (low, high) in enumerate(itertools.pairwise(bins.edges)):
         inside = rows.filter(pl.col("num_completion_tokens").is_between(low, high, closed="left"))
         assert bins.ended[index] + bins.truncated[index] == inside.height
+
+
+def test_a_tiny_run_has_no_half_counts() -> None:
+    plot = str(length_plot(LengthBins(edges=(0.0, 1.0, 2.0), ended=(1, 0), truncated=(0, 1))))
+    assert ">1</text>" in plot
+    assert "0.5</text>" not in plot
 
 
 def test_lengths_of_right_and_wrong() -> None:

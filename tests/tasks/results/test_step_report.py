@@ -76,6 +76,9 @@ def test_the_page_stands_alone_and_has_each_reward(runs: Path, tmp_path: Path) -
     page = publish_steps(steps, tmp_path)
     text = page.read_text()
     assert page.name == f"steps-{steps.key}.html"
+    # of two runs that a user names, the page says which they are
+    ids = [run.report.run_id for run in steps.runs]
+    assert publish_steps(steps, tmp_path, by_runs=True).name == f"steps-{ids[0]}-and-{ids[1]}.html"
     assert text.count("<script") == 1
     assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
     for run in steps.runs:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from tasks.errors import ConfigError
 from tasks.scoring.custom_scorer import FAILED
 from tasks.scoring.score_shard import score_frame
+from tasks.scoring.scorer_process import kept_processes
 from tasks.scoring.scorers import load_scorer
 from tests.support.patience import SHORT_SECONDS
 
@@ -427,3 +429,29 @@ def test_asynchronous_calls_are_bounded_repeated_and_remembered(write: Write, tm
     # a cache that is damaged begins anew
     (tmp_path / "state" / "judge_cache.sqlite").write_bytes(os.urandom(5_000))
     assert score_frame(rows, kept)["reward"].to_list() == [1.0] * 20
+
+
+def test_shards_share_a_process_that_nothing_went_wrong_with(write: Write) -> None:
+    source = """
+import os
+
+
+def score(completion):
+    if completion == "five":
+        os._exit(3)
+    return {"reward": 1.0, "process": os.getpid()}
+"""
+    name = write(source)
+    right, wrong = ROWS.head(1), ROWS
+    with kept_processes():
+        first, second = (scored(name, right)["process"].item() for _ in range(2))
+        assert first == second
+        assert scored(name, wrong)["reward"].to_list() == [1.0, None]
+        # the one that ended is replaced, and so is one whose file has changed
+        third = scored(name, right)["process"].item()
+        assert third != first
+        write(source.replace("1.0", "2.0"))
+        changed = scored(name, right)
+        assert changed["reward"].item() == 2.0
+        assert changed["process"].item() != third
+    assert not any(psutil.pid_exists(int(process)) for process in (first, third, changed["process"].item()))

@@ -20,7 +20,8 @@ def test_an_unfinished_upload_is_not_trusted(tmp_path: Path) -> None:
 
     report = verify_upload(f"{url}/run")
     assert not report.ok
-    assert report.problems == (f"{url}/run has no _SUCCESS. The upload is not complete",)
+    (problem,) = report.problems
+    assert problem.startswith(f"{url}/run has no _SUCCESS. The upload is not complete; harvest download --unfinished")
     with pytest.raises(UploadError, match="has no _SUCCESS"):
         download_run(f"{url}/run", tmp_path / "copies")
     assert not (tmp_path / "copies").exists()
