@@ -1,6 +1,5 @@
 """Fixtures that several test modules share, and what holds for every test: its order, its time limit, its report."""
 
-import gc
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tasks.gc_freeze import gc_frozen
 from tasks.node.engine_caches import CACHE_VARIABLE, cache_root
 from tasks.time_limits import FACTOR_VARIABLE
 from tests.support.failure_report import log_section
@@ -83,10 +83,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(folder.cleanup)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    # what was imported stays to the end, so that Python's collector need not look at it again and again
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Iterator[object]:
+    # what is imported stays to the end, so that Python's collector need not look at it again and again
+    with gc_frozen():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,7 @@
 """Keeps what was found of prompts on this node: rendering them again imports transformers, which takes seconds.
 
-Only prompts of which there is nothing to say are kept. What is wrong with others is found anew each time.
+Only prompts of which there is nothing to say are kept, for all runs that leave them room. What is wrong with others is
+found anew each time.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ _CODE = ("profiles", "tasks/node", "tasks/plan", "tasks/scoring")
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
 _MODEL_FILES = ("*", "additional_chat_templates/*")
 """Where transformers finds tokenizers and chat templates."""
+_ROOM = ("max_tokens", "max_model_len")
+"""Of an order: they decide nothing else than whether the longest prompt has room."""
 _MOST_BYTES = 64 << 20
 """Tokenizers are smaller."""
 
@@ -36,13 +39,15 @@ class _Kept:
 
 
 def kept_path(order: PromptOrder, environment: Mapping[str, str]) -> Path | None:
-    """Return where the finding of ``order`` is kept: a name for all that decides it. None when nothing is kept.
+    """Return where the finding of ``order`` is kept: a name for all that decides it but the room for prompts. None when
+    nothing is kept.
 
     What code of a model does, nobody knows, so that its prompts are rendered each time.
     """
     if order.trust_remote_code:
         return None
-    digest = hashlib.sha256(json.dumps(asdict(order), default=_plain, sort_keys=True).encode())
+    asked = {name: value for name, value in asdict(order).items() if name not in _ROOM}
+    digest = hashlib.sha256(json.dumps(asked, default=_plain, sort_keys=True).encode())
     try:
         for name in _LIBRARIES:
             digest.update(f"{name} {metadata.version(name)};".encode())
@@ -54,13 +59,17 @@ def kept_path(order: PromptOrder, environment: Mapping[str, str]) -> Path | None
         return None
 
 
-def read_kept(path: Path) -> PromptSample | None:
-    """Return the finding in ``path``; None when there is none, or when it is damaged."""
+def read_kept(path: Path, order: PromptOrder) -> PromptSample | None:
+    """Return the finding in ``path``; None when there is none, when it is damaged, or when ``order`` leaves prompts no
+    room.
+    """
     try:
         kept = read_record(path, _Kept)
     except DamagedFile:
         return None
-    return kept.found if kept and kept.digest == _digest(kept.found) else None
+    if kept is None or kept.digest != _digest(kept.found) or kept.found.lengths is None:
+        return None
+    return kept.found if kept.found.lengths.longest <= order.max_model_len - order.max_tokens else None
 
 
 def keep(found: PromptSample, path: Path) -> None:

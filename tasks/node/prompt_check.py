@@ -121,7 +121,7 @@ def sample_prompts(order: PromptOrder, model: str) -> PromptSample:
     key = pickle.dumps((order, model))
     if key not in _known:
         path = kept_path(order, os.environ)
-        found = (path and read_kept(path)) or _in_subprocess(order)
+        found = (path and read_kept(path, order)) or _in_subprocess(order)
         if path:
             keep(found, path)
         _known[key] = found

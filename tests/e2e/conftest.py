@@ -8,8 +8,10 @@ import pytest
 
 from tests.support.harvest_command import Outcome, harvest
 
-PARAMETERS: dict[str, Any] = {"questions": 20, "shard_size": 4, "max_tokens": 32, "top_logprobs": 5}
-"""Five shards. The pipeline has 16 questions in flight, and the baseline one per call."""
+PARAMETERS: dict[str, Any] = {
+    "questions": 8, "shard_size": 2, "question_batch_size": 4, "max_tokens": 32, "top_logprobs": 5
+}  # fmt: skip
+"""Four shards. The pipeline has four questions in flight, and the baseline one per call."""
 OPTIONS = [part for name, value in PARAMETERS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from tests.support.fake_profile import FAKE_PROFILE
-from tests.support.harvest_command import harvest, harvest_here
+from tests.support.forked_harvest import harvest_forked
+from tests.support.harvest_command import harvest_here
 
 
 @pytest.mark.slow
@@ -16,22 +17,22 @@ def test_a_run_with_a_chosen_batch_shows_it_everywhere(tmp_path: Path, prefect_a
     text = FAKE_PROFILE.replace("question_batch_size = 4", 'question_batch_size = "auto"')
     # 1 GiB holds all 64 sequences, so that the batch is full from the start
     profile.write_text(text.replace("[engine]", "[engine]\nmax_num_seqs = 64"))
-    outcome = harvest(
+    outcome = harvest_forked(
+        prefect_api,
         *(
             "run",
             "--profile",
             profile,
             "--questions",
-            20,
+            8,
             "--max-tokens",
             16,
             "--runs-dir",
             tmp_path / "runs",
             "--json",
-            *("--sample-until", "correct:1", "--max-samples-per-arm", 3, "--wave-size", 1, "--shard-size", 10),
+            *("--sample-until", "correct:1", "--max-samples-per-arm", 3, "--wave-size", 1, "--shard-size", 4),
             *("--upload", tmp_path / "up"),
         ),
-        PREFECT_API_URL=prefect_api,
     )
     assert outcome.code == 0, outcome.stderr
     run_dir = Path(outcome.report["run_dir"])
@@ -43,7 +44,7 @@ def test_a_run_with_a_chosen_batch_shows_it_everywhere(tmp_path: Path, prefect_a
     rows = pl.read_parquet(run_dir / "rollouts" / "*.parquet")
     assert rows.select("question_batch_size", "max_num_seqs").unique().rows() == [(8, 64)]
     # noise is never right, so that every group has all samples, in three waves of both shards
-    assert rows.height == 20 * 8 * 3
+    assert rows.height == 8 * 8 * 3
     waves = [f"rollouts/shard-0000{shard}{wave}.parquet" for shard in (0, 1) for wave in ("", "-w01", "-w02")]
     uploaded = tmp_path / "up" / run_dir.name
     assert {path.relative_to(uploaded).as_posix() for path in uploaded.glob("rollouts/*")} == {*waves}

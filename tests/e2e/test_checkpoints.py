@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.checkpoints import write_checkpoint
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import Outcome, Tell, harvest
+from tests.support.forked_harvest import harvest_forked
+from tests.support.harvest_command import Outcome, Tell
 
 BACKEND = "tests.support.fake_engines:ReloadingEngine"
 
@@ -26,10 +27,10 @@ def test_new_checkpoints_are_collected_and_finished_ones_are_skipped(
 
     def run() -> Outcome:
         loads.write_text("")
-        return harvest(
+        return harvest_forked(
+            prefect_api,
             *("run", "--profile", profile, "--model", tmp_path / "step-*", "--questions", 4, "--max-tokens", 8),
             *("--runs-dir", tmp_path / "runs", "--json"),
-            PREFECT_API_URL=prefect_api,
             FAKE_LOADS=str(loads),
         )
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import harvest
+from tests.support.forked_harvest import harvest_forked
 from tests.support.prefect_worker import Api
 from tests.support.synthetic import publish_shard
 
@@ -27,7 +27,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
     asked = ("--profile", profile, "--dataset", write_sums(tmp_path), "--temperature", 0, "--top-logprobs", 5)
     asked = (*asked, "--runs-dir", runs_dir)
 
-    measured = harvest("bench", "--noise-floor", *asked, "--baseline-profile", profile)
+    measured = harvest_forked(prefect_api, "bench", "--noise-floor", *asked, "--baseline-profile", profile)
     assert measured.code == 0, measured.stderr
     assert measured.stderr.splitlines() == ["baseline, first", "baseline, again", "baseline, reordered"]
     [bench] = runs_dir.glob("bench-*")
@@ -46,7 +46,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
 
     # by the default of float32, differences as large would be real
     command = ("run", *asked, "--name", "gate", "--json")
-    passed = harvest(*command, "--baseline", reordered, "--require", "numerical", PREFECT_API_URL=prefect_api)
+    passed = harvest_forked(prefect_api, *command, "--baseline", reordered, "--require", "numerical")
     assert passed.code == 0, passed.stderr
     assert passed.report["equivalence"]["verdict"] == "numerical"
     run_dir = Path(passed.report["run_dir"])
@@ -60,7 +60,7 @@ def test_a_run_that_falls_short_fails_with_its_data_uploaded_under_the_verdict(
         publish_shard(pl.read_parquet(path).with_columns(reward=1 - pl.col("reward")), path)
     # everything is there already, so that nothing is generated
     compared = ("--baseline", baseline, "--epsilon", "0.05", "--upload", store)
-    short = harvest(*command, *compared, PREFECT_API_URL=prefect_api)
+    short = harvest_forked(prefect_api, *command, *compared)
     assert (short.code, short.stdout) == (3, "")
     reason = "the verdict is different, statistical was required. 64 rollouts have the same text but another reward"
     assert reason in short.stderr

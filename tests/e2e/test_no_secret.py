@@ -15,7 +15,8 @@ import pytest
 from tasks.storage.verify import verify_upload
 from tests.support.fake_profile import write_fake_profile
 from tests.support.fault_proxy import Fault, FaultProxy, fault_proxy
-from tests.support.harvest_command import Outcome, harvest
+from tests.support.forked_harvest import harvest_forked
+from tests.support.harvest_command import Outcome
 from tests.support.leaks import contents, files, find_leaks, forms
 from tests.support.prefect_blocks import aws_block, make_block
 from tests.support.s3_servers import Bucket
@@ -43,13 +44,13 @@ class Scene:
 
     def run(self, *options: str, **variables: str) -> Outcome:
         """``harvest run`` that says as much as it can."""
-        outcome = harvest(
+        outcome = harvest_forked(
+            self.api,
             *("run", "--profile", write_fake_profile(self.folder), "--questions", "4", "--shard-size", "2"),
             *("--max-tokens", "8", "--runs-dir", self.folder / "runs", "--json", "--verbose", *options),
             cwd=self.folder,
             HOME=str(self.folder / "home"),
             PREFECT_HOME=str(self.folder / "prefect"),
-            PREFECT_API_URL=self.api,
             PREFECT_LOGGING_LEVEL="DEBUG",
             **variables,
         )

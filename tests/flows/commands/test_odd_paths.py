@@ -13,7 +13,7 @@ from flows.commands.cli import main
 from tasks.results.summary import summarize_run
 from tasks.storage.run_files import write_manifest
 from tests.support.fake_profile import write_fake_profile
-from tests.support.harvest_command import harvest
+from tests.support.forked_harvest import harvest_forked
 from tests.support.odd_paths import ODD_DIRECTORIES
 from tests.support.synthetic import write_run
 
@@ -140,7 +140,7 @@ def test_a_run_is_made_among_odd_names(prefect_api: str, tmp_path: Path) -> None
         "u::p",
         "--json",
     )
-    made = harvest(*command, cwd=here, PREFECT_API_URL=prefect_api)
+    made = harvest_forked(prefect_api, *command, cwd=here)
     assert made.code == 0, made.stderr
     run_id = made.report["run_id"]
     assert made.report["run_dir"] == f"-r*/{run_id}"
@@ -150,5 +150,5 @@ def test_a_run_is_made_among_odd_names(prefect_api: str, tmp_path: Path) -> None
 
     # the whole directory is moved, and everything is found again
     moved = here.rename(tmp_path / "moved {date}")
-    again = harvest(*command, "--skip-finished", cwd=moved, PREFECT_API_URL=prefect_api)
+    again = harvest_forked(prefect_api, *command, "--skip-finished", cwd=moved)
     assert (again.code, again.report) == (0, made.report), again.stderr

@@ -39,7 +39,7 @@ def place(order: PromptOrder) -> Path:
 def test_what_is_kept_is_read_instead_of_rendering_again(asked: PromptOrder) -> None:
     # nothing that a process would find
     keep(FOUND, place(asked))
-    assert read_kept(place(asked)) == sample_prompts(asked, "") == FOUND
+    assert read_kept(place(asked), asked) == sample_prompts(asked, "") == FOUND
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,19 @@ def test_what_is_kept_is_read_instead_of_rendering_again(asked: PromptOrder) -> 
         {"arms": (Arm(id="add", system_prompt="Add them."),)},
         {"arms": (Arm(id="add", system_prompt="Add the numbers.", chat_template_kwargs={"enable_thinking": True}),)},
         {"questions": ("1 + 2",)},
-        {"max_tokens": 9},
-        {"max_model_len": 65},
     ],
 )
 def test_another_order_has_another_place(asked: PromptOrder, changes: dict[str, Any]) -> None:
     assert place(replace(asked, **changes)) != place(asked)
+
+
+@pytest.mark.parametrize(("max_tokens", "found"), [(9, FOUND), (61, FOUND), (62, None)])
+def test_it_is_for_every_run_that_leaves_the_longest_prompt_room(
+    asked: PromptOrder, max_tokens: int, found: PromptSample | None
+) -> None:
+    keep(FOUND, place(asked))
+    other = replace(asked, max_tokens=max_tokens)
+    assert read_kept(place(other), other) == found
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "additional_chat_templates/tool.jinja"])
@@ -89,7 +96,7 @@ def test_a_damaged_file_is_not_used_and_written_again(asked: PromptOrder, old: s
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    assert read_kept(path) is None
+    assert read_kept(path, asked) is None
     keep(FOUND, path)
     assert path.read_text() == text
 
@@ -97,7 +104,7 @@ def test_a_damaged_file_is_not_used_and_written_again(asked: PromptOrder, old: s
 def test_a_directory_that_takes_no_writes_costs_nothing(asked: PromptOrder) -> None:
     path = place(asked)
     path.parents[1].touch()
-    assert read_kept(path) is None
+    assert read_kept(path, asked) is None
     keep(FOUND, path)
     assert path.parents[1].is_file()
 

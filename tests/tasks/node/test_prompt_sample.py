@@ -236,7 +236,7 @@ def test_a_sample_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
     assert sample_prompts(asked, "") is found
     kept = kept_path(asked, os.environ)
     assert kept is not None
-    assert read_kept(kept) == found
+    assert read_kept(kept, asked) == found
 
 
 @pytest.mark.parametrize(
