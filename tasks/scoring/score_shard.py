@@ -52,8 +52,8 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
 
 def score_shard(
     rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME, dataset: pl.DataFrame | None = None
-) -> Path:
-    """Score one file of rollouts, publish the scores at ``scores_path``, and return that path.
+) -> pl.DataFrame:
+    """Score one file of rollouts, publish the scores at ``scores_path``, and return them.
 
     The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds. ``dataset`` has
     ``example_id`` and ``row``, the columns of the dataset that the scorer asks for, as JSON.
@@ -61,13 +61,14 @@ def score_shard(
     run_dir = rollouts_path.parent.parent
     openings = read_openings(run_dir) or ()
     loaded = in_run(load_scorer(scorer), run_dir, rollouts_path)
-    publish_parquet(score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded), scores_path)
-    return scores_path
+    scores = score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded)
+    publish_parquet(scores, scores_path)
+    return scores
 
 
-def describe_scores(scores_path: Path) -> str:
+def describe_scores(scores: pl.DataFrame) -> str:
     """Return the number of rollouts in a shard's scores and their mean reward, such as "800 rollouts, reward 0.78"."""
-    rewards = pl.read_parquet(scores_path, columns=["reward"], glob=False)["reward"]
+    rewards = scores["reward"]
     scored = rewards.drop_nulls().cast(pl.Float64)
     mean = f", reward {scored.sum() / len(scored):.2f}" if len(scored) else ""
     unscored = f", {rewards.null_count():,} without a reward" if rewards.null_count() else ""
