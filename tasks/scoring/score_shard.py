@@ -35,19 +35,26 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
     scored = scorer.score_columns(rollouts.filter(~is_failed))
     extra = [name for name in scored.columns if name not in SCORER_OUTPUT]
     scored = scored.select(*(pl.col(name).cast(kind) for name, kind in SCORER_OUTPUT.items()), *extra)
+    if is_failed.any():
+        scored = _with_errors(scored, is_failed)
+    suspects = suspect_flags(rollouts["question"]) if "question" in rollouts.columns else pl.lit(False)
+    return scored.with_columns(
+        rollouts["rollout_id"],
+        suspects.alias("gold_suspect"),
+        scorer=pl.lit(scorer.name),
+        scorer_version=pl.lit(scorer.version),
+    ).select(*(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items()), *extra)
+
+
+def _with_errors(scored: pl.DataFrame, is_failed: pl.Series) -> pl.DataFrame:
+    """Return the rows of ``scored``, and one without a reward at each place where ``is_failed`` is true."""
     errors = pl.DataFrame(
         {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
         schema=SCORER_OUTPUT,
     ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
     positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
-    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position")).sort("position")
-    no_suspects = pl.repeat(False, rollouts.height, eager=True).alias("gold_suspect")
-    return rows.with_columns(
-        rollouts["rollout_id"],
-        suspect_flags(rollouts["question"]) if "question" in rollouts.columns else no_suspects,
-        scorer=pl.lit(scorer.name),
-        scorer_version=pl.lit(scorer.version),
-    ).select(*(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items()), *extra)
+    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position"))
+    return rows.sort("position").drop("position")
 
 
 def score_shard(
