@@ -161,13 +161,16 @@ def _counted(plan: RunPlan, index: int, before: _Counts) -> _Counts:
     """
     rollouts = read_wave(plan.paths.rollouts(index), ["rollout_id", "example_id", "arm_id"])
     scores = read_wave(plan.paths.scores(index), ["rollout_id", "reward"])
-    # a join and a grouping of so few rows would take several times as long
-    rights = dict(scores.select("rollout_id", is_right("reward", plan.config.right_at)).iter_rows())
+    right = is_right("reward", plan.config.right_at)
+    counted = (
+        rollouts.join(scores, on="rollout_id", how="left", maintain_order="left")
+        .group_by("example_id", "arm_id")
+        .agg(right.sum().alias("right"), (~right).sum().alias("wrong"))
+    )
     found: _Counts = {}
-    for rollout_id, *group in rollouts.iter_rows():
-        right, wrong = found.get(key := (group[0], group[1])) or before.get(key, (0, 0))
-        is_right_now = rights.get(rollout_id)
-        found[key] = right + (is_right_now is True), wrong + (is_right_now is False)
+    for example_id, arm_id, now_right, now_wrong in counted.iter_rows():
+        was_right, was_wrong = before.get((example_id, arm_id), (0, 0))
+        found[example_id, arm_id] = was_right + now_right, was_wrong + now_wrong
     return found
 
 
