@@ -3,6 +3,7 @@
 Reports must not delay generation or fail a run. A request that fails is repeated until the flow ends, then given up.
 """
 
+import contextlib
 import contextvars
 import json
 import logging
@@ -11,6 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -150,13 +152,33 @@ class Reporter:
         return is_lost() or time.monotonic() >= self._last_sent + self._flush_timeout
 
     def _send_all(self) -> None:
-        while (request := self._queue.get()) is not None:
-            limits = request_limits()
-            while not _sent(request, next(limits)):
+        limits = request_limits()
+        limit, request = next(limits), self._queue.get()
+        while request is not None:
+            try:
+                with _limited_client(limit) as client:
+                    while request is not None:
+                        request(client)
+                        self._last_sent = time.monotonic()
+                        limits, request = islice(request_limits(), 1, None), self._queue.get()
+            except Exception as error:
+                logger.debug("could not report to Prefect: %s", error)
                 if self._given_up:
                     return
                 time.sleep(RETRY_SECONDS)
-            self._last_sent = time.monotonic()
+                limit = next(limits)
+
+
+@contextlib.contextmanager
+def _limited_client(timeout: float) -> Iterator[SyncPrefectClient]:
+    """Yield a client that does not repeat a request: its own retries take minutes, and do not stop when the flow ends.
+
+    It is kept while its requests succeed. One per request took half of the flow's processor time, as Prefect then reads
+    all of its settings and the certificates again.
+    """
+    updates = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: timeout}
+    with temporary_settings(updates), get_client(sync_client=True) as client:
+        yield client
 
 
 def literal_row(row: TableRow) -> TableRow:
@@ -173,16 +195,10 @@ def request_limits() -> Iterator[float]:
 
 
 def _server_answers() -> bool:
-    return _sent(lambda client: client.hello(), time_limit(REQUEST_SECONDS))
-
-
-def _sent(request: Request, timeout: float) -> bool:
-    # the client's own retries take minutes, and do not stop when the flow ends
-    settings = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: timeout}
     try:
-        with temporary_settings(settings), get_client(sync_client=True) as client:
-            request(client)
+        with _limited_client(time_limit(REQUEST_SECONDS)) as client:
+            client.hello()
     except Exception as error:
-        logger.debug("could not report to Prefect: %s", error)
+        logger.debug("Prefect does not answer: %s", error)
         return False
     return True

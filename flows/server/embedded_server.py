@@ -253,6 +253,8 @@ def main(parent_pid: int, listen: int, tell: int) -> None:
                 # Prefect silences the logger that this would go to
                 self.lifespan.logger = failure
                 await super().startup(sockets)
+                # on a busy machine this comes later than the first collection
+                gc.freeze()
                 os.write(tell, _STARTED)
 
         config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")

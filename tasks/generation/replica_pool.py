@@ -140,7 +140,7 @@ class ReplicaPool(PoolCounters):
         Raises StorageError when the state of the run cannot be written.
         """
         if self._queue.busy and not self._broken:
-            self._starts.start(self.rung, self._assignment.next_weights(ever_ready=self._starts.ever_ready))
+            self._starts.start(self.rung, lambda: self._assignment.next_weights(ever_ready=self._starts.ever_ready))
         self._assignment.assign()
         connections = [replica.process.connection for replica in self._replicas if replica.process]
         if self._wake_out in wait([*connections, self._wake_out], timeout):

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.generation.filled_caches import FilledCaches
@@ -36,8 +36,8 @@ class ReplicaStarts:
         self.ever_ready = True
         self._filled.add(rung.engine, kind)
 
-    def start(self, rung: Rung, weights: Path | None = None) -> None:
-        """Start the replicas that may start now, with ``weights``: those of the shard that waits first.
+    def start(self, rung: Rung, weights: Callable[[], Path | None]) -> None:
+        """Start the replicas that may start now, each with ``weights()``: those of the shard that waits first.
 
         Raises StorageError when a log or a process record cannot be written.
         """
@@ -51,7 +51,7 @@ class ReplicaStarts:
         idle = [replica for replica in self._replicas if replica.may_start]
         for replica in idle[:1] if is_first else idle:
             if self._neighbours.may_start(replica, rung) and self._pays(replica, rung):
-                replica.start(rung, weights)
+                replica.start(rung, weights())
 
     def close(self) -> None:
         """Wait for the thread that reads weights."""

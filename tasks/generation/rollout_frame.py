@@ -64,6 +64,8 @@ def _frame(
     spec: GenerationSpec,
     facts: EngineFacts,
 ) -> pl.DataFrame:
+    # polars takes longer to repeat a value than to read a list
+    height = len(records)
     keys: list[Key] = [(record["example_id"], record["arm_id"], record["sample_index"]) for record in records]
     seeds = [request_seed(spec.sampling.seed, *key) for key in keys]
     groups = [f"{policy.run_id}/{example_id}/{arm_id}" for example_id, arm_id, _ in keys]
@@ -73,7 +75,7 @@ def _frame(
     finish_reasons = [record.get("finish_reason") for record in records]
     columns = {
         "rollout_id": [f"{group}/{key[2]}" for group, key in zip(groups, keys, strict=True)],
-        "run_id": policy.run_id,
+        "run_id": [policy.run_id] * height,
         "group_id": groups,
         "example_id": [key[0] for key in keys],
         "arm_id": [key[1] for key in keys],
@@ -92,20 +94,20 @@ def _frame(
         "num_prompt_tokens": [len(ids) for ids in prompt_ids],
         "num_completion_tokens": [len(ids) for ids in completion_ids],
         "ground_truth": truths,
-        "temperature": spec.sampling.temperature,
-        "top_p": spec.sampling.top_p,
+        "temperature": [spec.sampling.temperature] * height,
+        "top_p": [spec.sampling.top_p] * height,
         "max_tokens": [completion_limit(spec.sampling, seed) for seed in seeds],
         "seed": seeds,
-        "model": policy.model,
-        "model_revision": policy.model_revision,
-        "engine_version": facts.version,
-        "dtype": facts.dtype,
+        "model": [policy.model] * height,
+        "model_revision": [policy.model_revision] * height,
+        "engine_version": [facts.version] * height,
+        "dtype": [facts.dtype] * height,
         "question_batch_size": [record["question_batch_size"] for record in records],
         "max_num_seqs": [record["max_num_seqs"] for record in records],
         "oom_rung": [record["oom_rung"] for record in records],
         "created_at": [datetime.datetime.fromisoformat(record["created_at"]) for record in records],
     }
-    later = _sampling_columns(spec, len(records)) | _stored_columns(spec, records)
+    later = _sampling_columns(spec, height) | _stored_columns(spec, records)
     types = {name: kind for name, kind in LATER_ROLLOUT_COLUMNS.items() if name in later}
     schema = pl.Schema({**ROLLOUT_SCHEMA, **types})
     return pl.DataFrame({**columns, **{name: later[name] for name in types}}, schema=schema, strict=True)

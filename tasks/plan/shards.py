@@ -108,12 +108,12 @@ def published_rows(path: Path) -> int | None:
     return int(lazy.select(pl.len()).collect().item()) if are_rollouts(lazy.collect_schema()) else None
 
 
-def make_scores(plan: RunPlan, index: int) -> Path:
-    """Score the rollouts of a shard or of a later wave, record the scores, and return their path."""
-    dataset = dataset_rows(plan.questions)
-    path = score_shard(plan.paths.rollouts(index), plan.paths.scores(index), plan.config.scorer, dataset)
+def make_scores(plan: RunPlan, index: int) -> pl.DataFrame:
+    """Score the rollouts of a shard or of a later wave, publish and record the scores, and return them."""
+    path = plan.paths.scores(index)
+    scores = score_shard(plan.paths.rollouts(index), path, plan.config.scorer, dataset_rows(plan.questions))
     record_published(path, made_from=scores_made_from(plan.paths, index, load_scorer(plan.config.scorer)))
-    return path
+    return scores
 
 
 def rollouts_to_make(plan: RunPlan) -> int:

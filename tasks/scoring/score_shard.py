@@ -35,25 +35,32 @@ def score_frame(rollouts: pl.DataFrame, scorer: Scorer | None = None) -> pl.Data
     scored = scorer.score_columns(rollouts.filter(~is_failed))
     extra = [name for name in scored.columns if name not in SCORER_OUTPUT]
     scored = scored.select(*(pl.col(name).cast(kind) for name, kind in SCORER_OUTPUT.items()), *extra)
-    errors = pl.DataFrame(
-        {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
-        schema=SCORER_OUTPUT,
-    ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
-    positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
-    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position")).sort("position")
-    no_suspects = pl.repeat(False, rollouts.height, eager=True).alias("gold_suspect")
-    return rows.with_columns(
+    if is_failed.any():
+        scored = _with_errors(scored, is_failed)
+    suspects = suspect_flags(rollouts["question"]) if "question" in rollouts.columns else pl.lit(False)
+    return scored.with_columns(
         rollouts["rollout_id"],
-        suspect_flags(rollouts["question"]) if "question" in rollouts.columns else no_suspects,
+        suspects.alias("gold_suspect"),
         scorer=pl.lit(scorer.name),
         scorer_version=pl.lit(scorer.version),
     ).select(*(pl.col(name).cast(kind) for name, kind in SCORE_SCHEMA.items()), *extra)
 
 
+def _with_errors(scored: pl.DataFrame, is_failed: pl.Series) -> pl.DataFrame:
+    """Return the rows of ``scored``, and one without a reward at each place where ``is_failed`` is true."""
+    errors = pl.DataFrame(
+        {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
+        schema=SCORER_OUTPUT,
+    ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
+    positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
+    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position"))
+    return rows.sort("position").drop("position")
+
+
 def score_shard(
     rollouts_path: Path, scores_path: Path, scorer: str = GSM8K_NAME, dataset: pl.DataFrame | None = None
-) -> Path:
-    """Score one file of rollouts, publish the scores at ``scores_path``, and return that path.
+) -> pl.DataFrame:
+    """Score one file of rollouts, publish the scores at ``scores_path``, and return them.
 
     The shard's questions are read from ``../questions`` when they exist; they tell the suspect golds. ``dataset`` has
     ``example_id`` and ``row``, the columns of the dataset that the scorer asks for, as JSON.
@@ -61,13 +68,14 @@ def score_shard(
     run_dir = rollouts_path.parent.parent
     openings = read_openings(run_dir) or ()
     loaded = in_run(load_scorer(scorer), run_dir, rollouts_path)
-    publish_parquet(score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded), scores_path)
-    return scores_path
+    scores = score_frame(read_scorable(rollouts_path, openings, loaded, dataset), loaded)
+    publish_parquet(scores, scores_path)
+    return scores
 
 
-def describe_scores(scores_path: Path) -> str:
+def describe_scores(scores: pl.DataFrame) -> str:
     """Return the number of rollouts in a shard's scores and their mean reward, such as "800 rollouts, reward 0.78"."""
-    rewards = pl.read_parquet(scores_path, columns=["reward"], glob=False)["reward"]
+    rewards = scores["reward"]
     scored = rewards.drop_nulls().cast(pl.Float64)
     mean = f", reward {scored.sum() / len(scored):.2f}" if len(scored) else ""
     unscored = f", {rewards.null_count():,} without a reward" if rewards.null_count() else ""

@@ -83,7 +83,7 @@ def collect_alone(plan: RunPlan) -> None:
     def collect(pool: ReplicaPool, shard: Shard) -> None:
         pool.generate(plan, shard)
         paths, index = plan.paths, shard.index
-        scores = score_shard(paths.rollouts(index), paths.scores(index), plan.config.scorer)
+        score_shard(paths.rollouts(index), scores := paths.scores(index), plan.config.scorer)
         record_published(scores, made_from=scores_made_from(paths, index, scorer))
         pool.wake()
 

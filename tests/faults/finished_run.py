@@ -19,7 +19,7 @@ def finish(plan: RunPlan) -> None:
     """Score, summarize and list the files of a run whose rollouts are there."""
     paths = plan.paths
     for shard in find_remaining(plan, shard_dataset(plan)).to_score:
-        scores = score_shard(paths.rollouts(shard.index), paths.scores(shard.index))
+        score_shard(paths.rollouts(shard.index), scores := paths.scores(shard.index))
         record_published(scores, made_from=scores_made_from(paths, shard.index, load_scorer("gsm8k")))
     if not paths.telemetry.exists():
         publish_parquet(pl.DataFrame(schema=TELEMETRY_SCHEMA), paths.telemetry, recorded_path)

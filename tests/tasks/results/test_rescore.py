@@ -41,7 +41,8 @@ def run_dir(tmp_path: Path) -> Path:
             schema_overrides={"error": pl.String},
         )
         publish_shard(frame, run / "rollouts" / name)
-        record_published(score_shard(run / "rollouts" / name, run / "scores" / name))
+        score_shard(run / "rollouts" / name, run / "scores" / name)
+        record_published(run / "scores" / name)
     return run
 
 

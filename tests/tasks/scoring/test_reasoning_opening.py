@@ -99,4 +99,4 @@ def scored(rows: list[tuple[list[int], str]], reason: str, scorer: str, run_dir:
     publish_shard(frame, path)
     (run_dir / "prompts.json").write_text(json.dumps({"openings": [OPENING], "problems": []}))
     record_published(run_dir / "prompts.json")
-    return pl.read_parquet(score_shard(path, run_dir / "scores" / path.name, scorer)).to_dicts()
+    return score_shard(path, run_dir / "scores" / path.name, scorer).to_dicts()

@@ -181,8 +181,9 @@ def test_score_shard_publishes_scores_with_the_scorer_and_the_suspects(tmp_path:
     publish_shard(rollouts, tmp_path / "rollouts" / "shard-00000.parquet")
     questions = pl.DataFrame({"example_id": ["a", "b"], "question": [suspect, "What is 9 * 2?"]})
     publish_shard(questions, tmp_path / "questions" / "shard-00000.parquet")
-    path = score_shard(tmp_path / "rollouts" / "shard-00000.parquet", tmp_path / "scores" / "shard-00000.parquet")
-    scores = pl.read_parquet(path)
+    path = tmp_path / "scores" / "shard-00000.parquet"
+    scores = score_shard(tmp_path / "rollouts" / path.name, path)
+    assert pl.read_parquet(path).equals(scores)
     assert scores.schema == SCORE_SCHEMA
     assert scores["gold_suspect"].to_list() == [True, False]
     assert set(scores.select("scorer", "scorer_version").rows()) == {(GSM8K_NAME, GSM8K_VERSION)}
