@@ -6,10 +6,8 @@ from typing import Any, Literal
 import polars as pl
 
 from tasks.fleet.cluster import NodeGone, NodeHandle
-from tasks.fleet.node_status import NodeFacts, NodeStatus
+from tasks.fleet.node_status import Key, NodeFacts, NodeStatus
 from tasks.time_limits import time_limit
-
-Ended = Literal["well", "failed", "lost"]
 
 
 class NodeUnfit(Exception):
@@ -40,10 +38,10 @@ class NodeAtWork:
     """Whether it has passed its checks."""
     status: NodeStatus = field(default_factory=NodeStatus)
     facts: NodeFacts = field(default_factory=lambda: NodeFacts(preflight=None, begun=frozenset()))
-    made: list[tuple[str, int]] = field(default_factory=list)
-    """Run id and index of the shards that were fetched from it."""
+    made: list[Key] = field(default_factory=list)
+    """Shards that were fetched from it."""
     rollouts_fetched: int = 0
-    ended: Ended | None = None
+    ended: Literal["well", "failed", "lost"] | None = None
     telemetry: pl.DataFrame | None = None
     """None when it ended without sending it."""
     logs: str = ""

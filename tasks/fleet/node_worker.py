@@ -18,11 +18,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.errors import ConfigError, DamagedFile, HarvestError, PreflightFailed, StorageError
+from tasks.errors import ConfigError, DamagedFile, HarvestError, PreflightFailed, StorageError, harvest_error
 from tasks.files import read_json, sha256_file
-from tasks.fleet.node_identity import software
 from tasks.fleet.node_logs import LogTails
-from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.fleet.node_order import NodeOrder, accept_order, software
 from tasks.fleet.node_scratch import (
     lock_scratch,
     nodes_directory,
@@ -58,12 +57,12 @@ from tasks.plan.shards import rollouts_finished
 from tasks.time_limits import time_limit
 
 PUMP_SECONDS = 0.5
-LAST_SECONDS = 10.0
-"""How long the pool has to end when its telemetry is asked for."""
+END_SECONDS = 30.0
+"""How long the pool has to end in good order."""
 
 
 class NodeWorker:
-    """Its public methods may be called from any thread at the same time. Only ``report`` and ``telemetry`` wait.
+    """Its public methods may be called from any thread at the same time. Only ``report`` and ``end`` wait.
 
     The nodes of one replica have a worker each, and one of them ``generates``. vLLM's processes on the others are in
     the placement group, beside their workers, which check their nodes and sample their GPUs. ``variables`` are added to
@@ -108,7 +107,7 @@ class NodeWorker:
         ahead, shift = _ahead(now), now - time.monotonic()
         news: list[News | None] = []
         with contextlib.suppress(queue.Empty):
-            news.append(self._news.get(timeout=wait_s))
+            news.append(self._news.get(timeout=wait_s if self._generates else 0.0))
         # before the rest of the news, so that the last state comes with the last of them
         status = self._status
         with contextlib.suppress(queue.Empty):
@@ -138,16 +137,12 @@ class NodeWorker:
         """Remove a shard that was fetched, or that cannot be used."""
         remove_shard(self._plans[run_id].paths, index)
 
-    def stop(self) -> None:
-        """End the pool in good order, since everything is fetched. ``report`` tells when it has ended."""
+    def end(self, now: float) -> pl.DataFrame | None:
+        """End the pool, since everything is fetched. Return its telemetry, with times on the caller's clock."""
         self._over.set()
         if self._pool is not None:
             self._pool.wake()
-
-    def telemetry(self, now: float) -> pl.DataFrame | None:
-        """End the pool, and return its telemetry, with times on the caller's clock, which shows ``now``."""
-        self.stop()
-        self._ended.wait(time_limit(LAST_SECONDS))
+        self._ended.wait(time_limit(END_SECONDS))
         if self._telemetry is None:
             return None
         return self._telemetry.with_columns(pl.col("time", "session") + _ahead(now))
@@ -170,7 +165,7 @@ class NodeWorker:
                 f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
             )
         except Exception as error:
-            self._error = error if isinstance(error, HarvestError) else HarvestError(f"{type(error).__name__}: {error}")
+            self._error = harvest_error(error)
             state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
         told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
         self._set(state=state, error=told)
@@ -189,7 +184,10 @@ class NodeWorker:
         if order.prompts is not None:
             store(first.paths.prompts, order.prompts)
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.put))
-        hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
+        limit = time_limit(PREFLIGHT_SECONDS)
+        told = f"its preflight has not ended for {limit:.0f} s, as when a driver hangs"
+        failed = {"state": "failed", "error": {"type": "PreflightFailed", "message": told}}
+        hangs = threading.Timer(limit, self._set, kwargs=failed)
         hangs.daemon = True
         hangs.start()
         try:
@@ -204,11 +202,6 @@ class NodeWorker:
         )
         self._logs = LogTails(first.paths.logs)
         return plans
-
-    def _hangs(self) -> None:
-        """Report that the node is of no use. Its process is ended for that."""
-        told = f"its preflight has not ended for {time_limit(PREFLIGHT_SECONDS):.0f} s, as when a driver hangs"
-        self._set(state="failed", error={"type": "PreflightFailed", "message": told})
 
     def _generate(self, plans: tuple[RunPlan, ...]) -> None:
         with generation_session(plans, listener=self._news.put, log=self._news.put) as pool:
@@ -228,38 +221,31 @@ class NodeWorker:
             self._over.wait()
 
     def _submit(self, pool: ReplicaPool, order: ShardOrder) -> None:
-        plan = self._plans[order.run_id]
-        if rollouts_finished(plan.paths, order.shard):
+        plan, shard = self._plans[order.run_id], order.shard
+        if rollouts_finished(plan.paths, shard):
             # an earlier worker on this node made it, and ended before it was fetched
-            self._publish(plan, order, num_errors=0, num_resumed=order.shard.num_rollouts)
+            n = shard.num_rollouts
+            self._publish(plan, ShardResult(index=shard.index, num_rollouts=n, num_errors=0, num_resumed=n))
             return
         store_order(plan.paths, order)
 
         def on_end(future: Future[ShardResult]) -> None:
             error = future.exception()
             if error is None:
-                result = future.result()
                 self._count(pool)
-                self._publish(plan, order, num_errors=result.num_errors, num_resumed=result.num_resumed)
+                self._publish(plan, future.result())
             elif isinstance(error, HarvestError) and error.retryable:
                 # the pool decides when to give up
                 self._inbox.append(order)
             elif not self._over.is_set():
-                self._error = error if isinstance(error, HarvestError) else HarvestError(str(error))
+                self._error = harvest_error(error)
 
-        pool.submit(plan, order.shard).add_done_callback(on_end)
+        pool.submit(plan, shard).add_done_callback(on_end)
 
-    def _publish(self, plan: RunPlan, order: ShardOrder, *, num_errors: int, num_resumed: int) -> None:
-        path = plan.paths.rollouts(order.shard.index)
-        made = MadeShard(
-            run_id=order.run_id,
-            index=order.shard.index,
-            size=path.stat().st_size,
-            sha256=sha256_file(path),
-            num_errors=num_errors,
-            num_resumed=num_resumed,
-        )
-        self._news.put(made)
+    def _publish(self, plan: RunPlan, result: ShardResult) -> None:
+        path = plan.paths.rollouts(result.index)
+        size, sha256 = path.stat().st_size, sha256_file(path)
+        self._news.put(MadeShard(run_id=plan.run_id, result=result, size=size, sha256=sha256))
 
     def _count(self, pool: ReplicaPool) -> None:
         plans = tuple(self._plans.values())

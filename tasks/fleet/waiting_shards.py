@@ -5,18 +5,15 @@ A node that was given up may come back with a shard that another has made meanwh
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from tasks.errors import HarvestError
 from tasks.fleet.node_at_work import NodeAtWork
-from tasks.fleet.node_status import MadeShard
+from tasks.fleet.node_status import Key, MadeShard
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard
-
-Key = tuple[str, int]
-"""Run id and index of a shard."""
 
 
 @dataclass(kw_only=True)
@@ -34,10 +31,9 @@ class WaitingShard:
 
 
 class WaitingShards:
-    """Safe from any thread. ``wake`` is called when there is a shard to take."""
+    """Safe from any thread."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self) -> None:
         self._lock = threading.RLock()
         self._all: dict[Key, WaitingShard] = {}
         self._next: deque[Key] = deque()
@@ -51,7 +47,6 @@ class WaitingShards:
                 raise self._closed
             self._all[item.key] = item
             self._next.append(item.key)
-        self._wake()
         return item.future
 
     def room(self, holder: NodeAtWork) -> int:
@@ -76,7 +71,7 @@ class WaitingShards:
     def made(self, holder: NodeAtWork, made: MadeShard) -> None:
         """End the wait for a shard, unless it is not this holder's."""
         with self._lock:
-            item = self._all.get((made.run_id, made.index))
+            item = self._all.get((made.run_id, made.result.index))
             if item is None or item.holder is not holder:
                 return
             del self._all[item.key]
@@ -89,8 +84,6 @@ class WaitingShards:
             for item in lost:
                 item.holder = None
             self._next.extendleft(reversed([item.key for item in lost]))
-        if lost:
-            self._wake()
         return sorted(item.key for item in lost)
 
     def close(self, error: HarvestError) -> None:

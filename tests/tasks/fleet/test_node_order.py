@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.fleet.node_identity import differences
-from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.fleet.node_order import NodeOrder, accept_order, differences
 from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import config_from_parameters

@@ -227,7 +227,7 @@ def test_a_node_that_comes_and_goes_does_not_end_the_work_of_another(plan: RunPl
     cluster, need = ScriptedCluster(steady=Script()), Need(gpus=0)
     place = cluster.place(need, ())
     assert place.wait(SHORT_SECONDS) == ("steady",)
-    roster = NodeRoster("2 nodes", [plan], WaitingShards(lambda: None), lambda told: None)
+    roster = NodeRoster("2 nodes", [plan], WaitingShards(), lambda told: None)
     watch = NodeWatch(cluster, need, 2, 1e6, lambda told: None)
     steady = NodeAtWork(place=0, nodes=("steady",), silent_s=1.0, handle=place.start())
     assert roster.claim(steady)

@@ -52,7 +52,7 @@ def test_the_times_of_a_node_are_on_the_clock_of_the_collection(
         assert second is not None
         assert _hours(second - first) == 1
         assert _hours(first - time.time()) == 0
-    samples, samples_there = worker.telemetry(time.time()), worker.telemetry(time.time() + HOUR)
+    samples, samples_there = worker.end(time.time()), worker.end(time.time() + HOUR)
     assert samples is not None
     assert samples_there is not None
     for column in ("time", "session"):
