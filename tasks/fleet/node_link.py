@@ -75,7 +75,7 @@ class NodeLink(threading.Thread):
                 assert self._node is not None
                 self._roster.refused(self._node, error)
             except Exception as error:
-                self._roster.fail(error)
+                self._roster.close(error)
                 return
             finally:
                 self._node = None
@@ -103,19 +103,19 @@ class NodeLink(threading.Thread):
         check_software(told)
         # another worker on the same node goes on at the rung that the first one found
         forget = self._order.forget_oom_rung and self._roster.is_first_on_node(node)
-        node.call("begin", replace(self._order, forget_oom_rung=forget))
+        node.call("begin", replace(self._order, forget_oom_rung=forget), time.time())
 
     def _serve(self, node: NodeAtWork, budget: RestartBudget) -> None:
         while not self._over.is_set():
             for order in self._roster.next_shards(node):
                 node.call("give", order)
             self._hear(node, budget)
-        telemetry = node.call("end", time.time())
+        telemetry = node.call("end")
         self._hear(node, budget)
         self._roster.ended(node, telemetry)
 
     def _hear(self, node: NodeAtWork, budget: RestartBudget) -> None:
-        report: NodeReport = node.call("report", REPORT_SECONDS, time.time())
+        report: NodeReport = node.call("report", REPORT_SECONDS)
         if begins := report.status.state == "generating" != node.status.state:
             node.facts = node.call("facts")
         if report.status.rollouts > node.status.rollouts:

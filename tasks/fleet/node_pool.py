@@ -23,7 +23,6 @@ from tasks.fleet.node_watch import WAIT_SECONDS, NodeWatch
 from tasks.fleet.ray_address import LOCAL, address_of
 from tasks.fleet.ray_cluster import ray_cluster
 from tasks.fleet.shard_transfer import DamagedShard, fetch_shard
-from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.replica_pool import ReplicaPool
@@ -76,8 +75,7 @@ class NodePool:
         order = NodeOrder.of(plans, forget_oom_rung=forget_oom_rung)
         self._listener, self._log = listener, log
         self._told: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._waiting = WaitingShards()
-        self._roster = NodeRoster(f"{links} {need.places}", plans, self._waiting, self._tell)
+        self._roster = NodeRoster(f"{links} {need.places}", plans, self._tell)
         self._links = [NodeLink(number, cluster, need, order, self._roster, silent_s) for number in range(links)]
         self._watch = NodeWatch(cluster, need, links, wait_s, self._tell)
         self._over = threading.Event()
@@ -124,7 +122,7 @@ class NodePool:
         key, damages = (plan.run_id, shard.index), 0
         name = f"shard {self._roster.label(key)}"
         while True:
-            node, made = self._waiting.submit(plan, shard).result()
+            node, made = self._roster.submit(plan, shard).result()
             damage = None
             try:
                 with self._fetches:
@@ -163,8 +161,7 @@ class NodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._roster.close()
-        self._waiting.close(PoolClosed("the nodes' pool was closed"))
+        self._roster.close(PoolClosed("the nodes' pool was closed"))
         if error is None:
             for link in self._links:
                 link.stop()
@@ -196,7 +193,7 @@ class NodePool:
             try:
                 self._watch.look(self._roster)
             except HarvestError as error:
-                self._roster.fail(error)
+                self._roster.close(error)
 
 
 ShardPool = ReplicaPool | NodePool

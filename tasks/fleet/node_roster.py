@@ -1,9 +1,13 @@
-"""Who works in a pool of nodes, who did, and who must not; the links of the pool keep it."""
+"""Who works in a pool of nodes, who did, and who must not, and which shards each has; the links of the pool keep it.
+
+A node that was given up may come back with a shard that another has made meanwhile. What counts is who holds the shard.
+"""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -11,10 +15,26 @@ from tasks.errors import HarvestError, harvest_error
 from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
 from tasks.fleet.node_logs import add_logs, node_directory
 from tasks.fleet.node_status import Key, MadeShard, NodeReport, ShardOrder
-from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
+from tasks.plan.shards import Shard
 from tasks.records import shard_label
+
+
+@dataclass(kw_only=True)
+class WaitingShard:
+    """A shard that a task thread waits for."""
+
+    plan: RunPlan
+    shard: Shard
+    holder: NodeAtWork | None = None
+    was_lost: bool = False
+    """Whether a node that had it was lost."""
+    future: "Future[tuple[NodeAtWork, MadeShard]]" = field(default_factory=Future)
+
+    @property
+    def key(self) -> Key:
+        return self.plan.run_id, self.shard.index
 
 
 class NodeRoster:
@@ -24,13 +44,11 @@ class NodeRoster:
     replaced and not changed.
     """
 
-    def __init__(
-        self, wanted: str, plans: Sequence[RunPlan], waiting: WaitingShards, tell: Callable[[str | PoolEvent], None]
-    ) -> None:
+    def __init__(self, wanted: str, plans: Sequence[RunPlan], tell: Callable[[str | PoolEvent], None]) -> None:
         self.first_admitted_at: float | None = None
         """When the first token was reported, on the monotonic clock."""
         self.error: HarvestError | None = None
-        """What ended the pool."""
+        """What ended the pool, which may be that it is done."""
         self.nodes: tuple[NodeAtWork, ...] = ()
         """All that have had a place, in the order in which they got it."""
         self.unfit: Mapping[str, tuple[str, NodeUnfit]] = {}
@@ -40,10 +58,9 @@ class NodeRoster:
         self._wanted = wanted
         self._logs = plans[0].paths.logs
         self._has_one_run = len(plans) == 1
-        self._waiting = waiting
+        self._waiting: dict[Key, WaitingShard] = {}
         self._tell = tell
         self._lock = threading.RLock()
-        self._over = False
 
     @property
     def is_steady(self) -> bool:
@@ -55,10 +72,22 @@ class NodeRoster:
     def num_working(self) -> int:
         return sum(node.works for node in self.nodes)
 
-    def close(self) -> None:
-        """Let no node begin any more."""
+    def submit(self, plan: RunPlan, shard: Shard) -> "Future[tuple[NodeAtWork, MadeShard]]":
+        """Queue ``shard``. The future has who made it and what, once it is made."""
+        item = WaitingShard(plan=plan, shard=shard)
         with self._lock:
-            self._over = True
+            if self.error is not None:
+                raise self.error
+            self._waiting[item.key] = item
+        return item.future
+
+    def close(self, error: Exception) -> None:
+        """Let no node begin any more, and raise ``error`` in all threads that wait now or later; the first counts."""
+        with self._lock:
+            self.error = self.error or harvest_error(error)
+            waiting, self._waiting = self._waiting, {}
+        for item in waiting.values():
+            item.future.set_exception(self.error)
 
     def unusable(self) -> Set[str]:
         """Return the ids of the nodes in use, and of those that are unfit."""
@@ -67,7 +96,7 @@ class NodeRoster:
     def claim(self, node: NodeAtWork) -> bool:
         """Add the node, and return True, unless it is in use or unfit."""
         with self._lock:
-            if self._over or not self.unusable().isdisjoint(node.nodes):
+            if self.error or not self.unusable().isdisjoint(node.nodes):
                 return False
             self.nodes += (node,)
             return True
@@ -86,13 +115,25 @@ class NodeRoster:
         node.logs = str(node_directory(self._logs, node.name))
         self._tell(f"{node.name} begins: {begun} of {self._wanted}")
 
+    def room(self, node: NodeAtWork) -> int:
+        """Return how many more shards than it has ``node`` can take."""
+        with self._lock:
+            return node.status.capacity - sum(item.holder is node for item in self._waiting.values())
+
     def next_shards(self, node: NodeAtWork) -> Iterator[ShardOrder]:
         """Yield shards for the node's worker, which holds them from now on. Each is read when it is taken."""
         if node.status.state != "generating":
             return
-        # another node with room goes on with what it has begun before
-        others = [other for other in self.nodes if other is not node and other.works and self._waiting.room(other) > 0]
-        for item in self._waiting.take(node, {key for other in others for key in other.facts.begun}):
+        with self._lock:
+            # another node with room goes on with what it has begun before
+            others = [other for other in self.nodes if other is not node and other.works and self.room(other) > 0]
+            theirs = {key for other in others for key in other.facts.begun}
+            free = [item for item in self._waiting.values() if item.holder is None and item.key not in theirs]
+            free.sort(key=lambda item: (item.key not in node.facts.begun, not item.was_lost))
+            taken = free[: max(0, self.room(node))]
+            for item in taken:
+                item.holder = node
+        for item in taken:
             paths, index = item.plan.paths, item.shard.index
             journal = paths.journal(index)
             yield ShardOrder(
@@ -110,7 +151,7 @@ class NodeRoster:
         for item in report.news:
             match item:
                 case MadeShard():
-                    self._waiting.made(node, item)
+                    self._made(node, item)
                 case PoolEvent(message=message, details=details):
                     if "log_path" in details:
                         name = str(details["log_path"]).rpartition("/")[2]
@@ -142,7 +183,7 @@ class NodeRoster:
         with self._lock:
             if node is not None:
                 node.ended = "lost"
-            if self._over:
+            if self.error:
                 return
             self.losses += ((node.place if node else None, f"{name}: {why}"),)
         self._tell(f"{name} is lost: {why}{self._give_back(node) if node else ''}")
@@ -154,12 +195,21 @@ class NodeRoster:
             node.ended = "failed"
         self._tell(f"{node.name} does not work for this run: {error}{self._give_back(node)}")
 
-    def fail(self, error: Exception) -> None:
-        """End the pool with ``error``; the first one counts."""
+    def _made(self, node: NodeAtWork, made: MadeShard) -> None:
+        """End the wait for a shard, unless it is not this node's."""
+        key = made.run_id, made.result.index
         with self._lock:
-            self.error = self.error or harvest_error(error)
-        self._waiting.close(self.error)
+            item = self._waiting.get(key)
+            if item is None or item.holder is not node:
+                return
+            del self._waiting[key]
+        item.future.set_result((node, made))
 
     def _give_back(self, node: NodeAtWork) -> str:
-        shards = self._waiting.give_back(node)
-        return f". Other nodes get its shards {', '.join(map(self.label, shards))}" if shards else ""
+        """Let others have the node's shards, before what nobody has had. Return what to say of it."""
+        with self._lock:
+            lost = [item for item in self._waiting.values() if item.holder is node]
+            for item in lost:
+                item.holder, item.was_lost = None, True
+        labels = map(self.label, sorted(item.key for item in lost))
+        return f". Other nodes get its shards {', '.join(labels)}" if lost else ""

@@ -43,8 +43,7 @@ class NodeStatus:
     machines: tuple[str, ...] = ()
     """Names of the nodes that hold the replica together, each with an equal part of the GPUs; empty for one alone."""
     runs: Mapping[str, RunCounters] = field(default_factory=dict)
-    """What was generated for each run, by its id. Its times are on the node's monotonic clock; in a report they are on
-    the clock of who asked, in seconds since the epoch."""
+    """What was generated for each run, by its id. Times are in seconds since the epoch, on the clock of the flow."""
     rung_changes: tuple[RungChange, ...] = ()
     error: dict[str, str] | None = None
     """Type and message of what ended or refused the work; set with the states ``refused`` and ``failed`` alone."""

@@ -37,7 +37,6 @@ from tasks.fleet.node_status import (
     News,
     NodeFacts,
     NodeReport,
-    NodeState,
     NodeStatus,
     ShardOrder,
     node_name,
@@ -74,8 +73,8 @@ class NodeWorker:
         _forget_threads()
         self._generates = generates
         self._status = NodeStatus()
-        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
-        """What happened since the last report; None is for a new state."""
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        """What happened since the last report."""
         self._inbox: deque[ShardOrder] = deque()
         self._plans: dict[str, RunPlan] = {}
         self._facts = NodeFacts(preflight=None, begun=frozenset())
@@ -89,8 +88,13 @@ class NodeWorker:
         """Return the node's name and its software, in types that every version of this code can read."""
         return {"node": node_name(), "software": software()}
 
-    def begin(self, order: NodeOrder) -> None:
-        """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
+    def begin(self, order: NodeOrder, now: float) -> None:
+        """Begin to work for the runs of ``order``. ``report`` tells what comes of it.
+
+        All times that it tells are on the caller's clock, which shows ``now``: clocks of nodes may differ.
+        """
+        self._shift = now - time.monotonic()
+        self._ahead = timedelta(seconds=round(now - time.time()))
         threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
 
     def give(self, order: ShardOrder) -> None:
@@ -99,30 +103,15 @@ class NodeWorker:
         if self._pool is not None:
             self._pool.wake()
 
-    def report(self, wait_s: float, now: float) -> NodeReport:
-        """Return what is new since the last report, at once or after up to ``wait_s`` seconds.
-
-        Its times are on the caller's clock, which shows ``now``: clocks of nodes may differ.
-        """
-        ahead, shift = _ahead(now), now - time.monotonic()
-        news: list[News | None] = []
-        with contextlib.suppress(queue.Empty):
-            news.append(self._news.get(timeout=wait_s if self._generates else 0.0))
-        # before the rest of the news, so that the last state comes with the last of them
-        status = self._status
+    def report(self, wait_s: float) -> NodeReport:
+        """Return what is new since the last report, at once or after up to ``wait_s`` seconds."""
+        # before the news, so that the last state comes with the last of them
+        status, news = self._status, list[News]()
         with contextlib.suppress(queue.Empty):
             while True:
-                news.append(self._news.get_nowait())
-        changes = tuple(
-            replace(change, at=(datetime.fromisoformat(change.at) + ahead).isoformat())
-            for change in status.rung_changes
-        )
-        runs = {run_id: made.shifted(shift) for run_id, made in status.runs.items()}
-        return NodeReport(
-            status=replace(status, runs=runs, rung_changes=changes),
-            news=tuple(item for item in news if item is not None),
-            logs=self._logs.new() if self._logs else {},
-        )
+                news.append(self._news.get(timeout=wait_s if self._generates else 0.0))
+                wait_s = 0.0
+        return NodeReport(status=status, news=tuple(news), logs=self._logs.new() if self._logs else {})
 
     def facts(self) -> NodeFacts:
         return self._facts
@@ -137,18 +126,15 @@ class NodeWorker:
         """Remove a shard that was fetched, or that cannot be used."""
         remove_shard(self._plans[run_id].paths, index)
 
-    def end(self, now: float) -> pl.DataFrame | None:
-        """End the pool, since everything is fetched. Return its telemetry, with times on the caller's clock."""
+    def end(self) -> pl.DataFrame | None:
+        """End the pool in good order, since everything is fetched, and return its telemetry."""
         self._over.set()
         if self._pool is not None:
             self._pool.wake()
         self._ended.wait(time_limit(END_SECONDS))
-        if self._telemetry is None:
-            return None
-        return self._telemetry.with_columns(pl.col("time", "session") + _ahead(now))
+        return self._telemetry
 
     def _run(self, order: NodeOrder) -> None:
-        state: NodeState = "failed"
         try:
             with contextlib.ExitStack() as stack:
                 plans = self._open(order, stack)
@@ -157,19 +143,20 @@ class NodeWorker:
                 else:
                     self._guard(plans)
                 with contextlib.suppress(DamagedFile):
-                    self._telemetry = load_telemetry(plans[0].paths.telemetry)
+                    sampled = load_telemetry(plans[0].paths.telemetry)
+                    self._telemetry = sampled.with_columns(pl.col("time", "session") + self._ahead)
             remove_runs(list(self._plans))
-            state = "ended"
+            self._set(state="ended")
         except OSError as error:
-            self._error = StorageError(
-                f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
-            )
+            remedy = "Free space there, or set HARVEST_HOME for it"
+            self._fail(StorageError(f"the node cannot write to {nodes_directory()}: {error}. {remedy}"))
         except Exception as error:
-            self._error = harvest_error(error)
-            state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
-        told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
-        self._set(state=state, error=told)
+            self._fail(harvest_error(error))
         self._ended.set()
+
+    def _fail(self, error: HarvestError) -> None:
+        state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
+        self._set(state=state, error={"type": type(error).__name__, "message": str(error)})
 
     def _open(self, order: NodeOrder, stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
         """Plan the runs in a directory of their own, and check the node for them."""
@@ -186,8 +173,7 @@ class NodeWorker:
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.put))
         limit = time_limit(PREFLIGHT_SECONDS)
         told = f"its preflight has not ended for {limit:.0f} s, as when a driver hangs"
-        failed = {"state": "failed", "error": {"type": "PreflightFailed", "message": told}}
-        hangs = threading.Timer(limit, self._set, kwargs=failed)
+        hangs = threading.Timer(limit, self._fail, [PreflightFailed(told)])
         hangs.daemon = True
         hangs.start()
         try:
@@ -261,20 +247,16 @@ class NodeWorker:
             load=pool.load,
             replicas=plans[0].profile.replicas,
             gpus=plans[0].profile.gpus,
-            runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},
-            rung_changes=tuple(pool.rung_changes),
+            runs={plan.run_id: counters_of(plans, plan, pool).shifted(self._shift) for plan in plans},
+            rung_changes=tuple(
+                replace(change, at=(datetime.fromisoformat(change.at) + self._ahead).isoformat())
+                for change in pool.rung_changes
+            ),
         )
 
     def _set(self, **changes: Any) -> None:
         """Change fields of the status."""
-        before, self._status = self._status, replace(self._status, **changes)
-        if self._status.state != before.state:
-            self._news.put(None)
-
-
-def _ahead(clock: float) -> timedelta:
-    """Return how far another clock, which shows ``clock`` now, is ahead of this node's, in whole seconds."""
-    return timedelta(seconds=round(clock - time.time()))
+        self._status = replace(self._status, **changes)
 
 
 def _forget_threads() -> None:

@@ -39,7 +39,7 @@ class ScriptedWorker:
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
 
-    def begin(self, order: NodeOrder) -> None:
+    def begin(self, order: NodeOrder, now: float) -> None:
         self.order = order
         self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
         self.state = self.script.state
@@ -67,7 +67,7 @@ class ScriptedWorker:
         result = ShardResult(index=order.shard.index, num_rollouts=len(keys), num_errors=0, num_resumed=0)
         self._news.append(MadeShard(run_id=order.run_id, result=result, size=len(data), sha256=sha256))
 
-    def report(self, wait_s: float, now: float) -> NodeReport:
+    def report(self, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
         status = NodeStatus(
             state=self.state,
@@ -90,7 +90,7 @@ class ScriptedWorker:
     def drop(self, run_id: str, index: int) -> None:
         del self._files[run_id, index]
 
-    def end(self, now: float) -> pl.DataFrame | None:
+    def end(self) -> pl.DataFrame | None:
         self.state = "ended"
         return None
 
