@@ -9,6 +9,18 @@ class NodeGone(Exception):
     """A node does not answer any more; the message says why."""
 
 
+class NodeUnfit(Exception):
+    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error.
+
+    ``nodes`` are the ids of the nodes at fault; by default all of the worker's.
+    """
+
+    def __init__(self, kind: str, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.nodes = nodes
+
+
 class ClusterLost(Exception):
     """Nothing is known of any node: the cluster's head does not answer."""
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle, Placement
-from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
+from tasks.fleet.cluster import Cluster, Need, NodeGone, NodeHandle, NodeUnfit, Placement
 from tasks.fleet.node_order import NodeOrder, differences, software
 from tasks.fleet.node_roster import NodeRoster
-from tasks.fleet.node_status import NodeReport
+from tasks.fleet.node_status import NodeAtWork, NodeReport
 from tasks.generation.recovery import RestartBudget
 from tasks.time_limits import time_limit
 

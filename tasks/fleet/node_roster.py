@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from tasks.errors import HarvestError, harvest_error
-from tasks.fleet.node_at_work import NodeAtWork, NodeUnfit
+from tasks.fleet.cluster import NodeUnfit
 from tasks.fleet.node_logs import add_logs, node_directory
-from tasks.fleet.node_status import Key, MadeShard, NodeReport, ShardOrder
+from tasks.fleet.node_status import Key, MadeShard, NodeAtWork, NodeReport, ShardOrder
 from tasks.generation.recovery import PoolEvent
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tasks.fleet.cluster import NodeGone, NodeHandle
-from tasks.fleet.node_at_work import NodeUnfit
+from tasks.fleet.cluster import NodeGone, NodeHandle, NodeUnfit
 from tasks.fleet.node_link import check_software
 from tasks.fleet.node_order import differences
 from tasks.fleet.node_status import NodeFacts, NodeReport

@@ -41,7 +41,7 @@ class ScriptedWorker:
 
     def begin(self, order: NodeOrder, now: float) -> None:
         self.order = order
-        self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
+        self._arms = [arm.id for arm in order.plans[0].arms.arms]
         self.state = self.script.state
         self.begun = True
 
@@ -80,7 +80,7 @@ class ScriptedWorker:
         return NodeReport(status=status, news=tuple(news), logs={})
 
     def facts(self) -> NodeFacts:
-        begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
+        begun = frozenset((self.order.plans[0].run_id, index) for index in self.script.begun)
         preflight = {"worst": "pass", "checks": [], "plan": None}
         return NodeFacts(preflight=preflight, begun=begun, files=self.script.files)
 

@@ -11,9 +11,9 @@ import pytest
 from flows.server.interruption import LIMIT_SECONDS
 from tasks.errors import ConfigError, HarvestError, NodesLost
 from tasks.fleet.cluster import Need
-from tasks.fleet.node_at_work import NodeAtWork
 from tasks.fleet.node_pool import KILL_SECONDS, NodePool
 from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_status import NodeAtWork
 from tasks.fleet.node_watch import MOST_LOSSES, NodeWatch
 from tasks.fleet.ray_cluster import END_SECONDS
 from tasks.generation.shard_queue import ShardResult
