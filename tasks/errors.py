@@ -199,3 +199,8 @@ class EngineCrashed(EngineError):
     """The engine process ended unexpectedly, and not because memory ran out."""
 
     retryable = True
+
+
+def harvest_error(error: BaseException) -> HarvestError:
+    """Return ``error``, or one of this module that names another's type."""
+    return error if isinstance(error, HarvestError) else HarvestError(f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.live.state import GpuMemory, LiveState, RewardRow
 from flows.live.watch import with_phase
 from flows.reporting.progress import Progress
-from tasks.fleet.node_session import ShardPool
+from tasks.fleet.node_pool import ShardPool
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.node.telemetry import Sample
 from tasks.results.rewards_so_far import SoFar

@@ -16,7 +16,7 @@ from flows.reporting.tracker_process import TrackerProcess
 from flows.reporting.tracker_targets import TrackerTarget
 from tasks.errors import HarvestError
 from tasks.files import read_json
-from tasks.fleet.node_session import ShardPool
+from tasks.fleet.node_pool import ShardPool
 from tasks.generation.replica_pool import ReplicaPool
 from tasks.node.telemetry import load_telemetry
 from tasks.plan.run_plan import RunPlan

@@ -17,7 +17,7 @@ from flows.shards.run_shard import RunShard, by_weights, in_turn
 from flows.shards.shard_pipeline import ShardPipeline
 from flows.shards.shard_waves import ShardWaves
 from flows.shards.stage_order import StageOrder
-from tasks.fleet.node_session import ShardPool, node_session
+from tasks.fleet.node_pool import ShardPool, node_session
 from tasks.fleet.ray_address import on_nodes
 from tasks.generation.generation_session import generation_session
 from tasks.generation.recovery import PoolEvent

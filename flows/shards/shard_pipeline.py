@@ -14,7 +14,7 @@ from flows.shards.shard_waves import ShardWaves
 from flows.shards.stage_order import MAX_ARROWS, Ended, StageOrder
 from flows.shards.stages import generate_shard, score_shard, upload_shard
 from flows.shards.wave_uploads import WaveUploads
-from tasks.fleet.node_session import ShardPool
+from tasks.fleet.node_pool import ShardPool
 from tasks.plan.run_plan import RunPlan
 
 MOST_TASKS = 224

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from tasks.fleet.node_session import ShardPool
+from tasks.fleet.node_pool import ShardPool
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_plan import RunPlan
 from tasks.plan.shards import Shard, make_scores, scores_finished

@@ -9,6 +9,18 @@ class NodeGone(Exception):
     """A node does not answer any more; the message says why."""
 
 
+class NodeUnfit(Exception):
+    """A node cannot or must not work for the run; the message says why. ``kind`` is the type of the error.
+
+    ``nodes`` are the ids of the nodes at fault; by default all of the worker's.
+    """
+
+    def __init__(self, kind: str, message: str, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.nodes = nodes
+
+
 class ClusterLost(Exception):
     """Nothing is known of any node: the cluster's head does not answer."""
 
@@ -35,11 +47,9 @@ class NodeHandle(Protocol):
 
     def call(self, method: str, *given: Any, limit_s: float) -> Any:
         """Return what ``method`` of the worker returns. Raises NodeGone, also after ``limit_s`` without an answer."""
-        ...
 
     def end(self) -> None:
         """End the worker's process, and with it all below it."""
-        ...
 
 
 class Placement(Protocol):
@@ -47,15 +57,12 @@ class Placement(Protocol):
 
     def wait(self, seconds: float) -> tuple[str, ...] | None:
         """Return the ids of the nodes, or None after ``seconds`` without them. Raises NodeGone."""
-        ...
 
     def start(self) -> NodeHandle:
         """Start a worker in the place."""
-        ...
 
     def remove(self) -> None:
         """Give the place back, and end what runs there."""
-        ...
 
 
 class Cluster(Protocol):
@@ -66,12 +73,9 @@ class Cluster(Protocol):
 
     def place(self, need: Need, besides: Collection[str]) -> Placement:
         """Ask for a place on any nodes but those ``besides``, which are ids of nodes."""
-        ...
 
     def count_suited(self, need: Need, besides: Collection[str]) -> int:
         """Return for how many places there are nodes with what is needed, in use or not, but for those ``besides``."""
-        ...
 
     def check_head(self) -> None:
         """Raise ClusterLost when the cluster has not answered for too long. Call it again and again."""
-        ...

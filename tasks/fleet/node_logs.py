@@ -6,8 +6,6 @@ from pathlib import Path
 
 MOST_AT_ONCE = 256 << 10
 """Bytes of a log in one report."""
-MOST_BYTES = 16 << 20
-"""Bytes of a log that are brought in all."""
 
 
 class LogTails:
@@ -21,15 +19,11 @@ class LogTails:
         """Return the bytes that were added, by file name. Files without news are left out."""
         found = {}
         for path in sorted(self._directory.glob("*.log")):
-            start = self._read.get(path.name, 0)
-            if start >= MOST_BYTES:
-                continue
             with path.open("rb") as file:
-                file.seek(start)
-                data = file.read(MOST_AT_ONCE)
-            if data:
-                self._read[path.name] = start + len(data)
-                found[path.name] = data
+                file.seek(self._read.get(path.name, 0))
+                if data := file.read(MOST_AT_ONCE):
+                    self._read[path.name] = file.tell()
+                    found[path.name] = data
         return found
 
 
@@ -40,10 +34,8 @@ def node_directory(logs: Path, node: str) -> Path:
 
 def add_logs(logs: Path, node: str, new: Mapping[str, bytes]) -> None:
     """Add what came from ``node`` to the files in its directory below ``logs``. Raises OSError."""
-    if not new:
-        return
-    directory = node_directory(logs, node)
-    directory.mkdir(parents=True, exist_ok=True)
     for name, data in new.items():
+        directory = node_directory(logs, node)
+        directory.mkdir(parents=True, exist_ok=True)
         with (directory / Path(name).name).open("ab") as file:
             file.write(data)

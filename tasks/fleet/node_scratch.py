@@ -6,7 +6,6 @@ stays is ``NUMBER/.memory``, the rung of the OOM ladder at which later runs begi
 """
 
 import contextlib
-import itertools
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tasks.errors import HarvestError, RunLocked
 from tasks.files import atomic_path
-from tasks.fleet.node_status import ShardOrder
+from tasks.fleet.node_status import Key, ShardOrder
 from tasks.generation.journal import read_journal
 from tasks.locks import run_lock
 from tasks.plan.run_plan import RunPlan
@@ -24,8 +23,6 @@ from tasks.records import RunPaths, shard_index, shard_indices
 from tasks.storage.published import record_path, record_published
 from tasks.user_paths import check_directory, user_path
 
-Key = tuple[str, int]
-"""Run id and index of a shard."""
 KEPT_SECONDS = 7 * 86400.0
 """How long a directory is kept after a worker began in it, for a command that resumes."""
 
@@ -37,7 +34,8 @@ def nodes_directory() -> Path:
 def lock_scratch(accepted: Sequence[RunPlan], stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
     """Return the plans in directories that no other worker uses; ``stack`` holds their locks. Raises ConfigError."""
     check_directory(nodes_directory(), "the node's directory")
-    for number in itertools.count():
+    number = 0
+    while True:
         above = nodes_directory() / str(number)
         plans = tuple(replace(plan, paths=RunPaths(root=above / plan.run_id)) for plan in accepted)
         try:
@@ -46,7 +44,7 @@ def lock_scratch(accepted: Sequence[RunPlan], stack: contextlib.ExitStack) -> tu
             return plans
         except RunLocked:
             stack.close()
-    raise AssertionError("unreachable")
+            number += 1
 
 
 def shards_begun(plans: Sequence[RunPlan]) -> frozenset[Key]:

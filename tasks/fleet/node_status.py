@@ -1,4 +1,4 @@
-"""What a node tells of itself: its name, its counters, and what became of the shards that it was given."""
+"""What a node tells: its name, its counters, and what became of its shards; and what the pool keeps of each."""
 
 import os
 import socket
@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import polars as pl
+
+from tasks.fleet.cluster import NodeGone, NodeHandle
 from tasks.generation.engine import EngineLoad
 from tasks.generation.recovery import PoolEvent
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungChange
+from tasks.generation.shard_queue import ShardResult
 from tasks.node.engine_caches import StartKind
 from tasks.plan.shards import Shard
+from tasks.time_limits import time_limit
 
 NODE_NAME_VARIABLE = "HARVEST_NODE"
+Key = tuple[str, int]
+"""Run id and index of a shard."""
 NodeState = Literal["starting", "generating", "ended", "refused", "failed"]
 
 
@@ -40,11 +47,10 @@ class NodeStatus:
     machines: tuple[str, ...] = ()
     """Names of the nodes that hold the replica together, each with an equal part of the GPUs; empty for one alone."""
     runs: Mapping[str, RunCounters] = field(default_factory=dict)
-    """What was generated for each run, by its id. Its times are on the node's monotonic clock; in a report they are on
-    the clock of who asked, in seconds since the epoch."""
+    """What was generated for each run, by its id. Times are in seconds since the epoch, on the clock of the flow."""
     rung_changes: tuple[RungChange, ...] = ()
     error: dict[str, str] | None = None
-    """Type and message of what ended or refused the work."""
+    """Type and message of what ended or refused the work; set with the states ``refused`` and ``failed`` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,9 @@ class MadeShard:
     """A shard whose rollouts are ready to be fetched: a Parquet file of ``size`` bytes."""
 
     run_id: str
-    index: int
+    result: ShardResult
     size: int
     sha256: str
-    num_errors: int
-    num_resumed: int
 
 
 News = MadeShard | PoolEvent | str
@@ -90,10 +94,52 @@ class NodeFacts:
     """What is known of a node once it generates."""
 
     preflight: dict[str, Any] | None
-    begun: frozenset[tuple[str, int]]
-    """Run id and index of the shards of which an earlier worker on the node left rollouts."""
+    begun: frozenset[Key]
+    """Shards of which an earlier worker on the node left rollouts."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Where it has what engines load: the paths of models and adapters, by what they are."""
+
+
+@dataclass(kw_only=True, eq=False)
+class NodeAtWork:
+    """One worker on a node, as the pool sees it. The one that takes its place, on the same node or not, is another."""
+
+    place: int
+    """Number of the link that works with it."""
+    nodes: tuple[str, ...]
+    """Ids of the nodes that it is on."""
+    silent_s: float
+    """After so many seconds without an answer it counts as lost."""
+    handle: NodeHandle | None = None
+    name: str = ""
+    begun: bool = False
+    """Whether it has passed its checks."""
+    status: NodeStatus = field(default_factory=NodeStatus)
+    facts: NodeFacts = field(default_factory=lambda: NodeFacts(preflight=None, begun=frozenset()))
+    made: list[Key] = field(default_factory=list)
+    """Shards that were fetched from it."""
+    rollouts_fetched: int = 0
+    ended: Literal["well", "failed", "lost"] | None = None
+    telemetry: pl.DataFrame | None = None
+    """None when it ended without sending it."""
+    logs: str = ""
+    """Where the logs of its replicas are."""
+
+    @property
+    def works(self) -> bool:
+        """Whether it starts or generates."""
+        return self.handle is not None and self.ended is None
+
+    @property
+    def rollouts_in_progress(self) -> int:
+        """Rollouts of shards that are not fetched yet."""
+        return max(0, self.status.rollouts + self.status.resumed - self.rollouts_fetched) if self.works else 0
+
+    def call(self, method: str, *given: Any) -> Any:
+        """Call the worker. Raises NodeGone."""
+        if self.handle is None or self.ended is not None:
+            raise NodeGone("it was given up")
+        return self.handle.call(method, *given, limit_s=time_limit(self.silent_s))
 
 
 def node_name() -> str:

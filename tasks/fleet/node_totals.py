@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from tasks.files import publish_json, publish_parquet
-from tasks.fleet.node_at_work import NodeAtWork
+from tasks.fleet.node_status import NodeAtWork
 from tasks.generation.generation_log import GenerationSession, add_session
 from tasks.generation.run_counters import RunCounters
 from tasks.generation.rung_state import RungState

@@ -48,7 +48,7 @@ class NodeWatch:
 
     def _judge(self, working: int, roster: NodeRoster) -> None:
         losses, unfit = roster.losses, roster.unfit
-        told = "; ".join(dict.fromkeys(losses))
+        told = "; ".join(dict.fromkeys(why for _, why in losses))
         if len(losses) >= MOST_LOSSES * self._nodes and not roster.is_steady:
             raise NodesLost(
                 f"nodes were lost {len(losses)} times, and no shard was finished in between: {told}. Remove the cause, "
@@ -69,16 +69,11 @@ class NodeWatch:
             )
         self._alone_since = self._alone_since or time.monotonic()
         if (alone_s := time.monotonic() - self._alone_since) > time_limit(self._wait_s):
+            several = self._need.nodes > 1
+            nobody = f"no {self._need.nodes} nodes" if several else "no node"
+            then = "are; it resumes" if several else "is one; it resumes, also on one machine"
             cause = f" Lost before: {told}." if losses else ""
             raise NodesLost(
-                f"for {alone_s:.0f} s {_none(self._need)} of the cluster had {self._need} free.{cause} Run the same "
-                f"command when there {_is_one(self._need)}"
+                f"for {alone_s:.0f} s {nobody} of the cluster had {self._need} free.{cause} Run the same command when "
+                f"there {then}"
             )
-
-
-def _none(need: Need) -> str:
-    return "no node" if need.nodes == 1 else f"no {need.nodes} nodes"
-
-
-def _is_one(need: Need) -> str:
-    return "is one; it resumes, also on one machine" if need.nodes == 1 else "are; it resumes"

@@ -18,11 +18,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.errors import ConfigError, DamagedFile, HarvestError, PreflightFailed, StorageError
+from tasks.errors import ConfigError, DamagedFile, HarvestError, PreflightFailed, StorageError, harvest_error
 from tasks.files import read_json, sha256_file
-from tasks.fleet.node_identity import software
 from tasks.fleet.node_logs import LogTails
-from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.fleet.node_order import NodeOrder, accept_order, software
 from tasks.fleet.node_scratch import (
     lock_scratch,
     nodes_directory,
@@ -38,7 +37,6 @@ from tasks.fleet.node_status import (
     News,
     NodeFacts,
     NodeReport,
-    NodeState,
     NodeStatus,
     ShardOrder,
     node_name,
@@ -58,12 +56,12 @@ from tasks.plan.shards import rollouts_finished
 from tasks.time_limits import time_limit
 
 PUMP_SECONDS = 0.5
-LAST_SECONDS = 10.0
-"""How long the pool has to end when its telemetry is asked for."""
+END_SECONDS = 30.0
+"""How long the pool has to end in good order."""
 
 
 class NodeWorker:
-    """Its public methods may be called from any thread at the same time. Only ``report`` and ``telemetry`` wait.
+    """Its public methods may be called from any thread at the same time. Only ``report`` and ``end`` wait.
 
     The nodes of one replica have a worker each, and one of them ``generates``. vLLM's processes on the others are in
     the placement group, beside their workers, which check their nodes and sample their GPUs. ``variables`` are added to
@@ -75,8 +73,8 @@ class NodeWorker:
         _forget_threads()
         self._generates = generates
         self._status = NodeStatus()
-        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
-        """What happened since the last report; None is for a new state."""
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        """What happened since the last report."""
         self._inbox: deque[ShardOrder] = deque()
         self._plans: dict[str, RunPlan] = {}
         self._facts = NodeFacts(preflight=None, begun=frozenset())
@@ -90,8 +88,13 @@ class NodeWorker:
         """Return the node's name and its software, in types that every version of this code can read."""
         return {"node": node_name(), "software": software()}
 
-    def begin(self, order: NodeOrder) -> None:
-        """Begin to work for the runs of ``order``. ``report`` tells what comes of it."""
+    def begin(self, order: NodeOrder, now: float) -> None:
+        """Begin to work for the runs of ``order``. ``report`` tells what comes of it.
+
+        All times that it tells are on the caller's clock, which shows ``now``: clocks of nodes may differ.
+        """
+        self._shift = now - time.monotonic()
+        self._ahead = timedelta(seconds=round(now - time.time()))
         threading.Thread(target=self._run, args=(order,), name="pool", daemon=True).start()
 
     def give(self, order: ShardOrder) -> None:
@@ -100,30 +103,15 @@ class NodeWorker:
         if self._pool is not None:
             self._pool.wake()
 
-    def report(self, wait_s: float, now: float) -> NodeReport:
-        """Return what is new since the last report, at once or after up to ``wait_s`` seconds.
-
-        Its times are on the caller's clock, which shows ``now``: clocks of nodes may differ.
-        """
-        ahead, shift = _ahead(now), now - time.monotonic()
-        news: list[News | None] = []
-        with contextlib.suppress(queue.Empty):
-            news.append(self._news.get(timeout=wait_s))
-        # before the rest of the news, so that the last state comes with the last of them
-        status = self._status
+    def report(self, wait_s: float) -> NodeReport:
+        """Return what is new since the last report, at once or after up to ``wait_s`` seconds."""
+        # before the news, so that the last state comes with the last of them
+        status, news = self._status, list[News]()
         with contextlib.suppress(queue.Empty):
             while True:
-                news.append(self._news.get_nowait())
-        changes = tuple(
-            replace(change, at=(datetime.fromisoformat(change.at) + ahead).isoformat())
-            for change in status.rung_changes
-        )
-        runs = {run_id: made.shifted(shift) for run_id, made in status.runs.items()}
-        return NodeReport(
-            status=replace(status, runs=runs, rung_changes=changes),
-            news=tuple(item for item in news if item is not None),
-            logs=self._logs.new() if self._logs else {},
-        )
+                news.append(self._news.get(timeout=wait_s if self._generates else 0.0))
+                wait_s = 0.0
+        return NodeReport(status=status, news=tuple(news), logs=self._logs.new() if self._logs else {})
 
     def facts(self) -> NodeFacts:
         return self._facts
@@ -138,22 +126,15 @@ class NodeWorker:
         """Remove a shard that was fetched, or that cannot be used."""
         remove_shard(self._plans[run_id].paths, index)
 
-    def stop(self) -> None:
-        """End the pool in good order, since everything is fetched. ``report`` tells when it has ended."""
+    def end(self) -> pl.DataFrame | None:
+        """End the pool in good order, since everything is fetched, and return its telemetry."""
         self._over.set()
         if self._pool is not None:
             self._pool.wake()
-
-    def telemetry(self, now: float) -> pl.DataFrame | None:
-        """End the pool, and return its telemetry, with times on the caller's clock, which shows ``now``."""
-        self.stop()
-        self._ended.wait(time_limit(LAST_SECONDS))
-        if self._telemetry is None:
-            return None
-        return self._telemetry.with_columns(pl.col("time", "session") + _ahead(now))
+        self._ended.wait(time_limit(END_SECONDS))
+        return self._telemetry
 
     def _run(self, order: NodeOrder) -> None:
-        state: NodeState = "failed"
         try:
             with contextlib.ExitStack() as stack:
                 plans = self._open(order, stack)
@@ -162,19 +143,20 @@ class NodeWorker:
                 else:
                     self._guard(plans)
                 with contextlib.suppress(DamagedFile):
-                    self._telemetry = load_telemetry(plans[0].paths.telemetry)
+                    sampled = load_telemetry(plans[0].paths.telemetry)
+                    self._telemetry = sampled.with_columns(pl.col("time", "session") + self._ahead)
             remove_runs(list(self._plans))
-            state = "ended"
+            self._set(state="ended")
         except OSError as error:
-            self._error = StorageError(
-                f"the node cannot write to {nodes_directory()}: {error}. Free space there, or set HARVEST_HOME for it"
-            )
+            remedy = "Free space there, or set HARVEST_HOME for it"
+            self._fail(StorageError(f"the node cannot write to {nodes_directory()}: {error}. {remedy}"))
         except Exception as error:
-            self._error = error if isinstance(error, HarvestError) else HarvestError(f"{type(error).__name__}: {error}")
-            state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
-        told = {"type": type(self._error).__name__, "message": str(self._error)} if self._error else None
-        self._set(state=state, error=told)
+            self._fail(harvest_error(error))
         self._ended.set()
+
+    def _fail(self, error: HarvestError) -> None:
+        state = "refused" if isinstance(error, ConfigError | PreflightFailed) else "failed"
+        self._set(state=state, error={"type": type(error).__name__, "message": str(error)})
 
     def _open(self, order: NodeOrder, stack: contextlib.ExitStack) -> tuple[RunPlan, ...]:
         """Plan the runs in a directory of their own, and check the node for them."""
@@ -189,7 +171,9 @@ class NodeWorker:
         if order.prompts is not None:
             store(first.paths.prompts, order.prompts)
         stack.enter_context(lock_gpus(gpus_of_run(first), run_id=first.run_id, on_wait=self._news.put))
-        hangs = threading.Timer(time_limit(PREFLIGHT_SECONDS), self._hangs)
+        limit = time_limit(PREFLIGHT_SECONDS)
+        told = f"its preflight has not ended for {limit:.0f} s, as when a driver hangs"
+        hangs = threading.Timer(limit, self._fail, [PreflightFailed(told)])
         hangs.daemon = True
         hangs.start()
         try:
@@ -204,11 +188,6 @@ class NodeWorker:
         )
         self._logs = LogTails(first.paths.logs)
         return plans
-
-    def _hangs(self) -> None:
-        """Report that the node is of no use. Its process is ended for that."""
-        told = f"its preflight has not ended for {time_limit(PREFLIGHT_SECONDS):.0f} s, as when a driver hangs"
-        self._set(state="failed", error={"type": "PreflightFailed", "message": told})
 
     def _generate(self, plans: tuple[RunPlan, ...]) -> None:
         with generation_session(plans, listener=self._news.put, log=self._news.put) as pool:
@@ -228,38 +207,31 @@ class NodeWorker:
             self._over.wait()
 
     def _submit(self, pool: ReplicaPool, order: ShardOrder) -> None:
-        plan = self._plans[order.run_id]
-        if rollouts_finished(plan.paths, order.shard):
+        plan, shard = self._plans[order.run_id], order.shard
+        if rollouts_finished(plan.paths, shard):
             # an earlier worker on this node made it, and ended before it was fetched
-            self._publish(plan, order, num_errors=0, num_resumed=order.shard.num_rollouts)
+            n = shard.num_rollouts
+            self._publish(plan, ShardResult(index=shard.index, num_rollouts=n, num_errors=0, num_resumed=n))
             return
         store_order(plan.paths, order)
 
         def on_end(future: Future[ShardResult]) -> None:
             error = future.exception()
             if error is None:
-                result = future.result()
                 self._count(pool)
-                self._publish(plan, order, num_errors=result.num_errors, num_resumed=result.num_resumed)
+                self._publish(plan, future.result())
             elif isinstance(error, HarvestError) and error.retryable:
                 # the pool decides when to give up
                 self._inbox.append(order)
             elif not self._over.is_set():
-                self._error = error if isinstance(error, HarvestError) else HarvestError(str(error))
+                self._error = harvest_error(error)
 
-        pool.submit(plan, order.shard).add_done_callback(on_end)
+        pool.submit(plan, shard).add_done_callback(on_end)
 
-    def _publish(self, plan: RunPlan, order: ShardOrder, *, num_errors: int, num_resumed: int) -> None:
-        path = plan.paths.rollouts(order.shard.index)
-        made = MadeShard(
-            run_id=order.run_id,
-            index=order.shard.index,
-            size=path.stat().st_size,
-            sha256=sha256_file(path),
-            num_errors=num_errors,
-            num_resumed=num_resumed,
-        )
-        self._news.put(made)
+    def _publish(self, plan: RunPlan, result: ShardResult) -> None:
+        path = plan.paths.rollouts(result.index)
+        size, sha256 = path.stat().st_size, sha256_file(path)
+        self._news.put(MadeShard(run_id=plan.run_id, result=result, size=size, sha256=sha256))
 
     def _count(self, pool: ReplicaPool) -> None:
         plans = tuple(self._plans.values())
@@ -275,20 +247,16 @@ class NodeWorker:
             load=pool.load,
             replicas=plans[0].profile.replicas,
             gpus=plans[0].profile.gpus,
-            runs={plan.run_id: counters_of(plans, plan, pool) for plan in plans},
-            rung_changes=tuple(pool.rung_changes),
+            runs={plan.run_id: counters_of(plans, plan, pool).shifted(self._shift) for plan in plans},
+            rung_changes=tuple(
+                replace(change, at=(datetime.fromisoformat(change.at) + self._ahead).isoformat())
+                for change in pool.rung_changes
+            ),
         )
 
     def _set(self, **changes: Any) -> None:
         """Change fields of the status."""
-        before, self._status = self._status, replace(self._status, **changes)
-        if self._status.state != before.state:
-            self._news.put(None)
-
-
-def _ahead(clock: float) -> timedelta:
-    """Return how far another clock, which shows ``clock`` now, is ahead of this node's, in whole seconds."""
-    return timedelta(seconds=round(clock - time.time()))
+        self._status = replace(self._status, **changes)
 
 
 def _forget_threads() -> None:

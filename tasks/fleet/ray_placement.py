@@ -53,9 +53,7 @@ class RayPlacement:
 
     def start(self) -> NodeHandle:
         with gone():
-            if self._need.nodes == 1:
-                return self._start(0, gpus=self._need.gpus)
-            return self._start_span()
+            return self._start(0, gpus=self._need.gpus) if self._need.nodes == 1 else self._start_span()
 
     def remove(self) -> None:
         from ray.util.placement_group import remove_placement_group

@@ -30,10 +30,8 @@ def fetch_shard(plan: RunPlan, shard: Shard, made: MadeShard, read: Callable[[in
     digest = hashlib.sha256()
     with atomic_path(path) as temporary:
         with temporary.open("wb") as copy:
-            while copy.tell() < made.size:
-                data = read(copy.tell(), CHUNK_BYTES)
-                if not data:
-                    break
+            for offset in range(0, made.size, CHUNK_BYTES):
+                data = read(offset, CHUNK_BYTES)
                 digest.update(data)
                 copy.write(data)
         if digest.hexdigest() != made.sha256:

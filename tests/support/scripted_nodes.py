@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 
 from tasks.fleet.cluster import ClusterLost, Need, NodeGone, NodeHandle
-from tasks.fleet.node_identity import software
-from tasks.fleet.node_order import NodeOrder
+from tasks.fleet.node_order import NodeOrder, software
 from tasks.fleet.node_span import NodeSpan
 from tasks.fleet.node_status import MadeShard, NodeFacts, NodeReport, NodeStatus, ShardOrder
 from tasks.generation.engine import EngineLoad
+from tasks.generation.shard_queue import ShardResult
 from tasks.records import ROLLOUT_SCHEMA
 
 
@@ -39,9 +39,9 @@ class ScriptedWorker:
     def identity(self) -> dict[str, Any]:
         return {"node": self.name, "software": {**software(), **self.script.software}}
 
-    def begin(self, order: NodeOrder) -> None:
+    def begin(self, order: NodeOrder, now: float) -> None:
         self.order = order
-        self._arms = [arm["id"] for arm in order.plans[0]["arms"]]
+        self._arms = [arm.id for arm in order.plans[0].arms.arms]
         self.state = self.script.state
         self.begun = True
 
@@ -64,18 +64,10 @@ class ScriptedWorker:
         sha256 = hashlib.sha256(data).hexdigest()
         self._files[order.run_id, order.shard.index] = data[:-1] + b"?" if self.script.damages.pop(0) else data
         self._rollouts += len(keys)
-        self._news.append(
-            MadeShard(
-                run_id=order.run_id,
-                index=order.shard.index,
-                size=len(data),
-                sha256=sha256,
-                num_errors=0,
-                num_resumed=0,
-            )
-        )
+        result = ShardResult(index=order.shard.index, num_rollouts=len(keys), num_errors=0, num_resumed=0)
+        self._news.append(MadeShard(run_id=order.run_id, result=result, size=len(data), sha256=sha256))
 
-    def report(self, wait_s: float, now: float) -> NodeReport:
+    def report(self, wait_s: float) -> NodeReport:
         error = {"type": self.script.error, "message": "the GPU has fallen off the bus"} if self.script.error else None
         status = NodeStatus(
             state=self.state,
@@ -88,7 +80,7 @@ class ScriptedWorker:
         return NodeReport(status=status, news=tuple(news), logs={})
 
     def facts(self) -> NodeFacts:
-        begun = frozenset((self.order.plans[0]["run_id"], index) for index in self.script.begun)
+        begun = frozenset((self.order.plans[0].run_id, index) for index in self.script.begun)
         preflight = {"worst": "pass", "checks": [], "plan": None}
         return NodeFacts(preflight=preflight, begun=begun, files=self.script.files)
 
@@ -98,10 +90,8 @@ class ScriptedWorker:
     def drop(self, run_id: str, index: int) -> None:
         del self._files[run_id, index]
 
-    def stop(self) -> None:
+    def end(self) -> pl.DataFrame | None:
         self.state = "ended"
-
-    def telemetry(self, now: float) -> pl.DataFrame | None:
         return None
 
 

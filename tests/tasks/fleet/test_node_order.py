@@ -1,5 +1,6 @@
 """A node plans the runs of its order again, and refuses what would give other rollouts."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.fleet.node_identity import differences
-from tasks.fleet.node_order import NodeOrder, accept_order
+from tasks.fleet.node_order import NodeOrder, accept_order, differences
 from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import config_from_parameters
@@ -21,10 +21,16 @@ def plans_of(folder: Path, **more: Any) -> tuple[RunPlan, ...]:
     return plan_policies(plan_run(config_from_parameters(given), folder / "runs"))
 
 
+def sent(order: NodeOrder) -> NodeOrder:
+    """As it comes to another process."""
+    there: NodeOrder = pickle.loads(pickle.dumps(order))
+    return there
+
+
 def test_a_node_plans_the_same_runs_in_a_place_of_its_own(tmp_path: Path) -> None:
     adapters = [str(write_adapter(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")]
     plans = plans_of(tmp_path, adapters=adapters)
-    accepted = accept_order(NodeOrder.of(plans), tmp_path / "scratch")
+    accepted = accept_order(sent(NodeOrder.of(plans)), tmp_path / "scratch")
     assert [(plan.run_id, plan.fingerprint) for plan in accepted] == [(plan.run_id, plan.fingerprint) for plan in plans]
     assert [plan.adapter for plan in accepted] == [plan.adapter for plan in plans]
     assert {plan.paths.root.parent for plan in accepted} == {tmp_path / "scratch"}
@@ -39,7 +45,7 @@ def test_a_node_plans_the_runs_of_several_checkpoints(tmp_path: Path) -> None:
     models = [str(merge_adapter(adapter, tmp_path / f"step-{number}")) for number, adapter in enumerate(adapters)]
     [first] = plans_of(tmp_path, model=models[0])
     plans = plan_checkpoints(first, models)
-    accepted = accept_order(NodeOrder.of(plans), tmp_path / "scratch")
+    accepted = accept_order(sent(NodeOrder.of(plans)), tmp_path / "scratch")
     assert [(plan.run_id, plan.model.path) for plan in accepted] == [(plan.run_id, plan.model.path) for plan in plans]
 
 
@@ -55,10 +61,9 @@ def test_a_node_that_differs_is_refused_with_the_difference(
     tmp_path: Path, section: str, change: dict[str, Any], told: str
 ) -> None:
     [plan] = plans_of(tmp_path)
-    order = NodeOrder.of([plan])
-    planned = order.plans[0] | {section: order.plans[0][section] | change}
+    planned = replace(plan, **{section: getattr(plan, section) | change})
     with pytest.raises(ConfigError, match=told):
-        accept_order(replace(order, plans=(planned,)), tmp_path / "scratch")
+        accept_order(NodeOrder.of([planned]), tmp_path / "scratch")
 
 
 def test_a_node_without_an_adapter_is_refused(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ import pytest
 from flows.server.interruption import LIMIT_SECONDS
 from tasks.errors import ConfigError, HarvestError, NodesLost
 from tasks.fleet.cluster import Need
-from tasks.fleet.node_at_work import NodeAtWork
 from tasks.fleet.node_pool import KILL_SECONDS, NodePool
 from tasks.fleet.node_roster import NodeRoster
+from tasks.fleet.node_status import NodeAtWork
 from tasks.fleet.node_watch import MOST_LOSSES, NodeWatch
 from tasks.fleet.ray_cluster import END_SECONDS
-from tasks.fleet.waiting_shards import WaitingShards
 from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_config import RunConfig
 from tasks.plan.run_plan import RunPlan, plan_run
@@ -152,7 +151,7 @@ def test_messages_say_how_many_nodes_passed_their_checks_and_of_several_runs_whi
         until(lambda: any("Other nodes get" in said and plan.run_id in said for said in run.said) or run.pump(), "lost")
         two.state = "generating"
         run.pump_until_done()
-    assert run.heard("two begins: 1 of 2 nodes")
+    assert "two begins: 1 of 2 nodes" in run.said
 
 
 def test_the_nodes_of_a_cancelled_run_have_fifteen_seconds() -> None:
@@ -227,7 +226,7 @@ def test_a_node_that_comes_and_goes_does_not_end_the_work_of_another(plan: RunPl
     cluster, need = ScriptedCluster(steady=Script()), Need(gpus=0)
     place = cluster.place(need, ())
     assert place.wait(SHORT_SECONDS) == ("steady",)
-    roster = NodeRoster("2 nodes", [plan], WaitingShards(lambda: None), lambda told: None)
+    roster = NodeRoster("2 nodes", [plan], lambda told: None)
     watch = NodeWatch(cluster, need, 2, 1e6, lambda told: None)
     steady = NodeAtWork(place=0, nodes=("steady",), silent_s=1.0, handle=place.start())
     assert roster.claim(steady)

@@ -56,10 +56,10 @@ def test_what_nobody_came_back_for_is_removed_after_a_week(plan: RunPlan, tmp_pa
 
 
 def end_of(worker: NodeWorker, plan: RunPlan) -> dict[str, str]:
-    worker.begin(NodeOrder.of([plan]))
+    worker.begin(NodeOrder.of([plan]), time.time())
 
     def ended() -> NodeReport | None:
-        report = worker.report(SHORT_SECONDS, time.time())
+        report = worker.report(SHORT_SECONDS)
         return report if report.status.state in ("refused", "failed", "ended") else None
 
     error = until(ended, "the worker ends").status.error

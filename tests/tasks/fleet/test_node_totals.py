@@ -10,8 +10,7 @@ import pytest
 
 from profiles.schema import Profile
 from tasks.files import publish_parquet, read_json
-from tasks.fleet.node_at_work import NodeAtWork
-from tasks.fleet.node_status import NodeFacts, NodeStatus
+from tasks.fleet.node_status import NodeAtWork, NodeFacts, NodeStatus
 from tasks.fleet.node_totals import join_telemetry, merge_nodes, telemetry_scope
 from tasks.generation.generation_log import read_sessions
 from tasks.generation.run_counters import RunCounters

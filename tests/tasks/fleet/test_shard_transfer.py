@@ -10,6 +10,7 @@ import pytest
 
 from tasks.fleet.node_status import MadeShard
 from tasks.fleet.shard_transfer import CHUNK_BYTES, DamagedShard, fetch_shard
+from tasks.generation.shard_queue import ShardResult
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.plan.shards import shard_dataset
@@ -51,7 +52,8 @@ def fetch(plan: RunPlan, data: bytes, come: bytes, asked: list[tuple[int, int]])
         return come[offset : offset + size]
 
     sha256 = hashlib.sha256(data).hexdigest()
-    made = MadeShard(run_id=plan.run_id, index=0, size=len(data), sha256=sha256, num_errors=0, num_resumed=0)
+    result = ShardResult(index=0, num_rollouts=16, num_errors=0, num_resumed=0)
+    made = MadeShard(run_id=plan.run_id, result=result, size=len(data), sha256=sha256)
     fetch_shard(plan, shard_dataset(plan)[0], made, read)
 
 
