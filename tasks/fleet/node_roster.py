@@ -125,9 +125,9 @@ class NodeRoster:
         if node.status.state != "generating":
             return
         with self._lock:
-            # another node with room goes on with what it has begun before
+            # another node with room goes on with what it has begun before; of two that have, the first to ask
             others = [other for other in self.nodes if other is not node and other.works and self.room(other) > 0]
-            theirs = {key for other in others for key in other.facts.begun}
+            theirs = {key for other in others for key in other.facts.begun - node.facts.begun}
             free = [item for item in self._waiting.values() if item.holder is None and item.key not in theirs]
             free.sort(key=lambda item: (item.key not in node.facts.begun, not item.was_lost))
             taken = free[: max(0, self.room(node))]

@@ -16,10 +16,11 @@ from tests.support.patience import until
 
 _SERVER = """
 import gc; gc.disable()
-import json, os, sys
+import json, os, sys, threading
 from tasks.parent_death import die_with_parent
 die_with_parent(int(sys.argv[1]))
 exec(sys.argv[2])
+assert threading.active_count() == 1, threading.enumerate()
 # each fork would look at all that was imported
 gc.collect()
 gc.freeze()
@@ -61,19 +62,27 @@ class Forks:
     """
 
     def __init__(self, imports: str, environment: Mapping[str, str]) -> None:
+        self._imports = imports
         self._environment = dict(environment)
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVER, str(os.getpid()), imports],
+        self._server = self._start()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        server = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(os.getpid()), self._imports],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        outlives_the_test(self._server.pid)
-        atexit.register(self._server.communicate)
+        outlives_the_test(server.pid)
+        atexit.register(server.communicate)
+        return server
 
     def run(self, script: str, arguments: list[str], environment: Mapping[str, str], cwd: Path) -> Ended:
         """Run ``script`` with ``arguments`` as a process of its own would, with this environment and directory."""
+        if self._server.poll() is not None:
+            # it was ended with a fork that hung
+            self._server = self._start()
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with tempfile.TemporaryDirectory() as name:
@@ -85,7 +94,13 @@ class Forks:
             told = self._server.stdout
             logs = [folder / "out", folder / "err"]
             waiting_for = f"the end of a fork with {' '.join(arguments)}"
-            until(lambda: select.select([told], [], [], 0)[0], waiting_for, alive=[self._server], logs=logs)
+            try:
+                until(lambda: select.select([told], [], [], 0)[0], waiting_for, alive=[self._server], logs=logs)
+            except BaseException:
+                # the next call would take the end of this one for its own
+                self._server.kill()
+                self._server.wait()
+                raise
             code = int(told.readline())
             out, err = (path.read_text(errors="replace") for path in logs)
         return Ended(code=code, out=out, err=err)

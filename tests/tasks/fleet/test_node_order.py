@@ -1,6 +1,8 @@
 """A node plans the runs of its order again, and refuses what would give other rollouts."""
 
+import io
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.fleet.node_order import NodeOrder, accept_order, differences
+from tasks.fleet.node_order import NodeOrder, accept_order, differences, software
 from tasks.plan.checkpoint_plans import plan_checkpoints
 from tasks.plan.policies import plan_policies
 from tasks.plan.run_config import config_from_parameters
@@ -47,6 +49,21 @@ def test_a_node_plans_the_runs_of_several_checkpoints(tmp_path: Path) -> None:
     plans = plan_checkpoints(first, models)
     accepted = accept_order(sent(NodeOrder.of(plans)), tmp_path / "scratch")
     assert [(plan.run_id, plan.model.path) for plan in accepted] == [(plan.run_id, plan.model.path) for plan in plans]
+
+
+def test_all_that_an_order_is_read_with_is_compared_before(tmp_path: Path) -> None:
+    classes: list[type] = []
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            found = super().find_class(module, name)
+            classes.extend(found.__mro__ if isinstance(found, type) else ())
+            return found
+
+    Reader(io.BytesIO(pickle.dumps(NodeOrder.of(plans_of(tmp_path))))).load()
+    packages = {found.__module__.partition(".")[0] for found in classes} - sys.stdlib_module_names
+    # their code is compared too
+    assert packages - {"profiles", "tasks"} == {"polars", "pydantic"} <= software().keys()
 
 
 @pytest.mark.parametrize(
