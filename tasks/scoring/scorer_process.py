@@ -195,7 +195,8 @@ class _Kept:
 
     def _popen(self, *words: Any, **settings: Any) -> "subprocess.Popen[bytes]":
         # only this, as nothing ends a thread that waits for an import
-        return self._starters.submit(subprocess.Popen, *words, **settings).result()
+        start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+        return self._starters.submit(start, *words, **settings).result()
 
     def give(self, source: ScorerSource, state: object, process: ScorerProcess) -> None:
         with self._lock:
