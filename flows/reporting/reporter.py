@@ -12,11 +12,13 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from http.client import NOT_FOUND, REQUEST_TIMEOUT, TOO_EARLY, TOO_MANY_REQUESTS
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+from httpx import HTTPStatusError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
@@ -64,6 +66,7 @@ class Reporter:
         self._progress_due = 0.0
         self._latest: tuple[float, str] | None = None
         self._lock = threading.Lock()
+        self._at_refusal = logging.WARNING
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._send_all,), name="reporter", daemon=True)
 
@@ -133,13 +136,19 @@ class Reporter:
         if latest is None:
             return
         percent, text = latest
+        if self._progress_id is not None:
+            try:
+                client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
+            except HTTPStatusError as error:
+                if error.response.status_code != NOT_FOUND:
+                    raise
+                # somebody has deleted it
+                self._progress_id = None
         if self._progress_id is None:
             artifact = ArtifactCreate(
                 key="harvest-progress", type="progress", data=percent, description=text, flow_run_id=self._flow_run.id
             )
             self._progress_id = client.create_artifact(artifact).id
-        else:
-            client.update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=text))
         with self._lock:
             # a later call may have come while this one was sent
             if self._latest is latest:
@@ -165,7 +174,13 @@ class Reporter:
                 logger.debug("could not report to Prefect: %s", error)
                 if self._given_up:
                     return
-                time.sleep(RETRY_SECONDS)
+                if _is_refused(error) and _server_answers():
+                    # again and again it would keep all that follows from the server
+                    logger.log(self._at_refusal, "Prefect's server refuses a report, which is left out: %s", error)
+                    self._at_refusal = logging.DEBUG
+                    limits, request = request_limits(), self._queue.get()
+                else:
+                    time.sleep(RETRY_SECONDS)
                 limit = next(limits)
 
 
@@ -179,6 +194,14 @@ def _limited_client(timeout: float) -> Iterator[SyncPrefectClient]:
     updates = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: timeout}
     with temporary_settings(updates), get_client(sync_client=True) as client:
         yield client
+
+
+def _is_refused(error: Exception) -> bool:
+    """Return whether the server has answered that it does not take the request, and not that it is busy."""
+    if not isinstance(error, HTTPStatusError):
+        return False
+    busy = (REQUEST_TIMEOUT, TOO_EARLY, TOO_MANY_REQUESTS)
+    return error.response.is_client_error and error.response.status_code not in busy
 
 
 def literal_row(row: TableRow) -> TableRow:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.errors import DamagedFile
+from tasks.errors import ConfigError, DamagedFile
 from tasks.files import publish_parquet, sha256_of
-from tasks.plan.fingerprint import dataset_digest
+from tasks.plan.fingerprint import STOPPING, dataset_digest
 from tasks.plan.run_plan import RunPlan
 from tasks.records import QUESTION_SCHEMA, RunPaths, are_rollouts, wave_of
 from tasks.scoring.score import Scorer
@@ -109,10 +109,18 @@ def published_rows(path: Path) -> int | None:
 
 
 def make_scores(plan: RunPlan, index: int) -> pl.DataFrame:
-    """Score the rollouts of a shard or of a later wave, publish and record the scores, and return them."""
-    path = plan.paths.scores(index)
+    """Score the rollouts of a shard or of a later wave, publish and record the scores, and return them.
+
+    Raises ConfigError where a rule needs the scores and the scorer is no more that of the plan.
+    """
+    path, scorer = plan.paths.scores(index), load_scorer(plan.config.scorer)
+    if plan.has_rule and plan.comparable[STOPPING]["scorer"] != f"{scorer.name} {scorer.version}":
+        raise ConfigError(
+            f"scorer {plan.config.scorer!r} has changed since the run began, and its scores decide how many samples "
+            "there are. Put it back as it was, and the same command resumes; with the changed one it is another run"
+        )
     scores = score_shard(plan.paths.rollouts(index), path, plan.config.scorer, dataset_rows(plan.questions))
-    record_published(path, made_from=scores_made_from(plan.paths, index, load_scorer(plan.config.scorer)))
+    record_published(path, made_from=scores_made_from(plan.paths, index, scorer))
     return scores
 
 

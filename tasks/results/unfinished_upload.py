@@ -1,14 +1,18 @@
 """Brings back the rollouts and scores of an upload that was not finished, so that its run goes on on another machine.
 
 There is no manifest yet that says what a file must be. S3 keeps the sha256 with which each file was sent. Of a store
-that keeps none, such as a directory, a file is taken as it is read. What is damaged is left out, as is what a store
-does not hold yet: the run makes both.
+that keeps none, such as a directory, a file is taken as it is read, if all of it can be. What is damaged is left out,
+as is what a store does not hold yet: the run makes both.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import polars as pl
+import pyarrow
+import pyarrow.parquet
 
 from tasks.errors import ConfigError, DamagedFile, UploadError
 from tasks.files import parse_record
@@ -106,7 +110,7 @@ def _bring_back(store: ObjectStore, paths: RunPaths, name: str) -> str | None:
     sha256 = stored.sha256 or store.sha256(name, stored.size)
     try:
         fetch_file(store, ManifestFile(path=name, rows=None, bytes=stored.size, sha256=sha256), paths.root)
-        check_columns(path)
+        _check_rows(path, whole=stored.sha256 is None)
         record_published(path)
         if path.parent.name == "scores" and not _record_scores(paths, shard_index(path)):
             reason = "not of the rollouts that are there"
@@ -117,6 +121,18 @@ def _bring_back(store: ObjectStore, paths: RunPaths, name: str) -> str | None:
     forget_published(path)
     path.unlink(missing_ok=True)
     return f"{name} at {store.url} is {reason}: the run makes it again"
+
+
+def _check_rows(path: Path, *, whole: bool) -> None:
+    """Raise DamagedFile unless the file has the columns of a run and, if ``whole`` is asked for, all can be read."""
+    try:
+        check_columns(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1_024) if whole else ():
+                batch.validate(full=True)
+    # the last one is no Exception
+    except (OSError, pyarrow.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}. Generate the run again") from None
 
 
 def _record_scores(paths: RunPaths, index: int) -> bool:

@@ -52,9 +52,9 @@ def _with_errors(scored: pl.DataFrame, is_failed: pl.Series) -> pl.DataFrame:
         {"reward": None, "extracted_answer": None, "extraction_method": "error", "correct_flexible": False},
         schema=SCORER_OUTPUT,
     ).select(pl.all().repeat_by(int(is_failed.sum())).explode())
-    positions = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()])
-    rows = pl.concat([scored, errors], how="diagonal").with_columns(positions.alias("position"))
-    return rows.sort("position").drop("position")
+    # not by a column, whose name may be that of one of the scorer's
+    order = pl.concat([(~is_failed).arg_true(), is_failed.arg_true()]).arg_sort()
+    return pl.concat([scored, errors], how="diagonal")[order]
 
 
 def score_shard(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -63,11 +63,15 @@ class Described:
 class ScorerProcess:
     """A process that has imported the function of ``source``. Raises ConfigError when that fails."""
 
-    def __init__(self, source: ScorerSource) -> None:
+    def __init__(
+        self, source: ScorerSource, popen: "Callable[..., subprocess.Popen[bytes]]" = subprocess.Popen
+    ) -> None:
+        self.is_doubtful = False
+        """Whether a call took too long, and may still hold a thread or a connection."""
         self.connection, theirs = Pipe()
         with theirs:
             arguments = [str(theirs.fileno()), str(os.getpid()), source.place, source.function]
-            self._process = subprocess.Popen(
+            self._process = popen(
                 # without -P the directory of the script would be searched for the user's modules
                 [sys.executable, "-P", scorer_child.__file__, *arguments],
                 pass_fds=[theirs.fileno()],
@@ -178,10 +182,21 @@ class _Kept:
                     self._idle += known
                     return process
                 process.end()
-            if self._is_ended:
-                return ScorerProcess(source)
-            starting = self._starters.submit(ScorerProcess, source)
-        return starting.result()
+            is_ended = self._is_ended
+        if is_ended:
+            return ScorerProcess(source)
+        try:
+            return ScorerProcess(source, self._popen)
+        except (ConfigError, RuntimeError):
+            if not self._is_ended:
+                raise
+            # its starter has ended, and it with that
+            return ScorerProcess(source)
+
+    def _popen(self, *words: Any, **settings: Any) -> "subprocess.Popen[bytes]":
+        # only this, as nothing ends a thread that waits for an import
+        start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+        return self._starters.submit(start, *words, **settings).result()
 
     def give(self, source: ScorerSource, state: object, process: ScorerProcess) -> None:
         with self._lock:
@@ -246,7 +261,7 @@ class Lender:
 
     def give_back(self) -> None:
         """Keep the process for the next caller, if processes are kept."""
-        if self._process is not None and self._kept is not None:
+        if self._process is not None and self._kept is not None and not self._process.is_doubtful:
             self._kept.give(self._source, self._state, self._process)
             self._process = None
 

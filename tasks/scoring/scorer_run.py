@@ -139,6 +139,7 @@ class ScorerRun:
             self._end("it wrote to a file descriptor that is not its own")
             return
         del self._flight[message["id"]]
+        process.is_doubtful |= bool(message.get("late"))
         if "results" in message:
             for index, result in zip(unit.rows, message["results"], strict=True):
                 self._outcomes[index] = Outcome(result=result)

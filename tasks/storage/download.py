@@ -29,6 +29,8 @@ class _Source:
     """The origin of a directory's files."""
 
     url: str
+    unfinished: bool = False
+    """Whether it is an upload that was not finished."""
 
 
 class DamagedCopy(UploadError):
@@ -48,7 +50,7 @@ def download_run(url: str, directory: Path, transfer: TransferSettings | None = 
     target = directory / manifest.run_id
     wanted = [file for file in manifest.files if not _is_here(target, file)]
     _refuse_other_run(target, store.url, manifest, wanted)
-    _mark(target, store.url)
+    _mark(target, _Source(url=store.url))
     remove_stale_temporaries(target)
     if wanted:
         # files are missing or old, and an incomplete directory must not have a manifest
@@ -74,7 +76,7 @@ def _is_here(target: Path, file: ManifestFile) -> bool:
 
 def _refuse_other_run(target: Path, url: str, manifest: Manifest, wanted: list[ManifestFile]) -> None:
     _refuse_links(target, [file.path for file in manifest.files])
-    if try_read_record(target / _SOURCE, _Source) == _Source(url=url):
+    if _is_from(target, url):
         return
     others = {*published_files(target), *strange_files(target)} - {file.path for file in manifest.files}
     clashes = sorted([*(file.path for file in wanted if (target / file.path).exists()), *others])
@@ -90,34 +92,41 @@ def _refuse_links(target: Path, names: Sequence[str]) -> None:
             raise ConfigError(f"{folder} is a link out of {target}. Choose another directory")
 
 
-def _mark(target: Path, url: str) -> None:
+def _is_from(target: Path, url: str) -> bool:
+    source = try_read_record(target / _SOURCE, _Source)
+    return source is not None and source.url == url
+
+
+def _mark(target: Path, source: _Source) -> None:
     check_directory(target, "the directory")
-    publish_json(asdict(_Source(url=url)), target / _SOURCE)
+    publish_json(asdict(source), target / _SOURCE)
 
 
 def mark_download(target: Path, url: str, names: Sequence[str]) -> None:
-    """Begin a download of files called ``names`` to ``target``, or go on with one from ``url``.
+    """Begin a download of files called ``names`` of an unfinished upload to ``target``, or go on with one from ``url``.
 
     Raises ConfigError when ``target`` is there and not such a download.
     """
     _refuse_links(target, names)
-    if try_read_record(target / _SOURCE, _Source) != _Source(url=url) and (target / CONFIG).exists():
+    if not _is_from(target, url) and (target / CONFIG).exists():
         raise ConfigError(f"{target} is there already. harvest run goes on with it; or choose another directory")
-    _mark(target, url)
+    _mark(target, _Source(url=url, unfinished=True))
 
 
 def remove_mark(target: Path) -> None:
     """End a download that leaves a run without a manifest."""
-    (target / _SOURCE).unlink()
+    # the same command may have ended at the same moment
+    (target / _SOURCE).unlink(missing_ok=True)
 
 
 def refuse_unfinished_download(run_dir: Path) -> None:
     """Raise ConfigError for a downloaded run of which files may be missing: without a manifest none is on record."""
     source = try_read_record(run_dir / _SOURCE, _Source)
     if source is not None and not manifest_records(run_dir):
+        more = " --unfinished" if source.unfinished else ""
         raise ConfigError(
             f"{run_dir} is a download that was not finished, or has lost its {MANIFEST}. Give its command again, "
-            f"harvest download {source.url} {run_dir.parent}, or remove the directory"
+            f"harvest download {source.url} {run_dir.parent}{more}, or remove the directory"
         )
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.parameters import FlowParameters
@@ -15,6 +18,8 @@ from tasks.errors import HarvestError
 from tasks.plan.run_config import config_from_parameters
 from tasks.plan.run_plan import RunPlan, plan_run
 from tasks.results.run_report import RunReport
+from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.patience import until
 from tests.support.synthetic import write_run
 
 
@@ -30,14 +35,31 @@ def test_a_run_that_cannot_be_finished_keeps_no_other_from_it(tmp_path: Path, pr
     @flow
     def finish() -> None:
         with Reporter() as reporter:
+            reporter.progress(10, "it begins", now=True)
+            [begun] = until(lambda: _artifacts("harvest-progress"), "the progress is reported")
+            with get_client(sync_client=True) as client:
+                client.delete_artifact(begun.id)
+            # neither what is gone nor what the server refuses keeps the rest from it
+            reporter.progress(20, "it goes on", now=True)
+            reporter.markdown("harvest-refused", "it is refused", "")
             finish_runs(plans, {}, FlowParameters(), reporter, StageOrder(), on_report=told.append)
 
-    with temporary_settings({PREFECT_API_URL: prefect_api}), pytest.raises(HarvestError, match="lost"):
-        finish()
+    with fault_proxy(prefect_api) as proxy, temporary_settings({PREFECT_API_URL: f"{proxy.endpoint}/api"}):
+        proxy.faults.append(Fault(kind="403", method="POST", path=r"/artifacts/$", skip=2))
+        with pytest.raises(HarvestError, match="lost"):
+            finish()
+        assert not _artifacts("harvest-refused")
+        assert [artifact.description for artifact in _artifacts("harvest-progress")] == ["it goes on"]
+        assert _artifacts("harvest-rewards")
     assert whole.report.is_file()
     assert [Path(report.run_dir) for report in told] == [whole.root]
     assert whole.manifest.is_file()
     assert not plans[0].paths.manifest.exists()
+
+
+def _artifacts(key: str) -> list[Artifact]:
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
 
 
 def _at(plan: RunPlan, root: Path) -> RunPlan:

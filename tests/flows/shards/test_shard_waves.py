@@ -322,6 +322,24 @@ def test_a_shard_whose_scores_are_awaited_is_no_work_of_the_pool(tmp_path: Path)
     assert [index for _, index in waves.take_final()] == [0, WAVE_STEP, 2 * WAVE_STEP]
 
 
+def test_a_scorer_that_changes_while_it_decides_ends_the_run(whole: dict[Any, Any], tmp_path: Path) -> None:
+    scorer, source = tmp_path / "scorer.py", "def score(completion):\n    return float(completion == '#### 7')\n"
+    scorer.write_text(source)
+    plan = wave_plan(tmp_path, **MIXED, scorer=f"{scorer}:score")
+
+    class Changing(WavePool):
+        def generate(self, plan: RunPlan, shard: Shard) -> ShardResult:
+            if shard.index == 1:
+                scorer.write_text(source.replace("7", "8"))
+            return super().generate(plan, shard)
+
+    with pytest.raises(ConfigError, match="has changed since the run began"):
+        collect(plan, Changing())
+    scorer.write_text(source)
+    collect(plan, WavePool())
+    assert rows_of(plan) == whole
+
+
 def test_a_scorer_that_fails_on_a_question_ends_no_run(tmp_path: Path) -> None:
     scorer = tmp_path / "scorer.py"
     scorer.write_text(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,7 @@ from tasks.scoring.custom_scorer import FAILED
 from tasks.scoring.score_shard import score_frame
 from tasks.scoring.scorer_process import kept_processes
 from tasks.scoring.scorers import load_scorer
-from tests.support.patience import SHORT_SECONDS
+from tests.support.patience import SHORT_SECONDS, until
 
 ROWS = pl.DataFrame(
     {
@@ -369,10 +370,13 @@ def test_extra_columns_have_the_narrowest_type_of_a_shard(write: Write) -> None:
     name = write(
         "def score(completion):\n"
         "    first = {'reward': 1, 'extracted_answer': 18, 'n': 1, 'ok': True, 'mixed': 0.5, 'all': [1], 'only': 'x'}\n"
-        "    other = {'reward': 0, 'n': 2.5, 'ok': False, 'mixed': 'low', 'all': {}}\n"
+        "    other = {'reward': 0, 'n': 2.5, 'ok': False, 'mixed': 'low', 'all': {}, 'position': 3}\n"
         "    return first if completion != 'five' else other\n"
     )
-    scores = scored(name)
+    error_row = ROWS.head(1).with_columns(completion=pl.lit(None, pl.String))
+    with_error = scored(name, pl.concat([error_row, ROWS]))
+    assert with_error["position"].to_list() == [None, None, 3.0]
+    scores = with_error.tail(2)
     assert scores["extracted_answer"].to_list() == ["18", None]
     assert scores.select("all", "mixed", "n", "ok", "only").schema == {
         "all": pl.String,
@@ -459,3 +463,35 @@ def score(completion):
         assert changed["reward"].item() == 2.0
         assert changed["process"].item() != third
     assert not any(psutil.pid_exists(int(process)) for process in (first, third, changed["process"].item()))
+
+
+def test_the_end_of_kept_processes_does_not_wait_for_an_import(write: Write) -> None:
+    name = write(
+        "import pathlib, threading\n"
+        "imports = pathlib.Path(__file__).with_suffix('.imports')\n"
+        "with imports.open('a') as file:\n    file.write('x')\n"
+        "if imports.stat().st_size == 2:\n    threading.Event().wait()\n"
+        "def score(completion):\n    return 1\n"
+    )
+    imports = Path(name.partition(":")[0]).with_suffix(".imports")
+    scorer = load_scorer(name)
+    with ThreadPoolExecutor() as threads:
+        with kept_processes():
+            scores = threads.submit(score_frame, ROWS, scorer)
+            until(lambda: imports.stat().st_size == 2, "the module is imported again")
+        # what waited for it has a process of its own now
+        assert scores.result()["reward"].to_list() == [1, 1]
+
+
+def test_a_process_in_which_a_call_took_too_long_is_not_kept(write: Write) -> None:
+    name = write(
+        f"import asyncio, os\nSCORER_TIMEOUT = {SHORT_SECONDS * 10}\nSCORER_RETRIES = 0\n"
+        "async def score(completion):\n"
+        "    if completion == 'five':\n"
+        "        await asyncio.Event().wait()\n"
+        "    return {'reward': 1, 'process': os.getpid()}\n"
+    )
+    with kept_processes():
+        late = scored(name)
+        assert late["reward"].to_list() == [1.0, None]
+        assert scored(name, ROWS.head(1))["process"][0] != late["process"][0]
